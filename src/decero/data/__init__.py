@@ -1,0 +1,1 @@
+"""Corpus -> tokenizer -> rows -> collators. Imports nothing of decero but `decero.errors`."""

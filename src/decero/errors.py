@@ -1,0 +1,28 @@
+"""The one error that is meant for people, and the doorway that shows it as one line."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """What is wrong, where, the nearest valid name and the mend, in one line. A command ends on it with exit code 2."""
+
+
+def did_you_mean(name: str, valid: Iterable[str], prefix: str = "") -> str:
+    """`"; did you mean optim.learning_rate?"`, or nothing when no valid name is near."""
+    near = get_close_matches(name, list(valid), n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a command: a `UserError` becomes one line on standard error and exit code 2, Ctrl-C exit code 130."""
+    try:
+        main()
+    except UserError as error:
+        if os.environ.get("RANK", "0") == "0":  # every rank meets the same error; one of them says it
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
