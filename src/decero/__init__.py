@@ -1,4 +1,4 @@
-"""decero: pretrain a Transformer from zero, compare it fairly, publish it. Importing it registers the models with the Auto classes."""
+"""decero: pretrain a Transformer from zero, compare it fairly, publish it. Importing it registers its models."""
 
 from decero import models
 

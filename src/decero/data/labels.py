@@ -1,0 +1,118 @@
+"""Labels: read from any column layout, checked between splits, encoded as numbers; and label budgets."""
+
+import itertools
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Sequence, Value
+from sklearn.model_selection import train_test_split
+
+from decero.data.corpus import check_column
+from decero.errors import UserError, did_you_mean
+
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+
+
+def encode_labels(corpus: DatasetDict, column: str | list[str], problem_type: str) -> tuple[DatasetDict, list[str]]:
+    """Add a `labels` column to every split and return the label names, which come from train alone.
+
+    single label: strings, integers or a ClassLabel -> int64. multi label: a column of lists, or several 0/1 columns
+    -> float32 vectors of 0/1. regression: numbers -> float32, one name `value`.
+
+    Raises UserError: a missing column, a label unseen in train (with the split and row), a missing or wrong value.
+    """
+    columns = [column] if isinstance(column, str) else column
+    for split, dataset in corpus.items():
+        for c in columns:
+            check_column(dataset, c, split, "data.label_column")
+    if problem_type == "regression":
+        return _map(corpus, lambda split, d: _numbers(split, d, columns[0]), Value("float32")), ["value"]
+    if problem_type == "multi_label_classification" and not isinstance(column, str):
+        return _map(corpus, lambda split, d: _indicators(split, d, columns), Sequence(Value("float32"))), columns
+
+    feature = corpus["train"].features[columns[0]]
+    inner = getattr(feature, "feature", feature)  # of a list of labels, the label
+    classes = inner if isinstance(inner, ClassLabel) else None
+
+    def as_names(value):
+        values = value if isinstance(value, list) else [value]
+        return [classes.int2str(v) if classes and isinstance(v, int) and v >= 0 else v for v in values]
+
+    many = problem_type == "multi_label_classification"
+    is_list = isinstance(next(iter(corpus["train"][columns[0]])), list)
+    if many != is_list:
+        hint = "multi_label_classification" if is_list else "single_label_classification"
+        raise UserError(
+            f"data.label_column: {columns[0]!r} holds {'lists' if is_list else 'single values'}, which is no "
+            f"{problem_type}; did you mean objective.problem_type={hint}?"
+        )
+    present = {n for v in corpus["train"][columns[0]] for n in as_names(v)} - {None}
+    names = [n for n in classes.names if n in present] if classes else sorted(present, key=_natural)
+    ids = {name: i for i, name in enumerate(names)}
+    if len(names) < 2 and not many:
+        raise UserError(f"train: column {columns[0]!r} holds {len(names)} label; a classifier needs two or more")
+
+    def encode(split: str, dataset: Dataset):
+        encoded = []
+        for row, value in enumerate(dataset[columns[0]]):
+            for name in as_names(value):
+                if name not in ids:
+                    near = (
+                        did_you_mean(str(name), map(str, names)) or f"; labels of train: {', '.join(map(str, names))}"
+                    )
+                    unlabelled = name is None or name == -1
+                    what = "has no label" if unlabelled else f"has the label {name!r}, which train never shows{near}"
+                    raise UserError(f"{split}, row {row}: {what}  (column {columns[0]!r})")
+            hit = [ids[n] for n in as_names(value)]
+            encoded.append([float(i in hit) for i in range(len(names))] if many else hit[0])
+        return encoded
+
+    feature = Sequence(Value("float32")) if many else Value("int64")
+    return _map(corpus, encode, feature), [str(n) for n in names]
+
+
+def _natural(name):
+    """Numbers in their own order, then words in theirs."""
+    return (isinstance(name, str), name)
+
+
+def _map(corpus: DatasetDict, encode, feature) -> DatasetDict:
+    encoded = {}
+    for split, dataset in corpus.items():
+        values = encode(split, dataset)
+        kept = dataset.remove_columns("labels") if "labels" in dataset.column_names else dataset
+        encoded[split] = kept.add_column("labels", values, feature=feature)
+    return DatasetDict(encoded)
+
+
+def _numbers(split: str, dataset: Dataset, column: str) -> list[float]:
+    for row, value in enumerate(dataset[column]):
+        if isinstance(value, bool | str) or value is None or not np.isfinite(value):
+            raise UserError(f"{split}, row {row}: {value!r} is no number to regress on  (column {column!r})")
+    return [float(v) for v in dataset[column]]
+
+
+def _indicators(split: str, dataset: Dataset, columns: list[str]) -> list[list[float]]:
+    rows = [list(values) for values in zip(*(dataset[c] for c in columns), strict=True)]
+    for row, (column, value) in ((r, cv) for r, vs in enumerate(rows) for cv in zip(columns, vs, strict=True)):
+        if value not in (0, 1):
+            raise UserError(f"{split}, row {row}: {value!r} is neither 0 nor 1  (column {column!r})")
+    return [[float(v) for v in values] for values in rows]
+
+
+def label_budget(train: Dataset, budget: int | None, problem_type: str, seed: int) -> Dataset:
+    """`budget` examples of train, a function of (train, budget, seed) alone; each single-label class keeps its share.
+
+    Raises UserError when the budget exceeds the examples or is below one a class.
+    """
+    if budget is None or budget == len(train):
+        return train
+    labels = np.asarray(train["labels"]) if problem_type == "single_label_classification" else None
+    least = 1 if labels is None else len(set(labels.tolist()))
+    if not least <= budget < len(train):
+        raise UserError(
+            f"data.max_train_rows: {budget} is outside {least} (one a class) to {len(train)} (all of train)"
+        )
+    if labels is not None and (len(train) - budget < least or np.bincount(labels).min() < 2):
+        labels = None  # too few rows on one side to keep shares
+    keep, _ = train_test_split(np.arange(len(train)), train_size=budget, random_state=seed, stratify=labels)
+    return train.select(sorted(itertools.chain(keep.tolist())))

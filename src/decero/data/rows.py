@@ -1,0 +1,137 @@
+"""Text to token rows: once, in parallel processes, memory-mapped, cached by fingerprint."""
+
+import os
+from pathlib import Path
+
+import datasets
+import numpy as np
+import xxhash
+from datasets import Dataset, Features, Sequence, Value
+from transformers import PreTrainedTokenizerBase
+
+from decero.data.corpus import check_column
+from decero.data.tokenizer import word_starts
+from decero.errors import UserError
+
+
+def tokenize_documents(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    text_column: str = "text",
+    num_proc: int | None = None,
+    where: str = "data",
+) -> Dataset:
+    """Cut each document into rows of at most `max_length` tokens, each with its special tokens.
+
+    Returns the columns `input_ids` (list of int32) and `starts_word` (list of bool: does a word begin here?). No row
+    holds text of two documents; rows of fewer than two ordinary tokens have nothing to learn from and are dropped.
+
+    Raises UserError when no text is left.
+    """
+    special = tokenizer.num_special_tokens_to_add()
+
+    def tokenize(batch):
+        texts = [str(t) for t in batch[text_column] if t and not t.isspace()]
+        if not texts:
+            return {"input_ids": [], "starts_word": []}
+        encoded = tokenizer(
+            texts,
+            truncation=True,
+            max_length=max_length,
+            return_overflowing_tokens=True,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        starts = word_starts(encoded, texts)
+        keep = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) >= special + 2]
+        return {"input_ids": [encoded["input_ids"][i] for i in keep], "starts_word": [starts[i] for i in keep]}
+
+    features = Features({"input_ids": Sequence(Value("int32")), "starts_word": Sequence(Value("bool"))})
+    rows = _map(
+        dataset, tokenize, features, tokenizer, ("documents", max_length, text_column), num_proc, f"tokenize {where}"
+    )
+    if len(rows) == 0:
+        raise UserError(f"{where}: no text is left after tokenization; is column {text_column!r} the text?")
+    return rows
+
+
+def tokenize_examples(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    text_column: str = "text",
+    text_pair_column: str | None = None,
+    num_proc: int | None = None,
+    where: str = "data",
+) -> Dataset:
+    """One row an example: the tokenizer's model inputs, `labels` and `truncated` (was text cut at `max_length`?).
+
+    With `text_pair_column` the two texts are joined as the tokenizer joins a pair. An example without text stays an
+    example (its special tokens); a missing one (null) raises UserError.
+    """
+    columns = [text_column] + ([text_pair_column] if text_pair_column else [])
+    for column in columns:
+        check_column(dataset, column, where)
+    names = [n for n in tokenizer.model_input_names if n != "attention_mask"]
+
+    def tokenize(batch):
+        texts = [batch[c] for c in columns]
+        if any(t is None for column in texts for t in column):
+            raise UserError(f"{where}: a row has no text (null) in {' or '.join(map(repr, columns))}; fill or drop it")
+        lengths = [len(ids) for ids in tokenizer(*texts)["input_ids"]]
+        encoded = tokenizer(*texts, truncation=True, max_length=max_length)
+        cut = [length > len(ids) for length, ids in zip(lengths, encoded["input_ids"], strict=True)]
+        return {n: encoded[n] for n in names} | {"labels": batch["labels"], "truncated": cut}
+
+    features = Features({n: Sequence(Value("int32")) for n in names})
+    features |= {"labels": dataset.features["labels"], "truncated": Value("bool")}
+    key = ("examples", max_length, *columns)
+    return _map(dataset, tokenize, Features(features), tokenizer, key, num_proc, f"tokenize {where}")
+
+
+def _map(dataset: Dataset, function, features, tokenizer, key: tuple, num_proc: int | None, desc: str) -> Dataset:
+    """`Dataset.map` whose cache is found by what matters: the rows, the tokenizer, the settings and the library.
+
+    Left to itself `datasets` hashes the tokenizer object, which changes when it is used; and it caches nothing for a
+    data set that was born in memory.
+    """
+    digest = xxhash.xxh64()
+    for part in (dataset._fingerprint, tokenizer.backend_tokenizer.to_str(), tokenizer.name_or_path, *key, "rows-v1"):
+        digest.update(str(part).encode() + b"\0")
+    folder = Path(datasets.config.HF_DATASETS_CACHE) / "decero"
+    folder.mkdir(parents=True, exist_ok=True)
+    # A process costs about a second to start: not worth it for a small corpus.
+    processes = num_proc or (min(os.cpu_count() or 1, 16) if len(dataset) >= 20_000 else 1)
+    state = tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding
+    rows = dataset.map(
+        function,
+        batched=True,
+        batch_size=256,
+        remove_columns=dataset.column_names,
+        features=features,
+        num_proc=processes if processes > 1 else None,
+        new_fingerprint=digest.hexdigest(),
+        cache_file_name=str(folder / f"{digest.hexdigest()}.arrow"),
+        desc=desc,
+    )
+    _restore(tokenizer, *state)
+    return rows
+
+
+def _restore(tokenizer, truncation, padding) -> None:
+    """Calling a fast tokenizer leaves its truncation set; saved like that it would cut other people's text."""
+    backend = tokenizer.backend_tokenizer
+    backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
+    backend.enable_padding(**padding) if padding else backend.no_padding()
+
+
+def count_tokens(rows: Dataset) -> int:
+    """Tokens in all rows, read from the Arrow offsets without touching the values."""
+    return int(
+        sum(np.sum(chunk.value_lengths().to_numpy()) for chunk in rows.with_format("arrow")[:]["input_ids"].chunks)
+    )

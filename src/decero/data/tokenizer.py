@@ -1,0 +1,271 @@
+"""Train a tokenizer, load one, and check that it keeps the text and fits the model.
+
+WordPiece (Schuster & Nakajima 2012; Devlin et al. 2019), byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) or
+Unigram (Kudo 2018). All end as a plain fast tokenizer: the folder that `save_pretrained` writes loads with
+`AutoTokenizer.from_pretrained` where decero is not installed.
+"""
+
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice, takewhile
+from typing import Any
+from unicodedata import normalize as compose
+
+import numpy as np
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerFast
+
+from decero.errors import UserError, did_you_mean
+
+BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+ROBERTA = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
+SPECIAL_TOKENS = {"wordpiece": BERT, "byte_level_bpe": ROBERTA, "unigram": BERT}
+
+# isspace() of every code point up to U+3000, the last whitespace there is; the row after it stands for all that follow
+IS_SPACE = np.array([chr(code).isspace() for code in range(0x3001)] + [False])
+
+
+def train_tokenizer(
+    texts: Iterable[str] | Iterable[list[str]],
+    *,
+    algorithm: str,
+    vocab_size: int,
+    model_max_length: int,
+    lowercase: bool = False,
+    min_frequency: int = 2,
+    length: int | None = None,
+    show_progress: bool = True,
+) -> PreTrainedTokenizerFast:
+    """Learn a vocabulary of at most `vocab_size` tokens, special ones included. The same texts give the same tokenizer.
+
+    texts: documents, or lists of them. WordPiece reads them twice, so it holds a one-shot iterator in memory.
+    min_frequency: how often a pair must occur to be merged; Unigram has no such floor.
+    length: number of documents, for the progress bar only.
+
+    `wordpiece` and `unigram` carry BERT's special tokens ([PAD] is 0) and token types; `byte_level_bpe` RoBERTa's, with
+    one type only. Accents always survive, even lowercased, where BERT would drop them: `año` is not `ano`.
+    Raises UserError: no such algorithm; no text; vocab_size below what the characters of the corpus need.
+    """
+    if algorithm not in SPECIAL_TOKENS:
+        near = did_you_mean(algorithm, SPECIAL_TOKENS)
+        raise UserError(f"tokenizer.algorithm: {algorithm} is none of {', '.join(SPECIAL_TOKENS)}{near}")
+    named = SPECIAL_TOKENS[algorithm]
+    scratch = _untrained(algorithm, lowercase)
+    settings: dict[str, Any] = {"vocab_size": vocab_size, "show_progress": show_progress}
+    settings |= {} if algorithm == "unigram" else {"min_frequency": min_frequency}
+    trainer: Any
+    if algorithm == "wordpiece":
+        texts = list(texts) if iter(texts) is texts else texts
+        special = [*named.values(), *_continuing_characters(scratch, texts)]
+        trainer = trainers.WordPieceTrainer(special_tokens=special, limit_alphabet=sys.maxsize, **settings)
+    elif algorithm == "unigram":
+        trainer = trainers.UnigramTrainer(special_tokens=[*named.values()], unk_token=named["unk_token"], **settings)
+    else:
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        trainer = trainers.BpeTrainer(special_tokens=[*named.values()], initial_alphabet=alphabet, **settings)
+    try:
+        scratch.train_from_iterator(texts, trainer, length=length)
+        too_small = scratch.get_vocab_size() > vocab_size  # two trainers keep every character, over the limit or not
+    except Exception as error:  # the library raises nothing narrower
+        if not (too_small := "vocabulary is not large enough" in str(error)):
+            raise
+    if too_small:
+        raise UserError(
+            f"tokenizer.vocab_size: {vocab_size} cannot hold the special tokens and every character of the corpus; raise "
+            "it, or use tokenizer.algorithm=byte_level_bpe, which needs 261"
+        )
+    if scratch.get_vocab_size() == len(named):
+        raise UserError("tokenizer: the corpus has no text to learn from; check the corpus")
+
+    # A fresh tokenizer, since the scratch one took the ##characters for special tokens
+    tokenizer = _untrained(algorithm, lowercase)
+    if algorithm == "wordpiece":
+        tokenizer.model = models.WordPiece(scratch.get_vocab(), unk_token="[UNK]")
+    else:
+        tokenizer.model = _settled_unigram(scratch) if algorithm == "unigram" else scratch.model
+    # The space before a <mask> belongs to the word it hides, so <mask> takes it in, as RoBERTa's does
+    tokens = {role: AddedToken(t, special=True, normalized=False, lstrip=t == "<mask>") for role, t in named.items()}
+    tokenizer.add_special_tokens([*tokens.values()])
+    vocab = tokenizer.get_vocab()
+    start, end = ((named[role], vocab[named[role]]) for role in ("cls_token", "sep_token"))
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    if named is BERT:
+        pair = "[CLS] $A [SEP] $B:1 [SEP]:1"
+        tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", pair, [start, end])
+    else:
+        tokenizer.post_processor = processors.RobertaProcessing(end, start, add_prefix_space=False)
+        tokens |= {"bos_token": tokens["cls_token"], "eos_token": tokens["sep_token"]}
+        inputs.remove("token_type_ids")
+    settings = {"model_max_length": model_max_length, "model_input_names": inputs, "padding_side": "right"}
+    settings |= {"clean_up_tokenization_spaces": False}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings, **tokens)
+
+
+def _untrained(algorithm: str, lowercase: bool) -> Tokenizer:
+    """Everything but the vocabulary. Composed characters (NFC) and not T5's NFKC, which turns `1º` into `1o`."""
+    lower = [normalizers.Lowercase()] if lowercase else []
+    if algorithm == "byte_level_bpe":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.normalizer = normalizers.Sequence(lower)
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+    elif algorithm == "wordpiece":
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        # clean_text would delete emoji joiners, soft hyphens and private characters
+        bert = normalizers.BertNormalizer(clean_text=False, strip_accents=False, lowercase=False)
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *lower, bert])
+        # WordPiece gives [UNK] for a word of more than 100 characters; Thai sentences and base64 are longer
+        short = pre_tokenizers.Split(Regex(r"\S{100}"), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), short])
+        tokenizer.decoder = decoders.WordPiece(cleanup=False)  # cleanup rewrites "do not" as "don't"
+    else:
+        tokenizer = Tokenizer(models.Unigram())
+        spaces = [normalizers.Replace(Regex(r"[\s▁]+"), " "), normalizers.Strip()]
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *lower, *spaces])
+        tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    return tokenizer
+
+
+def _continuing_characters(tokenizer: Tokenizer, texts: Iterable) -> list[str]:
+    """`##c` for every character c that can continue a word, to be named before training.
+
+    The trainer would number them in the order of a randomly seeded hash map and break ties by number, so that no two
+    trainings agreed (huggingface/tokenizers#1794). Besides, with c and ##c for all, no word of known characters is [UNK].
+    """
+    characters: set[str] = set()
+    for item in texts:
+        characters.update(*(compose("NFC", text) for text in ([item] if isinstance(item, str) else item)))
+    alphabet = sorted(set("".join(map(tokenizer.normalizer.normalize_str, characters))))
+    return [f"##{c}" for c in alphabet if tokenizer.pre_tokenizer.pre_tokenize_str(f"a{c}")[0][0] == f"a{c}"]
+
+
+def _settled_unigram(tokenizer: Tokenizer) -> models.Unigram:
+    """The trained pieces without what differs from one training to the next.
+
+    The pieces never do; their scores do in the last bits, and the characters kept for coverage alone get the lowest
+    score plus multiples of 0.0001 in the order of a hash map. One floor for those, four decimals and a sort undo both.
+    """
+    special = list(BERT.values())
+    scores = {piece: s for piece, s in json.loads(tokenizer.to_str())["model"]["vocab"] if piece not in special}
+    floor = min(scores.values())
+    near_floor = floor + 0.0001 * sum(len(piece) == 1 for piece in scores)
+    settled = {p: round(floor if len(p) == 1 and s < near_floor else s, 4) for p, s in scores.items()}
+    ranked = sorted(settled.items(), key=lambda item: (-item[1], item[0]))
+    return models.Unigram([*((token, 0.0) for token in special), *ranked], unk_id=special.index("[UNK]"))
+
+
+def check_round_trip(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], *, limit: int | None = 10_000) -> None:
+    """Raise UserError at the first of the first `limit` texts that holds an unknown token or does not come back.
+
+    The text as the tokenizer's own normalizer leaves it must come back from decode: with a byte-level decoder exactly,
+    with WordPiece's up to whitespace, which it does not keep, with any other up to the length of each run of whitespace.
+    A special token spelled out in a text counts as text (`split_special_tokens`): `<s>` in a page of HTML is no failure.
+    """
+    backend = tokenizer.backend_tokenizer
+    exact, wordpiece = (isinstance(backend.decoder, kind) for kind in (decoders.ByteLevel, decoders.WordPiece))
+    normalize = backend.normalizer.normalize_str if backend.normalizer else str
+    texts, number = islice(texts, limit), 0
+    while batch := list(islice(texts, 256)):
+        encoded = tokenizer(batch, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        back = tokenizer.batch_decode(encoded["input_ids"], clean_up_tokenization_spaces=False)
+        for text, ids, row, found in zip(batch, encoded["input_ids"], encoded.encodings, back, strict=True):
+            number += 1
+            wanted = normalize(text)
+            if not exact:
+                wanted, found = (("" if wordpiece else " ").join(side.split()) for side in (wanted, found))
+            if tokenizer.unk_token_id in ids:
+                start = row.offsets[ids.index(tokenizer.unk_token_id)][0]
+                problem = f"{text[start : start + 40]!r} begins with a token unknown to it"
+            elif wanted != found:
+                same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(wanted, found, strict=False)))
+                near = slice(max(0, same - 20), same + 20)
+                problem = f"{wanted[near]!r} came back as {found[near]!r}"
+            else:
+                continue
+            mend = "raise tokenizer.vocab_size or use tokenizer.algorithm=byte_level_bpe"
+            raise UserError(f"tokenizer: document {number} does not round-trip: {problem}; {mend}")
+
+
+def check_fits_model(tokenizer: PreTrainedTokenizerFast, vocab_size: int, where: str) -> None:
+    """Raise UserError when an id has no embedding. The largest id counts: added tokens may leave gaps below it."""
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= vocab_size:
+        raise UserError(
+            f"{where}: the tokenizer's largest id is {largest} but the model's vocab_size is {vocab_size}; "
+            f"set model.overrides.vocab_size={largest + 1} or choose another tokenizer"
+        )
+
+
+def load_tokenizer(name_or_path: str, *, needs: Sequence[str] = (), **kwargs) -> PreTrainedTokenizerFast:
+    """`AutoTokenizer`, from the hub, a folder or `package:PACKAGE/PATH`; never remote code unless the caller allows it.
+
+    needs: special tokens that must be set, such as ("mask_token", "pad_token"). kwargs go to `AutoTokenizer`.
+    Raises UserError: nothing there, no vocabulary, a slow tokenizer, a special token missing.
+    """
+    path = resolve_package_path(name_or_path)
+    kwargs.setdefault("trust_remote_code", False)  # None would ask on the terminal
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, **kwargs)
+    except Exception as error:  # transformers and tokenizers raise everything here, down to a bare Exception
+        place = (
+            "the folder holds none that loads" if os.path.isdir(path) else "no folder, and not to be had from the hub"
+        )
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"tokenizer {name_or_path}: {place} ({reason})") from error
+    missing = [token for token in needs if getattr(tokenizer, token) is None]
+    if not getattr(tokenizer, "is_fast", False):
+        problem = "it is a slow one, without word ids and offsets; save it as tokenizer.json"
+    # Out of a folder with config.json alone, transformers makes a tokenizer of special tokens (T5's has a space, too)
+    elif len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) <= 1:
+        problem = "it has no vocabulary; save the tokenizer there, too"
+    elif missing:
+        problem = f"it lacks {', '.join(missing)}; choose another"
+    else:
+        return tokenizer
+    raise UserError(f"tokenizer {name_or_path}: {problem}")
+
+
+def resolve_package_path(name: str) -> str:
+    """`package:PACKAGE/PATH` as the folder in that installed package, which is not imported; other names unchanged."""
+    if not name.startswith("package:"):
+        return name
+    package, _, inside = name.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"{name}: package {package} is not installed; pip install {package.replace('_', '-')}")
+    folder = spec.submodule_search_locations[0]
+    if not os.path.isdir(os.path.join(folder, inside)):
+        raise UserError(f"{name}: package {package} has no folder {inside}; look in {folder}")
+    return os.path.join(folder, inside)
+
+
+def word_starts(encoding: BatchEncoding, texts: Sequence[str]) -> list[np.ndarray]:
+    """Which tokens begin a word: a bool array a row. The words to mask are the runs from one True to the next.
+
+    encoding: a fast tokenizer's, of single texts, with or without overflowing chunks and padding.
+
+    A token starts a word when its pre-token (`word_ids`) differs from its predecessor's or its first character lies in
+    another whitespace word of the text; a special token and the first of a row start their own. A whitespace word is a
+    run of whitespace with what follows it, so a lone `▁` or `Ġ` and the piece after it are one word. Pre-tokens alone are
+    right for WordPiece, byte-level BPE and Metaspace; whitespace is what remains where there is no pre-tokenizer.
+    """
+    rows = encoding.encodings or []
+    text_of_row = np.array(encoding.get("overflow_to_sample_mapping", range(len(rows))), dtype=np.int64)
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+
+    # All texts end to end, each closed by a newline: a trimmed token may start at the very end of its text
+    codes = np.frombuffer("".join(f"{text}\n" for text in texts).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    is_space = IS_SPACE[np.minimum(codes, len(IS_SPACE) - 1)]
+    text_begins = np.cumsum([0] + [len(text) + 1 for text in texts])
+    whitespace_word = np.cumsum(is_space & ~np.roll(is_space, 1))
+
+    characters = np.array([start for row in rows for start, _ in row.offsets], dtype=np.int64)
+    words = whitespace_word[characters + np.repeat(text_begins[text_of_row], lengths)]
+    pre_tokens = np.array(list(chain.from_iterable(row.word_ids for row in rows)), dtype=np.float64)  # None: NaN
+    starts = np.ones(len(words), dtype=bool)
+    starts[1:] = (pre_tokens[1:] != pre_tokens[:-1]) | (words[1:] != words[:-1])
+    starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
+    return np.split(starts, np.cumsum(lengths)[:-1])

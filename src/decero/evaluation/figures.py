@@ -1,0 +1,180 @@
+"""The three figures of a report. One contender keeps one colour and marker in all of them; equal input, equal bytes."""
+
+import io
+import math
+import textwrap
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from decero.evaluation import wording
+
+# Okabe & Ito 2008, told apart by every kind of colour vision; their yellow is left out, too pale on white paper.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E3E3E3",
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "decero",  # else every file carries random ids
+}
+NAME_WIDTH = 34  # characters a legend line
+H, D = 3600, 86400
+DURATIONS = (0.1, 0.3, 1, 3, 10, 30, 60, 180, 600, 1800, H, 3 * H, 10 * H, D, 3 * D, 10 * D, 30 * D)  # ticks, seconds
+
+
+def figures(verdict, runs) -> dict[str, Figure]:
+    """File stem -> figure: metric_by_budget, cost_quality, learning_curves."""
+    with _style():
+        return {
+            "metric_by_budget": _metric_by_budget(verdict),
+            "cost_quality": _cost_quality(verdict, runs),
+            "learning_curves": _learning_curves(verdict, runs),
+        }
+
+
+def render(figure: Figure, kind: str) -> bytes:
+    """The figure as "png" or "svg", the same bytes for the same figure: no date inside."""
+    buffer = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else None
+    with _style():
+        figure.savefig(buffer, format=kind, dpi=160, facecolor="white", metadata=metadata)
+    return buffer.getvalue()
+
+
+def _style():
+    settings: dict = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
+    return matplotlib.rc_context(settings | STYLE)  # whatever the user's matplotlibrc says
+
+
+def _look(verdict, contender: str) -> dict:
+    i = verdict.contenders.index(contender)
+    return {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+
+
+def _legend(figure: Figure, verdict, contenders) -> None:
+    def label(name: str) -> str:
+        return textwrap.fill(name, NAME_WIDTH).replace("$", r"\$")  # a pair of $ would be read as mathematics
+
+    handles = [Line2D([], [], **_look(verdict, name), label=label(name)) for name in contenders]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncol=min(len(handles), 2), alignment="left")
+
+
+def _note(axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="#666666")
+
+
+def _frame(verdict):
+    """A figure of one panel with the test metric upwards, and the contenders that have something to show in it."""
+    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.set_ylabel(f"test {wording.title(verdict.metric)}")
+    cells = {name: [c for c in verdict.cells if c.contender == name and c.n_ok] for name in verdict.contenders}
+    cells = {name: some for name, some in cells.items() if some}
+    if not cells:
+        _note(axes, "no run succeeded")
+    _legend(figure, verdict, cells)
+    return figure, axes, cells, wording.scale(verdict.metric)
+
+
+def _metric_by_budget(verdict) -> Figure:
+    """Mean and standard deviation over seeds, each seed as a small dot, against the label budget."""
+    figure, axes, cells_of, scale = _frame(verdict)
+    place = _places(verdict.budgets)
+    for contender, cells in cells_of.items():
+        look = _look(verdict, contender)
+        # side by side, so that bars do not hide each other
+        shift = 1.03 ** (verdict.contenders.index(contender) - (len(verdict.contenders) - 1) / 2)
+        xs = [place[cell.budget] * shift for cell in cells]
+        sds = [scale * cell.sd for cell in cells]  # NaN, for a single seed, draws no bar
+        axes.errorbar(xs, [scale * cell.mean for cell in cells], sds, **look, markersize=7, capsize=4, elinewidth=1.4)
+        for x, cell in zip(xs, cells, strict=True):
+            ys = [scale * y for y in cell.values.values()]
+            axes.plot([x * 1.02] * len(ys), ys, ".", markersize=5, color=look["color"], alpha=0.6)
+    axes.set_xscale("log")
+    axes.set_xlim(min(place.values()) / 1.35, max(place.values()) * 1.35)
+    axes.set_xticks(list(place.values()), ["all" if b is None else f"{b:,}" for b in place])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("labelled training examples" + (" (log scale)" if len(place) > 1 else ""))
+    return figure
+
+
+def _places(budgets) -> dict[int | None, float]:
+    """Budget -> x. Nobody tells how many "all" is: it stands one step to the right of the largest budget."""
+    places: dict[int | None, float] = {b: float(max(b, 1)) for b in budgets if b is not None}
+    numbers = list(places.values())
+    step = numbers[-1] / numbers[-2] if len(numbers) > 1 else 3.0
+    if None in budgets:
+        places[None] = numbers[-1] * step if numbers else 1.0
+    return places
+
+
+def _cost_quality(verdict, runs) -> Figure:
+    """Time of one run, pretraining included, against the metric; one line a contender through its label budgets."""
+    figure, axes, cells_of, scale = _frame(verdict)
+    for contender, cells in cells_of.items():
+        look = _look(verdict, contender)
+        dots = [run for run in runs if run.contender == contender and run.status == "ok"]
+        ys = [scale * run.metrics[verdict.metric] for run in dots]
+        axes.plot([_seconds(run) for run in dots], ys, ".", markersize=5, color=look["color"], alpha=0.6)
+        xs, ys = [_seconds(cell) for cell in cells], [scale * cell.mean for cell in cells]
+        axes.plot(xs, ys, **look, markersize=8, linewidth=1.0)
+        for i in {0, len(cells) - 1} if len(verdict.budgets) > 1 else ():  # both ends; in between they would overlap
+            text = "all" if cells[i].budget is None else f"{cells[i].budget:,}"
+            axes.annotate(text, (xs[i], ys[i]), (8, -11), textcoords="offset points", fontsize=8.5, color=look["color"])
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(low := low / 1.3, high := high * 1.5)
+    ticks = [tick for tick in DURATIONS if low <= tick <= high]
+    axes.set_xticks(ticks[:: math.ceil(len(ticks) / 8)] if ticks else [math.sqrt(low * high)])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: wording.duration(x).replace(".0 ", " ")))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("time of one run, the user's own pretraining included (log scale)")
+    return figure
+
+
+def _seconds(timed) -> float:
+    return max(timed.wall_time_s + timed.upfront_wall_time_s, 0.1)  # a logarithm wants more than nothing
+
+
+def _learning_curves(verdict, runs) -> Figure:
+    """A column a label budget: the training loss of every run and, where it was measured, the evaluation metric."""
+    evaluated = f"eval_{verdict.metric}"
+    keys = ["loss", evaluated] if any(evaluated in point for run in runs for point in run.curve) else ["loss"]
+    n = len(verdict.budgets)
+    figure = Figure(figsize=(max(7.2, 2.7 * n), 1.2 + 2.9 * len(keys)), layout="constrained")
+    grid = figure.subplots(len(keys), n, squeeze=False, sharey="row")
+    for row, key in zip(grid, keys, strict=True):
+        scale = 1 if key == "loss" else wording.scale(verdict.metric)
+        row[0].set_ylabel("training loss" if key == "loss" else f"evaluation {wording.title(verdict.metric)}")
+        for axes, budget in zip(row, verdict.budgets, strict=True):
+            curves = [
+                (run, [(point["step"], scale * point[key]) for point in run.curve if key in point])
+                for run in runs
+                if run.budget == budget
+            ]
+            for run, points in curves:
+                if points:
+                    steps, values = zip(*points, strict=True)
+                    look = _look(verdict, run.contender) | ({} if run.status == "ok" else {"marker": "x"})
+                    line = "-" if run.status == "ok" else ":"
+                    axes.plot(steps, values, linestyle=line, **look, linewidth=1.2, markersize=5, markevery=[-1])
+            if not any(points for _, points in curves):
+                _note(axes, "no curve was recorded")
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    for axes, budget in zip(grid[0], verdict.budgets, strict=True):
+        axes.set_title(wording.labels(budget), fontsize=10)
+    for axes in grid[-1]:
+        axes.set_xlabel("optimizer step")
+    _legend(figure, verdict, [name for name in verdict.contenders if any(r.curve for r in runs if r.contender == name)])
+    return figure

@@ -1,0 +1,135 @@
+"""A verdict as files: Markdown, figures, and one HTML page that can be mailed, printed and read on a phone."""
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from decero.evaluation import tables, wording
+from decero.evaluation.figures import figures, render
+from decero.evaluation.metrics import HIGHER_IS_BETTER
+from decero.evaluation.verdict import Comparison, Run, Verdict
+
+CAPTIONS = {
+    "metric_by_budget": (
+        "Quality against labels",
+        "How good each contender is with more and more labelled examples. Marker: mean over seeds; bar: one standard "
+        "deviation each way; small dot: one seed. {better}. Where “all” stands beside numbers, its place "
+        "is not to scale.",
+    ),
+    "cost_quality": (
+        "Quality against time",
+        "What each contender costs. Large marker: mean at one label budget, joined from the smallest to the "
+        "largest, which are named; small dot: one run. Time is that of one fine-tuning run plus the user's own "
+        "pretraining, which is paid once however many runs follow. {better}, and further left is cheaper.",
+    ),
+    "learning_curves": (
+        "Learning curves",
+        "One line a run, one panel a label budget. Solid: the run finished; dotted and ending in ×: it failed. A line "
+        "that is still falling at its end would have gained from more steps; one that jumps about, from a smaller "
+        "learning rate.",
+    ),
+}
+METHOD = (
+    "Every contender was trained on the same labelled examples with the same recipe, once a seed, and scored on the "
+    "same test examples.",
+    "Differences are reference minus contender in the score of one test example: right or wrong; the share of its "
+    "labels that are right; or minus its squared error.",
+    "p-value: the paired permutation test (Noreen 1989; Dror et al. 2018). It asks how often other test examples "
+    "would set these same trained models this far apart if they were equally good.",
+    "Interval, in square brackets: 95 %, from resampling seeds and test examples both (Owen 2007), widened for few "
+    "seeds (Student). It asks what training again and testing again would give. Only seeds that succeeded on both "
+    "sides count.",
+    "All p-values are adjusted by Holm's method for the number of comparisons ({comparisons} here), so that the "
+    "chance of even one false claim stays below 5 %. The intervals are not adjusted.",
+    "A winner is named only when the adjusted p-value is below 0.05 and the interval leaves out 0. “No difference "
+    "shown” does not mean equal: it may mean too few seeds or test examples to tell.",
+)
+
+
+def write_report(
+    folder: Path, title: str, verdict: Verdict, runs: Sequence[Run], *, facts: dict[str, str]
+) -> list[Path]:
+    """Write verdict.md, three figures as PNG and SVG, and report.html into folder; the paths written, report.html last.
+
+    runs: those the verdict was made from. facts: what a reader needs to trust or repeat it (machine, versions, commit,
+    command, data sizes), shown in the order given. The page needs no other file, no network and no script, and the same
+    input gives the same bytes. Existing files of these names are replaced.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+
+    def write(name: str, content: str | bytes) -> None:
+        (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
+        written.append(folder / name)
+
+    method = [line.format(comparisons=sum(c.reason is None for c in verdict.comparisons)) for line in METHOD]
+    better = "Higher is better" if HIGHER_IS_BETTER.get(verdict.metric, True) else "Lower is better"
+    drawings = []
+    for stem, figure in figures(verdict, runs).items():
+        svg = render(figure, "svg")
+        write(f"{stem}.svg", svg)
+        write(f"{stem}.png", render(figure, "png"))
+        heading, caption = CAPTIONS[stem]
+        # An <img> with a data URI, not inline SVG: the ids of three figures cannot clash, and alt text is honoured.
+        uri = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+        drawings.append({"heading": heading, "caption": caption.format(better=better), "uri": uri})
+
+    write("verdict.md", _markdown(title, verdict, method, facts))
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    page = environment.get_template("report.html.jinja").render(
+        title=title,
+        verdict=verdict,
+        said=[
+            (_tone(verdict, c), c.word, text) for c, text in zip(verdict.comparisons, verdict.sentences(), strict=True)
+        ],
+        runs=_sorted(verdict, runs),
+        metrics=list(dict.fromkeys(name for run in runs for name in run.metrics)) or [verdict.metric],
+        figures=drawings,
+        method=method,
+        facts=facts,
+        w=wording,
+        t=tables,
+    )
+    write("report.html", page)
+    return written
+
+
+def _sorted(verdict: Verdict, runs: Sequence[Run]) -> list[Run]:
+    place = (verdict.budgets.index, verdict.contenders.index)
+    return sorted(runs, key=lambda run: (place[0](run.budget), place[1](run.contender), run.seed))
+
+
+def _tone(verdict: Verdict, comparison: Comparison) -> str:
+    return "even" if comparison.winner is None else "win" if comparison.winner == verdict.reference else "lose"
+
+
+def _markdown(title: str, verdict: Verdict, method: list[str], facts: dict[str, str]) -> str:
+    line = tables.escaped
+    return "\n".join(
+        [
+            f"# {line(title)}",
+            "",
+            *(f"- {line(text)}" for text in [*verdict.summary(), *verdict.sentences(), verdict.cost()]),
+            "",
+            verdict.table(),
+            "",
+            "## How it was computed",
+            "",
+            *(f"- {line(text)}" for text in method),
+            "",
+            "## Facts",
+            "",
+            *(f"- {line(name)}: {line(text)}" for name, text in facts.items()),
+            "",
+        ]
+    )

@@ -1,0 +1,72 @@
+"""A verdict as a table, contender by label budget, in Markdown and as rows for the HTML page."""
+
+import html
+
+from decero.evaluation import wording
+
+BETTER, WORSE, SAME, UNKNOWN = "▲", "▼", "≈", "?"
+
+
+def legend(verdict) -> str:
+    return (
+        f"{BETTER} better than {verdict.reference}, {WORSE} worse, {SAME} no difference shown, {UNKNOWN} not "
+        "comparable. Mean ± standard deviation over seeds."
+    )
+
+
+def headers(verdict) -> list[str]:
+    return ["contender", *map(wording.labels, verdict.budgets), "parameters", "mean time a run", "pretraining, once"]
+
+
+def rows(verdict) -> list[dict]:
+    """A row a contender: {"contender", "cells": [(text, note), ...], "parameters", "time", "upfront"}."""
+    compared = {(c.other, c.budget): c for c in verdict.comparisons}
+    result = []
+    for contender in verdict.contenders:
+        mean_time, upfront = wording.times(verdict, contender)
+        parameters = max(cell.num_parameters for cell in verdict.cells if cell.contender == contender)
+        result.append(
+            {
+                "contender": contender,
+                "cells": [_cell(verdict, contender, budget, compared) for budget in verdict.budgets],
+                "parameters": wording.count(parameters),
+                "time": wording.duration(mean_time),
+                "upfront": wording.duration(upfront) if upfront else "–",
+            }
+        )
+    return result
+
+
+def markdown(verdict) -> str:
+    """The table, a blank line and its legend. Text is escaped: a contender may be called anything."""
+
+    def line(texts) -> str:
+        return f"| {' | '.join(escaped(text).replace('|', chr(92) + '|') for text in texts)} |"
+
+    columns = headers(verdict)
+    lines = [line(columns), "|:--|" + "--:|" * (len(columns) - 1)]
+    for row in rows(verdict):
+        cells = [f"{text} ({note})" if note else text for text, note in row["cells"]]
+        lines.append(line([row["contender"], *cells, row["parameters"], row["time"], row["upfront"]]))
+    return "\n".join([*lines, "", escaped(f"Test {wording.title(verdict.metric)}. {legend(verdict)}")])
+
+
+def escaped(text: str) -> str:
+    """One line of Markdown that renders as plain text, not as HTML."""
+    return html.escape(" ".join(str(text).split()), quote=False)
+
+
+def _cell(verdict, contender: str, budget: int | None, compared: dict) -> tuple[str, str]:
+    """`("61.0 ± 3.4 ▼", "1 of 3 failed")`."""
+    cell = verdict.cell(contender, budget)
+    if cell is None:
+        return "–", ""
+    failed = f"{cell.n_failed} of {cell.n_ok + cell.n_failed} failed" if cell.n_failed else ""
+    comparison = compared.get((contender, budget))
+    if not cell.n_ok or comparison is None:
+        mark = ""
+    elif comparison.reason:
+        mark = f" {UNKNOWN}"
+    else:
+        mark = f" {BETTER if comparison.winner == contender else WORSE if comparison.winner else SAME}"
+    return wording.spread(verdict.metric, cell) + mark, failed

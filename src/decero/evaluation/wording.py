@@ -1,0 +1,156 @@
+"""A verdict in words: numbers with their units, and sentences. Imported by `verdict`, which says what it holds."""
+
+import math
+
+from decero.evaluation.metrics import HIGHER_IS_BETTER
+
+PERCENT = ("accuracy", "f1_macro", "f1_micro", "exact_match", "label_accuracy")
+REGRESSION = ("mse", "mae", "pearson", "spearman")
+TITLES = {
+    "accuracy": "accuracy", "f1_macro": "macro F1", "f1_micro": "micro F1", "exact_match": "exact match",
+    "label_accuracy": "label accuracy", "matthews_correlation": "Matthews correlation", "mse": "mean squared error",
+    "mae": "mean absolute error", "pearson": "Pearson correlation", "spearman": "Spearman correlation",
+}  # fmt: skip
+
+
+def title(metric: str) -> str:
+    """`accuracy (%)`, `Pearson correlation`."""
+    return TITLES.get(metric, metric) + (" (%)" if metric in PERCENT else "")
+
+
+def scale(metric: str) -> int:
+    return 100 if metric in PERCENT else 1
+
+
+def value(metric: str, number: float) -> str:
+    """`87.1` for 0.871 of accuracy; other metrics as they are."""
+    if math.isnan(number):
+        return "–"
+    return (
+        f"{100 * number:.1f}" if metric in PERCENT else minus(f"{number:.3g}" if abs(number) >= 1 else f"{number:.3f}")
+    )
+
+
+def spread(metric: str, cell) -> str:
+    """`87.1 ± 1.2`; without spread for one seed."""
+    mean = value(metric, cell.mean)
+    return mean if math.isnan(cell.sd) else f"{mean} ± {value(metric, cell.sd)}"
+
+
+def minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
+def labels(budget: int | None) -> str:
+    return "all labels" if budget is None else "1 label" if budget == 1 else f"{budget:,} labels"
+
+
+def duration(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "–"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def count(number: int) -> str:
+    """Parameters: `4.4 M`."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return str(number) if number else "–"
+
+
+def p_value(p: float) -> str:
+    return "–" if math.isnan(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def difference(metric: str, amount: float, low: float, high: float, *, signed: bool = False) -> str:
+    """What the per-example scores differ by, in the unit they are in, with its interval."""
+    points = metric not in REGRESSION
+
+    def number(x: float) -> str:
+        return minus(f"{100 * x:.1f}" if points else f"{x:.3g}")
+
+    sign = "+" if signed and amount > 0 else ""
+    return f"{sign}{number(amount)}{' points' if points else ''} [{number(low)}, {number(high)}]"
+
+
+def quantity(metric: str) -> str:
+    """What the per-example scores measure, where that is not the metric itself."""
+    if metric in ("accuracy", "label_accuracy", "mse"):
+        return ""
+    return " less squared error" if metric in REGRESSION else " more right answers an example"
+
+
+def sentence(verdict, comparison) -> str:
+    """One comparison in plain English; as plain when the reference loses."""
+    c, metric, ours = comparison, verdict.metric, verdict.reference
+    where = "With every label" if c.budget is None else f"With {labels(c.budget)}"
+    if c.reason:
+        return f"{where}, {ours} and {c.other} are not comparable: {c.reason}."
+
+    def named(name: str) -> str:
+        return f"{name} ({spread(metric, verdict.cell(name, c.budget))})"
+
+    if c.winner:
+        sign = 1 if c.winner == ours else -1
+        low, high = sorted((sign * c.low, sign * c.high))
+        gap = difference(metric, sign * c.difference, low, high)
+        verb = "beats" if c.winner == ours else "loses to"
+        tail = f": {gap}{quantity(metric)} for {c.winner}" if quantity(metric) else f" by {gap}"
+        text = f"{where}, {named(ours)} {verb} {named(c.other)}{tail}"
+    else:
+        gap = difference(metric, c.difference, c.low, c.high, signed=True)
+        text = f"{where}, no difference is shown between {named(ours)} and {named(c.other)}: {gap}{quantity(metric)}"
+    text += f", {p_value(c.p_adjusted)}"
+    if c.winner and quantity(metric):
+        gain = verdict.cell(ours, c.budget).mean - verdict.cell(c.other, c.budget).mean
+        if gain * c.difference * (1 if HIGHER_IS_BETTER.get(metric, True) else -1) < 0:
+            text += f"; but {TITLES.get(metric, metric)} points the other way"
+    if not c.winner and c.p_adjusted < 0.05:
+        text += "; these trained models do differ, but training luck alone could explain it"
+    return f"{text}{_seeds(verdict, c)}."
+
+
+def _seeds(verdict, c) -> str:
+    cells = [verdict.cell(name, c.budget) for name in (verdict.reference, c.other)]
+    planned = max(cell.n_ok + cell.n_failed for cell in cells)
+    if len(c.seeds) < planned:
+        return f" (paired over {len(c.seeds)} of {planned} seeds)"
+    return " (one seed: training luck is not in the interval)" if planned == 1 else ""
+
+
+def summary(verdict) -> list[str]:
+    """A line a contender, where there are several label budgets to sum up."""
+    lines = []
+    for other in verdict.contenders:
+        mine = [c for c in verdict.comparisons if c.other == other]
+        counts = {
+            "better": sum(c.winner == verdict.reference for c in mine),
+            "worse": sum(c.winner == other for c in mine),
+            "no difference shown": sum(c.word == "no difference shown" for c in mine),
+            "not comparable": sum(c.word == "not comparable" for c in mine),
+        }
+        parts = [f"{word} at {n}" for word, n in counts.items() if n]
+        if len(mine) > 1:
+            lines.append(f"{verdict.reference} against {other}, {len(mine)} label budgets: {', '.join(parts)}.")
+    return lines
+
+
+def cost(verdict) -> str:
+    costs = []
+    for contender in verdict.contenders:
+        mean, upfront = times(verdict, contender)
+        once = f", after {duration(upfront)} of pretraining paid once" if upfront else ""
+        costs.append(f"{contender} {duration(mean)}{once}")
+    return f"A fine-tuning run takes on average: {'; '.join(costs)}."
+
+
+def times(verdict, contender: str) -> tuple[float, float]:
+    """Seconds: the mean over all its successful runs (NaN without one), and its pretraining."""
+    cells = [cell for cell in verdict.cells if cell.contender == contender]
+    n_ok = sum(cell.n_ok for cell in cells)
+    total = sum(cell.wall_time_s * cell.n_ok for cell in cells if cell.n_ok)
+    return total / n_ok if n_ok else math.nan, max(cell.upfront_wall_time_s for cell in cells)

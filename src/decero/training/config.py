@@ -1,0 +1,329 @@
+"""The settings of a run: one strict schema, read from YAML and `key.sub=value` words. A misspelt key is an error."""
+
+import sys
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from decero.errors import UserError, did_you_mean
+
+C = TypeVar("C", bound="RunConfig")
+
+
+class Section(BaseModel):
+    """A part of the settings: unknown keys and wrong types are refused, never guessed."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True)
+
+
+class ModelSection(Section):
+    config: str | None = Field(None, description="YAML preset of an architecture: random weights (configs/model/)")
+    name_or_path: str | None = Field(None, description="checkpoint: hub name, folder, or package:NAME/FOLDER")
+    overrides: dict[str, Any] = Field({}, description="fields of the model's configuration to change")
+    revision: str | None = Field(None, description="commit of a hub checkpoint; required for remote code")
+    trust_remote_code: bool = Field(False, description="run the code that a checkpoint brings; needs model.revision")
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] | None = Field(
+        None, description="attention backend; the model's best when not set"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        if (self.config is None) == (self.name_or_path is None):
+            raise ValueError("give exactly one of model.config (random weights) and model.name_or_path (a checkpoint)")
+        if self.trust_remote_code and self.revision is None:
+            raise ValueError(
+                "model.trust_remote_code runs code of others; pin what you read with model.revision=COMMIT"
+            )
+        return self
+
+
+class TokenizerSection(Section):
+    name_or_path: str | None = Field(
+        None, description="tokenizer: hub name, folder or package:NAME/FOLDER; the model's own when not set"
+    )
+
+
+class DataSection(Section):
+    name: str | None = Field(None, description="bbc_news (embedded), a hub data set, or a folder in its layout")
+    files: dict[str, str | list[str]] | None = Field(
+        None,
+        description="instead of a name: train, validation, test -> paths, globs, folders (txt jsonl csv tsv parquet)",
+    )
+    config_name: str | None = Field(None, description="configuration of a hub data set")
+    revision: str | None = Field(None, description="commit of a hub data set")
+    streaming: bool = Field(False, description="read a hub data set as it arrives instead of downloading it whole")
+    sample_by: Literal["line", "paragraph", "document"] = Field("paragraph", description="one row of a txt file")
+    max_rows: int | None = Field(None, ge=1, description="keep at most the first rows of each split")
+    text_column: str = Field("text", description="column of the text")
+    validation_fraction: float = Field(
+        0.0, ge=0, lt=1, description="carved from train when there is no validation split"
+    )
+    test_fraction: float = Field(0.0, ge=0, lt=1, description="carved from train when there is no test split")
+    max_length: int = Field(128, ge=4, description="tokens a row, special ones included")
+    num_proc: int | None = Field(None, ge=1, description="processes that tokenize; chosen by corpus size when not set")
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        if (self.name is None) == (self.files is None):
+            raise ValueError("give exactly one of data.name (a data set) and data.files (split -> paths)")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("data.validation_fraction and data.test_fraction leave nothing to train on")
+        return self
+
+    def source(self) -> dict[str, Any]:
+        """The arguments of `load_corpus`."""
+        return {k: v for k, v in self.model_dump().items() if k in CORPUS_ARGUMENTS}
+
+
+CORPUS_ARGUMENTS = (
+    "name", "files", "config_name", "revision", "streaming", "sample_by", "max_rows", "text_column",
+    "validation_fraction", "test_fraction",
+)  # fmt: skip
+
+
+class LabelledData(DataSection):
+    text_pair_column: str | None = Field(None, description="column of a second text, for pairs")
+    label_column: str | list[str] = Field(
+        "label", description="column of the label, of lists of labels, or several 0/1 columns"
+    )
+    max_train_rows: int | None = Field(
+        None, ge=1, description="label budget: train on so many examples, chosen by the seed"
+    )
+
+
+class OptimSection(Section):
+    name: Literal["adamw", "adam", "sgd", "rmsprop", "adafactor"] = Field("adamw", description="optimizer")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.01, ge=0, description="on matrices; never on biases and norms")
+    arguments: dict[str, Any] = Field(
+        {}, description="further arguments of the optimizer's class, e.g. {betas: [0.9, 0.98]}"
+    )
+    schedule: Literal["linear", "cosine", "inverse_sqrt", "constant"] = Field("linear", description="after the warm-up")
+    num_warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up")
+    max_grad_norm: float | None = Field(1.0, gt=0, description="clip the global gradient norm; null does not")
+
+
+class TrainingSection(Section):
+    max_train_steps: int | None = Field(None, ge=1, description="optimizer steps")
+    num_train_epochs: int | None = Field(None, ge=1, description="passes over the data, instead of steps")
+    global_batch_size: int = Field(32, ge=1, description="examples an optimizer step, whatever the number of devices")
+    per_device_batch_size: int = Field(
+        32, ge=1, description="largest micro-batch; gradients accumulate to the global one"
+    )
+    mixed_precision: Literal["no", "bf16"] = Field("no", description="bf16 computes matrix products in bfloat16")
+    gradient_checkpointing: bool = Field(False, description="recompute activations instead of storing them")
+    eval_strategy: Literal["no", "steps", "epoch"] = Field("epoch", description="when to evaluate on validation")
+    eval_steps: int = Field(100, ge=1, description="optimizer steps between evaluations, with eval_strategy=steps")
+    per_device_eval_batch_size: int = Field(64, ge=1, description="examples an evaluation batch")
+    logging_steps: int = Field(10, ge=1, description="optimizer steps between lines of metrics.jsonl")
+    save_steps: int | None = Field(None, ge=1, description="optimizer steps between checkpoints; also at the end")
+    save_total_limit: int = Field(1, ge=1, description="checkpoints to keep besides the best")
+    metric_for_best_model: str | None = Field(
+        None, description="e.g. eval_loss: model/ is the best checkpoint, not the last"
+    )
+    dataloader_num_workers: int = Field(0, ge=0, description="processes that collate batches")
+    num_processes: int | None = Field(None, ge=1, description="refuse to run on another number of processes")
+
+    @model_validator(mode="after")
+    def _one_length(self):
+        if (self.max_train_steps is None) == (self.num_train_epochs is None):
+            raise ValueError("give exactly one of training.max_train_steps and training.num_train_epochs")
+        if self.metric_for_best_model and self.eval_strategy == "no":
+            raise ValueError("training.metric_for_best_model needs evaluations; set training.eval_strategy=epoch")
+        return self
+
+
+class TrackingSection(Section):
+    trackers: list[str] | Literal["auto"] = Field(
+        "auto", description="accelerate's trackers; auto: tensorboard when installed"
+    )
+    project_name: str = Field("decero", description="project under which trackers file the run")
+
+
+class HubSection(Section):
+    repo_id: str | None = Field(None, description="push model/ to this hub repository at the end of the run")
+    private: bool = Field(True, description="whether a repository that is made for it is private")
+
+
+class RunConfig(Section):
+    """What every recipe's settings share. A recipe subclasses it and names its own sections."""
+
+    output: str = Field(description="folder of the run")
+    seed: int = Field(0, ge=0, description="decides weights, order, masks, dropout and label budgets")
+    tracking: TrackingSection = TrackingSection()
+    hub: HubSection = HubSection()
+
+    _dry_run: bool = PrivateAttr(False)
+    _resume: bool = PrivateAttr(False)
+
+    @property
+    def dry_run(self) -> bool:
+        return self._dry_run
+
+    @property
+    def resume(self) -> bool:
+        return self._resume
+
+    @classmethod
+    def from_cli(cls: type[C], argv: Sequence[str] | None = None) -> C:
+        """CONFIG.yaml [key.sub=value ...] [--dry-run] [--resume] [--help]. Raises UserError for what it cannot read."""
+        words = list(sys.argv[1:] if argv is None else argv)
+        if "-h" in words or "--help" in words:
+            print(_help(cls))
+            raise SystemExit(0)
+        flags = [w for w in words if w.startswith("-")]
+        for flag in flags:
+            if flag not in ("--dry-run", "--resume"):
+                near = did_you_mean(flag, ("--dry-run", "--resume", "--help"))
+                raise UserError(
+                    f"{flag} is no option{near or '; settings are given as key.sub=value'}  (all settings: --help)"
+                )
+        paths = [w for w in words if "=" not in w and w not in flags]
+        if len(paths) != 1:
+            raise UserError(
+                f"give one configuration file, then key.sub=value words; got {' '.join(paths) or 'no file'}"
+            )
+        config = cls.load(paths[0], [w for w in words if "=" in w])
+        config._dry_run, config._resume = "--dry-run" in flags, "--resume" in flags
+        return config
+
+    @classmethod
+    def load(cls: type[C], path: str, overrides: Sequence[str] = ()) -> C:
+        """Read a YAML file, lay `key.sub=value` words over it, check everything."""
+        settings, changed = read_yaml(path), set()
+        for word in overrides:
+            key, _, value = word.partition("=")
+            _put(settings, key.split("."), _yaml_value(word, value), word)
+            changed.add(key)
+        return cls.parse(settings, path, changed)
+
+    @classmethod
+    def parse(cls: type[C], settings: dict[str, Any], where: str, changed: set[str] = frozenset()) -> C:  # type: ignore[assignment]
+        """Check settings that are already a mapping; `changed` names the keys that came from the command line."""
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            raise UserError(_explain(cls, error, where, changed)) from None
+
+    def to_yaml(self) -> str:
+        """Every setting as resolved, defaults included."""
+        stream = StringIO()
+        yaml = YAML()
+        yaml.dump(self.model_dump(), stream)
+        return stream.getvalue()
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML 1.2 mapping (1e-3 is a number, no is a word). Raises UserError naming the file and line."""
+    path = Path(path)
+    if not path.is_file():
+        beside = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise UserError(f"{path}: no such file{did_you_mean(path.name, beside, f'{path.parent}/')}")
+    try:
+        settings = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except (YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: is no YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: holds no settings; write key: value lines")
+    return settings
+
+
+def _yaml_value(word: str, text: str) -> Any:
+    try:
+        return YAML(typ="safe", pure=True).load(text) if text else None
+    except YAMLError:
+        raise UserError(f"command line: {word} is no YAML value; quote it as a shell word") from None
+
+
+def _put(settings: dict[str, Any], keys: list[str], value: Any, word: str) -> None:
+    for key in keys[:-1]:
+        settings = settings.setdefault(key, {})
+        if not isinstance(settings, dict):
+            raise UserError(f"command line: {word}: {key} holds a value, not further settings")
+    settings[keys[-1]] = value
+
+
+def _explain(cls: type[BaseModel], error: ValidationError, where: str, changed: set[str]) -> str:
+    """The first mistake as one line: which file, which key, the nearest valid key, what was expected."""
+    first, more = error.errors(include_url=False)[0], error.error_count() - 1
+    keys = [str(k) for k in first["loc"]]
+    parent, valid = cls, list(cls.model_fields)
+    path: list[str] = []
+    for key in keys:
+        field = parent.model_fields.get(key) if parent else None
+        if parent and field is None and first["type"] != "extra_forbidden":
+            break  # what follows names a branch of a union, not a setting
+        path.append(key)
+        parent = _section(field.annotation) if field else parent
+    name = ".".join(path)
+    valid = list(_parent(cls, keys).model_fields)
+    where = "command line" if name in changed else where
+    tail = f"  (and {more} more; all settings: --help)" if more else "  (all settings: --help)"
+    if first["type"] == "extra_forbidden":
+        prefix = "".join(f"{k}." for k in keys[:-1])
+        near = (
+            did_you_mean(keys[-1], valid, prefix)
+            or f"; settings of {prefix.rstrip('.') or 'a run'}: {', '.join(valid)}"
+        )
+        return f"{where}: {name} is no setting{near}{tail}"
+    if first["type"] == "missing":
+        return f"{where}: {name} is missing; add it{tail}"
+    if first["type"] == "value_error":
+        return f"{where}: {first['ctx']['error']}{tail}"
+    got = first["input"]
+    said = first["msg"][0].lower() + first["msg"][1:]
+    near = did_you_mean(str(got), _choices(cls, keys)) if isinstance(got, str) else ""
+    return f"{where}: {name} is {got!r}, but {said}{near}{tail}"
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    """The section that a field holds, be it optional or the value of a mapping."""
+    for part in (annotation, *(a for arg in get_args(annotation) for a in (arg, *get_args(arg)))):
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            return part
+    return None
+
+
+def _parent(cls: type[BaseModel], keys: list[str]) -> type[BaseModel]:
+    parent = cls
+    for key in keys[:-1]:
+        field = parent.model_fields.get(key)
+        parent = (_section(field.annotation) if field else None) or parent
+    return parent
+
+
+def _choices(cls: type[BaseModel], keys: list[str]) -> list[str]:
+    field = _parent(cls, [*keys[:2], ""][: len(keys)]).model_fields.get(keys[min(len(keys), 2) - 1])
+    return [
+        a for arg in (get_args(field.annotation) if field else ()) for a in (arg, *get_args(arg)) if isinstance(a, str)
+    ]
+
+
+def _help(cls: type[BaseModel], prefix: str = "") -> str:
+    """Every setting with its type, default and meaning."""
+    lines = []
+    if not prefix:
+        lines = [f"{Path(sys.argv[0]).name} CONFIG.yaml [key.sub=value ...] [--dry-run] [--resume]", ""]
+    for name, field in cls.model_fields.items():
+        section = _section(field.annotation)
+        if section is not None:
+            is_map = not (isinstance(field.annotation, type) or type(None) in get_args(field.annotation))
+            lines.append(_help(section, f"{prefix}{name}.{'NAME.' if is_map else ''}"))
+            continue
+        kind = str(getattr(field.annotation, "__name__", field.annotation)).replace("typing.", "")
+        default = "required" if field.is_required() else f"= {field.default!r}"
+        lines.append(f"  {prefix}{name}  ({kind}) {default}\n      {field.description or ''}")
+    return "\n".join(lines)
+
+
+def seed_sequence(*parts: int) -> int:
+    """A 63-bit seed from several numbers, for libraries that take one."""
+    return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0] >> 1)

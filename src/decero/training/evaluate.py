@@ -1,0 +1,103 @@
+"""Evaluation that counts every example exactly once, at any batch size and on any number of processes."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object, send_to_device
+from datasets import Dataset
+from torch import nn
+
+from decero.data.collators import IGNORED
+from decero.data.order import Place, Rows
+from decero.training.objectives import Batch, Objective, logits_of, projecting_only
+
+
+def _batches(
+    accelerator: Accelerator, dataset: Dataset, objective: Objective, batch_size: int
+) -> Iterator[tuple[list[int], Batch]]:
+    """This rank's share of the examples, longest first: little padding, and an out-of-memory shows at once."""
+    rows, lengths = Rows(dataset), _lengths(dataset)
+    order = np.argsort(-lengths, kind="stable")[accelerator.process_index :: accelerator.num_processes]
+    for start in range(0, len(order), batch_size):
+        indices = order[start : start + batch_size].tolist()
+        batch = objective.collate(rows.__getitems__([Place(0, index) for index in indices]))
+        yield indices, send_to_device(batch, accelerator.device)
+
+
+def _lengths(dataset: Dataset) -> np.ndarray:
+    chunks = dataset.with_format("arrow").select_columns(["input_ids"])[:]["input_ids"].chunks
+    return np.concatenate([chunk.value_lengths().to_numpy() for chunk in chunks])
+
+
+@torch.no_grad()
+def mean_loss(
+    accelerator: Accelerator, model: nn.Module, dataset: Dataset, objective: Objective, batch_size: int
+) -> dict[str, float]:
+    """The mean loss over all scored items: {"loss": nats an item, "scored": their number}."""
+    bare = accelerator.unwrap_model(model, keep_fp32_wrapper=True)
+    was_training = bare.training
+    bare.eval()
+    totals = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+    for _, batch in _batches(accelerator, dataset, objective, batch_size):
+        totals += torch.tensor([float(objective.loss(bare, batch)), objective.count(batch)], dtype=torch.float64).to(
+            totals
+        )
+    bare.train(was_training)
+    total, scored = accelerator.reduce(totals, reduction="sum").tolist()
+    return {"loss": total / max(scored, 1.0), "scored": scored}
+
+
+@torch.no_grad()
+def predict_logits(
+    accelerator: Accelerator, model: nn.Module, dataset: Dataset, objective: Objective, batch_size: int
+) -> np.ndarray:
+    """Logits of every example in the order of the data set, (examples, labels) fp32, the same on every process."""
+    bare = accelerator.unwrap_model(model, keep_fp32_wrapper=True)
+    was_training = bare.training
+    bare.eval()
+    indices, logits = [], []
+    for places, batch in _batches(accelerator, dataset, objective, batch_size):
+        indices += places
+        logits.append(logits_of(bare, batch).float())
+    bare.train(was_training)
+
+    # Shares differ by one example at most; the shorter ones are filled with rows of index -1 that are dropped again.
+    width = logits[0].shape[1] if logits else bare.config.num_labels
+    share = -(-len(dataset) // accelerator.num_processes)
+    mine = torch.zeros(share, width, device=accelerator.device)
+    places = torch.full((share,), -1, dtype=torch.long, device=accelerator.device)
+    if logits:
+        mine[: len(indices)] = torch.cat(logits)
+        places[: len(indices)] = torch.tensor(indices, device=accelerator.device)
+    every, where = accelerator.gather(mine).cpu().numpy(), accelerator.gather(places).cpu().numpy()
+    ordered = np.empty((len(dataset), width), dtype=np.float32)
+    ordered[where[where >= 0]] = every[where >= 0]
+    return ordered
+
+
+@torch.no_grad()
+def predict_masked(
+    accelerator: Accelerator, model: nn.Module, dataset: Dataset, objective: Objective, batch_size: int
+) -> dict[str, np.ndarray]:
+    """Every scored position once, in order: {row, position, label, prediction, log_probability of the label}."""
+    bare = accelerator.unwrap_model(model, keep_fp32_wrapper=True)
+    was_training = bare.training
+    bare.eval()
+    parts = [torch.empty(0, 5, dtype=torch.float64)]
+    for indices, batch in _batches(accelerator, dataset, objective, batch_size):
+        scored_BL = batch["labels"] != IGNORED
+        with projecting_only(bare, scored_BL):
+            logits_NV = logits_of(bare, batch).float()
+        labels_N = batch["labels"][scored_BL]
+        rows_N, positions_N = scored_BL.nonzero(as_tuple=True)
+        where_N = torch.tensor(indices, device=rows_N.device)[rows_N]
+        surprise_N = -nn.functional.cross_entropy(logits_NV, labels_N, reduction="none")
+        columns = where_N, positions_N, labels_N, logits_NV.argmax(dim=-1), surprise_N
+        parts.append(torch.stack([c.double() for c in columns], dim=-1).cpu())
+    bare.train(was_training)
+    every = torch.cat(gather_object([torch.cat(parts)])).numpy()
+    every = every[np.lexsort((every[:, 1], every[:, 0]))]
+    names = ("row", "position", "label", "prediction")
+    return {n: every[:, i].astype(np.int64) for i, n in enumerate(names)} | {"log_probability": every[:, 4]}

@@ -1,0 +1,247 @@
+"""The one training loop. It knows steps, gradients and checkpoints; of the task it knows an `Objective`."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from datasets import Dataset
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from decero.data.order import Place, Rows, Schedule
+from decero.errors import UserError
+from decero.training.checkpoint import latest, load_checkpoint, load_weights, prune, save_checkpoint
+from decero.training.config import OptimSection, TrainingSection, seed_sequence
+from decero.training.metrics_log import MetricsLog
+from decero.training.nonfinite import bad_gradient, bad_loss
+from decero.training.objectives import Batch, Objective
+from decero.training.optim import build_optimizer, learning_rate_at
+
+LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae")
+
+
+@dataclass
+class TrainResult:
+    """What a run did. tokens: real ones, padding not counted. best: the best evaluation, if one was asked for."""
+
+    model: nn.Module
+    step: int = 0
+    tokens: int = 0
+    wall_time_s: float = 0.0
+    best: dict[str, float] = field(default_factory=dict)
+    history: list[dict] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """The cost of the run. FLOPs as transformers counts them: 6 x tokens x weights without embeddings."""
+        bare = getattr(self.model, "module", self.model)
+        weights = bare.num_parameters(exclude_embeddings=True)
+        return {
+            "steps": self.step,
+            "tokens": self.tokens,
+            "total_flos": 6 * self.tokens * weights,
+            "num_parameters": bare.num_parameters(),
+            "wall_time_s": self.wall_time_s,
+            "best": self.best,
+        }
+
+
+def train(
+    accelerator: Accelerator,
+    model: nn.Module,
+    dataset: Dataset,
+    objective: Objective,
+    optim: OptimSection,
+    training: TrainingSection,
+    *,
+    output: Path,
+    seed: int,
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> TrainResult:
+    """Train `model` on `dataset`; a step means an optimizer step, always.
+
+    The gradient of a step is that of the mean loss over the scored items of its whole global batch, however it is cut
+    into micro-batches and dealt to processes. evaluate: model -> metrics, called as `training.eval_strategy` says.
+
+    Raises UserError, before the update, when a loss or gradient is not finite: names step, batch and layer.
+    """
+    schedule = Schedule(
+        len(dataset), training.global_batch_size, training.per_device_batch_size, seed,
+        accelerator.process_index, accelerator.num_processes,
+    )  # fmt: skip
+    last = training.max_train_steps or (training.num_train_epochs or 0) * schedule.steps_per_epoch
+    torch.manual_seed(seed_sequence(seed, accelerator.process_index))  # dropout
+    if frozen := freeze_unreached(model, objective, Rows(dataset).__getitems__([Place(0, 0)])[0]):
+        accelerator.print(f"not reached by this objective, so not trained: {', '.join(frozen)}")
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    optimizer = build_optimizer(model, optim)
+    learning_rate = learning_rate_at(optimizer, optim, last)
+    model, optimizer = accelerator.prepare(model, optimizer)
+
+    result, first, checkpoints = TrainResult(model), 0, output / "checkpoints"
+    running = {"loss": 0.0, "steps": 0}
+    if resume and (newest := latest(checkpoints)):
+        state = load_checkpoint(newest, accelerator, model, optimizer)
+        first, running, result.tokens, result.best = state["step"], state["running"], state["tokens"], state["best"]
+        result.wall_time_s = state["wall_time_s"]
+        accelerator.print(f"resuming {output} at step {first} of {last}")
+    log = MetricsLog(accelerator, output, first)
+    result.history = log.rows
+    bar = tqdm(
+        total=last, initial=first, unit="step", dynamic_ncols=True, desc=output.name,
+        disable=not (accelerator.is_main_process and progress),
+    )  # fmt: skip
+    batches = _micro_batches(dataset, objective, schedule, first, last, training.dataloader_num_workers)
+    started, spent, tokens_before, since = time.perf_counter(), result.wall_time_s, result.tokens, time.perf_counter()
+    model.train()
+    for step in range(first, last):
+        window = list(islice(batches, schedule.micro_batches(step)))
+        counts = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
+        for micro in window:
+            counts += torch.tensor(micro.size(objective), dtype=torch.float64).to(counts)
+        scored, tokens = accelerator.reduce(counts, reduction="sum").tolist()
+        loss = _backward(accelerator, model, objective, window, max(scored, 1.0), step)
+        norm = float(accelerator.clip_grad_norm_(model.parameters(), optim.max_grad_norm or math.inf))
+        if not math.isfinite(norm):
+            raise UserError(bad_gradient(accelerator.unwrap_model(model), step))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step)
+        optimizer.step()
+        optimizer.zero_grad()
+
+        done = result.step = step + 1
+        result.tokens += int(tokens)
+        running = {"loss": running["loss"] + loss, "steps": running["steps"] + 1}
+        if done % training.logging_steps == 0 or done == last:
+            now = time.perf_counter()
+            rate, since, tokens_before = (result.tokens - tokens_before) / (now - since), now, result.tokens
+            mean = running["loss"] / running["steps"]
+            running = {"loss": 0.0, "steps": 0}
+            log.write(
+                step=done, epoch=done / schedule.steps_per_epoch, loss=mean, learning_rate=learning_rate(step),
+                grad_norm=norm, tokens=result.tokens, tokens_per_s=round(rate),
+            )  # fmt: skip
+            bar.set_postfix_str(f"loss {mean:.3f}, {rate:,.0f} tokens/s", refresh=False)
+        bar.update()
+
+        result.wall_time_s = spent + time.perf_counter() - started
+        new_best = False
+        if evaluate and _due(training, done, last, schedule.steps_per_epoch):
+            metrics = {f"eval_{name}": value for name, value in evaluate(model).items()}
+            log.write(step=done, **metrics)
+            new_best = _is_better(metrics, result.best, training.metric_for_best_model, done)
+            since, tokens_before = time.perf_counter(), result.tokens
+        save = training.save_steps is not None and (done % training.save_steps == 0 or done == last)
+        if new_best or save:
+            state = {"step": done, "running": running, "tokens": result.tokens, "best": result.best}
+            state["wall_time_s"] = result.wall_time_s
+            save_checkpoint(checkpoints, accelerator, model, optimizer, state)
+            if accelerator.is_main_process:
+                prune(checkpoints, training.save_total_limit, _best_path(checkpoints, result.best))
+    bar.close()
+    result.step = last
+    if best := _best_path(checkpoints, result.best):
+        accelerator.wait_for_everyone()
+        load_weights(best, accelerator.unwrap_model(model))
+    return result
+
+
+class Micro(NamedTuple):
+    """A collated micro-batch, the examples it was made of, and whether it weighs anything."""
+
+    batch: Batch
+    indices: list[int]
+    weight: int
+
+    def size(self, objective: Objective) -> list[int]:
+        """Scored items and real tokens."""
+        return [self.weight * objective.count(self.batch), self.weight * int(self.batch["attention_mask"].sum())]
+
+
+def _micro_batches(
+    dataset: Dataset, objective: Objective, schedule: Schedule, first: int, last: int, workers: int
+) -> Iterator[Micro]:
+    """This process's micro-batches in order, collated ahead by `workers` processes."""
+
+    def collate(rows: list[dict]) -> Micro:
+        return Micro(objective.collate(rows), [r["index"] for r in rows], 0 if rows[0]["stand_in"] else 1)
+
+    return iter(
+        DataLoader(
+            Rows(dataset),  # type: ignore[arg-type]
+            batch_sampler=schedule.from_step(first, last),  # type: ignore[arg-type]
+            collate_fn=collate,
+            num_workers=workers,
+            multiprocessing_context="fork" if workers else None,
+        )
+    )
+
+
+def _backward(
+    accelerator: Accelerator, model: nn.Module, objective: Objective, window: list[Micro], scored: float, step: int
+) -> float:
+    """Accumulate the gradient of one step; returns its mean loss over every scored item of every process."""
+    total = torch.zeros((), device=accelerator.device)
+    suspect = None
+    for number, micro in enumerate(window):
+        batch = send_to_device(micro.batch, accelerator.device)
+        with accelerator.no_sync(model) if number < len(window) - 1 else nullcontext():
+            loss = objective.loss(model, batch) * micro.weight
+            # DistributedDataParallel averages over processes; the mean is over items, so that is undone.
+            accelerator.backward(loss * (accelerator.num_processes / scored))
+        total += loss.detach()
+        if suspect is None and not torch.isfinite(loss):
+            suspect = micro
+    mean = float(accelerator.reduce(total, reduction="sum")) / scored
+    if not math.isfinite(mean):  # on one process or all: every process gets here, and none updates
+        raise UserError(bad_loss(accelerator, model, objective, suspect, step))
+    return mean
+
+
+def _due(training: TrainingSection, done: int, last: int, steps_per_epoch: int) -> bool:
+    every = {"steps": training.eval_steps, "epoch": steps_per_epoch}.get(training.eval_strategy)
+    return every is not None and (done % every == 0 or done == last)
+
+
+def _is_better(metrics: dict[str, float], best: dict[str, float], name: str | None, step: int) -> bool:
+    """Whether this evaluation is the best so far; if so `best` becomes it."""
+    if name is None:
+        return False
+    if name not in metrics:
+        raise UserError(f"training.metric_for_best_model: {name} is not among {', '.join(metrics)}")
+    sign = -1 if name.removeprefix("eval_") in LOWER_IS_BETTER else 1
+    if best and sign * metrics[name] <= sign * best[name]:
+        return False
+    best.clear()
+    best.update(metrics | {"step": step})
+    return True
+
+
+def _best_path(checkpoints: Path, best: dict[str, float]) -> Path | None:
+    return checkpoints / f"step-{int(best['step']):08d}" if best else None
+
+
+def freeze_unreached(model: nn.Module, objective: Objective, row: dict) -> list[str]:
+    """Freeze parameters that the objective never reaches, and name them: no process then waits for their gradients.
+
+    XLNet's mask embedding in a classifier is one. Dropout draws from a forked random state.
+    """
+    with torch.random.fork_rng():
+        device = next(model.parameters()).device
+        objective.loss(model, send_to_device(objective.collate([row]), device)).backward()
+    unreached = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    for _, parameter in unreached:
+        parameter.requires_grad_(False)
+    model.zero_grad()
+    return [name for name, _ in unreached]

@@ -1,0 +1,285 @@
+"""What surrounds a run: its topology, its folder, its model, and the record it leaves."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import transformers
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from filelock import FileLock, Timeout
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from decero.data.tokenizer import check_fits_model, resolve_package_path
+from decero.errors import UserError, did_you_mean
+from decero.training.config import ModelSection, RunConfig, TrainingSection, read_yaml
+
+RECORDED = ("decero", "torch", "transformers", "datasets", "accelerate", "tokenizers")
+
+
+def start(config: RunConfig, training: TrainingSection | None = None) -> Accelerator:
+    """Say which topology the launcher gave, refuse another than was asked for, and claim the output folder.
+
+    Raises UserError: one process where several were asked for, a folder that holds another run.
+    """
+    training = training or TrainingSection(max_train_steps=1)
+    # `accelerate launch --cpu --num_processes 2` prepares an address for two processes, then starts one.
+    asked_for_more = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
+    if asked_for_more and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        raise UserError(
+            "topology: the launcher was asked for several processes and started one; on CPU use "
+            "accelerate launch --config_file configs/accelerate/cpu_2_processes.yaml ..."
+        )
+    accelerator = Accelerator(
+        mixed_precision=training.mixed_precision,
+        cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true"),
+        log_with=_trackers(config),
+        project_config=ProjectConfiguration(project_dir=config.output, logging_dir=f"{config.output}/logs"),
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+    )
+    processes, device = accelerator.num_processes, accelerator.device.type
+    if training.num_processes not in (None, processes):
+        raise UserError(
+            f"topology: training.num_processes asks for {training.num_processes}, the launcher gave {processes}"
+        )
+    if device == "cpu":  # accelerate's launcher sets one thread a process, whatever the machine has
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+    else:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    each = f", {torch.get_num_threads()} threads each" if device == "cpu" else ""
+    kind = str(accelerator.distributed_type).removeprefix("DistributedType.").lower().replace("no", "not distributed")
+    precision = training.mixed_precision.replace("no", "fp32")
+    accelerator.print(
+        f"topology: {processes} process{'es' if processes > 1 else ''} on {device} ({kind}{each}), {precision}"
+    )
+    if not config.dry_run:
+        _claim(config, accelerator)
+        if accelerator.log_with:
+            accelerator.init_trackers(config.tracking.project_name)
+    _reset_peak_memory()
+    return accelerator
+
+
+def _trackers(config: RunConfig) -> list[str]:
+    if config.tracking.trackers != "auto":
+        return list(config.tracking.trackers)
+    return ["tensorboard"] if find_spec("tensorboard") and not config.dry_run else []
+
+
+_LOCKS: list[FileLock] = []  # held until the process ends
+
+
+def _claim(config: RunConfig, accelerator: Accelerator) -> None:
+    """Make the folder this run's own. A finished or unfinished run in it is never written over."""
+    output, mine = Path(config.output), config.to_yaml()
+    if accelerator.is_main_process:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(output / ".lock")
+            lock.acquire(timeout=0)
+            _LOCKS.append(lock)
+        except Timeout:
+            raise UserError(
+                f"{output}: another run is writing here; wait for it or give another output=FOLDER"
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"output: {output} cannot be written: {error.strerror}; give another output=FOLDER"
+            ) from None
+        record = output / "config.yaml"
+        if record.is_file():
+            theirs = record.read_text(encoding="utf-8")
+            if not config.resume:
+                raise UserError(
+                    f"output: {output} holds another run; --resume it, delete it, or give another output=FOLDER"
+                )
+            if theirs != mine:
+                changed = [b for a, b in zip(theirs.splitlines(), mine.splitlines(), strict=False) if a != b]
+                raise UserError(
+                    f"output: {output} holds a run with other settings (here: {' '.join(changed[:1]).strip()}); "
+                    "resume with the same ones, or give another output=FOLDER"
+                )
+        elif any(p.name != ".lock" for p in output.iterdir()):
+            raise UserError(f"output: {output} is not empty and holds no run; give another output=FOLDER")
+        record.write_text(mine, encoding="utf-8")
+    accelerator.wait_for_everyone()
+
+
+def finished(config: RunConfig) -> dict[str, Any] | None:
+    """The record of a run that is over, when this is a resume of it."""
+    record = Path(config.output) / "result.json"
+    if not config.resume or not record.is_file():
+        return None
+    return json.loads(record.read_text(encoding="utf-8"))
+
+
+def build_model(
+    section: ModelSection,
+    auto_class: type,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    seed: int,
+    **fields: Any,
+) -> PreTrainedModel:
+    """A checkpoint's model, or a preset's with random weights drawn from `seed`, in fp32.
+
+    fields: configuration fields that the task decides (num_labels, id2label, problem_type).
+
+    Raises UserError: an unknown field, a checkpoint that cannot be read, a tokenizer with ids beyond the model's
+    vocabulary, `max_length` beyond its positions.
+    """
+    overrides = section.overrides | fields
+    if section.attn_implementation:
+        overrides["attn_implementation"] = section.attn_implementation
+    transformers.set_seed(seed)
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # a new head is what is wanted, not news
+    try:
+        if section.config is not None:
+            config = _preset(section.config, overrides, tokenizer)
+            where = section.config
+            check_fits_model(tokenizer, config.vocab_size, where)
+            model = auto_class.from_config(config)  # type: ignore[attr-defined]
+        else:
+            where = str(section.name_or_path)
+            path = resolve_package_path(where)
+            hub = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
+            config = AutoConfig.from_pretrained(path, **hub)
+            _check_fields(config, section.overrides, where)
+            check_fits_model(tokenizer, config.get_text_config().vocab_size, where)
+            model = auto_class.from_pretrained(  # type: ignore[attr-defined]
+                path, dtype=torch.float32, use_safetensors=True, **overrides, **hub
+            )
+    except (StrictDataclassError, ValueError, OSError, KeyError) as error:
+        raise UserError(f"model: {where}: {' '.join(str(error).split())}") from error
+    finally:
+        transformers.logging.set_verbosity(level)
+    positions = _positions(model.config)
+    if positions is not None and max_length > positions:
+        raise UserError(
+            f"data.max_length {max_length} exceeds the {positions} positions of {where}; lower it to {positions}"
+        )
+    return model
+
+
+def _preset(path: str, overrides: dict[str, Any], tokenizer: PreTrainedTokenizerBase):
+    fields = read_yaml(path)
+    model_type = fields.pop("model_type", None)
+    known = transformers.CONFIG_MAPPING
+    if model_type not in known:
+        near = did_you_mean(str(model_type), known)
+        raise UserError(f"{path}: model_type {model_type!r} is none that transformers knows{near}")
+    _check_fields(known[model_type](), fields, path)
+    _check_fields(known[model_type](), overrides, "model.overrides")
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    return AutoConfig.for_model(model_type, **(ids | fields | overrides))
+
+
+def _check_fields(config, fields: dict[str, Any], where: str) -> None:
+    """transformers accepts unknown fields in silence; a misspelt one would train another model than was meant."""
+    known = set(config.to_dict()) | set(config.attribute_map) | {"num_labels", "attn_implementation", "problem_type"}
+    for name in fields:
+        if name not in known:
+            raise UserError(f"{where}: {name} is no field of {type(config).__name__}{did_you_mean(name, known)}")
+
+
+def _positions(config) -> int | None:
+    """How many tokens a row may have. RoBERTa's family counts positions from the padding id on."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or positions <= 0:
+        return None
+    offset = "roberta" in config.model_type or config.model_type in (
+        "camembert",
+        "mpnet",
+        "longformer",
+        "data2vec-text",
+    )
+    return positions - (config.pad_token_id or 0) - 1 if offset else positions
+
+
+def forecast(config: RunConfig, training: TrainingSection, model: nn.Module, examples: int, tokens: int) -> None:
+    """What --dry-run says: settings as resolved, parameters, tokens a step, steps. Nothing was written."""
+    parameters = sum(p.numel() for p in model.parameters())
+    per_epoch = -(-examples // training.global_batch_size)
+    steps = training.max_train_steps or (training.num_train_epochs or 0) * per_epoch
+    a_step = tokens / examples * min(training.global_batch_size, examples)
+    flops = 6 * model.num_parameters(exclude_embeddings=True) * a_step  # type: ignore[operator]
+    print(config.to_yaml())
+    print(f"parameters        {parameters:,}")
+    print(f"training rows     {examples:,} of {tokens / examples:.1f} tokens on average")
+    print(f"tokens a step     {a_step:,.0f} ({training.global_batch_size} rows)")
+    print(f"steps             {steps:,} ({steps / per_epoch:.2f} epochs)")
+    print(
+        f"FLOPs             {flops:.3g} a step, {flops * steps:.3g} in all (6 x parameters without embeddings x tokens)"
+    )
+    print("dry run: nothing was trained and nothing written")
+
+
+def write_result(output: Path, accelerator: Accelerator, result: dict[str, Any]) -> dict[str, Any]:
+    """result.json: the run's own figures, then what is needed to read and repeat them. Returns the whole record."""
+    record = result | {
+        "peak_memory_bytes": peak_memory(accelerator),
+        "num_processes": accelerator.num_processes,
+        "device": accelerator.device.type,
+        "machine": f"{platform.machine()}, {psutil.cpu_count(logical=False) or os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in RECORDED},
+        "commit": _commit(),
+    }
+    if accelerator.is_main_process:
+        beside = output / ".result.json.tmp"
+        beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        beside.replace(output / "result.json")
+    accelerator.wait_for_everyone()
+    return record
+
+
+def _commit() -> str | None:
+    """The commit of the working folder, marked when it holds changes; None outside a repository."""
+    try:
+        said = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said.stdout.strip()
+
+
+def _reset_peak_memory() -> None:
+    """Start counting anew, so that several runs in one process each get their own peak."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: peak resident set := resident set
+
+
+def peak_memory(accelerator: Accelerator) -> int:
+    """Bytes at the highest point: of the accelerator where there is one, else of the process."""
+    if accelerator.device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError):
+        import resource  # not on every platform
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
