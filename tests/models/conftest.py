@@ -1,4 +1,4 @@
-"""What the tests of the models share: a prime-sized configuration, a padded batch, weights large enough to betray errors."""
+"""What the tests of the models share: prime sizes, a padded batch, weights large enough to betray errors."""
 
 import pytest
 import torch

@@ -359,6 +359,13 @@ def test_classifier_dropout_falls_back_on_the_dropout_of_the_model(make_config):
         assert head(make_config(hidden_dropout_prob=0.3, classifier_dropout=0.0)).dropout.p == 0.0
 
 
+@pytest.mark.parametrize("head", [DeceroEncoderForSequenceClassification, DeceroEncoderForTokenClassification])
+def test_classifier_dropout_falls_on_what_the_classifier_reads(make_model, batch, head):
+    model = make_model(head, classifier_dropout=1.0)
+    assert torch.equal(*torch.broadcast_tensors(model.train()(**batch).logits, model.classifier.bias))
+    assert not torch.allclose(model.eval()(**batch).logits, model.classifier.bias)
+
+
 def test_dropout_acts_on_the_embeddings_in_training_only(make_model, batch):
     model = make_model(hidden_dropout_prob=0.5)
     assert model.train()(**batch, output_hidden_states=True).hidden_states[0].eq(0).float().mean() > 0.4
@@ -496,9 +503,11 @@ def test_a_tuple_comes_back_when_asked_for(make_model, batch, head):
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_bfloat16_is_finite_and_near_fp32(make_config, batch, head, backend):
+@pytest.mark.parametrize("positions", ["rotary", "sinusoidal"])  # both come from tables in fp32
+def test_bfloat16_is_finite_and_near_fp32(make_config, batch, head, backend, positions):
     # The weights of a fresh model: at std 0.3 the comparison would measure chaos instead of precision.
-    model = head(make_config(initializer_range=0.1, norm_type="rmsnorm", gated_mlp=True)).eval()
+    slots = {"position_embedding_type": positions, "norm_type": "rmsnorm", "gated_mlp": True}
+    model = head(make_config(initializer_range=0.1, **slots)).eval()
     model.set_attn_implementation(backend)
     full = model(**batch)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -510,8 +519,8 @@ def test_bfloat16_is_finite_and_near_fp32(make_config, batch, head, backend):
 
 def test_weights_are_initialised_with_the_stated_std_and_norms_at_one(make_config):
     config = make_config(
-        initializer_range=0.07, vocab_size=997, hidden_size=99, intermediate_size=211, position_embedding_type="learned",
-        max_position_embeddings=101, type_vocab_size=2, embedding_norm=True,
+        initializer_range=0.07, vocab_size=997, hidden_size=99, intermediate_size=211, max_position_embeddings=101,
+        position_embedding_type="learned", type_vocab_size=2, embedding_norm=True,
     )  # fmt: skip
     model = DeceroEncoderForMaskedLM(config)
     for name, parameter in model.named_parameters():
@@ -555,6 +564,7 @@ def test_unset_sizes_follow_from_the_others(make_config):
             "num_attention_heads 3 is not a multiple of num_key_value",
         ),
         ({"head_dim": 11}, "head_dim 11 must be even"),
+        ({"hidden_act": "swiglu"}, "hidden_act swiglu is no activation; there are .*gelu.*silu"),
         ({"norm_type": "batchnorm"}, "norm_type"),
         ({"norm_placement": "sandwich"}, "norm_placement"),
         ({"position_embedding_type": "alibi"}, "position_embedding_type"),

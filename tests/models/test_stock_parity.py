@@ -1,7 +1,7 @@
 """The bricks are the classics: weights of stock classes, put in ours by a table of names, give the same numbers.
 
-The stock models are built tiny from their configurations (no download) and redrawn with large weights, so that a norm in
-the wrong place or a forgotten bias shows. Forward and gradient, train and eval mode, padding and segments, <= 3e-5.
+The stock models are built tiny from their configurations (no download) and redrawn with large weights, so that a norm
+in the wrong place or a forgotten bias shows. Forward and gradient, train and eval mode, padding and segments, <= 3e-5.
 """
 
 import pytest

@@ -41,7 +41,7 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Learn a vocabulary of at most `vocab_size` tokens, special ones included. The same texts give the same tokenizer.
 
-    texts: documents, or lists of them. WordPiece reads them twice, so it holds a one-shot iterator in memory.
+    texts: documents, or lists of them. WordPiece reads them twice and so keeps what a one-shot iterator gives.
     min_frequency: how often a pair must occur to be merged; Unigram has no such floor.
     length: number of documents, for the progress bar only.
 
@@ -56,11 +56,10 @@ def train_tokenizer(
     scratch = _untrained(algorithm, lowercase)
     settings: dict[str, Any] = {"vocab_size": vocab_size, "show_progress": show_progress}
     settings |= {} if algorithm == "unigram" else {"min_frequency": min_frequency}
-    trainer: Any
     if algorithm == "wordpiece":
         texts = list(texts) if iter(texts) is texts else texts
-        special = [*named.values(), *_continuing_characters(scratch, texts)]
-        trainer = trainers.WordPieceTrainer(special_tokens=special, limit_alphabet=sys.maxsize, **settings)
+        first = [*named.values(), *_continuing_characters(scratch, texts)]
+        trainer: Any = trainers.WordPieceTrainer(special_tokens=first, limit_alphabet=sys.maxsize, **settings)
     elif algorithm == "unigram":
         trainer = trainers.UnigramTrainer(special_tokens=[*named.values()], unk_token=named["unk_token"], **settings)
     else:
@@ -68,15 +67,13 @@ def train_tokenizer(
         trainer = trainers.BpeTrainer(special_tokens=[*named.values()], initial_alphabet=alphabet, **settings)
     try:
         scratch.train_from_iterator(texts, trainer, length=length)
-        too_small = scratch.get_vocab_size() > vocab_size  # two trainers keep every character, over the limit or not
+        fits = scratch.get_vocab_size() <= vocab_size  # two trainers keep every character, over the limit or not
     except Exception as error:  # the library raises nothing narrower
-        if not (too_small := "vocabulary is not large enough" in str(error)):
+        if fits := "vocabulary is not large enough" not in str(error):
             raise
-    if too_small:
-        raise UserError(
-            f"tokenizer.vocab_size: {vocab_size} cannot hold the special tokens and every character of the corpus; raise "
-            "it, or use tokenizer.algorithm=byte_level_bpe, which needs 261"
-        )
+    if not fits:
+        problem = f"{vocab_size} cannot hold the special tokens and every character of the corpus"
+        raise UserError(f"tokenizer.vocab_size: {problem}; raise it, or use byte_level_bpe, which needs 261")
     if scratch.get_vocab_size() == len(named):
         raise UserError("tokenizer: the corpus has no text to learn from; check the corpus")
 
@@ -87,21 +84,19 @@ def train_tokenizer(
     else:
         tokenizer.model = _settled_unigram(scratch) if algorithm == "unigram" else scratch.model
     # The space before a <mask> belongs to the word it hides, so <mask> takes it in, as RoBERTa's does
-    tokens = {role: AddedToken(t, special=True, normalized=False, lstrip=t == "<mask>") for role, t in named.items()}
-    tokenizer.add_special_tokens([*tokens.values()])
-    vocab = tokenizer.get_vocab()
-    start, end = ((named[role], vocab[named[role]]) for role in ("cls_token", "sep_token"))
-    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    special = [AddedToken(token, normalized=False, lstrip=token == "<mask>") for token in named.values()]
+    tokenizer.add_special_tokens(special)
+    options: dict[str, Any] = dict(zip(named, special, strict=True))
+    start, end = ((named[role], tokenizer.get_vocab()[named[role]]) for role in ("cls_token", "sep_token"))
+    inputs = ["input_ids", *(["token_type_ids"] if named is BERT else []), "attention_mask"]
     if named is BERT:
         pair = "[CLS] $A [SEP] $B:1 [SEP]:1"
         tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", pair, [start, end])
     else:
         tokenizer.post_processor = processors.RobertaProcessing(end, start, add_prefix_space=False)
-        tokens |= {"bos_token": tokens["cls_token"], "eos_token": tokens["sep_token"]}
-        inputs.remove("token_type_ids")
-    settings = {"model_max_length": model_max_length, "model_input_names": inputs, "padding_side": "right"}
-    settings |= {"clean_up_tokenization_spaces": False}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings, **tokens)
+        options |= {"bos_token": "<s>", "eos_token": "</s>"}
+    options |= {"model_max_length": model_max_length, "model_input_names": inputs, "padding_side": "right"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **options)
 
 
 def _untrained(algorithm: str, lowercase: bool) -> Tokenizer:
@@ -120,7 +115,7 @@ def _untrained(algorithm: str, lowercase: bool) -> Tokenizer:
         # WordPiece gives [UNK] for a word of more than 100 characters; Thai sentences and base64 are longer
         short = pre_tokenizers.Split(Regex(r"\S{100}"), "isolated")
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), short])
-        tokenizer.decoder = decoders.WordPiece(cleanup=False)  # cleanup rewrites "do not" as "don't"
+        tokenizer.decoder = decoders.WordPiece()
     else:
         tokenizer = Tokenizer(models.Unigram())
         spaces = [normalizers.Replace(Regex(r"[\s▁]+"), " "), normalizers.Strip()]
@@ -133,7 +128,7 @@ def _continuing_characters(tokenizer: Tokenizer, texts: Iterable) -> list[str]:
     """`##c` for every character c that can continue a word, to be named before training.
 
     The trainer would number them in the order of a randomly seeded hash map and break ties by number, so that no two
-    trainings agreed (huggingface/tokenizers#1794). Besides, with c and ##c for all, no word of known characters is [UNK].
+    trainings agreed (huggingface/tokenizers#1794). Besides, no word of known characters is then [UNK].
     """
     characters: set[str] = set()
     for item in texts:
@@ -154,15 +149,16 @@ def _settled_unigram(tokenizer: Tokenizer) -> models.Unigram:
     near_floor = floor + 0.0001 * sum(len(piece) == 1 for piece in scores)
     settled = {p: round(floor if len(p) == 1 and s < near_floor else s, 4) for p, s in scores.items()}
     ranked = sorted(settled.items(), key=lambda item: (-item[1], item[0]))
-    return models.Unigram([*((token, 0.0) for token in special), *ranked], unk_id=special.index("[UNK]"))
+    # At the usual score of 0 the model would read a "[UNK]" spelled out in a text as the token
+    return models.Unigram([*((token, round(10 * floor, 4)) for token in special), *ranked], unk_id=1)
 
 
 def check_round_trip(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], *, limit: int | None = 10_000) -> None:
     """Raise UserError at the first of the first `limit` texts that holds an unknown token or does not come back.
 
-    The text as the tokenizer's own normalizer leaves it must come back from decode: with a byte-level decoder exactly,
-    with WordPiece's up to whitespace, which it does not keep, with any other up to the length of each run of whitespace.
-    A special token spelled out in a text counts as text (`split_special_tokens`): `<s>` in a page of HTML is no failure.
+    The text as the tokenizer's own normalizer leaves it must come back from decode: exactly from a byte-level decoder,
+    up to whitespace from WordPiece's, which keeps none; up to how much whitespace there is in a run from any other.
+    A special token spelled out in a text is text (`split_special_tokens`): `<s>` in a page of HTML is no failure.
     """
     backend = tokenizer.backend_tokenizer
     exact, wordpiece = (isinstance(backend.decoder, kind) for kind in (decoders.ByteLevel, decoders.WordPiece))
@@ -193,10 +189,8 @@ def check_fits_model(tokenizer: PreTrainedTokenizerFast, vocab_size: int, where:
     """Raise UserError when an id has no embedding. The largest id counts: added tokens may leave gaps below it."""
     largest = max(tokenizer.get_vocab().values())
     if largest >= vocab_size:
-        raise UserError(
-            f"{where}: the tokenizer's largest id is {largest} but the model's vocab_size is {vocab_size}; "
-            f"set model.overrides.vocab_size={largest + 1} or choose another tokenizer"
-        )
+        problem = f"the tokenizer's largest id is {largest} but the model's vocab_size is {vocab_size}"
+        raise UserError(f"{where}: {problem}; set model.overrides.vocab_size={largest + 1} or choose another tokenizer")
 
 
 def load_tokenizer(name_or_path: str, *, needs: Sequence[str] = (), **kwargs) -> PreTrainedTokenizerFast:
@@ -208,11 +202,9 @@ def load_tokenizer(name_or_path: str, *, needs: Sequence[str] = (), **kwargs) ->
     path = resolve_package_path(name_or_path)
     kwargs.setdefault("trust_remote_code", False)  # None would ask on the terminal
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **kwargs)
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, **kwargs)
     except Exception as error:  # transformers and tokenizers raise everything here, down to a bare Exception
-        place = (
-            "the folder holds none that loads" if os.path.isdir(path) else "no folder, and not to be had from the hub"
-        )
+        place = "the folder holds none that loads" if os.path.isdir(path) else "no such folder, and none from the hub"
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"tokenizer {name_or_path}: {place} ({reason})") from error
     missing = [token for token in needs if getattr(tokenizer, token) is None]
@@ -246,10 +238,9 @@ def word_starts(encoding: BatchEncoding, texts: Sequence[str]) -> list[np.ndarra
     """Which tokens begin a word: a bool array a row. The words to mask are the runs from one True to the next.
 
     encoding: a fast tokenizer's, of single texts, with or without overflowing chunks and padding.
-
     A token starts a word when its pre-token (`word_ids`) differs from its predecessor's or its first character lies in
     another whitespace word of the text; a special token and the first of a row start their own. A whitespace word is a
-    run of whitespace with what follows it, so a lone `▁` or `Ġ` and the piece after it are one word. Pre-tokens alone are
+    run of whitespace with what follows it, so a lone `▁` and the piece after it are one word. Pre-tokens alone are
     right for WordPiece, byte-level BPE and Metaspace; whitespace is what remains where there is no pre-tokenizer.
     """
     rows = encoding.encodings or []

@@ -134,7 +134,8 @@ def _cost_quality(verdict, runs) -> Figure:
             axes.annotate(text, (xs[i], ys[i]), (8, -11), textcoords="offset points", fontsize=8.5, color=look["color"])
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    axes.set_xlim(low := low / 1.3, high := high * 1.5)
+    low, high = low / 1.3, high * 1.5
+    axes.set_xlim(low, high)
     ticks = [tick for tick in DURATIONS if low <= tick <= high]
     axes.set_xticks(ticks[:: math.ceil(len(ticks) / 8)] if ticks else [math.sqrt(low * high)])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: wording.duration(x).replace(".0 ", " ")))

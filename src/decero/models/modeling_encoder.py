@@ -70,10 +70,11 @@ class DeceroEncoderModel(DeceroEncoderPreTrainedModel):
         config = self.config
         if config.scale_embeddings:
             embeds_BLD = embeds_BLD * config.hidden_size**0.5
-        hidden_BLD = embeds_BLD + self.embed_positions(position_ids)
-        if config.type_vocab_size:
+        hidden_BLD = embeds_BLD
+        if config.type_vocab_size:  # segments before positions, as in BERT: the same order of sums, the same last bits
             types_BL = position_ids.new_zeros(embeds_BLD.shape[:2]) if token_type_ids is None else token_type_ids
             hidden_BLD = hidden_BLD + self.embed_token_types(types_BL)
+        hidden_BLD = hidden_BLD + self.embed_positions(position_ids)
         return self.dropout(self.embed_norm(hidden_BLD.to(embeds_BLD.dtype)))
 
     @merge_with_config_defaults

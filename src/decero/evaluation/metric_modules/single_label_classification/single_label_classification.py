@@ -17,8 +17,9 @@ class SingleLabelClassification(evaluate.Metric):
         )
 
     def _compute(self, predictions, references):
+        classes = {*predictions, *references}
         return {
             "accuracy": float(accuracy_score(references, predictions)),
             "f1_macro": float(f1_score(references, predictions, average="macro", zero_division=0)),
-            "matthews_correlation": float(matthews_corrcoef(references, predictions)),
+            "matthews_correlation": float(matthews_corrcoef(references, predictions)) if len(classes) > 1 else 0.0,
         }

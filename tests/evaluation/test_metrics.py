@@ -1,0 +1,122 @@
+"""Metrics against scikit-learn and SciPy on random data, without a network."""
+
+import socket
+
+import numpy as np
+import pytest
+import scipy.stats
+import sklearn.metrics
+
+from decero.errors import UserError
+from decero.evaluation import HIGHER_IS_BETTER, MAIN_METRIC, METRICS, compute_metrics, example_scores, metrics, predict
+
+N, LABELS = 101, 5
+
+
+def sample(problem_type, seed=0):
+    rng = np.random.default_rng(seed)
+    if problem_type == "single_label_classification":
+        return rng.integers(0, LABELS, N), rng.integers(0, LABELS, N)
+    if problem_type == "multi_label_classification":
+        return rng.integers(0, 2, (N, LABELS)), rng.integers(0, 2, (N, LABELS))
+    return rng.normal(size=N), rng.normal(size=N)
+
+
+def test_single_label_metrics_are_those_of_sklearn():
+    predictions, references = sample("single_label_classification")
+    assert compute_metrics("single_label_classification", predictions, references) == pytest.approx(
+        {
+            "accuracy": sklearn.metrics.accuracy_score(references, predictions),
+            "f1_macro": sklearn.metrics.f1_score(references, predictions, average="macro"),
+            "matthews_correlation": sklearn.metrics.matthews_corrcoef(references, predictions),
+        }
+    )
+
+
+def test_multi_label_metrics_are_those_of_sklearn():
+    predictions, references = sample("multi_label_classification")
+    predictions[0] = references[0]  # else no label set is right by luck
+    assert compute_metrics("multi_label_classification", predictions, references) == pytest.approx(
+        {
+            "f1_micro": sklearn.metrics.f1_score(references, predictions, average="micro"),
+            "f1_macro": sklearn.metrics.f1_score(references, predictions, average="macro"),
+            "exact_match": sklearn.metrics.accuracy_score(references, predictions),
+            "label_accuracy": 1 - sklearn.metrics.hamming_loss(references, predictions),
+        }
+    )
+
+
+def test_regression_metrics_are_those_of_sklearn_and_scipy():
+    predictions, references = sample("regression")
+    assert compute_metrics("regression", predictions, references) == pytest.approx(
+        {
+            "mse": sklearn.metrics.mean_squared_error(references, predictions),
+            "mae": sklearn.metrics.mean_absolute_error(references, predictions),
+            "pearson": scipy.stats.pearsonr(predictions, references).statistic,
+            "spearman": scipy.stats.spearmanr(predictions, references).statistic,
+        }
+    )
+
+
+def test_a_constant_prediction_scores_zero_not_nan():
+    _, references = sample("regression")
+    found = compute_metrics("regression", np.full(N, 0.1), references)
+    assert found["pearson"] == found["spearman"] == 0.0
+    assert found["mse"] == pytest.approx(np.mean((0.1 - references) ** 2))
+    assert compute_metrics("single_label_classification", np.zeros(N), np.zeros(N))["matthews_correlation"] == 0.0
+    assert compute_metrics("multi_label_classification", np.zeros((N, 2)), np.zeros((N, 2)))["f1_macro"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "metric", "sign"),
+    [
+        ("single_label_classification", "accuracy", 1),
+        ("multi_label_classification", "label_accuracy", 1),
+        ("regression", "mse", -1),
+    ],
+)
+def test_example_scores_add_up_to_a_metric(problem_type, metric, sign):
+    predictions, references = sample(problem_type)
+    scores = example_scores(problem_type, predictions, references)
+    assert scores.shape == (N,)
+    assert scores.dtype == np.float64
+    assert sign * scores.mean() == pytest.approx(compute_metrics(problem_type, predictions, references)[metric])
+
+
+def test_predict_takes_the_largest_those_above_zero_or_the_value():
+    logits = np.array([[-2.0, 1.0, 3.0], [0.5, -1.0, 0.0]], dtype=np.float32)
+    np.testing.assert_array_equal(predict("single_label_classification", logits), [2, 0])
+    np.testing.assert_array_equal(predict("multi_label_classification", logits), [[0, 1, 1], [1, 0, 0]])
+    np.testing.assert_array_equal(predict("regression", logits[:1].T), [-2.0, 1.0, 3.0])
+
+
+def test_what_does_not_fit_is_refused():
+    with pytest.raises(UserError, match="did you mean single_label_classification"):
+        compute_metrics("single_label_clasification", [0], [0])
+    with pytest.raises(UserError, match="diverged"):
+        predict("single_label_classification", [[0.0, float("nan")]])
+    with pytest.raises(ValueError, match="one number an example"):
+        predict("regression", np.zeros((3, 2)))
+    with pytest.raises(ValueError, match="one and the same"):  # would broadcast to (3, 3) unnoticed
+        compute_metrics("regression", np.zeros((3, 1)), np.zeros(3))
+    with pytest.raises(ValueError, match="non-empty"):
+        example_scores("single_label_classification", [], [])
+
+
+def test_every_metric_has_a_direction_and_every_problem_a_main_metric():
+    for problem_type, names in METRICS.items():
+        assert MAIN_METRIC[problem_type] in names
+        assert tuple(compute_metrics(problem_type, *sample(problem_type))) == names
+    assert {name for names in METRICS.values() for name in names} | {"loss"} == set(HIGHER_IS_BETTER)
+    assert [name for name, higher in HIGHER_IS_BETTER.items() if not higher] == ["mse", "mae", "loss"]
+
+
+def test_metrics_load_without_a_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"a network call to {args[1:]}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    metrics._module.cache_clear()
+    for problem_type in METRICS:
+        assert compute_metrics(problem_type, *sample(problem_type))

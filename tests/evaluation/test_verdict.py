@@ -1,0 +1,156 @@
+"""What is declared, what is not, and how it is said."""
+
+import math
+
+import numpy as np
+import pytest
+
+from decero.errors import UserError
+from decero.evaluation import Run, judge
+
+N = 97
+
+
+def run(contender, budget, seed, right, **more):
+    """A run that gets a share `right` of the test set right: the same easy examples first, whatever the contender."""
+    scores = (np.arange(N) < round(right * N)).astype(float)
+    fields = {"metrics": {"accuracy": scores.mean()}, "scores": scores, "wall_time_s": 60.0}
+    return Run(contender, budget, seed, "ok", **({"num_parameters": 4_400_000} | fields | more))
+
+
+def failed(contender, budget, seed, error="RuntimeError: out of memory"):
+    return Run(contender, budget, seed, "failed", error=error)
+
+
+def seeds(contender, budget, *shares, **more):
+    return [run(contender, budget, seed, share, **more) for seed, share in enumerate(shares)]
+
+
+def test_a_clear_winner_is_named_with_numbers_and_so_is_a_clear_loser():
+    ours, weak = seeds("ours", 50, 0.86, 0.87, 0.88), seeds("random", 50, 0.60, 0.61, 0.60)
+    verdict = judge(ours + weak, metric="accuracy", reference="ours", seed=0)
+    (comparison,) = verdict.comparisons
+    assert (comparison.word, comparison.winner, comparison.seeds) == ("ours better", "ours", (0, 1, 2))
+    assert comparison.low < comparison.difference < comparison.high
+    assert comparison.difference == pytest.approx(np.mean([r.scores for r in ours]) - np.mean([r.scores for r in weak]))
+    (sentence,) = verdict.sentences()
+    assert sentence.startswith("With 50 labels, ours (86.6 ± 1.0) beats random (60.1 ± 0.6) by 26.5 points [")
+    assert sentence.endswith("], p < 0.001.")
+
+    lost = judge(ours + weak, metric="accuracy", reference="random", seed=0)
+    (mirrored,) = lost.comparisons
+    assert (mirrored.word, mirrored.winner) == ("ours better", "ours")
+    assert mirrored.difference == pytest.approx(-comparison.difference)
+    assert "random (60.1 ± 0.6) loses to ours (86.6 ± 1.0) by 26.5 points [" in lost.sentences()[0]
+
+
+def test_a_lucky_training_is_not_a_difference():
+    ours, other = seeds("ours", None, 0.50, 0.60, 0.95), seeds("other", None, 0.55, 0.57, 0.56)
+    verdict = judge(ours + other, metric="accuracy", reference="ours", seed=0)
+    (comparison,) = verdict.comparisons
+    assert comparison.p_adjusted < 0.05, "the permutation test alone would have named a winner"
+    assert comparison.low < 0 < comparison.high
+    assert (comparison.word, comparison.winner) == ("no difference shown", None)
+    assert verdict.sentences()[0].startswith("With every label, no difference is shown between ours")
+    assert "training luck alone could explain it" in verdict.sentences()[0]
+
+
+def test_identical_contenders_differ_in_nothing():
+    verdict = judge(seeds("a", 5, 0.5, 0.6) + seeds("b", 5, 0.5, 0.6), metric="accuracy", reference="a", seed=0)
+    assert verdict.comparisons[0].p == verdict.comparisons[0].p_adjusted == 1.0
+    assert verdict.comparisons[0].word == "no difference shown"
+
+
+def test_only_seeds_that_succeeded_for_both_are_paired_and_the_sentence_says_so():
+    runs = [run("ours", 9, 0, 0.9), run("ours", 9, 1, 0.1), run("ours", 9, 2, 0.9)]
+    runs += [run("b", 9, 2, 0.4), failed("b", 9, 1), run("b", 9, 0, 0.4)]
+    verdict = judge(runs, metric="accuracy", reference="ours", seed=0)
+    assert verdict.comparisons[0].seeds == (0, 2)
+    assert verdict.comparisons[0].difference == pytest.approx((round(0.9 * N) - round(0.4 * N)) / N)
+    assert verdict.sentences()[0].endswith("(paired over 2 of 3 seeds).")
+    cell = verdict.cell("b", 9)
+    assert (cell.n_ok, cell.n_failed, sorted(cell.values)) == (2, 1, [0, 2])
+    assert "(1 of 3 failed)" in verdict.table()
+
+
+def test_what_cannot_be_compared_is_there_with_its_reason():
+    runs = [run("ours", 9, 0, 0.9), failed("b", 9, 0), run("ours", None, 0, 0.9), run("c", None, 3, 0.9)]
+    verdict = judge(runs, metric="accuracy", reference="ours", seed=0)
+    reasons = {(c.other, c.budget): c.reason for c in verdict.comparisons}
+    assert reasons == {
+        ("b", 9): "every run of b failed",
+        ("c", 9): "c was not run there",
+        ("b", None): "b was not run there",
+        ("c", None): "no seed succeeded for both",
+    }
+    assert {c.word for c in verdict.comparisons} == {"not comparable"}
+    assert all(math.isnan(c.p_adjusted) for c in verdict.comparisons)
+    assert verdict.sentences()[0] == "With 9 labels, ours and b are not comparable: every run of b failed."
+
+
+def test_holm_counts_only_the_comparisons_that_were_made():
+    shares = {"ours": 0.60, "b": 0.50, "c": 0.52}
+    runs = [r for name, share in shares.items() for r in seeds(name, 7, share, share)] + [failed("d", 7, 0)]
+    p = {c.other: (c.p, c.p_adjusted) for c in judge(runs, metric="accuracy", reference="ours", seed=0).comparisons}
+    small, large = sorted([p["b"], p["c"]])
+    assert small[1] == pytest.approx(2 * small[0])
+    assert large[1] == pytest.approx(max(large[0], small[1]))
+
+
+def test_the_table_orders_budgets_and_marks_cells():
+    runs = [r for b in (None, 1000, 50) for r in seeds("ours", b, 0.8, 0.8, upfront_wall_time_s=7200.0)]
+    runs += seeds("best|one", 50, 0.99, 0.98) + seeds("worst", 1000, 0.2, 0.3) + seeds("twin", None, 0.8, 0.8)
+    verdict = judge(runs, metric="accuracy", reference="ours", seed=0)
+    assert verdict.budgets == (50, 1000, None)
+    lines = verdict.table().splitlines()
+    assert lines[0].startswith("| contender | 50 labels | 1,000 labels | all labels | parameters | mean time a run |")
+    assert lines[2] == "| ours | 80.4 ± 0.0 | 80.4 ± 0.0 | 80.4 ± 0.0 | 4.4 M | 1.0 min | 2.0 h |"
+    assert lines[3].startswith(r"| best\|one | 98.5 ± 0.7 ▲ | – | – |")
+    assert lines[4].startswith("| worst | – | 24.7 ± 7.3 ▼ | – |")
+    assert lines[5].startswith("| twin | – | – | 80.4 ± 0.0 ≈ |")
+    assert verdict.summary()[0] == "ours against best|one, 3 label budgets: worse at 1, not comparable at 2."
+    assert "ours 1.0 min, after 2.0 h of pretraining paid once" in verdict.cost()
+
+
+def test_a_metric_other_than_the_score_is_told_apart_from_it():
+    better = [run("ours", 9, s, 0.9, metrics={"f1_macro": 0.30}) for s in range(3)]
+    worse = [run("b", 9, s, 0.5, metrics={"f1_macro": 0.40}) for s in range(3)]
+    (sentence,) = judge(better + worse, metric="f1_macro", reference="ours", seed=0).sentences()
+    assert "ours (30.0 ± 0.0) beats b (40.0 ± 0.0): 40.2 points [" in sentence
+    assert "more right answers an example for ours" in sentence
+    assert "but macro F1 points the other way" in sentence
+
+
+def test_errors_of_regression_are_told_in_their_own_unit():
+    rng = np.random.default_rng(0)
+    runs = []
+    for name, noise in (("ours", 0.1), ("b", 0.5)):
+        for seed in range(3):
+            scores = -((noise * rng.normal(size=N)) ** 2)
+            runs.append(run(name, 9, seed, 0, scores=scores, metrics={"mse": -scores.mean()}))
+    verdict = judge(runs, metric="mse", reference="ours", seed=0)
+    assert verdict.comparisons[0].winner == "ours"
+    assert "points" not in verdict.sentences()[0]
+    assert "ours (0.010 ± " in verdict.sentences()[0]
+
+
+def test_a_single_seed_says_what_it_cannot_know():
+    verdict = judge([run("a", 9, 0, 0.9), run("b", 9, 0, 0.4)], metric="accuracy", reference="a", seed=0)
+    assert "a (89.7) beats b (40.2)" in verdict.sentences()[0]
+    assert "training luck is not in the interval" in verdict.sentences()[0]
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ([], "no runs"),
+        ([run("our", 9, 0, 0.5)], "did you mean our"),
+        ([run("ours", 9, 0, 0.5)] * 2, "two such runs"),
+        ([run("ours", 9, 0, 0.5, metrics={"acuracy": 1.0})], "did you mean acuracy"),
+        ([run("ours", 9, 0, 0.5, scores=None)], "no per-example scores"),
+        ([run("ours", 9, 0, 0.5), run("b", 9, 0, 0.5, scores=np.ones(3))], "scored 3 test examples, others 97"),
+    ],
+)
+def test_runs_that_cannot_be_judged_are_named(runs, message):
+    with pytest.raises(UserError, match=message):
+        judge(runs, metric="accuracy", reference="ours", seed=0)
