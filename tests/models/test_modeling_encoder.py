@@ -79,7 +79,8 @@ def test_eager_equals_sdpa_for_every_combination_of_slots(make_model, gradients,
     # The slots that no kernel can see alternate, so that both of their values meet both backends.
     odd = COMBINATIONS.index(slots) % 3 == 1
     rest = {"embedding_norm": odd, "scale_embeddings": not odd, "type_vocab_size": 2 * odd, "attention_bias": not odd}
-    eager, sdpa = (make_model(backend=backend, **slots, **rest) for backend in BACKENDS)
+    # In fp64, so that 1e-5 measures the backends and not the order in which this CPU sums (fp32: up to 0.6e-5 here).
+    eager, sdpa = (make_model(backend=backend, **slots, **rest).double() for backend in BACKENDS)
     mask = batch["attention_mask"]
     hidden = [model(**batch).last_hidden_state for model in (eager, sdpa)]
     assert_close(hidden[0], hidden[1], atol=1e-5, rtol=1e-5)
@@ -166,6 +167,15 @@ def test_a_packed_row_with_a_block_mask_gives_what_each_text_gives_alone(make_mo
         alone = model(input_ids[:, document == number]).last_hidden_state
         assert_close(packed[:, document == number], alone, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(model(input_ids, position_ids=position_ids).last_hidden_state, packed, atol=1e-2)
+
+
+def test_what_a_backend_is_told_beyond_the_mask_reaches_every_layer(make_model, batch):
+    model, seen = make_model(DeceroEncoderForMaskedLM), []
+    for layer in model.model.layers:
+        layer.self_attn.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    lengths = torch.tensor([0, 7, 12, 14])  # where packed texts begin, for the kernels that take them
+    model(**batch, cu_seq_lens_q=lengths)
+    assert [kwargs["cu_seq_lens_q"] is lengths for kwargs in seen] == [True, True]
 
 
 # --- positions, segments, embeddings
@@ -429,6 +439,14 @@ def test_resizing_the_vocabulary_keeps_tie_bias_and_scores(make_model, tmp_path,
     assert out.loss.isfinite()
     model.save_pretrained(tmp_path)
     assert torch.equal(DeceroEncoderForMaskedLM.from_pretrained(tmp_path)(input_ids).logits, out.logits)
+
+
+@pytest.mark.parametrize("model_class", AUTO.values(), ids=lambda c: c.__name__)
+def test_the_input_embeddings_can_be_exchanged(make_model, model_class):
+    model, other = make_model(model_class), torch.nn.Embedding(41, 33)
+    model.set_input_embeddings(other)
+    assert model.get_input_embeddings() is other
+    assert getattr(model, "model", model).embed_tokens is other
 
 
 @pytest.mark.parametrize("head", HEADS)

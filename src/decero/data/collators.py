@@ -56,9 +56,11 @@ class MaskedLanguageModeling:
         word_of_place = np.cumsum(starts) - 1
         sizes = np.bincount(word_of_place)
         order = rng.permutation(len(sizes))
-        # A word that straddles the budget is taken when more than half of it fits: on average the share is exact.
+        # The budget is rounded by chance, and a word that straddles it is taken when more than half of it fits: on
+        # average the share is exact.
+        budget = self.mlm_probability * len(places) + rng.random() - 0.5
         middles = np.cumsum(sizes[order]) - sizes[order] / 2
-        chosen = order[middles <= max(1.0, self.mlm_probability * len(places))]
+        chosen = order[middles <= budget]
         chosen = chosen if len(chosen) else order[:1]
         scored = places[np.isin(word_of_place, chosen)]
         labels[scored] = ids_L[scored]

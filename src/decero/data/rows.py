@@ -41,10 +41,9 @@ def tokenize_documents(
             truncation=True,
             max_length=max_length,
             return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-            return_special_tokens_mask=True,
             return_attention_mask=False,
             return_token_type_ids=False,
+            split_special_tokens=True,  # "<s>" in a page of HTML is text
         )
         starts = word_starts(encoded, texts)
         keep = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) >= special + 2]

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from decero.data.collators import Classification
 from decero.data.corpus import load_corpus
 from decero.data.labels import encode_labels, label_budget
-from decero.data.rows import tokenize_examples
+from decero.data.rows import count_tokens, tokenize_examples
 from decero.data.tokenizer import load_tokenizer
 from decero.evaluation.metrics import MAIN_METRIC, compute_metrics, predict
 from decero.training.config import (
@@ -80,7 +80,7 @@ def finetune(
     model = build_model(
         config.model, AutoModelForSequenceClassification, tokenizer, data.max_length, config.seed, **labels
     )
-    tokens = sum(map(len, rows["train"]["input_ids"]))
+    tokens = count_tokens(rows["train"])
     if config.dry_run:
         return forecast(config, training, model, len(rows["train"]), tokens)
     cut = float(np.mean(rows["train"]["truncated"]))

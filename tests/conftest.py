@@ -1,0 +1,76 @@
+"""Fixtures that every room's tests use: no network, a cache of their own, a tiny corpus, a tiny tokenizer and model."""
+
+import os
+import socket
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before the first import of anything that reads it
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import datasets
+import pytest
+import torch
+
+import decero  # noqa: F401 (registers the models)
+from decero.data.tokenizer import train_tokenizer
+
+WORDS = (
+    "the market rose fell sharply on monday as banks and shares in london gained after profit news from tokyo".split()
+)
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_alone(monkeypatch, tmp_path_factory):
+    """No test reaches beyond this machine, none reads another's cache, none depends on the thread count."""
+    connect = socket.socket.connect
+
+    def refuse(self, address):
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "localhost", "::1"):
+            raise AssertionError(f"a test reached for {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
+    datasets.disable_progress_bars()
+    torch.manual_seed(0)
+
+
+def sentence(number: int, length: int) -> str:
+    """A pure function of its arguments, so that no test depends on another's random draws."""
+    return " ".join(WORDS[(number * 7 + i * i * (number % 5 + 1)) % len(WORDS)] for i in range(length))
+
+
+@pytest.fixture(scope="session")
+def texts():
+    return [sentence(n, 5 + n * 3 % 23) for n in range(61)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(texts):
+    return train_tokenizer(
+        texts,
+        algorithm="wordpiece",
+        vocab_size=97,
+        model_max_length=64,
+        lowercase=True,
+        min_frequency=1,
+        show_progress=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def preset(tmp_path_factory):
+    """A tiny architecture without dropout, as a preset file."""
+    path = tmp_path_factory.mktemp("preset") / "tiny.yaml"
+    path.write_text(
+        "model_type: decero_encoder\nvocab_size: 101\nhidden_size: 22\nnum_hidden_layers: 2\nnum_attention_heads: 1\n"
+        "intermediate_size: 37\nmax_position_embeddings: 64\nclassifier_pooling: mean\n"
+    )
+    return str(path)

@@ -1,0 +1,127 @@
+"""Masked language modelling draws what the paper says, from nothing but (seed, epoch, example)."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+
+from decero.data.collators import IGNORED, Classification, MaskedLanguageModeling
+from decero.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def mlm(tokenizer):
+    return MaskedLanguageModeling(tokenizer, mlm_probability=0.15, seed=7)
+
+
+def ordinary_row(mlm, length, seed=0):
+    rng = np.random.default_rng(seed)
+    ids = np.concatenate([[mlm.tokenizer.cls_token_id], rng.choice(mlm.ordinary, length), [mlm.tokenizer.sep_token_id]])
+    return ids, np.concatenate([[True], rng.random(length) < 0.6, [True]])
+
+
+@settings(max_examples=100, deadline=None)
+@given(length=st.integers(0, 97), epoch=st.integers(0, 5), index=st.integers(0, 10**9))
+def test_a_mask_is_a_pure_function_that_leaves_special_tokens_alone(mlm, length, epoch, index):
+    ids, starts = ordinary_row(mlm, length, index % 1000)
+    before = ids.copy()
+    read, labels = mlm.mask(ids, starts, epoch, index)
+    again, _ = mlm.mask(ids, starts, epoch, index)
+    assert (ids == before).all()
+    assert (read == again).all()
+    scored = labels != IGNORED
+    assert (labels[scored] == ids[scored]).all()
+    assert (read[~scored] == ids[~scored]).all()
+    assert not scored[[0, -1]].any()
+    assert scored.any() == (length > 0)
+    drawn = read[scored]
+    specials = set(mlm.tokenizer.all_special_ids) - {mlm.tokenizer.mask_token_id}
+    assert not specials & set(drawn.tolist())
+
+
+def test_shares_are_15_percent_scored_of_which_80_10_10(mlm):
+    scored = masked = kept = total = 0
+    for index in range(2000):
+        ids, starts = ordinary_row(mlm, 83, index)
+        read, labels = mlm.mask(ids, starts, 0, index)
+        hit = labels != IGNORED
+        total += 83
+        scored += hit.sum()
+        masked += (read[hit] == mlm.tokenizer.mask_token_id).sum()
+        kept += (read[hit] == ids[hit]).sum()
+    assert scored / total == pytest.approx(0.15, abs=0.003)
+    assert masked / scored == pytest.approx(0.8, abs=0.01)
+    by_chance = 0.1 / len(mlm.ordinary)  # a random token may be the one that stood there
+    assert kept / scored == pytest.approx(0.1 + by_chance, abs=0.01)
+
+
+def test_whole_words_are_scored_or_left_together(mlm, tokenizer):
+    for index in range(200):
+        ids, starts = ordinary_row(mlm, 61, index)
+        starts[1] = True
+        _, labels = mlm.mask(ids, starts, 1, index)
+        words = np.cumsum(starts)[1:-1]
+        hit = (labels != IGNORED)[1:-1]
+        for word in set(words.tolist()):
+            assert len(set(hit[words == word].tolist())) == 1
+    tokens = MaskedLanguageModeling(tokenizer, whole_word=False, seed=7)
+    split = 0
+    for index in range(50):
+        ids, starts = ordinary_row(mlm, 61, index)
+        words, hit = np.cumsum(starts)[1:-1], (tokens.mask(ids, starts, 1, index)[1] != IGNORED)[1:-1]
+        split += sum(len(set(hit[words == word].tolist())) == 2 for word in set(words.tolist()))
+    assert split > 0
+
+
+def test_a_word_longer_than_the_budget_can_still_be_chosen(mlm):
+    ids, _ = ordinary_row(mlm, 30)
+    starts = np.zeros(32, dtype=bool)  # one single word
+    assert (mlm.mask(ids, starts, 0, 0)[1] != IGNORED).sum() == 30
+
+
+def test_masks_differ_between_epochs_and_seeds_and_are_frozen_for_evaluation(mlm, tokenizer):
+    ids, starts = ordinary_row(mlm, 59)
+    draws = {tuple(mlm.mask(ids, starts, epoch, 3)[1].tolist()) for epoch in range(4)}
+    assert len(draws) == 4
+    other = MaskedLanguageModeling(tokenizer, seed=8)
+    assert tuple(other.mask(ids, starts, 0, 3)[1].tolist()) not in draws
+    frozen = MaskedLanguageModeling(tokenizer, seed=7, frozen=True)
+    assert len({tuple(frozen.mask(ids, starts, epoch, 3)[0].tolist()) for epoch in range(4)}) == 1
+
+
+def test_a_batch_is_its_rows_side_by_side_whatever_their_company(mlm):
+    rows = []
+    for index, length in enumerate((17, 5, 29)):
+        ids, starts = ordinary_row(mlm, length, index)
+        rows.append({"input_ids": ids.tolist(), "starts_word": starts.tolist(), "epoch": 2, "index": index})
+    together = mlm(rows)
+    assert together["input_ids"].shape == (3, 31)
+    assert together["attention_mask"].sum(dim=1).tolist() == [19, 7, 31]
+    for b, row in enumerate(rows):
+        alone = mlm([row])
+        length = len(row["input_ids"])
+        for name in ("input_ids", "labels"):
+            assert torch.equal(together[name][b, :length], alone[name][0])
+        assert (together["input_ids"][b, length:] == mlm.tokenizer.pad_token_id).all()
+        assert (together["labels"][b, length:] == IGNORED).all()
+
+
+def test_a_tokenizer_without_a_mask_token_is_refused(tokenizer):
+    from copy import deepcopy
+
+    maskless = deepcopy(tokenizer)
+    maskless.mask_token = None
+    with pytest.raises(UserError, match="needs a mask and a pad token"):
+        MaskedLanguageModeling(maskless)
+
+
+def test_classification_pads_to_the_longest_and_keeps_labels(tokenizer):
+    rows = [{"input_ids": [2, 9, 3], "labels": 1}, {"input_ids": [2, 9, 8, 7, 3], "labels": 0}]
+    batch = Classification(tokenizer)(rows)
+    assert batch["input_ids"].shape == (2, 5)
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5]
+    assert batch["labels"].tolist() == [1, 0]
+    assert batch["labels"].dtype == torch.int64
+    many = Classification(tokenizer)([{"input_ids": [2, 3], "labels": [0.0, 1.0]}])
+    assert many["labels"].dtype == torch.float32

