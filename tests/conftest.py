@@ -14,9 +14,8 @@ import torch
 import decero  # noqa: F401 (registers the models)
 from decero.data.tokenizer import train_tokenizer
 
-WORDS = (
-    "the market rose fell sharply on monday as banks and shares in london gained after profit news from tokyo".split()
-)
+LINE = "the market rose fell sharply on monday as banks and shares in london gained after profit news from tokyo"
+WORDS = LINE.split(" ")
 
 
 @pytest.fixture(autouse=True)

@@ -63,7 +63,8 @@ def test_carving_depends_on_the_text_alone_so_growth_moves_no_row(tmp_path):
     corpus = carve(texts)
     parts = {split: set(d["text"]) for split, d in corpus.items()}
     assert parts["train"] | parts["validation"] | parts["test"] == set(texts)
-    assert not (parts["train"] & parts["validation"] or parts["train"] & parts["test"])
+    assert not parts["train"] & parts["validation"]
+    assert not parts["train"] & parts["test"]
     assert 0.1 < len(corpus["validation"]) / 200 < 0.3
     assert 0.2 < len(corpus["test"]) / 200 < 0.4
     grown = carve([*texts, *(f"more {i}" for i in range(50))])

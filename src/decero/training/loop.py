@@ -183,6 +183,7 @@ def _micro_batches(
             batch_sampler=schedule.from_step(first, last),  # type: ignore[arg-type]
             collate_fn=collate,
             num_workers=workers,
+            generator=torch.Generator(),  # else starting a loader would draw from the state that dropout draws from
             multiprocessing_context="fork" if workers else None,
         )
     )

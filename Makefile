@@ -1,0 +1,44 @@
+# Two commands do everything on a fresh machine, each from a clean clone: make quickstart, make test.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+RUN := $(BIN)/python
+# torch from the CPU index is smaller by gigabytes; a machine with an accelerator sets TORCH=torch
+TORCH ?= torch==2.13.0
+
+.PHONY: help install quickstart test test-slow lint clean
+
+help:
+	@echo "make quickstart   corpus in, verdict out: train a tokenizer, pretrain, compare (runs/quickstart/)"
+	@echo "make test         the tests, minutes long; make test-slow the longer ones"
+	@echo "make lint         ruff and mypy"
+	@echo "make install      .venv with everything; the others make it when it is missing"
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet --editable ".[quickstart,dev]"
+	@touch $@
+
+# Each step resumes what it finds: run again, it goes on where it stopped and repeats nothing that is done.
+quickstart: install
+	$(RUN) recipes/train_tokenizer.py configs/tokenizer/quickstart.yaml --resume
+	$(RUN) recipes/pretrain_mlm.py configs/pretrain/mlm_quickstart.yaml --resume
+	$(RUN) recipes/compare.py configs/compare/quickstart.yaml --resume
+
+test: install
+	$(RUN) -m pytest
+
+test-slow: install
+	$(RUN) -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv runs build dist src/*.egg-info

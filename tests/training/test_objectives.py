@@ -1,0 +1,95 @@
+"""Losses are sums over scored items; projecting only those changes the cost and nothing else."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import (
+    AutoModelForMaskedLM,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    RobertaConfig,
+)  # fmt: skip
+
+from decero.models import DeceroEncoderConfig
+from decero.training.objectives import classification, masked_lm_loss, projecting_only
+
+SIZES = {
+    "vocab_size": 101,
+    "hidden_size": 22,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 37,
+}
+CONFIGS = [
+    DeceroEncoderConfig(**SIZES, head_dim=10),
+    BertConfig(**SIZES),
+    RobertaConfig(**SIZES, pad_token_id=1),
+    MPNetConfig(**SIZES),
+    ElectraConfig(**SIZES, embedding_size=22),
+    DistilBertConfig(vocab_size=101, dim=22, n_layers=2, n_heads=2, hidden_dim=37),
+    ModernBertConfig(**(SIZES | {"hidden_size": 20}), pad_token_id=0, global_attn_every_n_layers=1),
+]
+
+
+def batch(seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, 101, (3, 13), generator=rng)
+    labels = torch.where(torch.rand(3, 13, generator=rng) < 0.3, ids, -100)
+    attention = torch.ones_like(ids)
+    attention[1, 9:] = 0
+    labels[1, 9:] = -100
+    return {"input_ids": ids, "attention_mask": attention, "labels": labels}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.model_type)
+def test_the_masked_loss_is_the_stock_loss_times_its_items_and_so_is_its_gradient(config):
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    b = batch()
+    scored = int((b["labels"] != -100).sum())
+    ours = masked_lm_loss(model, b)
+    ours.backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    stock = model(**b).loss * scored
+    stock.backward()
+    torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-4)
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(gradients[name], p.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_projecting_only_gives_rows_for_scored_positions_and_leaves_no_hook():
+    model = AutoModelForMaskedLM.from_config(CONFIGS[0]).eval()
+    b = batch()
+    scored = b.pop("labels") != -100
+    full = model(**b).logits
+    with projecting_only(model, scored):
+        part = model(**b).logits
+    assert part.shape == (int(scored.sum()), 101)
+    torch.testing.assert_close(part, full[scored])
+    torch.testing.assert_close(model(**b).logits, full)
+
+
+class Echo(torch.nn.Module):
+    """Gives back its inputs as logits."""
+
+    def forward(self, input_ids):
+        return type("Output", (), {"logits": input_ids})()
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "logits", "labels", "expected"),
+    [
+        ("single_label_classification", torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0]), F.cross_entropy),
+        ("multi_label_classification", torch.randn(5, 3), torch.ones(5, 3).tril(), F.binary_cross_entropy_with_logits),
+        ("regression", torch.randn(5, 1), torch.randn(5), lambda p, t: F.mse_loss(p[:, 0], t)),
+    ],
+)  # fmt: skip
+def test_classification_losses_are_five_times_the_mean_over_five_examples(problem_type, logits, labels, expected):
+    objective = classification(lambda rows: {}, problem_type)
+    b = {"input_ids": logits, "labels": labels}
+    torch.testing.assert_close(objective.loss(Echo(), b), 5 * expected(logits, labels))
+    assert objective.count(b) == 5
