@@ -12,7 +12,6 @@ from transformers import AutoModelForMaskedLM
 from decero.data.collators import MaskedLanguageModeling
 from decero.data.corpus import load_corpus
 from decero.data.rows import count_tokens, tokenize_documents
-from decero.data.tokenizer import load_tokenizer
 from decero.errors import run
 from decero.hub.publish import publish
 from decero.training.config import (
@@ -27,7 +26,7 @@ from decero.training.config import (
 from decero.training.evaluate import mean_loss, predict_masked
 from decero.training.loop import train
 from decero.training.objectives import masked_lm
-from decero.training.run import build_model, finished, forecast, start, write_result
+from decero.training.run import build_model, finished, forecast, start, tokenizer_for, write_result
 
 
 class MaskedLMSection(Section):
@@ -51,9 +50,7 @@ def main():
         return accelerator.print(f"{config.output} is finished: {record['metric']}")
     output, data, training = Path(config.output), config.data, config.training
 
-    tokenizer = load_tokenizer(
-        config.tokenizer.name_or_path or config.model.name_or_path, needs=("mask_token", "pad_token")
-    )
+    tokenizer = tokenizer_for(config.tokenizer, config.model, needs=("mask_token", "pad_token"))
     model = build_model(config.model, AutoModelForMaskedLM, tokenizer, data.max_length, config.seed)
     with accelerator.main_process_first():  # one process writes the cache, the others read it
         corpus = load_corpus(**data.source())

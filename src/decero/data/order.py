@@ -17,7 +17,7 @@ class Place(NamedTuple):
     """Where a row stands. A stand-in is computed, to keep the processes in step, and weighs nothing."""
 
     epoch: int
-    index: int
+    row: int
     stand_in: bool = False
 
 
@@ -70,6 +70,9 @@ class Rows:
         return len(self.dataset)
 
     def __getitems__(self, places: Sequence[Place]) -> list[dict]:
-        columns = self.dataset[[place.index for place in places]]
+        columns = self.dataset[[place.row for place in places]]
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        return [row | place._asdict() for row, place in zip(rows, places, strict=True)]
+        return [
+            row | {"epoch": p.epoch, "index": p.row, "stand_in": p.stand_in}
+            for row, p in zip(rows, places, strict=True)
+        ]

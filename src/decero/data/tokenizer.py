@@ -5,7 +5,6 @@ Unigram (Kudo 2018). All end as a plain fast tokenizer: the folder that `save_pr
 `AutoTokenizer.from_pretrained` where decero is not installed.
 """
 
-import importlib.util
 import json
 import os
 import sys
@@ -18,6 +17,7 @@ import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerFast
 
+from decero.data.packages import resolve_package_path
 from decero.errors import UserError, did_you_mean
 
 BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
@@ -218,20 +218,6 @@ def load_tokenizer(name_or_path: str, *, needs: Sequence[str] = (), **kwargs) ->
     else:
         return tokenizer
     raise UserError(f"tokenizer {name_or_path}: {problem}")
-
-
-def resolve_package_path(name: str) -> str:
-    """`package:PACKAGE/PATH` as the folder in that installed package, which is not imported; other names unchanged."""
-    if not name.startswith("package:"):
-        return name
-    package, _, inside = name.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"{name}: package {package} is not installed; pip install {package.replace('_', '-')}")
-    folder = spec.submodule_search_locations[0]
-    if not os.path.isdir(os.path.join(folder, inside)):
-        raise UserError(f"{name}: package {package} has no folder {inside}; look in {folder}")
-    return os.path.join(folder, inside)
 
 
 def word_starts(encoding: BatchEncoding, texts: Sequence[str]) -> list[np.ndarray]:

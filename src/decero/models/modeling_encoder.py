@@ -104,7 +104,7 @@ class DeceroEncoderModel(DeceroEncoderPreTrainedModel):
                 raise ValueError(
                     f"{length} tokens, but max_position_embeddings {limit} is all that was learned; truncate"
                 )
-            position_ids = torch.arange(length, device=embeds_BLD.device).unsqueeze(0)
+            position_ids = torch.arange(length, device=embeds_BLD.device).unsqueeze(0)  # type: ignore[assignment]
 
         hidden_BLD = self.embed(embeds_BLD, token_type_ids, position_ids)
         mask = create_bidirectional_mask(config=config, inputs_embeds=hidden_BLD, attention_mask=attention_mask)
@@ -122,7 +122,7 @@ class MaskedLMHead(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.transform = nn.Identity()
+        self.transform: nn.Module = nn.Identity()
         if config.lm_head_transform:
             dense = nn.Linear(config.hidden_size, config.hidden_size)
             self.transform = nn.Sequential(dense, ACT2FN[config.hidden_act], build_norm(config))

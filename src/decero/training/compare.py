@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
-from decero.data.tokenizer import resolve_package_path
+from decero.data.packages import resolve_package_path
 from decero.errors import UserError, did_you_mean
 from decero.evaluation.metrics import HIGHER_IS_BETTER, MAIN_METRIC, compute_metrics, example_scores
 from decero.evaluation.verdict import Run

@@ -255,7 +255,7 @@ def _explain(cls: type[BaseModel], error: ValidationError, where: str, changed: 
     """The first mistake as one line: which file, which key, the nearest valid key, what was expected."""
     first, more = error.errors(include_url=False)[0], error.error_count() - 1
     keys = [str(k) for k in first["loc"]]
-    parent, valid = cls, list(cls.model_fields)
+    parent: type[BaseModel] | None = cls
     path: list[str] = []
     for key in keys:
         field = parent.model_fields.get(key) if parent else None

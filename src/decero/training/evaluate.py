@@ -67,11 +67,11 @@ def predict_logits(
     width = logits[0].shape[1] if logits else bare.config.num_labels
     share = -(-len(dataset) // accelerator.num_processes)
     mine = torch.zeros(share, width, device=accelerator.device)
-    places = torch.full((share,), -1, dtype=torch.long, device=accelerator.device)
+    where_mine = torch.full((share,), -1, dtype=torch.long, device=accelerator.device)
     if logits:
         mine[: len(indices)] = torch.cat(logits)
-        places[: len(indices)] = torch.tensor(indices, device=accelerator.device)
-    every, where = accelerator.gather(mine).cpu().numpy(), accelerator.gather(places).cpu().numpy()
+        where_mine[: len(indices)] = torch.tensor(indices, device=accelerator.device)
+    every, where = accelerator.gather(mine).cpu().numpy(), accelerator.gather(where_mine).cpu().numpy()
     ordered = np.empty((len(dataset), width), dtype=np.float32)
     ordered[where[where >= 0]] = every[where >= 0]
     return ordered

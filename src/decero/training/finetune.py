@@ -16,7 +16,6 @@ from decero.data.collators import Classification
 from decero.data.corpus import load_corpus
 from decero.data.labels import encode_labels, label_budget
 from decero.data.rows import count_tokens, tokenize_examples
-from decero.data.tokenizer import load_tokenizer
 from decero.evaluation.metrics import MAIN_METRIC, compute_metrics, predict
 from decero.training.config import (
     LabelledData,
@@ -30,7 +29,7 @@ from decero.training.config import (
 from decero.training.evaluate import mean_loss, predict_logits
 from decero.training.loop import TrainResult, train
 from decero.training.objectives import classification
-from decero.training.run import build_model, forecast
+from decero.training.run import build_model, forecast, tokenizer_for
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
@@ -65,7 +64,7 @@ def finetune(
     """
     output, data, training = Path(config.output), config.data, config.training
     problem_type = config.objective.problem_type
-    tokenizer = load_tokenizer(config.tokenizer.name_or_path or config.model.name_or_path, needs=("pad_token",))
+    tokenizer = tokenizer_for(config.tokenizer, config.model, needs=("pad_token",))
     with accelerator.main_process_first():  # one process writes the cache, the others read it
         corpus, names = load_labelled(data, problem_type, config.seed)
         rows = {
@@ -75,14 +74,19 @@ def finetune(
             )
             for split, dataset in corpus.items()
         }  # fmt: skip
-    labels = {"num_labels": len(names), "problem_type": problem_type, "id2label": dict(enumerate(names))}
+    labels: dict[str, Any] = {
+        "num_labels": len(names),
+        "problem_type": problem_type,
+        "id2label": dict(enumerate(names)),
+    }
     labels["label2id"] = {name: i for i, name in enumerate(names)}
     model = build_model(
         config.model, AutoModelForSequenceClassification, tokenizer, data.max_length, config.seed, **labels
     )
     tokens = count_tokens(rows["train"])
     if config.dry_run:
-        return forecast(config, training, model, len(rows["train"]), tokens)
+        forecast(config, training, model, len(rows["train"]), tokens)
+        return None
     cut = float(np.mean(rows["train"]["truncated"]))
     if cut and progress:
         accelerator.print(

@@ -1,6 +1,7 @@
 """The one training loop. It knows steps, gradients and checkpoints; of the task it knows an `Objective`."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -16,6 +17,7 @@ from datasets import Dataset
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers import PreTrainedModel
 
 from decero.data.order import Place, Rows, Schedule
 from decero.errors import UserError
@@ -33,7 +35,7 @@ LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae")
 class TrainResult:
     """What a run did. tokens: real ones, padding not counted. best: the best evaluation, if one was asked for."""
 
-    model: nn.Module
+    model: Any
     step: int = 0
     tokens: int = 0
     wall_time_s: float = 0.0
@@ -56,7 +58,7 @@ class TrainResult:
 
 def train(
     accelerator: Accelerator,
-    model: nn.Module,
+    model: PreTrainedModel,
     dataset: Dataset,
     objective: Objective,
     optim: OptimSection,
@@ -100,7 +102,7 @@ def train(
     result.history = log.rows
     bar = tqdm(
         total=last, initial=first, unit="step", dynamic_ncols=True, desc=output.name,
-        disable=not (accelerator.is_main_process and progress),
+        disable=not (accelerator.is_main_process and progress), mininterval=0.5 if sys.stderr.isatty() else 15,
     )  # fmt: skip
     batches = _micro_batches(dataset, objective, schedule, first, last, training.dataloader_num_workers)
     started, spent, tokens_before, since = time.perf_counter(), result.wall_time_s, result.tokens, time.perf_counter()

@@ -7,6 +7,7 @@ that neither padding nor the cut into micro-batches moves the gradient.
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ def projecting_only(model: nn.Module, scored_BL: Tensor):
 
     Raises TypeError for a model without output embeddings.
     """
-    bare = model.module if hasattr(model, "module") else model
+    bare: Any = getattr(model, "module", model)
     projection = bare.get_output_embeddings()
     if projection is None:
         raise TypeError(f"{type(bare).__name__} has no output embeddings to project with")

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -20,11 +21,12 @@ from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
 from filelock import FileLock, Timeout
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from decero.data.tokenizer import check_fits_model, resolve_package_path
+from decero.data.packages import resolve_package_path
+from decero.data.tokenizer import check_fits_model, load_tokenizer
 from decero.errors import UserError, did_you_mean
-from decero.training.config import ModelSection, RunConfig, TrainingSection, read_yaml
+from decero.training.config import ModelSection, RunConfig, TokenizerSection, TrainingSection, read_yaml
 
 RECORDED = ("decero", "torch", "transformers", "datasets", "accelerate", "tokenizers")
 
@@ -126,10 +128,21 @@ def finished(config: RunConfig) -> dict[str, Any] | None:
     return json.loads(record.read_text(encoding="utf-8"))
 
 
+def tokenizer_for(tokenizer: TokenizerSection, model: ModelSection, needs: Sequence[str]) -> PreTrainedTokenizerFast:
+    """The tokenizer that was named, or the checkpoint's own. Raises UserError for none, or one without `needs`."""
+    name = tokenizer.name_or_path or model.name_or_path
+    if name is None:
+        raise UserError(
+            "tokenizer.name_or_path is missing: a model from a preset brings no tokenizer; "
+            "train one with recipes/train_tokenizer.py and name its folder"
+        )
+    return load_tokenizer(name, needs=needs)
+
+
 def build_model(
     section: ModelSection,
     auto_class: type,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerFast,
     max_length: int,
     seed: int,
     **fields: Any,
@@ -175,7 +188,7 @@ def build_model(
     return model
 
 
-def _preset(path: str, overrides: dict[str, Any], tokenizer: PreTrainedTokenizerBase):
+def _preset(path: str, overrides: dict[str, Any], tokenizer: PreTrainedTokenizerFast):
     fields = read_yaml(path)
     model_type = fields.pop("model_type", None)
     known = transformers.CONFIG_MAPPING
