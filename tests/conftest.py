@@ -1,8 +1,14 @@
 """Fixtures that every room's tests use: no network, a cache of their own, a tiny corpus, a tiny tokenizer and model."""
 
+import atexit
 import os
+import shutil
 import socket
+import tempfile
 
+CACHE = tempfile.mkdtemp(prefix="decero-tests-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+os.environ["HF_HOME"] = CACHE
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the first import of anything that reads it
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -19,8 +25,8 @@ WORDS = LINE.split(" ")
 
 
 @pytest.fixture(autouse=True)
-def _quiet_and_alone(monkeypatch, tmp_path_factory):
-    """No test reaches beyond this machine, none reads another's cache, none depends on the thread count."""
+def _quiet_and_alone(monkeypatch):
+    """No test reaches beyond this machine, and none draws from a random state that another left."""
     connect = socket.socket.connect
 
     def refuse(self, address):
@@ -29,7 +35,6 @@ def _quiet_and_alone(monkeypatch, tmp_path_factory):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "datasets")
     datasets.disable_progress_bars()
     torch.manual_seed(0)
 

@@ -19,15 +19,15 @@ FOLDER = Path(__file__).parents[2] / "configs" / "model"
 COUNTS = {
     "bert_base": (109_514_298, 109_482_240 - 590_592),
     "classic_encoder_small": (7_042_304, 6_967_808),
-    "classic_encoder_tiny": (3_497_024, 3_451_392),
+    "classic_encoder_tiny": (2_607_296, 2_561_664),
     "distilbert_base": (66_985_530, 66_362_880),
     "minilm_l6": (22_744_506, 22_713_216 - 147_840),
     "modern_encoder_base": (109_016_634, 108_394_752),
     "modern_encoder_small": (6_881_024, 6_806_784),
-    "modern_encoder_tiny": (3_389_504, 3_344_064),
+    "modern_encoder_tiny": (2_504_000, 2_458_560),
     "roberta_base": (124_697_433, 124_055_040),
     "stock_bert_small": (7_042_304, 7_033_600),
-    "stock_bert_tiny": (3_497_024, 3_488_448),
+    "stock_bert_tiny": (2_607_296, 2_598_720),
     "vaswani2017_encoder_base": (37_883_016, 37_846_016),
 }
 

@@ -47,7 +47,7 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Acceler
     accelerator = Accelerator(
         mixed_precision=training.mixed_precision,
         cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true"),
-        log_with=_trackers(config),
+        log_with=_trackers(config) or None,
         project_config=ProjectConfiguration(project_dir=config.output, logging_dir=f"{config.output}/logs"),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
@@ -157,17 +157,16 @@ def build_model(
     overrides = section.overrides | fields
     if section.attn_implementation:
         overrides["attn_implementation"] = section.attn_implementation
+    where = str(section.config or section.name_or_path)
     transformers.set_seed(seed)
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # a new head is what is wanted, not news
     try:
         if section.config is not None:
             config = _preset(section.config, overrides, tokenizer)
-            where = section.config
             check_fits_model(tokenizer, config.vocab_size, where)
             model = auto_class.from_config(config)  # type: ignore[attr-defined]
         else:
-            where = str(section.name_or_path)
             path = resolve_package_path(where)
             hub = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
             config = AutoConfig.from_pretrained(path, **hub)

@@ -1,0 +1,250 @@
+"""Each recipe, as a user runs it: what it leaves, what it says, what it refuses, on one process and on two."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+
+RECORD = {"metric", "seed", "wall_time_s", "peak_memory_bytes", "versions", "commit", "command"}
+COST = {"tokens", "total_flos", "num_parameters", "steps"}
+
+
+def read(folder, name="metrics.jsonl"):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+def losses(folder):
+    return [row["loss"] for row in read(folder) if "loss" in row]
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def pretrained(launch, mlm, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "mlm"
+    launch("pretrain_mlm", mlm, f"output={folder}", "training.save_steps=25")
+    return folder
+
+
+def test_a_trained_tokenizer_is_an_ordinary_one(trained_tokenizer):
+    tokenizer = AutoTokenizer.from_pretrained(trained_tokenizer)
+    assert tokenizer.is_fast
+    ids = tokenizer("The market feared")["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "the market feared"
+    assert (tokenizer.pad_token_id, tokenizer.mask_token) == (0, "[MASK]")
+    assert set(result(trained_tokenizer.parent)) >= RECORD
+
+
+def test_pretraining_leaves_a_whole_run_that_learnt(pretrained):
+    made = {p.name for p in pretrained.iterdir()} - {".lock", "logs"}
+    assert made == {"config.yaml", "metrics.jsonl", "checkpoints", "model", "predictions.parquet", "result.json"}
+    record = result(pretrained)
+    assert set(record) >= RECORD | COST
+    assert record["tokens"] == read(pretrained)[-2]["tokens"]
+    assert losses(pretrained)[-1] < losses(pretrained)[0] - 0.3
+    model = AutoModelForMaskedLM.from_pretrained(pretrained / "model")
+    assert sum(p.numel() for p in model.parameters()) == record["num_parameters"]
+
+
+def test_pretraining_ends_where_it_always_ends(pretrained):
+    """Pinned: moves when order, masks, initialisation, schedule, optimizer or tokenizer move."""
+    assert losses(pretrained)[:3] == pytest.approx(PINNED, abs=2e-3)
+
+
+PINNED = [4.60024, 4.55577, 4.50016]
+
+
+def test_every_scored_token_of_validation_is_predicted_once(pretrained):
+    table = pd.read_parquet(pretrained / "predictions.parquet")
+    assert not table.duplicated(["row", "position"]).any()
+    record = result(pretrained)
+    assert (table["label"] == table["prediction"]).mean() == pytest.approx(record["metric"]["eval_accuracy"])
+    assert -table["log_probability"].mean() == pytest.approx(record["metric"]["eval_loss"], rel=1e-5)
+
+
+def test_a_finished_run_is_not_run_again_and_another_is_not_written_over_it(launch, mlm, pretrained):
+    words = mlm, f"output={pretrained}", "training.save_steps=25"
+    assert "is finished" in launch("pretrain_mlm", *words, "--resume").stdout
+    refused = launch("pretrain_mlm", *words, expect=2).stderr.splitlines()[-1]
+    assert refused.endswith("holds another run; --resume it, delete it, or give another output=FOLDER")
+    refused = launch("pretrain_mlm", *words, "seed=4", "--resume", expect=2).stderr.splitlines()[-1]
+    assert "holds a run with other settings (here: seed: 4)" in refused
+
+
+def test_a_dry_run_tells_and_writes_nothing(launch, mlm, tmp_path):
+    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", "--dry-run").stdout
+    assert "parameters        " in said
+    assert "tokens a step" in said
+    assert "learning_rate: 0.01" in said
+    assert not (tmp_path / "none").exists()
+
+
+def test_two_processes_give_the_loss_curve_of_one(launch, mlm, classify, pretrained, tmp_path, two_processes):
+    """50 steps in fp32 without dropout, the same global batch: 1e-5, for each recipe that trains."""
+    said = launch(
+        "pretrain_mlm", mlm, f"output={tmp_path}/mlm", "training.save_steps=25", launcher=two_processes
+    ).stdout
+    assert "topology: 2 processes on cpu" in said
+    assert np.abs(np.subtract(losses(tmp_path / "mlm"), losses(pretrained))).max() <= 1e-5
+    ours, theirs = (result(f)["metric"]["eval_loss"] for f in (tmp_path / "mlm", pretrained))
+    assert ours == pytest.approx(theirs, abs=1e-5)
+
+    launch("finetune_classification", classify, f"output={tmp_path}/one", launcher=())
+    launch("finetune_classification", classify, f"output={tmp_path}/two", launcher=two_processes)
+    assert len(losses(tmp_path / "one")) == 50
+    assert np.abs(np.subtract(losses(tmp_path / "one"), losses(tmp_path / "two"))).max() <= 1e-5
+    tables = [pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("one", "two")]
+    assert len(tables[0]) == 30
+    assert tables[0]["prediction"].tolist() == tables[1]["prediction"].tolist()
+    logits = [np.stack(t["logits"]) for t in tables]
+    assert np.abs(logits[0] - logits[1]).max() <= 1e-4
+    for name in ("one", "two"):
+        assert result(tmp_path / name)["metric"]["accuracy"] == (tables[0]["label"] == tables[0]["prediction"]).mean()
+
+
+def test_a_launcher_that_silently_starts_one_process_is_refused(launch, mlm, tmp_path):
+    launcher = (
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--quiet",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+    )
+    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", launcher=launcher, expect=1).stderr
+    assert "asked for several processes and started one" in said
+    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", "training.num_processes=2", expect=2).stderr
+    assert "training.num_processes asks for 2, the launcher gave 1" in said
+
+
+def test_fine_tuning_starts_from_what_was_pretrained(launch, classify, pretrained, tmp_path):
+    said = launch(
+        "finetune_classification", classify, f"output={tmp_path}/run", f"model={{name_or_path: {pretrained}/model}}",
+        "tokenizer={}", "training.max_train_steps=30",
+        "training.metric_for_best_model=eval_accuracy", "training.eval_strategy=epoch",
+    ).stdout  # fmt: skip
+    assert "test accuracy" in said
+    record = result(tmp_path / "run")
+    assert record["metric"]["accuracy"] > 0.9
+    assert record["label_names"] == ["money", "sport"]
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "model")
+    assert model.config.id2label == {0: "money", 1: "sport"}
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "column", "metric"),
+    [("multi_label_classification", "tags", "f1_micro"), ("regression", "score", "mse")],
+)
+def test_several_labels_and_numbers_are_learnt_too(launch, classify, tmp_path, problem_type, column, metric):
+    words = f"objective.problem_type={problem_type}", f"data.label_column={column}", f"output={tmp_path}/run"
+    launch("finetune_classification", classify, *words, "training.max_train_steps=12")
+    record = result(tmp_path / "run")
+    assert record["main_metric"] == metric
+    assert all(math.isfinite(value) for value in record["metric"].values())
+    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["data.text_column=txet"], "there is no column 'txet'; did you mean text?"),
+        (["data.label_column=lable"], "there is no column 'lable'; did you mean label?"),
+        (["data.max_length=32"], "data.max_length 32 exceeds the 31 positions"),
+        (["model.overrides.vocab_size=40"], "vocab_size"),
+        (
+            ["model.overrides.hidden_sise=40"],
+            "hidden_sise is no field of DeceroEncoderConfig; did you mean hidden_size?",
+        ),
+        (["model.overrides.num_attention_heads=3"], "is not a multiple of num_attention_heads 3"),
+        (["tokenizer={}"], "tokenizer.name_or_path is missing"),
+        (["data.max_train_rows=61"], "data.max_train_rows: 61 is outside"),
+        (["optim.num_warmup_steps=60"], "optim.num_warmup_steps 60 exceeds the 50 steps"),
+        (
+            ["optim.arguments.betaz=1"],
+            "optim.arguments.betaz is no argument of AdamW; did you mean optim.arguments.betas?",
+        ),
+        (["training.max_train_step=1"], "did you mean training.max_train_steps?"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2_with_nothing_half_written(launch, classify, tmp_path, words, line):
+    done = launch("finetune_classification", classify, f"output={tmp_path}/run", *words, expect=2)
+    said = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert len(said) == 1, done.stderr
+    assert line in said[0]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run" / "model").exists()
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_comparison_judges_on_the_same_examples_counts_failures_and_resumes(
+    launch, write_config, trained_tokenizer, architecture, pretrained, tmp_path
+):
+    config = write_config(
+        "compare",
+        f"""\
+output: {tmp_path}/compare
+reference: ours
+contenders:
+  ours: {{model: {{name_or_path: {pretrained}/model}}}}
+  random: {{model: {{config: {architecture}}}, tokenizer: {{name_or_path: {trained_tokenizer}}}}}
+  broken: {{model: {{name_or_path: {tmp_path}/nowhere}}}}
+  words: {{tfidf: true}}
+seeds: [0, 1]
+label_budgets: [8, null]
+data: {{files: FILES, max_length: 29}}
+optim: {{learning_rate: 1e-2}}
+training: {{max_train_steps: 10, global_batch_size: 8, per_device_batch_size: 8, eval_strategy: "no", logging_steps: 2}}
+tracking: {{trackers: []}}
+""",
+    )
+    assert "16 runs" in launch("compare", config, "--dry-run").stdout
+    said = launch("compare", config).stdout
+    folder = tmp_path / "compare"
+    made = {p.name for p in folder.iterdir()}
+    assert made >= {"report.html", "verdict.md", "metric_by_budget.svg", "cost_quality.png", "result.json", "runs"}
+    record = result(folder)
+    assert (record["runs"], record["failed"]) == (16, 4)
+    assert "broken" in said
+    assert all(len(pd.read_parquet(p)) == 30 for p in folder.rglob("predictions.parquet"))
+    first = pd.read_parquet(folder / "runs/ours/labels-8/seed-0/predictions.parquet")
+    assert (
+        first["label"].tolist()
+        == pd.read_parquet(folder / "runs/words/labels-all/seed-1/predictions.parquet")["label"].tolist()
+    )
+    (folder / "result.json").unlink()
+    before = (folder / "runs/ours/labels-8/seed-0/result.json").read_text()
+    launch("compare", config, "--resume")
+    assert (folder / "runs/ours/labels-8/seed-0/result.json").read_text() == before
+
+
+def test_a_comparison_with_a_bad_contender_stops_before_the_first_run(
+    launch, write_config, trained_tokenizer, architecture, tmp_path
+):
+    config = write_config(
+        "compare",
+        f"""\
+output: {tmp_path}/compare
+reference: our
+contenders:
+  ours:
+    model: {{config: {architecture}}}
+    tokenizer: {{name_or_path: {trained_tokenizer}}}
+    optim: {{learning_ratee: 1}}
+data: {{files: FILES, max_length: 29}}
+training: {{max_train_steps: 10}}
+tracking: {{trackers: []}}
+""",
+    )
+    assert "reference: our is no contender; did you mean ours?" in launch("compare", config, expect=2).stderr
+    said = launch("compare", config, "reference=ours", expect=2).stderr
+    assert "contenders.ours: optim.learning_ratee is no setting; did you mean optim.learning_rate?" in said
+    assert not (tmp_path / "compare" / "runs").exists()

@@ -1,0 +1,105 @@
+"""Docs and config headers rot even in admired repositories: a path or command in them that is not there fails here."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from decero.training.config import RunConfig, read_yaml
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUNS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name not in ("model", "accelerate"))
+LAUNCHERS = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
+
+
+def recipe_config(name: str) -> type[RunConfig]:
+    """The settings class of a recipe, found by running nothing of it but its definitions."""
+    scope: dict = {"__name__": "recipe"}
+    exec(compile((ROOT / "recipes" / name).read_text(encoding="utf-8"), name, "exec"), scope)
+    last = re.search(r"config = (\w+)\.from_cli\(\)", (ROOT / "recipes" / name).read_text(encoding="utf-8"))
+    assert last is not None
+    return scope[last.group(1)]
+
+
+def commands(text: str) -> list[list[str]]:
+    """Every command line of a text that runs a recipe, launcher and environment taken off."""
+    found = []
+    for line in text.replace("\\\n", " ").splitlines():
+        match = re.search(r"(recipes/\w+\.py .*)", line.strip("# `"))
+        if match and re.search(r"(python3?|accelerate launch|torchrun|\$\(RUN\))\b.*recipes/|^\s*\$\(RUN\)", line):
+            words = shlex.split(re.split(r"  +|\s#|`| \[", match.group(1))[0])
+            found.append(words)
+    return found
+
+
+def check(words: list[str], monkeypatch) -> None:
+    """A command parses as its recipe would parse it, and its files are there (but those that runs make)."""
+    monkeypatch.chdir(ROOT)
+    recipe, *rest = words
+    assert (ROOT / recipe).is_file(), recipe
+    config = recipe_config(Path(recipe).name).from_cli(rest)
+    for setting in re.findall(r"[\w./-]*configs/[\w./-]+\.yaml", config.to_yaml()):
+        assert (ROOT / setting).is_file(), setting
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_path_and_command_of_a_page_exists(page, monkeypatch):
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"(?<![\w/.-])((?:configs|recipes|src|tests|docs)/[\w./-]*\w)", text):
+        assert (ROOT / path).exists(), f"{page.name}: {path}"
+    for link in re.findall(r"\]\((?!http|#)([^)#]+)", text):
+        assert (page.parent / link).exists(), f"{page.name}: {link}"
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
+    for target in re.findall(r"\bmake ([a-z][\w-]*)`", text) + re.findall(r"^make ([\w-]+)", text, flags=re.M):
+        assert target in targets, f"{page.name}: make {target}"
+    for words in commands(text):
+        check(words, monkeypatch)
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+def test_a_runs_header_says_source_command_time_and_number(path, monkeypatch):
+    text = path.read_text(encoding="utf-8")
+    header = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+    assert text.startswith("#"), "no header"
+    assert "source:" in header
+    assert re.search(r"\d+ (s|min|h)\b", header), "no time"
+    assert "docs/experiments.md" in header, "says not where it was measured"
+    found = commands(header)
+    assert found, "no command"
+    assert all(str(path.relative_to(ROOT)) in words for words in found)
+    for words in found:
+        check(words, monkeypatch)
+
+
+@pytest.mark.parametrize("path", LAUNCHERS, ids=lambda p: p.name)
+def test_a_launcher_file_is_one_that_accelerate_reads_and_its_command_exists(path, monkeypatch):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    load_config_from_file(str(path))
+    found = commands(path.read_text(encoding="utf-8"))
+    assert found
+    assert f"--config_file configs/accelerate/{path.name}" in path.read_text(encoding="utf-8")
+    for words in found:
+        check(words, monkeypatch)
+
+
+def test_every_recipe_is_named_by_the_header_of_a_config():
+    headers = "\n".join(path.read_text(encoding="utf-8") for path in RUNS)
+    for recipe in (ROOT / "recipes").glob("*.py"):
+        assert f"recipes/{recipe.name}" in headers, recipe.name
+
+
+def test_every_output_is_a_folder_of_its_own():
+    outputs = [read_yaml(path)["output"] for path in RUNS]
+    assert len(set(outputs)) == len(outputs)
+    assert all(output.startswith("runs/") for output in outputs)
+
+
+def test_the_quickstart_runs_the_configs_that_the_readme_shows():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for words in commands(makefile):
+        assert " ".join(words[:2]) in readme
+    assert len(commands(makefile)) == 3
