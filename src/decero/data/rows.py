@@ -44,6 +44,7 @@ def tokenize_documents(
             return_attention_mask=False,
             return_token_type_ids=False,
             split_special_tokens=True,  # "<s>" in a page of HTML is text
+            verbose=False,
         )
         starts = word_starts(encoded, texts)
         keep = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) >= special + 2]
@@ -82,7 +83,7 @@ def tokenize_examples(
         texts = [batch[c] for c in columns]
         if any(t is None for column in texts for t in column):
             raise UserError(f"{where}: a row has no text (null) in {' or '.join(map(repr, columns))}; fill or drop it")
-        lengths = [len(ids) for ids in tokenizer(*texts)["input_ids"]]
+        lengths = [len(ids) for ids in tokenizer(*texts, verbose=False)["input_ids"]]
         encoded = tokenizer(*texts, truncation=True, max_length=max_length)
         cut = [length > len(ids) for length, ids in zip(lengths, encoded["input_ids"], strict=True)]
         return {n: encoded[n] for n in names} | {"labels": batch["labels"], "truncated": cut}

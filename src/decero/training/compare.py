@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
@@ -152,7 +153,6 @@ def run_cell(cell: Cell, accelerator: Accelerator) -> str:
         except (UserError, RuntimeError, ValueError) as error:
             record = {"status": "failed", "error": " ".join(str(error).split()), "metric": {}}
         record = write_result(_made(cell.folder, accelerator), accelerator, record)
-        accelerator.free_memory()
     if record["status"] == "failed":
         return f"failed: {record['error']}"
     metric = record["metric"][MAIN_METRIC[cell.problem_type]]
@@ -164,7 +164,14 @@ def _fit_model(cell: Cell, accelerator: Accelerator) -> dict[str, Any]:
     if accelerator.is_main_process:
         _made(cell.folder).joinpath("config.yaml").write_text(cell.config.to_yaml(), encoding="utf-8")
     accelerator.wait_for_everyone()
-    tuned = finetune(cell.config, accelerator, progress=False)
+    bars = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()  # a line a run says enough
+    try:
+        tuned = finetune(cell.config, accelerator, progress=False)
+    finally:
+        accelerator.free_memory()
+        if not bars:
+            datasets.enable_progress_bars()
     assert tuned is not None  # only a dry run has no record
     return {"status": "ok"} | tuned[0]
 

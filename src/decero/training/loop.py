@@ -142,6 +142,8 @@ def train(
         if evaluate and _due(training, done, last, schedule.steps_per_epoch):
             metrics = {f"eval_{name}": value for name, value in evaluate(model).items()}
             log.write(step=done, **metrics)
+            if not bar.disable:
+                bar.write(f"step {done}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
             new_best = _is_better(metrics, result.best, training.metric_for_best_model, done)
             since, tokens_before = time.perf_counter(), result.tokens
         save = training.save_steps is not None and (done % training.save_steps == 0 or done == last)

@@ -161,6 +161,7 @@ def build_model(
     transformers.set_seed(seed)
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # a new head is what is wanted, not news
+    transformers.logging.disable_progress_bar()
     try:
         if section.config is not None:
             config = _preset(section.config, overrides, tokenizer)
@@ -179,6 +180,7 @@ def build_model(
         raise UserError(f"model: {where}: {' '.join(str(error).split())}") from error
     finally:
         transformers.logging.set_verbosity(level)
+        transformers.logging.enable_progress_bar()
     positions = _positions(model.config)
     if positions is not None and max_length > positions:
         raise UserError(
