@@ -35,6 +35,7 @@ def main():
     record |= {"failed": sum(run.status != "ok" for run in runs), "wall_time_s": sum(run.wall_time_s for run in runs)}
     write_result(config.folder, accelerator, record)
     accelerator.print("\n".join(["", record["table"], "", *record["sentences"], "", f"{config.folder}/report.html"]))
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

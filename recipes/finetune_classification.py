@@ -27,6 +27,7 @@ def main():
     publish(accelerator, result.model, tokenizer, output / "model", config.hub)
     figures = ", ".join(f"{name} {value:.4f}" for name, value in record["metric"].items())
     accelerator.print(f"{output}/model: {record['split']} {figures}")
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -90,6 +90,7 @@ def main():
     publish(accelerator, result.model, tokenizer, output / "model", config.hub)
     figures = ", ".join(f"{name} {value:.4f}" for name, value in metric.items())
     accelerator.print(f"{output}/model: {figures}")
+    accelerator.end_training()
 
 
 if __name__ == "__main__":

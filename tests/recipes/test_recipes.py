@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 RECORD = {"metric", "seed", "wall_time_s", "peak_memory_bytes", "versions", "commit", "command"}
 COST = {"tokens", "total_flos", "num_parameters", "steps"}
@@ -186,7 +186,7 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_half_written(launch,
 
 
 def test_a_comparison_judges_on_the_same_examples_counts_failures_and_resumes(
-    launch, write_config, trained_tokenizer, architecture, pretrained, tmp_path
+    launch, write_config, trained_tokenizer, architecture, pretrained, tmp_path, two_processes
 ):
     config = write_config(
         "compare",
@@ -220,6 +220,18 @@ tracking: {{trackers: []}}
         first["label"].tolist()
         == pd.read_parquet(folder / "runs/words/labels-all/seed-1/predictions.parquet")["label"].tolist()
     )
+    launch(
+        "compare",
+        config,
+        f"output={tmp_path}/two",
+        "label_budgets=[8]",
+        "seeds=[0]",
+        "keep_models=true",
+        launcher=two_processes,
+    )
+    cell = "runs/random/labels-8/seed-0"
+    assert np.abs(np.subtract(losses(folder / cell), losses(tmp_path / "two" / cell))).max() <= 1e-5
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "two" / cell / "model").num_labels == 2
     (folder / "result.json").unlink()
     before = (folder / "runs/ours/labels-8/seed-0/result.json").read_text()
     launch("compare", config, "--resume")
@@ -248,3 +260,23 @@ tracking: {{trackers: []}}
     said = launch("compare", config, "reference=ours", expect=2).stderr
     assert "contenders.ours: optim.learning_ratee is no setting; did you mean optim.learning_rate?" in said
     assert not (tmp_path / "compare" / "runs").exists()
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlnet", "distilbert", "electra", "mpnet", "modernbert"])
+def test_stock_encoders_take_the_same_recipe(launch, classify, trained_tokenizer, tmp_path, family):
+    sizes = {"hidden_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
+    fields = {
+        "xlnet": {"d_model": 20, "n_layer": 2, "n_head": 2, "d_inner": 37},
+        "distilbert": {"dim": 20, "n_layers": 2, "n_heads": 2, "hidden_dim": 37},
+    }.get(family, sizes)
+    tokenizer = AutoTokenizer.from_pretrained(trained_tokenizer)
+    special = {
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "cls", "sep")
+    }
+    config = AutoConfig.for_model(family, vocab_size=97, **fields, **special)
+    AutoModel.from_config(config).save_pretrained(tmp_path / "stock")
+    tokenizer.save_pretrained(tmp_path / "stock")
+    words = f"model={{name_or_path: {tmp_path}/stock}}", "tokenizer={}", f"output={tmp_path}/run"
+    launch("finetune_classification", classify, *words, "training.max_train_steps=3")
+    assert all(math.isfinite(loss) for loss in losses(tmp_path / "run"))
+    assert len(pd.read_parquet(tmp_path / "run" / "predictions.parquet")) == 30

@@ -59,6 +59,7 @@ class Compare(RunConfig):
         [0, 1, 2], min_length=1, description="each decides weights, order, dropout and label budget"
     )
     label_budgets: list[int | None] = Field([None], min_length=1, description="labelled examples; null: all of train")
+    keep_models: bool = Field(False, description="save model/ of every run, besides its predictions and metrics")
     metric: str | None = Field(None, description="what the table shows; accuracy, f1_micro or pearson when not set")
     data: LabelledData
     objective: ClassificationSection = ClassificationSection()
@@ -99,6 +100,7 @@ class Cell:
     config: FinetuneClassification | None
     data: LabelledData
     problem_type: str
+    keep_model: bool = False
 
     @property
     def name(self) -> str:
@@ -120,7 +122,7 @@ def cells(config: Compare) -> list[Cell]:
                 data = config.data.model_copy(update={"max_train_rows": budget})
                 problem_type = config.objective.problem_type
                 run = None if contender.tfidf else _merge(config, name, contender, data, seed, folder)
-                table.append(Cell(name, budget, seed, folder, run, data, problem_type))
+                table.append(Cell(name, budget, seed, folder, run, data, problem_type, config.keep_models))
     return table
 
 
@@ -173,7 +175,11 @@ def _fit_model(cell: Cell, accelerator: Accelerator) -> dict[str, Any]:
         if not bars:
             datasets.enable_progress_bars()
     assert tuned is not None  # only a dry run has no record
-    return {"status": "ok"} | tuned[0]
+    record, result, tokenizer = tuned
+    if cell.keep_model and accelerator.is_main_process:
+        accelerator.unwrap_model(result.model).save_pretrained(cell.folder / "model")
+        tokenizer.save_pretrained(cell.folder / "model")
+    return {"status": "ok"} | record
 
 
 def _fit_words(cell: Cell, accelerator: Accelerator) -> dict[str, Any]:
