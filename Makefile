@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python
-# torch from the CPU index is smaller by gigabytes; a machine with an accelerator sets TORCH=torch
+# The torch to install; on a machine with an accelerator TORCH=torch takes the newest with its CUDA
 TORCH ?= torch==2.13.0
 
 .PHONY: help install quickstart test test-slow lint clean

@@ -120,3 +120,10 @@ def test_scores_that_do_not_pair_up_are_refused(function):
             function(bad, b, seed=0)
     with pytest.raises(ValueError, match="at least two"):
         two_way_bootstrap(a[:, :1], b[:, :1], seed=0)
+
+
+def test_a_single_differing_example_shows_nothing():
+    a = np.ones((1, 7))
+    b = a.copy()
+    b[0, 3] = 0
+    assert paired_permutation_test(a, b, seed=0) == 1.0
