@@ -3,7 +3,7 @@
 accelerate launch recipes/compare.py configs/compare/quickstart.yaml [key.sub=value ...] [--dry-run]
 """
 
-from decero.errors import run
+from decero.errors import UserError, run
 from decero.evaluation.report import write_report
 from decero.evaluation.verdict import judge
 from decero.training.compare import Compare, cells, facts, read_runs, run_cell
@@ -18,7 +18,7 @@ def main():
         print(config.to_yaml())
         print("\n".join(f"{cell.name}" for cell in table))
         return print(f"{len(table)} runs\ndry run: nothing was trained and nothing written")
-    if record := finished(config):
+    if (record := finished(config)) and not record["failed"]:  # failed runs are tried again
         accelerator.print("\n".join([record["table"], *record["sentences"]]))
         return None
 
@@ -30,12 +30,15 @@ def main():
     verdict = judge(runs, metric=config.main_metric, reference=config.reference, seed=config.seed)
     if accelerator.is_main_process:
         write_report(config.folder, config.title, verdict, runs, facts=facts(config, table))
-    record = {"metric": {c.contender: c.mean for c in verdict.cells}, "table": verdict.table()}
+    means = {f"{c.contender}, {c.budget or 'all'} labels": c.mean if c.n_ok else None for c in verdict.cells}
+    record = {"metric": means, "table": verdict.table()}
     record |= {"sentences": verdict.summary() + verdict.sentences(), "seed": config.seed, "runs": len(runs)}
     record |= {"failed": sum(run.status != "ok" for run in runs), "wall_time_s": sum(run.wall_time_s for run in runs)}
     write_result(config.folder, accelerator, record)
     accelerator.print("\n".join(["", record["table"], "", *record["sentences"], "", f"{config.folder}/report.html"]))
     accelerator.end_training()
+    if not any(run.status == "ok" for run in runs if run.contender == config.reference):
+        raise UserError(f"every run of the reference {config.reference} failed; the first: {runs[0].error}")
 
 
 if __name__ == "__main__":

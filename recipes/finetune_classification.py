@@ -23,8 +23,8 @@ def main():
         return None
     record, result, tokenizer = tuned
     output = Path(config.output)
-    write_result(output, accelerator, record)
     publish(accelerator, result.model, tokenizer, output / "model", config.hub)
+    write_result(output, accelerator, record)
     figures = ", ".join(f"{name} {value:.4f}" for name, value in record["metric"].items())
     accelerator.print(f"{output}/model: {record['split']} {figures}")
     accelerator.end_training()

@@ -26,7 +26,7 @@ from decero.training.config import (
 from decero.training.evaluate import mean_loss, predict_masked
 from decero.training.loop import train
 from decero.training.objectives import masked_lm
-from decero.training.run import build_model, finished, forecast, start, tokenizer_for, write_result
+from decero.training.run import build_model, finished, forecast, main_first, start, tokenizer_for, write_result
 
 
 class MaskedLMSection(Section):
@@ -52,7 +52,7 @@ def main():
 
     tokenizer = tokenizer_for(config.tokenizer, config.model, needs=("mask_token", "pad_token"))
     model = build_model(config.model, AutoModelForMaskedLM, tokenizer, data.max_length, config.seed)
-    with accelerator.main_process_first():  # one process writes the cache, the others read it
+    with main_first(accelerator):  # one process writes the cache, the others read it
         corpus = load_corpus(**data.source())
         rows = {
             split: tokenize_documents(
@@ -63,7 +63,7 @@ def main():
             if split in corpus
         }  # fmt: skip
     if config.dry_run:
-        return forecast(config, training, model, len(rows["train"]), count_tokens(rows["train"]))
+        return forecast(config, config.optim, training, model, len(rows["train"]), count_tokens(rows["train"]))
 
     settings = config.objective.model_dump() | {"seed": config.seed}
     objective = masked_lm(MaskedLanguageModeling(tokenizer, **settings))
@@ -86,8 +86,8 @@ def main():
         metric["eval_accuracy"] = float((table["label"] == table["prediction"]).mean())
         if accelerator.is_main_process:
             pd.DataFrame(table).to_parquet(output / "predictions.parquet")
-    write_result(output, accelerator, {"metric": metric, "seed": config.seed} | result.record())
     publish(accelerator, result.model, tokenizer, output / "model", config.hub)
+    write_result(output, accelerator, {"metric": metric, "seed": config.seed} | result.record())
     figures = ", ".join(f"{name} {value:.4f}" for name, value in metric.items())
     accelerator.print(f"{output}/model: {figures}")
     accelerator.end_training()

@@ -5,16 +5,19 @@ python recipes/train_tokenizer.py configs/tokenizer/quickstart.yaml [key.sub=val
 
 import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from datasets import Dataset
 from pydantic import Field
 
 from decero.data.corpus import load_corpus
 from decero.data.tokenizer import check_fits_model, check_round_trip, train_tokenizer
-from decero.errors import run
-from decero.training.config import DataSection, ModelSection, RunConfig, Section, read_yaml
-from decero.training.run import finished, start, write_result
+from decero.errors import UserError, run
+from decero.hub.publish import push
+from decero.training.config import DataSection, ModelSection, RunConfig, Section
+from decero.training.run import finished, start, vocab_size_of, write_result
 
 
 class TokenizerTraining(Section):
@@ -37,34 +40,43 @@ def main():
     if record := finished(config):
         return accelerator.print(f"{config.output} is finished: {record['metric']['vocab_size']:,} entries")
 
-    texts = load_corpus(**config.data.source())["train"].with_format("arrow")[:][config.data.text_column]
-    words = config.tokenizer
+    if accelerator.num_processes > 1:
+        raise UserError("topology: a tokenizer is trained by one process, which uses every core; start it with python")
+    corpus = load_corpus(**config.data.source())["train"].select_columns([config.data.text_column])
+    texts, words = Texts(corpus), config.tokenizer
     if config.dry_run:
         print(config.to_yaml())
-        return print(f"{len(texts):,} documents, {sum(map(len, read(texts))):,} characters\ndry run: nothing written")
+        return print(f"{len(corpus):,} documents, {sum(map(len, texts)):,} characters\ndry run: nothing written")
 
     started = time.perf_counter()
-    tokenizer = train_tokenizer(read(texts), length=len(texts), **words.model_dump())
-    check_round_trip(tokenizer, read(texts))
-    if config.model and config.model.config:
-        fields = read_yaml(config.model.config) | config.model.overrides
-        check_fits_model(tokenizer, fields["vocab_size"], config.model.config)
+    tokenizer = train_tokenizer(texts, length=len(corpus), **words.model_dump())
+    check_round_trip(tokenizer, texts)
+    if config.model:
+        check_fits_model(tokenizer, vocab_size_of(config.model), str(config.model.config or config.model.name_or_path))
 
     folder = Path(config.output) / "model"
-    sample = list(itertools.islice(read(texts), 1000))
-    tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False)["input_ids"])
+    sample = list(itertools.islice(texts, 1000))
+    tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False, verbose=False)["input_ids"])
     tokenizer.save_pretrained(folder)
+    if config.hub.repo_id:
+        push(folder, config.hub.repo_id, config.hub.private)
     metric = {"vocab_size": len(tokenizer), "bytes_per_token": sum(len(t.encode()) for t in sample) / max(tokens, 1)}
     write_result(
         Path(config.output), accelerator,
-        {"metric": metric, "seed": config.seed, "wall_time_s": time.perf_counter() - started, "documents": len(texts)},
+        {"metric": metric, "seed": config.seed, "wall_time_s": time.perf_counter() - started, "documents": len(corpus)},
     )  # fmt: skip
     print(f"{folder}: {metric['vocab_size']:,} entries, {metric['bytes_per_token']:.2f} bytes a token")
 
 
-def read(texts):
-    """One text at a time from the memory-mapped column; the corpus is never in memory as a whole."""
-    return (text for chunk in texts.chunks for text in map(str, chunk) if text != "None")
+class Texts:
+    """The documents of a corpus, read anew each time they are gone through; never in memory as a whole."""
+
+    def __init__(self, corpus: Dataset):
+        self.corpus = corpus
+
+    def __iter__(self) -> Iterator[str]:
+        for batch in self.corpus.iter(batch_size=1000):
+            yield from filter(None, next(iter(batch.values())))
 
 
 if __name__ == "__main__":

@@ -103,3 +103,11 @@ def test_the_quickstart_runs_the_configs_that_the_readme_shows():
     for words in commands(makefile):
         assert " ".join(words[:2]) in readme
     assert len(commands(makefile)) == 3
+
+
+def test_no_figure_was_left_to_be_filled_in():
+    pages = [*PAGES, *(ROOT / "configs").rglob("*.yaml")]
+    for page in pages:
+        assert not re.findall(r"\b[A-Z]{3,}_[A-Z_]{3,}\b(?<!ACCELERATE_USE_CPU)|PRELOSS|MINITIME", page.read_text()), (
+            page
+        )

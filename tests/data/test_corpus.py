@@ -121,3 +121,18 @@ def test_a_missing_file_beside_a_similar_one_names_it(tmp_path):
     (tmp_path / "corpus.txt").write_text("a")
     with pytest.raises(UserError, match=r"did you mean .*corpus\.txt\?"):
         load_corpus(files={"train": str(tmp_path / "corpsu.txt")})
+
+
+def test_a_byte_order_mark_is_no_text_and_other_splits_are_left_out(tmp_path):
+    (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbfhello\n")
+    assert load_corpus(files={"train": str(tmp_path / "train.txt")}, sample_by="line")["train"]["text"][0] == "hello"
+    (tmp_path / "train.txt").unlink()
+    for split in ("train", "unsupervised", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps({"text": split}) + "\n")
+    assert set(load_corpus(name=str(tmp_path))) == {"train", "test"}
+
+
+def test_a_column_that_holds_no_text_is_refused(tmp_path):
+    (tmp_path / "x.jsonl").write_text('{"text": 3}\n')
+    with pytest.raises(UserError, match="column 'text' holds int64, not text"):
+        load_corpus(files={"train": str(tmp_path / "x.jsonl")})

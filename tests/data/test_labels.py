@@ -90,3 +90,14 @@ def test_a_budget_that_cannot_be_filled_is_refused(budget):
     train = Dataset.from_dict({"labels": [0, 1, 2] * 33 + [0]})
     with pytest.raises(UserError, match=r"outside 3 \(one a class\) to 100"):
         label_budget(train, budget, SINGLE, seed=0)
+
+
+def test_a_split_without_any_label_is_no_split_to_score_on():
+    feature = ClassLabel(names=["x", "y"])
+    data = DatasetDict({s: d.cast_column("label", feature) for s, d in corpus([0, 1], [-1, -1]).items()})
+    assert set(encode_labels(data, "label", SINGLE)[0]) == {"train"}
+
+
+def test_several_columns_are_for_several_labels():
+    with pytest.raises(UserError, match="several columns are"):
+        encode_labels(corpus([1, 0], [1]), ["label", "label"], SINGLE)

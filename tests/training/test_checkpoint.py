@@ -35,7 +35,8 @@ def test_a_checkpoint_brings_back_weights_optimizer_and_random_state(stepped, ti
     assert torch.equal(torch.rand(3), expected)
     for (name, a), b in zip(model.named_parameters(), fresh.parameters(), strict=True):
         assert torch.equal(a, b), name
-    for a, b in zip(optimizer.state.values(), other.state.values(), strict=True):
+    for mine, theirs in zip(model.parameters(), fresh.parameters(), strict=True):
+        a, b = optimizer.state[mine], other.state[theirs]
         assert a.keys() == b.keys()
         assert all(torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k])) for k in a)
 

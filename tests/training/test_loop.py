@@ -12,7 +12,7 @@ from decero.data.order import Rows, Schedule
 from decero.errors import UserError
 from decero.training.config import OptimSection, TrainingSection
 from decero.training.loop import freeze_unreached, train
-from decero.training.objectives import Objective, classification
+from decero.training.objectives import classification
 
 
 def losses(result):
@@ -124,24 +124,21 @@ def test_a_loss_that_is_no_number_stops_before_the_update_and_names_layer_and_ex
         torch.testing.assert_close(value, before[name], equal_nan=True, rtol=0, atol=0)
 
 
-def test_a_gradient_that_is_no_number_stops_before_the_update(rows, objective, tiny_model, tmp_path):
-    class Root(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x.clone()
+def test_a_gradient_that_is_no_number_stops_before_the_update_and_names_its_parameter(fit, tiny_model):
+    model = tiny_model()
+    before = weights(model)
+    model.model.layers[1].mlp.up_proj.weight.register_hook(lambda gradient: gradient * float("inf"))
+    line = r"step 1: the gradient of model\.layers\.1\.mlp\.up_proj\.weight is not finite on examples \d+, "
+    with pytest.raises(UserError, match=line):
+        fit(model=model)
+    assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
 
-        @staticmethod
-        def backward(ctx, g):
-            return g * float("inf")
 
-    bad = Objective(objective.collate, lambda m, b: Root.apply(objective.loss(m, b)), objective.count)
-    with pytest.raises(
-        UserError, match=r"step 1: the loss is finite but the gradient of model\.embed_tokens\.weight is not"
-    ):
-        train(
-            Accelerator(cpu=True), tiny_model(), rows, bad, OptimSection(), TrainingSection(max_train_steps=2),
-            output=tmp_path, seed=0, progress=False,
-        )  # fmt: skip
+def test_an_evaluation_that_is_no_number_is_never_the_best(fit):
+    scores = iter([0.5, float("nan"), 0.4])
+    often = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "eval_accuracy"}
+    result = fit(evaluate=lambda model: {"accuracy": next(scores)}, **often)
+    assert result.best["step"] == 2
 
 
 def test_the_best_checkpoint_is_kept_and_becomes_the_model(fit, tmp_path):

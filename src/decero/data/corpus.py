@@ -57,12 +57,13 @@ def load_corpus(
     else:
         corpus = _read_hub(str(name), config_name, revision, streaming, max_rows)
     where = name or "data.files"
+    corpus = DatasetDict({split: corpus[split] for split in SPLITS if split in corpus})
     if "train" not in corpus:
         raise UserError(
             f"{where}: there is no train split among {', '.join(corpus) or 'none'}; name it data.files.train"
         )
     for split, dataset in corpus.items():
-        check_column(dataset, text_column, f"{where} ({split})")
+        check_text(dataset, text_column, f"{where} ({split})")
         if len(dataset) == 0:
             raise UserError(f"{where}: the {split} split is empty; give it text, or leave the split out")
     fractions = {"validation": validation_fraction, "test": test_fraction}
@@ -76,6 +77,14 @@ def check_column(dataset: Dataset, column: str, where: str, setting: str = "data
         near = did_you_mean(column, dataset.column_names)
         have = ", ".join(dataset.column_names)
         raise UserError(f"{where}: there is no column {column!r}{near or f'; columns: {have}'}  (setting: {setting})")
+
+
+def check_text(dataset: Dataset, column: str, where: str, setting: str = "data.text_column") -> None:
+    """Refuse a column that is not there or does not hold text."""
+    check_column(dataset, column, where, setting)
+    kind = getattr(dataset.features[column], "dtype", type(dataset.features[column]).__name__)
+    if kind not in ("string", "large_string", "null"):
+        raise UserError(f"{where}: column {column!r} holds {kind}, not text  (setting: {setting})")
 
 
 def _carve(corpus: DatasetDict, wanted: dict[str, float], text_column: str, where: str) -> DatasetDict:
@@ -115,7 +124,11 @@ def _read_files(split: str, patterns: str | list[str], sample_by: str) -> Datase
     if kind != "parquet":
         for path in paths:
             _check_utf8(path)
-    options = {"text": {"sample_by": sample_by}, "csv": {"sep": "\t" if kind == "tsv" else ","}}
+    # utf-8-sig: a byte order mark is no text
+    options = {
+        "text": {"sample_by": sample_by, "encoding": "utf-8-sig"},
+        "csv": {"sep": "\t" if kind == "tsv" else ",", "encoding": "utf-8-sig"},
+    }
     builder = BUILDERS[kind]
     names = [str(p) for p in paths]
     try:
@@ -177,11 +190,11 @@ def _read_hub(
     mend = f"give an embedded corpus ({', '.join(EMBEDDED)}), a hub data set or data.files"
     try:
         found = load_dataset(name, config_name, revision=revision, streaming=streaming)
+        if streaming:
+            return DatasetDict({split: _keep_rows(found[split], max_rows) for split in SPLITS if split in found})
     except Exception as error:  # the hub client has dozens of its own; each is one line to a user
         near = did_you_mean(name, EMBEDDED)
         raise UserError(f"data.name: {name} could not be loaded{near}: {_first_line(error)}; {mend}") from error
-    if streaming:
-        return DatasetDict({split: _keep_rows(rows, max_rows) for split, rows in found.items()})
     return DatasetDict({s: d.select(range(min(max_rows or len(d), len(d)))) for s, d in found.items()})
 
 

@@ -24,12 +24,19 @@ def encode_labels(corpus: DatasetDict, column: str | list[str], problem_type: st
     for split, dataset in corpus.items():
         for c in columns:
             check_column(dataset, c, split, "data.label_column")
+    if len(columns) > 1 and problem_type != "multi_label_classification":
+        raise UserError(
+            f"data.label_column: several columns are labels of a multi_label_classification, not of {problem_type}"
+        )
     if problem_type == "regression":
         return _map(corpus, lambda split, d: _numbers(split, d, columns[0]), Value("float32")), ["value"]
     if problem_type == "multi_label_classification" and not isinstance(column, str):
         return _map(corpus, lambda split, d: _indicators(split, d, columns), Sequence(Value("float32"))), columns
 
     feature = corpus["train"].features[columns[0]]
+    # A benchmark's secret test split says -1 everywhere: it is no split to score on.
+    secret = [s for s, d in corpus.items() if s != "train" and set(map(str, d[columns[0]])) <= {"-1", "None"}]
+    corpus = DatasetDict({s: d for s, d in corpus.items() if s not in secret})
     inner = getattr(feature, "feature", feature)  # of a list of labels, the label
     classes = inner if isinstance(inner, ClassLabel) else None
 
@@ -38,7 +45,7 @@ def encode_labels(corpus: DatasetDict, column: str | list[str], problem_type: st
         return [classes.int2str(v) if classes and isinstance(v, int) and v >= 0 else v for v in values]
 
     many = problem_type == "multi_label_classification"
-    is_list = isinstance(next(iter(corpus["train"][columns[0]])), list)
+    is_list = isinstance(next((v for v in corpus["train"][columns[0]] if v is not None), None), list)
     if many != is_list:
         hint = "multi_label_classification" if is_list else "single_label_classification"
         raise UserError(
@@ -48,8 +55,8 @@ def encode_labels(corpus: DatasetDict, column: str | list[str], problem_type: st
     present = {n for v in corpus["train"][columns[0]] for n in as_names(v)} - {None}
     names = [n for n in classes.names if n in present] if classes else sorted(present, key=_natural)
     ids = {name: i for i, name in enumerate(names)}
-    if len(names) < 2 and not many:
-        raise UserError(f"train: column {columns[0]!r} holds {len(names)} label; a classifier needs two or more")
+    if len(names) < (1 if many else 2):
+        raise UserError(f"train: column {columns[0]!r} holds {len(names)} label; that is too few to learn from")
 
     def encode(split: str, dataset: Dataset):
         encoded = []
@@ -86,7 +93,7 @@ def _map(corpus: DatasetDict, encode, feature) -> DatasetDict:
 
 def _numbers(split: str, dataset: Dataset, column: str) -> list[float]:
     for row, value in enumerate(dataset[column]):
-        if isinstance(value, bool | str) or value is None or not np.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
             raise UserError(f"{split}, row {row}: {value!r} is no number to regress on  (column {column!r})")
     return [float(v) for v in dataset[column]]
 

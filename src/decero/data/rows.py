@@ -5,11 +5,12 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+import tokenizers
 import xxhash
 from datasets import Dataset, Features, Sequence, Value
 from transformers import PreTrainedTokenizerBase
 
-from decero.data.corpus import check_column
+from decero.data.corpus import check_text
 from decero.data.tokenizer import word_starts
 from decero.errors import UserError
 
@@ -76,7 +77,7 @@ def tokenize_examples(
     """
     columns = [text_column] + ([text_pair_column] if text_pair_column else [])
     for column in columns:
-        check_column(dataset, column, where)
+        check_text(dataset, column, where, "data.text_column" if column == text_column else "data.text_pair_column")
     names = [n for n in tokenizer.model_input_names if n != "attention_mask"]
 
     def tokenize(batch):
@@ -101,7 +102,13 @@ def _map(dataset: Dataset, function, features, tokenizer, key: tuple, num_proc: 
     data set that was born in memory.
     """
     digest = xxhash.xxh64()
-    for part in (dataset._fingerprint, tokenizer.backend_tokenizer.to_str(), tokenizer.name_or_path, *key, "rows-v1"):
+    for part in (
+        dataset._fingerprint,
+        tokenizer.backend_tokenizer.to_str(),
+        tokenizer.name_or_path,
+        *key,
+        tokenizers.__version__,
+    ):
         digest.update(str(part).encode() + b"\0")
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "decero"
     folder.mkdir(parents=True, exist_ok=True)

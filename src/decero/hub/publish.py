@@ -1,4 +1,4 @@
-"""Save a model where anybody can load it, and push it to the hub when that was asked for."""
+"""Save a model as an ordinary Transformers folder, and push it to the hub when that was asked for."""
 
 from pathlib import Path
 

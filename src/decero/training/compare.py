@@ -18,7 +18,7 @@ from sklearn.pipeline import make_pipeline
 
 from decero.data.packages import resolve_package_path
 from decero.errors import UserError, did_you_mean
-from decero.evaluation.metrics import HIGHER_IS_BETTER, MAIN_METRIC, compute_metrics, example_scores
+from decero.evaluation.metrics import MAIN_METRIC, METRICS, compute_metrics, example_scores
 from decero.evaluation.verdict import Run
 from decero.training.config import (
     LabelledData,
@@ -30,7 +30,7 @@ from decero.training.config import (
     TrainingSection,
 )
 from decero.training.finetune import ClassificationSection, FinetuneClassification, finetune, load_labelled
-from decero.training.run import write_result
+from decero.training.run import reset_peak_memory, write_result
 
 
 class Contender(Section):
@@ -60,7 +60,7 @@ class Compare(RunConfig):
     )
     label_budgets: list[int | None] = Field([None], min_length=1, description="labelled examples; null: all of train")
     keep_models: bool = Field(False, description="save model/ of every run, besides its predictions and metrics")
-    metric: str | None = Field(None, description="what the table shows; accuracy, f1_micro or pearson when not set")
+    metric: str | None = Field(None, description="what the table shows; accuracy, f1_micro or mse when not set")
     data: LabelledData
     objective: ClassificationSection = ClassificationSection()
     optim: OptimSection = OptimSection()
@@ -74,8 +74,15 @@ class Compare(RunConfig):
         for name, values in (("seeds", self.seeds), ("label_budgets", self.label_budgets)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: a value is given twice")
-        if self.metric is not None and self.metric not in HIGHER_IS_BETTER:
-            raise ValueError(f"metric: {self.metric} is no metric{did_you_mean(self.metric, HIGHER_IS_BETTER)}")
+        known = METRICS[self.objective.problem_type]
+        if self.metric is not None and self.metric not in known:
+            near = did_you_mean(self.metric, known) or f"; there are {', '.join(known)}"
+            raise ValueError(f"metric: {self.metric} is no metric of {self.objective.problem_type}{near}")
+        if self.hub.repo_id:
+            raise ValueError("hub.repo_id: a comparison publishes nothing; fine-tune the winner with it set")
+        for name, contender in self.contenders.items():
+            for key in {"mixed_precision", "num_processes"} & contender.training.keys():
+                raise ValueError(f"contenders.{name}.training.{key}: is one for all; set training.{key}")
         if self.data.max_train_rows is not None:
             raise ValueError("data.max_train_rows: in a comparison the budgets are label_budgets")
         return self
@@ -129,6 +136,9 @@ def cells(config: Compare) -> list[Cell]:
 def _merge(
     config: Compare, name: str, contender: Contender, data: LabelledData, seed: int, folder: Path
 ) -> FinetuneClassification:
+    shared = config.training.model_dump()
+    if "save_steps" not in config.training.model_fields_set:
+        shared["save_steps"] = None  # runs of a minute are repeated, not resumed
     settings = {
         "output": str(folder),
         "seed": seed,
@@ -137,7 +147,7 @@ def _merge(
         "data": data.model_dump(),
         "objective": config.objective.model_dump(),
         "optim": config.optim.model_dump() | contender.optim,
-        "training": config.training.model_dump() | contender.training,
+        "training": shared | contender.training,
     }
     return FinetuneClassification.parse(settings, f"contenders.{name}")
 
@@ -149,10 +159,14 @@ def run_cell(cell: Cell, accelerator: Accelerator) -> str:
     it went.
     """
     record = _read(cell)
-    if record is None or record["status"] != "ok":
+    lacks_model = cell.keep_model and cell.config is not None and not (cell.folder / "model").is_dir()
+    if record is None or record["status"] != "ok" or lacks_model:
+        reset_peak_memory()
         try:
             record = _fit_words(cell, accelerator) if cell.config is None else _fit_model(cell, accelerator)
         except (UserError, RuntimeError, ValueError) as error:
+            if accelerator.num_processes > 1 and not isinstance(error, UserError):
+                raise  # the other processes may not have met it, and would wait for ever
             record = {"status": "failed", "error": " ".join(str(error).split()), "metric": {}}
         record = write_result(_made(cell.folder, accelerator), accelerator, record)
     if record["status"] == "failed":
@@ -169,7 +183,7 @@ def _fit_model(cell: Cell, accelerator: Accelerator) -> dict[str, Any]:
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()  # a line a run says enough
     try:
-        tuned = finetune(cell.config, accelerator, progress=False)
+        tuned = finetune(cell.config, accelerator, progress=False, tag=f"{cell.name}/")
     finally:
         accelerator.free_memory()
         if not bars:
@@ -208,7 +222,7 @@ def _fit_words(cell: Cell, accelerator: Accelerator) -> dict[str, Any]:
         "seed": cell.seed,
         "train_examples": len(corpus["train"]),
         "label_names": names,
-        "num_parameters": int(np.size(getattr(head, "coef_", []))),
+        "num_parameters": sum(int(np.size(part.coef_)) for part in getattr(head, "estimators_", [head])),
         "total_flos": 0,
         "wall_time_s": time.perf_counter() - started,
     }
@@ -252,8 +266,11 @@ def _pretraining_time(cell: Cell) -> float:
     """Seconds that were spent here on the checkpoint a contender starts from; 0 when somebody else made it."""
     if cell.config is None or cell.config.model.name_or_path is None:
         return 0.0
-    record = Path(resolve_package_path(cell.config.model.name_or_path)).parent / "result.json"
-    return float(json.loads(record.read_text(encoding="utf-8"))["wall_time_s"]) if record.is_file() else 0.0
+    folder = Path(resolve_package_path(cell.config.model.name_or_path))
+    record = folder.parent / "result.json"
+    if not (folder.is_dir() and record.is_file()):
+        return 0.0
+    return float(json.loads(record.read_text(encoding="utf-8")).get("wall_time_s", 0.0))
 
 
 def facts(config: Compare, table: list[Cell]) -> dict[str, str]:

@@ -74,6 +74,8 @@ class DataSection(Section):
             raise ValueError("give exactly one of data.name (a data set) and data.files (split -> paths)")
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError("data.validation_fraction and data.test_fraction leave nothing to train on")
+        if self.streaming and self.files is not None:
+            raise ValueError("data.streaming is for data sets by name; files are memory-mapped already, leave it out")
         return self
 
     def source(self) -> dict[str, Any]:
@@ -122,7 +124,9 @@ class TrainingSection(Section):
     eval_steps: int = Field(100, ge=1, description="optimizer steps between evaluations, with eval_strategy=steps")
     per_device_eval_batch_size: int = Field(64, ge=1, description="examples an evaluation batch")
     logging_steps: int = Field(10, ge=1, description="optimizer steps between lines of metrics.jsonl")
-    save_steps: int | None = Field(None, ge=1, description="optimizer steps between checkpoints; also at the end")
+    save_steps: int | None = Field(
+        500, ge=1, description="optimizer steps between checkpoints, and one at the end; null: none"
+    )
     save_total_limit: int = Field(1, ge=1, description="checkpoints to keep besides the best")
     metric_for_best_model: str | None = Field(
         None, description="e.g. eval_loss: model/ is the best checkpoint, not the last"

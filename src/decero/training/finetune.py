@@ -1,6 +1,5 @@
 """Fine-tune any encoder, ours or stock, to classify or to regress: the one path that every contender takes."""
 
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from decero.data.collators import Classification
 from decero.data.corpus import load_corpus
 from decero.data.labels import encode_labels, label_budget
 from decero.data.rows import count_tokens, tokenize_examples
+from decero.errors import UserError
 from decero.evaluation.metrics import MAIN_METRIC, compute_metrics, predict
 from decero.training.config import (
     LabelledData,
@@ -29,7 +29,7 @@ from decero.training.config import (
 from decero.training.evaluate import mean_loss, predict_logits
 from decero.training.loop import TrainResult, train
 from decero.training.objectives import classification
-from decero.training.run import build_model, forecast, tokenizer_for
+from decero.training.run import build_model, forecast, main_first, tokenizer_for
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
@@ -56,7 +56,7 @@ def load_labelled(data: LabelledData, problem_type: str, seed: int) -> tuple[Dat
 
 
 def finetune(
-    config: FinetuneClassification, accelerator: Accelerator, *, progress: bool = True
+    config: FinetuneClassification, accelerator: Accelerator, *, progress: bool = True, tag: str = ""
 ) -> tuple[dict[str, Any], TrainResult, PreTrainedTokenizerBase] | None:
     """Data, model, training, one look at the test set. Returns the record, the training result and the tokenizer.
 
@@ -65,7 +65,7 @@ def finetune(
     output, data, training = Path(config.output), config.data, config.training
     problem_type = config.objective.problem_type
     tokenizer = tokenizer_for(config.tokenizer, config.model, needs=("pad_token",))
-    with accelerator.main_process_first():  # one process writes the cache, the others read it
+    with main_first(accelerator):  # one process writes the cache, the others read it
         corpus, names = load_labelled(data, problem_type, config.seed)
         rows = {
             split: tokenize_examples(
@@ -85,8 +85,13 @@ def finetune(
     )
     tokens = count_tokens(rows["train"])
     if config.dry_run:
-        forecast(config, training, model, len(rows["train"]), tokens)
+        forecast(config, config.optim, training, model, len(rows["train"]), tokens)
         return None
+    held_out = "test" if "test" in rows else "validation"
+    if held_out not in rows:
+        raise UserError("there is neither a test nor a validation split to score on; give data.test_fraction")
+    if getattr(model.config, "type_vocab_size", 2) < 2 and "token_type_ids" in rows["train"].column_names:
+        rows = {split: dataset.remove_columns("token_type_ids") for split, dataset in rows.items()}
     cut = float(np.mean(rows["train"]["truncated"]))
     if cut and progress:
         accelerator.print(
@@ -104,14 +109,13 @@ def finetune(
         dataset, size = rows["validation"], training.per_device_eval_batch_size
         return score(model, dataset)[0] | {"loss": mean_loss(accelerator, model, dataset, objective, size)["loss"]}
 
-    started = time.perf_counter()
     result = train(
         accelerator, model, rows["train"], objective, config.optim, training, output=output, seed=config.seed,
         evaluate=evaluate if "validation" in rows else None, resume=config.resume, progress=progress,
+        tag=tag,
     )  # fmt: skip
     record: dict[str, Any] = {"seed": config.seed, "label_names": names, "train_examples": len(rows["train"])}
-    record |= result.record() | {"wall_time_s": time.perf_counter() - started}
-    held_out = "test" if "test" in rows else "validation" if "validation" in rows else "train"
+    record |= result.record()
     metrics, logits = score(result.model, rows[held_out])
     record |= {"metric": metrics, "main_metric": MAIN_METRIC[problem_type], "split": held_out}
     if accelerator.is_main_process:

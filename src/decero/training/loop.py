@@ -1,6 +1,7 @@
 """The one training loop. It knows steps, gradients and checkpoints; of the task it knows an `Objective`."""
 
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -69,11 +70,13 @@ def train(
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
     resume: bool = False,
     progress: bool = True,
+    tag: str = "",
 ) -> TrainResult:
     """Train `model` on `dataset`; a step means an optimizer step, always.
 
     The gradient of a step is that of the mean loss over the scored items of its whole global batch, however it is cut
     into micro-batches and dealt to processes. evaluate: model -> metrics, called as `training.eval_strategy` says.
+    tag: goes before the names that trackers see, to tell several runs of one process apart.
 
     Raises UserError, before the update, when a loss or gradient is not finite: names step, batch and layer.
     """
@@ -82,8 +85,15 @@ def train(
         accelerator.process_index, accelerator.num_processes,
     )  # fmt: skip
     last = training.max_train_steps or (training.num_train_epochs or 0) * schedule.steps_per_epoch
+    if training.metric_for_best_model and evaluate is None:
+        raise UserError(
+            "training.metric_for_best_model needs a validation split; give data.validation_fraction or leave it out"
+        )
     torch.manual_seed(seed_sequence(seed, accelerator.process_index))  # dropout
-    if frozen := freeze_unreached(model, objective, Rows(dataset).__getitems__([Place(0, 0)])[0]):
+    model.to(accelerator.device)  # type: ignore[arg-type]
+    with accelerator.autocast():
+        frozen = freeze_unreached(model, objective, Rows(dataset).__getitems__([Place(0, 0)])[0])
+    if frozen:
         accelerator.print(f"not reached by this objective, so not trained: {', '.join(frozen)}")
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -93,12 +103,15 @@ def train(
 
     result, first, checkpoints = TrainResult(model), 0, output / "checkpoints"
     running = {"loss": 0.0, "steps": 0}
-    if resume and (newest := latest(checkpoints)):
+    newest = latest(checkpoints) if resume else None
+    if newest:
         state = load_checkpoint(newest, accelerator, model, optimizer)
         first, running, result.tokens, result.best = state["step"], state["running"], state["tokens"], state["best"]
         result.wall_time_s = state["wall_time_s"]
         accelerator.print(f"resuming {output} at step {first} of {last}")
-    log = MetricsLog(accelerator, output, first)
+    elif accelerator.is_main_process:
+        shutil.rmtree(checkpoints, ignore_errors=True)  # of an attempt that nobody resumes
+    log = MetricsLog(accelerator, output, first, tag)
     result.history = log.rows
     bar = tqdm(
         total=last, initial=first, unit="step", dynamic_ncols=True, desc=output.name,
@@ -114,9 +127,13 @@ def train(
             counts += torch.tensor(micro.size(objective), dtype=torch.float64).to(counts)
         scored, tokens = accelerator.reduce(counts, reduction="sum").tolist()
         loss = _backward(accelerator, model, objective, window, max(scored, 1.0), step)
-        norm = float(accelerator.clip_grad_norm_(model.parameters(), optim.max_grad_norm or math.inf))
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        total_norm = nn.utils.get_total_norm(gradients)
+        norm = float(total_norm)
         if not math.isfinite(norm):
-            raise UserError(bad_gradient(accelerator.unwrap_model(model), step))
+            raise UserError(bad_gradient(accelerator.unwrap_model(model), [i for m in window for i in m.indices], step))
+        if optim.max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(model.parameters(), optim.max_grad_norm, total_norm)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step)
         optimizer.step()
@@ -155,6 +172,7 @@ def train(
                 prune(checkpoints, training.save_total_limit, _best_path(checkpoints, result.best))
     bar.close()
     result.step = last
+    result.wall_time_s = spent + time.perf_counter() - started
     if best := _best_path(checkpoints, result.best):
         accelerator.wait_for_everyone()
         load_weights(best, accelerator.unwrap_model(model))
@@ -225,6 +243,8 @@ def _is_better(metrics: dict[str, float], best: dict[str, float], name: str | No
         return False
     if name not in metrics:
         raise UserError(f"training.metric_for_best_model: {name} is not among {', '.join(metrics)}")
+    if not math.isfinite(metrics[name]):
+        return False
     sign = -1 if name.removeprefix("eval_") in LOWER_IS_BETTER else 1
     if best and sign * metrics[name] <= sign * best[name]:
         return False

@@ -9,8 +9,8 @@ from accelerate import Accelerator
 class MetricsLog:
     """Appends to `output/metrics.jsonl` on the main process. A resume drops the lines after its checkpoint's step."""
 
-    def __init__(self, accelerator: Accelerator, output: Path, first_step: int):
-        self.accelerator = accelerator
+    def __init__(self, accelerator: Accelerator, output: Path, first_step: int, tag: str = ""):
+        self.accelerator, self.tag = accelerator, tag
         self.path = output / "metrics.jsonl"
         self.rows: list[dict] = []
         if self.path.is_file():
@@ -25,7 +25,7 @@ class MetricsLog:
         if self.accelerator.is_main_process:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(self.rows[-1]) + "\n")
-        self.accelerator.log(values, step=step)
+        self.accelerator.log({f"{self.tag}{name}": value for name, value in values.items()}, step=step)
 
 
 def _parse(line: str) -> dict | None:

@@ -16,15 +16,20 @@ def bad_loss(accelerator: Accelerator, model: nn.Module, objective: Any, suspect
     if suspect is not None:
         bare = accelerator.unwrap_model(model, keep_fp32_wrapper=True)
         layer = first_bad_layer(bare, objective, send_to_device(suspect.batch, accelerator.device))
-        shown = ", ".join(map(str, suspect.indices[:8])) + (", ..." if len(suspect.indices) > 8 else "")
-        found = [f"step {step + 1}: the loss is not finite on examples {shown}; first bad output: {layer}; {MEND}"]
+        where = f"on examples {_some(suspect.indices)}; first bad output: {layer}"
+        found = [f"step {step + 1}: the loss is not finite {where}; {MEND}"]
     return next(iter(gather_object(found)), f"step {step + 1}: the loss is not finite; {MEND}")
 
 
-def bad_gradient(model: nn.Module, step: int) -> str:
+def bad_gradient(model: nn.Module, indices: list[int], step: int) -> str:
     """The line for a gradient that is not finite though the loss was."""
     bad = (n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all())
-    return f"step {step + 1}: the loss is finite but the gradient of {next(bad, 'some parameter')} is not; {MEND}"
+    name = next(bad, "some parameter")
+    return f"step {step + 1}: the gradient of {name} is not finite on examples {_some(indices)}; {MEND}"
+
+
+def _some(indices: list[int]) -> str:
+    return ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
 
 
 @torch.no_grad()

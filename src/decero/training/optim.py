@@ -39,10 +39,10 @@ def build_optimizer(model: nn.Module, config: OptimSection) -> torch.optim.Optim
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
     # Several parameters a kernel instead of several kernels a parameter: 9 ms against 55 ms a step on two cores.
-    fused = {"fused": True} if config.name in FUSED else {}
+    fused = {"fused": True} if config.name in FUSED and "foreach" not in config.arguments else {}
     try:
         return cls([g for g in groups if g["params"]], lr=config.learning_rate, **(fused | config.arguments))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"optim.arguments: {cls.__name__} says {error}") from error
 
 

@@ -1,5 +1,6 @@
 """What surrounds a run: its topology, its folder, its model, and the record it leaves."""
 
+import itertools
 import json
 import os
 import platform
@@ -7,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +18,10 @@ import psutil
 import torch
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list
 from filelock import FileLock, Timeout
+from huggingface_hub import get_token
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -26,7 +29,8 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 from decero.data.packages import resolve_package_path
 from decero.data.tokenizer import check_fits_model, load_tokenizer
 from decero.errors import UserError, did_you_mean
-from decero.training.config import ModelSection, RunConfig, TokenizerSection, TrainingSection, read_yaml
+from decero.training.config import ModelSection, OptimSection, RunConfig, TokenizerSection, TrainingSection, read_yaml
+from decero.training.optim import build_optimizer, learning_rate_at
 
 RECORDED = ("decero", "torch", "transformers", "datasets", "accelerate", "tokenizers")
 
@@ -51,6 +55,11 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Acceler
         project_config=ProjectConfiguration(project_dir=config.output, logging_dir=f"{config.output}/logs"),
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
+    accelerator.gradient_accumulation_steps = 1  # ours to count; the launcher's would divide the loss once more
+    if str(accelerator.distributed_type).removeprefix("DistributedType.") not in ("NO", "MULTI_CPU", "MULTI_GPU"):
+        raise UserError(f"topology: {accelerator.distributed_type} is not supported; use configs/accelerate/ddp.yaml")
+    if config.hub.repo_id and get_token() is None:
+        raise UserError("hub.repo_id: there is no token to push with; run `hf auth login` or set HF_TOKEN")
     processes, device = accelerator.num_processes, accelerator.device.type
     if training.num_processes not in (None, processes):
         raise UserError(
@@ -58,7 +67,8 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Acceler
         )
     if device == "cpu":  # accelerate's launcher sets one thread a process, whatever the machine has
         local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // local))
     else:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     each = f", {torch.get_num_threads()} threads each" if device == "cpu" else ""
@@ -71,12 +81,16 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Acceler
         _claim(config, accelerator)
         if accelerator.log_with:
             accelerator.init_trackers(config.tracking.project_name)
-    _reset_peak_memory()
+    reset_peak_memory()
     return accelerator
 
 
 def _trackers(config: RunConfig) -> list[str]:
     if config.tracking.trackers != "auto":
+        for name in config.tracking.trackers:
+            if name not in LOGGER_TYPE_TO_CLASS:
+                near = did_you_mean(name, LOGGER_TYPE_TO_CLASS) or f"; there are {', '.join(LOGGER_TYPE_TO_CLASS)}"
+                raise UserError(f"tracking.trackers: {name} is no tracker of accelerate{near}")
         return list(config.tracking.trackers)
     return ["tensorboard"] if find_spec("tensorboard") and not config.dry_run else []
 
@@ -85,39 +99,61 @@ _LOCKS: list[FileLock] = []  # held until the process ends
 
 
 def _claim(config: RunConfig, accelerator: Accelerator) -> None:
-    """Make the folder this run's own. A finished or unfinished run in it is never written over."""
-    output, mine = Path(config.output), config.to_yaml()
+    """Make the folder this run's own. One that holds a finished or unfinished run is never written over.
+
+    Every process raises the main one's UserError, so that none is left waiting.
+    """
+    refusal: list[str | None] = [None]
     if accelerator.is_main_process:
         try:
-            output.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(output / ".lock")
-            lock.acquire(timeout=0)
-            _LOCKS.append(lock)
-        except Timeout:
-            raise UserError(
-                f"{output}: another run is writing here; wait for it or give another output=FOLDER"
-            ) from None
-        except OSError as error:
-            raise UserError(
-                f"output: {output} cannot be written: {error.strerror}; give another output=FOLDER"
-            ) from None
-        record = output / "config.yaml"
-        if record.is_file():
-            theirs = record.read_text(encoding="utf-8")
-            if not config.resume:
-                raise UserError(
-                    f"output: {output} holds another run; --resume it, delete it, or give another output=FOLDER"
-                )
-            if theirs != mine:
-                changed = [b for a, b in zip(theirs.splitlines(), mine.splitlines(), strict=False) if a != b]
-                raise UserError(
-                    f"output: {output} holds a run with other settings (here: {' '.join(changed[:1]).strip()}); "
-                    "resume with the same ones, or give another output=FOLDER"
-                )
-        elif any(p.name != ".lock" for p in output.iterdir()):
-            raise UserError(f"output: {output} is not empty and holds no run; give another output=FOLDER")
-        record.write_text(mine, encoding="utf-8")
-    accelerator.wait_for_everyone()
+            _claim_on_main(Path(config.output), config.to_yaml(), config.resume)
+        except UserError as error:
+            refusal = [str(error)]
+    broadcast_object_list(refusal)
+    if refusal[0]:
+        raise UserError(refusal[0])
+
+
+def _claim_on_main(output: Path, mine: str, resume: bool) -> None:
+    other = "give another output=FOLDER"
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(output / ".lock")
+        lock.acquire(timeout=0)
+        _LOCKS.append(lock)
+    except Timeout:
+        raise UserError(f"output: {output} is being written by another run; wait for it, or {other}") from None
+    except OSError as error:
+        raise UserError(f"output: {output} cannot be written: {error.strerror}; {other}") from None
+    record = output / "config.yaml"
+    begun = {path.name for path in output.iterdir()} - {".lock", "logs", "config.yaml", ".config.yaml.tmp"}
+    if begun and not record.is_file():
+        raise UserError(f"output: {output} is not empty and holds no run; {other}")
+    if begun and not resume:
+        raise UserError(f"output: {output} holds another run; --resume it, delete it, or {other}")
+    theirs = record.read_text(encoding="utf-8") if record.is_file() else mine
+    if begun and theirs != mine:
+        pairs = itertools.zip_longest(theirs.splitlines(), mine.splitlines(), fillvalue="")
+        changed = next(b or a for a, b in pairs if a != b).strip()
+        raise UserError(
+            f"output: {output} holds a run with other settings (here: {changed}); use the same ones, or {other}"
+        )
+    if not begun:  # a run that stopped before its first step left nothing to lose
+        beside = output / ".config.yaml.tmp"
+        beside.write_text(mine, encoding="utf-8")
+        beside.replace(record)
+
+
+@contextmanager
+def main_first(accelerator: Accelerator):
+    """The main process goes first and the others find its cache. Unlike accelerate's, it lets them go when it fails."""
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+    try:
+        yield
+    finally:
+        if accelerator.is_main_process:
+            accelerator.wait_for_everyone()
 
 
 def finished(config: RunConfig) -> dict[str, Any] | None:
@@ -136,7 +172,26 @@ def tokenizer_for(tokenizer: TokenizerSection, model: ModelSection, needs: Seque
             "tokenizer.name_or_path is missing: a model from a preset brings no tokenizer; "
             "train one with recipes/train_tokenizer.py and name its folder"
         )
-    return load_tokenizer(name, needs=needs)
+    found = load_tokenizer(name, needs=needs)
+    if tokenizer.name_or_path and model.name_or_path:
+        try:
+            own = load_tokenizer(model.name_or_path).get_vocab()
+        except UserError:
+            own = found.get_vocab()  # a checkpoint that brings no tokenizer cannot contradict one
+        if own != found.get_vocab():
+            raise UserError(
+                f"tokenizer: {tokenizer.name_or_path} does not match {model.name_or_path}, whose own gives other ids; "
+                "leave tokenizer.name_or_path out"
+            )
+    return found
+
+
+def vocab_size_of(section: ModelSection) -> int:
+    """The vocabulary of a preset or a checkpoint, without building it."""
+    if section.config is not None:
+        fields = read_yaml(section.config) | section.overrides
+        return AutoConfig.for_model(fields.pop("model_type"), **fields).vocab_size
+    return AutoConfig.from_pretrained(resolve_package_path(str(section.name_or_path))).get_text_config().vocab_size
 
 
 def build_model(
@@ -158,6 +213,8 @@ def build_model(
     if section.attn_implementation:
         overrides["attn_implementation"] = section.attn_implementation
     where = str(section.config or section.name_or_path)
+    if section.attn_implementation in ("flash_attention_2", "flex_attention") and not torch.cuda.is_available():
+        raise UserError(f"model.attn_implementation: {section.attn_implementation} needs a GPU to train; use sdpa")
     transformers.set_seed(seed)
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # a new head is what is wanted, not news
@@ -172,11 +229,13 @@ def build_model(
             hub = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
             config = AutoConfig.from_pretrained(path, **hub)
             _check_fields(config, section.overrides, where)
-            check_fits_model(tokenizer, config.get_text_config().vocab_size, where)
+            check_fits_model(tokenizer, section.overrides.get("vocab_size", config.get_text_config().vocab_size), where)
+            # A classifier for other labels than ours is replaced; any other tensor that does not fit is an error.
+            new_head = fields.get("num_labels", config.num_labels) != config.num_labels
             model = auto_class.from_pretrained(  # type: ignore[attr-defined]
-                path, dtype=torch.float32, use_safetensors=True, **overrides, **hub
+                path, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=new_head, **overrides, **hub
             )
-    except (StrictDataclassError, ValueError, OSError, KeyError) as error:
+    except (StrictDataclassError, ValueError, OSError, KeyError, RuntimeError, ImportError, ArithmeticError) as error:
         raise UserError(f"model: {where}: {' '.join(str(error).split())}") from error
     finally:
         transformers.logging.set_verbosity(level)
@@ -224,13 +283,16 @@ def _positions(config) -> int | None:
     return positions - (config.pad_token_id or 0) - 1 if offset else positions
 
 
-def forecast(config: RunConfig, training: TrainingSection, model: nn.Module, examples: int, tokens: int) -> None:
+def forecast(
+    config: RunConfig, optim: OptimSection, training: TrainingSection, model: nn.Module, examples: int, tokens: int
+) -> None:
     """What --dry-run says: settings as resolved, parameters, tokens a step, steps. Nothing was written."""
     parameters = sum(p.numel() for p in model.parameters())
     per_epoch = -(-examples // training.global_batch_size)
     steps = training.max_train_steps or (training.num_train_epochs or 0) * per_epoch
     a_step = tokens / examples * min(training.global_batch_size, examples)
     flops = 6 * model.num_parameters(exclude_embeddings=True) * a_step  # type: ignore[operator]
+    learning_rate_at(build_optimizer(model, optim), optim, steps)  # their settings are checked, too
     print(config.to_yaml())
     print(f"parameters        {parameters:,}")
     print(f"training rows     {examples:,} of {tokens / examples:.1f} tokens on average")
@@ -278,7 +340,7 @@ def _commit() -> str | None:
     return said.stdout.strip()
 
 
-def _reset_peak_memory() -> None:
+def reset_peak_memory() -> None:
     """Start counting anew, so that several runs in one process each get their own peak."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
