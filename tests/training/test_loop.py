@@ -11,7 +11,8 @@ from transformers import AutoModelForSequenceClassification, XLNetConfig
 from decero.data.order import Rows, Schedule
 from decero.errors import UserError
 from decero.training.config import OptimSection, TrainingSection
-from decero.training.loop import freeze_unreached, train
+from decero.training.gradient import freeze_unreached
+from decero.training.loop import train
 from decero.training.objectives import classification
 
 

@@ -4,19 +4,16 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
@@ -24,9 +21,10 @@ from decero.data.order import Place, Rows, Schedule
 from decero.errors import UserError
 from decero.training.checkpoint import latest, load_checkpoint, load_weights, prune, save_checkpoint
 from decero.training.config import OptimSection, TrainingSection, seed_sequence
+from decero.training.gradient import backward, freeze_unreached, micro_batches
 from decero.training.metrics_log import MetricsLog
-from decero.training.nonfinite import bad_gradient, bad_loss
-from decero.training.objectives import Batch, Objective
+from decero.training.nonfinite import bad_gradient
+from decero.training.objectives import Objective
 from decero.training.optim import build_optimizer, learning_rate_at
 
 LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae")
@@ -103,8 +101,7 @@ def train(
 
     result, first, checkpoints = TrainResult(model), 0, output / "checkpoints"
     running = {"loss": 0.0, "steps": 0}
-    newest = latest(checkpoints) if resume else None
-    if newest:
+    if newest := latest(checkpoints) if resume else None:
         state = load_checkpoint(newest, accelerator, model, optimizer)
         first, running, result.tokens, result.best = state["step"], state["running"], state["tokens"], state["best"]
         result.wall_time_s = state["wall_time_s"]
@@ -117,7 +114,7 @@ def train(
         total=last, initial=first, unit="step", dynamic_ncols=True, desc=output.name,
         disable=not (accelerator.is_main_process and progress), mininterval=0.5 if sys.stderr.isatty() else 15,
     )  # fmt: skip
-    batches = _micro_batches(dataset, objective, schedule, first, last, training.dataloader_num_workers)
+    batches = micro_batches(dataset, objective, schedule, first, last, training.dataloader_num_workers)
     started, spent, tokens_before, since = time.perf_counter(), result.wall_time_s, result.tokens, time.perf_counter()
     model.train()
     for step in range(first, last):
@@ -126,7 +123,7 @@ def train(
         for micro in window:
             counts += torch.tensor(micro.size(objective), dtype=torch.float64).to(counts)
         scored, tokens = accelerator.reduce(counts, reduction="sum").tolist()
-        loss = _backward(accelerator, model, objective, window, max(scored, 1.0), step)
+        loss = backward(accelerator, model, objective, window, max(scored, 1.0), step)
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         total_norm = nn.utils.get_total_norm(gradients)
         norm = float(total_norm)
@@ -174,62 +171,8 @@ def train(
     result.step = last
     result.wall_time_s = spent + time.perf_counter() - started
     if best := _best_path(checkpoints, result.best):
-        accelerator.wait_for_everyone()
         load_weights(best, accelerator.unwrap_model(model))
     return result
-
-
-class Micro(NamedTuple):
-    """A collated micro-batch, the examples it was made of, and whether it weighs anything."""
-
-    batch: Batch
-    indices: list[int]
-    weight: int
-
-    def size(self, objective: Objective) -> list[int]:
-        """Scored items and real tokens."""
-        return [self.weight * objective.count(self.batch), self.weight * int(self.batch["attention_mask"].sum())]
-
-
-def _micro_batches(
-    dataset: Dataset, objective: Objective, schedule: Schedule, first: int, last: int, workers: int
-) -> Iterator[Micro]:
-    """This process's micro-batches in order, collated ahead by `workers` processes."""
-
-    def collate(rows: list[dict]) -> Micro:
-        return Micro(objective.collate(rows), [r["index"] for r in rows], 0 if rows[0]["stand_in"] else 1)
-
-    return iter(
-        DataLoader(
-            Rows(dataset),  # type: ignore[arg-type]
-            batch_sampler=schedule.from_step(first, last),  # type: ignore[arg-type]
-            collate_fn=collate,
-            num_workers=workers,
-            generator=torch.Generator(),  # else starting a loader would draw from the state that dropout draws from
-            multiprocessing_context="fork" if workers else None,
-        )
-    )
-
-
-def _backward(
-    accelerator: Accelerator, model: nn.Module, objective: Objective, window: list[Micro], scored: float, step: int
-) -> float:
-    """Accumulate the gradient of one step; returns its mean loss over every scored item of every process."""
-    total = torch.zeros((), device=accelerator.device)
-    suspect = None
-    for number, micro in enumerate(window):
-        batch = send_to_device(micro.batch, accelerator.device)
-        with accelerator.no_sync(model) if number < len(window) - 1 else nullcontext():
-            loss = objective.loss(model, batch) * micro.weight
-            # DistributedDataParallel averages over processes; the mean is over items, so that is undone.
-            accelerator.backward(loss * (accelerator.num_processes / scored))
-        total += loss.detach()
-        if suspect is None and not torch.isfinite(loss):
-            suspect = micro
-    mean = float(accelerator.reduce(total, reduction="sum")) / scored
-    if not math.isfinite(mean):  # on one process or all: every process gets here, and none updates
-        raise UserError(bad_loss(accelerator, model, objective, suspect, step))
-    return mean
 
 
 def _due(training: TrainingSection, done: int, last: int, steps_per_epoch: int) -> bool:
@@ -255,18 +198,3 @@ def _is_better(metrics: dict[str, float], best: dict[str, float], name: str | No
 
 def _best_path(checkpoints: Path, best: dict[str, float]) -> Path | None:
     return checkpoints / f"step-{int(best['step']):08d}" if best else None
-
-
-def freeze_unreached(model: nn.Module, objective: Objective, row: dict) -> list[str]:
-    """Freeze parameters that the objective never reaches, and name them: no process then waits for their gradients.
-
-    XLNet's mask embedding in a classifier is one. Dropout draws from a forked random state.
-    """
-    with torch.random.fork_rng():
-        device = next(model.parameters()).device
-        objective.loss(model, send_to_device(objective.collate([row]), device)).backward()
-    unreached = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    for _, parameter in unreached:
-        parameter.requires_grad_(False)
-    model.zero_grad()
-    return [name for name, _ in unreached]
