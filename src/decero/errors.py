@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
+CLEANUPS: list[Callable[[], None]] = []  # what to undo when a command ends on a UserError
+
 
 class UserError(Exception):
     """What is wrong, where, the nearest valid name and the mend, in one line. A command ends on it with exit code 2."""
@@ -21,6 +23,8 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
+        while CLEANUPS:
+            CLEANUPS.pop()()
         if os.environ.get("RANK", "0") == "0":  # every rank meets the same error; one of them says it
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)

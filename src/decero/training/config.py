@@ -322,7 +322,8 @@ def _help(cls: type[BaseModel], prefix: str = "") -> str:
             is_map = not (isinstance(field.annotation, type) or type(None) in get_args(field.annotation))
             lines.append(_help(section, f"{prefix}{name}.{'NAME.' if is_map else ''}"))
             continue
-        kind = str(getattr(field.annotation, "__name__", field.annotation)).replace("typing.", "")
+        named = isinstance(field.annotation, type) and not get_args(field.annotation)
+        kind = field.annotation.__name__ if named else str(field.annotation).replace("typing.", "")  # type: ignore[union-attr]
         default = "required" if field.is_required() else f"= {field.default!r}"
         lines.append(f"  {prefix}{name}  ({kind}) {default}\n      {field.description or ''}")
     return "\n".join(lines)

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from decero.data.packages import resolve_package_path
 from decero.data.tokenizer import check_fits_model, load_tokenizer
-from decero.errors import UserError, did_you_mean
+from decero.errors import CLEANUPS, UserError, did_you_mean
 from decero.training.config import ModelSection, OptimSection, RunConfig, TokenizerSection, TrainingSection, read_yaml
 from decero.training.optim import build_optimizer, learning_rate_at
 
@@ -118,6 +119,7 @@ def _claim_on_main(output: Path, mine: str, resume: bool) -> None:
     other = "give another output=FOLDER"
     try:
         output.mkdir(parents=True, exist_ok=True)
+        fresh = not any(output.iterdir())
         lock = FileLock(output / ".lock")
         lock.acquire(timeout=0)
         _LOCKS.append(lock)
@@ -126,7 +128,7 @@ def _claim_on_main(output: Path, mine: str, resume: bool) -> None:
     except OSError as error:
         raise UserError(f"output: {output} cannot be written: {error.strerror}; {other}") from None
     record = output / "config.yaml"
-    begun = {path.name for path in output.iterdir()} - {".lock", "logs", "config.yaml", ".config.yaml.tmp"}
+    begun = _begun(output)
     if begun and not record.is_file():
         raise UserError(f"output: {output} is not empty and holds no run; {other}")
     if begun and not resume:
@@ -142,6 +144,20 @@ def _claim_on_main(output: Path, mine: str, resume: bool) -> None:
         beside = output / ".config.yaml.tmp"
         beside.write_text(mine, encoding="utf-8")
         beside.replace(record)
+        if fresh:
+            CLEANUPS.append(lambda: _unclaim(output, lock))
+
+
+def _begun(output: Path) -> set[str]:
+    """What a run left in its folder besides its claim."""
+    return {path.name for path in output.iterdir()} - {".lock", "logs", "config.yaml", ".config.yaml.tmp"}
+
+
+def _unclaim(output: Path, lock: FileLock) -> None:
+    """Take back the folder that was made for a run which was refused before it left anything there."""
+    if output.is_dir() and not _begun(output):
+        lock.release()
+        shutil.rmtree(output, ignore_errors=True)
 
 
 @contextmanager
