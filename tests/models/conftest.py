@@ -18,7 +18,7 @@ SIZES = {
 
 # Stock BERT's names -> ours, applied in this order to each parameter's name.
 BERT_NAMES = {
-    "bert.pooler.dense": "pooler.0",
+    "bert.pooler.dense": "model.pooler.dense",
     "bert.": "model.",
     "embeddings.word_embeddings": "embed_tokens",
     "embeddings.position_embeddings": "embed_positions.embed_positions",

@@ -20,7 +20,7 @@ BERT_SLOTS = {
 
 ROBERTA_NAMES = {
     "roberta.": "bert.",
-    "classifier.dense": "pooler.0",
+    "classifier.dense": "model.pooler.dense",
     "classifier.out_proj": "classifier",
     "lm_head.dense": "lm_head.transform.0",
     "lm_head.layer_norm": "lm_head.transform.2",

@@ -3,13 +3,17 @@
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    PreTrainedConfig,
 )
 
-from .configuration_decero import DeceroEncoderConfig
+from .configuration_decero import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
+from .modeling_decoder import DeceroDecoderForCausalLM, DeceroDecoderForSequenceClassification, DeceroDecoderModel
 from .modeling_encoder import (
     DeceroEncoderForMaskedLM,
     DeceroEncoderForQuestionAnswering,
@@ -17,16 +21,42 @@ from .modeling_encoder import (
     DeceroEncoderForTokenClassification,
     DeceroEncoderModel,
 )
+from .modeling_encoder_decoder import DeceroEncoderDecoderForConditionalGeneration, DeceroEncoderDecoderModel
 
-AutoConfig.register(DeceroEncoderConfig.model_type, DeceroEncoderConfig)
-AutoModel.register(DeceroEncoderConfig, DeceroEncoderModel)
-AutoModelForMaskedLM.register(DeceroEncoderConfig, DeceroEncoderForMaskedLM)
-AutoModelForSequenceClassification.register(DeceroEncoderConfig, DeceroEncoderForSequenceClassification)
-AutoModelForTokenClassification.register(DeceroEncoderConfig, DeceroEncoderForTokenClassification)
-AutoModelForQuestionAnswering.register(DeceroEncoderConfig, DeceroEncoderForQuestionAnswering)
+AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
+    DeceroEncoderConfig: {
+        AutoModel: DeceroEncoderModel,
+        AutoModelForMaskedLM: DeceroEncoderForMaskedLM,
+        AutoModelForSequenceClassification: DeceroEncoderForSequenceClassification,
+        AutoModelForTokenClassification: DeceroEncoderForTokenClassification,
+        AutoModelForQuestionAnswering: DeceroEncoderForQuestionAnswering,
+    },
+    DeceroDecoderConfig: {
+        AutoModel: DeceroDecoderModel,
+        AutoModelForCausalLM: DeceroDecoderForCausalLM,
+        AutoModelForSequenceClassification: DeceroDecoderForSequenceClassification,
+    },
+    DeceroEncoderDecoderConfig: {
+        AutoModel: DeceroEncoderDecoderModel,
+        AutoModelForSeq2SeqLM: DeceroEncoderDecoderForConditionalGeneration,
+    },
+}
+
+for config_class, heads in AUTO_CLASSES.items():
+    AutoConfig.register(config_class.model_type, config_class)
+    for auto_class, head in heads.items():
+        auto_class.register(config_class, head)  # type: ignore[attr-defined]
 
 __all__ = [
+    "AUTO_CLASSES",
+    "DeceroDecoderConfig",
+    "DeceroDecoderForCausalLM",
+    "DeceroDecoderForSequenceClassification",
+    "DeceroDecoderModel",
     "DeceroEncoderConfig",
+    "DeceroEncoderDecoderConfig",
+    "DeceroEncoderDecoderForConditionalGeneration",
+    "DeceroEncoderDecoderModel",
     "DeceroEncoderForMaskedLM",
     "DeceroEncoderForQuestionAnswering",
     "DeceroEncoderForSequenceClassification",

@@ -59,33 +59,72 @@ def rotate(x_BHLK, cos_BL1K, sin_BL1K):
 class MultiHeadAttention(nn.Module):
     """Vaswani et al. 2017, section 3.2.2, with grouped key-value heads (Ainslie et al. 2023) and rotary positions."""
 
-    is_causal = False
-
-    def __init__(self, config, layer_idx):
+    def __init__(self, config, layer_idx, is_causal=False):
         super().__init__()
         D, H, G, K = config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self.config = config
         self.layer_idx = layer_idx
+        self.is_causal = is_causal
         self.head_dim = K
         self.num_key_value_groups = H // G
-        self.scaling = K**-0.5
+        self.scaling = K**-0.5 if config.scale_attn_weights else 1.0
         self.attention_dropout = config.attention_probs_dropout_prob
         self.q_proj = nn.Linear(D, H * K, bias=config.attention_bias)
         self.k_proj = nn.Linear(D, G * K, bias=config.attention_bias)
         self.v_proj = nn.Linear(D, G * K, bias=config.attention_bias)
         self.o_proj = nn.Linear(H * K, D, bias=config.attention_bias)
 
-    def forward(self, hidden_BLD, attention_mask=None, rotary=None, **kwargs):
-        """Returns (batch, length, model) and, from the eager backend, the weights (batch, heads, length, memory)."""
-        B, L, _ = hidden_BLD.shape
-        q_BHLK = self.q_proj(hidden_BLD).view(B, L, -1, self.head_dim).transpose(1, 2)
-        k_BGLK = self.k_proj(hidden_BLD).view(B, L, -1, self.head_dim).transpose(1, 2)
-        v_BGLK = self.v_proj(hidden_BLD).view(B, L, -1, self.head_dim).transpose(1, 2)
+    def heads(self, x_BLD):
+        """(batch, length, heads x head size) -> (batch, heads, length, head size)."""
+        return x_BLD.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+
+    def keys_values(self, memory_BMD, rotary, past_key_values):
+        """Keys and values of what is looked at: the new tokens, and those that the cache remembers."""
+        k_BGMK, v_BGMK = self.heads(self.k_proj(memory_BMD)), self.heads(self.v_proj(memory_BMD))
         if rotary is not None:
-            q_BHLK, k_BGLK = rotate(q_BHLK, *rotary), rotate(k_BGLK, *rotary)
+            k_BGMK = rotate(k_BGMK, *rotary)
+        if past_key_values is not None:
+            k_BGMK, v_BGMK = past_key_values.update(k_BGMK, v_BGMK, self.layer_idx)
+        return k_BGMK, v_BGMK
+
+    def forward(self, hidden_BLD, attention_mask=None, rotary=None, past_key_values=None, memory_BMD=None, **kwargs):
+        """What `hidden_BLD` asks of `memory_BMD`, or of itself: (batch, length, model), and from the eager backend the
+        weights (batch, heads, length, memory).
+        """
+        B, L, _ = hidden_BLD.shape
+        q_BHLK = self.heads(self.q_proj(hidden_BLD))
+        if rotary is not None:
+            q_BHLK = rotate(q_BHLK, *rotary)
+        memory_BMD = hidden_BLD if memory_BMD is None else memory_BMD
+        k_BGMK, v_BGMK = self.keys_values(memory_BMD, rotary, past_key_values)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
         mix_BLHK, weights_BHLM = attend(
-            self, q_BHLK, k_BGLK, v_BGLK, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs
+            self, q_BHLK, k_BGMK, v_BGMK, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs
         )
         return self.o_proj(mix_BLHK.reshape(B, L, -1)), weights_BHLM
+
+
+class SelfAttention(MultiHeadAttention):
+    """Tokens of one text look at each other: all of them, or those within a window (Beltagy et al. 2020)."""
+
+    def __init__(self, config, layer_idx, is_causal=False):
+        super().__init__(config, layer_idx, is_causal)
+        sliding = config.layer_type(layer_idx) == "sliding_attention"
+        self.sliding_window = config.sliding_window if sliding else None
+
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, sliding_window=self.sliding_window, **kwargs)
+
+
+class CrossAttention(MultiHeadAttention):
+    """The decoder looks at the encoder's output, whose keys and values are computed once a text: section 3.2.3."""
+
+    def keys_values(self, memory_BMD, rotary, past_key_values):
+        if past_key_values is None:
+            return super().keys_values(memory_BMD, rotary, None)
+        remembered = past_key_values.cross_attention_cache
+        if not past_key_values.is_updated.get(self.layer_idx):
+            past_key_values.is_updated[self.layer_idx] = True
+            return super().keys_values(memory_BMD, rotary, remembered)
+        return remembered.layers[self.layer_idx].keys, remembered.layers[self.layer_idx].values

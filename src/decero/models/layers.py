@@ -1,14 +1,15 @@
-"""Norms, feed-forward layers, and the encoder layer that joins them to attention by residuals.
+"""Norms, feed-forward layers, and the two layers that join them to attention by residuals.
 
 Dimensions: B batch, L length, D model, F feed-forward.
 """
 
 import torch
 from torch import nn
+from transformers import EncoderDecoderCache
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import MultiHeadAttention
+from .attention import CrossAttention, SelfAttention
 
 
 class RMSNorm(nn.Module):
@@ -39,9 +40,10 @@ class MLP(nn.Module):
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self.act = ACT2FN[config.hidden_act]
+        self.dropout = nn.Dropout(config.activation_dropout)
 
     def forward(self, x_BLD):
-        return self.down_proj(self.act(self.up_proj(x_BLD)))
+        return self.down_proj(self.dropout(self.act(self.up_proj(x_BLD))))
 
 
 class GatedMLP(MLP):
@@ -52,25 +54,61 @@ class GatedMLP(MLP):
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
 
     def forward(self, x_BLD):
-        return self.down_proj(self.act(self.gate_proj(x_BLD)) * self.up_proj(x_BLD))
+        return self.down_proj(self.dropout(self.act(self.gate_proj(x_BLD)) * self.up_proj(x_BLD)))
+
+
+def norm_pair(config):
+    """The norm before a sublayer and the one after its residual sum: pre- or post-norm is which is the identity."""
+    if config.norm_placement == "pre":
+        return build_norm(config), nn.Identity()
+    return nn.Identity(), build_norm(config)
 
 
 class EncoderLayer(GradientCheckpointingLayer):
-    """Attention and feed-forward, each inside a residual. Pre- or post-norm: which pair of slots holds the identity."""
+    """Attention and feed-forward, each inside a residual: Vaswani et al. 2017, figure 1, left."""
+
+    is_causal = False
 
     def __init__(self, config, layer_idx):
         super().__init__()
-        pre = config.norm_placement == "pre"
-        self.self_attn = MultiHeadAttention(config, layer_idx)
+        self.self_attn = SelfAttention(config, layer_idx, self.is_causal)
         self.mlp = GatedMLP(config) if config.gated_mlp else MLP(config)
-        self.pre_attn_norm = build_norm(config) if pre else nn.Identity()
-        self.post_attn_norm = nn.Identity() if pre else build_norm(config)
-        self.pre_mlp_norm = build_norm(config) if pre else nn.Identity()
-        self.post_mlp_norm = nn.Identity() if pre else build_norm(config)
+        self.pre_attn_norm, self.post_attn_norm = norm_pair(config)
+        self.pre_mlp_norm, self.post_mlp_norm = norm_pair(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        if layer_idx == 0 and config.embedding_norm and config.norm_placement == "pre":
+            self.pre_attn_norm = nn.Identity()  # what enters was normalised as the sum of the embeddings
 
     def forward(self, hidden_BLD, attention_mask=None, rotary=None, **kwargs):
         mix_BLD, _ = self.self_attn(self.pre_attn_norm(hidden_BLD), attention_mask, rotary, **kwargs)
         hidden_BLD = self.post_attn_norm(hidden_BLD + self.dropout(mix_BLD))
+        hidden_BLD = self.post_mlp_norm(hidden_BLD + self.dropout(self.mlp(self.pre_mlp_norm(hidden_BLD))))
+        return hidden_BLD
+
+
+class DecoderLayer(EncoderLayer):
+    """The same, blind to what comes; beside an encoder, a third residual looks at its output: figure 1, right."""
+
+    is_causal = True
+
+    def __init__(self, config, layer_idx):
+        super().__init__(config, layer_idx)
+        if config.is_encoder_decoder:
+            self.cross_attn = CrossAttention(config, layer_idx)
+            self.pre_cross_norm, self.post_cross_norm = norm_pair(config)
+
+    def forward(
+        self, hidden_BLD, attention_mask=None, rotary=None, memory_BMD=None, memory_mask=None, past_key_values=None,
+        **kwargs,
+    ):  # fmt: skip
+        crossed = isinstance(past_key_values, EncoderDecoderCache)
+        own = past_key_values.self_attention_cache if crossed else past_key_values
+        mix_BLD, _ = self.self_attn(self.pre_attn_norm(hidden_BLD), attention_mask, rotary, own, **kwargs)
+        hidden_BLD = self.post_attn_norm(hidden_BLD + self.dropout(mix_BLD))
+        if memory_BMD is not None:
+            mix_BLD, _ = self.cross_attn(
+                self.pre_cross_norm(hidden_BLD), memory_mask, None, past_key_values, memory_BMD, **kwargs
+            )
+            hidden_BLD = self.post_cross_norm(hidden_BLD + self.dropout(mix_BLD))
         hidden_BLD = self.post_mlp_norm(hidden_BLD + self.dropout(self.mlp(self.pre_mlp_norm(hidden_BLD))))
         return hidden_BLD

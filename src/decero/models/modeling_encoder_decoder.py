@@ -1,0 +1,156 @@
+"""The Transformer of 2017: an encoder reads, a decoder writes.
+
+Dimensions: B batch, L length, M memory (key) length, D model, V vocabulary.
+"""
+
+import torch
+from torch import nn
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.loss.loss_utils import ForMaskedLMLoss
+from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_decero import DeceroEncoderDecoderConfig
+from .modeling_decoder import DeceroDecoderModel
+from .modeling_encoder import DeceroEncoderModel
+from .modeling_stack import DeceroPreTrainedModel
+
+
+def shift_right(labels_BL, start_token_id, pad_token_id):
+    """What the decoder reads to write `labels`: a start token, then the labels but the last; padding for -100.
+
+    Raises ValueError when the configuration names no start or padding token.
+    """
+    if start_token_id is None or pad_token_id is None:
+        raise ValueError("labels are shifted to the right: set decoder_start_token_id and pad_token_id")
+    start_B1 = labels_BL.new_full((labels_BL.shape[0], 1), start_token_id)
+    shifted_BL = torch.cat((start_B1, labels_BL[:, :-1]), dim=1)
+    return shifted_BL.masked_fill(shifted_BL == -100, pad_token_id)
+
+
+class DeceroEncoderDecoderPreTrainedModel(DeceroPreTrainedModel):
+    """What every encoder-decoder class shares."""
+
+    config: DeceroEncoderDecoderConfig
+    config_class = DeceroEncoderDecoderConfig
+
+    def get_expanded_tied_weights_keys(self, all_submodels=False):
+        """The two stacks share their embeddings always; `tie_word_embeddings` is about the head (T5 1.1)."""
+        if all_submodels:
+            return super().get_expanded_tied_weights_keys(all_submodels=True)
+        tied = dict(self._tied_weights_keys or {})
+        return tied if self.config.tie_word_embeddings else {k: v for k, v in tied.items() if "lm_head" not in k}
+
+
+class DeceroEncoderDecoderModel(DeceroEncoderDecoderPreTrainedModel):
+    """Encoder and decoder over one table of embeddings: Vaswani et al. 2017, figure 1."""
+
+    _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.encoder = DeceroEncoderModel(config, add_pooling_layer=False)
+        self.decoder = DeceroDecoderModel(config)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.encoder.embed_tokens
+
+    def set_input_embeddings(self, value):
+        self.encoder.embed_tokens = value
+        self.decoder.embed_tokens = value
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        decoder_input_ids: torch.LongTensor | None = None,
+        decoder_attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        decoder_position_ids: torch.LongTensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        decoder_inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> Seq2SeqModelOutput:
+        """input_ids, attention_mask: (batch, memory), what is read. decoder_input_ids, decoder_attention_mask: (batch,
+        length), what was written so far. encoder_outputs: from an earlier call, instead of `input_ids`. Returns
+        `last_hidden_state` (batch, length, model) of the decoder.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.encoder(
+                input_ids, attention_mask, position_ids=position_ids, inputs_embeds=inputs_embeds, **kwargs
+            )
+        elif isinstance(encoder_outputs, tuple | list):
+            encoder_outputs = BaseModelOutput(*encoder_outputs)
+        outputs = self.decoder(
+            decoder_input_ids, decoder_attention_mask, decoder_position_ids, past_key_values, decoder_inputs_embeds,
+            encoder_outputs.last_hidden_state, attention_mask, use_cache=use_cache, **kwargs,
+        )  # fmt: skip
+        return Seq2SeqModelOutput(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.hidden_states,
+            decoder_attentions=outputs.attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+            encoder_attentions=encoder_outputs.attentions,
+        )
+
+
+class DeceroEncoderDecoderForConditionalGeneration(DeceroEncoderDecoderPreTrainedModel, GenerationMixin):
+    """A text from a text: translation (Vaswani et al. 2017), anything else (Raffel et al. 2020)."""
+
+    _tied_weights_keys = {
+        "lm_head.weight": "model.encoder.embed_tokens.weight",
+        "model.decoder.embed_tokens.weight": "model.encoder.embed_tokens.weight",
+    }
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = DeceroEncoderDecoderModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
+        self.post_init()
+
+    def prepare_decoder_input_ids_from_labels(self, labels):
+        return shift_right(labels, self.config.decoder_start_token_id, self.config.pad_token_id)
+
+    @can_return_tuple
+    def forward(
+        self, input_ids=None, attention_mask=None, decoder_input_ids=None, decoder_attention_mask=None,
+        position_ids=None, decoder_position_ids=None, encoder_outputs=None, past_key_values=None, inputs_embeds=None,
+        decoder_inputs_embeds=None, labels=None, use_cache=None, **kwargs: Unpack[TransformersKwargs],
+    ) -> Seq2SeqLMOutput:  # fmt: skip
+        """labels: (batch, length), what is to be written, -100 where nothing is asked; without `decoder_input_ids` the
+        decoder reads them shifted to the right. Logits: (batch, length, vocabulary).
+        """
+        if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}  # the loss's alone
+        outputs = self.model(
+            input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, position_ids, decoder_position_ids,
+            encoder_outputs, past_key_values, inputs_embeds, decoder_inputs_embeds, use_cache, **kwargs,
+        )  # fmt: skip
+        scale = self.config.hidden_size**-0.5 if self.config.scale_lm_head else 1.0
+        logits = self.lm_head(outputs.last_hidden_state * scale)
+        loss = None
+        if labels is not None:  # the decoder's input was shifted, so that labels stand beside their logits as in MLM
+            loss = ForMaskedLMLoss(logits, labels, self.config.vocab_size, **items)
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            decoder_hidden_states=outputs.decoder_hidden_states,
+            decoder_attentions=outputs.decoder_attentions,
+            cross_attentions=outputs.cross_attentions,
+            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
+            encoder_hidden_states=outputs.encoder_hidden_states,
+            encoder_attentions=outputs.encoder_attentions,
+        )

@@ -1,0 +1,127 @@
+"""What encoder and decoder have in common: embeddings in, layers, a norm; and the contract with transformers.
+
+Dimensions: B batch, L length, M memory (key) length, D model, H heads, K head size.
+"""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from .attention import MultiHeadAttention
+from .configuration_decero import DeceroConfig
+from .embeddings import POSITIONS, RelativePositionBias, rotary_positions
+from .layers import build_norm
+
+
+class DeceroPreTrainedModel(PreTrainedModel):
+    """What every class shares: how it is named, saved, initialised, and which backends it can use."""
+
+    config: DeceroConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["EncoderLayer", "DecoderLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        """Normal with std `initializer_range`; unscaled attention has its 1/sqrt(head size) in the queries instead."""
+        super()._init_weights(module)
+        if isinstance(module, MultiHeadAttention) and not self.config.scale_attn_weights:
+            init.normal_(module.q_proj.weight, std=self.config.initializer_range * module.head_dim**-0.5)
+
+
+class DeceroStack(DeceroPreTrainedModel):
+    """Embeddings, layers and a final norm: either half of Vaswani et al. 2017, figure 1."""
+
+    def __init__(self, config, layer_class, num_layers):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.embed_positions = POSITIONS[config.position_embedding_type](config)
+        if config.type_vocab_size:
+            self.embed_token_types = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        if config.position_embedding_type == "relative":
+            self.relative_attention_bias = RelativePositionBias(config, layer_class.is_causal)
+        self.embed_norm = build_norm(config) if config.embedding_norm else nn.Identity()
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.layers = nn.ModuleList(layer_class(config, i) for i in range(num_layers))
+        self.layer_types = [config.layer_type(i) for i in range(num_layers)]
+        self.norm = build_norm(config) if config.final_norm else nn.Identity()
+        self.gradient_checkpointing = False
+
+    def get_input_embeddings(self):
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value):
+        self.embed_tokens = value
+
+    def positions(self, length, past, device):
+        """Positions of `length` tokens after `past` others: (1, length). Raises ValueError beyond a learned table."""
+        limit = self.config.max_position_embeddings if self.config.position_embedding_type == "learned" else None
+        if limit is not None and isinstance(past, int) and past + length > limit:  # a static cache counts in a tensor
+            raise ValueError(
+                f"{past + length} tokens, but max_position_embeddings {limit} is all that was learned; truncate"
+            )
+        return (torch.arange(length, device=device) + past).unsqueeze(0)
+
+    def embed(self, input_ids, inputs_embeds, past=0, position_ids=None, token_type_ids=None):
+        """Tokens + segments + positions, normalised if the configuration says so: (batch, length, model), and the
+        position ids.
+
+        Raises ValueError unless exactly one of `input_ids` and `inputs_embeds` is given.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        config = self.config
+        embeds_BLD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if position_ids is None:
+            position_ids = self.positions(embeds_BLD.shape[1], past, embeds_BLD.device)
+        hidden_BLD = embeds_BLD * config.hidden_size**0.5 if config.scale_embeddings else embeds_BLD
+        if config.type_vocab_size:  # segments before positions, as in BERT: the same order of sums, the same last bits
+            types_BL = position_ids.new_zeros(embeds_BLD.shape[:2]) if token_type_ids is None else token_type_ids
+            hidden_BLD = hidden_BLD + self.embed_token_types(types_BL)
+        hidden_BLD = hidden_BLD + self.embed_positions(position_ids)
+        return self.dropout(self.embed_norm(hidden_BLD.to(embeds_BLD.dtype))), position_ids
+
+    def rotary(self, position_ids, dtype):
+        """Cosines and sines by kind of layer; None each where positions are not rotary."""
+        config = self.config
+        if config.position_embedding_type != "rotary":
+            return dict.fromkeys(self.layer_types)
+        angles = {}
+        for kind in set(self.layer_types):
+            local = config.local_rope_theta if kind == "sliding_attention" else None
+            cos_BL1K, sin_BL1K = rotary_positions(position_ids, config.head_dim, local or config.rope_theta)
+            angles[kind] = cos_BL1K.to(dtype), sin_BL1K.to(dtype)
+        return angles
+
+    def prefer_near(self, mask, length, kind, past_key_values=None):
+        """The mask of one kind of layer with the biases of relative positions added; as it is for other positions.
+
+        mask: None, bool (True is visible) or additive, (batch, 1, length, memory). Returns (batch or 1, heads, length,
+        memory); -inf hides. Raises ValueError for a backend that knows no bias.
+        """
+        if self.config.position_embedding_type != "relative":
+            return mask
+        backend = self.config._attn_implementation
+        if backend not in ("eager", "sdpa"):
+            raise ValueError(f"relative positions are added to the scores, which {backend} cannot; use sdpa or eager")
+        past, memory, first = 0, length, 0
+        if past_key_values is not None:
+            layer_idx = self.layer_types.index(kind)
+            past = past_key_values.get_seq_length(layer_idx)
+            memory, first = past_key_values.get_mask_sizes(length, layer_idx)
+        device = self.embed_tokens.weight.device
+        ahead_LM = torch.arange(memory, device=device) + first - (torch.arange(length, device=device) + past)[:, None]
+        bias_1HLM = self.relative_attention_bias(ahead_LM)
+        if mask is None:
+            causal = self.relative_attention_bias.is_causal
+            return bias_1HLM.masked_fill(ahead_LM > 0, float("-inf")) if causal else bias_1HLM
+        if mask.dtype == torch.bool:
+            return bias_1HLM.masked_fill(~mask, float("-inf"))
+        hidden_B1LM = mask == torch.finfo(mask.dtype).min  # what transformers hides additive masks with
+        return (bias_1HLM + mask).masked_fill(hidden_B1LM, float("-inf"))
