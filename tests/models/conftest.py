@@ -56,8 +56,8 @@ def _seed():
 
 @pytest.fixture
 def make_config():
-    """A configuration of prime sizes, any field of it replaced."""
-    return lambda **fields: DeceroEncoderConfig(**{**SIZES, **fields})
+    """A configuration of prime sizes, any field of it replaced: of an encoder, or of another shape."""
+    return lambda config_class=DeceroEncoderConfig, **fields: config_class(**{**SIZES, **fields})
 
 
 @pytest.fixture

@@ -73,6 +73,8 @@ class MultiHeadAttention(nn.Module):
         self.k_proj = nn.Linear(D, G * K, bias=config.attention_bias)
         self.v_proj = nn.Linear(D, G * K, bias=config.attention_bias)
         self.o_proj = nn.Linear(H * K, D, bias=config.attention_bias)
+        if not config.scale_attn_weights:  # T5 has its 1/sqrt(head size) in the queries it starts from
+            self.q_proj.initializer_gain = K**-0.5
 
     def heads(self, x_BLD):
         """(batch, length, heads x head size) -> (batch, heads, length, head size)."""

@@ -85,20 +85,21 @@ class DeceroConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Refuse sizes that do not fit each other; huggingface_hub runs every `validate_*` when a config is made."""
+        heads, groups, positions = self.num_attention_heads, self.num_key_value_heads, self.position_embedding_type
         if self.head_dim is None:
-            sizes = (
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads {self.num_attention_heads}"
-            )
-            raise ValueError(f"{sizes}; change one of them or set head_dim")
+            size = f"hidden_size {self.hidden_size}"
+            raise ValueError(f"{size} is not a multiple of num_attention_heads {heads}; change one or set head_dim")
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act {self.hidden_act} is no activation; there are {', '.join(sorted(ACT2FN))}")
-        heads, groups = self.num_attention_heads, self.num_key_value_heads
         if heads % (groups or 1):
             raise ValueError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}")
-        if self.position_embedding_type == "rotary" and self.head_dim % 2:
+        if positions == "rotary" and self.head_dim % 2:
             raise ValueError(f"rotary positions turn pairs of features, so head_dim {self.head_dim} must be even")
-        if self.position_offset and self.position_embedding_type != "learned":
-            raise ValueError(f"position_offset moves a learned table, not {self.position_embedding_type} positions")
+        buckets, far = self.relative_attention_num_buckets, self.relative_attention_max_distance
+        if positions == "relative" and not 4 <= buckets < 2 * far:
+            raise ValueError(f"relative_attention_num_buckets {buckets} is not within 4 and 2 x max_distance {far}")
+        if self.position_offset and positions != "learned":
+            raise ValueError(f"position_offset moves a learned table, not {positions} positions")
 
 
 @strict
@@ -127,8 +128,8 @@ class SlidingWindowConfig(DeceroConfig):
 
     def validate_sliding_window(self):
         """Refuse a window that is named and has no size."""
-        if "sliding_attention" in (self.layer_types or []) and not self.sliding_window:
-            raise ValueError("layer_types names sliding_attention but sliding_window is not set")
+        if "sliding_attention" in (self.layer_types or []) and (self.sliding_window or 0) < 1:
+            raise ValueError(f"layer_types names sliding_attention, but sliding_window is {self.sliding_window}")
 
 
 @strict

@@ -24,7 +24,7 @@ def sinusoidal_positions(position_ids_BL, hidden_size, theta=10000.0, interleave
 
 def rotary_positions(position_ids_BL, head_dim, theta=10000.0):
     """Cosine and sine of each position's angles, twice (batch, 1, length, head size): Su et al. 2021, eq. 15."""
-    frequency = theta ** -(torch.arange(0, head_dim, 2, device=position_ids_BL.device).float() / head_dim)
+    frequency = 1.0 / theta ** (torch.arange(0, head_dim, 2, device=position_ids_BL.device).float() / head_dim)
     angle_B1LK = (position_ids_BL[..., None].float() * frequency).repeat(1, 1, 2).unsqueeze(1)
     return angle_B1LK.cos(), angle_B1LK.sin()
 

@@ -65,11 +65,15 @@ class DeceroDecoderModel(DeceroDecoderPreTrainedModel, DeceroStack):
         """One mask a kind of layer. `generate` hands them over ready-made when it compiles: one, or one a kind."""
         masks = {}
         for kind in set(self.layer_types):
-            ready = isinstance(attention_mask, dict)
-            mask = attention_mask[kind] if ready else MASKS[kind](
-                config=self.config, inputs_embeds=hidden_BLD, attention_mask=attention_mask, past_key_values=cache,
-                position_ids=position_ids,
-            )  # fmt: skip
+            if isinstance(attention_mask, dict):
+                mask = attention_mask[kind]
+            else:
+                mask = MASKS[kind](
+                    config=self.config, inputs_embeds=hidden_BLD, attention_mask=attention_mask, past_key_values=cache,
+                    position_ids=position_ids,
+                )  # fmt: skip
+                if kind == "sliding_attention" and attention_mask is not None and attention_mask.dim() == 4:
+                    mask = self.within_window(mask)
             masks[kind] = self.prefer_near(mask, hidden_BLD.shape[1], kind, cache)
         return masks
 
@@ -91,17 +95,20 @@ class DeceroDecoderModel(DeceroDecoderPreTrainedModel, DeceroStack):
         past + length), 1 where text is. encoder_hidden_states: (batch, memory, model), encoder_attention_mask: (batch,
         memory). Returns `last_hidden_state` (batch, length, model) and, with `use_cache`, `past_key_values`.
 
-        Without `position_ids` a text that starts again from position 0 is not told apart: packed rows give theirs.
-        Raises ValueError unless exactly one of `input_ids` and `inputs_embeds` is given, and for a text longer than
-        learned positions reach.
+        Rows that hold several texts, one after the other, give `position_ids` that start again with each and no
+        `attention_mask`: texts then do not see each other. Raises ValueError unless exactly one of `input_ids` and
+        `inputs_embeds` is given, and for a text longer than learned positions reach.
         """
-        if use_cache and past_key_values is None:
+        # Only a cache that was handed over remembers anything; a new one would hide packed rows from the mask builder.
+        crossed = isinstance(past_key_values, EncoderDecoderCache)
+        cache = past_key_values.self_attention_cache if crossed else past_key_values  # type: ignore[union-attr]
+        past = 0
+        if cache is not None:
+            past = cache.get_seq_length()
+            self.check_length((inputs_embeds if input_ids is None else input_ids).shape[1], past)  # type: ignore[union-attr]
+        elif use_cache:
             past_key_values = self.new_cache()
-        cache = past_key_values
-        if isinstance(past_key_values, EncoderDecoderCache):
-            cache = past_key_values.self_attention_cache
-        past = 0 if cache is None else cache.get_seq_length()
-        packing = position_ids  # only position ids that were given can say that rows hold several texts
+        packing = position_ids  # and only position ids that were given can tell texts apart
         hidden_BLD, position_ids = self.embed(input_ids, inputs_embeds, past, position_ids)
         masks = self.causal_masks(attention_mask, hidden_BLD, cache, packing)
         memory_mask = None
@@ -139,8 +146,9 @@ class DeceroDecoderForCausalLM(DeceroDecoderPreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:  # fmt: skip
         """labels: (batch, length), the same tokens as `input_ids` (the loss shifts them), -100 where nothing is asked.
         logits_to_keep: how many of the last positions are projected, or which; 0 is all. Logits: (batch, kept,
-        vocabulary).
+        vocabulary). With labels nothing is cached unless `use_cache` says so: training has no use for it.
         """
+        use_cache = False if use_cache is None and labels is not None else use_cache
         outputs = self.model(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache=use_cache, **kwargs
         )

@@ -91,14 +91,12 @@ class DeceroEncoderModel(DeceroEncoderPreTrainedModel, DeceroStack):
         learned positions reach (packed rows may be longer: their `position_ids` start again with each text).
         """
         hidden_BLD, position_ids = self.embed(input_ids, inputs_embeds, 0, position_ids, token_type_ids)
-        masks = {
-            kind: self.prefer_near(
-                MASKS[kind](config=self.config, inputs_embeds=hidden_BLD, attention_mask=attention_mask),
-                hidden_BLD.shape[1],
-                kind,
-            )
-            for kind in set(self.layer_types)
-        }
+        masks = {}
+        for kind in set(self.layer_types):
+            mask = MASKS[kind](config=self.config, inputs_embeds=hidden_BLD, attention_mask=attention_mask)
+            if kind == "sliding_attention" and attention_mask is not None and attention_mask.dim() == 4:
+                mask = self.within_window(mask)
+            masks[kind] = self.prefer_near(mask, hidden_BLD.shape[1], kind)
         rotary = self.rotary(position_ids, hidden_BLD.dtype)
         for layer, kind in zip(self.layers, self.layer_types, strict=True):
             hidden_BLD = layer(hidden_BLD, masks[kind], rotary[kind], **kwargs)

@@ -129,8 +129,10 @@ class DeceroEncoderDecoderForConditionalGeneration(DeceroEncoderDecoderPreTraine
         decoder_inputs_embeds=None, labels=None, use_cache=None, **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:  # fmt: skip
         """labels: (batch, length), what is to be written, -100 where nothing is asked; without `decoder_input_ids` the
-        decoder reads them shifted to the right. Logits: (batch, length, vocabulary).
+        decoder reads them shifted to the right. Logits: (batch, length, vocabulary). With labels nothing is cached
+        unless `use_cache` says so: training has no use for it.
         """
+        use_cache = False if use_cache is None and labels is not None else use_cache
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}  # the loss's alone

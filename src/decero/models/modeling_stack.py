@@ -8,7 +8,6 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from .attention import MultiHeadAttention
 from .configuration_decero import DeceroConfig
 from .embeddings import POSITIONS, RelativePositionBias, rotary_positions
 from .layers import build_norm
@@ -29,10 +28,13 @@ class DeceroPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        """Normal with std `initializer_range`; unscaled attention has its 1/sqrt(head size) in the queries instead."""
+        """Normal with std `initializer_range`, times the gain that a layer names for itself.
+
+        transformers asks modules that hold parameters of their own, and no others where the code is not its own.
+        """
         super()._init_weights(module)
-        if isinstance(module, MultiHeadAttention) and not self.config.scale_attn_weights:
-            init.normal_(module.q_proj.weight, std=self.config.initializer_range * module.head_dim**-0.5)
+        if gain := getattr(module, "initializer_gain", None):
+            init.normal_(module.weight, std=self.config.initializer_range * gain)
 
 
 class DeceroStack(DeceroPreTrainedModel):
@@ -59,14 +61,13 @@ class DeceroStack(DeceroPreTrainedModel):
     def set_input_embeddings(self, value):
         self.embed_tokens = value
 
-    def positions(self, length, past, device):
-        """Positions of `length` tokens after `past` others: (1, length). Raises ValueError beyond a learned table."""
+    def check_length(self, length, past):
+        """Raise ValueError for `length` tokens after `past` others when learned positions do not reach as far."""
         limit = self.config.max_position_embeddings if self.config.position_embedding_type == "learned" else None
         if limit is not None and isinstance(past, int) and past + length > limit:  # a static cache counts in a tensor
             raise ValueError(
                 f"{past + length} tokens, but max_position_embeddings {limit} is all that was learned; truncate"
             )
-        return (torch.arange(length, device=device) + past).unsqueeze(0)
 
     def embed(self, input_ids, inputs_embeds, past=0, position_ids=None, token_type_ids=None):
         """Tokens + segments + positions, normalised if the configuration says so: (batch, length, model), and the
@@ -79,7 +80,8 @@ class DeceroStack(DeceroPreTrainedModel):
         config = self.config
         embeds_BLD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if position_ids is None:
-            position_ids = self.positions(embeds_BLD.shape[1], past, embeds_BLD.device)
+            self.check_length(embeds_BLD.shape[1], past)
+            position_ids = (torch.arange(embeds_BLD.shape[1], device=embeds_BLD.device) + past).unsqueeze(0)
         hidden_BLD = embeds_BLD * config.hidden_size**0.5 if config.scale_embeddings else embeds_BLD
         if config.type_vocab_size:  # segments before positions, as in BERT: the same order of sums, the same last bits
             types_BL = position_ids.new_zeros(embeds_BLD.shape[:2]) if token_type_ids is None else token_type_ids
@@ -98,6 +100,19 @@ class DeceroStack(DeceroPreTrainedModel):
             cos_BL1K, sin_BL1K = rotary_positions(position_ids, config.head_dim, local or config.rope_theta)
             angles[kind] = cos_BL1K.to(dtype), sin_BL1K.to(dtype)
         return angles
+
+    def within_window(self, mask_B1LM):
+        """A ready-made mask for sliding layers: what it shows, as far as they look. transformers hands it on as it is.
+
+        Queries are the last `length` of the `memory` positions.
+        """
+        L, M = mask_B1LM.shape[-2:]
+        ahead_LM = torch.arange(M, device=mask_B1LM.device) - torch.arange(M - L, M, device=mask_B1LM.device)[:, None]
+        window = self.config.sliding_window
+        near_LM = (ahead_LM.abs() <= window) if not self.layers[0].is_causal else (ahead_LM > -window)
+        if mask_B1LM.dtype == torch.bool:
+            return mask_B1LM & near_LM
+        return mask_B1LM.masked_fill(~near_LM, torch.finfo(mask_B1LM.dtype).min)
 
     def prefer_near(self, mask, length, kind, past_key_values=None):
         """The mask of one kind of layer with the biases of relative positions added; as it is for other positions.

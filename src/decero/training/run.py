@@ -25,11 +25,12 @@ from filelock import FileLock, Timeout
 from huggingface_hub import get_token
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from decero.data.packages import resolve_package_path
 from decero.data.tokenizer import check_fits_model, load_tokenizer
 from decero.errors import CLEANUPS, UserError, did_you_mean
+from decero.models import AUTO_CLASSES
 from decero.training.config import ModelSection, OptimSection, RunConfig, TokenizerSection, TrainingSection, read_yaml
 from decero.training.optim import build_optimizer, learning_rate_at
 
@@ -238,6 +239,7 @@ def build_model(
     try:
         if section.config is not None:
             config = _preset(section.config, overrides, tokenizer)
+            _check_shape(config, auto_class)
             check_fits_model(tokenizer, config.vocab_size, where)
             model = auto_class.from_config(config)  # type: ignore[attr-defined]
         else:
@@ -273,13 +275,32 @@ def _preset(path: str, overrides: dict[str, Any], tokenizer: PreTrainedTokenizer
         raise UserError(f"{path}: model_type {model_type!r} is none that transformers knows{near}")
     _check_fields(known[model_type](), fields, path)
     _check_fields(known[model_type](), overrides, "model.overrides")
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
-    return AutoConfig.for_model(model_type, **(ids | fields | overrides))
+    return AutoConfig.for_model(model_type, **(fields | _special_ids(fields, tokenizer) | overrides))
+
+
+def _special_ids(fields: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
+    """The ids that the tokenizer has; those that a preset states belong to the vocabulary it was published with."""
+    stated = {f"{name}_token_id": fields.get(f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    ids = {
+        name: value if getattr(tokenizer, name) is None else getattr(tokenizer, name) for name, value in stated.items()
+    }
+    start = fields.get("decoder_start_token_id")
+    same = [name for name, value in stated.items() if start is not None and value == start]
+    return ids | ({"decoder_start_token_id": ids[same[0]]} if same else {})
+
+
+def _check_shape(config: PreTrainedConfig, auto_class: type) -> None:
+    """Raise ValueError for a preset of another shape; transformers would list every configuration it knows."""
+    if type(config) not in auto_class._model_mapping:  # type: ignore[attr-defined]
+        ours = [known.model_type for known, heads in AUTO_CLASSES.items() if auto_class in heads]
+        raise ValueError(f"no {auto_class.__name__} for model_type {config.model_type}; take a {' or '.join(ours)}")
 
 
 def _check_fields(config, fields: dict[str, Any], where: str) -> None:
     """transformers accepts unknown fields in silence; a misspelt one would train another model than was meant."""
     known = set(config.to_dict()) | set(config.attribute_map) | {"num_labels", "attn_implementation", "problem_type"}
+    if config.is_encoder_decoder:
+        known.add("decoder_start_token_id")  # T5's configuration has it only when it is given
     for name in fields:
         if name not in known:
             raise UserError(f"{where}: {name} is no field of {type(config).__name__}{did_you_mean(name, known)}")
