@@ -147,7 +147,11 @@ class DeceroEncoderForMaskedLM(DeceroEncoderPreTrainedModel):
         logits = self.lm_head(outputs.last_hidden_state)
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+            # Most positions ask for nothing: no softmax for them. A compiled graph wants sizes that data do not decide.
+            asked = slice(None) if torch.compiler.is_compiling() else labels != -100
+            loss = self.loss_function(
+                logits=logits[asked], labels=labels[asked], vocab_size=self.config.vocab_size, **kwargs
+            )
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
