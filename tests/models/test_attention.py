@@ -3,9 +3,13 @@
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import DynamicCache, EncoderDecoderCache
 
+from decero.models import DeceroDecoderConfig, DeceroEncoderDecoderConfig
 from decero.models.attention import (
+    CrossAttention,
     MultiHeadAttention,
+    SelfAttention,
     eager_attention_forward,
     rotate,
     scaled_dot_product_attention,
@@ -200,3 +204,58 @@ def test_rotary_turns_pairs_and_keeps_their_length():
         assert_close(y[i], x[i] * angle.cos() - x[i + 7] * angle.sin())
         assert_close(y[i + 7], x[i] * angle.sin() + x[i + 7] * angle.cos())
     assert_close(turned(x, 0), x)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_unscaled_attention_leaves_the_scores_as_they_are(attention, backend):
+    unscaled, scaled = attention(backend, scale_attn_weights=False), attention(backend)
+    hidden = torch.randn(2, 5, 33)
+    assert not torch.allclose(unscaled(hidden)[0], scaled(hidden)[0], atol=1e-2)
+    with torch.no_grad():  # queries smaller by 1/sqrt(head size) undo it: that is how T5 starts
+        unscaled.q_proj.weight.mul_(14**-0.5)
+        unscaled.q_proj.bias.mul_(14**-0.5)
+    assert_close(unscaled(hidden)[0], scaled(hidden)[0])
+
+
+@pytest.fixture
+def cross(make_config, randomize):
+    def make(backend="eager", **fields):
+        config = make_config(DeceroEncoderDecoderConfig, **fields)
+        config._attn_implementation = backend
+        return randomize(CrossAttention(config, layer_idx=1))
+
+    return make
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("groups", [None, 1])
+def test_cross_attention_asks_the_target_and_answers_from_the_source(cross, backend, groups):
+    module, hidden, memory = cross(backend, num_key_value_heads=groups), torch.randn(2, 5, 33), torch.randn(2, 7, 33)
+    q = module.q_proj(hidden).view(2, 5, 3, 14).transpose(1, 2)
+    k, v = (getattr(module, f"{x}_proj")(memory).view(2, 7, -1, 14).transpose(1, 2) for x in "kv")
+    mix, _ = scaled_dot_product_attention(q, k.expand(2, 3, 7, 14), v.expand(2, 3, 7, 14))
+    by_hand = module.o_proj(mix.transpose(1, 2).reshape(2, 5, 42))
+    assert_close(module(hidden, memory_BMD=memory)[0], by_hand)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_keys_and_values_of_the_source_are_computed_once_and_remembered(cross, backend):
+    module, memory, calls = cross(backend), torch.randn(2, 7, 33), []
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    for projection in (module.k_proj, module.v_proj):
+        projection.register_forward_hook(lambda *_: calls.append(1))
+    for step in range(3):
+        hidden = torch.randn(2, 1, 33)
+        remembered, _ = module(hidden, memory_BMD=memory, past_key_values=cache)
+        assert len(calls) == 2 + 2 * step
+        assert_close(remembered, module(hidden, memory_BMD=memory)[0])
+    assert cache.get_seq_length() == 0  # the target's half is untouched
+    other, _ = module(hidden, memory_BMD=torch.zeros_like(memory), past_key_values=cache)
+    assert torch.equal(other, remembered)
+
+
+def test_only_sliding_layers_have_a_window(make_config):
+    kinds = ["full_attention", "sliding_attention"]
+    config = make_config(DeceroDecoderConfig, layer_types=kinds, sliding_window=5)
+    assert [SelfAttention(config, i).sliding_window for i in (0, 1)] == [None, 5]
+    assert SelfAttention(make_config(DeceroEncoderDecoderConfig), 0).sliding_window is None

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
-from decero.models.layers import MLP, EncoderLayer, GatedMLP, RMSNorm, build_norm
+from decero.models import DeceroDecoderConfig, DeceroEncoderDecoderConfig
+from decero.models.layers import MLP, DecoderLayer, EncoderLayer, GatedMLP, RMSNorm, build_norm
 
 
 def test_rmsnorm_is_torch_rms_norm(randomize):
@@ -109,3 +110,64 @@ def test_dropout_falls_on_what_a_sublayer_adds_and_never_on_the_residual(make_co
     layer, x = randomize(EncoderLayer(config, layer_idx=0)).train(), torch.randn(2, 5, 33)
     assert torch.equal(layer(x), x)
     assert not torch.allclose(layer.eval()(x), x)
+
+
+@pytest.mark.parametrize("kind", [MLP, GatedMLP])
+def test_activation_dropout_falls_between_the_two_layers_of_the_mlp(make_config, randomize, kind):
+    mlp, x = randomize(kind(make_config(activation_dropout=0.25))).train(), torch.randn(2, 5, 33)
+    seen = []
+    mlp.down_proj.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    mlp(x)
+    mlp.eval()(x)
+    dropped, whole = seen
+    assert 0.15 < dropped.eq(0).float().mean() < 0.35
+    kept = dropped != 0
+    assert_close(dropped[kept], whole[kept] / 0.75)
+    all_dropped = randomize(kind(make_config(activation_dropout=1.0))).train()
+    assert_close(all_dropped(x), all_dropped.down_proj.bias.expand(2, 5, 33))
+
+
+@pytest.mark.parametrize(
+    ("placement", "embedding_norm", "first_has_none"),
+    [("pre", True, True), ("pre", False, False), ("post", True, True), ("post", False, True)],
+)
+def test_what_was_normalised_as_embeddings_is_not_normalised_again(
+    make_config, placement, embedding_norm, first_has_none
+):
+    config = make_config(norm_placement=placement, embedding_norm=embedding_norm)
+    first, second = (EncoderLayer(config, layer_idx=i) for i in (0, 1))
+    assert isinstance(first.pre_attn_norm, nn.Identity) is first_has_none
+    assert isinstance(second.pre_attn_norm, nn.Identity) is (placement == "post")
+    assert isinstance(first.pre_mlp_norm, nn.Identity) is (placement == "post")
+    assert isinstance(first.post_attn_norm, nn.Identity) is (placement == "pre")
+
+
+@pytest.mark.parametrize("placement", ["pre", "post"])
+def test_a_layer_beside_an_encoder_is_three_residuals(make_config, randomize, placement):
+    config = make_config(DeceroEncoderDecoderConfig, norm_placement=placement)
+    config._attn_implementation = "eager"
+    layer, x, memory = randomize(DecoderLayer(config, layer_idx=0)), torch.randn(2, 5, 33), torch.randn(2, 7, 33)
+    mask = torch.ones(5, 5).tril().bool()[None, None]
+    cross = {"memory_BMD": memory}
+    if placement == "pre":
+        own = x + layer.self_attn(layer.pre_attn_norm(x), mask)[0]
+        crossed = own + layer.cross_attn(layer.pre_cross_norm(own), **cross)[0]
+        by_hand = crossed + layer.mlp(layer.pre_mlp_norm(crossed))
+    else:
+        own = layer.post_attn_norm(x + layer.self_attn(x, mask)[0])
+        crossed = layer.post_cross_norm(own + layer.cross_attn(own, **cross)[0])
+        by_hand = layer.post_mlp_norm(crossed + layer.mlp(crossed))
+    assert_close(layer(x, mask, **cross), by_hand)
+    assert sum(isinstance(module, nn.LayerNorm) for module in layer.modules()) == 3
+
+
+def test_a_decoder_alone_has_nothing_to_cross(make_config):
+    layer = DecoderLayer(make_config(DeceroDecoderConfig), layer_idx=0)
+    assert not [name for name, _ in layer.named_parameters() if "cross" in name]
+
+
+def test_dropout_falls_on_all_three_sublayers_of_a_decoder(make_config, randomize):
+    config = make_config(DeceroEncoderDecoderConfig, norm_placement="pre", hidden_dropout_prob=1.0)
+    config._attn_implementation = "eager"
+    layer, x = randomize(DecoderLayer(config, layer_idx=0)).train(), torch.randn(2, 5, 33)
+    assert torch.equal(layer(x, memory_BMD=torch.randn(2, 7, 33)), x)

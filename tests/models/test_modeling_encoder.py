@@ -17,7 +17,10 @@ from transformers import (
 )
 
 from decero.models import (
+    DeceroDecoderConfig,
+    DeceroDecoderModel,
     DeceroEncoderConfig,
+    DeceroEncoderDecoderConfig,
     DeceroEncoderForMaskedLM,
     DeceroEncoderForQuestionAnswering,
     DeceroEncoderForSequenceClassification,
@@ -26,7 +29,7 @@ from decero.models import (
 )
 
 BACKENDS = ["eager", "sdpa"]
-POSITIONS = ["sinusoidal", "learned", "rotary", "none"]
+POSITIONS = ["sinusoidal", "sinusoidal_halves", "learned", "rotary", "relative", "none"]
 AUTO = {
     AutoModel: DeceroEncoderModel,
     AutoModelForMaskedLM: DeceroEncoderForMaskedLM,
@@ -35,6 +38,7 @@ AUTO = {
     AutoModelForQuestionAnswering: DeceroEncoderForQuestionAnswering,
 }
 HEADS = [head for auto, head in AUTO.items() if auto is not AutoModel]
+SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 2}
 SLOTS = {
     "norm_type": ["layernorm", "rmsnorm"],
     "norm_placement": ["pre", "post"],
@@ -79,6 +83,7 @@ def test_eager_equals_sdpa_for_every_combination_of_slots(make_model, gradients,
     # The slots that no kernel can see alternate, so that both of their values meet both backends.
     odd = COMBINATIONS.index(slots) % 3 == 1
     rest = {"embedding_norm": odd, "scale_embeddings": not odd, "type_vocab_size": 2 * odd, "attention_bias": not odd}
+    rest |= SLIDING if COMBINATIONS.index(slots) % 5 < 2 else {"scale_attn_weights": odd}
     # In fp64, so that 1e-5 measures the backends and not the order in which this CPU sums (fp32: up to 0.6e-5 here).
     eager, sdpa = (make_model(backend=backend, **slots, **rest).double() for backend in BACKENDS)
     mask = batch["attention_mask"]
@@ -92,13 +97,17 @@ def test_eager_equals_sdpa_for_every_combination_of_slots(make_model, gradients,
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("placement", ["pre", "post"])
-def test_a_text_of_padding_only_gives_finite_outputs_and_gradients(make_model, batch, gradients, backend, placement):
-    model = make_model(
-        DeceroEncoderForSequenceClassification, backend, norm_placement=placement, classifier_pooling="mean"
-    )
+def test_a_text_of_padding_only_gives_finite_outputs_and_gradients(
+    make_model, batch, gradients, backend, positions, placement
+):
+    slots = {"norm_placement": placement, "position_embedding_type": positions, "classifier_pooling": "mean"}
+    model = make_model(DeceroEncoderForSequenceClassification, backend, **slots, **SLIDING)
     batch["attention_mask"][1] = 0
     others = [0, 2]
+    with torch.no_grad():  # the kernels of inference are others than those of training
+        assert model(**batch).logits.isfinite().all()
     out = model(**batch, labels=torch.tensor([1, 0, 1]))
     assert out.logits.isfinite().all()
     assert_close(out.logits[others], model(**{k: v[others] for k, v in batch.items()}).logits, atol=1e-5, rtol=1e-5)
@@ -126,7 +135,7 @@ def test_the_backend_can_be_switched_on_a_living_model(make_model, batch):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_a_padded_batch_gives_what_each_text_gives_alone(make_model, batch, positions, backend):
-    model = make_model(backend=backend, position_embedding_type=positions)
+    model = make_model(backend=backend, position_embedding_type=positions, **SLIDING)
     together = model(**batch).last_hidden_state
     for row, length in enumerate((7, 5, 2)):
         alone = model(batch["input_ids"][row : row + 1, :length]).last_hidden_state
@@ -154,19 +163,78 @@ def test_what_stands_at_padding_changes_no_real_token(make_model, batch, backend
     assert not torch.allclose(after[~real], before[~real])
 
 
+@pytest.mark.parametrize("slots", [{}, SLIDING], ids=["full", "sliding"])
+@pytest.mark.parametrize("additive", [False, True])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_a_packed_row_with_a_block_mask_gives_what_each_text_gives_alone(make_model, positions, backend):
-    model = make_model(backend=backend, position_embedding_type=positions)
+def test_a_packed_row_with_a_block_mask_gives_what_each_text_gives_alone(
+    make_model, positions, backend, additive, slots
+):
+    model = make_model(backend=backend, position_embedding_type=positions, **slots).double()
     document = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2])
     position_ids = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4, 0, 1, 2]])
     input_ids = torch.randint(1, 37, (1, 11))
     block = (document[:, None] == document[None, :])[None, None]
+    if additive:
+        block = torch.zeros(block.shape).double().masked_fill(~block, torch.finfo(torch.float64).min)
     packed = model(input_ids, block, position_ids=position_ids).last_hidden_state
     for number in range(3):
         alone = model(input_ids[:, document == number]).last_hidden_state
         assert_close(packed[:, document == number], alone, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(model(input_ids, position_ids=position_ids).last_hidden_state, packed, atol=1e-2)
+
+
+def gradient_reaches(model, length=11):
+    """(length, length) truth table: whether the output at one place depends on the input at another."""
+    embeds = model.embed_tokens(torch.randint(1, 37, (1, length))).detach().requires_grad_()
+    outputs = model(inputs_embeds=embeds).last_hidden_state[0]
+    mix = torch.randn(33, generator=torch.Generator().manual_seed(3)).to(outputs)
+    rows = [torch.autograd.grad(row @ mix, embeds, retain_graph=True)[0][0] for row in outputs]
+    return torch.stack(rows).abs().sum(-1) > 0
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary", "relative"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("layers", "window"), [(1, 1), (1, 5), (2, 2)])
+def test_a_sliding_layer_sees_the_window_on_either_side(make_model, positions, backend, layers, window):
+    slots = {"position_embedding_type": positions, "num_hidden_layers": layers, "sliding_window": window}
+    model = make_model(backend=backend, **slots).double()
+    distance = (torch.arange(11)[:, None] - torch.arange(11)[None, :]).abs()
+    assert torch.equal(gradient_reaches(model), distance <= layers * window)
+
+
+def test_each_layer_has_the_kind_that_the_configuration_gives_it(make_model):
+    kinds = ["full_attention", "sliding_attention", "full_attention"]
+    model = make_model(backend="eager", num_hidden_layers=3, layer_types=kinds, sliding_window=2)
+    weights = model(torch.randint(1, 37, (1, 7)), output_attentions=True).attentions
+    distance = (torch.arange(7)[:, None] - torch.arange(7)[None, :]).abs()
+    for kind, one in zip(kinds, weights, strict=True):
+        seen = (distance <= 2) | torch.tensor(kind == "full_attention")
+        assert torch.equal(one[0] > 0, seen.expand(3, 7, 7))
+
+
+@pytest.mark.parametrize("fields", [{}, SLIDING], ids=["full", "sliding"])
+def test_relative_positions_alone_decide_where_queries_that_ask_nothing_look(make_model, batch, fields):
+    model = make_model(backend="eager", position_embedding_type="relative", **fields)
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.self_attn.q_proj.weight.zero_()
+            layer.self_attn.q_proj.bias.zero_()
+    ahead = torch.arange(7)[None, :] - torch.arange(7)[:, None]
+    table = model.relative_attention_bias
+    bias = torch.stack([table.weight[table.bucket(ahead), head] for head in range(3)])  # one table for all layers
+    hidden = (batch["attention_mask"] == 0)[:, None, None, :]
+    for kind, weights in zip(model.layer_types, model(**batch, output_attentions=True).attentions, strict=True):
+        far = (ahead.abs() > 2) & torch.tensor(kind == "sliding_attention")
+        by_hand = bias.expand(3, 3, 7, 7).masked_fill(hidden | far, -torch.inf).softmax(-1).nan_to_num(0.0)
+        assert_close(weights, by_hand)
+
+
+def test_relative_positions_refuse_a_backend_that_knows_no_bias(make_model, batch):
+    model = make_model(position_embedding_type="relative")
+    model.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="flash_attention_2 cannot; use sdpa or eager"):
+        model(**batch)
 
 
 def test_what_a_backend_is_told_beyond_the_mask_reaches_every_layer(make_model, batch):
@@ -186,7 +254,7 @@ def test_without_positions_the_encoder_is_blind_to_order(make_model):
     assert_close(model(input_ids[:, order])[0], model(input_ids)[0][:, order], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("positions", ["sinusoidal", "learned", "rotary"])
+@pytest.mark.parametrize("positions", [kind for kind in POSITIONS if kind != "none"])
 def test_with_positions_the_encoder_sees_order(make_model, positions):
     model, input_ids, order = (
         make_model(position_embedding_type=positions),
@@ -197,7 +265,8 @@ def test_with_positions_the_encoder_sees_order(make_model, positions):
 
 
 @pytest.mark.parametrize(
-    ("positions", "blind"), [("rotary", True), ("none", True), ("learned", False), ("sinusoidal", False)]
+    ("positions", "blind"),
+    [("rotary", True), ("relative", True), ("none", True), ("learned", False), ("sinusoidal", False)],
 )
 def test_only_relative_positions_ignore_where_a_text_starts(make_model, positions, blind):
     model, input_ids = make_model(position_embedding_type=positions), torch.arange(3, 10)[None]
@@ -210,6 +279,29 @@ def test_rotary_positions_use_the_theta_of_the_configuration(make_model):
     assert not torch.allclose(make_model()(input_ids)[0], make_model(rope_theta=50)(input_ids)[0], atol=1e-2)
 
 
+def test_sliding_layers_turn_by_their_own_theta_and_the_others_by_theirs(make_model, batch):
+    def angles(**fields):
+        model, seen = make_model(**SLIDING, **fields), []
+        for layer in model.layers:
+            layer.register_forward_pre_hook(lambda module, args: seen.append(args[2][0]))
+        model(**batch)
+        return seen
+
+    plain, local = angles(), angles(local_rope_theta=50.0)
+    assert_close(plain[0], plain[1])
+    assert_close(local[0], angles(rope_theta=50.0)[1])
+    assert_close(local[1], plain[1])
+    assert not torch.allclose(local[0], local[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("offset", [0, 2])
+def test_learned_positions_are_counted_from_their_offset(make_model, offset):
+    model = make_model(position_embedding_type="learned", position_offset=offset, num_hidden_layers=0, final_norm=False)
+    input_ids, table = torch.randint(1, 37, (1, 17)), model.embed_positions.embed_positions.weight
+    assert table.shape == (17 + offset, 33)
+    assert_close(model(input_ids)[0], model.embed_tokens(input_ids) + table[offset:])
+
+
 def test_a_text_longer_than_the_learned_positions_is_refused_by_name(make_model):
     with pytest.raises(ValueError, match="19 tokens, but max_position_embeddings 17"):
         make_model(position_embedding_type="learned")(torch.ones(1, 19, dtype=torch.long))
@@ -220,7 +312,7 @@ def test_a_packed_row_may_be_longer_than_the_learned_positions(make_model):
     assert model(torch.ones(1, 19, dtype=torch.long), position_ids=torch.arange(19)[None] % 11)[0].shape == (1, 19, 33)
 
 
-@pytest.mark.parametrize("positions", ["sinusoidal", "rotary", "none"])
+@pytest.mark.parametrize("positions", [kind for kind in POSITIONS if kind != "learned"])
 def test_other_positions_know_no_limit(make_model, positions):
     assert make_model(position_embedding_type=positions)(torch.ones(1, 101, dtype=torch.long))[0].isfinite().all()
 
@@ -256,6 +348,42 @@ def test_the_stream_ends_on_a_norm_in_either_placement(make_model, randomize, ba
     norm = hidden.norm if placement == "pre" else hidden.layers[-1].post_mlp_norm
     last = hidden(**batch).last_hidden_state / norm.weight
     assert_close(last.var(-1, unbiased=False), torch.ones(3, 7), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("placement", ["pre", "post"])
+def test_the_final_norm_is_a_slot(make_model, batch, placement):
+    for asked, there in ((None, placement == "pre"), (True, True), (False, False)):
+        model, seen = make_model(norm_placement=placement, final_norm=asked), {}
+        model.layers[-1].register_forward_hook(lambda module, args, output, seen=seen: seen.update(last=output))
+        out, last = model(**batch).last_hidden_state, seen["last"]
+        assert ("norm.weight" in model.state_dict()) is there
+        assert_close(out, F.layer_norm(last, (33,), model.norm.weight, model.norm.bias, 1e-6) if there else last)
+
+
+def test_the_pooling_layer_is_a_slot_of_the_bare_model(make_model, batch):
+    assert make_model()(**batch).pooler_output is None
+    for pooling in ("cls", "mean"):
+        model = make_model(pooling_layer=True, classifier_pooling=pooling)
+        out = model(**batch)
+        mask = batch["attention_mask"][..., None]
+        hidden = out.last_hidden_state
+        read = hidden[:, 0] if pooling == "cls" else (hidden * mask).sum(1) / mask.sum(1)
+        dense = model.pooler.dense
+        assert_close(out.pooler_output, torch.tanh(read @ dense.weight.T + dense.bias))
+    for head in HEADS:  # which have a pooler where they read it, whatever the slot says
+        needed = head is DeceroEncoderForSequenceClassification
+        for slot in (True, False):
+            assert (make_model(head, pooling_layer=slot).model.pooler is not None) is needed
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_transform_of_the_head_may_have_no_bias(make_model, batch, bias):
+    model = make_model(DeceroEncoderForMaskedLM, lm_head_transform_bias=bias)
+    dense, _, norm = model.lm_head.transform
+    assert (dense.bias is not None) is bias
+    hidden = F.linear(model.model(**batch).last_hidden_state, dense.weight, dense.bias)
+    hidden = F.layer_norm(F.gelu(hidden), (33,), norm.weight, norm.bias, 1e-6)
+    assert_close(model(**batch).logits, F.linear(hidden, model.lm_head.decoder.weight, model.lm_head.decoder.bias))
 
 
 @pytest.mark.parametrize("model_class", AUTO.values(), ids=lambda c: c.__name__)
@@ -522,7 +650,7 @@ def test_a_tuple_comes_back_when_asked_for(make_model, batch, head):
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("positions", ["rotary", "sinusoidal"])  # both come from tables in fp32
+@pytest.mark.parametrize("positions", ["rotary", "sinusoidal", "relative"])  # two come from tables in fp32
 def test_bfloat16_is_finite_and_near_fp32(make_config, batch, head, backend, positions):
     # The weights of a fresh model: at std 0.3 the comparison would measure chaos instead of precision.
     slots = {"position_embedding_type": positions, "norm_type": "rmsnorm", "gated_mlp": True}
@@ -554,10 +682,11 @@ def test_weights_are_initialised_with_the_stated_std_and_norms_at_one(make_confi
 
 @pytest.mark.parametrize("head", HEADS)
 def test_every_parameter_is_trained(make_model, batch, gradients, head):
-    slots = {"position_embedding_type": "learned", "type_vocab_size": 2, "embedding_norm": True, "gated_mlp": True}
-    model = make_model(head, **slots)
-    model(**batch, **LABELS[head]).loss.backward()
-    assert gradients(model).keys() == dict(model.named_parameters()).keys()
+    slots = {"type_vocab_size": 2, "embedding_norm": True, "gated_mlp": True, "pooling_layer": True}
+    for positions in ("learned", "relative"):
+        model = make_model(head, position_embedding_type=positions, **slots)
+        model(**batch, **LABELS[head]).loss.backward()
+        assert gradients(model).keys() == dict(model.named_parameters()).keys()
 
 
 def test_the_configuration_survives_dict_and_file(make_config, tmp_path):
@@ -574,6 +703,9 @@ def test_unset_sizes_follow_from_the_others(make_config):
     assert (config.head_dim, config.num_key_value_heads) == (14, 3)
 
 
+RELATIVE = {"position_embedding_type": "relative"}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -583,6 +715,14 @@ def test_unset_sizes_follow_from_the_others(make_config):
             "num_attention_heads 3 is not a multiple of num_key_value",
         ),
         ({"head_dim": 11}, "head_dim 11 must be even"),
+        ({"position_offset": 2}, "position_offset moves a learned table, not rotary positions"),
+        ({"layer_types": ["sliding_attention"] * 2}, "names sliding_attention, but sliding_window is None"),
+        ({"sliding_window": 0}, "names sliding_attention, but sliding_window is 0"),
+        ({"sliding_window": -3}, "names sliding_attention, but sliding_window is -3"),
+        ({"layer_types": ["full_attention"]}, "num_hidden_layers.*2.*layer_types.*1"),
+        ({"layer_types": ["full_attention", "chunked_attention"]}, "layer_types"),
+        ({**RELATIVE, "relative_attention_num_buckets": 3}, "relative_attention_num_buckets 3 is not within 4"),
+        ({**RELATIVE, "relative_attention_max_distance": 16}, "num_buckets 32 is not within 4 and 2 x max_distance 16"),
         ({"hidden_act": "swiglu"}, "hidden_act swiglu is no activation; there are .*gelu.*silu"),
         ({"norm_type": "batchnorm"}, "norm_type"),
         ({"norm_placement": "sandwich"}, "norm_placement"),
@@ -597,13 +737,34 @@ def test_a_configuration_that_cannot_work_is_refused_by_name(make_config, fields
         make_config(**fields)
 
 
+@pytest.mark.parametrize("fields", [{"relative_attention_num_buckets": 4, "relative_attention_max_distance": 3}, {}])
+def test_the_smallest_buckets_that_are_allowed_work(make_config, fields):
+    shapes = ((DeceroEncoderConfig, DeceroEncoderModel), (DeceroDecoderConfig, DeceroDecoderModel))
+    for config_class, model_class in shapes:
+        model = model_class(make_config(config_class, **RELATIVE, **fields))
+        assert model(torch.ones(1, 101, dtype=torch.long))[0].isfinite().all()
+
+
+@pytest.mark.parametrize("config_class", [DeceroEncoderConfig, DeceroDecoderConfig, DeceroEncoderDecoderConfig])
+def test_no_shape_takes_a_configuration_that_cannot_work(make_config, config_class):
+    for fields, message in (
+        ({"hidden_act": "swiglu"}, "no activation"),
+        ({"head_dim": 11}, "must be even"),
+        ({"num_key_value_heads": 2}, "not a multiple of num_key_value_heads 2"),
+        ({"position_offset": 2}, "position_offset"),
+        ({**RELATIVE, "relative_attention_num_buckets": 3}, "relative_attention_num_buckets 3"),
+    ):
+        with pytest.raises(Exception, match=message):
+            make_config(config_class, **fields)
+
+
 def test_an_odd_head_size_is_refused_for_rotary_only(make_config, batch):
     config = make_config(head_dim=11, position_embedding_type="learned")
     assert DeceroEncoderModel(config)(**batch)[0].isfinite().all()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("positions", ["learned", "rotary"])
+@pytest.mark.parametrize("positions", ["learned", "rotary", "relative"])
 def test_the_model_compiles_without_a_graph_break(make_model, batch, positions):
     model = make_model(DeceroEncoderForMaskedLM, position_embedding_type=positions)
     compiled = torch.compile(model, fullgraph=True)
