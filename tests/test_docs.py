@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from decero.cli import COMMANDS, Parser
+from decero.errors import UserError
+from decero.hub.families import FAMILIES
 from decero.training.config import RunConfig, read_yaml
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +37,23 @@ def commands(text: str) -> list[list[str]]:
     return found
 
 
+def own_commands(text: str) -> list[list[str]]:
+    """Every command line that begins with `decero`, in a block of shell or in backticks, without that word."""
+    blocks = "".join(re.findall(r"^```bash\n(.*?)^```", text, flags=re.M | re.S))
+    found = re.findall(r"^decero (.*)", blocks, flags=re.M) + re.findall(r"`decero ([^`]+)`", text)
+    return [shlex.split(line, comments=True) for line in found]
+
+
+def check_own(words: list[str]) -> None:
+    """A command parses as `decero` would parse it, and goes to a family that there is."""
+    parser = Parser(prog="decero", allow_abbrev=False)
+    subcommands = parser.add_subparsers(dest="command", required=True)
+    for add in COMMANDS:
+        add(subcommands)
+    arguments = parser.parse_args(words)
+    assert getattr(arguments, "to", "auto") in {"auto", "remote-code", *(family.name for family in FAMILIES)}
+
+
 def check(words: list[str], monkeypatch) -> None:
     """A command parses as its recipe would parse it, and its files are there (but those that runs make)."""
     monkeypatch.chdir(ROOT)
@@ -56,6 +76,27 @@ def test_every_path_and_command_of_a_page_exists(page, monkeypatch):
         assert target in targets, f"{page.name}: make {target}"
     for words in commands(text):
         check(words, monkeypatch)
+    for words in own_commands(text):
+        check_own(words)
+
+
+def test_the_readme_shows_every_command_and_every_family():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    subcommands = Parser(prog="decero").add_subparsers()
+    for add in COMMANDS:
+        add(subcommands)
+    assert {words[0] for words in own_commands(text)} == set(subcommands.choices)
+    line = re.search(r"^Both ways for (.*?)\.", text, flags=re.M | re.S)
+    assert line is not None
+    assert re.findall(r"`(\w+)`", line.group(1)) == list(dict.fromkeys(family.name for family in FAMILIES))
+
+
+def test_a_command_with_a_flag_or_family_that_is_not_there_is_noticed():
+    check_own(["export", "model", "out", "--to", "bert"])
+    with pytest.raises(UserError, match="--dry"):
+        check_own(["push", "model", "me/model", "--dry"])
+    with pytest.raises(AssertionError):
+        check_own(["export", "model", "out", "--to", "bertha"])
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda p: str(p.relative_to(ROOT / "configs")))

@@ -1,114 +1,299 @@
-"""Publishing: an ordinary folder, and a push to a stand-in of the hub on loopback."""
+"""Publishing: an ordinary folder, and a push of it to a stand-in of the hub on loopback."""
 
-import base64
 import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+import logging
+import shutil
 
 import pytest
 from accelerate import Accelerator
-from huggingface_hub import constants
-from transformers import AutoModel, AutoTokenizer
+from huggingface_hub import ModelCard
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertConfig
 
 from decero.errors import UserError
-from decero.hub.publish import publish, push
-from decero.models import DeceroEncoderConfig
+from decero.hub.publish import WAITS, publish, push
 from decero.training.config import HubSection
 
 
-class StandIn(BaseHTTPRequestHandler):
-    """The three endpoints that a push of small files needs; remembers what it was sent."""
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        here = self.server.seen
-        here["authorization"] = self.headers["Authorization"]
-        if self.path == "/api/repos/create":
-            here["repo"] = json.loads(body)
-            return self.answer({"url": f"{self.server.url}/me/tiny"})
-        if "/preupload/" in self.path:
-            files = [
-                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]
-            ]
-            return self.answer({"files": files})
-        if "/commit/" in self.path:
-            for line in map(json.loads, body.splitlines()):
-                if line["key"] == "file":
-                    here["files"][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-            return self.answer(
-                {"commitUrl": f"{self.server.url}/me/tiny/commit/0", "commitOid": "0" * 40, "success": True}
-            )
-        return self.answer({"error": "Forbidden"}, status=403)
-
-    def answer(self, content, status=200):
-        data = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
-def hub(monkeypatch):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), StandIn)
-    server.url, server.seen = f"http://127.0.0.1:{server.server_port}", {"files": {}}
-    Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    yield server
-    server.shutdown()
-    server.server_close()
+def sent(hub):
+    """What the repository me/tiny holds."""
+    return lambda: hub.repos["model", "me/tiny"]
 
 
-@pytest.fixture
-def model():
-    sizes = {
-        "vocab_size": 101,
-        "hidden_size": 22,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 1,
-        "intermediate_size": 37,
-    }
-    return AutoModel.from_config(DeceroEncoderConfig(**sizes))
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_published_folder_is_an_ordinary_one_without_pickle(model, tokenizer, tmp_path):
-    publish(Accelerator(cpu=True), model, tokenizer, tmp_path / "model", HubSection())
-    assert {p.name for p in (tmp_path / "model").iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
-    assert not list((tmp_path / "model").glob("*.bin"))
-    assert (
-        AutoTokenizer.from_pretrained(tmp_path / "model")("the bank")["input_ids"] == tokenizer("the bank")["input_ids"]
+def test_a_published_folder_is_an_ordinary_one_without_pickle(model_folder, tokenizer, tmp_path):
+    model, out = AutoModel.from_pretrained(model_folder), tmp_path / "out"
+    publish(Accelerator(cpu=True), model, tokenizer, out, HubSection())
+    assert {p.name for p in out.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert not list(out.glob("*.bin"))
+    assert AutoTokenizer.from_pretrained(out)("the bank")["input_ids"] == tokenizer("the bank")["input_ids"]
+    assert AutoModel.from_pretrained(out).num_parameters() == model.num_parameters()
+
+
+def test_the_end_of_a_training_run_pushes_what_it_saved(model_folder, tokenizer, tmp_path, hub, sent):
+    model, out = AutoModel.from_pretrained(model_folder), tmp_path / "out"
+    publish(Accelerator(cpu=True), model, tokenizer, out, HubSection(repo_id="me/tiny"))
+    for path in out.iterdir():
+        assert sent().files[path.name] == path.read_bytes(), path.name
+    assert sent().private
+
+
+def test_a_push_makes_a_private_repository_and_one_commit_of_every_file(model_folder, hub, sent, capfd):
+    before = contents(model_folder.parent)
+    push(model_folder, "me/tiny")
+    assert sent().private
+    assert len(sent().commits) == 1
+    for path in model_folder.iterdir():
+        assert sent().files[path.name] == path.read_bytes(), path.name
+    assert set(sent().files) - {p.name for p in model_folder.iterdir()} == {
+        ".gitattributes", "README.md", "run/config.yaml", "run/result.json",
+    }  # fmt: skip
+    assert len(hub.blobs) == 1  # the weights went the way of large files
+    assert contents(model_folder.parent) == before
+    said = capfd.readouterr().out
+    assert f"{hub.url}/me/tiny (private) now holds 7 files" in said
+
+
+def test_what_is_pushed_carries_the_runs_record_and_nobodys_folders(model_folder, hub, sent):
+    push(model_folder, "me/tiny")
+    record = json.loads(sent().files["run/result.json"])
+    assert record["metric"] == {"eval_loss": 2.5, "eval_accuracy": 0.25}
+    assert record["command"] == "pretrain_mlm.py mine.yaml seed=3"
+    assert b"output: mine\n" in sent().files["run/config.yaml"]
+    assert b"2.5000" in sent().files["README.md"]
+    for name, content in sent().files.items():
+        assert b"jane" not in content, name
+        assert str(model_folder.parent).encode() not in content, name
+
+
+def test_a_second_push_of_the_same_folder_changes_nothing_and_says_so(model_folder, hub, sent, capfd):
+    push(model_folder, "me/tiny")
+    hub.requests.clear()
+    push(model_folder, "me/tiny")
+    assert len(sent().commits) == 1
+    assert not [r for r in hub.requests if r.startswith("PUT") or "/commit/" in r]
+    assert "holds these very files already" in capfd.readouterr().out
+
+
+def test_a_push_of_other_weights_is_one_more_commit_without_the_weights_that_are_no_more(model_folder, hub, sent):
+    hub.add(
+        "me/tiny",
+        config__json=(model_folder / "config.json").read_bytes(),
+        notes__txt=b"mine",
+        **{"model-00001-of-00002__safetensors": b"old", "model__safetensors__index__json": b"{}"},
     )
-    assert AutoModel.from_pretrained(tmp_path / "model").num_parameters() == model.num_parameters()
+    push(model_folder, "me/tiny")
+    assert len(sent().commits) == 1
+    assert sent().files["model.safetensors"] == (model_folder / "model.safetensors").read_bytes()
+    assert not {"model-00001-of-00002.safetensors", "model.safetensors.index.json"} & set(sent().files)
+    assert sent().files["notes.txt"] == b"mine"
 
 
-def test_a_push_makes_a_private_repository_and_sends_every_file(model, tokenizer, tmp_path, hub, capfd):
-    publish(Accelerator(cpu=True), model, tokenizer, tmp_path / "model", HubSection(repo_id="me/tiny"))
-    assert hub.seen["repo"]["name"] == "tiny"
-    assert hub.seen["repo"]["organization"] == "me"
-    assert hub.seen["repo"].get("private") is True or hub.seen["repo"].get("visibility") == "private"
-    assert hub.seen["authorization"] == "Bearer hf_secret"
-    for path in (tmp_path / "model").iterdir():
-        assert hub.seen["files"][path.name] == path.read_bytes(), path.name
-    said = capfd.readouterr()
-    assert "hf_secret" not in said.out + said.err
+def test_only_what_makes_the_model_is_sent(model_folder, hub, sent):
+    for name in ("optimizer.safetensors", "metrics.jsonl", "events.out.tfevents.1.host", "predictions.parquet", "x.py"):
+        (model_folder / name).write_bytes(b"x")
+    shutil.copytree(model_folder, model_folder / "checkpoints" / "step-1")
+    (model_folder / "LICENSE").write_text("as is")
+    push(model_folder, "me/tiny")
+    assert set(sent().files) == {
+        ".gitattributes", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "LICENSE",
+        "README.md", "run/config.yaml", "run/result.json",
+    }  # fmt: skip
 
 
-def test_a_push_without_a_token_is_refused_and_the_folder_kept(model, tokenizer, tmp_path, hub, monkeypatch):
+def test_public_is_asked_for_and_a_repository_that_is_there_stays_as_it_is(model_folder, hub, sent, capfd):
+    push(model_folder, "me/tiny", private=False)
+    assert not sent().private
+    sent().files.clear()
+    push(model_folder, "me/tiny", private=True)
+    assert not sent().private
+    assert capfd.readouterr().out.count("(public)") == 2
+
+
+def test_a_dry_run_lists_everything_and_sends_nothing(model_folder, hub, monkeypatch, capfd):
+    monkeypatch.delenv("HF_TOKEN")
+    push(model_folder, "me/tiny", dry_run=True)
+    assert hub.requests == []
+    said = capfd.readouterr().out
+    for path in model_folder.iterdir():
+        assert f"{path.stat().st_size:>15,} bytes  {path.name}" in said
+    for words in ("me/tiny (private", "in 7 files", "run/result.json", "| eval_loss | 2.5000 |", "nothing was sent"):
+        assert words in said
+    total = sum(int(line.split()[0].replace(",", "")) for line in said.splitlines() if " bytes  " in line)
+    assert total % 2 == 0  # every size once, and their sum
+    assert f"{total // 2:,} bytes  in 7 files" in said
+    assert "stays here" not in said
+    for name in ("run", "checkpoints"):
+        (model_folder / name).mkdir()
+    shutil.copy(model_folder.parent / "result.json", model_folder / "run")
+    push(model_folder, "me/tiny", private=False, dry_run=True)
+    said = capfd.readouterr().out
+    assert "me/tiny (public" in said
+    assert "stays here: checkpoints\n" in said
+
+
+def test_a_push_without_a_token_is_refused_and_the_folder_kept(model_folder, hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("decero.hub.publish.get_token", lambda: None)
-    with pytest.raises(UserError, match="no token to push"):
-        publish(Accelerator(cpu=True), model, tokenizer, tmp_path / "model", HubSection(repo_id="me/tiny"))
-    assert (tmp_path / "model" / "model.safetensors").is_file()
-    assert hub.seen["files"] == {}
+    with pytest.raises(UserError, match=r"no token to push .* with; run `hf auth login` or set HF_TOKEN"):
+        push(model_folder, "me/tiny")
+    assert hub.requests == []
+    assert (model_folder / "model.safetensors").is_file()
 
 
-def test_what_the_hub_refuses_is_one_line(tmp_path, hub, monkeypatch):
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UserError, match="is kept but not a name could not be pushed"):
-        push(tmp_path, "not a name", private=True)
+def cut(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+
+
+def shard(folder):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda f: f.rename(f.with_name("modell")), "no such folder; did you mean .*/modell"),
+        (lambda f: (f / "config.json").unlink(), "there is no config.json"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json: is no JSON"),
+        (lambda f: (f / "config.json").write_text("{}"), "names no model_type"),
+        (lambda f: (f / "model.safetensors").unlink(), "there is no model.safetensors"),
+        (lambda f: (f / "pytorch_model.bin").write_bytes(b""), "pytorch_model.bin may hold a pickle"),
+        (lambda f: (f / "model.pt").write_bytes(b""), "model.pt may hold a pickle"),
+        (cut, "model.safetensors: is no whole safetensors file"),
+        (shard, "names model-00002-of-00002.safetensors, which is not there"),
+        (lambda f: (f / "README.md").write_text("---\na: [\n---\n"), "README.md: its metadata cannot be read"),
+    ],
+)
+def test_a_folder_that_is_no_whole_model_is_refused_before_anything_is_sent(model_folder, hub, spoil, said):
+    spoil(model_folder)
+    with pytest.raises(UserError, match=said):
+        push(model_folder, "me/tiny")
+    assert hub.requests == []
+
+
+def test_the_folder_of_a_run_is_refused_with_the_folder_that_was_meant(model_folder, hub):
+    with pytest.raises(UserError, match=r"holds no model.*; give .*/model"):
+        push(model_folder.parent, "me/tiny")
+
+
+@pytest.mark.parametrize("name", ["not a name", "a/b/c", "tiny", "me/", "me/--x"])
+def test_a_name_that_is_none_is_refused_even_dry(model_folder, hub, name):
+    with pytest.raises(UserError, match="is no name of a repository"):
+        push(model_folder, name, dry_run=True)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "space"])
+def test_a_dataset_or_space_of_that_name_is_refused(model_folder, hub, kind):
+    hub.add("me/tiny", kind)
+    with pytest.raises(UserError, match=f"me/tiny is a {kind}, not a model"):
+        push(model_folder, "me/tiny", replace=True)
+    assert set(hub.repos) == {(kind, "me/tiny")}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "named"),
+    [
+        ({"model_type": "bert", "architectures": ["BertModel"]}, r"bert \(BertModel\)"),
+        ({"model_type": "decero_encoder", "architectures": ["DeceroEncoderModel"]}, r"\(DeceroEncoderModel\)"),
+    ],
+)
+def test_another_kind_of_model_is_overwritten_only_when_that_is_asked_for(model_folder, hub, sent, theirs, named):
+    hub.add("me/tiny", config__json=json.dumps(theirs).encode())
+    with pytest.raises(UserError, match=rf"holds a .*{named}, and this is a decero_encoder \(DeceroEncoderForMaskedLM"):
+        push(model_folder, "me/tiny")
+    assert sent().commits == []
+    push(model_folder, "me/tiny", replace=True)
+    assert len(sent().commits) == 1
+
+
+ENDPOINTS = ("GET /api/models/", "/create", "/validate-yaml", "/preupload/", "/batch", "PUT /lfs/", "/commit/")
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS)
+@pytest.mark.parametrize("done", [False, True], ids=["not done", "done, answer lost"])
+def test_a_hub_that_cannot_answer_once_is_asked_again_and_nothing_is_done_twice(
+    model_folder, hub, sent, endpoint, done
+):
+    hub.fail.append((endpoint, 503, done))
+    push(model_folder, "me/tiny")
+    assert hub.fail == []
+    assert len(sent().commits) == 1
+    assert sent().files["model.safetensors"] == (model_folder / "model.safetensors").read_bytes()
+    assert hub.waited == [1]
+
+
+def test_a_hub_that_stays_away_is_given_up_and_the_folder_kept(model_folder, hub):
+    hub.fail += [("/create", 502, False)] * 99
+    with pytest.raises(UserError, match="is kept but me/tiny could not be pushed: 502"):
+        push(model_folder, "me/tiny")
+    assert hub.waited == list(WAITS)
+    hub.waited.clear()
+    hub.shutdown()
+    hub.server_close()
+    with pytest.raises(UserError, match=r"is kept but me/tiny could not be pushed: .*[Cc]onnect"):
+        push(model_folder, "me/tiny")
+    assert hub.waited == list(WAITS)
+    assert (model_folder / "model.safetensors").is_file()
+
+
+def test_what_the_hub_refuses_is_one_line_at_once_and_never_says_the_token(
+    model_folder, hub, monkeypatch, capfd, caplog
+):
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
+    with pytest.raises(UserError, match=r"could not be pushed: 403.* the token may not write to me") as refused:
+        push(model_folder, "me/tiny")
+    assert "Bearer ***" in str(refused.value)  # the stand-in quotes the header, which a hub should not
+    assert refused.value.__cause__ is None
+    assert refused.value.__suppress_context__  # no traceback quotes it either
+    assert hub.waited == []
+    said = capfd.readouterr()
+    assert "hf_of_somebody_else" not in str(refused.value) + said.out + said.err + caplog.text
+
+
+def test_the_token_is_never_said_when_all_goes_well(model_folder, hub, capfd, caplog):
+    caplog.set_level(logging.DEBUG)
+    push(model_folder, "me/tiny")
+    said = capfd.readouterr()
+    assert hub.token not in said.out + said.err + caplog.text
+    assert not any(hub.token.encode() in content for content in hub.repos["model", "me/tiny"].files.values())
+
+
+def test_a_card_that_somebody_wrote_is_kept_in_the_folder_and_on_the_hub(model_folder, hub, sent):
+    push(model_folder, "me/tiny")
+    sent().files["README.md"] = b"---\nlicense: mit\n---\n# Written on the hub\n"
+    push(model_folder, "me/tiny")
+    card = ModelCard(sent().files["README.md"].decode())
+    assert card.text == "# Written on the hub\n"
+    assert card.data.license == "mit"
+    assert card.data.pipeline_tag == "fill-mask"
+    assert len(sent().commits) == 2
+    push(model_folder, "me/tiny")
+    assert len(sent().commits) == 2
+    (model_folder / "README.md").write_text("# Written here\n")
+    push(model_folder, "me/tiny")
+    assert ModelCard(sent().files["README.md"].decode()).text == "# Written here\n"
+    assert (model_folder / "README.md").read_text() == "# Written here\n"
+
+
+def test_a_tokenizer_alone_is_pushed_but_not_over_a_model(tokenizer_folder, hub, sent):
+    push(tokenizer_folder, "me/tiny")
+    assert "tokenizer.json" in sent().files
+    assert b"AutoTokenizer.from_pretrained" in sent().files["README.md"]
+    hub.add("me/other", config__json=b'{"model_type": "bert"}')
+    with pytest.raises(UserError, match="me/other holds a bert, and this is a tokenizer"):
+        push(tokenizer_folder, "me/other")
+
+
+def test_a_stock_model_is_pushed_as_well(tmp_path, hub, sent):
+    config = BertConfig(vocab_size=11, hidden_size=6, num_hidden_layers=1, num_attention_heads=1, intermediate_size=5)
+    AutoModelForMaskedLM.from_config(config).save_pretrained(tmp_path / "bert")
+    push(tmp_path / "bert", "me/tiny")
+    assert "run/result.json" not in sent().files
+    assert b"No results were recorded" in sent().files["README.md"]

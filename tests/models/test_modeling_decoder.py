@@ -244,14 +244,20 @@ def test_packed_texts_do_not_see_each_other(make_model, variant, backend, use_ca
         assert_close(one, model(text).logits, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("slots", [{}, SLIDING], ids=["full", "sliding"])
+@pytest.mark.parametrize("additive", [False, True])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_a_ready_made_mask_is_used_as_it_is(make_model, positions):
-    model, input_ids = make_model(position_embedding_type=positions).double(), torch.randint(1, 37, (1, 11))
+def test_a_ready_made_mask_tells_packed_texts_apart(make_model, positions, backend, additive, slots):
+    model = make_model(backend=backend, position_embedding_type=positions, **slots).double()
+    input_ids = torch.randint(1, 37, (11,))
     text = torch.tensor([0] * 4 + [1] * 7)
     mask = (text[:, None] == text[None, :]) & torch.ones(11, 11).tril().bool()
-    packed = model(input_ids, mask[None, None], position_ids=torch.tensor([[*range(4), *range(7)]])).logits
-    assert_close(packed[:, :4], model(input_ids[:, :4]).logits, atol=1e-5, rtol=1e-5)
-    assert_close(packed[:, 4:], model(input_ids[:, 4:]).logits, atol=1e-5, rtol=1e-5)
+    if additive:
+        mask = torch.zeros(11, 11).double().masked_fill(~mask, torch.finfo(torch.float64).min)
+    packed = model(input_ids[None], mask[None, None], position_ids=torch.tensor([[*range(4), *range(7)]])).logits[0]
+    for part in (slice(0, 4), slice(4, 11)):
+        assert_close(packed[part], model(input_ids[None, part]).logits[0], atol=1e-5, rtol=1e-5)
 
 
 def test_relative_positions_refuse_a_backend_that_knows_no_bias(make_model, batch):
@@ -418,9 +424,14 @@ def test_the_cache_is_returned_when_it_is_used(make_model, batch):
     assert isinstance(cache, DynamicCache)
     assert cache.get_seq_length() == 7
     assert [layer.keys.shape for layer in cache.layers] == [(3, 1, 2, 14), (3, 1, 7, 14)]  # a window of 3 keeps 2
+    given = []
+    layer = model.model.layers[0]
+    layer.register_forward_pre_hook(lambda m, a, kwargs: given.append(kwargs["past_key_values"]), with_kwargs=True)
     assert model(**batch, use_cache=False).past_key_values is None
     model.config.use_cache = False
     assert model(**batch).past_key_values is None
+    assert given == [None, None]  # nothing is remembered behind the caller's back
+    assert model(**batch, past_key_values=DynamicCache(), use_cache=False).past_key_values is None
 
 
 @pytest.mark.parametrize(("kept", "places"), [(1, [6]), (3, [4, 5, 6]), (torch.tensor([0, 5]), [0, 5]), (0, range(7))])

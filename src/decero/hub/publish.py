@@ -1,36 +1,260 @@
-"""Save a model as an ordinary Transformers folder, and push it to the hub when that was asked for."""
+"""Save a model as an ordinary Transformers folder, and push such a folder to the hub with a card."""
 
+import io
+import json
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
-from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError  # type: ignore[attr-defined]
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+from ruamel.yaml import YAML
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from decero.errors import UserError
+from decero.errors import UserError, did_you_mean
+from decero.hub.card import model_card, read_run
+
+T = TypeVar("T")
+
+# All that is ever sent of a folder; whatever else lies there (checkpoints, logs, predictions) stays.
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+TOKENIZER = (
+    "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "*vocab.json", "vocab.txt", "merges.txt",
+    "*.model", "*.spm", "chat_template.jinja", "preprocessor_config.json", "processor_config.json",
+)  # fmt: skip
+OTHERS = ("config.json", "generation_config.json", "LICENSE*", "NOTICE*")
+CODE = ("*.py",)  # of a folder whose config.json has an auto_map
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
+
+WAITS = (1, 2, 4)  # seconds before each new attempt, when the hub cannot answer
 
 
 def publish(accelerator: Accelerator, model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, hub) -> None:
-    """Write weights (safetensors), configuration and tokenizer to `folder`; push it to `hub.repo_id` if that is set.
+    """`save`, and `push` to `hub.repo_id` if that is set. A record that is to be pushed along is written before.
 
     Raises UserError, the folder kept, when there is no token or the hub refuses.
     """
-    if accelerator.is_main_process:
-        accelerator.unwrap_model(model).save_pretrained(folder)  # type: ignore[operator]
-        tokenizer.save_pretrained(folder)
-        if hub.repo_id:
-            push(folder, hub.repo_id, hub.private)
+    save(accelerator, model, tokenizer, folder)
+    if accelerator.is_main_process and hub.repo_id:
+        push(folder, hub.repo_id, hub.private)
     accelerator.wait_for_everyone()
 
 
-def push(folder: Path, repo_id: str, private: bool) -> None:
-    """Upload a model folder as one commit; a repository that is not there is made."""
-    if get_token() is None:
+def save(accelerator: Accelerator, model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write weights (safetensors), configuration and tokenizer to `folder`."""
+    if accelerator.is_main_process:
+        accelerator.unwrap_model(model).save_pretrained(folder)  # type: ignore[operator]
+        tokenizer.save_pretrained(folder)
+    accelerator.wait_for_everyone()
+
+
+def push(
+    folder: Path | str, repo_id: str, private: bool = True, *, replace: bool = False, dry_run: bool = False
+) -> None:
+    """Upload a model folder as one commit, with a model card; a repository that is not there is made.
+
+    Sent are weights (safetensors alone), configuration, tokenizer, remote code, and of a run's `model` folder the run's
+    settings and record, as run/config.yaml and run/result.json. Weights in the repository that this model does not have
+    are deleted in the same commit. Nothing in the folder is changed. The same folder again makes no commit.
+
+    replace: overwrite a repository that holds another kind of model. dry_run: say what would be sent, send nothing.
+
+    Raises UserError: a folder that holds no model or a pickle; a repo_id that is none, or that names a dataset, a space
+    or another kind of model; no token; a hub that refuses, or still cannot answer after `WAITS`.
+    """
+    folder = Path(folder)
+    _check_repo_id(repo_id)
+    model = model_files(folder)
+    config = json.loads(model["config.json"].read_text(encoding="utf-8")) if "config.json" in model else None
+    result, settings = read_run(folder)
+    files: dict[str, Path | bytes] = {**model, **run_files(result, settings)}
+    own = folder / "README.md"
+    readme = own.read_text(encoding="utf-8-sig") if own.is_file() else None
+
+    def card(readme: str | None) -> bytes:
+        return model_card(repo_id, config, result, settings, readme).encode()
+
+    files["README.md"] = card(readme)
+    if dry_run:
+        return _forecast(folder, repo_id, private, files)
+    token = get_token()
+    if token is None:
         raise UserError(f"hub.repo_id: no token to push {folder} with; run `hf auth login` or set HF_TOKEN")
-    api = HfApi()
+    hub = HfApi(token=token)
+
+    def attempt() -> str:
+        """Looks afresh each time: what an attempt did whose answer was lost is not done twice."""
+        there = _find(hub, repo_id, config, replace)
+        if there is None:
+            hub.create_repo(repo_id, private=private, exist_ok=True)
+            there = hub.model_info(repo_id)
+        names = {file.rfilename for file in there.siblings or []}
+        if readme is None and "README.md" in names:  # somebody may have edited it there
+            files["README.md"] = card(_remote_text(hub, repo_id, "README.md", there.sha))
+        stale = [name for name in names - set(files) if any(Path(name).match(w) for w in WEIGHTS) and "/" not in name]
+        commit = hub.create_commit(
+            repo_id,
+            [CommitOperationAdd(name, content) for name, content in files.items()]
+            + [CommitOperationDelete(name) for name in stale],
+            commit_message="Upload model with decero",
+        )
+        sent = "holds these very files already" if commit.oid == there.sha else f"now holds {len(files)} files"
+        return f"{hub.endpoint}/{repo_id} ({'private' if there.private else 'public'}) {sent}: {_size(files):,} bytes"
+
     try:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload model trained with decero")
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise UserError(f"hub.repo_id: {folder} is kept but {repo_id} could not be pushed: {error}") from error
+        print(_again(attempt))
+    except (HTTPError, OSError, ValueError, RuntimeError) as error:
+        said = f"{folder} is kept but {repo_id} could not be pushed: {_reason(error, repo_id)}"
+        raise UserError(said.replace(token, "***")) from None  # what caused it may quote the token
+
+
+def model_files(folder: Path) -> dict[str, Path]:
+    """What of a folder makes its model, name -> path; of a folder with a tokenizer and no model, the tokenizer.
+
+    Raises UserError: no folder, neither model nor tokenizer in it, a pickle, weights that are cut short or missing.
+    """
+    if not folder.is_dir():
+        beside = [p.name for p in folder.parent.glob("*/")] if folder.parent.is_dir() else []
+        raise UserError(f"{folder}: no such folder{did_you_mean(folder.name, beside, f'{folder.parent}/')}")
+    present = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+    for name in present:
+        if name.endswith(PICKLES):
+            raise UserError(
+                f"{folder}/{name} may hold a pickle, which can run code when it is loaded; remove it "
+                "(save_pretrained writes safetensors)"
+            )
+    weights = [name for name in present if name.endswith(".safetensors") and any(map(Path(name).match, WEIGHTS))]
+    has_tokenizer = "tokenizer.json" in present or "tokenizer_config.json" in present
+    if not weights and not ("config.json" not in present and has_tokenizer):
+        inside = f"; give {folder}/model" if (folder / "model").is_dir() else ""
+        raise UserError(f"{folder}: holds no model: there is no model.safetensors{inside}")
+    config = {}
+    if weights:
+        config = _config(folder)
+        _check_weights(folder, weights)
+    wanted = (*WEIGHTS, *TOKENIZER, *OTHERS, *(CODE if "auto_map" in config else ()))
+    return {name: path for name, path in present.items() if any(map(Path(name).match, wanted))}
+
+
+def run_files(result: dict[str, Any] | None, settings: dict[str, Any] | None) -> dict[str, bytes]:
+    """The record and the settings of a run, as `read_run` gives them, as they lie beside a pushed or exported model."""
+    files = {}
+    if result is not None:
+        files["run/result.json"] = (json.dumps(result, indent=1) + "\n").encode()
+    if settings is not None:
+        YAML().dump(settings, stream := io.BytesIO())
+        files["run/config.yaml"] = stream.getvalue()
+    return files
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder}: holds no model: there is no config.json") from None
+    except ValueError as error:
+        raise UserError(f"{folder}/config.json: is no JSON: {error}") from None
+    if not isinstance(config, dict) or not config.get("model_type"):
+        raise UserError(f"{folder}/config.json: names no model_type, so nothing can load it")
+    return config
+
+
+def _check_weights(folder: Path, weights: list[str]) -> None:
+    """Every file is whole and every one that the index names is there."""
+    for name in weights:
+        try:
+            with safe_open(folder / name, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise UserError(f"{folder}/{name}: is no whole safetensors file: {error}") from None
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and "model.safetensors" not in weights:
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if missing := sorted(named - set(weights)):
+            raise UserError(f"{folder}: {index.name} names {missing[0]}, which is not there")
+
+
+def _check_repo_id(repo_id: str) -> None:
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise UserError(f"{repo_id!r} is no name of a repository: {error}") from None
+    if "/" not in repo_id:
+        raise UserError(f"{repo_id!r} is no name of a repository: say whose it is, as in YOUR_NAME/{repo_id}")
+
+
+def _find(hub: HfApi, repo_id: str, config: dict[str, Any] | None, replace: bool):
+    """The repository as it is, None when there is none. Raises UserError when it holds something of another kind."""
+    try:
+        there = hub.model_info(repo_id)
+    except RepositoryNotFoundError:
+        for kind in ("dataset", "space"):
+            if hub.repo_exists(repo_id, repo_type=kind):
+                raise UserError(f"{repo_id} is a {kind}, not a model; give another REPO_ID") from None
+        return None
+    if not replace and "config.json" in {file.rfilename for file in there.siblings or []}:
+        theirs = json.loads(_remote_text(hub, repo_id, "config.json", there.sha))
+        if _kind(theirs) != _kind(config):
+            raise UserError(
+                f"{repo_id} holds a {_kind(theirs)}, and this is a {_kind(config)}; give another REPO_ID, "
+                "or --replace to overwrite it"
+            )
+    return there
+
+
+def _kind(config: dict[str, Any] | None) -> str:
+    if config is None:
+        return "tokenizer"
+    return " ".join([str(config.get("model_type")), *(f"({name})" for name in config.get("architectures") or [])])
+
+
+def _remote_text(hub: HfApi, repo_id: str, name: str, revision: str | None) -> str:
+    return Path(hub.hf_hub_download(repo_id, name, revision=revision)).read_text(encoding="utf-8-sig")
+
+
+def _again(attempt: Callable[[], T]) -> T:
+    """`attempt()`, and once more after each of `WAITS` seconds while the hub cannot be reached or cannot answer."""
+    for wait in WAITS:
+        try:
+            return attempt()
+        except (HTTPError, json.JSONDecodeError) as error:  # the latter: a page where an answer should be
+            status = getattr(getattr(error, "response", None), "status_code", 503)
+            if status < 500 and status not in (408, 429):
+                raise
+            time.sleep(wait)
+    return attempt()
+
+
+def _reason(error: Exception, repo_id: str) -> str:
+    if isinstance(error, RuntimeError) and error.__cause__:  # "Error while uploading ..."
+        said: Any = f"{error} {error.__cause__}"
+    else:
+        said = getattr(error, "server_message", None) or error
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    mend = {
+        401: "; the token is not valid: run `hf auth login`",
+        403: f"; the token may not write to {repo_id.partition('/')[0]}",
+    }
+    return f"{f'{status}: ' if status else ''}{said}{mend.get(status or 0, '')}"
+
+
+def _size(files: dict[str, Path | bytes]) -> int:
+    return sum(len(f) if isinstance(f, bytes) else f.stat().st_size for f in files.values())
+
+
+def _forecast(folder: Path, repo_id: str, private: bool, files: dict[str, Path | bytes]) -> None:
+    print(f"{folder} -> {repo_id} ({'private' if private else 'public'}, unless it is there already)\n")
+    for name in files:
+        print(f"{_size({name: files[name]}):>15,} bytes  {name}")
+    print(f"{_size(files):>15,} bytes  in {len(files)} files\n")
+    sent = {name.partition("/")[0] for name in files}
+    if left := [path.name for path in sorted(folder.iterdir()) if path.name not in sent]:
+        print(f"stays here: {', '.join(left)}\n")
+    card = files["README.md"]
+    assert isinstance(card, bytes)
+    print(f"README.md:\n\n{card.decode()}\n\ndry run: nothing was sent")

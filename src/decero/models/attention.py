@@ -20,7 +20,7 @@ def scaled_dot_product_attention(q_BHLK, k_BHMK, v_BHMK, bias_BHLM=None, *, scal
 
     q_BHLK: (batch, heads, length, head size); k_BHMK, v_BHMK: (batch, heads, memory, head size).
     bias_BHLM: added to the scores; -inf hides a position. A row with every position hidden returns zeros, not NaN.
-    scale: 1/sqrt(head size) unless given (T5 uses 1).
+    scale: 1/sqrt(head size) unless given (T5 uses 1). dropout: of the weights; the caller gives 0 in evaluation.
     """
     scale = q_BHLK.shape[-1] ** -0.5 if scale is None else scale
     scores_BHLM = q_BHLK @ k_BHMK.mT * scale
@@ -92,6 +92,9 @@ class MultiHeadAttention(nn.Module):
     def forward(self, hidden_BLD, attention_mask=None, rotary=None, past_key_values=None, memory_BMD=None, **kwargs):
         """What `hidden_BLD` asks of `memory_BMD`, or of itself: (batch, length, model), and from the eager backend the
         weights (batch, heads, length, memory).
+
+        hidden_BLD: (batch, length, model). memory_BMD: (batch, memory, model). attention_mask: None, bool or additive,
+        (batch, 1 or heads, length, memory). rotary: cosines and sines, (batch, 1, length, head size) each.
         """
         B, L, _ = hidden_BLD.shape
         q_BHLK = self.heads(self.q_proj(hidden_BLD))

@@ -26,7 +26,7 @@ class DeceroConfig(PreTrainedConfig):
             enters each sublayer (GPT-2; Xiong et al. 2020, which trains without warm-up).
         final_norm: a norm after the last layer; None is yes for `pre`, whose stream no other normalises.
         position_embedding_type: `sinusoidal` (Vaswani et al. 2017, section 3.5), `sinusoidal_halves` (the same waves,
-            sines first, as tensor2tensor and Marian order them), `learned` (BERT), `rotary` (Su et al. 2021),
+            sines first, as Marian orders them), `learned` (BERT), `rotary` (Su et al. 2021),
             `relative` (a bias per bucket of distances: Raffel et al. 2020, section 2.1), or `none`, which makes an
             encoder blind to order.
         position_offset: rows of the learned table that come before the first position; RoBERTa keeps 2.

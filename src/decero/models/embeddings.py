@@ -12,8 +12,8 @@ from torch import nn
 def sinusoidal_positions(position_ids_BL, hidden_size, theta=10000.0, interleaved=True):
     """PE(pos, 2i) = sin(pos / theta^(2i/D)), PE(pos, 2i+1) = cos(same): Vaswani et al. 2017, section 3.5.
 
-    Sine and cosine interleave, as in the paper, or all sines come first, as in its authors' tensor2tensor. Returns
-    (batch, length, hidden size) in fp32.
+    Sine and cosine interleave, as in the paper, or all sines come first, as in Marian (and in tensor2tensor, whose last
+    wave is a little longer). Returns (batch, length, hidden size) in fp32.
     """
     frequency = theta ** -(torch.arange(0, hidden_size, 2, device=position_ids_BL.device).float() / hidden_size)
     angle = position_ids_BL[..., None].float() * frequency

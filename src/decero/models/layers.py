@@ -80,6 +80,7 @@ class EncoderLayer(GradientCheckpointingLayer):
             self.pre_attn_norm = nn.Identity()  # what enters was normalised as the sum of the embeddings
 
     def forward(self, hidden_BLD, attention_mask=None, rotary=None, **kwargs):
+        """(batch, length, model) to the same; mask and rotary as `MultiHeadAttention` takes them."""
         mix_BLD, _ = self.self_attn(self.pre_attn_norm(hidden_BLD), attention_mask, rotary, **kwargs)
         hidden_BLD = self.post_attn_norm(hidden_BLD + self.dropout(mix_BLD))
         hidden_BLD = self.post_mlp_norm(hidden_BLD + self.dropout(self.mlp(self.pre_mlp_norm(hidden_BLD))))
@@ -101,6 +102,7 @@ class DecoderLayer(EncoderLayer):
         self, hidden_BLD, attention_mask=None, rotary=None, memory_BMD=None, memory_mask=None, past_key_values=None,
         **kwargs,
     ):  # fmt: skip
+        """As the encoder's; memory_BMD: (batch, memory, model) with memory_mask (batch, 1, length, memory)."""
         crossed = isinstance(past_key_values, EncoderDecoderCache)
         own = past_key_values.self_attention_cache if crossed else past_key_values
         mix_BLD, _ = self.self_attn(self.pre_attn_norm(hidden_BLD), attention_mask, rotary, own, **kwargs)

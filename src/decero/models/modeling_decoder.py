@@ -62,7 +62,10 @@ class DeceroDecoderModel(DeceroDecoderPreTrainedModel, DeceroStack):
         return DynamicCache(config=self.config)
 
     def causal_masks(self, attention_mask, hidden_BLD, cache, position_ids):
-        """One mask a kind of layer. `generate` hands them over ready-made when it compiles: one, or one a kind."""
+        """One mask a kind of layer. `generate` hands them over ready-made when it compiles: one, or one a kind.
+
+        A dict of masks is taken as it is; one 4-D mask is cut to the window for the layers that have one.
+        """
         masks = {}
         for kind in set(self.layer_types):
             if isinstance(attention_mask, dict):

@@ -41,7 +41,7 @@ def pool(hidden_BLD, attention_mask, how):
 
 
 class Pooler(nn.Module):
-    """Dense and tanh over one vector a sequence: (batch, model). Devlin et al. 2019, section 3.1, note 5."""
+    """Dense and tanh over one vector a sequence: (batch, model). BERT's code has it; the paper names the vector C."""
 
     def __init__(self, config):
         super().__init__()

@@ -90,7 +90,7 @@ class DeceroStack(DeceroPreTrainedModel):
         return self.dropout(self.embed_norm(hidden_BLD.to(embeds_BLD.dtype))), position_ids
 
     def rotary(self, position_ids, dtype):
-        """Cosines and sines by kind of layer; None each where positions are not rotary."""
+        """Cosines and sines by kind of layer, (batch, 1, length, head size); None where positions are not rotary."""
         config = self.config
         if config.position_embedding_type != "rotary":
             return dict.fromkeys(self.layer_types)
@@ -123,7 +123,7 @@ class DeceroStack(DeceroPreTrainedModel):
         if self.config.position_embedding_type != "relative":
             return mask
         backend = self.config._attn_implementation
-        if backend not in ("eager", "sdpa"):
+        if "flash" in backend or "flex" in backend:
             raise ValueError(f"relative positions are added to the scores, which {backend} cannot; use sdpa or eager")
         past, memory, first = 0, length, 0
         if past_key_values is not None:

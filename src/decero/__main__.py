@@ -1,0 +1,3 @@
+from decero.cli import main
+
+main()

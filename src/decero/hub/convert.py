@@ -1,0 +1,228 @@
+"""Folders of stock models to folders of ours, and back: `decero import`, `decero export`.
+
+Nothing is believed: an import runs the stock class and ours on the same batch before it is done, an export is loaded
+again by the plain Auto class and compared with what it came from.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedModel
+from transformers.utils import logging
+
+import decero.models
+from decero.errors import UserError
+from decero.hub.card import read_run
+from decero.hub.compare import check_equal
+from decero.hub.families import FAMILIES
+from decero.hub.folders import DTYPES, claimed, common_dtype, copy_tokenizer, find, read_config, read_headers
+from decero.hub.publish import run_files
+from decero.hub.remote_code import export_remote_code
+from decero.hub.stock import family_named, family_of_stock, from_stock, head_of, shape_of, to_stock
+from decero.hub.table import Family
+
+Say = Callable[[str], None]
+
+
+def import_model(source: Path | str, out: Path | str, say: Say = print) -> Path:
+    """Write `out`: the stock model of `source`, a folder or a model on the hub, as one of ours. Returns it.
+
+    Weights keep their dtype; tokenizer and generation settings come along. Code that lies in `source` is never run and
+    pickles are never opened.
+
+    Raises UserError, `out` untouched: a family, option or tensor that has no counterpart here, named; `source` holds
+    no safetensors, or names code of its own; `out` is not empty.
+    """
+    with claimed(out) as partial, _quiet():
+        folder = find(source)
+        with _naming(source):
+            family, head, stock = load_stock(folder, say)
+            ours = from_stock(stock)
+            if ours.can_generate():
+                ours.generation_config = stock.generation_config
+            ours.save_pretrained(partial)
+            copy_tokenizer(folder, partial)
+            say(check_equal(ours, stock, family))
+    say(f"{out}: {family.name} {family.heads[head].stock} is now {type(ours).__name__}")
+    return Path(out)
+
+
+def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say = print) -> Path:
+    """Write `out`: the model of ours in `folder` as a stock model, which needs neither decero nor remote code.
+
+    to: a family; `auto`, the first family that can hold the model, and remote code where none can; `remote-code`.
+    Weights keep their dtype; tokenizer, generation settings and the record of the run come along.
+
+    Raises UserError, `out` untouched: a field of the configuration that the family cannot express, named; `folder`
+    holds none of our models; `out` is not empty.
+    """
+    source = find(folder)
+    ours = load_ours(source)
+    if to == "auto":
+        to = _first_that_can(ours, say)
+    if to == "remote-code":
+        return export_remote_code(source, out)
+    with claimed(out) as partial, _quiet():
+        with _naming(folder):
+            family, head = family_named(to, shape_of(ours)), head_of(ours)
+            for note in family.check_export(ours.config, head):
+                say(f"not carried: {note}")
+            stock = to_stock(ours, to)
+        if stock.can_generate():
+            stock.generation_config = ours.generation_config
+        stock.save_pretrained(partial)
+        config = read_config(partial) | family.written_too(ours.config)
+        (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        for name, content in run_files(*read_run(source)).items():
+            (partial / name).parent.mkdir(exist_ok=True)
+            (partial / name).write_bytes(content)
+        lines = copy_tokenizer(source, partial)
+        auto: Any = next(a for a, c in decero.models.AUTO_CLASSES[type(ours.config)].items() if c is type(ours))
+        auto = getattr(transformers, family.loaders.get(head, auto.__name__))
+        again, report = auto.from_pretrained(partial, output_loading_info=True)
+        if type(again) is not type(stock):
+            raise UserError(f"{auto.__name__} reads it as {type(again).__name__}, not {type(stock).__name__}")
+        if "pooling_layer" in family.by_tensors and head == "Model" and not ours.config.pooling_layer:
+            say(f"{auto.__name__} adds a pooler of random numbers: the model has none, and pooler_output means nothing")
+            report["missing_keys"] = {name for name in report["missing_keys"] if not name.startswith("pooler.")}
+        check_report(report, type(stock).__name__)
+        say(check_equal(ours, again, family))
+        if lines:
+            say(f"its tokenizer encodes {lines} lines as before")
+    say(f"{out}: {type(ours).__name__} is now {family.name} {type(stock).__name__}; {auto.__name__} loads it")
+    return Path(out)
+
+
+def load_stock(folder: Path, say: Say = print) -> tuple[Family, str, PreTrainedModel]:
+    """The stock model of a folder, its table and the end of our class's name; every option and tensor accounted for."""
+    raw = read_config(folder)
+    if raw["model_type"].startswith("decero_"):
+        raise UserError("is one of decero's own models already")
+    if "auto_map" in raw:
+        raise UserError(
+            "config.json: auto_map names code of its own, which is never run; only stock models can be read"
+        )
+    if "quantization_config" in raw:
+        raise UserError("config.json: quantization_config: the weights are quantized; import what they were made from")
+    if raw.get("position_embedding_type", "absolute") != "absolute":  # transformers 5 passes over it in silence
+        raise UserError(f"option position_embedding_type={raw['position_embedding_type']!r} has no counterpart here")
+    family, head = family_of_stock(raw["model_type"], (raw.get("architectures") or [None])[0])
+    headers = read_headers(folder)
+    with _loading():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    for note in family.check_import(config, head):
+        say(f"not carried: {note}")
+    known = {f.name for f in fields(config)} | {"model_type", "_name_or_path"} | set(family.unread.split())
+    if unknown := sorted(set(raw) & set(vars(config)) - known):
+        say(f"not carried: {', '.join(unknown)} (the stock class reads no such option)")
+    pooled = {}
+    if "pooling_layer" in family.by_tensors and head == "Model":
+        pooled = {"add_pooling_layer": any(name.endswith("pooler.dense.weight") for name in headers)}
+    dtype = common_dtype(headers)
+    kinds = {DTYPES[kind] for kind in headers.values() if kind in DTYPES}
+    if len(kinds) > 1:
+        say(f"the file holds {' and '.join(sorted(map(str, kinds)))}; all become {dtype}")
+    with _loading():
+        stock, report = family.stock_class(head).from_pretrained(
+            folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True,
+            ignore_mismatched_sizes=True, **pooled,
+        )  # fmt: skip
+    left = sorted(name for name in report["unexpected_keys"] if re.fullmatch(family.left_behind, name))
+    check_report(report, type(stock).__name__, left)
+    left += buffers_of_old(stock, headers)
+    if left:
+        say(f"left behind: {', '.join(left)}")
+    for parameter in stock.parameters():  # T5 in fp16 gets some in fp32
+        parameter.data = parameter.data.to(dtype)
+    return family, head, stock
+
+
+def buffers_of_old(stock: PreTrainedModel, names: Iterable[str]) -> list[str]:
+    """The tensors of a file that transformers passes over in silence: buffers of versions long gone."""
+    patterns = [*(stock._keys_to_ignore_on_load_unexpected or ()), r"(^|\.)position_ids$", r"rotary_emb\.inv_freq"]
+    read = list(stock.state_dict())
+    unread = (name for name in names if not any(name.endswith(one) or one.endswith(name) for one in read))
+    return sorted(name for name in unread if any(re.search(pattern, name) for pattern in patterns))
+
+
+def load_ours(folder: Path) -> PreTrainedModel:
+    """A model of ours in the class that its config.json names, in the dtype of its file."""
+    raw = read_config(folder)
+    names = [c.__name__ for classes in decero.models.AUTO_CLASSES.values() for c in classes.values()]
+    if not raw["model_type"].startswith("decero_"):
+        raise UserError(f"{folder}: holds a {raw['model_type']}, which is none of decero's own models")
+    name = (raw.get("architectures") or [None])[0]
+    if name not in names:
+        raise UserError(f"{folder}/config.json: architectures names {name}, which is none of {', '.join(names)}")
+    dtype = common_dtype(read_headers(folder))
+    with _naming(folder), _quiet(), _loading():
+        model, report = getattr(decero.models, name).from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        check_report(report, name)
+    return model
+
+
+def check_report(report: dict[str, Any], class_name: str, expected: Sequence[str] = ()) -> None:
+    """Raise UserError at the first tensor that a file lacks, has too much or in another shape."""
+    for name, stored, wanted in sorted(report["mismatched_keys"]):
+        raise UserError(f"tensor {name} has shape {[*stored]} and {class_name} wants {[*wanted]}")
+    for name in sorted(report["missing_keys"]):
+        raise UserError(f"tensor {name} is missing, which {class_name} has")
+    for name in sorted(set(report["unexpected_keys"]) - set(expected)):
+        raise UserError(f"tensor {name} has no place in {class_name}")
+
+
+def _first_that_can(ours: PreTrainedModel, say: Say) -> str:
+    """The first family that can hold the model; remote-code, and why, when none can."""
+    reasons = []
+    for family in FAMILIES:
+        if family.ours == shape_of(ours):
+            try:
+                family.check_export(ours.config, head_of(ours))
+                return family.name
+            except UserError as error:
+                reasons.append(str(error))
+    say("no stock family can hold it: " + "; ".join(reasons))
+    return "remote-code"
+
+
+@contextmanager
+def _naming(where: Path | str) -> Iterator[None]:
+    """Errors begin with the folder that they are about."""
+    try:
+        yield
+    except UserError as error:
+        said = str(error)
+        raise UserError(said if said.startswith(str(where)) else f"{where}: {said}") from error
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """What transformers says of a folder that it cannot load, in a line."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
+        said = f"{type(error).__name__}: {error}".strip().splitlines()[-1].strip()
+        raise UserError(f"transformers cannot load it: {said}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars, and no reports on tensors: those are in our own words."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,101 @@
+"""Decoders: GPT-2 and Llama."""
+
+from decero.hub.families.common import BIASES, LAYER_NORM, PRE_NORM, RMS_NORM, whole_heads
+from decero.hub.table import Family, Head
+
+# GPT-2: Radford et al. 2019 ------------------------------------------------------------------------------------------
+
+GPT2 = Family(
+    name="gpt2",
+    ours="DeceroDecoder",
+    fields="""
+        vocab_size
+        hidden_size                     n_embd
+        num_hidden_layers               n_layer
+        num_attention_heads             n_head
+        hidden_act                      activation_function
+        hidden_dropout_prob             resid_pdrop
+        hidden_dropout_prob             embd_pdrop
+        attention_probs_dropout_prob    attn_pdrop
+        max_position_embeddings         n_positions
+        layer_norm_eps                  layer_norm_epsilon
+        scale_attn_weights
+        initializer_range
+        tie_word_embeddings
+        pad_token_id
+        bos_token_id
+        eos_token_id
+    """,
+    fixed={**PRE_NORM, **LAYER_NORM, **BIASES, "position_embedding_type": "learned"},
+    to_ours=lambda stock: {**whole_heads(stock), "intermediate_size": stock.n_inner or 4 * stock.n_embd},
+    to_stock=lambda ours: {
+        "n_inner": None if ours.intermediate_size == 4 * ours.hidden_size else ours.intermediate_size
+    },
+    unread="n_inner summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout",
+    tensors="""
+        embed_tokens                        wte
+        embed_positions.embed_positions     wpe
+        layers.{i}.pre_attn_norm            h.{i}.ln_1
+        layers.{i}.self_attn.{q,k,v}_proj   h.{i}.attn.c_attn       transposed
+        layers.{i}.self_attn.o_proj         h.{i}.attn.c_proj       transposed
+        layers.{i}.pre_mlp_norm             h.{i}.ln_2
+        layers.{i}.mlp.up_proj              h.{i}.mlp.c_fc          transposed
+        layers.{i}.mlp.down_proj            h.{i}.mlp.c_proj        transposed
+        norm                                ln_f
+    """,
+    heads={
+        "Model": Head("GPT2Model"),
+        "ForCausalLM": Head("GPT2LMHeadModel", "transformer.", "lm_head lm_head"),
+        "ForSequenceClassification": Head("GPT2ForSequenceClassification", "transformer.", "score score"),
+    },
+)
+
+# Llama: Touvron et al. 2023 ------------------------------------------------------------------------------------------
+
+LLAMA = Family(
+    name="llama",
+    ours="DeceroDecoder",
+    fields="""
+        vocab_size
+        hidden_size
+        num_hidden_layers
+        num_attention_heads
+        num_key_value_heads
+        head_dim
+        intermediate_size
+        hidden_act
+        attention_bias
+        mlp_bias
+        attention_probs_dropout_prob    attention_dropout
+        max_position_embeddings
+        layer_norm_eps                  rms_norm_eps
+        initializer_range
+        tie_word_embeddings
+        pad_token_id
+        bos_token_id
+        eos_token_id
+    """,
+    fixed={**PRE_NORM, **RMS_NORM, "gated_mlp": True, "position_embedding_type": "rotary"},
+    to_ours=lambda stock: {"rope_theta": stock.rope_parameters["rope_theta"]},
+    to_stock=lambda ours: {"rope_parameters": {"rope_type": "default", "rope_theta": ours.rope_theta}},
+    written_too=lambda ours: {"rope_theta": ours.rope_theta},
+    unread="pretraining_tp",  # how the matrices were once cut: the same sums
+    tensors="""
+        embed_tokens                    embed_tokens
+        layers.{i}.pre_attn_norm        layers.{i}.input_layernorm
+        layers.{i}.self_attn.q_proj     layers.{i}.self_attn.q_proj
+        layers.{i}.self_attn.k_proj     layers.{i}.self_attn.k_proj
+        layers.{i}.self_attn.v_proj     layers.{i}.self_attn.v_proj
+        layers.{i}.self_attn.o_proj     layers.{i}.self_attn.o_proj
+        layers.{i}.pre_mlp_norm         layers.{i}.post_attention_layernorm
+        layers.{i}.mlp.gate_proj        layers.{i}.mlp.gate_proj
+        layers.{i}.mlp.up_proj          layers.{i}.mlp.up_proj
+        layers.{i}.mlp.down_proj        layers.{i}.mlp.down_proj
+        norm                            norm
+    """,
+    heads={
+        "Model": Head("LlamaModel"),
+        "ForCausalLM": Head("LlamaForCausalLM", "model.", "lm_head lm_head"),
+        "ForSequenceClassification": Head("LlamaForSequenceClassification", "model.", "score score"),
+    },
+)

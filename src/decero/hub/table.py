@@ -1,0 +1,158 @@
+"""What a family's table is, and its configurations, read in both directions; its tensors: tensors.py.
+
+A table is text. A line of fields is `ours stock`, or one word where both have the same name. A name may stand on
+several lines: then they must agree. What no line maps must be what it is when nothing is said. That is checked by going
+there and back: whatever comes back as something else has no counterpart, and is refused by its name.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+import decero.models
+from decero.errors import UserError
+from decero.hub.tensors import translate
+
+CARRIED = ("id2label", "label2id", "problem_type")
+TRAINING = ("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout", "classifier_dropout")
+GENERIC = {f.name for f in fields(PreTrainedConfig)} | {"use_cache", "initializer_range"}  # change no number
+LM_HEADS = ("ForMaskedLM", "ForCausalLM", "ForConditionalGeneration")
+# Fields of ours that act on some models only: (configuration, head) -> does it act on this one?
+ACTS: dict[str, Callable[[Any, str], bool]] = {
+    "norm_bias": lambda c, head: c.norm_type == "layernorm",
+    "rope_theta": lambda c, head: c.position_embedding_type == "rotary",
+    "local_rope_theta": lambda c, head: c.position_embedding_type == "rotary" and "sliding_attention" in c.layer_types,
+    "sliding_window": lambda c, head: "sliding_attention" in c.layer_types,
+    "relative_attention_num_buckets": lambda c, head: c.position_embedding_type == "relative",
+    "relative_attention_max_distance": lambda c, head: c.position_embedding_type == "relative",
+    "max_position_embeddings": lambda c, head: c.position_embedding_type != "relative",
+    "classifier_pooling": lambda c, head: head == "ForSequenceClassification" or (head == "Model" and c.pooling_layer),
+    "pooling_layer": lambda c, head: head == "Model",
+    "lm_head_transform": lambda c, head: head == "ForMaskedLM",
+    "lm_head_transform_bias": lambda c, head: head == "ForMaskedLM" and c.lm_head_transform,
+    "lm_head_bias": lambda c, head: head in LM_HEADS,
+    "scale_lm_head": lambda c, head: head in LM_HEADS,
+    "tie_word_embeddings": lambda c, head: head in LM_HEADS,
+}
+
+
+@dataclass(frozen=True)
+class Head:
+    """A stock class: how it prefixes its base model's tensors, its own lines, our fields that it alone holds fast."""
+
+    stock: str
+    prefix: str = ""
+    tensors: str = ""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """All that is known of one stock `model_type`; the tables themselves are in families/."""
+
+    name: str
+    ours: str  # what our classes begin with: DeceroEncoder, DeceroDecoder, DeceroEncoderDecoder
+    fields: str
+    fixed: Mapping[str, Any]  # our fields that every model of the family has at this value
+    tensors: str
+    heads: Mapping[str, Head]  # by the end of our class's name
+    to_ours: Callable[[Any], dict] = lambda stock: {}  # what is no rename: stock configuration -> our fields
+    to_stock: Callable[[Any], dict] = lambda ours: {}
+    written_too: Callable[[Any], dict] = (
+        lambda ours: {}
+    )  # into config.json, for transformers 4, which reads other options
+    by_tensors: tuple[str, ...] = ()  # our fields that the stock tensors decide and no stock option
+    unread: str = ""  # stock fields that change no number, or that `to_ours` reads in full
+    training: str = ""  # stock fields that act in training alone and have no place here
+    left_behind: str = "(?!)"  # tensors in files of this family that no model here has
+    formula: Callable[[Any], dict[str, torch.Tensor]] = lambda stock: {}  # stored in stock models, yet computed
+    loaders: Mapping[str, str] = field(default_factory=dict)  # by head, where the Auto class has another name than ours
+    also_loads: Mapping[str, str] = field(default_factory=dict)  # stock class -> the one here that reads its files
+
+    def our_class(self, head: str) -> Any:
+        return getattr(decero.models, self.ours + head)
+
+    def stock_class(self, head: str) -> Any:
+        return getattr(transformers, self.heads[head].stock)
+
+    def our_config(self, stock: PreTrainedConfig, head: str) -> Any:
+        """Our configuration of a stock one, unchecked."""
+        ours = {name: getattr(stock, name) for name in CARRIED}
+        for our_name, stock_name in _field_rows(self.fields):
+            ours.setdefault(our_name, getattr(stock, stock_name))
+        return _build(self.our_class("Config"), ours | self.to_ours(stock) | {**self.fixed, **self.heads[head].fixed})
+
+    def stock_config(self, ours: PreTrainedConfig) -> Any:
+        """The stock configuration of ours, unchecked."""
+        stock = {name: getattr(ours, name) for name in CARRIED}
+        for our_name, stock_name in _field_rows(self.fields):
+            stock.setdefault(stock_name, getattr(ours, our_name))
+        return _build(CONFIG_MAPPING[self.name], stock | self.to_stock(ours))
+
+    def check_import(self, stock: PreTrainedConfig, head: str) -> list[str]:
+        """Raise UserError at a stock option that does not survive the way here and back; return what training loses."""
+        again = self.stock_config(self.our_config(stock, head))
+        unread = GENERIC | set(self.unread.split())
+        training = {s for o, s in _field_rows(self.fields) if o in TRAINING} | set(self.training.split())
+        lost = _differences(stock, again, (f.name for f in fields(stock) if f.name not in unread))  # type: ignore[arg-type]
+        for name, (value, _) in lost.items():
+            if name not in training:
+                raise UserError(f"{self.name} option {name}={value!r} has no counterpart here")
+        return [f"{name}={value!r} (acts in training alone)" for name, (value, _) in lost.items()]
+
+    def check_export(self, ours: PreTrainedConfig, head: str) -> list[str]:
+        """Raise UserError at a field of ours that the family cannot express; return what training loses."""
+        if head not in self.heads:
+            raise UserError(f"{self.name} has no {self.ours}{head} (it has {', '.join(self.heads)})")
+        acting = [
+            f.name for f in fields(ours) if f.name not in (*GENERIC, *self.by_tensors) and _acts(f.name, ours, head)
+        ]  # type: ignore[arg-type]
+        fixed = SimpleNamespace(**{**self.fixed, **self.heads[head].fixed})
+        self._refuse(ours, fixed, (name for name in acting if hasattr(fixed, name)))  # before what follows from them
+        return self._refuse(ours, self.our_config(self.stock_config(ours), head), acting)
+
+    def _refuse(self, ours: PreTrainedConfig, again: Any, names: Iterable[str]) -> list[str]:
+        lost = _differences(ours, again, names)
+        for name, (value, needs) in lost.items():
+            if name not in TRAINING:
+                raise UserError(f"{name}={value!r} has no counterpart in {self.name}, which has {needs!r} there")
+        return [f"{name}={value!r} (acts in training alone)" for name, (value, _) in lost.items()]
+
+    def translate(
+        self, tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], head: str, *, to_stock: bool
+    ) -> dict[str, torch.Tensor]:
+        """`tensors` (or gradients) of one side as the other side names and stores them: see `tensors.translate`."""
+        here, there = "" if head == "Model" else "model.", self.heads[head].prefix
+        base = [(here + ours, there + stock, *form) for ours, stock, *form in _rows(self.tensors)]
+        return translate([*base, *_rows(self.heads[head].tensors)], tensors, wanted, to_stock=to_stock)
+
+
+def _rows(table: str) -> list[list[str]]:
+    return [line.split() for line in table.splitlines() if line.strip()]
+
+
+def _field_rows(table: str) -> list[tuple[str, str]]:
+    return [(row[0], row[-1]) for row in _rows(table)]
+
+
+def _acts(name: str, ours: PreTrainedConfig, head: str) -> bool:
+    return name not in ACTS or ACTS[name](ours, head)
+
+
+def _differences(one: Any, other: Any, names: Iterable[str]) -> dict[str, tuple[Any, Any]]:
+    both = {name: (getattr(one, name), getattr(other, name)) for name in names}
+    return {name: pair for name, pair in both.items() if pair[0] != pair[1]}
+
+
+def _build(config_class: type[PreTrainedConfig], values: dict[str, Any]) -> PreTrainedConfig:
+    try:
+        return config_class(**values)
+    except (ValueError, StrictDataclassError) as error:
+        said = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
+        raise UserError(f"no {config_class.__name__} can be made of it: {said}") from error

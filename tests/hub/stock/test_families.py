@@ -1,0 +1,247 @@
+"""The tables are right: stock weights in our classes, and ours in stock classes, give the same outputs and gradients.
+
+Tiny models made from their configurations (no download) with large weights, in train and in eval mode, through padding,
+with both attention backends, <= 3e-5; and the tables are whole: nothing is dropped, nothing passed over in silence.
+"""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from decero.errors import UserError
+from decero.hub.families import FAMILIES
+from decero.hub.stock import from_stock, to_stock
+
+
+def scores(output, text):
+    """All that a head answers where there is text, in one vector."""
+    names = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output")
+    found = [output[name] for name in names if output.get(name) is not None]
+    assert found
+    return torch.cat([(o[text] if o.shape[:2] == text.shape else o).flatten() for o in found])
+
+
+def backward(model, inputs, text):
+    """Outputs, and the gradients by name of a fixed mix of them."""
+    out = scores(model(**inputs), text)
+    (out * torch.randn(out.shape, generator=torch.Generator().manual_seed(3))).sum().backward()
+    return out.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize("start", ["stock", "ours"])
+def test_both_give_the_same_outputs_and_gradients(case, start, mode, backend, batch):
+    if start == "stock":
+        stock = case.stock()
+        ours = from_stock(stock)
+    else:
+        ours = case.ours()
+        stock = to_stock(ours, case.family.name)
+    for model in (stock, ours):
+        model.train(mode == "train").set_attn_implementation(backend)
+    inputs, text = batch(case)
+    expected, stock_gradients = backward(stock, inputs, text)
+    actual, our_gradients = backward(ours, inputs, text)
+    assert expected.abs().max() > 0.5  # there is something to compare
+    assert_close(actual, expected, atol=3e-5, rtol=0)
+
+    if case.family.name == "marian":
+        our_gradients.pop("lm_head.bias", None)  # a buffer there
+    translated = case.family.translate(stock_gradients, our_gradients, case.head, to_stock=False)
+    assert translated.keys() == our_gradients.keys()
+    largest = max(gradient.abs().max() for gradient in translated.values())
+    for name, gradient in translated.items():
+        apart = (our_gradients[name] - gradient).abs().max() / largest
+        assert apart <= 3e-5, f"{name}: gradients {apart:.1e} of the largest apart"
+    # Nearly every parameter is reached; a softmax is blind to what it sees everywhere, such as a bias on all keys.
+    assert sum(g.abs().max() > 1e-5 * largest for g in translated.values()) > 0.8 * len(translated)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_there_and_back_leaves_every_byte_and_every_option(case, dtype):
+    stock = case.stock().to(dtype)
+    again = to_stock(from_stock(stock), case.family.name)
+    same(again, stock)
+    assert again.config.to_dict() == {**stock.config.to_dict(), "dtype": again.config.to_dict()["dtype"]}
+
+    ours = case.ours().to(dtype)
+    again = from_stock(to_stock(ours, case.family.name))
+    same(again, ours)
+    assert again.config.to_dict() == {**ours.config.to_dict(), "dtype": again.config.to_dict()["dtype"]}
+
+
+def same(one, other):
+    one, other = one.state_dict(), other.state_dict()
+    assert one.keys() == other.keys()
+    for name in one:
+        assert one[name].dtype == other[name].dtype, name
+        assert torch.equal(one[name], other[name]), name
+
+
+def test_every_line_of_a_table_is_some_tensor(all_cases):
+    for family in FAMILIES:
+        cases = [case for case in all_cases if case.family.name == family.name]
+        names = {name for case in cases for name in case.stock().state_dict()}
+        for table in (family.tensors, *(head.tensors for head in family.heads.values())):
+            for line in filter(str.strip, table.splitlines()):
+                stock = line.split()[1].replace("{i}", "1")
+                assert any(name.removesuffix(".weight").endswith(stock) for name in names), line
+
+
+@pytest.mark.parametrize(
+    "variant", ["bert", "roberta", "distilbert", "modernbert", "gpt2", "llama", "t5", "t5 encoder", "marian"]
+)
+def test_every_option_on_a_line_travels_there_and_back(variant, find_case):
+    case = find_case(variant, "Model")
+    family = case.family
+    wider = {"hidden_size": 84} if family.name == "modernbert" else {}  # more heads of it still have an even size
+    before = case.config(**wider)
+    lines = [line.split() for line in family.fields.splitlines() if line.strip()]
+    for name in dict.fromkeys(line[0] for line in lines):
+        options = [line[-1] for line in lines if line[0] == name]
+        options += [line[-1] for line in lines for other in lines if line[0] == other[0] and other[-1] in options]
+        changes = {option: another(option, getattr(before, option)) for option in options}
+        stock = case.config(**{**wider, **changes})
+        ours = family.our_config(stock, "Model")
+        assert getattr(ours, name) == getattr(stock, options[0]) != getattr(before, options[0]), name
+        assert family.stock_config(ours).to_dict() == stock.to_dict()
+
+
+def another(option, value):
+    """A value that differs and is allowed."""
+    if isinstance(value, bool):
+        return not value
+    if "token_id" in option:
+        return 9
+    if isinstance(value, int):
+        return 3 if option == "num_key_value_heads" else 2 * value
+    if isinstance(value, list):
+        return value[1:] + value[:1]
+    return "gelu_new" if isinstance(value, str) else 0.5
+
+
+@pytest.mark.parametrize(
+    ("variant", "head", "option", "value"),
+    [
+        ("bert", "ForMaskedLM", "is_decoder", True),
+        ("bert", "Model", "add_cross_attention", True),
+        ("roberta", "ForMaskedLM", "hidden_act", "relu"),  # its head has GELU whatever the layers have
+        ("roberta", "Model", "is_decoder", True),
+        ("distilbert", "Model", "sinusoidal_pos_embds", True),
+        ("modernbert", "ForMaskedLM", "decoder_bias", False),
+        ("modernbert", "Model", "local_attention", 7),
+        ("modernbert", "ForMaskedLM", "classifier_activation", "relu"),
+        ("gpt2", "ForCausalLM", "scale_attn_by_inverse_layer_idx", True),
+        ("gpt2", "ForCausalLM", "reorder_and_upcast_attn", True),
+        ("gpt2", "Model", "add_cross_attention", True),
+        ("llama", "ForCausalLM", "rope_parameters", {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}),
+        ("t5", "ForConditionalGeneration", "is_decoder", True),
+        ("marian", "ForConditionalGeneration", "share_encoder_decoder_embeddings", False),
+        ("marian", "Model", "tie_word_embeddings", False),
+        ("marian", "Model", "decoder_ffn_dim", 43),
+        ("marian", "Model", "decoder_attention_heads", 11),
+        ("marian", "Model", "decoder_vocab_size", 41),
+    ],
+)
+def test_a_stock_option_without_counterpart_is_refused_by_name(variant, head, option, value, find_case):
+    case = find_case(variant, head)
+    with pytest.raises(UserError, match=f"{case.family.name} option {option}=.* has no counterpart here"):
+        case.family.check_import(case.config(**{option: value}), head)
+
+
+@pytest.mark.parametrize(
+    ("variant", "head", "field", "value", "needs"),
+    [
+        ("bert", "ForMaskedLM", "norm_placement", "pre", "'post'"),
+        ("bert", "ForMaskedLM", "norm_type", "rmsnorm", "'layernorm'"),
+        ("bert", "ForMaskedLM", "gated_mlp", True, "False"),
+        ("bert", "ForMaskedLM", "position_embedding_type", "rotary", "'learned'"),
+        ("bert", "ForMaskedLM", "position_offset", 2, "0"),
+        ("bert", "ForMaskedLM", "type_vocab_size", 0, "1"),
+        ("bert", "ForMaskedLM", "lm_head_transform", False, "True"),
+        ("bert", "ForSequenceClassification", "classifier_pooling", "mean", "'cls'"),
+        ("bert", "Model", "attention_bias", False, "True"),
+        ("bert", "Model", "embedding_norm", False, "True"),
+        ("bert", "Model", "head_dim", 7, "11"),
+        ("roberta", "Model", "position_offset", 2, "3"),
+        ("roberta", "ForMaskedLM", "hidden_act", "relu", "'gelu'"),
+        ("distilbert", "Model", "layer_norm_eps", 1e-5, "1e-12"),
+        ("modernbert", "Model", "norm_type", "rmsnorm", "'layernorm'"),
+        ("modernbert", "Model", "type_vocab_size", 2, "0"),
+        ("gpt2", "Model", "num_key_value_heads", 1, "3"),
+        ("gpt2", "Model", "gated_mlp", True, "False"),
+        ("gpt2", "ForCausalLM", "lm_head_bias", True, "False"),
+        ("llama", "Model", "norm_placement", "post", "'pre'"),
+        ("llama", "Model", "gated_mlp", False, "True"),
+        ("llama", "Model", "scale_embeddings", True, "False"),
+        ("t5", "ForConditionalGeneration", "scale_lm_head", False, "True"),
+        ("t5 1.1", "ForConditionalGeneration", "scale_lm_head", True, "False"),
+        ("t5 1.1", "ForConditionalGeneration", "hidden_act", "gelu", "'gelu_new'"),
+        ("t5", "Model", "scale_attn_weights", True, "False"),
+        ("t5", "Model", "num_key_value_heads", 1, "3"),
+        ("marian", "ForConditionalGeneration", "position_embedding_type", "sinusoidal", "'sinusoidal_halves'"),
+        ("marian", "ForConditionalGeneration", "lm_head_bias", False, "True"),
+        ("marian", "ForConditionalGeneration", "tie_word_embeddings", False, "True"),
+        ("marian", "Model", "layer_norm_eps", 1e-6, "1e-05"),
+    ],
+)
+def test_a_field_that_a_family_cannot_express_is_refused_by_name(variant, head, field, value, needs, find_case):
+    case = find_case(variant, head)
+    config = case.family.our_config(case.config(), head)
+    setattr(config, field, value)
+    with pytest.raises(UserError) as refusal:
+        case.family.check_export(config, head)
+    said = str(refusal.value)
+    assert said == f"{field}={value!r} has no counterpart in {case.family.name}, which has {needs} there"
+
+
+@pytest.mark.parametrize(
+    ("variant", "head", "field", "value"),
+    [
+        ("bert", "ForMaskedLM", "rope_theta", 5.0),  # no rotary positions there
+        ("bert", "ForMaskedLM", "classifier_pooling", "mean"),
+        ("bert", "ForTokenClassification", "lm_head_transform", False),
+        ("bert", "ForTokenClassification", "tie_word_embeddings", False),
+        ("llama", "ForCausalLM", "norm_bias", False),  # an RMSNorm has none
+        ("llama", "Model", "sliding_window", 3),  # no layer slides
+        ("t5", "ForConditionalGeneration", "max_position_embeddings", 3),
+    ],
+)
+def test_a_field_that_acts_on_nothing_is_no_reason_to_refuse(variant, head, field, value, find_case):
+    case = find_case(variant, head)
+    config = case.family.our_config(case.config(), head)
+    setattr(config, field, value)
+    assert case.family.check_export(config, head) == []
+
+
+def test_what_acts_in_training_alone_is_told_and_not_refused(find_case):
+    case = find_case("gpt2", "Model")
+    assert case.family.check_import(case.config(embd_pdrop=0.5), "Model") == ["embd_pdrop=0.5 (acts in training alone)"]
+    config = case.family.our_config(case.config(), "Model")
+    config.activation_dropout = 0.25
+    assert case.family.check_export(config, "Model") == ["activation_dropout=0.25 (acts in training alone)"]
+
+
+def test_a_head_that_a_family_lacks_is_refused(find_case):
+    case = find_case("distilbert", "Model")
+    config = case.family.our_config(case.config(), "Model")
+    with pytest.raises(UserError, match="distilbert has no DeceroEncoderForSequenceClassification"):
+        case.family.check_export(config, "ForSequenceClassification")
+
+
+def test_a_bare_bert_without_its_pooler_stays_without(find_case):
+    case = find_case("bert", "Model")
+    stock = case.family.stock_class("Model")(case.config(), add_pooling_layer=False)
+    ours = from_stock(stock)
+    assert ours.config.pooling_layer is False
+    assert to_stock(ours, "bert").pooler is None
+
+
+def test_two_matrices_under_a_configuration_that_ties_them_stay_two(find_case):
+    stock = find_case("t5 1.1", "ForConditionalGeneration").stock()
+    assert stock.config.tie_word_embeddings  # so T5Config has it, always
+    ours = from_stock(stock)
+    assert not ours.config.tie_word_embeddings
+    assert torch.equal(ours.lm_head.weight, stock.lm_head.weight)
+    assert not torch.equal(ours.lm_head.weight, ours.get_input_embeddings().weight)

@@ -1,0 +1,185 @@
+"""Every head of every shape, written with its code, loads and computes the same where decero is not installed."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub import constants
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, BertConfig
+
+import decero.models
+from decero.errors import UserError
+from decero.hub.publish import push
+from decero.hub.remote_code import export_remote_code
+from decero.models import AUTO_CLASSES, DeceroEncoderConfig
+
+HEADS = {
+    f"{config_class.model_type}-{auto.__name__}": (config_class, auto)
+    for config_class, heads in AUTO_CLASSES.items()
+    for auto in heads
+}
+
+ELSEWHERE = """
+import json, sys
+
+class NoDecero:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "decero":
+            raise ModuleNotFoundError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, NoDecero())
+
+import torch, transformers
+from safetensors.torch import save_file
+
+torch.set_num_threads(1)
+jobs, out = json.loads(sys.argv[1]), {}
+for name, job in jobs.items():
+    auto = getattr(transformers, job["auto"])
+    model = auto.from_pretrained(job["path"], trust_remote_code=True).eval()
+    assert type(model).__module__.startswith("transformers_modules."), type(model)
+    inputs = {key: torch.tensor(value) for key, value in job["inputs"].items()}
+    with torch.no_grad():
+        out[name] = model(**inputs)[0].contiguous()
+        if job["auto"] in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
+            ids = model.generate(inputs["input_ids"][:1], max_new_tokens=3, do_sample=False)
+            out[f"{name}-generated"] = ids.contiguous()
+    out[f"{name}-base"] = transformers.AutoModel.from_pretrained(
+        job["path"], trust_remote_code=True
+    ).eval()(**inputs)[0].detach().contiguous()
+tokenizer = transformers.AutoTokenizer.from_pretrained(jobs["on the hub"]["path"])
+out["tokens"] = torch.tensor(tokenizer("the bank in tokyo")["input_ids"])
+assert "decero" not in sys.modules
+save_file(out, sys.argv[2])
+"""
+
+
+def build(config_class, auto, sizes):
+    """A model whose every parameter is drawn anew: zeros and ones of a fresh one hide what was not loaded."""
+    config = config_class(**sizes, bos_token_id=2, eos_token_id=3)
+    if config.is_encoder_decoder:
+        config.decoder_start_token_id = 2
+    model = auto.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape))
+    return model
+
+
+def inputs_of(model):
+    inputs = {"input_ids": [[5, 7, 11, 13, 17, 19, 23], [29, 31, 37, 0, 0, 0, 0]]}
+    inputs["attention_mask"] = [[1] * 7, [1] * 3 + [0] * 4]
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = [[2, 41, 43], [2, 47, 53]]
+    return inputs
+
+
+def answers(model, name, auto):
+    inputs = {key: torch.tensor(value) for key, value in inputs_of(model).items()}
+    with torch.no_grad():
+        out = {name: model(**inputs)[0], f"{name}-base": model.base_model(**inputs)[0]}
+        if auto.__name__ in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
+            out[f"{name}-generated"] = model.generate(inputs["input_ids"][:1], max_new_tokens=3, do_sample=False)
+    return out
+
+
+@pytest.fixture(scope="module")
+def computed(sizes, tokenizer, tmp_path_factory, hub_of_this_module):
+    """(here, elsewhere): name -> tensor, of every head from a folder and of one from the hub."""
+    work = tmp_path_factory.mktemp("remote")
+    torch.manual_seed(0)
+    here, jobs = {}, {}
+    for name, (config_class, auto) in HEADS.items():
+        model = build(config_class, auto, sizes)
+        path = export_remote_code(model, work / name)
+        here |= answers(model, name, auto)
+        jobs[name] = {"auto": auto.__name__, "path": str(path), "inputs": inputs_of(model)}
+    model = build(DeceroEncoderConfig, AutoModelForMaskedLM, sizes)
+    model.save_pretrained(work / "plain")
+    tokenizer.save_pretrained(work / "plain")
+    push(export_remote_code(work / "plain", work / "pushed"), "me/tiny")
+    here |= answers(model, "on the hub", AutoModelForMaskedLM)
+    here["tokens"] = torch.tensor(tokenizer("the bank in tokyo")["input_ids"])
+    jobs["on the hub"] = {"auto": "AutoModelForMaskedLM", "path": "me/tiny", "inputs": inputs_of(model)}
+    env = os.environ | {
+        "HF_HOME": str(work / "cache"),
+        "HF_MODULES_CACHE": str(work / "modules"),
+        "HF_ENDPOINT": constants.ENDPOINT,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONPATH": "",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, json.dumps(jobs), str(work / "out.safetensors")],
+        cwd=work, env=env, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-5000:]
+    return here, load_file(work / "out.safetensors")
+
+
+@pytest.mark.parametrize("name", [*HEADS, "on the hub"])
+def test_a_head_computes_the_same_where_decero_is_not_installed(computed, name):
+    here, elsewhere = computed
+    for key in (name, f"{name}-base", f"{name}-generated"):
+        if key in here:
+            assert here[key].float().std() > 0
+            torch.testing.assert_close(elsewhere[key], here[key], atol=1e-6, rtol=0)
+
+
+def test_the_tokenizer_comes_along(computed):
+    here, elsewhere = computed
+    assert torch.equal(here["tokens"], elsewhere["tokens"])
+
+
+def test_all_shapes_are_there():
+    assert {config_class.model_type for config_class, _ in HEADS.values()} == {
+        "decero_encoder", "decero_decoder", "decero_encoder_decoder",
+    }  # fmt: skip
+    assert len(HEADS) >= 10
+
+
+def test_the_code_is_copied_as_it_is_and_no_more_of_it_than_is_needed(model_folder, tmp_path):
+    out = export_remote_code(model_folder, tmp_path / "out")
+    source = Path(inspect.getfile(decero.models)).parent
+    copied = {path.name: path.read_bytes() for path in out.glob("*.py")}
+    assert copied
+    for name, content in copied.items():
+        assert content == (source / name).read_bytes(), name
+    assert "__init__.py" not in copied
+    assert "modeling_decoder.py" not in copied
+
+
+def test_an_export_of_a_folder_brings_every_head_tokenizer_weights_and_record(model_folder, tmp_path):
+    out = export_remote_code(model_folder, tmp_path / "out")
+    config = json.loads((out / "config.json").read_text())
+    assert config.pop("auto_map") == {
+        "AutoConfig": "configuration_decero.DeceroEncoderConfig",
+        **{
+            auto.__name__: f"modeling_encoder.{head.__name__}"
+            for auto, head in AUTO_CLASSES[DeceroEncoderConfig].items()
+        },
+    }
+    assert config == json.loads((model_folder / "config.json").read_text())
+    for name in ("model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        assert (out / name).read_bytes() == (model_folder / name).read_bytes()
+    assert json.loads((out / "run" / "result.json").read_text())["metric"]["eval_loss"] == 2.5
+
+
+def test_what_needs_no_code_of_ours_or_would_be_overwritten_is_refused(model_folder, tokenizer_folder, tmp_path):
+    stock = BertConfig(vocab_size=11, hidden_size=6, num_hidden_layers=1, num_attention_heads=1, intermediate_size=5)
+    with pytest.raises(UserError, match="BertForMaskedLM: holds a bert"):
+        export_remote_code(AutoModelForMaskedLM.from_config(stock), tmp_path / "out")
+    with pytest.raises(UserError, match="holds a tokenizer and no model"):
+        export_remote_code(tokenizer_folder, tmp_path / "out")
+    with pytest.raises(UserError, match="no such folder"):
+        export_remote_code(tmp_path / "nowhere", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="is there already"):
+        export_remote_code(model_folder, model_folder)

@@ -1,0 +1,67 @@
+"""The command line: one function a command, one line a mistake."""
+
+import runpy
+import sys
+
+import pytest
+
+from decero.cli import COMMANDS, main
+
+
+def ended(argv, capfd):
+    """Exit code and what was said on standard error."""
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    return end.value.code, capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["psh"], "decero: psh is no command; did you mean push?"),
+        (["frobnicate"], "decero: frobnicate is no command; there are push"),
+        (["push", "a", "me/b", "--pubic"], "decero push: --pubic is not understood; did you mean --public?"),
+        (["push", "a", "me/b", "--dry-runn=1"], "did you mean --dry-run?"),
+        (["push", "a", "me/b", "c"], "decero push: c is not understood"),
+        (["push", "a"], "decero push: the following arguments are required: REPO_ID"),
+        ([], "the following arguments are required: COMMAND"),
+        (["push", "no/such/folder", "me/b"], "no/such/folder: no such folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(argv, said, capfd):
+    code, error = ended(argv, capfd)
+    assert code == 2
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_help_names_every_command(capfd):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert not end.value.code
+    said = capfd.readouterr().out
+    for add in COMMANDS:
+        assert add.__name__.removeprefix("add_") in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        ([], {"private": True, "replace": False, "dry_run": False}),
+        (["--public", "--replace", "--dry-run"], {"private": False, "replace": True, "dry_run": True}),
+    ],
+)
+def test_push_hands_on_what_was_asked(flags, options, monkeypatch):
+    asked = {}
+    monkeypatch.setattr("decero.cli.push", lambda folder, repo_id, **options: asked.update(options, folder=str(folder)))
+    main(["push", "a/folder", "me/tiny", *flags])
+    assert asked == options | {"folder": "a/folder"}
+
+
+def test_python_m_decero_is_the_same_command(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["decero", "psh"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("decero", run_name="__main__")
+    assert end.value.code == 2
+    assert "did you mean push?" in capfd.readouterr().err
