@@ -6,7 +6,7 @@ accelerate launch recipes/finetune_classification.py configs/finetune/bbc_minilm
 from pathlib import Path
 
 from decero.errors import run
-from decero.hub.publish import publish
+from decero.hub.publish import push, save
 from decero.training.finetune import FinetuneClassification, finetune
 from decero.training.run import finished, start, write_result
 
@@ -23,8 +23,10 @@ def main():
         return None
     record, result, tokenizer = tuned
     output = Path(config.output)
-    publish(accelerator, result.model, tokenizer, output / "model", config.hub)
+    save(accelerator, result.model, tokenizer, output / "model")
     write_result(output, accelerator, record)
+    if config.hub.repo_id and accelerator.is_main_process:  # after the record, which goes along
+        push(output / "model", config.hub.repo_id, config.hub.private)
     figures = ", ".join(f"{name} {value:.4f}" for name, value in record["metric"].items())
     accelerator.print(f"{output}/model: {record['split']} {figures}")
     accelerator.end_training()

@@ -13,7 +13,7 @@ from decero.data.collators import MaskedLanguageModeling
 from decero.data.corpus import load_corpus
 from decero.data.rows import count_tokens, tokenize_documents
 from decero.errors import run
-from decero.hub.publish import publish
+from decero.hub.publish import push, save
 from decero.training.config import (
     DataSection,
     ModelSection,
@@ -23,6 +23,7 @@ from decero.training.config import (
     TokenizerSection,
     TrainingSection,
 )
+from decero.training.economy import economise
 from decero.training.evaluate import mean_loss, predict_masked
 from decero.training.loop import train
 from decero.training.objectives import masked_lm
@@ -68,6 +69,7 @@ def main():
     settings = config.objective.model_dump() | {"seed": config.seed}
     objective = masked_lm(MaskedLanguageModeling(tokenizer, **settings))
     frozen = masked_lm(MaskedLanguageModeling(tokenizer, frozen=True, **settings))
+    objective = economise(accelerator, model, objective, rows["train"], data.max_length, training)
 
     def evaluate(model):
         size = training.per_device_eval_batch_size
@@ -86,8 +88,10 @@ def main():
         metric["eval_accuracy"] = float((table["label"] == table["prediction"]).mean())
         if accelerator.is_main_process:
             pd.DataFrame(table).to_parquet(output / "predictions.parquet")
-    publish(accelerator, result.model, tokenizer, output / "model", config.hub)
+    save(accelerator, result.model, tokenizer, output / "model")
     write_result(output, accelerator, {"metric": metric, "seed": config.seed} | result.record())
+    if config.hub.repo_id and accelerator.is_main_process:  # after the record, which goes along
+        push(output / "model", config.hub.repo_id, config.hub.private)
     figures = ", ".join(f"{name} {value:.4f}" for name, value in metric.items())
     accelerator.print(f"{output}/model: {figures}")
     accelerator.end_training()

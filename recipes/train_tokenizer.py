@@ -58,13 +58,13 @@ def main():
     sample = list(itertools.islice(texts, 1000))
     tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False, verbose=False)["input_ids"])
     tokenizer.save_pretrained(folder)
-    if config.hub.repo_id:
-        push(folder, config.hub.repo_id, config.hub.private)
     metric = {"vocab_size": len(tokenizer), "bytes_per_token": sum(len(t.encode()) for t in sample) / max(tokens, 1)}
     write_result(
         Path(config.output), accelerator,
         {"metric": metric, "seed": config.seed, "wall_time_s": time.perf_counter() - started, "documents": len(corpus)},
     )  # fmt: skip
+    if config.hub.repo_id:  # after the record, which goes along
+        push(folder, config.hub.repo_id, config.hub.private)
     print(f"{folder}: {metric['vocab_size']:,} entries, {metric['bytes_per_token']:.2f} bytes a token")
 
 

@@ -14,7 +14,7 @@ from transformers import (
 )  # fmt: skip
 
 from decero.models import DeceroEncoderConfig
-from decero.training.objectives import classification, masked_lm_loss, projecting_only
+from decero.training.objectives import classification, projecting_only, token_loss
 
 SIZES = {
     "vocab_size": 101,
@@ -49,7 +49,7 @@ def test_the_masked_loss_is_the_stock_loss_times_its_items_and_so_is_its_gradien
     model = AutoModelForMaskedLM.from_config(config).eval()
     b = batch()
     scored = int((b["labels"] != -100).sum())
-    ours = masked_lm_loss(model, b)
+    ours = token_loss(model, b)
     ours.backward()
     gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()

@@ -119,6 +119,9 @@ class TrainingSection(Section):
         32, ge=1, description="largest micro-batch; gradients accumulate to the global one"
     )
     mixed_precision: Literal["no", "bf16"] = Field("no", description="bf16 computes matrix products in bfloat16")
+    packing: Literal["auto", "on", "off"] = Field(
+        "auto", description="several texts a row, kept apart; auto: where it is proven to change nothing, on: or refuse"
+    )
     gradient_checkpointing: bool = Field(False, description="recompute activations instead of storing them")
     eval_strategy: Literal["no", "steps", "epoch"] = Field("epoch", description="when to evaluate on validation")
     eval_steps: int = Field(100, ge=1, description="optimizer steps between evaluations, with eval_strategy=steps")

@@ -11,7 +11,8 @@ from torch import nn
 
 from decero.data.collators import IGNORED
 from decero.data.order import Place, Rows
-from decero.training.objectives import Batch, Objective, logits_of, projecting_only
+from decero.training.objectives import Batch, Objective, projecting_only
+from decero.training.packed import logits_of
 
 
 def _batches(
@@ -60,7 +61,7 @@ def predict_logits(
     indices, logits = [], []
     for places, batch in _batches(accelerator, dataset, objective, batch_size):
         indices += places
-        logits.append(logits_of(bare, batch).float())
+        logits.append(logits_of(bare, batch, per_text=True).float())
     bare.train(was_training)
 
     # Shares differ by one example at most; the shorter ones are filled with rows of index -1 that are dropped again.

@@ -26,6 +26,7 @@ from decero.training.config import (
     TokenizerSection,
     TrainingSection,
 )
+from decero.training.economy import economise
 from decero.training.evaluate import mean_loss, predict_logits
 from decero.training.loop import TrainResult, train
 from decero.training.objectives import classification
@@ -99,6 +100,7 @@ def finetune(
         )
 
     objective = classification(Classification(tokenizer), problem_type)
+    objective = economise(accelerator, model, objective, rows["train"], data.max_length, training, quiet=not progress)
 
     def score(model: nn.Module, dataset: Dataset) -> tuple[dict[str, float], np.ndarray]:
         logits = predict_logits(accelerator, model, dataset, objective, training.per_device_eval_batch_size)

@@ -8,27 +8,35 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decero.data.collators import IGNORED
+from decero.training.linear_cross_entropy import linear_cross_entropy
+from decero.training.packed import logits_of
 
 Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """collate: rows -> batch. loss: (model, batch) -> the summed loss. count: batch -> items that the sum is over."""
+    """collate: rows -> batch. loss: (model, batch) -> the summed loss. count: batch -> items that the sum is over.
+
+    per_text: names of tensors that hold one item a text, where the others hold one a token.
+    """
 
     collate: Callable[[list[dict]], Batch]
     loss: Callable[[nn.Module, Batch], Tensor]
     count: Callable[[Batch], int]
+    per_text: tuple[str, ...] = ()
 
 
 def masked_lm(collate: Callable[[list[dict]], Batch]) -> Objective:
     """Cross-entropy over the masked tokens."""
-    return Objective(collate, masked_lm_loss, lambda batch: int((batch["labels"] != IGNORED).sum()))
+    return Objective(collate, token_loss, lambda batch: int((batch["labels"] != IGNORED).sum()))
 
 
 def classification(collate: Callable[[list[dict]], Batch], problem_type: str) -> Objective:
@@ -42,25 +50,76 @@ def classification(collate: Callable[[list[dict]], Batch], problem_type: str) ->
     }
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
-        return losses[problem_type](logits_of(model, batch).float(), batch["labels"])
+        return losses[problem_type](logits_of(model, batch, per_text=True).float(), batch["labels"])
 
-    return Objective(collate, loss, lambda batch: len(batch["labels"]))
-
-
-def logits_of(model: nn.Module, batch: Batch) -> Tensor:
-    """The model's logits for a batch, its labels kept back."""
-    return model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    return Objective(collate, loss, lambda batch: len(batch["labels"]), per_text=("labels",))
 
 
-def masked_lm_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Summed cross-entropy over the scored positions, the vocabulary projection done for them alone.
+def token_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Summed cross-entropy over the scored positions; labels stand beside the logits that answer them.
 
-    Any masked language model can be asked this way, ours or stock, for the projection is its `get_output_embeddings()`.
+    The vocabulary projection is done for the scored positions alone, a chunk at a time. Any model can be asked this
+    way, ours or stock, for the projection is its `get_output_embeddings()`.
     """
     scored_BL = batch["labels"] != IGNORED
-    with projecting_only(model, scored_BL):
-        logits_NV = logits_of(model, batch)
-    return F.cross_entropy(logits_NV.float(), batch["labels"][scored_BL], reduction="sum")
+    labels_N = batch["labels"][scored_BL]
+    if not only_projects(model, batch, scored_BL):
+        with projecting_only(model, scored_BL):
+            logits_NV = logits_of(model, batch)
+        return F.cross_entropy(logits_NV.float(), labels_N, reduction="sum")
+    with holding_back(model, scored_BL) as held:
+        logits_of(model, batch)
+    return linear_cross_entropy(held.hidden, held.projection.weight, held.projection.bias, labels_N)
+
+
+_ONLY_PROJECTS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def only_projects(model: nn.Module, batch: Batch, scored_BL: Tensor) -> bool:
+    """Whether logits are what the projection gives. Marian adds a bias, Gemma 2 bends them. Tried once a model."""
+    projection = output_projection(model)
+    if projection not in _ONLY_PROJECTS:
+        with torch.random.fork_rng(), torch.no_grad(), holding_back(model, scored_BL) as held:
+            _ONLY_PROJECTS[projection] = torch.equal(logits_of(model, batch), held.logits)
+    return _ONLY_PROJECTS[projection]
+
+
+def output_projection(model: nn.Module) -> Any:
+    """Raises TypeError for a model without output embeddings."""
+    bare: Any = getattr(model, "module", model)
+    projection = bare.get_output_embeddings()
+    if projection is None:
+        raise TypeError(f"{type(bare).__name__} has no output embeddings to project with")
+    return projection
+
+
+class Held:
+    """What was held back: the scored hidden states, and what the projection made of the first of them."""
+
+    projection: Any
+    hidden: Tensor  # (scored, model)
+    logits: Tensor  # (1, vocabulary)
+
+
+@contextmanager
+def holding_back(model: nn.Module, scored_BL: Tensor):
+    """Inside, the output projection sees one scored position only; the hidden states of all are kept in a `Held`."""
+    held = Held()
+    held.projection = output_projection(model)
+
+    def keep(projection, inputs):
+        held.hidden = inputs[0][scored_BL]
+        return (held.hidden[:1].detach(),)
+
+    def keep_logits(projection, inputs, logits):
+        held.logits = logits
+
+    hooks = [held.projection.register_forward_pre_hook(keep), held.projection.register_forward_hook(keep_logits)]
+    try:
+        yield held
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager
@@ -69,11 +128,7 @@ def projecting_only(model: nn.Module, scored_BL: Tensor):
 
     Raises TypeError for a model without output embeddings.
     """
-    bare: Any = getattr(model, "module", model)
-    projection = bare.get_output_embeddings()
-    if projection is None:
-        raise TypeError(f"{type(bare).__name__} has no output embeddings to project with")
-    hook = projection.register_forward_pre_hook(lambda _, inputs: (inputs[0][scored_BL],))
+    hook = output_projection(model).register_forward_pre_hook(lambda _, inputs: (inputs[0][scored_BL],))
     try:
         yield
     finally:

@@ -238,7 +238,7 @@ def build_model(
     transformers.logging.disable_progress_bar()
     try:
         if section.config is not None:
-            config = _preset(section.config, overrides, tokenizer)
+            config = read_preset(section.config, overrides, tokenizer)
             _check_shape(config, auto_class)
             check_fits_model(tokenizer, config.vocab_size, where)
             model = auto_class.from_config(config)  # type: ignore[attr-defined]
@@ -266,7 +266,11 @@ def build_model(
     return model
 
 
-def _preset(path: str, overrides: dict[str, Any], tokenizer: PreTrainedTokenizerFast):
+def read_preset(path: str, overrides: dict[str, Any], tokenizer: PreTrainedTokenizerFast | None = None) -> Any:
+    """The configuration that a preset describes, with fields changed and, where there is one, a tokenizer's ids.
+
+    Raises UserError for a field that its architecture does not have; sizes that do not fit raise transformers' own.
+    """
     fields = read_yaml(path)
     model_type = fields.pop("model_type", None)
     known = transformers.CONFIG_MAPPING
@@ -275,7 +279,8 @@ def _preset(path: str, overrides: dict[str, Any], tokenizer: PreTrainedTokenizer
         raise UserError(f"{path}: model_type {model_type!r} is none that transformers knows{near}")
     _check_fields(known[model_type](), fields, path)
     _check_fields(known[model_type](), overrides, "model.overrides")
-    return AutoConfig.for_model(model_type, **(fields | _special_ids(fields, tokenizer) | overrides))
+    ids = {} if tokenizer is None else _special_ids(fields, tokenizer)
+    return AutoConfig.for_model(model_type, **(fields | ids | overrides))
 
 
 def _special_ids(fields: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:

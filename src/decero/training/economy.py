@@ -1,0 +1,64 @@
+"""What a run saves without changing its result: the fastest kernel, packed rows. Chosen before it starts, and said."""
+
+from dataclasses import replace
+
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel
+
+from decero.data.order import Place, Rows
+from decero.data.packing import Packed
+from decero.errors import UserError
+from decero.training.attention import choose_attention
+from decero.training.config import TrainingSection
+from decero.training.objectives import Objective
+from decero.training.packed import prove
+
+SHORTEST_ROW = 128  # below that the matrices are too thin to be fast, and short rows are harder to fill
+
+
+def economise(
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    objective: Objective,
+    dataset: Dataset,
+    max_length: int,
+    training: TrainingSection,
+    quiet: bool = False,
+) -> Objective:
+    """Choose the attention kernel and the layout of the rows; returns the objective to train with.
+
+    Raises UserError when `training.packing` is `on` and the model cannot be packed.
+    """
+    model.to(accelerator.device)  # type: ignore[arg-type]
+    kernel = choose_attention(model, accelerator.device, training.mixed_precision)
+    objective, said = pack_if_proven(objective, model, dataset, max(max_length, SHORTEST_ROW), training.packing)
+    if not quiet:
+        accelerator.print(f"{kernel}\n{said}")
+    return objective
+
+
+def pack_if_proven(
+    objective: Objective, model: nn.Module, dataset: Dataset, capacity: int, choice: str
+) -> tuple[Objective, str]:
+    """The objective over packed rows of `capacity` tokens, and a line that says so; or as it was, and the reason.
+
+    choice: `auto` packs where `prove` finds it equal on the first texts of the data set, `on` insists, `off` does not.
+
+    Raises UserError for `on` where it is not equal.
+    """
+    if choice == "off":
+        return objective, "packing: off, rows are padded"
+    rows = Rows(dataset).__getitems__([Place(0, index) for index in range(min(8, len(dataset)))])
+    packed = replace(objective, collate=Packed(objective.collate, capacity, per_text=objective.per_text))
+    device = next(model.parameters()).device
+    padded_batch, packed_batch = (send_to_device(o.collate(rows), device) for o in (objective, packed))
+    why = prove(model, padded_batch, packed_batch, per_text=bool(objective.per_text))
+    if why is None:
+        return packed, f"packing: rows of {capacity} tokens; no text sees another"
+    if choice == "on":
+        kind = getattr(model, "module", model).config.model_type  # type: ignore[union-attr]
+        raise UserError(f"training.packing: {kind} cannot be packed: {why}; set training.packing=off")
+    return objective, f"packing: off, for packed rows would not give the same: {why}"

@@ -1,0 +1,58 @@
+"""A vocabulary projection and its cross-entropy in one: the logits of a batch are never all there."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def linear_cross_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, chunk: int = 512
+) -> Tensor:
+    """Summed cross-entropy of hidden_ND @ weight_VD.T + bias_V against labels_N, in nats.
+
+    `chunk` items are projected at a time and their gradient is taken at once (softmax minus one-hot), so that memory is
+    chunk x V instead of N x V, and nothing is computed twice: Hsu et al. 2024 (Liger), section 3.2. Products run in
+    autocast's type where that is on; the softmax in fp32.
+    """
+    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N, chunk)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden_ND, weight_VD, bias_V, labels_N, chunk):
+        device = hidden_ND.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
+        with torch.autocast(device, enabled=False):
+            hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
+            bias = None if bias_V is None else bias_V.to(dtype)
+            total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+            needed = ctx.needs_input_grad
+            d_hidden = torch.empty_like(hidden) if needed[0] else None
+            d_weight = torch.zeros_like(weight_VD) if needed[1] else None
+            d_bias = torch.zeros_like(bias_V) if bias_V is not None and needed[2] else None
+            for start in range(0, len(labels_N), chunk):
+                part = slice(start, start + chunk)
+                logits_CV, labels_C = F.linear(hidden[part], weight, bias).float(), labels_N[part, None]
+                total += (logits_CV.logsumexp(dim=-1) - logits_CV.gather(1, labels_C)[:, 0]).sum()
+                if d_hidden is None and d_weight is None:
+                    continue
+                d_logits_CV = logits_CV.softmax(dim=-1)
+                d_logits_CV.scatter_add_(1, labels_C, torch.full_like(d_logits_CV[:, :1], -1.0).expand_as(labels_C))
+                if d_bias is not None:
+                    d_bias += d_logits_CV.sum(dim=0).to(d_bias.dtype)
+                d_logits_CV = d_logits_CV.to(dtype)
+                if d_hidden is not None:
+                    d_hidden[part] = d_logits_CV @ weight
+                if d_weight is not None:
+                    d_weight += d_logits_CV.T @ hidden[part]
+        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+        ctx.hidden_dtype = hidden_ND.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx, d_total):
+        d_hidden, d_weight, d_bias = ctx.saved_tensors
+        grads = [None if d is None else d * d_total.to(d.dtype) for d in (d_hidden, d_weight, d_bias)]
+        if grads[0] is not None:
+            grads[0] = grads[0].to(ctx.hidden_dtype)
+        return *grads, None, None
