@@ -83,6 +83,13 @@ class DeceroEncoderDecoderModel(DeceroEncoderDecoderPreTrainedModel):
         length), what was written so far. encoder_outputs: from an earlier call, instead of `input_ids`. Returns
         `last_hidden_state` (batch, length, model) of the decoder.
         """
+        if self.training and encoder_outputs is None and input_ids is not None and decoder_input_ids is not None:
+            # One lookup for both sides: the gradient of each is as large as the table.
+            ids_N = torch.cat((input_ids.flatten(), decoder_input_ids.flatten()))
+            read_ND, written_ND = self.encoder.embed_tokens(ids_N).split((input_ids.numel(), decoder_input_ids.numel()))
+            inputs_embeds = read_ND.view(*input_ids.shape, -1)  # type: ignore[assignment]
+            decoder_inputs_embeds = written_ND.view(*decoder_input_ids.shape, -1)  # type: ignore[assignment]
+            input_ids = decoder_input_ids = None
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
                 input_ids, attention_mask, position_ids=position_ids, inputs_embeds=inputs_embeds, **kwargs
