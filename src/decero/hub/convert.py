@@ -68,7 +68,9 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
     if to == "auto":
         to = _first_that_can(ours, say)
     if to == "remote-code":
-        return export_remote_code(source, out)
+        export_remote_code(source, out)
+        say(f"{out}: {type(ours).__name__} with its own code; trust_remote_code=True loads it")
+        return Path(out)
     with claimed(out) as partial, _quiet():
         with _naming(folder):
             family, head = family_named(to, shape_of(ours)), head_of(ours)
@@ -78,7 +80,7 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
         if stock.can_generate():
             stock.generation_config = ours.generation_config
         stock.save_pretrained(partial)
-        config = read_config(partial) | family.written_too(ours.config)
+        config = read_config(partial) | family.for_4(ours.config)
         (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for name, content in run_files(*read_run(source)).items():
             (partial / name).parent.mkdir(exist_ok=True)

@@ -33,6 +33,7 @@ ACTS: dict[str, Callable[[Any, str], bool]] = {
     "relative_attention_max_distance": lambda c, head: c.position_embedding_type == "relative",
     "max_position_embeddings": lambda c, head: c.position_embedding_type != "relative",
     "classifier_pooling": lambda c, head: head == "ForSequenceClassification" or (head == "Model" and c.pooling_layer),
+    "classifier_dropout": lambda c, head: head.endswith("Classification"),
     "pooling_layer": lambda c, head: head == "Model",
     "lm_head_transform": lambda c, head: head == "ForMaskedLM",
     "lm_head_transform_bias": lambda c, head: head == "ForMaskedLM" and c.lm_head_transform,
@@ -64,9 +65,7 @@ class Family:
     heads: Mapping[str, Head]  # by the end of our class's name
     to_ours: Callable[[Any], dict] = lambda stock: {}  # what is no rename: stock configuration -> our fields
     to_stock: Callable[[Any], dict] = lambda ours: {}
-    written_too: Callable[[Any], dict] = (
-        lambda ours: {}
-    )  # into config.json, for transformers 4, which reads other options
+    for_4: Callable[[Any], dict] = lambda ours: {}  # options that transformers 4 reads and 5 does not write
     by_tensors: tuple[str, ...] = ()  # our fields that the stock tensors decide and no stock option
     unread: str = ""  # stock fields that change no number, or that `to_ours` reads in full
     training: str = ""  # stock fields that act in training alone and have no place here
@@ -110,9 +109,8 @@ class Family:
         """Raise UserError at a field of ours that the family cannot express; return what training loses."""
         if head not in self.heads:
             raise UserError(f"{self.name} has no {self.ours}{head} (it has {', '.join(self.heads)})")
-        acting = [
-            f.name for f in fields(ours) if f.name not in (*GENERIC, *self.by_tensors) and _acts(f.name, ours, head)
-        ]  # type: ignore[arg-type]
+        names = [f.name for f in fields(ours) if f.name not in (*GENERIC, *self.by_tensors)]  # type: ignore[arg-type]
+        acting = [name for name in names if name not in ACTS or ACTS[name](ours, head)]
         fixed = SimpleNamespace(**{**self.fixed, **self.heads[head].fixed})
         self._refuse(ours, fixed, (name for name in acting if hasattr(fixed, name)))  # before what follows from them
         return self._refuse(ours, self.our_config(self.stock_config(ours), head), acting)
@@ -139,10 +137,6 @@ def _rows(table: str) -> list[list[str]]:
 
 def _field_rows(table: str) -> list[tuple[str, str]]:
     return [(row[0], row[-1]) for row in _rows(table)]
-
-
-def _acts(name: str, ours: PreTrainedConfig, head: str) -> bool:
-    return name not in ACTS or ACTS[name](ours, head)
 
 
 def _differences(one: Any, other: Any, names: Iterable[str]) -> dict[str, tuple[Any, Any]]:

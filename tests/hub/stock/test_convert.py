@@ -140,6 +140,22 @@ def test_shards_old_names_and_what_nobody_needs(find_case, tmp_path, capsys):
     assert all(torch.equal(tensors[name], tensor) for name, tensor in back.items())
 
 
+def test_the_first_gpt2_and_t5_files(find_case, tmp_path, capsys):
+    """GPT-2's names lack the prefix and its masks are stored; T5 stores its embeddings three times, and a dead bias."""
+    dead = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+    for variant, head, buffer in (("gpt2", "ForCausalLM", "h.0.attn.bias"), ("t5", "ForConditionalGeneration", dead)):
+        stock = find_case(variant, head).stock()
+        stock.save_pretrained(tmp_path / variant)
+        tensors = {name.removeprefix("transformer."): t.clone() for name, t in stock.state_dict().items()}
+        if variant == "gpt2":
+            del tensors["lm_head.weight"]
+        save_file(tensors | {buffer: torch.ones(5)}, tmp_path / variant / "model.safetensors", {"format": "pt"})
+        back = export_model(import_model(tmp_path / variant, tmp_path / f"our-{variant}"), tmp_path / f"back-{variant}")
+        assert f"left behind: {buffer}\n" in capsys.readouterr().out
+        again = type(stock).from_pretrained(back).state_dict()
+        assert all(torch.equal(again[name], tensor) for name, tensor in stock.state_dict().items())
+
+
 def test_tokenizer_and_generation_settings_come_along(stock_folder, words, tmp_path, capsys):
     folder = stock_folder("gpt2", "ForCausalLM")
     words.save_pretrained(folder)

@@ -78,7 +78,7 @@ LLAMA = Family(
     fixed={**PRE_NORM, **RMS_NORM, "gated_mlp": True, "position_embedding_type": "rotary"},
     to_ours=lambda stock: {"rope_theta": stock.rope_parameters["rope_theta"]},
     to_stock=lambda ours: {"rope_parameters": {"rope_type": "default", "rope_theta": ours.rope_theta}},
-    written_too=lambda ours: {"rope_theta": ours.rope_theta},
+    for_4=lambda ours: {"rope_theta": ours.rope_theta},
     unread="pretraining_tp",  # how the matrices were once cut: the same sums
     tensors="""
         embed_tokens                    embed_tokens

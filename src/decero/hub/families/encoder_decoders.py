@@ -94,7 +94,7 @@ T5 = Family(
     to_ours=t5_to_ours,
     to_stock=t5_to_stock,
     # T5Config writes True always, and transformers 4 would then throw the head of 1.1 away; 5 reads either as it is.
-    written_too=lambda ours: {"tie_word_embeddings": ours.tie_word_embeddings},
+    for_4=lambda ours: {"tie_word_embeddings": ours.tie_word_embeddings},
     unread=T5_UNREAD,
     training="classifier_dropout",
     tensors="encoder.embed_tokens shared"

@@ -254,7 +254,7 @@ MODERNBERT = Family(
     },
     to_ours=modernbert_to_ours,
     to_stock=modernbert_to_stock,
-    written_too=modernbert_for_4,
+    for_4=modernbert_for_4,
     unread="""
         initializer_cutoff_factor cls_token_id sep_token_id classifier_pooling deterministic_flash_attn
         sparse_prediction sparse_pred_ignore_index global_attn_every_n_layers
