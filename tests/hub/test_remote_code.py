@@ -3,6 +3,8 @@
 import inspect
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +17,10 @@ from transformers import AutoModelForMaskedLM, BertConfig
 
 import decero.models
 from decero.errors import UserError
+from decero.hub.convert import export_model
 from decero.hub.publish import push
 from decero.hub.remote_code import export_remote_code
-from decero.models import AUTO_CLASSES, DeceroEncoderConfig
+from decero.models import AUTO_CLASSES, DeceroEncoderConfig, DeceroEncoderForMaskedLM
 
 HEADS = {
     f"{config_class.model_type}-{auto.__name__}": (config_class, auto)
@@ -183,3 +186,38 @@ def test_what_needs_no_code_of_ours_or_would_be_overwritten_is_refused(model_fol
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="is there already"):
         export_remote_code(model_folder, model_folder)
+
+
+SIZES = {
+    "vocab_size": 37, "hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 41,
+}  # fmt: skip
+
+
+def test_an_export_with_its_own_code_is_loaded_without_decero_and_compared(tmp_path):
+    DeceroEncoderForMaskedLM(DeceroEncoderConfig(**SIZES)).save_pretrained(tmp_path / "ours")
+    said = []
+    export_model(tmp_path / "ours", tmp_path / "out", "remote-code", say=said.append)
+    assert re.search(r"largest difference of logits in fp32, loaded without decero: 0\.0e\+00", said[0])
+
+
+def test_an_export_whose_code_computes_something_else_is_taken_back(tmp_path, monkeypatch):
+    DeceroEncoderForMaskedLM(DeceroEncoderConfig(**SIZES)).save_pretrained(tmp_path / "ours")
+    copy = shutil.copyfile
+
+    def bend(source, target):
+        copy(source, target)
+        if Path(target).name == "layers.py":
+            Path(target).write_text(Path(target).read_text().replace("hidden_BLD + self.dropout(mix_BLD)", "mix_BLD"))
+
+    monkeypatch.setattr("decero.hub.remote_code.shutil.copyfile", bend)
+    with pytest.raises(UserError, match="outputs without decero differ by"):
+        export_model(tmp_path / "ours", tmp_path / "out", "remote-code")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_that_does_not_load_without_decero_is_taken_back(tmp_path, monkeypatch):
+    DeceroEncoderForMaskedLM(DeceroEncoderConfig(**SIZES)).save_pretrained(tmp_path / "ours")
+    monkeypatch.setattr("decero.hub.remote_code.get_relative_import_files", lambda source: [])
+    with pytest.raises(UserError, match="does not load without decero"):
+        export_model(tmp_path / "ours", tmp_path / "out", "remote-code")
+    assert not (tmp_path / "out").exists()

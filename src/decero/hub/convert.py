@@ -6,6 +6,7 @@ again by the plain Auto class and compared with what it came from.
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
@@ -24,7 +25,7 @@ from decero.hub.compare import check_equal
 from decero.hub.families import FAMILIES
 from decero.hub.folders import DTYPES, claimed, common_dtype, copy_tokenizer, find, read_config, read_headers
 from decero.hub.publish import run_files
-from decero.hub.remote_code import export_remote_code
+from decero.hub.remote_code import check_remote_code, export_remote_code
 from decero.hub.stock import family_named, family_of_stock, from_stock, head_of, shape_of, to_stock
 from decero.hub.table import Family
 
@@ -69,6 +70,11 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
         to = _first_that_can(ours, say)
     if to == "remote-code":
         export_remote_code(source, out)
+        try:
+            say(check_remote_code(ours, out))
+        except UserError:
+            shutil.rmtree(out)
+            raise
         say(f"{out}: {type(ours).__name__} with its own code; trust_remote_code=True loads it")
         return Path(out)
     with claimed(out) as partial, _quiet():
