@@ -34,7 +34,7 @@ DURATIONS = (0.1, 0.3, 1, 3, 10, 30, 60, 180, 600, 1800, H, 3 * H, 10 * H, D, 3 
 
 def figures(verdict, runs) -> dict[str, Figure]:
     """File stem -> figure: metric_by_budget, cost_quality, learning_curves."""
-    with _style():
+    with style():
         return {
             "metric_by_budget": _metric_by_budget(verdict),
             "cost_quality": _cost_quality(verdict, runs),
@@ -46,12 +46,13 @@ def render(figure: Figure, kind: str) -> bytes:
     """The figure as "png" or "svg", the same bytes for the same figure: no date inside."""
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else None
-    with _style():
+    with style():
         figure.savefig(buffer, format=kind, dpi=160, facecolor="white", metadata=metadata)
     return buffer.getvalue()
 
 
-def _style():
+def style():
+    """Inside, figures are drawn in this house's look."""
     settings: dict = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
     return matplotlib.rc_context(settings | STYLE)  # whatever the user's matplotlibrc says
 

@@ -1,0 +1,126 @@
+"""Who is timed: transformers as its own examples run it, transformers with our tricks, and ours with the same."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import get_args
+
+import torch
+from accelerate.utils import convert_to_fp32, send_to_device
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from decero.benchmark.batches import Batch, Padded, as_stock_reads, make_batches, padded_batches
+from decero.benchmark.works import ArmName, Work
+from decero.errors import UserError
+from decero.training.attention import choose_attention
+from decero.training.config import OptimSection
+from decero.training.economy import SHORTEST_ROW, pack_if_proven
+from decero.training.objectives import classification, masked_lm
+from decero.training.optim import build_optimizer
+
+ARMS: tuple[str, ...] = get_args(ArmName)
+# The Trainer's own: fused AdamW (adamw_torch_fused), no weight decay, gradients clipped at 1. The same for every arm.
+OPTIM = OptimSection(name="adamw", learning_rate=5e-5, weight_decay=0.0, max_grad_norm=1.0)
+
+
+@dataclass
+class Arm:
+    """A model, its batches on the device, and how it gets from one to a loss; called, it trains one unit.
+
+    mean_loss: (model, batch) -> the mean loss over the scored items. says: what was chosen for it, and why.
+    """
+
+    model: PreTrainedModel
+    batches: list[Batch]
+    mean_loss: Callable[[PreTrainedModel, Batch], Tensor]
+    bf16: bool
+    optimizer: torch.optim.Optimizer
+    says: list[str] = field(default_factory=list)
+
+    def __call__(self) -> None:
+        for batch in self.batches:
+            self.step(batch)
+
+    def step(self, batch: Batch) -> None:
+        """Forward, backward, clip, update."""
+        with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            loss = self.mean_loss(self.model, batch)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), OPTIM.max_grad_norm or float("inf"))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    @torch.no_grad()
+    def plain_loss(self) -> float:
+        """The mean loss of the first batch in fp32, without dropout."""
+        self.model.eval()
+        loss = float(self.mean_loss(self.model, self.batches[0]))
+        self.model.train()
+        return loss
+
+
+def build_arms(
+    work: Work, pair: tuple[PreTrainedModel, PreTrainedModel], texts: Dataset, device: torch.device, seed: int,
+    names: Sequence[str] = ARMS,
+) -> dict[str, Arm]:  # fmt: skip
+    """The arms asked for, on the device, ready to train. Both stock arms share one model and one optimizer.
+
+    stock: the stock class and its own loss over padded batches, in bf16 under autocast with outputs back in fp32, which
+    is what the Trainer makes of it through accelerate.
+    tuned, ours: what a run of this library does by itself, bf16 asked for: the kernel and the packing chosen as
+    `economise` does, the loss of scored positions alone, fused with the projection. Without `work.tricks` ours does
+    what stock fp32 does.
+    """
+    ours, stock = (model.to(device).train() for model in pair)  # type: ignore[arg-type]
+    arms: dict[str, Arm] = {}
+    if "tuned" in names:
+        arms["tuned"] = _tuned(work, copy.deepcopy(stock), texts, device, seed, ours)
+    if "ours" in names and work.tricks:
+        arms["ours"] = _tuned(work, ours, texts, device, seed, ours)
+    plain = [name for name in names if name.startswith("stock") or (name == "ours" and not work.tricks)]
+    if plain:
+        padded = padded_batches(work, texts, ours.config, seed)
+        batches = [send_to_device(as_stock_reads(work, batch), device) for batch in padded]
+        optimizers = {name: build_optimizer(model, OPTIM) for name, model in (("stock", stock), ("ours", ours))}
+        for name in plain:
+            model, optimizer = (ours if name == "ours" else stock), optimizers[name.partition(" ")[0]]
+            arms[name] = Arm(
+                model, batches, _as_the_trainer, name == "stock bf16", optimizer, [f"padding: {work.padding}"]
+            )
+    return {name: arms[name] for name in ARMS if name in arms}
+
+
+def _as_the_trainer(model: PreTrainedModel, batch: Batch) -> Tensor:
+    return convert_to_fp32(model(**batch)).loss
+
+
+def _tuned(work: Work, model: PreTrainedModel, texts: Dataset, device, seed: int, ours: PreTrainedModel) -> Arm:
+    collate = Padded(work, ours.config, seed)
+    if work.kind == "classification":
+        objective = classification(collate, "single_label_classification")
+    else:
+        objective = masked_lm(collate)
+    kernel = choose_attention(model, device, "bf16")
+    objective, packing = pack_if_proven(objective, model, texts, max(work.length, SHORTEST_ROW), "auto")
+    batches = [send_to_device(batch, device) for batch in make_batches(work, texts, objective.collate)]
+
+    def mean_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
+        return objective.loss(model, batch) / objective.count(batch)
+
+    return Arm(model, batches, mean_loss, True, build_optimizer(model, OPTIM), [kernel, packing])
+
+
+def check_equal(name: str, arms: dict[str, Arm]) -> dict[str, float]:
+    """Every arm's loss of the same batch, before any training. Raises UserError when they differ: no race is fair then.
+
+    The GPU multiplies in TF32, so its losses differ in earlier digits.
+    """
+    losses = {arm: each.plain_loss() for arm, each in arms.items()}
+    low, high = min(losses.values()), max(losses.values())
+    tolerance = 1e-5 if next(iter(arms.values())).model.device.type == "cpu" else 1e-3
+    if not high - low <= tolerance * max(1.0, abs(high)):
+        said = ", ".join(f"{arm} {loss:.6f}" for arm, loss in losses.items())
+        raise UserError(f"works.{name}: the arms do not do the same work, their losses differ: {said}")
+    return losses

@@ -1,0 +1,160 @@
+"""The texts of a work, the batches that are made of them, and what such a batch costs at least.
+
+Dimensions: B batch, L length.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from decero.benchmark.works import Work
+from decero.data.collators import IGNORED
+from decero.data.corpus import load_corpus
+from decero.data.order import Place, Rows, epoch_order
+from decero.data.tokenizer import check_fits_model, load_tokenizer
+from decero.errors import UserError
+from decero.models.modeling_encoder_decoder import shift_right
+from decero.training.cost import Load, flops
+
+Batch = dict[str, Tensor]
+SHORTEST = 4  # tokens of a text
+FORMULA = (
+    "FLOPs are those that the task needs, the same for every arm: 6 x parameters without embeddings x useful tokens, "
+    "6 x vocabulary x width x scored tokens for the projection, and 12 x width x pairs of tokens that see each other, "
+    "for each attention. Padding and unscored positions count for nothing."
+)
+
+
+def make_texts(name: str, work: Work, config: PreTrainedConfig, seed: int) -> Dataset:
+    """Rows of `input_ids`, as many as a unit reads: texts from files, or ids drawn evenly from the vocabulary."""
+    count = work.batches * work.batch_size
+    if work.texts is not None:
+        return _read_texts(name, work, config, count, seed)
+    rng = np.random.default_rng(seed)
+    mean = work.fill * work.length
+    reach = max(0.0, min(mean - SHORTEST, work.length - mean))
+    lengths = rng.permutation(np.linspace(mean - reach, mean + reach, count)).round().astype(int)
+    words = ordinary_ids(config)
+    return Dataset.from_list([{"input_ids": rng.choice(words, size=size).tolist()} for size in lengths])
+
+
+def _read_texts(name: str, work: Work, config: PreTrainedConfig, count: int, seed: int) -> Dataset:
+    assert work.texts is not None
+    corpus = load_corpus(files={"train": work.texts.files}, text_column=work.texts.text_column)["train"]
+    if len(corpus) < count:
+        raise UserError(
+            f"works.{name}: {len(corpus):,} texts are fewer than batches x batch_size = {count:,}; lower batches"
+        )
+    tokenizer = load_tokenizer(work.texts.tokenizer)
+    check_fits_model(tokenizer, config.vocab_size, f"works.{name}")
+    texts = corpus[epoch_order(seed, 0, len(corpus))[:count]][work.texts.text_column]
+    rows = tokenizer([text or "" for text in texts], truncation=True, max_length=work.length, verbose=False)[
+        "input_ids"
+    ]
+    return Dataset.from_list([{"input_ids": row} for row in rows if len(row) >= 2])
+
+
+def ordinary_ids(config: PreTrainedConfig) -> np.ndarray:
+    """Every id but those that the configuration gives a meaning to."""
+    special: list[Any] = [getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "decoder_start")]
+    return np.setdiff1d(np.arange(config.vocab_size), [i for i in np.hstack(special) if i is not None])
+
+
+@dataclass
+class Padded:
+    """A collator: rows of `input_ids`, `index` -> a batch padded on the right, labels beside the logits they judge.
+
+    What is masked is a function of (seed, index), so every arm is asked the same.
+    mlm: a share of tokens reads as another token and is scored. causal: each token but the first is scored.
+    seq2seq: the target is as long as span corruption makes it (15 % of the tokens in spans of 3, and a sentinel each:
+    Raffel et al. 2020, section 3.1.4), 2/9 of the source and an end. classification: two labels.
+    """
+
+    work: Work
+    config: PreTrainedConfig
+    seed: int
+    width: int | None = None  # pad to this instead of the longest text
+
+    def __post_init__(self):
+        self._hidden = ordinary_ids(self.config)[0]  # what a masked token reads as
+
+    def __call__(self, rows: list[dict]) -> Batch:
+        texts = [np.asarray(row["input_ids"]) for row in rows]
+        pad = self.config.pad_token_id or 0
+        batch = {"attention_mask": _stack([np.ones_like(text) for text in texts], 0, self.width)}
+        if self.work.kind == "mlm":
+            masked = [self._mask(text, row["index"]) for text, row in zip(texts, rows, strict=True)]
+            batch["labels"] = _stack([labels for _, labels in masked], IGNORED, self.width)
+            texts = [read for read, _ in masked]
+        elif self.work.kind == "causal":
+            batch["labels"] = _stack([np.append(text[1:], IGNORED) for text in texts], IGNORED, self.width)
+        elif self.work.kind == "seq2seq":
+            labels_BL = _stack([np.resize(text, round(2 / 9 * len(text)) + 1) for text in texts], IGNORED)
+            start: Any = self.config.decoder_start_token_id  # type: ignore[attr-defined]
+            batch |= {"labels": labels_BL, "decoder_input_ids": shift_right(labels_BL, start, pad)}
+        else:
+            batch["labels"] = torch.tensor([row["index"] % 2 for row in rows])
+        return batch | {"input_ids": _stack(texts, pad, self.width)}
+
+    def _mask(self, ids_L: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([self.seed, index])
+        scored_L = rng.random(len(ids_L)) < self.work.mlm_probability
+        scored_L[rng.integers(len(ids_L))] = True  # at least one
+        return np.where(scored_L, self._hidden, ids_L), np.where(scored_L, ids_L, IGNORED)
+
+
+def _stack(texts: list[np.ndarray], fill: int, width: int | None = None) -> Tensor:
+    padded = np.full((len(texts), width or max(map(len, texts))), fill, dtype=np.int64)
+    for row, text in zip(padded, texts, strict=True):
+        row[: len(text)] = text
+    return torch.from_numpy(padded)
+
+
+def make_batches(work: Work, texts: Dataset, collate) -> list[Batch]:
+    """The batches of one unit."""
+    rows = Rows(texts)
+    starts = range(0, len(texts), work.batch_size)
+    places = [[Place(0, i) for i in range(start, min(start + work.batch_size, len(texts)))] for start in starts]
+    return [collate(rows.__getitems__(some)) for some in places]
+
+
+def padded_batches(work: Work, texts: Dataset, config: PreTrainedConfig, seed: int) -> list[Batch]:
+    """The batches of one unit, padded as the examples of transformers pad."""
+    return make_batches(work, texts, Padded(work, config, seed, work.length if work.padding == "max_length" else None))
+
+
+def as_stock_reads(work: Work, batch: Batch) -> Batch:
+    """The same batch with labels as the stock class wants them: a causal one shifts them itself."""
+    if work.kind != "causal":
+        return batch
+    return batch | {"labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)}
+
+
+def describe(work: Work, texts: Dataset, ours: PreTrainedModel, seed: int) -> dict[str, Any]:
+    """What a unit holds: texts, useful tokens, how full the stock rows are, scored tokens, FLOPs (FORMULA)."""
+    batches = padded_batches(work, texts, ours.config, seed)
+    seq2seq, per_text = work.kind == "seq2seq", work.kind == "classification"
+    source = np.concatenate([batch["attention_mask"].sum(dim=1).numpy() for batch in batches])
+    target = np.zeros_like(source)
+    if seq2seq:
+        target = np.concatenate([(batch["labels"] != IGNORED).sum(dim=1).numpy() for batch in batches])
+    scored = sum(int((batch["labels"] != IGNORED).sum()) for batch in batches)
+    tokens = int(source.sum() + target.sum())
+    places = sum(batch["input_ids"].numel() + batch["labels"].numel() * seq2seq for batch in batches)
+    load = Load(
+        texts=len(source), tokens=tokens, scored=scored, places=source.sum(),
+        pairs=_pairs_behind(source) if work.kind == "causal" else (source**2).sum(),
+        written_places=target.sum(), written_pairs=_pairs_behind(target), crossed_pairs=(source * target).sum(),
+    )  # fmt: skip
+    facts = {"texts": len(source), "useful_tokens": tokens, "fill": tokens / places, "scored": scored}
+    return facts | {"flops": float(flops(ours, load, per_text))}
+
+
+def _pairs_behind(lengths_B: np.ndarray) -> float:
+    """Pairs of tokens of a text that a causal mask shows."""
+    return float((lengths_B * (lengths_B + 1) / 2).sum())

@@ -1,0 +1,91 @@
+"""How it is timed: all arms in one process, one after the other in an order drawn anew each round, ratios in pairs."""
+
+import gc
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def interleaved(
+    arms: Mapping[str, Callable[[], None]], rounds: int, warmup: int, seed: int,
+    synchronize: Callable[[], None] = lambda: None, tick: Callable[[], Any] = lambda: None,
+) -> dict[str, list[float]]:  # fmt: skip
+    """Seconds of each arm in each round after the warm-up; numbers of one round were taken side by side.
+
+    Every second round runs backwards through the order of the one before (ABBA), so that a machine which slowly gets
+    faster or slower favours nobody. tick: called after each arm.
+    """
+    rng, names = np.random.default_rng(seed), list(arms)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    order: list[str] = []
+    gc.collect()
+    gc.freeze()  # what is there now stays; collecting what a round leaves is then quick
+    gc.disable()
+    try:
+        for number in range(warmup + rounds):
+            order = order[::-1] if number % 2 else [names[i] for i in rng.permutation(len(names))]
+            for name in order:
+                synchronize()
+                started = time.perf_counter()
+                arms[name]()
+                synchronize()
+                if number >= warmup:
+                    times[name].append(time.perf_counter() - started)
+                tick()
+            gc.collect()
+    finally:
+        gc.enable()
+        gc.unfreeze()
+    return times
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median, quartiles and extremes."""
+    low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return {
+        "median": float(median),
+        "quartiles": [float(low), float(high)],
+        "extremes": [float(min(values)), float(max(values))],
+    }
+
+
+def paired_ratios(slower: Sequence[float], faster: Sequence[float]) -> dict[str, Any]:
+    """How many times faster, round by round: the spread of slower / faster."""
+    return spread([a / b for a, b in zip(slower, faster, strict=True)])
+
+
+def matmul_peak(device: torch.device, seconds: float = 1.0) -> dict[str, float]:
+    """FLOP/s of the fastest square matrix product found, by type of number; `seconds` are spent on each."""
+    return {
+        "fp32": _matmul_peak(device, torch.float32, seconds),
+        "bf16": _matmul_peak(device, torch.bfloat16, seconds),
+    }
+
+
+@torch.no_grad()
+def _matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+    best, ends = 0.0, time.perf_counter() + seconds
+    for size in (512, 1024, 2048, 4096, 8192):
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        for trial in range(20):
+            synchronize(device)
+            started = time.perf_counter()
+            a @ b
+            synchronize(device)
+            spent = time.perf_counter() - started
+            if trial or size > 512:  # the very first product also loads the kernels
+                best = max(best, 2 * size**3 / spent)
+            if trial and time.perf_counter() > ends:
+                return best
+        if time.perf_counter() + 16 * spent > ends:  # the next size takes eight times as long
+            break
+    return best
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what the device was asked to do; on a CPU it is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,270 @@
+"""The benchmark, as a user runs it; and that its race is fair: the same losses, the same texts, counted alike."""
+
+import json
+import os
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from decero.benchmark.arms import ARMS, build_arms, check_equal
+from decero.benchmark.batches import describe, make_texts, padded_batches
+from decero.benchmark.measure import interleaved, matmul_peak, paired_ratios
+from decero.benchmark.memory import peak_of_step
+from decero.benchmark.works import Work, build_pair
+from decero.data.tokenizer import load_tokenizer
+from decero.errors import UserError
+
+CPU = torch.device("cpu")
+SIZES = {
+    "vocab_size": 211,
+    "hidden_size": 36,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 41,
+}
+ENDS = {"bos_token_id": 0, "eos_token_id": 0}
+VECTORS = 0.05  # biases and norms, which count as parameters and are no matrix product
+FAMILIES = {  # what a kind is tried with: preset, family, other overrides
+    "mlm": ("bert_base", "bert", {}),
+    "causal": ("gpt2", "gpt2", ENDS),
+    "seq2seq": ("t5_small", "t5", {"head_dim": 12}),
+    "classification": ("minilm_l6", "bert", {}),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_core():
+    """Recipes take every core; on a busy machine these tiny steps would wait for the second one most of the time."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    os.sched_setaffinity(0, {min(cores)})
+    torch.set_num_threads(1)
+    yield
+    os.sched_setaffinity(0, cores)
+    torch.set_num_threads(threads)
+
+
+def settings(kind, **changes):
+    preset, family, overrides = FAMILIES[kind]
+    model = {"config": f"configs/model/{preset}.yaml", "overrides": SIZES | overrides}
+    return {"kind": kind, "model": model, "stock": family, "batch_size": 5, "length": 23, "rounds": 3} | changes
+
+
+def prepared(kind, **changes):
+    work = Work.model_validate(settings(kind, **changes))
+    ours, stock = build_pair(kind, work, seed=3)
+    return work, (ours, stock), make_texts(kind, work, ours.config, seed=3)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A configuration file (YAML reads JSON) of the works given."""
+
+    def write(works, **more):
+        path = tmp_path / "benchmark.yaml"
+        content = {"output": str(tmp_path / "run"), "works": works, "tracking": {"trackers": []}} | more
+        path.write_text(json.dumps(content))
+        return path
+
+    return write
+
+
+def test_a_run_leaves_a_record_a_table_and_a_figure(launch, write, tmp_path):
+    works = {
+        "mlm": settings("mlm", fill=0.5, at_least={"stock fp32": 0.001, "tuned": 1e9}, memory_at_most=9.0),
+        "short": settings("classification", batches=2, fill=0.3, padding="max_length"),
+    }
+    said = launch("benchmark", write(works)).stdout
+    folder = tmp_path / "run"
+    assert {p.name for p in folder.iterdir()} >= {"result.json", "benchmark.md", "speed.png", "speed.svg"}
+    record = json.loads((folder / "result.json").read_text())
+    assert record["table"] in said
+    assert record["table"] in (folder / "benchmark.md").read_text()
+    assert record["matmul_peak"].keys() == {"fp32", "bf16"}
+    assert record["works"].keys() == works.keys()
+    for name, found in record["works"].items():
+        assert list(found["arms"]) == list(ARMS) == list(found["parameters"])
+        assert found["flops"] > 0
+        assert 0 < found["fill"] < 1
+        for arm, measured in found["arms"].items():
+            assert len(measured["rounds"]) == 3
+            assert measured["seconds"]["quartiles"][0] <= measured["seconds"]["median"]
+            assert measured["tokens_per_s"] == pytest.approx(found["useful_tokens"] / measured["seconds"]["median"])
+            assert 0 < measured["peak_fraction"] < 1
+            assert measured["memory"]["step_bytes"] > 0
+            assert found["loss"][arm] == pytest.approx(found["loss"]["ours"], rel=1e-5)
+        for arm in ("stock fp32", "stock bf16", "tuned"):
+            expected = paired_ratios(found["arms"][arm]["rounds"], found["arms"]["ours"]["rounds"])
+            assert found["ratios"][arm] == expected
+            assert record["metric"][f"{name}, over {arm}"] == expected["median"]
+    assert record["works"]["mlm"]["reached"] == {"stock fp32": True, "tuned": False, "memory": True}
+    assert "✗ ≥ 1e+09" in record["table"]
+    assert record["table"] in launch("benchmark", tmp_path / "benchmark.yaml", "--resume").stdout
+
+
+def test_a_dry_run_counts_parameters_and_writes_nothing(launch, write, tmp_path):
+    said = launch(
+        "benchmark", write({"a": settings("causal"), "b": settings("seq2seq")}), "only=[b]", "--dry-run"
+    ).stdout
+    lines = [line.split() for line in said.splitlines() if line.startswith("    ") and "parameters" in line]
+    assert [line[-3] for line in lines] == ["T5ForConditionalGeneration"] * 3 + [
+        "DeceroEncoderDecoderForConditionalGeneration"
+    ]
+    assert len({line[-2] for line in lines}) == 1
+    assert "GPT2LMHeadModel" not in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("fill", [1.0, 0.5])
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_all_arms_have_the_same_loss_of_the_same_texts(kind, fill):
+    """The stock class over padded rows with its own mean loss; the tricks over packed rows with theirs: fp32, 1e-5."""
+    work, pair, texts = prepared(kind, fill=fill)
+    arms = build_arms(work, pair, texts, CPU, seed=3)
+    losses = check_equal(kind, arms)
+    assert max(losses.values()) - min(losses.values()) <= 1e-5
+    for arm in ("tuned", "ours"):
+        assert any("no text sees another" in line for line in arms[arm].says)  # packed, not given up
+        assert "text_ids" in arms[arm].batches[0]
+    assert type(arms["tuned"].model) is type(arms["stock fp32"].model)
+    assert type(arms["ours"].model) is not type(arms["tuned"].model)
+    if fill < 1:
+        places = {name: arm.batches[0]["input_ids"].numel() for name, arm in arms.items()}
+        assert places["ours"] == places["tuned"] < places["stock fp32"]
+
+
+def test_each_arm_trains(tmp_path):
+    work, pair, texts = prepared("mlm", fill=0.5)
+    arms = build_arms(work, pair, texts, CPU, seed=3)
+    before = check_equal("mlm", arms)
+    for arm in arms.values():
+        for group in arm.optimizer.param_groups:
+            group["lr"] = 1e-2
+        for _ in range(3):
+            arm()
+    assert all(arm.plain_loss() < before[name] - 0.05 for name, arm in arms.items())
+
+
+def test_arms_that_do_not_do_the_same_are_no_race():
+    work, pair, texts = prepared("mlm")
+    arms = build_arms(work, pair, texts, CPU, seed=3)
+    with torch.no_grad():
+        arms["tuned"].model.get_output_embeddings().bias[7:] += 0.01
+    with pytest.raises(UserError, match=r"works\.mlm: the arms do not do the same work.*tuned"):
+        check_equal("mlm", arms)
+
+
+def test_lengths_are_spread_around_what_fill_says_and_follow_the_seed():
+    work, (ours, _), texts = prepared("mlm", fill=0.5, length=101, batch_size=400)
+    lengths = [len(row) for row in texts["input_ids"]]
+    assert sum(lengths) / len(lengths) == pytest.approx(50.5, abs=0.1)
+    assert (min(lengths), max(lengths)) == (4, 97)
+    assert lengths != sorted(lengths)
+    assert ours.config.pad_token_id not in {token for row in texts["input_ids"] for token in row}
+    assert make_texts("mlm", work, ours.config, 3)["input_ids"] == texts["input_ids"]
+    assert make_texts("mlm", work, ours.config, 4)["input_ids"] != texts["input_ids"]
+    full = prepared("mlm")[2]
+    assert {len(row) for row in full["input_ids"]} == {23}
+
+
+def test_texts_of_a_file_are_read_and_too_few_are_refused(corpus, trained_tokenizer):
+    files = {"files": f"{corpus}/train.jsonl", "tokenizer": str(trained_tokenizer)}
+    work, (ours, _), texts = prepared("classification", texts=files, batch_size=20, batches=3)
+    tokenizer = load_tokenizer(str(trained_tokenizer))
+    lines = [json.loads(line)["text"] for line in (corpus / "train.jsonl").read_text().splitlines()]
+    expected = sorted(tokenizer(lines, truncation=True, max_length=23)["input_ids"])
+    assert sorted(texts["input_ids"]) == expected
+    assert describe(work, texts, ours, 3)["useful_tokens"] == sum(map(len, expected))
+    with pytest.raises(UserError, match="60 texts are fewer than batches x batch_size = 61"):
+        prepared("classification", texts=files, batch_size=61)
+
+
+@pytest.mark.parametrize(("kind", "more"), [("classification", {}), ("mlm", {"mlm_probability": 0.999999})])
+def test_flops_are_those_that_a_step_takes_when_nothing_is_padding_or_unscored(kind, more):
+    work, (ours, _), texts = prepared(kind, **more)
+    ours.set_attn_implementation("eager")
+    batch = padded_batches(work, texts, ours.config, 3)[0]
+    with FlopCounterMode(display=False) as counter:
+        ours(**batch).loss.backward()
+    assert describe(work, texts, ours, 3)["flops"] == pytest.approx(counter.get_total_flops(), rel=VECTORS)
+
+
+def test_the_flops_of_span_corruption_count_each_side_for_its_own_length():
+    work, (ours, _), texts = prepared("seq2seq", batch_size=1)
+    ours.set_attn_implementation("eager")
+    batch = padded_batches(work, texts, ours.config, 3)[0]
+    with FlopCounterMode(display=False) as counter:
+        ours(**batch).loss.backward()
+    T = batch["labels"].shape[1]
+    assert round(2 / 9 * 23) + 1 == T
+    unseen = 12 * 36 * 2 * (T * T - T * (T + 1) / 2)  # eager attention also computes what a causal mask hides
+    assert describe(work, texts, ours, 3)["flops"] == pytest.approx(counter.get_total_flops() - unseen, rel=VECTORS)
+
+
+def test_memory_is_what_a_step_holds_at_its_highest():
+    """Logits of every position against those of the scored ones: bytes are counted, so this owes nothing to luck."""
+    work, pair, texts = prepared(
+        "mlm", fill=0.5, model=settings("mlm")["model"] | {"overrides": SIZES | {"vocab_size": 5003}}
+    )
+    peaks = {name: peak_of_step(arm) for name, arm in build_arms(work, pair, texts, CPU, seed=3).items()}
+    weights = sum(p.numel() * p.element_size() for p in pair[0].parameters())
+    assert 3 * weights <= peaks["ours"]["held_bytes"] <= 3.01 * weights + 10_000  # and two moments each
+    logits = 5 * max(map(len, texts["input_ids"])) * 5003 * 4
+    assert peaks["stock fp32"]["step_bytes"] > 2 * logits
+    assert peaks["ours"]["step_bytes"] < 0.7 * peaks["stock fp32"]["step_bytes"]
+
+
+def test_rounds_are_interleaved_there_and_back_and_the_warm_up_is_not_counted():
+    calls, ticks = [], []
+    arms = {name: (lambda name=name: calls.append(name)) for name in "abcd"}
+    times = interleaved(arms, rounds=4, warmup=2, seed=1, tick=lambda: ticks.append(1))
+    orders = [calls[i : i + 4] for i in range(0, 24, 4)]
+    assert len(ticks) == 24
+    assert all(sorted(order) == list("abcd") for order in orders)
+    assert all(orders[i + 1] == orders[i][::-1] for i in (0, 2, 4))
+    assert len({tuple(order) for order in orders}) > 2
+    assert {name: len(seconds) for name, seconds in times.items()} == dict.fromkeys("abcd", 4)
+
+
+def test_ratios_are_of_two_times_of_one_round():
+    """A machine that gets ten times slower half way moves no ratio."""
+    found = paired_ratios([2.0, 2.2, 20.0, 21.0, 22.0], [1.0, 1.0, 10.0, 10.0, 10.0])
+    assert found == {"median": 2.1, "quartiles": [2.0, 2.2], "extremes": [2.0, 2.2]}
+
+
+def test_the_matmul_peak_is_positive():
+    assert all(peak > 0 for peak in matmul_peak(CPU, seconds=0.01).values())
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "line"),
+    [
+        ({}, ["only=[mml]"], "only: mml is no work; did you mean mlm?"),
+        ({"stock": "bertt"}, [], "works.mlm: stock bertt: no bertt can hold a DeceroEncoder; did you mean bert?"),
+        ({"stock": "t5"}, [], "works.mlm: stock t5: t5 has no DeceroEncoderForMaskedLM"),
+        ({"length": 1000}, [], "works.mlm: length 1000 exceeds the 512 positions"),
+        ({}, ["works.mlm.model.overrides.hidden_sise=4"], "hidden_sise is no field of DeceroEncoderConfig"),
+        ({}, ["works.mlm.model.overrides.num_attention_heads=5"], "is not a multiple of num_attention_heads 5"),
+        ({"kind": "causal"}, [], "works.mlm: configs/model/bert_base.yaml as causal"),
+        ({}, ["works.mlm.batchsize=4"], "works.mlm.batchsize is no setting; did you mean works.mlm.batch_size?"),
+    ],
+)
+def test_bad_input_is_one_line_before_anything_is_timed(launch, write, tmp_path, change, words, line):
+    done = launch("benchmark", write({"mlm": settings("mlm") | change}), *words, expect=2)
+    said = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert len(said) == 1, done.stderr
+    assert line in said[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["mlm", "seq2seq"])
+def test_without_tricks_ours_does_what_the_stock_class_does(kind):
+    work, pair, texts = prepared(kind, tricks=False, fill=0.6)
+    assert work.arms() == ("stock fp32", "ours")
+    arms = build_arms(work, pair, texts, CPU, 3, work.arms())
+    assert set(check_equal(kind, arms)) == {"stock fp32", "ours"}
+    assert "text_ids" not in arms["ours"].batches[0]
+    assert not arms["ours"].bf16
