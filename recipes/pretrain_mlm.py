@@ -1,6 +1,7 @@
 """Pretrain an encoder with masked language modelling (BERT: Devlin et al. 2019; dynamic masks: Liu et al. 2019).
 
-accelerate launch recipes/pretrain_mlm.py configs/pretrain/mlm_quickstart.yaml [key.sub=value ...] [--dry-run]
+accelerate launch recipes/pretrain_mlm.py configs/pretrain/mlm_quickstart.yaml [key.sub=value ...]
+    [--dry-run [--device h100]] [--budget 30m] [--resume]
 """
 
 from pathlib import Path
@@ -11,9 +12,11 @@ from transformers import AutoModelForMaskedLM
 
 from decero.data.collators import MaskedLanguageModeling
 from decero.data.corpus import load_corpus
-from decero.data.rows import count_tokens, tokenize_documents
+from decero.data.rows import tokenize_documents
 from decero.errors import run
 from decero.hub.publish import push, save
+from decero.training.budget import within_budget
+from decero.training.build import build_model, tokenizer_for
 from decero.training.config import (
     DataSection,
     ModelSection,
@@ -25,9 +28,10 @@ from decero.training.config import (
 )
 from decero.training.economy import economise
 from decero.training.evaluate import mean_loss, predict_masked
+from decero.training.forecast import forecast
 from decero.training.loop import train
 from decero.training.objectives import masked_lm
-from decero.training.run import build_model, finished, forecast, main_first, start, tokenizer_for, write_result
+from decero.training.run import finished, main_first, start, write_result
 
 
 class MaskedLMSection(Section):
@@ -36,6 +40,8 @@ class MaskedLMSection(Section):
 
 
 class PretrainMLM(RunConfig):
+    options = (*RunConfig.options, "--budget", "--device")
+
     model: ModelSection
     tokenizer: TokenizerSection = TokenizerSection()
     data: DataSection
@@ -49,10 +55,14 @@ def main():
     accelerator = start(config, config.training)
     if record := finished(config):
         return accelerator.print(f"{config.output} is finished: {record['metric']}")
-    output, data, training = Path(config.output), config.data, config.training
+    output, data, size = Path(config.output), config.data, config.training.per_device_eval_batch_size
 
     tokenizer = tokenizer_for(config.tokenizer, config.model, needs=("mask_token", "pad_token"))
-    model = build_model(config.model, AutoModelForMaskedLM, tokenizer, data.max_length, config.seed)
+
+    def build(section):
+        return build_model(section, AutoModelForMaskedLM, tokenizer, data.max_length, config.seed)
+
+    model = build(config.model)
     with main_first(accelerator):  # one process writes the cache, the others read it
         corpus = load_corpus(**data.source())
         rows = {
@@ -63,27 +73,32 @@ def main():
             for split in ("train", "validation")
             if split in corpus
         }  # fmt: skip
-    if config.dry_run:
-        return forecast(config, config.optim, training, model, len(rows["train"]), count_tokens(rows["train"]))
 
     settings = config.objective.model_dump() | {"seed": config.seed}
     objective = masked_lm(MaskedLanguageModeling(tokenizer, **settings))
     frozen = masked_lm(MaskedLanguageModeling(tokenizer, frozen=True, **settings))
-    objective = economise(accelerator, model, objective, rows["train"], data.max_length, training)
+    held_out = rows.get("validation")
 
-    def evaluate(model):
-        size = training.per_device_eval_batch_size
-        return {"loss": mean_loss(accelerator, model, rows["validation"], frozen, size)["loss"]}
+    def evaluate(model, dataset=held_out):
+        return {"loss": mean_loss(accelerator, model, dataset, frozen, size)["loss"]}
+
+    def judge(model, dataset=held_out):
+        return predict_masked(accelerator, model, dataset, frozen, size)
+
+    if config.call.budget:  # BERT read its text 40 times (Devlin et al. 2019, appendix A.2)
+        config = within_budget(config, accelerator, build, objective, rows["train"], held_out, evaluate, most_epochs=40)
+        model = build(config.model)
+    objective = economise(accelerator, model, objective, rows["train"], data.max_length, config.training)
+    if config.dry_run:
+        return forecast(config, accelerator, model, objective, rows["train"], held_out, evaluate, judge)
 
     result = train(
-        accelerator, model, rows["train"], objective, config.optim, training, output=output, seed=config.seed,
-        evaluate=evaluate if "validation" in rows else None, resume=config.resume,
+        accelerator, model, rows["train"], objective, config.optim, config.training, output=output,
+        seed=config.seed, evaluate=evaluate if held_out else None, resume=config.resume,
     )  # fmt: skip
     metric = {}
-    if "validation" in rows:
-        table = predict_masked(
-            accelerator, result.model, rows["validation"], frozen, training.per_device_eval_batch_size
-        )
+    if held_out:
+        table = judge(result.model)
         metric = {"eval_loss": -float(table["log_probability"].mean())}
         metric["eval_accuracy"] = float((table["label"] == table["prediction"]).mean())
         if accelerator.is_main_process:

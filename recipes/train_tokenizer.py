@@ -16,8 +16,9 @@ from decero.data.corpus import load_corpus
 from decero.data.tokenizer import check_fits_model, check_round_trip, train_tokenizer
 from decero.errors import UserError, run
 from decero.hub.publish import push
+from decero.training.build import vocab_size_of
 from decero.training.config import DataSection, ModelSection, RunConfig, Section
-from decero.training.run import finished, start, vocab_size_of, write_result
+from decero.training.run import finished, start, write_result
 
 
 class TokenizerTraining(Section):

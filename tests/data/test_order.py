@@ -3,35 +3,85 @@
 from itertools import chain
 
 import hypothesis.strategies as st
+import numpy as np
+import pytest
 from hypothesis import given, settings
 
-from decero.data.order import Rows, Schedule, epoch_order
+from decero.data.order import Cut, Rows, Schedule, deal, epoch_order
 
-sizes = st.integers(1, 41)
-
-
-@settings(max_examples=60, deadline=None)
-@given(size=sizes, batch=sizes, per_device=sizes, world=st.integers(1, 5), seed=st.integers(0, 2**32))
-def test_every_number_of_processes_reads_the_same_examples_at_each_step(size, batch, per_device, world, seed):
-    steps = 2 * Schedule(size, batch, per_device).steps_per_epoch
-    alone = Schedule(size, batch, batch, seed)
-    ranks = [Schedule(size, batch, per_device, seed, rank, world) for rank in range(world)]
-    streams = [s.from_step(0, steps) for s in ranks]
-    for step in range(steps):
-        expected = next(alone.from_step(step, step + 1))
-        micros = [next(stream) for stream in streams for _ in range(ranks[0].micro_batches(step))]
-        read = [place for place in chain(*micros) if not place.stand_in]
-        assert sorted(read) == sorted(expected)
-        assert all(0 < len(micro) <= per_device for micro in micros)
-        assert len({place.stand_in for micro in micros for place in micro}) <= 2
-    assert all(next(stream, None) is None for stream in streams)
+counts = st.integers(1, 41)
+seeds = st.integers(0, 2**32)
+lengths = st.lists(st.integers(1, 13), min_size=1, max_size=41).map(np.array)
 
 
-@settings(max_examples=30, deadline=None)
-@given(size=sizes, batch=sizes, seed=st.integers(0, 2**32), start=st.integers(0, 20))
-def test_starting_at_a_step_is_what_reaching_it_would_read(size, batch, seed, start):
-    schedule = Schedule(size, batch, batch, seed)
-    assert list(schedule.from_step(0, start + 3))[start:] == list(schedule.from_step(start, start + 3))
+@st.composite
+def plans(draw):
+    """A schedule and a cut, each of them counting examples or tokens, and how many processes share them."""
+    tokens = draw(lengths)
+    ones = np.ones_like(tokens)
+    by_tokens, padded = draw(st.booleans()), draw(st.booleans())
+    batch = draw(st.integers(13, 99)) if by_tokens else draw(counts)
+    cut = draw(st.sampled_from([Cut(ones, draw(counts)), Cut(tokens, draw(counts), padded)]))
+    return Schedule(tokens if by_tokens else ones, batch, draw(seeds)), cut, draw(st.integers(1, 5))
+
+
+@settings(max_examples=100, deadline=None)
+@given(plan=plans())
+def test_every_number_of_processes_reads_the_same_examples_at_each_step(plan):
+    schedule, cut, world = plan
+    for epoch, examples in schedule.from_step(0, 2 * schedule.steps_per_epoch):
+        dealt = [deal(epoch, examples, cut, rank, world) for rank in range(world)]
+        assert len({len(micros) for micros in dealt}) == 1, "processes wait for each other"
+        read = [place for place in chain(*chain(*dealt)) if not place.stand_in]
+        assert sorted(read) == sorted((epoch, row, False) for row in examples)
+        for micro in chain(*dealt):
+            assert len(micro) == 1 or cut.size([place.row for place in micro]) <= cut.limit
+            assert len({place.stand_in for place in micro}) == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(plan=plans())
+def test_an_epoch_of_steps_reads_every_example_once_and_no_step_is_empty(plan):
+    schedule, steps = plan[0], plan[0].steps_per_epoch
+    for epoch in range(2):
+        windows = list(schedule.from_step(epoch * steps, (epoch + 1) * steps))
+        assert {e for e, _ in windows} == {epoch}
+        assert all(len(examples) for _, examples in windows)
+        assert np.concatenate([examples for _, examples in windows]).tolist() == (
+            epoch_order(schedule.seed, epoch, len(schedule.sizes)).tolist()
+        )
+
+
+@settings(max_examples=100, deadline=None)
+@given(plan=plans())
+def test_steps_never_fall_behind_their_budget_by_an_example_nor_run_ahead(plan):
+    schedule, read = plan[0], 0
+    windows = [examples for _, examples in schedule.from_step(0, schedule.steps_per_epoch)]
+    for step, examples in enumerate(windows[:-1], start=1):
+        read += schedule.sizes[examples].sum()
+        following = schedule.sizes[windows[step][0]]
+        assert read <= step * schedule.batch < read + following
+
+
+@settings(max_examples=100, deadline=None)
+@given(plan=plans(), start=st.integers(0, 20))
+def test_starting_at_a_step_is_what_reaching_it_would_read(plan, start):
+    schedule = plan[0]
+    reached = [(epoch, examples.tolist()) for epoch, examples in schedule.from_step(0, start + 3)][start:]
+    assert reached == [(epoch, examples.tolist()) for epoch, examples in schedule.from_step(start, start + 3)]
+
+
+@pytest.mark.parametrize(
+    ("padded", "expected"),
+    [
+        (False, [[5, 2, 3], [9], [12], [1, 4, 5]]),  # at most 10 in sum; what is longer stands alone
+        (True, [[12], [9], [5, 5], [4, 3], [2, 1]]),  # at most 10 with padding: like with like
+    ],
+)
+def test_a_micro_batch_holds_so_many_tokens(padded, expected):
+    tokens = np.array([5, 2, 3, 9, 12, 1, 4, 5])
+    micros = Cut(tokens, 10, padded)(np.arange(8))
+    assert [tokens[micro].tolist() for micro in micros] == expected
 
 
 def test_an_epoch_reads_every_example_once_in_another_order_each_time():
@@ -46,7 +96,9 @@ def test_rows_come_back_in_the_order_asked_for_and_know_their_place():
     from datasets import Dataset
 
     rows = Rows(Dataset.from_dict({"input_ids": [[i] for i in range(7)]}))
-    places = next(Schedule(7, 4, 4, seed=1).from_step(2, 3))
+    ones = np.ones(7, dtype=int)
+    epoch, examples = next(Schedule(ones, 4, seed=1).from_step(2, 3))
+    (places,) = deal(epoch, examples, Cut(ones, 4), rank=0, world_size=1)
     read = rows.__getitems__(places)
     assert [r["input_ids"] for r in read] == [[p.row] for p in places]
     assert [(r["epoch"], r["index"], r["stand_in"]) for r in read] == [(1, p.row, False) for p in places]

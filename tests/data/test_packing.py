@@ -84,3 +84,11 @@ def test_a_packed_batch_is_the_same_each_time():
     pack = Packed(lambda rows: batch_of([5, 2, 7, 3, 3, 3]), 8)
     first, second = pack([]), pack([])
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_whole_rows_are_left_as_they_are_and_short_ones_are_not():
+    whole, short = batch_of([8, 8, 8]), batch_of([4, 4, 4])
+    assert Packed(lambda rows: whole, 8)([]) is whole
+    assert Packed(lambda rows: short, 8)([])["input_ids"].shape == (2, 8)
+    ragged = batch_of([8, 7, 8])
+    assert "text_ids" in Packed(lambda rows: ragged, 8)([])

@@ -84,6 +84,20 @@ def test_a_dry_run_tells_and_writes_nothing(launch, mlm, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_budget_is_the_run_that_it_wrote_down(launch, mlm, tmp_path, monkeypatch):
+    """With dropout: probing drew no random number that the run would have drawn."""
+    monkeypatch.setattr("decero.training.budget.SECONDS", 0.2)
+    words = "--budget", "1m", "model.overrides.hidden_dropout_prob=0.1", "data.max_rows=10"
+    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/chosen", *words).stdout
+    assert "--budget 1m: " in said
+    assert "shape: 128 x " in said
+    assert 0 < result(tmp_path / "chosen")["wall_time_s"] < 60
+    launch("pretrain_mlm", tmp_path / "chosen" / "config.yaml", f"output={tmp_path}/again")
+    assert losses(tmp_path / "again") == losses(tmp_path / "chosen")
+    again = launch("pretrain_mlm", mlm, f"output={tmp_path}/chosen", *words, "--resume").stdout
+    assert "is finished" in again
+
+
 def test_two_processes_give_the_loss_curve_of_one(launch, mlm, classify, pretrained, tmp_path, two_processes):
     """50 steps in fp32 without dropout, the same global batch: 1e-5, for each recipe that trains."""
     said = launch(

@@ -38,7 +38,10 @@ def tiny_model():
 def fit(rows, objective, tiny_model, tmp_path):
     """Train a tiny model; returns the result. Settings of training and optim may be laid over."""
 
-    def run(output=tmp_path, *, model=None, evaluate=None, resume=False, optim=None, dataset=rows, **training):
+    def run(
+        output=tmp_path, *, model=None, evaluate=None, resume=False, optim=None, dataset=rows, objective=objective,
+        **training,
+    ):  # fmt: skip
         settings = {"max_train_steps": 6, "global_batch_size": 12, "per_device_batch_size": 5, "logging_steps": 1}
         return train(
             Accelerator(cpu=True), model or tiny_model(), dataset, objective,

@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field
 
 from decero.errors import UserError
-from decero.training.config import DataSection, ModelSection, OptimSection, RunConfig, TrainingSection
+from decero.training.config import DataSection, ModelSection, OptimSection, RunConfig, TrainingSection, seconds_of
 from decero.training.finetune import FinetuneClassification
 
 
@@ -32,6 +32,65 @@ def file(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(GOOD)
     return str(path)
+
+
+class Pretrain(Example):
+    options = (*RunConfig.options, "--budget", "--device")
+
+
+def test_options_stand_anywhere_and_their_values_behind_a_space_or_an_equals_sign(file):
+    config = Pretrain.from_cli(["--budget", "30m", file, "seed=3", "--resume", "optim={name: sgd, learning_rate: 0.1}"])
+    assert (config.call.budget, config.call.device, config.resume, config.dry_run) == ("30m", None, True, False)
+    assert config.call.given == {"seed", "optim", "optim.name", "optim.learning_rate"}
+    config = Pretrain.from_cli([file, "--device=RTX-4090", "--dry-run"])
+    assert (config.call.device.name, config.dry_run) == ("RTX 4090 24 GB", True)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("1.5h", 5400), ("2 H", 7200), ("1d", 86400)]
+)
+def test_a_time_is_a_number_and_a_unit(text, seconds):
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--budgt", "30m"], "--budgt is no option; did you mean --budget?"),
+        (["--budget", "30x"], "--budget: 30x is no time; write a number and s, m, h or d, as in 30m"),
+        (["--budget", "30"], "--budget: 30 is no time"),
+        (["--budget", "0m"], "--budget: 0m is no time"),
+        (["--budget=-5m"], "--budget: -5m is no time"),
+        (["--budget"], "--budget needs a TIME"),
+        (["--budget="], "--budget needs a TIME"),
+        (["--dry-run=yes"], "--dry-run takes no value"),
+        (["--device", "h1000", "--dry-run"], "--device: h1000 is no accelerator that is known; did you mean h100?"),
+        (["--device", "h100"], "add --dry-run to forecast for another"),
+        (["--device", "h100", "--dry-run", "--budget", "1h"], "--budget is measured where it is spent"),
+        (
+            ["--budget", "1h", "training.max_train_steps=5"],
+            "--budget decides how long to train, and so does training.max_train_steps; leave one of the two out",
+        ),
+        (["--budget", "1h", "training={num_train_epochs: 5}"], "and so does training.num_train_epochs"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_one_line(file, words, line):
+    with pytest.raises(UserError) as refused:
+        Pretrain.from_cli([file, *words])
+    assert line in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_option_of_other_recipes_is_refused_as_such(file):
+    with pytest.raises(UserError, match="--budget is no option of this recipe"):
+        Example.from_cli([file, "--budget", "1h"])
+
+
+def test_help_shows_the_options_of_the_recipe(capsys):
+    for recipe, shown in ((Pretrain, True), (Example, False)):
+        with pytest.raises(SystemExit):
+            recipe.from_cli(["--help"])
+        assert ("[--budget TIME]" in capsys.readouterr().out) == shown
 
 
 def test_words_on_the_command_line_lie_over_the_file_and_yaml_is_1_2(file):

@@ -2,13 +2,18 @@
 
 import json
 import math
+import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from transformers import AutoModelForSequenceClassification, XLNetConfig
 
-from decero.data.order import Rows, Schedule
+from decero.data.order import Place, Rows, Schedule
+from decero.data.packing import Packed
+from decero.data.rows import count_tokens, token_lengths
 from decero.errors import UserError
 from decero.training.config import OptimSection, TrainingSection
 from decero.training.gradient import freeze_unreached
@@ -24,29 +29,64 @@ def weights(model):
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 7])
-def test_the_gradient_of_unequal_micro_batches_is_that_of_the_whole_batch(rows, objective, tiny_model, tmp_path, size):
-    """Rows of a corpus differ in scored tokens; a mean of means would weigh them wrongly."""
-    seen = {}
+def step_of(rows, step):
+    """The rows of a step of 12 examples."""
+    epoch, examples = next(Schedule(np.ones(len(rows), dtype=int), 12, seed=4).from_step(step, step + 1))
+    return Rows(rows).__getitems__([Place(epoch, int(row)) for row in examples])
 
-    def after_one_step(per_device):
+
+@pytest.fixture
+def gradient_of(rows, tiny_model, tmp_path):
+    """The gradient of the first step, under settings of training."""
+
+    def one_step(objective, **training):
         model = tiny_model()
         train(
             Accelerator(cpu=True), model, rows, objective,
             OptimSection(name="sgd", learning_rate=1.0, weight_decay=0.0, max_grad_norm=None, schedule="constant"),
-            TrainingSection(max_train_steps=1, global_batch_size=12, per_device_batch_size=per_device),
-            output=tmp_path / str(per_device), seed=4, progress=False,
+            TrainingSection(max_train_steps=1, **training), output=tmp_path, seed=4, progress=False,
         )  # fmt: skip
         start = weights(tiny_model())
         return {name: start[name] - value for name, value in weights(model).items()}  # rate 1: the gradient itself
 
-    places = next(Schedule(len(rows), 12, size, seed=4).from_step(0, 1))
-    counts = {objective.count(objective.collate([row])) for row in Rows(rows).__getitems__(places)}
-    assert size == 1 or len(counts) > 1
-    whole, cut = after_one_step(12), after_one_step(size)
-    for name, gradient in whole.items():
-        seen[name] = float((gradient - cut[name]).abs().max())
+    return one_step
+
+
+def assert_same(gradient, expected):
+    seen = {name: float((gradient[name] - value).abs().max()) for name, value in expected.items()}
     assert max(seen.values()) <= 1e-6, seen
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 7])
+def test_the_gradient_of_unequal_micro_batches_is_that_of_the_whole_batch(rows, objective, gradient_of, size):
+    """Rows of a corpus differ in scored tokens; a mean of means would weigh them wrongly."""
+    counts = {objective.count(objective.collate([row])) for row in step_of(rows, 0)[:size]}
+    assert size == 1 or len(counts) > 1
+    whole = gradient_of(objective, global_batch_size=12, per_device_batch_size=12)
+    assert_same(gradient_of(objective, global_batch_size=12, per_device_batch_size=size), whole)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("tokens", [1, 50, 90])
+def test_the_gradient_of_micro_batches_of_so_many_tokens_is_that_of_the_whole_batch(
+    rows, objective, gradient_of, tokens, packed
+):
+    """Padding counts, packed rows have none; each layout reads the same twelve examples."""
+    seen = []
+
+    def watch(rows):
+        batch = objective.collate(rows)
+        real = batch["attention_mask"]
+        seen.append((int(real.sum()) if packed else real.numel(), len(rows)))
+        return batch
+
+    cut = replace(objective, collate=Packed(watch, 64) if packed else watch)
+    whole = gradient_of(objective, global_batch_size=12, per_device_batch_size="auto")
+    assert_same(gradient_of(cut, global_batch_size=12, per_device_tokens=tokens), whole)
+    micros = seen[1:]  # the first one looked for parameters that the objective never reaches
+    assert sum(examples for _, examples in micros) == 12
+    assert all(size <= tokens or examples == 1 for size, examples in micros)
+    assert len(micros) == 12 if tokens == 1 else 1 < len(micros) < 12
 
 
 def test_the_partial_last_window_of_an_epoch_counts_its_own_items(rows, objective, tiny_model, fit):
@@ -55,8 +95,7 @@ def test_the_partial_last_window_of_an_epoch_counts_its_own_items(rows, objectiv
     assert last
     steps = -(-len(rows) // 12)
     result = fit(max_train_steps=steps, optim={"name": "sgd", "learning_rate": 1e-12, "schedule": "constant"})
-    places = next(Schedule(len(rows), 12, 12, seed=4).from_step(steps - 1, steps))
-    batch = objective.collate(Rows(rows).__getitems__(places))
+    batch = objective.collate(step_of(rows, steps - 1))
     with torch.no_grad():
         expected = float(objective.loss(tiny_model(), batch)) / objective.count(batch)
     assert losses(result)[-1] == pytest.approx(expected, rel=1e-5)
@@ -67,13 +106,18 @@ def test_a_tiny_run_ends_where_it_always_ends(fit):
     assert losses(fit()) == pytest.approx(PINNED, abs=2e-4)
 
 
+TOKENS = {
+    "global_batch_size": None, "global_batch_tokens": 150, "per_device_batch_size": None, "per_device_tokens": 60
+}  # fmt: skip
 PINNED = [4.62081, 4.50900, 4.38171, 4.28729, 4.11678, 3.94637]
 
 
-def test_a_run_that_stopped_and_resumed_is_the_same_run(fit, tiny_model, tmp_path):
+@pytest.mark.parametrize("budgets", [{}, TOKENS], ids=["examples", "tokens"])
+def test_a_run_that_stopped_and_resumed_is_the_same_run(fit, tiny_model, tmp_path, budgets):
     """Dropout on: the random state must come back too."""
-    whole = fit(tmp_path / "whole", model=tiny_model(0.1), max_train_steps=9, save_steps=4)
-    cut = {"max_train_steps": 9, "save_steps": 4, "output": tmp_path / "cut"}
+    steps = {"max_train_steps": 9, "save_steps": 4} | budgets
+    whole = fit(tmp_path / "whole", model=tiny_model(0.1), **steps)
+    cut = steps | {"output": tmp_path / "cut"}
     with pytest.raises(StopAt):
         fit(model=tiny_model(0.1), eval_strategy="steps", eval_steps=5, evaluate=StopAt(5), **cut)
     resumed = fit(model=tiny_model(0.1), resume=True, **cut)
@@ -179,7 +223,44 @@ def test_metrics_jsonl_holds_a_line_a_step(fit, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == result.history
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
-    assert set(lines[0]) == {"step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_s"}
+    assert set(lines[0]) == {
+        "step", "epoch", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_s", "data_wait"
+    }  # fmt: skip
+
+
+def test_data_wait_is_the_share_of_the_time_spent_waiting_for_the_next_batch(fit, objective, tiny_model, tmp_path):
+    def slow(rows):
+        time.sleep(0.05)
+        return objective.collate(rows)
+
+    shares = [r["data_wait"] for r in fit(tmp_path / "slow", objective=replace(objective, collate=slow)).history]
+    assert all(0 < share < 1 for share in shares)
+    model = tiny_model()
+    model.register_forward_hook(lambda *_: time.sleep(0.05))
+    others = [r["data_wait"] for r in fit(tmp_path / "quick", model=model).history]
+    assert max(others) < min(shares), (others, shares)
+
+
+def test_a_step_of_so_many_tokens_reads_them_on_average_and_each_epoch_every_example(fit, rows):
+    budget, total, longest = 150, count_tokens(rows), int(token_lengths(rows).max())
+    per_epoch = -(-total // budget)
+    calls = []
+    result = fit(
+        max_train_steps=None, num_train_epochs=2, global_batch_size=None, global_batch_tokens=budget,
+        eval_strategy="epoch", evaluate=lambda model: calls.append(1) or {"loss": 1.0},
+    )  # fmt: skip
+    history = [row for row in result.history if "loss" in row]
+    read = np.diff([0, *(row["tokens"] for row in history)])
+    assert (result.step, len(calls)) == (2 * per_epoch, 2)
+    assert all(abs(tokens - budget) < longest for step, tokens in enumerate(read, 1) if step % per_epoch)
+    assert history[per_epoch - 1]["tokens"] == total
+    assert history[per_epoch - 1]["epoch"] == 1.0
+    assert history[-1]["tokens"] == 2 * total
+
+
+def test_a_step_that_cannot_hold_the_longest_example_is_refused(fit):
+    with pytest.raises(UserError, match=r"global_batch_tokens 9 is less than the \d+ tokens of the longest example"):
+        fit(global_batch_size=None, global_batch_tokens=9)
 
 
 def test_workers_collate_the_same_batches(fit, tmp_path):
@@ -205,7 +286,7 @@ def test_parameters_that_an_objective_never_reaches_are_frozen(tokenizer):
 
     objective = classification(collate, "single_label_classification")
     state = torch.get_rng_state()
-    frozen = freeze_unreached(model, objective, {"ids": [5, 6, 7]})
+    frozen = freeze_unreached(Accelerator(cpu=True), model, objective, {"ids": [5, 6, 7]})
     assert "transformer.mask_emb" in frozen
     assert torch.equal(state, torch.get_rng_state())
     assert all(p.grad is None for p in model.parameters())

@@ -21,43 +21,78 @@ class Place(NamedTuple):
     stand_in: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Schedule:
-    """Which examples each process reads at each optimizer step. A step's examples do not depend on the processes.
+    """Which examples each optimizer step reads: a function of these numbers, not of processes and not of memory.
 
-    A step takes the next `global_batch_size` of the epoch's order (the last step of an epoch what is left), deals them
-    to `world_size` ranks and cuts each share into micro-batches of at most `per_device_batch_size`. Every rank gets
-    the same number of micro-batches; where there are fewer examples than ranks, some are stand-ins that weigh nothing.
+    sizes: what each example counts, 1 or its tokens (at least 1). Steps take the next examples of the epoch's order:
+    after k of them the epoch has read k times `batch`, or less by a part of one example; the last takes what is left.
+    So a step reads `batch` on average, all epochs have the same number of steps, and where a step begins is looked up
+    in a running sum. Whoever counts tokens lets `batch` hold the longest example; then no step is empty.
     """
 
-    size: int
-    global_batch_size: int
-    per_device_batch_size: int
+    sizes: np.ndarray
+    batch: int
     seed: int = 0
-    rank: int = 0
-    world_size: int = 1
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-self.size // self.global_batch_size)
+        return -(-int(self.sizes.sum()) // self.batch)
 
-    def micro_batches(self, step: int) -> int:
-        """How many micro-batches step `step` has on each rank."""
-        first = step % self.steps_per_epoch * self.global_batch_size
-        examples = min(self.global_batch_size, self.size - first)
-        return -(-examples // (self.per_device_batch_size * self.world_size))
-
-    def from_step(self, step: int, last: int) -> Iterator[list[Place]]:
-        """Micro-batches of this rank for the steps from `step` up to `last`: found in O(1), never empty."""
-        order, ordered = np.empty(0, dtype=int), -1
+    def from_step(self, step: int, last: int) -> Iterator[tuple[int, np.ndarray]]:
+        """The epoch and the examples of each step from `step` up to `last`, found without reading what came before."""
+        steps, ordered = self.steps_per_epoch, -1
+        order = read = np.empty(0, dtype=int)
         for now in range(step, last):
-            epoch, within = divmod(now, self.steps_per_epoch)
+            epoch, within = divmod(now, steps)
             if epoch != ordered:
-                order, ordered = epoch_order(self.seed, epoch, self.size), epoch
-            window = order[within * self.global_batch_size : (within + 1) * self.global_batch_size]
-            share = np.array_split(window, self.world_size)[self.rank]
-            for micro in np.array_split(share, self.micro_batches(now)):
-                yield [Place(epoch, int(i)) for i in micro] or [Place(epoch, int(window[0]), stand_in=True)]
+                order, ordered = epoch_order(self.seed, epoch, len(self.sizes)), epoch
+                read = np.cumsum(self.sizes[order])
+            first, end = np.searchsorted(read, [within * self.batch, (within + 1) * self.batch], side="right")
+            yield epoch, order[first:end]
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """How examples become micro-batches: as many of the next as the limit holds, and always at least one.
+
+    sizes: what each example counts, 1 or its tokens. A micro-batch counts the sum, or if `padded` its examples times
+    the largest; then it takes like with like, the longest first, so that little is padding.
+    """
+
+    sizes: np.ndarray
+    limit: int
+    padded: bool = False
+
+    def size(self, examples: Sequence[int] | np.ndarray) -> int:
+        """What a micro-batch of these examples counts."""
+        sizes = self.sizes[np.asarray(examples, dtype=int)]
+        return int(len(sizes) * sizes.max(initial=0) if self.padded else sizes.sum())
+
+    def __call__(self, examples: np.ndarray) -> list[np.ndarray]:
+        micros, left = [], examples
+        if self.padded:
+            left = examples[np.argsort(-self.sizes[examples], kind="stable")]
+        while len(left):
+            if self.padded:
+                held = self.limit // int(self.sizes[left[0]])
+            else:
+                held = int(np.searchsorted(np.cumsum(self.sizes[left]), self.limit, side="right"))
+            micros.append(left[: max(1, held)])
+            left = left[max(1, held) :]
+        return micros
+
+
+def deal(epoch: int, examples: np.ndarray, cut: Cut, rank: int, world_size: int) -> list[list[Place]]:
+    """The micro-batches of one process for a step that reads `examples`.
+
+    Every process gets an equal share of the examples and the same number of micro-batches; who has too few gets
+    stand-ins, which weigh nothing.
+    """
+    cuts = [cut(share) for share in np.array_split(examples, world_size)]
+    mine = [[Place(epoch, int(row)) for row in micro] for micro in cuts[rank]]
+    missing = max(map(len, cuts)) - len(mine)
+    return mine + [[Place(epoch, int(examples[0]), stand_in=True)]] * missing
 
 
 class Rows:

@@ -42,14 +42,14 @@ def best_fit(lengths: Sequence[Sequence[int]], capacities: Sequence[int]) -> lis
     return rows
 
 
-def lay_out(tensors: Batch, real_BL: Tensor, rows: list[list[int]]) -> Batch:
-    """Move the tokens of padded texts (batch, length) to packed rows (rows, longest row).
+def lay_out(tensors: Batch, real_BL: Tensor, rows: list[list[int]], shortest: int = 0) -> Batch:
+    """Move the tokens of padded texts (batch, length) to packed rows (rows, longest row, or `shortest` at least).
 
     real_BL: where text is. Adds `position_ids`, which start again with each text, and `text_ids`: which text of the
     batch a token belongs to, counted from 1; 0 is padding.
     """
     lengths_B = real_BL.sum(dim=1)
-    C = max(int(sum(lengths_B[text] for text in row)) for row in rows)
+    C = max(shortest, *(int(sum(lengths_B[text] for text in row)) for row in rows))
     starts_B = torch.zeros_like(lengths_B)
     for r, row in enumerate(rows):
         at = r * C
@@ -75,16 +75,26 @@ class Packed:
 
     per_text: tensors that hold one item a text (labels of a classifier), not one a token; they stay as they are. With
     `decoder_input_ids` the two sides of a text share a row; the decoder's carry `decoder_position_ids` and
-    `decoder_text_ids`.
+    `decoder_text_ids`. full: rows are `capacity` long even when none needs it, so that a compiler sees one shape.
     """
 
     collate: Callable[[list[dict]], Batch]
     capacity: int
     decoder_capacity: int = 0
     per_text: tuple[str, ...] = ()
+    full: bool = False
 
     def __call__(self, rows: list[dict]) -> Batch:
         batch = self.collate(rows)
+        masks = [mask for name, mask in batch.items() if name.endswith("attention_mask")]
+        as_wide = batch["input_ids"].shape[1] == self.capacity or not self.full
+        if as_wide and 2 * batch["input_ids"].shape[1] > self.capacity and all(bool(mask.all()) for mask in masks):
+            return batch  # every row is one whole text: there is nothing to gain, and no mask is the fastest mask
+        return self.pack(batch)
+
+    def pack(self, batch: Batch) -> Batch:
+        """A padded batch, packed."""
+        batch = dict(batch)
         real_BL = batch.pop("attention_mask").bool()
         sides = [real_BL]
         if "decoder_input_ids" in batch:
@@ -94,10 +104,11 @@ class Packed:
         capacities = [self.capacity, self.decoder_capacity or self.capacity][: len(sides)]
         together = best_fit(lengths, capacities)
         decoder = {n: batch.pop(n) for n in ("decoder_input_ids", "labels") if len(sides) == 2}
-        packed = {n: batch.pop(n) for n in self.per_text} | lay_out(batch, real_BL, together)
+        shortest = capacities if self.full else [0, 0]
+        packed = {n: batch.pop(n) for n in self.per_text} | lay_out(batch, real_BL, together, shortest[0])
         packed["attention_mask"] = (packed["text_ids"] > 0).long()
         if decoder:
-            there = lay_out(decoder, sides[1], together)
+            there = lay_out(decoder, sides[1], together, shortest[1])
             packed |= {"decoder_position_ids": there.pop("position_ids"), "decoder_text_ids": there.pop("text_ids")}
             packed |= there
         return packed

@@ -176,7 +176,7 @@ def last_token(hidden_BLD, input_ids, attention_mask, pad_token_id):
         text_BL = attention_mask[:, -L:].bool()
     elif input_ids is not None and pad_token_id is not None:
         text_BL = input_ids != pad_token_id
-    elif B == 1 or input_ids is None:
+    elif B == 1:
         return hidden_BLD[:, -1]
     else:
         raise ValueError("texts of a batch end where attention_mask or pad_token_id says; give one of them")

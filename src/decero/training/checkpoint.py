@@ -30,7 +30,7 @@ def save_checkpoint(
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    save_file(_random_state(), beside / f"random-{accelerator.process_index}.safetensors")
+    save_file(random_state(), beside / f"random-{accelerator.process_index}.safetensors")
     if accelerator.is_main_process:
         weights, tied = _untie(accelerator.unwrap_model(model).state_dict())
         save_file(weights, beside / "model.safetensors", metadata={"tied": json.dumps(tied)})
@@ -62,7 +62,7 @@ def load_checkpoint(
     optimizer.load_state_dict(restored)
     mine = path / f"random-{accelerator.process_index}.safetensors"
     if mine.is_file():  # on more processes than before the new ones keep the state they were seeded with
-        _restore_random_state(load_file(mine))
+        restore_random_state(load_file(mine))
     return json.loads((path / "state.json").read_text(encoding="utf-8"))
 
 
@@ -121,7 +121,7 @@ def _unflatten(flat: dict[str, torch.Tensor]) -> dict[int, dict[str, Any]]:
     return state
 
 
-def _random_state() -> dict[str, torch.Tensor]:
+def random_state() -> dict[str, torch.Tensor]:
     """Dropout draws from torch; everything else random here is a function of (seed, epoch, example)."""
     states = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -129,7 +129,7 @@ def _random_state() -> dict[str, torch.Tensor]:
     return states
 
 
-def _restore_random_state(states: dict[str, torch.Tensor]) -> None:
+def restore_random_state(states: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])

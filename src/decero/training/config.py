@@ -1,10 +1,13 @@
 """The settings of a run: one strict schema, read from YAML and `key.sub=value` words. A misspelt key is an error."""
 
+import re
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
@@ -12,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from decero.errors import UserError, did_you_mean
+from decero.training.devices import Device, find_device
 
 C = TypeVar("C", bound="RunConfig")
 
@@ -111,18 +115,32 @@ class OptimSection(Section):
     max_grad_norm: float | None = Field(1.0, gt=0, description="clip the global gradient norm; null does not")
 
 
+BUDGETS = ("global_batch_size", "global_batch_tokens"), ("per_device_batch_size", "per_device_tokens")
+
+
 class TrainingSection(Section):
     max_train_steps: int | None = Field(None, ge=1, description="optimizer steps")
     num_train_epochs: int | None = Field(None, ge=1, description="passes over the data, instead of steps")
-    global_batch_size: int = Field(32, ge=1, description="examples an optimizer step, whatever the number of devices")
-    per_device_batch_size: int = Field(
-        32, ge=1, description="largest micro-batch; gradients accumulate to the global one"
+    global_batch_size: int | None = Field(
+        32, ge=1, description="examples an optimizer step, whatever the number of devices"
+    )
+    global_batch_tokens: int | None = Field(
+        None, ge=1, description="instead of examples: tokens an optimizer step, on average"
+    )
+    per_device_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+        32, description="largest micro-batch, halved when memory runs out; auto: all that a device has to do in a step"
+    )
+    per_device_tokens: int | None = Field(
+        None, ge=1, description="instead of examples: tokens of the largest micro-batch"
     )
     mixed_precision: Literal["no", "bf16"] = Field("no", description="bf16 computes matrix products in bfloat16")
     packing: Literal["auto", "on", "off"] = Field(
         "auto", description="several texts a row, kept apart; auto: where it is proven to change nothing, on: or refuse"
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations instead of storing them")
+    compile: bool = Field(
+        False, description="compile the model's layers with torch.compile: a slower start, faster steps"
+    )
     eval_strategy: Literal["no", "steps", "epoch"] = Field("epoch", description="when to evaluate on validation")
     eval_steps: int = Field(100, ge=1, description="optimizer steps between evaluations, with eval_strategy=steps")
     per_device_eval_batch_size: int = Field(64, ge=1, description="examples an evaluation batch")
@@ -145,6 +163,15 @@ class TrainingSection(Section):
             raise ValueError("training.metric_for_best_model needs evaluations; set training.eval_strategy=epoch")
         return self
 
+    @model_validator(mode="after")
+    def _one_budget(self):
+        for rows, tokens in BUDGETS:
+            if getattr(self, tokens) is not None and rows not in self.model_fields_set:
+                setattr(self, rows, None)
+            if (getattr(self, rows) is None) == (getattr(self, tokens) is None):
+                raise ValueError(f"give exactly one of training.{rows} and training.{tokens}, and the other as null")
+        return self
+
 
 class TrackingSection(Section):
     trackers: list[str] | Literal["auto"] = Field(
@@ -158,46 +185,78 @@ class HubSection(Section):
     private: bool = Field(True, description="whether a repository that is made for it is private")
 
 
+OPTIONS = {  # name -> what stands for its value, what it does
+    "--dry-run": ("", "forecast the run and write nothing"),
+    "--resume": ("", "go on from the last checkpoint"),
+    "--budget": ("TIME", "choose shape, batch, steps and schedule that fit in it: 90s, 30m, 2h, 1d"),
+    "--device": ("NAME", "with --dry-run: forecast for this accelerator instead of this machine"),
+}
+
+
+@dataclass
+class Call:
+    """How a run was started, which is no part of what it is: equal settings are equal however they were called.
+
+    given: keys of the command line. notes: lines that go before the settings where they are written down.
+    """
+
+    dry_run: bool = False
+    resume: bool = False
+    budget: str | None = None
+    device: Device | None = None
+    given: frozenset[str] = frozenset()
+    notes: tuple[str, ...] = ()
+    began: float = field(default_factory=time.perf_counter)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Call)
+
+
 class RunConfig(Section):
-    """What every recipe's settings share. A recipe subclasses it and names its own sections."""
+    """What every recipe's settings share. A recipe subclasses it and names its own sections and options."""
+
+    options: ClassVar[tuple[str, ...]] = ("--dry-run", "--resume")
 
     output: str = Field(description="folder of the run")
     seed: int = Field(0, ge=0, description="decides weights, order, masks, dropout and label budgets")
     tracking: TrackingSection = TrackingSection()
     hub: HubSection = HubSection()
 
-    _dry_run: bool = PrivateAttr(False)
-    _resume: bool = PrivateAttr(False)
+    _call: Call = PrivateAttr(default_factory=Call)
+
+    @property
+    def call(self) -> Call:
+        return self._call
 
     @property
     def dry_run(self) -> bool:
-        return self._dry_run
+        return self._call.dry_run
 
     @property
     def resume(self) -> bool:
-        return self._resume
+        return self._call.resume
 
     @classmethod
     def from_cli(cls: type[C], argv: Sequence[str] | None = None) -> C:
-        """CONFIG.yaml [key.sub=value ...] [--dry-run] [--resume] [--help]. Raises UserError for what it cannot read."""
-        words = list(sys.argv[1:] if argv is None else argv)
-        if "-h" in words or "--help" in words:
+        """CONFIG.yaml [key.sub=value ...] [options] [--help]. Raises UserError for what it cannot read."""
+        argv = list(sys.argv[1:] if argv is None else argv)
+        if "-h" in argv or "--help" in argv:
             print(_help(cls))
             raise SystemExit(0)
-        flags = [w for w in words if w.startswith("-")]
-        for flag in flags:
-            if flag not in ("--dry-run", "--resume"):
-                near = did_you_mean(flag, ("--dry-run", "--resume", "--help"))
-                raise UserError(
-                    f"{flag} is no option{near or '; settings are given as key.sub=value'}  (all settings: --help)"
-                )
-        paths = [w for w in words if "=" not in w and w not in flags]
+        words, flags = _take_options(cls.options, argv)
+        paths = [w for w in words if "=" not in w]
         if len(paths) != 1:
             raise UserError(
                 f"give one configuration file, then key.sub=value words; got {' '.join(paths) or 'no file'}"
             )
-        config = cls.load(paths[0], [w for w in words if "=" in w])
-        config._dry_run, config._resume = "--dry-run" in flags, "--resume" in flags
+        changes = [w for w in words if "=" in w]
+        config = cls.load(paths[0], changes)
+        config._call = Call(
+            dry_run="--dry-run" in flags, resume="--resume" in flags, budget=flags.get("--budget"),
+            device=find_device(flags["--device"]) if "--device" in flags else None,
+            given=frozenset(key for word in changes for key in _keys(word)),
+        )  # fmt: skip
+        _check_call(config._call)
         return config
 
     @classmethod
@@ -223,7 +282,58 @@ class RunConfig(Section):
         stream = StringIO()
         yaml = YAML()
         yaml.dump(self.model_dump(), stream)
-        return stream.getvalue()
+        return "".join(f"# {note}\n" for note in self._call.notes) + stream.getvalue()
+
+
+def _take_options(known: Sequence[str], argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Words without the options, and the options with their values, which may stand behind a space or an =."""
+    words, flags, rest = [], {}, iter(argv)
+    for word in rest:
+        if not word.startswith("-"):
+            words.append(word)
+            continue
+        name, _, value = word.partition("=")
+        if name not in known:
+            near = did_you_mean(name, (*known, "--help")) or "; settings are given as key.sub=value"
+            raise UserError(f"{name} is no option{near if name not in OPTIONS else ' of this recipe'}  (all: --help)")
+        stands_for, _ = OPTIONS[name]
+        value = value or (next(rest, "") if stands_for else "")
+        if bool(value) != bool(stands_for):
+            raise UserError(f"{name} {f'needs a {stands_for}' if stands_for else 'takes no value'}  (all: --help)")
+        flags[name] = value
+    return words, flags
+
+
+def _keys(word: str) -> Iterator[str]:
+    """The settings that a word of the command line gives: several when its value is a mapping."""
+    key, _, text = word.partition("=")
+    below = [(key, _yaml_value(word, text))]
+    while below:
+        key, value = below.pop()
+        yield key
+        below += [(f"{key}.{name}", item) for name, item in value.items()] if isinstance(value, dict) else []
+
+
+def _check_call(call: Call) -> None:
+    """Refuse options that contradict each other or the settings beside them."""
+    if call.device and not call.dry_run:
+        raise UserError("--device: a run takes the machine it is on; add --dry-run to forecast for another")
+    if call.budget is None:
+        return
+    seconds_of(call.budget)
+    if call.device:
+        raise UserError("--budget is measured where it is spent; leave --device out")
+    for name in ("training.max_train_steps", "training.num_train_epochs"):
+        if name in call.given:
+            raise UserError(f"--budget decides how long to train, and so does {name}; leave one of the two out")
+
+
+def seconds_of(text: str) -> float:
+    """90s, 30m, 1.5h or 1d as seconds. Raises UserError for anything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip().lower())
+    if not found or float(found[1]) == 0:
+        raise UserError(f"--budget: {text} is no time; write a number and s, m, h or d, as in 30m")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -318,17 +428,21 @@ def _help(cls: type[BaseModel], prefix: str = "") -> str:
     """Every setting with its type, default and meaning."""
     lines = []
     if not prefix:
-        lines = [f"{Path(sys.argv[0]).name} CONFIG.yaml [key.sub=value ...] [--dry-run] [--resume]", ""]
-    for name, field in cls.model_fields.items():
-        section = _section(field.annotation)
+        shown = {name: " ".join([name, OPTIONS[name][0]]).strip() for name in cls.options}  # type: ignore[attr-defined]
+        lines = [
+            f"{Path(sys.argv[0]).name} CONFIG.yaml [key.sub=value ...] {' '.join(f'[{s}]' for s in shown.values())}"
+        ]
+        lines += ["", *(f"  {text:<16}{OPTIONS[name][1]}" for name, text in shown.items()), ""]
+    for name, each in cls.model_fields.items():
+        section = _section(each.annotation)
         if section is not None:
-            is_map = not (isinstance(field.annotation, type) or type(None) in get_args(field.annotation))
+            is_map = not (isinstance(each.annotation, type) or type(None) in get_args(each.annotation))
             lines.append(_help(section, f"{prefix}{name}.{'NAME.' if is_map else ''}"))
             continue
-        named = isinstance(field.annotation, type) and not get_args(field.annotation)
-        kind = field.annotation.__name__ if named else str(field.annotation).replace("typing.", "")  # type: ignore[union-attr]
-        default = "required" if field.is_required() else f"= {field.default!r}"
-        lines.append(f"  {prefix}{name}  ({kind}) {default}\n      {field.description or ''}")
+        named = isinstance(each.annotation, type) and not get_args(each.annotation)
+        kind = each.annotation.__name__ if named else str(each.annotation).replace("typing.", "")  # type: ignore[union-attr]
+        default = "required" if each.is_required() else f"= {each.default!r}"
+        lines.append(f"  {prefix}{name}  ({kind}) {default}\n      {each.description or ''}")
     return "\n".join(lines)
 
 

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from decero.data.order import Place, Rows
 from decero.data.packing import Packed
@@ -35,6 +37,8 @@ def economise(
     model.to(accelerator.device)  # type: ignore[arg-type]
     kernel = choose_attention(model, accelerator.device, training.mixed_precision)
     objective, said = pack_if_proven(objective, model, dataset, max(max_length, SHORTEST_ROW), training.packing)
+    if training.compile and isinstance(objective.collate, Packed):
+        objective = replace(objective, collate=replace(objective.collate, full=True))
     if not quiet:
         accelerator.print(f"{kernel}\n{said}")
     return objective
@@ -53,12 +57,29 @@ def pack_if_proven(
         return objective, "packing: off, rows are padded"
     rows = Rows(dataset).__getitems__([Place(0, index) for index in range(min(8, len(dataset)))])
     packed = replace(objective, collate=Packed(objective.collate, capacity, per_text=objective.per_text))
+    padded = objective.collate(rows)
+    roomy = 2 * max(t.shape[1] for name, t in padded.items() if name.endswith("attention_mask"))  # two texts a row
+    trial = Packed(objective.collate, roomy, per_text=objective.per_text).pack(padded)
     device = next(model.parameters()).device
-    padded_batch, packed_batch = (send_to_device(o.collate(rows), device) for o in (objective, packed))
-    why = prove(model, padded_batch, packed_batch, per_text=bool(objective.per_text))
+    why = prove(model, send_to_device(padded, device), send_to_device(trial, device), per_text=bool(objective.per_text))
     if why is None:
         return packed, f"packing: rows of {capacity} tokens; no text sees another"
     if choice == "on":
         kind = getattr(model, "module", model).config.model_type  # type: ignore[union-attr]
         raise UserError(f"training.packing: {kind} cannot be packed: {why}; set training.packing=off")
     return objective, f"packing: off, for packed rows would not give the same: {why}"
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Compile the forward pass of each layer, in place: names of weights stay, and so do hooks, which run around it.
+
+    The layers are one piece of code, so it is compiled once; what objectives hook into (projection, last layer's
+    output) is left as it was.
+
+    Raises UserError for a model whose layers cannot be told.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise UserError(f"training.compile: cannot tell which are the layers of {type(model).__name__}; leave it out")
+    for layer in layers:
+        layer.forward = torch.compile(layer.forward)  # type: ignore[method-assign]

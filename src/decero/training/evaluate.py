@@ -11,6 +11,7 @@ from torch import nn
 
 from decero.data.collators import IGNORED
 from decero.data.order import Place, Rows
+from decero.data.rows import token_lengths
 from decero.training.objectives import Batch, Objective, projecting_only
 from decero.training.packed import logits_of
 
@@ -19,17 +20,12 @@ def _batches(
     accelerator: Accelerator, dataset: Dataset, objective: Objective, batch_size: int
 ) -> Iterator[tuple[list[int], Batch]]:
     """This rank's share of the examples, longest first: little padding, and an out-of-memory shows at once."""
-    rows, lengths = Rows(dataset), _lengths(dataset)
+    rows, lengths = Rows(dataset), token_lengths(dataset)
     order = np.argsort(-lengths, kind="stable")[accelerator.process_index :: accelerator.num_processes]
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size].tolist()
         batch = objective.collate(rows.__getitems__([Place(0, index) for index in indices]))
         yield indices, send_to_device(batch, accelerator.device)
-
-
-def _lengths(dataset: Dataset) -> np.ndarray:
-    chunks = dataset.with_format("arrow").select_columns(["input_ids"])[:]["input_ids"].chunks
-    return np.concatenate([chunk.value_lengths().to_numpy() for chunk in chunks])
 
 
 @torch.no_grad()

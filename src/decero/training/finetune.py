@@ -14,9 +14,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from decero.data.collators import Classification
 from decero.data.corpus import load_corpus
 from decero.data.labels import encode_labels, label_budget
-from decero.data.rows import count_tokens, tokenize_examples
+from decero.data.rows import tokenize_examples
 from decero.errors import UserError
 from decero.evaluation.metrics import MAIN_METRIC, compute_metrics, predict
+from decero.training.build import build_model, tokenizer_for
 from decero.training.config import (
     LabelledData,
     ModelSection,
@@ -28,9 +29,10 @@ from decero.training.config import (
 )
 from decero.training.economy import economise
 from decero.training.evaluate import mean_loss, predict_logits
+from decero.training.forecast import forecast
 from decero.training.loop import TrainResult, train
 from decero.training.objectives import classification
-from decero.training.run import build_model, forecast, main_first, tokenizer_for
+from decero.training.run import main_first
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
@@ -40,6 +42,8 @@ class ClassificationSection(Section):
 
 
 class FinetuneClassification(RunConfig):
+    options = (*RunConfig.options, "--device")
+
     model: ModelSection
     tokenizer: TokenizerSection = TokenizerSection()
     data: LabelledData
@@ -84,10 +88,6 @@ def finetune(
     model = build_model(
         config.model, AutoModelForSequenceClassification, tokenizer, data.max_length, config.seed, **labels
     )
-    tokens = count_tokens(rows["train"])
-    if config.dry_run:
-        forecast(config, config.optim, training, model, len(rows["train"]), tokens)
-        return None
     held_out = "test" if "test" in rows else "validation"
     if held_out not in rows:
         raise UserError("there is neither a test nor a validation split to score on; give data.test_fraction")
@@ -107,13 +107,18 @@ def finetune(
         references = np.asarray(dataset["labels"])
         return compute_metrics(problem_type, predict(problem_type, logits), references), logits
 
-    def evaluate(model: nn.Module) -> dict[str, float]:
-        dataset, size = rows["validation"], training.per_device_eval_batch_size
+    validation = rows.get("validation")
+
+    def evaluate(model: nn.Module, dataset: Dataset | None = validation) -> dict[str, float]:
+        size = training.per_device_eval_batch_size
         return score(model, dataset)[0] | {"loss": mean_loss(accelerator, model, dataset, objective, size)["loss"]}
 
+    if config.dry_run:
+        forecast(config, accelerator, model, objective, rows["train"], validation, evaluate, score)
+        return None
     result = train(
         accelerator, model, rows["train"], objective, config.optim, training, output=output, seed=config.seed,
-        evaluate=evaluate if "validation" in rows else None, resume=config.resume, progress=progress,
+        evaluate=evaluate if validation else None, resume=config.resume, progress=progress,
         tag=tag,
     )  # fmt: skip
     record: dict[str, Any] = {"seed": config.seed, "label_names": names, "train_examples": len(rows["train"])}

@@ -1,84 +1,135 @@
-"""One step's gradient: micro-batches in, accumulated gradients and the mean loss out."""
+"""One step's gradient: micro-batches in, accumulated gradients and the mean loss out, whatever the memory holds."""
 
 import math
-from collections.abc import Iterator
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
-from datasets import Dataset
-from torch import nn
-from torch.utils.data import DataLoader
+from accelerate.utils.memory import clear_device_cache
+from torch import Tensor, nn
 
-from decero.data.order import Rows, Schedule
 from decero.errors import UserError
+from decero.training.checkpoint import random_state, restore_random_state
 from decero.training.nonfinite import bad_loss
-from decero.training.objectives import Batch, Objective
+from decero.training.objectives import Objective
+from decero.training.windows import Micro, Windows
 
 
-class Micro(NamedTuple):
-    """A collated micro-batch, the examples it was made of, and whether it weighs anything."""
+class Gradient(NamedTuple):
+    """What is known of a gradient that now stands in the parameters: loss, tokens, examples of this process."""
 
-    batch: Batch
+    loss: float
+    tokens: int
     indices: list[int]
-    weight: int
-
-    def size(self, objective: Objective) -> list[int]:
-        """Scored items and real tokens."""
-        return [self.weight * objective.count(self.batch), self.weight * int(self.batch["attention_mask"].sum())]
 
 
-def micro_batches(
-    dataset: Dataset, objective: Objective, schedule: Schedule, first: int, last: int, workers: int
-) -> Iterator[Micro]:
-    """This process's micro-batches in order, collated ahead by `workers` processes."""
+def backward(accelerator: Accelerator, model: nn.Module, objective: Objective, windows: Windows, step: int) -> Gradient:
+    """Leave in the parameters the gradient of the mean loss over every scored item of every process.
 
-    def collate(rows: list[dict]) -> Micro:
-        return Micro(objective.collate(rows), [r["index"] for r in rows], 0 if rows[0]["stand_in"] else 1)
+    Each process runs all its micro-batches without a word to the others. Then all say in one gather how it went, and
+    only when it went well everywhere are the gradients summed. When memory ran out somewhere, every process forgets
+    what it has, goes back to the random state of the step's start, and begins again with micro-batches half the size
+    of the one that failed; they stay that small. DistributedDataParallel sums while the last backward pass still runs,
+    and there a process without memory would leave the others waiting for ever; that overlap is the price.
 
-    return iter(
-        DataLoader(
-            Rows(dataset),  # type: ignore[arg-type]
-            batch_sampler=schedule.from_step(first, last),  # type: ignore[arg-type]
-            collate_fn=collate,
-            num_workers=workers,
-            generator=torch.Generator(),  # else starting a loader would draw from the state that dropout draws from
-            multiprocessing_context="fork" if workers else None,
-        )
+    Raises UserError, on all processes, when one example alone does not fit, and when the loss is not finite.
+    """
+    before = random_state()
+    while True:
+        window = windows.at(step)
+        counts = torch.tensor([micro.size(objective) for micro in window], dtype=torch.float64).sum(dim=0)
+        scored, tokens = accelerator.reduce(counts.to(accelerator.device), reduction="sum").tolist()
+        losses, failed = accumulate(accelerator, model, objective, window, max(scored, 1.0))
+        if failed:
+            model.zero_grad()
+            clear_device_cache(garbage_collection=True)
+        where = failed.indices if failed else []
+        mine = [float(sum(losses)), windows.cut.size(where), len(where)]
+        said = torch.tensor([mine], dtype=torch.float64, device=accelerator.device)
+        everyone = accelerator.gather(said).tolist()
+        too_large = [(int(size), examples) for _, size, examples in everyone if examples]
+        if not too_large:
+            break
+        model.zero_grad()
+        restore_random_state(before)
+        accelerator.print(f"out of memory at step {step + 1}: {halve(model, windows, too_large, step)}")
+    loss = sum(total for total, _, _ in everyone) / max(scored, 1.0)
+    if not math.isfinite(loss):  # on one process or all: every process gets here, and none updates
+        suspect = next((m for m, each in zip(window, losses, strict=True) if not torch.isfinite(each)), None)
+        raise UserError(bad_loss(accelerator, model, objective, suspect, step))
+    add_up(accelerator, model)
+    return Gradient(loss, int(tokens), [index for micro in window for index in micro.indices])
+
+
+def accumulate(
+    accelerator: Accelerator, model: nn.Module, objective: Objective, window: list[Micro], scored: float
+) -> tuple[list[Tensor], Micro | None]:
+    """Add the gradient of each micro-batch to the parameters. Returns the losses, and what memory was too small for."""
+    losses: list[Tensor] = []
+    for micro in window:
+        try:
+            with accelerator.autocast():  # the projection and the encoder are called beside the model's own forward
+                loss = objective.loss(model, send_to_device(micro.batch, accelerator.device)) * micro.weight
+            accelerator.backward(loss / scored)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            return losses, micro
+        losses.append(loss.detach())
+    return losses, None
+
+
+def halve(model: nn.Module, windows: Windows, too_large: list[tuple[int, float]], step: int) -> str:
+    """Make micro-batches half as large as the smallest that did not fit; returns what is so from here on.
+
+    too_large: size and examples of each that failed. Raises UserError when one of them was a single example.
+    """
+    if any(examples == 1 for _, examples in too_large):
+        raise UserError(f"out of memory at step {step + 1}: one example alone does not fit; {mend(model)}")
+    size, _ = min(too_large)
+    windows.limit(-(-size // 2))
+    return f"micro-batches of {windows.cut.limit} instead of {size} {windows.unit} from here on"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an accelerator or a CPU had no memory left; the latter has no exception of its own."""
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        sign in said for sign in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
     )
 
 
-def backward(
-    accelerator: Accelerator, model: nn.Module, objective: Objective, window: list[Micro], scored: float, step: int
-) -> float:
-    """Accumulate the gradient of one step; returns its mean loss over every scored item of every process."""
-    total = torch.zeros((), device=accelerator.device)
-    suspect = None
-    for number, micro in enumerate(window):
-        batch = send_to_device(micro.batch, accelerator.device)
-        with accelerator.no_sync(model) if number < len(window) - 1 else nullcontext():
-            loss = objective.loss(model, batch) * micro.weight
-            # DistributedDataParallel averages over processes; the mean is over items, so that is undone.
-            accelerator.backward(loss * (accelerator.num_processes / scored))
-        total += loss.detach()
-        if suspect is None and not torch.isfinite(loss):
-            suspect = micro
-    mean = float(accelerator.reduce(total, reduction="sum")) / scored
-    if not math.isfinite(mean):  # on one process or all: every process gets here, and none updates
-        raise UserError(bad_loss(accelerator, model, objective, suspect, step))
-    return mean
+def mend(model: nn.Module) -> str:
+    """What makes one example take less memory."""
+    if getattr(model, "is_gradient_checkpointing", False):
+        return "lower data.max_length or take a smaller model"
+    return "set training.gradient_checkpointing=true or lower data.max_length"
 
 
-def freeze_unreached(model: nn.Module, objective: Objective, row: dict) -> list[str]:
-    """Freeze parameters that the objective never reaches, and name them: no process then waits for their gradients.
+def add_up(accelerator: Accelerator, model: nn.Module) -> None:
+    """Sum the gradients over processes. A parameter that no example of the step reached has gradient zero."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    if accelerator.num_processes > 1:
+        for work in [torch.distributed.all_reduce(p.grad, async_op=True) for p in parameters]:
+            work.wait()
+
+
+def freeze_unreached(accelerator: Accelerator, model: nn.Module, objective: Objective, row: dict) -> list[str]:
+    """Freeze parameters that the objective never reaches, and name them: no optimizer then decays them.
 
     XLNet's mask embedding in a classifier is one. Dropout draws from a forked random state.
+
+    Raises UserError, on all processes, when memory runs out on one of them.
     """
-    with torch.random.fork_rng():
-        device = next(model.parameters()).device
-        objective.loss(model, send_to_device(objective.collate([row]), device)).backward()
+    with torch.random.fork_rng(), accelerator.autocast():
+        row_alone = Micro(objective.collate([row]), [0], 1)
+        _, failed = accumulate(accelerator, model, objective, [row_alone], 1.0)
+    if accelerator.gather(torch.tensor([failed is not None], device=accelerator.device)).any():
+        raise UserError(f"out of memory before the first step: one example alone does not fit; {mend(model)}")
     unreached = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     for _, parameter in unreached:
         parameter.requires_grad_(False)

@@ -6,26 +6,28 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from datasets import Dataset
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from decero.data.order import Place, Rows, Schedule
+from decero.data.order import Place, Rows
 from decero.errors import UserError
 from decero.training.checkpoint import latest, load_checkpoint, load_weights, prune, save_checkpoint
 from decero.training.config import OptimSection, TrainingSection, seed_sequence
-from decero.training.gradient import backward, freeze_unreached, micro_batches
+from decero.training.economy import compile_layers
+from decero.training.gradient import backward, freeze_unreached
 from decero.training.metrics_log import MetricsLog
 from decero.training.nonfinite import bad_gradient
 from decero.training.objectives import Objective
 from decero.training.optim import build_optimizer, learning_rate_at
+from decero.training.windows import Windows
 
 LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae")
 
@@ -78,26 +80,25 @@ def train(
 
     Raises UserError, before the update, when a loss or gradient is not finite: names step, batch and layer.
     """
-    schedule = Schedule(
-        len(dataset), training.global_batch_size, training.per_device_batch_size, seed,
-        accelerator.process_index, accelerator.num_processes,
-    )  # fmt: skip
-    last = training.max_train_steps or (training.num_train_epochs or 0) * schedule.steps_per_epoch
+    windows = Windows(accelerator, dataset, objective, training, seed)
+    last, steps_per_epoch = windows.last, windows.schedule.steps_per_epoch
     if training.metric_for_best_model and evaluate is None:
         raise UserError(
             "training.metric_for_best_model needs a validation split; give data.validation_fraction or leave it out"
         )
     torch.manual_seed(seed_sequence(seed, accelerator.process_index))  # dropout
-    model.to(accelerator.device)  # type: ignore[arg-type]
-    with accelerator.autocast():
-        frozen = freeze_unreached(model, objective, Rows(dataset).__getitems__([Place(0, 0)])[0])
-    if frozen:
-        accelerator.print(f"not reached by this objective, so not trained: {', '.join(frozen)}")
+    model.to(accelerator.device).train()  # type: ignore[arg-type]
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if frozen := freeze_unreached(accelerator, model, objective, Rows(dataset).__getitems__([Place(0, 0)])[0]):
+        accelerator.print(f"not reached by this objective, so not trained: {', '.join(frozen)}")
+    if training.compile:
+        compile_layers(model)
     optimizer = build_optimizer(model, optim)
     learning_rate = learning_rate_at(optimizer, optim, last)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model = accelerator.prepare_model(model, evaluation_mode=True)  # not wrapped: `backward` sums the gradients
+    optimizer = accelerator.prepare(optimizer)
+    broadcast([parameter.data for parameter in model.parameters()])
 
     result, first, checkpoints = TrainResult(model), 0, output / "checkpoints"
     running = {"loss": 0.0, "steps": 0}
@@ -105,6 +106,7 @@ def train(
         state = load_checkpoint(newest, accelerator, model, optimizer)
         first, running, result.tokens, result.best = state["step"], state["running"], state["tokens"], state["best"]
         result.wall_time_s = state["wall_time_s"]
+        windows.limit(state.get("micro_batch", windows.cut.limit))
         accelerator.print(f"resuming {output} at step {first} of {last}")
     elif accelerator.is_main_process:
         shutil.rmtree(checkpoints, ignore_errors=True)  # of an attempt that nobody resumes
@@ -114,21 +116,14 @@ def train(
         total=last, initial=first, unit="step", dynamic_ncols=True, desc=output.name,
         disable=not (accelerator.is_main_process and progress), mininterval=0.5 if sys.stderr.isatty() else 15,
     )  # fmt: skip
-    batches = micro_batches(dataset, objective, schedule, first, last, training.dataloader_num_workers)
     started, spent, tokens_before, since = time.perf_counter(), result.wall_time_s, result.tokens, time.perf_counter()
-    model.train()
     for step in range(first, last):
-        window = list(islice(batches, schedule.micro_batches(step)))
-        counts = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
-        for micro in window:
-            counts += torch.tensor(micro.size(objective), dtype=torch.float64).to(counts)
-        scored, tokens = accelerator.reduce(counts, reduction="sum").tolist()
-        loss = backward(accelerator, model, objective, window, max(scored, 1.0), step)
+        loss, tokens, indices = backward(accelerator, model, objective, windows, step)
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         total_norm = nn.utils.get_total_norm(gradients)
         norm = float(total_norm)
         if not math.isfinite(norm):
-            raise UserError(bad_gradient(accelerator.unwrap_model(model), [i for m in window for i in m.indices], step))
+            raise UserError(bad_gradient(accelerator.unwrap_model(model), indices, step))
         if optim.max_grad_norm is not None:
             nn.utils.clip_grads_with_norm_(model.parameters(), optim.max_grad_norm, total_norm)
         for group in optimizer.param_groups:
@@ -137,33 +132,34 @@ def train(
         optimizer.zero_grad()
 
         done = result.step = step + 1
-        result.tokens += int(tokens)
+        result.tokens += tokens
         running = {"loss": running["loss"] + loss, "steps": running["steps"] + 1}
         if done % training.logging_steps == 0 or done == last:
             now = time.perf_counter()
-            rate, since, tokens_before = (result.tokens - tokens_before) / (now - since), now, result.tokens
+            rate, waited = (result.tokens - tokens_before) / (now - since), windows.waited / (now - since)
+            since, tokens_before, windows.waited = now, result.tokens, 0.0
             mean = running["loss"] / running["steps"]
             running = {"loss": 0.0, "steps": 0}
             log.write(
-                step=done, epoch=done / schedule.steps_per_epoch, loss=mean, learning_rate=learning_rate(step),
-                grad_norm=norm, tokens=result.tokens, tokens_per_s=round(rate),
+                step=done, epoch=done / steps_per_epoch, loss=mean, learning_rate=learning_rate(step),
+                grad_norm=norm, tokens=result.tokens, tokens_per_s=round(rate), data_wait=round(waited, 4),
             )  # fmt: skip
             bar.set_postfix_str(f"loss {mean:.3f}, {rate:,.0f} tokens/s", refresh=False)
         bar.update()
 
         result.wall_time_s = spent + time.perf_counter() - started
         new_best = False
-        if evaluate and _due(training, done, last, schedule.steps_per_epoch):
+        if evaluate and _due(training, done, last, steps_per_epoch):
             metrics = {f"eval_{name}": value for name, value in evaluate(model).items()}
             log.write(step=done, **metrics)
             if not bar.disable:
                 bar.write(f"step {done}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
             new_best = _is_better(metrics, result.best, training.metric_for_best_model, done)
-            since, tokens_before = time.perf_counter(), result.tokens
+            since, tokens_before, windows.waited = time.perf_counter(), result.tokens, 0.0
         save = training.save_steps is not None and (done % training.save_steps == 0 or done == last)
         if new_best or save:
             state = {"step": done, "running": running, "tokens": result.tokens, "best": result.best}
-            state["wall_time_s"] = result.wall_time_s
+            state |= {"wall_time_s": result.wall_time_s, "micro_batch": windows.cut.limit}
             save_checkpoint(checkpoints, accelerator, model, optimizer, state)
             if accelerator.is_main_process:
                 prune(checkpoints, training.save_total_limit, _best_path(checkpoints, result.best))

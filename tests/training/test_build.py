@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 
 from decero.data.tokenizer import train_tokenizer
 from decero.errors import UserError
+from decero.training.build import build_model
 from decero.training.config import ModelSection
-from decero.training.run import build_model
 
 PRESETS = Path(__file__).parents[2] / "configs" / "model"
 

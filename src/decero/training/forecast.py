@@ -1,0 +1,220 @@
+"""What --dry-run says of a run before it starts: parameters, FLOPs, memory, time, and how each number was found."""
+
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from decero.data.order import Place, Rows
+from decero.data.rows import token_lengths
+from decero.evaluation.wording import duration
+from decero.training.config import TrainingSection
+from decero.training.cost import FORMULA, Held, Kept, Load, flops, held_by, logits_bytes
+from decero.training.devices import UTILISATION, Device
+from decero.training.objectives import Objective
+from decero.training.optim import build_optimizer, learning_rate_at
+from decero.training.probe import Look, Probe, probe, sample_load, time_look
+from decero.training.run import peak_memory
+from decero.training.windows import Windows
+
+SAMPLE = 2048  # tokens of the forward pass whose kept tensors are counted
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """bytes a device; seconds, of training with its evaluations and of what follows. None: could not be found."""
+
+    parameters: int
+    steps: int
+    load: Load
+    flops: float
+    memory: float
+    step_s: float | None
+    train_s: float | None
+    end_s: float | None
+
+
+def forecast(
+    config: Any, accelerator: Accelerator, model: PreTrainedModel, objective: Objective, dataset: Dataset,
+    held_out: Dataset | None = None, evaluate: Look | None = None, judge: Look | None = None,
+) -> Forecast:  # fmt: skip
+    """Say what the run would do and cost, on this machine or on `config.call.device`. Nothing is written.
+
+    config: settings with `optim` and `training`. evaluate: what is done with the `held_out` rows during training.
+    judge: what is done with them at the end. `model` is not to be used afterwards.
+    """
+    training, seed, device = config.training, config.seed, config.call.device
+    windows = Windows(accelerator, dataset, objective, training, seed)
+    steps, per_epoch = windows.last, windows.schedule.steps_per_epoch
+    learning_rate_at(build_optimizer(model, config.optim), config.optim, steps)  # their settings are checked, too
+    if training.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if device and model.config._attn_implementation == "matmul":
+        model.set_attn_implementation("sdpa")  # what an accelerator runs
+    load = sample_load(accelerator, dataset, objective, training, seed)
+    per_text, held = bool(objective.per_text), held_by(model, config.optim)
+    a_step = flops(model, load, per_text)
+    devices = (device and training.num_processes) or accelerator.num_processes
+    micro = micro_batch(load, training, devices)
+    kept = kept_for_backward(accelerator, model, objective, dataset, micro)
+    logits = logits_bytes(model, micro)
+    looks = evaluations(training, steps, per_epoch) if evaluate and held_out is not None else 0
+    parameters = sum(p.numel() for p in model.parameters())
+    embeddings = sum({id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}.values())
+
+    measured: Probe | None = None
+    needed, free = held.total + kept + logits, _free_memory(accelerator)
+    step_s = look_s = end_s = None
+    if device:
+        rate = devices * device.flops(training.mixed_precision)
+        step_s = a_step / rate + 2 * held.total / device.bandwidth
+        passed = 0 if held_out is None else int(token_lengths(held_out).sum()) / load.tokens
+        look_s = end_s = passed * a_step / 3 / rate
+    elif needed < free:
+        measured = probe(accelerator, model, objective, dataset, config.optim, training, seed, load)
+        size = training.per_device_eval_batch_size
+        look_s = time_look(accelerator, evaluate, model, held_out, size) if looks else 0.0
+        end_s = time_look(accelerator, judge, model, held_out, size)
+        step_s = measured.step_s
+    peak = peak_memory(accelerator) if measured else needed
+    if measured and measured.share < 1:
+        peak += kept * (1 - min(1.0, measured.share * load.texts / devices / micro.texts))
+    train_s = None if step_s is None else steps * step_s + looks * (look_s or 0)
+
+    filled = load.tokens / load.places if not load.written_places else 1.0
+    texts, tokens = len(dataset), int(token_lengths(dataset).sum())
+    time = "not found, for what does not fit cannot be timed"
+    if train_s is not None and step_s is not None:
+        then = f" and {looks:,} evaluation{'s' * (looks != 1)} of {duration(look_s or 0)}" if looks else ""
+        after = f"; then {duration(end_s)} to judge the model" if end_s else ""
+        time = f"{duration(train_s)}: {steps:,} steps of {step_s:.3g} s{then}{after}"
+    lines = {
+        "parameters": f"{parameters:,}, {embeddings:,} of them embeddings",
+        "training rows": f"{texts:,} of {tokens / texts:.1f} tokens on average",
+        "tokens a step": f"{load.tokens:,.0f} in {load.texts:,.0f} rows, {load.scored:,.0f} "
+        f"{'texts' if per_text else 'of them'} scored; {filled:.0%} of the places hold a token",
+        "steps": f"{steps:,} ({steps / per_epoch:.2f} epochs)",
+        "FLOPs": f"{a_step:.3g} a step, {a_step * steps:.3g} in all",
+        "memory": _memory(held, kept, logits, peak, device, measured is not None, free),
+        f"on {devices} devices": _sharded(model, held, devices) if devices > 1 else "",
+        "time": time,
+        "found by": "counting: parameters, rows, tokens, steps, and what a forward pass keeps for the backward pass",
+    }
+    lines |= {" " * n: line for n, line in enumerate(_how(training, device, devices, measured), start=1)}
+    accelerator.print(config.to_yaml())
+    for name, line in lines.items():
+        if line:
+            accelerator.print(textwrap.fill(line, 118, initial_indent=f"{name:<18}", subsequent_indent=" " * 18))
+    accelerator.print("dry run: nothing was trained and nothing written")
+    return Forecast(parameters, steps, load, a_step, peak, step_s, train_s, end_s)
+
+
+def evaluations(training: TrainingSection, steps: int, steps_per_epoch: int) -> int:
+    """How often a run evaluates: every so many steps, and at its end."""
+    every = {"steps": training.eval_steps, "epoch": steps_per_epoch}.get(training.eval_strategy)
+    return -(-steps // every) if every else 0
+
+
+def micro_batch(load: Load, training: TrainingSection, devices: int) -> Load:
+    """What one device computes at once."""
+    share = load.texts / devices
+    if training.per_device_tokens:
+        share = min(share, training.per_device_tokens * load.texts / load.places)
+    elif isinstance(training.per_device_batch_size, int):
+        share = min(share, training.per_device_batch_size)
+    return load.times(max(1.0, share) / load.texts)
+
+
+def kept_for_backward(
+    accelerator: Accelerator, model: PreTrainedModel, objective: Objective, dataset: Dataset, micro: Load
+) -> float:
+    """Bytes that a micro-batch keeps for the backward pass, weights not counted.
+
+    Counted in a forward pass of as many rows as are quick and in one of a third; the line through both says the rest.
+    """
+    model.to(accelerator.device).train()  # type: ignore[arg-type]
+    model = accelerator.prepare_model(model, evaluation_mode=True)
+    many = max(1, min(round(micro.texts), round(SAMPLE / (micro.tokens / micro.texts))))
+    counted: dict[int, tuple[float, int]] = {}
+    for texts in {many, max(1, many // 3)} if many < round(micro.texts) else {many}:
+        rows = Rows(dataset).__getitems__([Place(0, i) for i in range(min(texts, len(dataset)))])
+        batch = send_to_device(objective.collate(rows), accelerator.device)
+        devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), Kept(model) as kept:
+            loss = objective.loss(model, batch)
+            places = sum(batch[n].numel() for n in ("input_ids", "decoder_input_ids") if n in batch)
+            counted[texts] = places, kept.bytes
+        del loss
+    (places, most), (fewer, least) = counted[many], counted[min(counted)]
+    wanted = micro.places + micro.written_places
+    if places == fewer:
+        return most * wanted / places
+    return most + (most - least) / (places - fewer) * (wanted - places)
+
+
+def _free_memory(accelerator: Accelerator) -> float:
+    if accelerator.device.type == "cuda":
+        return torch.cuda.mem_get_info(accelerator.device)[0]
+    return psutil.virtual_memory().available
+
+
+def _memory(
+    held: Held, kept: float, logits: float, peak: float, device: Device | None, measured: bool, free: float
+) -> str:
+    parts = {"weights": held.weights, "gradients": held.gradients, "optimizer": held.optimizer}
+    parts |= {"kept for the backward pass": kept, "logits": logits}
+    rest = peak - sum(parts.values())
+    if measured and rest > 0:
+        parts["process and scratch"] = rest
+    verdict = ""
+    if device:
+        verdict = f", {'fits' if peak < device.memory else 'DOES NOT FIT'} {_size(device.memory)}"
+    elif not measured:
+        verdict = f", MORE THAN THE {_size(free)} THAT ARE FREE, so lower training.per_device_batch_size"
+    said = ", ".join(f"{name} {_size(value)}" for name, value in parts.items() if value)
+    return f"{_size(peak)} a device{verdict}: {said}"
+
+
+def _sharded(model: nn.Module, held: Held, devices: int) -> str:
+    """What FSDP2 would hold: a share of everything, and one layer whole at a time."""
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    one = max((sum(p.numel() * p.element_size() for p in layer.parameters()) for layer in layers), default=0)
+    return (
+        f"sharded (FSDP2) weights, gradients and optimizer would take {_size(held.total / devices + one)} of each "
+        f"instead of {_size(held.total)}: 1/{devices} of them, and one layer whole"
+    )
+
+
+def _how(training: TrainingSection, device: Device | None, devices: int, measured: Probe | None) -> list[str]:
+    """How the numbers that were not counted were found."""
+    lines = [f"arithmetic: FLOPs = {FORMULA}", "arithmetic: gradients and optimizer from the weights"]
+    precision = training.mixed_precision.replace("no", "fp32")
+    if device:
+        lines += [
+            f"data sheet of {device.name}: time = FLOPs / ({devices} x {UTILISATION:.0%} of its peak in {precision}) "
+            "+ 2 x weights, gradients and optimizer / bandwidth; evaluations are a third of the FLOPs",
+            "not in it: talk between devices, launching kernels (small models wait for it), reading, saving",
+        ]
+    elif measured:
+        cut = f", with {measured.share:.1%} of its rows," if measured.share < 1 else ""
+        lines += [
+            f"measuring: a step{cut} is the median of {measured.steps} of this very run after a warm-up; memory is the "
+            "peak of this process through them and an evaluation",
+            "not in it: saving, compiling",
+        ]
+    return lines
+
+
+def _size(size: float) -> str:
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size / 1e3:.3g} kB"

@@ -1,0 +1,72 @@
+"""What --dry-run forecasts against what is then measured, on three shapes. Minutes long, and for a quiet machine:
+
+python -m pytest -m slow tests/recipes/test_forecast_accuracy.py -s
+"""
+
+import json
+import random
+import re
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+MEMORY, TIME = 0.15, 0.25  # how far a forecast may be off
+SECONDS = 45  # of each real run, about
+SHAPES = {
+    "modern_encoder_tiny": ["training.mixed_precision=bf16", "training.global_batch_size=16"],
+    "modern_encoder_small": ["training.global_batch_size=32", "training.per_device_batch_size=8"],
+    "stock_bert_tiny": ["training.global_batch_size=24", "training.packing=off"],
+}
+
+
+@pytest.fixture(scope="module")
+def pretrain(tmp_path_factory, launch):
+    """A corpus of 3,000 made-up texts, a tokenizer of 2,000 entries, and a run over them."""
+    folder, draw = tmp_path_factory.mktemp("accuracy"), random.Random(7)
+    words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(3000)]
+    often = [1 / (rank + 3) for rank in range(len(words))]
+    for split, size in {"train": 3000, "validation": 150}.items():
+        texts = [" ".join(draw.choices(words, often, k=draw.randint(20, 250))) for _ in range(size)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    files = f"{{train: {folder}/train.jsonl, validation: {folder}/validation.jsonl}}"
+    tokenizer = folder / "tokenizer.yaml"
+    tokenizer.write_text(f"output: {folder}/tokenizer\ndata: {{files: {files}}}\ntokenizer: {{vocab_size: 2000}}\n")
+    launch("train_tokenizer", tokenizer)
+    config = folder / "run.yaml"
+    config.write_text(
+        f"output: {folder}/run\nmodel: {{config: CONFIG}}\ntokenizer: {{name_or_path: {folder}/tokenizer/model}}\n"
+        f"data: {{files: {files}, max_length: 128}}\ntraining: {{max_train_steps: 300, eval_strategy: steps}}\n"
+    )
+    return folder, config
+
+
+def forecast(said):
+    """Bytes, seconds a step and seconds an evaluation, as a reader of the lines would take them."""
+    said = re.sub(r"\n {18}", " ", said)
+    size, unit = re.search(r"^memory +([\d.]+) (.B) a device", said, flags=re.M).groups()
+    step_s = float(re.search(r"steps of ([\d.e-]+) s", said).group(1))
+    look, look_unit = re.search(r"evaluations? of ([\d.]+) (s|min)", said).groups()
+    factor = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[unit]
+    return float(size) * factor, step_s, float(look) * {"s": 1, "min": 60}[look_unit]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_forecast_holds(shape, pretrain, launch, capsys):
+    folder, config = pretrain
+    words = [config, f"model.config=configs/model/{shape}.yaml", f"output={folder}/{shape}", *SHAPES[shape]]
+    memory, step_s, look_s = forecast(launch("pretrain_mlm", *words, "--dry-run", launcher=()).stdout)
+    steps = max(30, min(1000, round(SECONDS / step_s)))
+    words += [f"training.max_train_steps={steps}", f"training.eval_steps={steps}"]
+    launch("pretrain_mlm", *words, launcher=())
+    measured = json.loads((folder / shape / "result.json").read_text())
+    of_memory = memory / measured["peak_memory_bytes"]
+    of_time = (steps * step_s + look_s) / measured["wall_time_s"]
+    with capsys.disabled():
+        print(
+            f"\n{shape}: memory forecast {memory / 1e6:.0f} MB, measured {measured['peak_memory_bytes'] / 1e6:.0f} MB, "
+            f"ratio {of_memory:.2f}; time forecast {steps * step_s + look_s:.1f} s, "
+            f"measured {measured['wall_time_s']:.1f} s, ratio {of_time:.2f}"
+        )
+    assert of_memory == pytest.approx(1, abs=MEMORY)
+    assert of_time == pytest.approx(1, abs=TIME)

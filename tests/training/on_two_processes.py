@@ -1,0 +1,49 @@
+"""What test_memory.py launches on two processes: three runs, of which the second and third lack memory on one of them.
+
+TOKENIZER ROWS OUTPUT, three folders. Leaves OUTPUT/NAME.safetensors, the weights at the end of a run.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from datasets import load_from_disk
+from safetensors.torch import save_model
+from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast, set_seed
+
+from decero.data.collators import MaskedLanguageModeling
+from decero.errors import run
+from decero.models import DeceroEncoderConfig
+from decero.training.config import OptimSection, TrainingSection
+from decero.training.loop import train
+from decero.training.objectives import masked_lm
+
+
+def main():
+    tokenizer, rows, output = sys.argv[1:]
+    objective = masked_lm(MaskedLanguageModeling(PreTrainedTokenizerFast.from_pretrained(tokenizer), seed=1))
+    for name, memory in {"enough": 99, "short": 2, "none": 0}.items():
+        set_seed(0)
+        sizes = {"vocab_size": 101, "hidden_size": 22, "num_hidden_layers": 2, "num_attention_heads": 1}
+        model = AutoModelForMaskedLM.from_config(DeceroEncoderConfig(**sizes, intermediate_size=37))
+        accelerator = Accelerator(cpu=True)
+        calls = []
+
+        def refuse(model, args, kwargs, memory=memory, calls=calls, rank=accelerator.process_index):
+            calls.append(len(kwargs["input_ids"]))
+            if rank == 1 and calls[-1] > memory and len(calls) > 2:  # before the first step, one row is tried twice
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        model.register_forward_pre_hook(refuse, with_kwargs=True)
+        training = TrainingSection(max_train_steps=4, global_batch_size=12, per_device_batch_size=5, logging_steps=1)
+        result = train(
+            accelerator, model, load_from_disk(rows), objective, OptimSection(name="sgd", learning_rate=0.5), training,
+            output=Path(output) / name, seed=4, progress=False,
+        )  # fmt: skip
+        if accelerator.is_main_process:
+            save_model(accelerator.unwrap_model(result.model), f"{output}/{name}.safetensors")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,190 @@
+"""Out of memory: the step is done again with smaller micro-batches on every process, and ends where it would have."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from decero.errors import UserError
+from decero.training.config import TrainingSection
+
+ROOT = Path(__file__).parents[2]
+ERRORS = {
+    "an accelerator": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "torch on a CPU": RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
+    "torch on another": RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 64 bytes"),
+    "python": MemoryError(),
+}
+WHOLE = {"per_device_batch_size": 12}
+SGD = {"name": "sgd", "learning_rate": 0.5}  # Adam divides by gradients near zero and so enlarges rounding
+
+
+def weights(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def assert_same(model, expected, atol=1e-6):
+    for name, value in weights(expected).items():
+        torch.testing.assert_close(weights(model)[name], value, rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def said(capsys):
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("out of memory")]
+
+
+@pytest.fixture
+def short_of_memory(tiny_model):
+    """A model that fails on more than `rows` rows (tokens if so asked), but not in its first `after` passes.
+
+    The first two are one example's: they ask which parameters the loss reaches, and how the model projects.
+    """
+
+    def build(rows, *, dropout=0.0, error=ERRORS["an accelerator"], after=2, tokens=False):
+        model, calls = tiny_model(dropout), []
+
+        def refuse(layer, args):
+            calls.append(args[0][..., 0].numel() if tokens else len(args[0]))
+            if calls[-1] > rows and len(calls) > after:
+                raise error
+
+        model.model.layers[-1].register_forward_pre_hook(refuse)  # when layers before it have drawn their dropout
+        return model
+
+    return build
+
+
+@pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
+def test_a_run_short_of_memory_ends_where_one_with_enough_ends(fit, short_of_memory, tmp_path, capsys, error):
+    expected = fit(tmp_path / "enough", optim=SGD, **WHOLE).model
+    assert_same(fit(tmp_path / "short", model=short_of_memory(5, error=error), optim=SGD, **WHOLE).model, expected)
+    assert said(capsys) == [
+        "out of memory at step 1: micro-batches of 6 instead of 12 rows from here on",
+        "out of memory at step 1: micro-batches of 3 instead of 6 rows from here on",
+    ]
+
+
+def test_workers_follow_the_new_size(fit, short_of_memory, tmp_path, capsys):
+    expected = fit(tmp_path / "enough", optim=SGD, **WHOLE).model
+    short = short_of_memory(6, after=4)
+    assert_same(fit(tmp_path / "short", model=short, optim=SGD, dataloader_num_workers=2, **WHOLE).model, expected)
+    assert said(capsys) == ["out of memory at step 3: micro-batches of 6 instead of 12 rows from here on"]
+
+
+def test_memory_that_runs_out_on_the_way_back_leaves_no_half_gradient(fit, tiny_model, tmp_path, capsys):
+    """The fifth backward pass fails between two layers: some gradients hold this micro-batch already, some do not."""
+    expected = fit(tmp_path / "enough", optim=SGD).model
+    model, passes = tiny_model(), []
+
+    def refuse(gradient):
+        passes.append(1)
+        if len(passes) == 5:
+            raise ERRORS["an accelerator"]
+
+    model.model.layers[1].mlp.up_proj.weight.register_hook(refuse)
+    assert_same(fit(tmp_path / "short", model=model, optim=SGD).model, expected)
+    assert said(capsys) == ["out of memory at step 2: micro-batches of 3 instead of 5 rows from here on"]
+
+
+def test_the_repeated_step_draws_dropout_as_if_it_had_begun_with_the_smaller_size(
+    fit, tiny_model, short_of_memory, tmp_path
+):
+    """Two steps of whole batches, then halves: to the bit what a run gives that was told so beforehand."""
+    told = tmp_path / "told"
+    fit(told, model=tiny_model(0.1), max_train_steps=2, save_steps=2, optim={"schedule": "constant"}, **WHOLE)
+    state = told / "checkpoints" / "step-00000002" / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"micro_batch": 6}))
+    expected = fit(told, model=tiny_model(0.1), resume=True, optim={"schedule": "constant"}, **WHOLE).model
+    short = short_of_memory(6, dropout=0.1, after=4)
+    assert_same(fit(tmp_path / "short", model=short, optim={"schedule": "constant"}, **WHOLE).model, expected, atol=0)
+
+
+def test_a_resumed_run_keeps_the_smaller_size(fit, tiny_model, short_of_memory, tmp_path, capsys):
+    steps = {"save_steps": 4, "optim": {"schedule": "constant"}} | WHOLE
+    whole = fit(tmp_path / "whole", model=short_of_memory(6, dropout=0.1), **steps).model
+    fit(tmp_path / "cut", model=short_of_memory(6, dropout=0.1), max_train_steps=4, **steps)
+    assert len(said(capsys)) == 2
+    assert_same(fit(tmp_path / "cut", model=tiny_model(0.1), resume=True, **steps).model, whole, atol=0)
+    assert said(capsys) == []
+
+
+def test_tokens_are_halved_where_tokens_are_counted(fit, short_of_memory, tmp_path, capsys):
+    tokens = {"per_device_batch_size": None, "per_device_tokens": 150, "optim": SGD}
+    expected = fit(tmp_path / "enough", **tokens).model
+    assert_same(fit(tmp_path / "short", model=short_of_memory(80, tokens=True), **tokens).model, expected)
+    (line,) = said(capsys)
+    assert line.startswith("out of memory at step 1: micro-batches of ")
+    assert line.endswith(" tokens from here on")
+
+
+def test_auto_is_the_whole_share_or_what_the_memory_holds(fit, short_of_memory, tmp_path, capsys):
+    expected, auto = fit(tmp_path / "enough", optim=SGD, **WHOLE).model, {"per_device_batch_size": "auto", "optim": SGD}
+    assert_same(fit(tmp_path / "auto", **auto).model, expected, atol=0)
+    assert said(capsys) == []
+    assert_same(fit(tmp_path / "short", model=short_of_memory(7), **auto).model, expected)
+    assert said(capsys) == ["out of memory at step 1: micro-batches of 6 instead of 12 rows from here on"]
+
+
+def test_one_example_that_does_not_fit_ends_the_run_with_the_mend(fit, short_of_memory):
+    line = "out of memory at step 1: one example alone does not fit; set training.gradient_checkpointing=true or lower"
+    with pytest.raises(UserError, match=line):
+        fit(model=short_of_memory(0))
+    with pytest.raises(UserError, match=r"does not fit; lower data\.max_length or take a smaller model"):
+        fit(model=short_of_memory(0), gradient_checkpointing=True)
+    with pytest.raises(UserError, match="out of memory before the first step: one example alone"):
+        fit(model=short_of_memory(0, after=0))
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(fit, short_of_memory):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        fit(model=short_of_memory(4, error=RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"global_batch_size": 8, "global_batch_tokens": 99}, "global_batch_size and training.global_batch_tokens"),
+        ({"global_batch_size": None}, "global_batch_size and training.global_batch_tokens"),
+        ({"per_device_batch_size": "auto", "per_device_tokens": 99}, "batch_size and training.per_device_tokens"),
+    ],
+)
+def test_a_budget_is_given_in_exactly_one_way(settings, names):
+    with pytest.raises(ValueError, match=f"give exactly one of training.*{names}, and the other as null"):
+        TrainingSection(max_train_steps=1, **settings)
+
+
+def test_settings_with_budgets_of_tokens_read_back_as_they_were_written():
+    training = TrainingSection(max_train_steps=1, global_batch_tokens=99, per_device_tokens=9)
+    assert (training.global_batch_size, training.per_device_batch_size) == (None, None)
+    assert TrainingSection(**training.model_dump()) == training
+
+
+def test_all_processes_take_the_smaller_size_when_one_of_them_lacks_memory(fit, rows, tokenizer_folder, tmp_path):
+    rows.save_to_disk(tmp_path / "rows")
+    launcher = "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu_2_processes.yaml"
+    words = "--main_process_port", "0", "tests/training/on_two_processes.py", tokenizer_folder, tmp_path / "rows"
+    done = subprocess.run(
+        [sys.executable, *launcher, *words, tmp_path],
+        cwd=ROOT, env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert [line for line in done.stdout.splitlines() if line.startswith("out of memory")] == [
+        "out of memory at step 1: micro-batches of 3 instead of 5 rows from here on",
+        "out of memory at step 1: micro-batches of 2 instead of 3 rows from here on",
+        "out of memory at step 1: micro-batches of 3 instead of 5 rows from here on",
+        "out of memory at step 1: micro-batches of 2 instead of 3 rows from here on",
+        "out of memory at step 1: micro-batches of 1 instead of 2 rows from here on",
+    ], done.stderr[-3000:]
+    mend = "set training.gradient_checkpointing=true or lower data.max_length"
+    assert f"error: out of memory at step 1: one example alone does not fit; {mend}" in done.stderr.splitlines()
+    assert done.returncode == 1  # the launcher's own, of processes that ended with 2
+    assert "exitcode  : 2" in done.stderr
+    enough, short = (load_file(tmp_path / f"{name}.safetensors") for name in ("enough", "short"))
+    alone = fit(max_train_steps=4, optim=SGD).model.state_dict()
+    for name, value in enough.items():
+        torch.testing.assert_close(short[name], value, rtol=0, atol=1e-6)
+        torch.testing.assert_close(alone[name], value, rtol=0, atol=1e-5)
