@@ -103,6 +103,14 @@ def test_the_command_line_has_the_last_word(spend, capsys):
     assert f"from the command line, so kept: {kept}\n" in said
 
 
+def test_a_checkpoint_keeps_its_shape_and_gets_steps(spend, tiny_model, tokenizer, tmp_path, capsys):
+    tiny_model().save_pretrained(tmp_path / "checkpoint")
+    config = spend("--budget", "1m", f"model={{name_or_path: {tmp_path}/checkpoint}}")
+    assert config.model.overrides == {}
+    assert config.training.max_train_steps > 1
+    assert "shape: as it is, " in capsys.readouterr().out
+
+
 def test_a_resumed_run_goes_on_with_what_was_chosen(spend, tmp_path, monkeypatch):
     config = spend("--budget", "1m")
     (tmp_path / "run" / "metrics.jsonl").write_text("")  # it began

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
@@ -194,7 +195,7 @@ class Budget:
 
     def cost_of(self, section: ModelSection) -> float:
         """FLOPs a token, forward and backward."""
-        with torch.device("meta"):
+        with torch.device("meta") if section.config else nullcontext():  # a checkpoint is read as it is
             return flops(self.build(section), self.load, bool(self.objective.per_text)) / self.load.tokens
 
     def all_costs(self) -> list[float]:

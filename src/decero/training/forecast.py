@@ -21,7 +21,7 @@ from decero.training.cost import FORMULA, Held, Kept, Load, flops, held_by, logi
 from decero.training.devices import UTILISATION, Device
 from decero.training.objectives import Objective
 from decero.training.optim import build_optimizer, learning_rate_at
-from decero.training.probe import Look, Probe, probe, sample_load, time_look
+from decero.training.probe import Look, Probe, agreed, probe, sample_load, time_look
 from decero.training.run import peak_memory
 from decero.training.windows import Windows
 
@@ -78,7 +78,7 @@ def forecast(
         step_s = a_step / rate + 2 * held.total / device.bandwidth
         passed = 0 if held_out is None else int(token_lengths(held_out).sum()) / load.tokens
         look_s = end_s = passed * a_step / 3 / rate
-    elif needed < free:
+    elif agreed(accelerator, needed < free):
         measured = probe(accelerator, model, objective, dataset, config.optim, training, seed, load)
         size = training.per_device_eval_batch_size
         look_s = time_look(accelerator, evaluate, model, held_out, size) if looks else 0.0
@@ -163,7 +163,7 @@ def kept_for_backward(
 def _free_memory(accelerator: Accelerator) -> float:
     if accelerator.device.type == "cuda":
         return torch.cuda.mem_get_info(accelerator.device)[0]
-    return psutil.virtual_memory().available
+    return psutil.virtual_memory().available / accelerator.num_processes
 
 
 def _memory(
