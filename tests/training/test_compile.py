@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import transformers as hf
 from accelerate import Accelerator
 from safetensors import safe_open
 from torch import nn
@@ -14,7 +15,8 @@ from decero.errors import UserError
 from decero.models import DeceroEncoderConfig, DeceroEncoderForSequenceClassification
 from decero.training.config import TrainingSection
 from decero.training.economy import compile_layers, economise
-from decero.training.objectives import classification
+from decero.training.evaluate import mean_loss
+from decero.training.objectives import classification, token_loss
 
 SGD = {"name": "sgd", "learning_rate": 0.5}
 
@@ -30,8 +32,8 @@ def traced(monkeypatch):
     torch._dynamo.reset()
 
 
-def losses(result):
-    return [row["loss"] for row in result.history if "loss" in row]
+def losses(result, name="loss"):
+    return [row[name] for row in result.history if name in row]
 
 
 def names(folder):
@@ -40,13 +42,26 @@ def names(folder):
 
 
 @pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}], ids=["stored", "recomputed"])
-def test_compiled_layers_train_as_the_others_and_leave_the_same_checkpoint(fit, traced, objective, tmp_path, settings):
+def test_compiled_layers_train_as_the_others_and_leave_the_same_checkpoint(
+    fit, traced, rows, objective, tmp_path, settings
+):
+    graphs = []
+
+    def evaluate(model):
+        """On padded rows, whose shapes vary most."""
+        graphs.append(traced["unique_graphs"])
+        return mean_loss(Accelerator(cpu=True), model, rows, objective, 7)
+
     packed = replace(objective, collate=Packed(objective.collate, 64, full=True))
-    expected = fit(tmp_path / "eager", objective=packed, optim=SGD, save_steps=6, **settings)
-    compiled = fit(tmp_path / "compiled", objective=packed, optim=SGD, save_steps=6, compile=True, **settings)
-    assert losses(compiled) == pytest.approx(losses(expected), abs=1e-5)
+    same = {"objective": packed, "optim": SGD, "save_steps": 6, "eval_strategy": "steps", "eval_steps": 3} | settings
+    expected = fit(tmp_path / "eager", evaluate=evaluate, **same)
+    compiled = fit(tmp_path / "compiled", evaluate=evaluate, compile=True, **same)
+    for loss in ("loss", "eval_loss"):
+        assert losses(compiled, loss) == pytest.approx(losses(expected, loss), abs=1e-5)
     assert names(tmp_path / "compiled") == names(tmp_path / "eager")
-    assert 0 < traced["unique_graphs"] <= 4, "layers are one piece of code, and rows of any number one shape"
+    assert graphs[:2] == [0, 0]
+    assert 0 < graphs[2] <= 3, "layers are one piece of code, and any number of rows is one shape"
+    assert traced["unique_graphs"] <= 8, "evaluation adds its own, once"
 
 
 def test_hooks_of_an_objective_act_on_compiled_layers(traced):
@@ -66,6 +81,20 @@ def test_hooks_of_an_objective_act_on_compiled_layers(traced):
     expected = [objective.loss(model, objective.collate(lengths)).item() for lengths in batches]
     compile_layers(model)
     assert [packed.loss(model, packed.collate(b)).item() for b in batches] == pytest.approx(expected, abs=1e-5)
+    assert traced["unique_graphs"] > 0
+
+
+@pytest.mark.parametrize("stock", [hf.BertForMaskedLM, hf.T5ForConditionalGeneration])
+def test_stock_layers_are_compiled_too(traced, stock):
+    """T5's stack hands a position bias from layer to layer, and has layers of two kinds."""
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 31}
+    model = stock(stock.config_class(vocab_size=37, decoder_start_token_id=0, **sizes)).eval()
+    ids = torch.arange(3, 33).view(3, 10)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
+    batch |= {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    expected = token_loss(model, batch)
+    compile_layers(model)
+    torch.testing.assert_close(token_loss(model, batch), expected, rtol=0, atol=1e-4)
     assert traced["unique_graphs"] > 0
 
 

@@ -139,7 +139,7 @@ class TrainingSection(Section):
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations instead of storing them")
     compile: bool = Field(
-        False, description="compile the model's layers with torch.compile: a slower start, faster steps"
+        False, description="compile the model's layers with torch.compile; on a CPU that gains nothing"
     )
     eval_strategy: Literal["no", "steps", "epoch"] = Field("epoch", description="when to evaluate on validation")
     eval_steps: int = Field(100, ge=1, description="optimizer steps between evaluations, with eval_strategy=steps")
