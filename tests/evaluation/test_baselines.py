@@ -32,7 +32,7 @@ def plain_kneser_ney(train: bytes, order: int):
         if min(of[i] for i in (1, 2, 3, 4)) == 0:
             return (0.5, 1.0, 1.5)[k - 1]
         d = k - (k + 1) * of[1] / (of[1] + 2 * of[2]) * of[k + 1] / of[k]
-        return d if 0 < d <= k else (0.5, 1.0, 1.5)[k - 1]
+        return d if d > 0 else (0.5, 1.0, 1.5)[k - 1]
 
     def p(byte, context):
         if context is None:
@@ -75,6 +75,19 @@ def test_so_it_is_where_every_discount_is_estimated(order):
     text = bytes(rng.integers(0, 17, 29))
     expected = [p(byte, text[max(0, i - order + 1) : i]) for i, byte in enumerate(text)]
     np.testing.assert_allclose(ByteNgrams(train, order).probabilities(text), expected, rtol=1e-9)
+
+
+def test_counts_that_would_make_a_discount_negative_still_give_a_distribution():
+    often = [1] * 10 + [2] + [3] * 10 + [4]  # eq. 17 gives D2 = 2 - 3 * 10/12 * 10 = -23
+    train = b"".join(bytes([byte]) * n for byte, n in enumerate(often))
+    p = ByteNgrams(train, 1).probabilities(bytes(range(256)))
+    assert p.sum() == pytest.approx(1, abs=1e-12)
+    assert p[: len(often)].min() > p[-1] > 0
+    assert p.max() < 0.1, "a byte seen twice in 46 has gained from its discount"
+
+
+def test_a_training_text_shorter_than_the_order_is_learnt_from():
+    assert ByteNgrams(b"ab", 6).probabilities(b"ab")[1] > 1 / 2
 
 
 def test_bits_of_the_unknown_of_noise_and_of_the_expected():

@@ -88,8 +88,8 @@ def test_false_alarms_are_as_rare_as_promised():
         a, b = (["x" if right else "y" for right in rng.random(61) < 0.6] for _ in range(2))
         found = paired_bootstrap(a, b, ["x"] * 61, metric="exact_match", num_resamples=200, seed=i)
         alarms += found.p <= 0.05
-        if found.p <= 0.04:
-            assert not found.low < 0 < found.high, "p and the interval tell different stories"
+        if not 0.04 < found.p <= 0.06:  # p has one resample more in it
+            assert (found.p > 0.05) == (found.low <= 0 <= found.high), "p and the interval tell different stories"
     assert abs(alarms / rounds - 0.05) < 4 * math.sqrt(0.05 * 0.95 / rounds)
 
 

@@ -81,6 +81,11 @@ def test_rouge_by_hand():
     )
 
 
+def test_rouge_lsum_takes_the_lines_of_the_reference_one_by_one():
+    assert summary_metrics(["a a"], ["a\na"])["rougeLsum"] == pytest.approx(100.0)  # each line finds its word
+    assert summary_metrics(["a\na"], ["a a"])["rougeLsum"] == pytest.approx(50.0)  # both lines find the same word
+
+
 def test_rouge_on_english_is_that_of_the_package_stemmed_or_not():
     hypotheses = ["Tools for editing running-shoe files in 3D", "the libraries were updated"]
     references = ["a tool that edits running shoes file (3d)", "updates a library"]

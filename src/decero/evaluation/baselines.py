@@ -105,7 +105,7 @@ def _discounts(counts: np.ndarray) -> np.ndarray:
     k = np.arange(4)
     found = k - (k + 1) * n[1] / (n[1] + 2 * n[2]) * n[1:] / np.append(1.0, n[1:4])
     found[0] = 0.0
-    return np.where((found > 0) & (found <= k), found, FALLBACK)
+    return np.where(found > 0, found, FALLBACK)
 
 
 def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray, missing: float) -> np.ndarray:
