@@ -6,7 +6,6 @@ accelerate launch recipes/pretrain_mlm.py configs/pretrain/mlm_quickstart.yaml [
 
 from pathlib import Path
 
-import pandas as pd
 from pydantic import Field
 from transformers import AutoModelForMaskedLM
 
@@ -27,7 +26,7 @@ from decero.training.config import (
     TrainingSection,
 )
 from decero.training.economy import economise
-from decero.training.evaluate import mean_loss, predict_masked
+from decero.training.evaluate import judge_tokens, mean_loss, predict_masked
 from decero.training.forecast import forecast
 from decero.training.loop import train
 from decero.training.objectives import masked_lm
@@ -96,13 +95,7 @@ def main():
         accelerator, model, rows["train"], objective, config.optim, config.training, output=output,
         seed=config.seed, evaluate=evaluate if held_out else None, resume=config.resume,
     )  # fmt: skip
-    metric = {}
-    if held_out:
-        table = judge(result.model)
-        metric = {"eval_loss": -float(table["log_probability"].mean())}
-        metric["eval_accuracy"] = float((table["label"] == table["prediction"]).mean())
-        if accelerator.is_main_process:
-            pd.DataFrame(table).to_parquet(output / "predictions.parquet")
+    metric = judge_tokens(accelerator, result.model, held_out, frozen, size, output) if held_out else {}
     save(accelerator, result.model, tokenizer, output / "model")
     write_result(output, accelerator, {"metric": metric, "seed": config.seed} | result.record())
     if config.hub.repo_id and accelerator.is_main_process:  # after the record, which goes along

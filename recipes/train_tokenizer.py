@@ -26,6 +26,7 @@ class TokenizerTraining(Section):
     vocab_size: int = Field(8192, ge=16, description="entries, special tokens included")
     lowercase: bool = Field(False, description="lowercase text before cutting it")
     min_frequency: int = Field(2, ge=1, description="how often a pair must occur to become an entry")
+    num_sentinels: int = Field(0, ge=0, description="marks for span corruption; with them special tokens are T5's")
     model_max_length: int = Field(512, ge=4, description="the longest sequence that the tokenizer's model reads")
 
 

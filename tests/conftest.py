@@ -63,6 +63,14 @@ def tokenizer(texts):
 
 
 @pytest.fixture(scope="session")
+def sentinel_tokenizer(texts):
+    """T5's special tokens and 13 sentinels."""
+    return train_tokenizer(
+        texts, algorithm="unigram", vocab_size=113, model_max_length=64, num_sentinels=13, show_progress=False
+    )
+
+
+@pytest.fixture(scope="session")
 def tokenizer_folder(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     tokenizer.save_pretrained(folder)

@@ -328,3 +328,19 @@ def test_word_starts_over_chunks_padding_and_several_texts(tokenizer):
             assert inner[:1].all()  # whatever a row begins with is a word of its own there
             joined.append(np.concatenate([expected[sample][position : position + 1], inner[1:]]))
         np.testing.assert_array_equal(np.concatenate([[], *joined]).astype(bool), expected[sample])
+
+
+@pytest.mark.parametrize("algorithm", ["wordpiece", "byte_level_bpe", "unigram"])
+def test_sentinels_bring_the_special_tokens_of_t5(texts, algorithm, tmp_path):
+    made = train_tokenizer(
+        texts, algorithm=algorithm, vocab_size=311, model_max_length=64, num_sentinels=3, show_progress=False
+    )
+    made.save_pretrained(tmp_path)
+    loaded = load_tokenizer(str(tmp_path), needs=("eos_token", "pad_token", "unk_token"))
+    assert [loaded.pad_token_id, loaded.eos_token_id, loaded.unk_token_id] == [0, 1, 2]
+    assert loaded.convert_tokens_to_ids(["<extra_id_0>", "<extra_id_1>", "<extra_id_2>"]) == [3, 4, 5]
+    ids = loaded(texts[0])["input_ids"]
+    assert ids[-1] == loaded.eos_token_id
+    assert loaded.decode(ids, skip_special_tokens=True) == texts[0]
+    assert 4 not in loaded("a page of <extra_id_1>", split_special_tokens=True)["input_ids"]
+    assert made("one", "two")["input_ids"].count(1) == 2

@@ -18,11 +18,13 @@ def make(items=29, vocabulary=41, model=13, dtype=torch.float32):
 
 @pytest.mark.parametrize("chunk", [1, 7, 29, 512])
 @pytest.mark.parametrize("has_bias", [True, False])
-def test_value_and_gradients_are_those_of_project_then_cross_entropy(chunk, has_bias):
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_value_and_gradients_are_those_of_project_then_cross_entropy(chunk, has_bias, smoothing):
     hidden, weight, bias, labels = make()
     wanted = (hidden, weight, bias) if has_bias else (hidden, weight)
-    expected = F.cross_entropy(F.linear(hidden, weight, bias if has_bias else None), labels, reduction="sum")
-    got = linear_cross_entropy(hidden, weight, bias if has_bias else None, labels, chunk)
+    expected = F.cross_entropy(F.linear(hidden, weight, bias if has_bias else None), labels, reduction="sum",
+                               label_smoothing=smoothing)  # fmt: skip
+    got = linear_cross_entropy(hidden, weight, bias if has_bias else None, labels, chunk, smoothing)
     assert_close(got, expected)
     # Scaled, as a loss that is divided by a step's items is.
     for mine, theirs in zip(

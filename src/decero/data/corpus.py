@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import xxhash
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
 from decero.data.packages import resolve_package_path
@@ -56,7 +56,13 @@ def load_corpus(
         corpus = EMBEDDED[name](max_rows)
     else:
         corpus = _read_hub(str(name), config_name, revision, streaming, max_rows)
-    where = name or "data.files"
+    return _complete(corpus, text_column, validation_fraction, test_fraction, name or "data.files")
+
+
+def _complete(
+    corpus: DatasetDict, text_column: str, validation_fraction: float, test_fraction: float, where: str
+) -> DatasetDict:
+    """The known splits, each with text in it, and those that are carved from train."""
     corpus = DatasetDict({split: corpus[split] for split in SPLITS if split in corpus})
     if "train" not in corpus:
         raise UserError(
@@ -69,6 +75,36 @@ def load_corpus(
     fractions = {"validation": validation_fraction, "test": test_fraction}
     wanted = {split: share for split, share in fractions.items() if share and split not in corpus}
     return _carve(corpus, wanted, text_column, where) if wanted else corpus
+
+
+def read_parallel(
+    files: dict[str, list[str]],
+    max_rows: int | None = None,
+    validation_fraction: float = 0.0,
+    test_fraction: float = 0.0,
+) -> DatasetDict:
+    """Pairs of plain text files, split -> [sources, targets]: line n of one answers line n of the other.
+
+    Returns the columns `source` and `target`. Raises UserError: files of unequal length (the first line without a
+    partner is named), and what `load_corpus` refuses.
+    """
+    corpus = DatasetDict()
+    for split, paths in files.items():
+        if len(paths) != 2:
+            raise UserError(f"parallel.{split}: give two files, [sources, targets], not {len(paths)}")
+        sides = [_read_files(split, path, "line") for path in paths]
+        short, long = sorted((0, 1), key=lambda side: len(sides[side]))
+        if len(sides[short]) < len(sides[long]):
+            raise UserError(
+                f"{paths[long]}, line {len(sides[short]) + 1}: has no partner, for {paths[short]} ends before it; "
+                "give two files of equal length"
+            )
+        names = ("source", "target")
+        columns = [side.rename_column("text", name) for side, name in zip(sides, names, strict=True)]
+        corpus[split] = concatenate_datasets(columns, axis=1).select(
+            range(min(max_rows or len(sides[0]), len(sides[0])))
+        )
+    return _complete(corpus, "source", validation_fraction, test_fraction, "parallel")
 
 
 def check_column(dataset: Dataset, column: str, where: str, setting: str = "data.text_column") -> None:

@@ -21,17 +21,18 @@ def tokenize_documents(
     *,
     max_length: int,
     text_column: str = "text",
+    special_tokens: bool = True,
     num_proc: int | None = None,
     where: str = "data",
 ) -> Dataset:
-    """Cut each document into rows of at most `max_length` tokens, each with its special tokens.
+    """Cut each document into rows of at most `max_length` tokens, each with its special tokens or all without.
 
     Returns the columns `input_ids` (list of int32) and `starts_word` (list of bool: does a word begin here?). No row
     holds text of two documents; rows of fewer than two ordinary tokens have nothing to learn from and are dropped.
 
     Raises UserError when no text is left.
     """
-    special = tokenizer.num_special_tokens_to_add()
+    special = tokenizer.num_special_tokens_to_add() if special_tokens else 0
 
     def tokenize(batch):
         texts = [str(t) for t in batch[text_column] if t and not t.isspace()]
@@ -39,6 +40,7 @@ def tokenize_documents(
             return {"input_ids": [], "starts_word": []}
         encoded = tokenizer(
             texts,
+            add_special_tokens=special_tokens,
             truncation=True,
             max_length=max_length,
             return_overflowing_tokens=True,
@@ -52,9 +54,8 @@ def tokenize_documents(
         return {"input_ids": [encoded["input_ids"][i] for i in keep], "starts_word": [starts[i] for i in keep]}
 
     features = Features({"input_ids": Sequence(Value("int32")), "starts_word": Sequence(Value("bool"))})
-    rows = _map(
-        dataset, tokenize, features, tokenizer, ("documents", max_length, text_column), num_proc, f"tokenize {where}"
-    )
+    key = ("documents", max_length, text_column, special_tokens)
+    rows = _map(dataset, tokenize, features, tokenizer, key, num_proc, f"tokenize {where}")
     if len(rows) == 0:
         raise UserError(f"{where}: no text is left after tokenization; is column {text_column!r} the text?")
     return rows
@@ -93,6 +94,55 @@ def tokenize_examples(
     features |= {"labels": dataset.features["labels"], "truncated": Value("bool")}
     key = ("examples", max_length, *columns)
     return _map(dataset, tokenize, Features(features), tokenizer, key, num_proc, f"tokenize {where}")
+
+
+def tokenize_pairs(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_source_length: int,
+    max_target_length: int,
+    source_column: str = "source",
+    target_column: str = "target",
+    prefix: str = "",
+    num_proc: int | None = None,
+    where: str = "data",
+) -> Dataset:
+    """One row a pair: `input_ids` of prefix + source, `labels` of the target, `truncated` (was either side cut?).
+
+    Both sides carry the tokenizer's special tokens, so a target ends as its text does. Raises UserError for a missing
+    side (null) and for a tokenizer that does not end a text, which would never learn to stop.
+    """
+    for column, setting in ((source_column, "source_column"), (target_column, "target_column")):
+        check_text(dataset, column, where, setting)
+    if tokenizer("a")["input_ids"][-1] not in (tokenizer.eos_token_id, tokenizer.sep_token_id):
+        raise UserError(
+            f"tokenizer {tokenizer.name_or_path}: it puts no end after a text, so that no model learns to stop; "
+            "train one with tokenizer.num_sentinels=100"
+        )
+
+    def tokenize(batch):
+        sides = batch[source_column], batch[target_column]
+        if any(text is None for side in sides for text in side):
+            raise UserError(
+                f"{where}: a row has no text (null) in {source_column!r} or {target_column!r}; fill or drop it"
+            )
+        sources = [prefix + text for text in sides[0]]
+        read = tokenizer(sources, truncation=True, max_length=max_source_length)["input_ids"]
+        written = tokenizer(text_target=sides[1], truncation=True, max_length=max_target_length)["input_ids"]
+        full = zip(read, written, strict=True)
+        # Only what fills its room can have been cut, so only that is tokenized again.
+        cut = [
+            (len(r) == max_source_length and len(tokenizer(source, verbose=False)["input_ids"]) > len(r))
+            or (len(w) == max_target_length and len(tokenizer(text_target=target, verbose=False)["input_ids"]) > len(w))
+            for (r, w), source, target in zip(full, sources, sides[1], strict=True)
+        ]
+        return {"input_ids": read, "labels": written, "truncated": cut}
+
+    ids = Sequence(Value("int32"))
+    features = Features({"input_ids": ids, "labels": ids, "truncated": Value("bool")})
+    key = ("pairs", max_source_length, max_target_length, source_column, target_column, prefix)
+    return _map(dataset, tokenize, features, tokenizer, key, num_proc, f"tokenize {where}")
 
 
 def _map(dataset: Dataset, function, features, tokenizer, key: tuple, num_proc: int | None, desc: str) -> Dataset:
@@ -138,9 +188,15 @@ def _restore(tokenizer, truncation, padding) -> None:
 
 
 def token_lengths(rows: Dataset) -> np.ndarray:
-    """Tokens of each row, read from the Arrow offsets without touching the values."""
-    chunks = rows.select_columns(["input_ids"]).with_format("arrow")[:]["input_ids"].chunks
-    return np.concatenate([np.empty(0, dtype=np.int64), *(chunk.value_lengths().to_numpy() for chunk in chunks)])
+    """Tokens of each row, those to be written included, read from the Arrow offsets without touching the values."""
+    labels = getattr(rows.features.get("labels"), "feature", None)
+    written = labels is not None and labels.dtype == "int32"  # several labels of a classifier are floats
+    sides = ["input_ids", "labels"] if written else ["input_ids"]
+    table = rows.select_columns(sides).with_format("arrow")[:]
+    lengths = np.zeros(len(rows), dtype=np.int64)
+    for side in sides:
+        lengths += np.concatenate([lengths[:0], *(chunk.value_lengths().to_numpy() for chunk in table[side].chunks)])
+    return lengths
 
 
 def count_tokens(rows: Dataset) -> int:

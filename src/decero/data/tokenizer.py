@@ -22,6 +22,7 @@ from decero.errors import UserError, did_you_mean
 
 BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 ROBERTA = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
+T5 = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 SPECIAL_TOKENS = {"wordpiece": BERT, "byte_level_bpe": ROBERTA, "unigram": BERT}
 
 # isspace() of every code point up to U+3000, the last whitespace there is; the row after it stands for all that follow
@@ -36,6 +37,7 @@ def train_tokenizer(
     model_max_length: int,
     lowercase: bool = False,
     min_frequency: int = 2,
+    num_sentinels: int = 0,
     length: int | None = None,
     show_progress: bool = True,
 ) -> PreTrainedTokenizerFast:
@@ -43,6 +45,8 @@ def train_tokenizer(
 
     texts: documents, or lists of them. WordPiece reads them twice and so keeps what a one-shot iterator gives.
     min_frequency: how often a pair must occur to be merged; Unigram has no such floor.
+    num_sentinels: marks for the spans that span corruption takes out, `<extra_id_0>` and so on. With them the special
+        tokens are T5's (Raffel et al. 2020), whatever the algorithm: a text ends in </s> and begins with itself.
     length: number of documents, for the progress bar only.
 
     `wordpiece` and `unigram` carry BERT's special tokens ([PAD] is 0) and token types; `byte_level_bpe` RoBERTa's, with
@@ -52,19 +56,24 @@ def train_tokenizer(
     if algorithm not in SPECIAL_TOKENS:
         near = did_you_mean(algorithm, SPECIAL_TOKENS)
         raise UserError(f"tokenizer.algorithm: {algorithm} is none of {', '.join(SPECIAL_TOKENS)}{near}")
-    named = SPECIAL_TOKENS[algorithm]
+    sentinels = [f"<extra_id_{i}>" for i in range(num_sentinels)]
+    named = T5 if sentinels else SPECIAL_TOKENS[algorithm]
     scratch = _untrained(algorithm, lowercase)
     settings: dict[str, Any] = {"vocab_size": vocab_size, "show_progress": show_progress}
     settings |= {} if algorithm == "unigram" else {"min_frequency": min_frequency}
     if algorithm == "wordpiece":
         texts = list(texts) if iter(texts) is texts else texts
-        first = [*named.values(), *_continuing_characters(scratch, texts)]
+        first = [*named.values(), *sentinels, *_continuing_characters(scratch, texts)]
         trainer: Any = trainers.WordPieceTrainer(special_tokens=first, limit_alphabet=sys.maxsize, **settings)
     elif algorithm == "unigram":
-        trainer = trainers.UnigramTrainer(special_tokens=[*named.values()], unk_token=named["unk_token"], **settings)
+        trainer = trainers.UnigramTrainer(
+            special_tokens=[*named.values(), *sentinels], unk_token=named["unk_token"], **settings
+        )
     else:
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        trainer = trainers.BpeTrainer(special_tokens=[*named.values()], initial_alphabet=alphabet, **settings)
+        trainer = trainers.BpeTrainer(
+            special_tokens=[*named.values(), *sentinels], initial_alphabet=alphabet, **settings
+        )
     try:
         scratch.train_from_iterator(texts, trainer, length=length)
         fits = scratch.get_vocab_size() <= vocab_size  # two trainers keep every character, over the limit or not
@@ -74,22 +83,30 @@ def train_tokenizer(
     if not fits:
         problem = f"{vocab_size} cannot hold the special tokens and every character of the corpus"
         raise UserError(f"tokenizer.vocab_size: {problem}; raise it, or use byte_level_bpe, which needs 261")
-    if scratch.get_vocab_size() == len(named):
+    if scratch.get_vocab_size() == len(named) + num_sentinels:
         raise UserError("tokenizer: the corpus has no text to learn from; check the corpus")
 
     # A fresh tokenizer, since the scratch one took the ##characters for special tokens
     tokenizer = _untrained(algorithm, lowercase)
     if algorithm == "wordpiece":
-        tokenizer.model = models.WordPiece(scratch.get_vocab(), unk_token="[UNK]")
+        tokenizer.model = models.WordPiece(scratch.get_vocab(), unk_token=named["unk_token"])
     else:
-        tokenizer.model = _settled_unigram(scratch) if algorithm == "unigram" else scratch.model
+        tokenizer.model = (
+            _settled_unigram(scratch, [*named.values(), *sentinels]) if algorithm == "unigram" else scratch.model
+        )
     # The space before a <mask> belongs to the word it hides, so <mask> takes it in, as RoBERTa's does
     special = [AddedToken(token, normalized=False, lstrip=token == "<mask>") for token in named.values()]
-    tokenizer.add_special_tokens(special)
     options: dict[str, Any] = dict(zip(named, special, strict=True))
-    start, end = ((named[role], tokenizer.get_vocab()[named[role]]) for role in ("cls_token", "sep_token"))
+    if sentinels:
+        options["extra_special_tokens"] = [AddedToken(token, normalized=False) for token in sentinels]
+        special += options["extra_special_tokens"]
+    tokenizer.add_special_tokens(special)
+    ids = tokenizer.get_vocab()
+    start, end = ((named[role], ids[named[role]]) if role in named else ("", 0) for role in ("cls_token", "sep_token"))
     inputs = ["input_ids", *(["token_type_ids"] if named is BERT else []), "attention_mask"]
-    if named is BERT:
+    if named is T5:
+        tokenizer.post_processor = processors.TemplateProcessing("$A </s>", "$A </s> $B </s>", [("</s>", ids["</s>"])])
+    elif named is BERT:
         pair = "[CLS] $A [SEP] $B:1 [SEP]:1"
         tokenizer.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", pair, [start, end])
     else:
@@ -137,20 +154,20 @@ def _continuing_characters(tokenizer: Tokenizer, texts: Iterable) -> list[str]:
     return [f"##{c}" for c in alphabet if tokenizer.pre_tokenizer.pre_tokenize_str(f"a{c}")[0][0] == f"a{c}"]
 
 
-def _settled_unigram(tokenizer: Tokenizer) -> models.Unigram:
+def _settled_unigram(tokenizer: Tokenizer, special: list[str]) -> models.Unigram:
     """The trained pieces without what differs from one training to the next.
 
     The pieces never do; their scores do in the last bits, and the characters kept for coverage alone get the lowest
     score plus multiples of 0.0001 in the order of a hash map. One floor for those, four decimals and a sort undo both.
     """
-    special = list(BERT.values())
     scores = {piece: s for piece, s in json.loads(tokenizer.to_str())["model"]["vocab"] if piece not in special}
     floor = min(scores.values())
     near_floor = floor + 0.0001 * sum(len(piece) == 1 for piece in scores)
     settled = {p: round(floor if len(p) == 1 and s < near_floor else s, 4) for p, s in scores.items()}
     ranked = sorted(settled.items(), key=lambda item: (-item[1], item[0]))
+    unknown = next(i for i, token in enumerate(special) if "unk" in token.lower())
     # At the usual score of 0 the model would read a "[UNK]" spelled out in a text as the token
-    return models.Unigram([*((token, round(10 * floor, 4)) for token in special), *ranked], unk_id=1)
+    return models.Unigram([*((token, round(10 * floor, 4)) for token in special), *ranked], unk_id=unknown)
 
 
 def check_round_trip(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], *, limit: int | None = 10_000) -> None:

@@ -66,15 +66,25 @@ def load_checkpoint(
     return json.loads((path / "state.json").read_text(encoding="utf-8"))
 
 
-def load_weights(path: Path, model: nn.Module) -> None:
-    """The weights of a checkpoint into a model whose tied weights are tied. Raises UserError for a missing tensor."""
-    with safe_open(path / "model.safetensors", framework="pt") as file:
-        tied = json.loads(file.metadata()["tied"])
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+def load_weights(paths: Path | list[Path], model: nn.Module) -> None:
+    """The weights of a checkpoint, or the mean over several, into a model whose tied weights are tied.
+
+    Raises UserError for a missing tensor.
+    """
+    paths = [paths] if isinstance(paths, Path) else paths
+    weights: dict[str, torch.Tensor] = {}
+    for path in paths:
+        with safe_open(path / "model.safetensors", framework="pt") as file:
+            tied = json.loads(file.metadata()["tied"])
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                tensor = file.get_tensor(name)
+                if tensor.is_floating_point() and len(paths) > 1:
+                    tensor = tensor / len(paths) + weights.get(name, 0)
+                weights[name] = tensor
     missing, unexpected = model.load_state_dict(weights, strict=False)
     wrong = sorted({*missing} - {*tied}) + list(unexpected)
     if wrong:
-        raise UserError(f"{path}: does not fit the model of this run at {wrong[0]} (and {len(wrong) - 1} more)")
+        raise UserError(f"{paths[0]}: does not fit the model of this run at {wrong[0]} (and {len(wrong) - 1} more)")
 
 
 def latest(folder: Path) -> Path | None:

@@ -53,7 +53,9 @@ class TokenizerSection(Section):
     )
 
 
-class DataSection(Section):
+class SourceSection(Section):
+    """Where rows come from."""
+
     name: str | None = Field(None, description="bbc_news (embedded), a hub data set, or a folder in its layout")
     files: dict[str, str | list[str]] | None = Field(
         None,
@@ -62,15 +64,11 @@ class DataSection(Section):
     config_name: str | None = Field(None, description="configuration of a hub data set")
     revision: str | None = Field(None, description="commit of a hub data set")
     streaming: bool = Field(False, description="read a hub data set as it arrives instead of downloading it whole")
-    sample_by: Literal["line", "paragraph", "document"] = Field("paragraph", description="one row of a txt file")
     max_rows: int | None = Field(None, ge=1, description="keep at most the first rows of each split")
-    text_column: str = Field("text", description="column of the text")
     validation_fraction: float = Field(
         0.0, ge=0, lt=1, description="carved from train when there is no validation split"
     )
     test_fraction: float = Field(0.0, ge=0, lt=1, description="carved from train when there is no test split")
-    max_length: int = Field(128, ge=4, description="tokens a row, special ones included")
-    num_proc: int | None = Field(None, ge=1, description="processes that tokenize; chosen by corpus size when not set")
 
     @model_validator(mode="after")
     def _one_source(self):
@@ -85,6 +83,13 @@ class DataSection(Section):
     def source(self) -> dict[str, Any]:
         """The arguments of `load_corpus`."""
         return {k: v for k, v in self.model_dump().items() if k in CORPUS_ARGUMENTS}
+
+
+class DataSection(SourceSection):
+    sample_by: Literal["line", "paragraph", "document"] = Field("paragraph", description="one row of a txt file")
+    text_column: str = Field("text", description="column of the text")
+    max_length: int = Field(128, ge=4, description="tokens a row, special ones included")
+    num_proc: int | None = Field(None, ge=1, description="processes that tokenize; chosen by corpus size when not set")
 
 
 CORPUS_ARGUMENTS = (
@@ -152,6 +157,12 @@ class TrainingSection(Section):
     metric_for_best_model: str | None = Field(
         None, description="e.g. eval_loss: model/ is the best checkpoint, not the last"
     )
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="stop after so many evaluations without a better metric_for_best_model"
+    )
+    average_last: int | None = Field(
+        None, ge=2, description="model/ is the mean of the last so many checkpoints (save_steps apart)"
+    )
     dataloader_num_workers: int = Field(0, ge=0, description="processes that collate batches")
     num_processes: int | None = Field(None, ge=1, description="refuse to run on another number of processes")
 
@@ -161,6 +172,13 @@ class TrainingSection(Section):
             raise ValueError("give exactly one of training.max_train_steps and training.num_train_epochs")
         if self.metric_for_best_model and self.eval_strategy == "no":
             raise ValueError("training.metric_for_best_model needs evaluations; set training.eval_strategy=epoch")
+        if self.early_stopping_patience and not self.metric_for_best_model:
+            raise ValueError("training.early_stopping_patience needs training.metric_for_best_model, e.g. eval_loss")
+        if self.average_last and (self.metric_for_best_model or self.save_steps is None):
+            raise ValueError(
+                "training.average_last takes checkpoints as they come: it needs training.save_steps and no "
+                "training.metric_for_best_model"
+            )
         return self
 
     @model_validator(mode="after")

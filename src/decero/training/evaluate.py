@@ -1,8 +1,10 @@
 """Evaluation that counts every example exactly once, at any batch size and on any number of processes."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
@@ -98,3 +100,14 @@ def predict_masked(
     every = every[np.lexsort((every[:, 1], every[:, 0]))]
     names = ("row", "position", "label", "prediction")
     return {n: every[:, i].astype(np.int64) for i, n in enumerate(names)} | {"log_probability": every[:, 4]}
+
+
+def judge_tokens(
+    accelerator: Accelerator, model: nn.Module, dataset: Dataset, objective: Objective, batch_size: int, output: Path
+) -> dict[str, float]:
+    """Loss and accuracy over the scored tokens of a held-out split, each of which goes to predictions.parquet."""
+    table = predict_masked(accelerator, model, dataset, objective, batch_size)
+    if accelerator.is_main_process:
+        pd.DataFrame(table).to_parquet(output / "predictions.parquet")
+    right = (table["label"] == table["prediction"]).mean()
+    return {"eval_loss": -float(table["log_probability"].mean()), "eval_accuracy": float(right)}

@@ -6,20 +6,23 @@ from torch import Tensor
 
 
 def linear_cross_entropy(
-    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, chunk: int = 512
-) -> Tensor:
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, chunk: int = 512,
+    label_smoothing: float = 0.0,
+) -> Tensor:  # fmt: skip
     """Summed cross-entropy of hidden_ND @ weight_VD.T + bias_V against labels_N, in nats.
+
+    label_smoothing: the share of the target that is spread evenly over the vocabulary (Vaswani et al. 2017, 5.4).
 
     `chunk` items are projected at a time and their gradient is taken at once (softmax minus one-hot), so that memory is
     chunk x V instead of N x V, and nothing is computed twice: Hsu et al. 2024 (Liger), section 3.2. Products run in
     autocast's type where that is on; the softmax in fp32.
     """
-    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N, chunk)
+    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N, chunk, label_smoothing)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_ND, weight_VD, bias_V, labels_N, chunk):
+    def forward(ctx, hidden_ND, weight_VD, bias_V, labels_N, chunk, smoothing):
         device = hidden_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
         with torch.autocast(device, enabled=False):
@@ -33,11 +36,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, len(labels_N), chunk):
                 part = slice(start, start + chunk)
                 logits_CV, labels_C = F.linear(hidden[part], weight, bias).float(), labels_N[part, None]
-                total += (logits_CV.logsumexp(dim=-1) - logits_CV.gather(1, labels_C)[:, 0]).sum()
+                wanted_C = (1 - smoothing) * logits_CV.gather(1, labels_C)[:, 0]
+                if smoothing:
+                    wanted_C = wanted_C + smoothing * logits_CV.mean(dim=-1)
+                total += (logits_CV.logsumexp(dim=-1) - wanted_C).sum()
                 if d_hidden is None and d_weight is None:
                     continue
                 d_logits_CV = logits_CV.softmax(dim=-1)
-                d_logits_CV.scatter_add_(1, labels_C, torch.full_like(d_logits_CV[:, :1], -1.0).expand_as(labels_C))
+                if smoothing:
+                    d_logits_CV -= smoothing / d_logits_CV.shape[1]
+                d_logits_CV.scatter_add_(1, labels_C, torch.full_like(d_logits_CV[:, :1], smoothing - 1.0))
                 if d_bias is not None:
                     d_bias += d_logits_CV.sum(dim=0).to(d_bias.dtype)
                 d_logits_CV = d_logits_CV.to(dtype)
@@ -55,4 +63,4 @@ class _LinearCrossEntropy(torch.autograd.Function):
         grads = [None if d is None else d * d_total.to(d.dtype) for d in (d_hidden, d_weight, d_bias)]
         if grads[0] is not None:
             grads[0] = grads[0].to(ctx.hidden_dtype)
-        return *grads, None, None
+        return *grads, None, None, None

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from decero.data.order import Place, Rows
 from decero.errors import UserError
-from decero.training.checkpoint import latest, load_checkpoint, load_weights, prune, save_checkpoint
+from decero.training.checkpoint import latest, load_checkpoint, save_checkpoint
 from decero.training.config import OptimSection, TrainingSection, seed_sequence
 from decero.training.economy import compile_layers
 from decero.training.gradient import backward, freeze_unreached
@@ -27,9 +27,8 @@ from decero.training.metrics_log import MetricsLog
 from decero.training.nonfinite import bad_gradient
 from decero.training.objectives import Objective
 from decero.training.optim import build_optimizer, learning_rate_at
+from decero.training.selection import Selection
 from decero.training.windows import Windows
-
-LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae")
 
 
 @dataclass
@@ -101,10 +100,11 @@ def train(
     broadcast([parameter.data for parameter in model.parameters()])
 
     result, first, checkpoints = TrainResult(model), 0, output / "checkpoints"
-    running = {"loss": 0.0, "steps": 0}
+    running, selection = {"loss": 0.0, "steps": 0}, Selection(training, checkpoints)
     if newest := latest(checkpoints) if resume else None:
         state = load_checkpoint(newest, accelerator, model, optimizer)
-        first, running, result.tokens, result.best = state["step"], state["running"], state["tokens"], state["best"]
+        first, running, result.tokens = state["step"], state["running"], state["tokens"]
+        selection.best, selection.stale = state["best"], state.get("stale", 0)
         result.wall_time_s = state["wall_time_s"]
         windows.limit(state.get("micro_batch", windows.cut.limit))
         accelerator.print(f"resuming {output} at step {first} of {last}")
@@ -149,48 +149,25 @@ def train(
 
         result.wall_time_s = spent + time.perf_counter() - started
         new_best = False
-        if evaluate and _due(training, done, last, steps_per_epoch):
+        if evaluate and selection.due(done, last, steps_per_epoch):
             metrics = {f"eval_{name}": value for name, value in evaluate(model).items()}
             log.write(step=done, **metrics)
             if not bar.disable:
                 bar.write(f"step {done}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-            new_best = _is_better(metrics, result.best, training.metric_for_best_model, done)
+            new_best = selection.is_better(metrics, done)
             since, tokens_before, windows.waited = time.perf_counter(), result.tokens, 0.0
         save = training.save_steps is not None and (done % training.save_steps == 0 or done == last)
         if new_best or save:
-            state = {"step": done, "running": running, "tokens": result.tokens, "best": result.best}
-            state |= {"wall_time_s": result.wall_time_s, "micro_batch": windows.cut.limit}
+            state = {"step": done, "running": running, "tokens": result.tokens, "best": selection.best}
+            state |= {"stale": selection.stale, "wall_time_s": result.wall_time_s, "micro_batch": windows.cut.limit}
             save_checkpoint(checkpoints, accelerator, model, optimizer, state)
             if accelerator.is_main_process:
-                prune(checkpoints, training.save_total_limit, _best_path(checkpoints, result.best))
+                selection.prune()
+        if selection.out_of_patience:
+            accelerator.print(f"step {done}: no better for {selection.stale} evaluations, so the run ends here")
+            break
     bar.close()
-    result.step = last
+    result.step, result.best = max(first, result.step), selection.best
     result.wall_time_s = spent + time.perf_counter() - started
-    if best := _best_path(checkpoints, result.best):
-        load_weights(best, accelerator.unwrap_model(model))
+    selection.load(accelerator.unwrap_model(model))
     return result
-
-
-def _due(training: TrainingSection, done: int, last: int, steps_per_epoch: int) -> bool:
-    every = {"steps": training.eval_steps, "epoch": steps_per_epoch}.get(training.eval_strategy)
-    return every is not None and (done % every == 0 or done == last)
-
-
-def _is_better(metrics: dict[str, float], best: dict[str, float], name: str | None, step: int) -> bool:
-    """Whether this evaluation is the best so far; if so `best` becomes it."""
-    if name is None:
-        return False
-    if name not in metrics:
-        raise UserError(f"training.metric_for_best_model: {name} is not among {', '.join(metrics)}")
-    if not math.isfinite(metrics[name]):
-        return False
-    sign = -1 if name.removeprefix("eval_") in LOWER_IS_BETTER else 1
-    if best and sign * metrics[name] <= sign * best[name]:
-        return False
-    best.clear()
-    best.update(metrics | {"step": step})
-    return True
-
-
-def _best_path(checkpoints: Path, best: dict[str, float]) -> Path | None:
-    return checkpoints / f"step-{int(best['step']):08d}" if best else None

@@ -7,6 +7,7 @@ that neither padding nor the cut into micro-batches moves the gradient.
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -55,7 +56,16 @@ def classification(collate: Callable[[list[dict]], Batch], problem_type: str) ->
     return Objective(collate, loss, lambda batch: len(batch["labels"]), per_text=("labels",))
 
 
-def token_loss(model: nn.Module, batch: Batch) -> Tensor:
+def language_model(collate: Callable[[list[dict]], Batch], label_smoothing: float = 0.0) -> Objective:
+    """Cross-entropy over the tokens that the collator scores: of a decoder, alone or behind an encoder.
+
+    label_smoothing: of the training loss; what is reported as validation loss wants 0.
+    """
+    loss = partial(token_loss, label_smoothing=label_smoothing)
+    return Objective(collate, loss, lambda batch: int((batch["labels"] != IGNORED).sum()))
+
+
+def token_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
     """Summed cross-entropy over the scored positions; labels stand beside the logits that answer them.
 
     The vocabulary projection is done for the scored positions alone, a chunk at a time. Any model can be asked this
@@ -66,10 +76,11 @@ def token_loss(model: nn.Module, batch: Batch) -> Tensor:
     if not only_projects(model, batch, scored_BL):
         with projecting_only(model, scored_BL):
             logits_NV = logits_of(model, batch)
-        return F.cross_entropy(logits_NV.float(), labels_N, reduction="sum")
+        return F.cross_entropy(logits_NV.float(), labels_N, reduction="sum", label_smoothing=label_smoothing)
     with holding_back(model, scored_BL) as held:
         logits_of(model, batch)
-    return linear_cross_entropy(held.hidden, held.projection.weight, held.projection.bias, labels_N)
+    projection = held.projection.weight, held.projection.bias
+    return linear_cross_entropy(held.hidden, *projection, labels_N, label_smoothing=label_smoothing)
 
 
 _ONLY_PROJECTS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()

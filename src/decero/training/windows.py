@@ -27,8 +27,10 @@ class Micro(NamedTuple):
     weight: int
 
     def size(self, objective: Objective) -> list[int]:
-        """Scored items and real tokens."""
-        return [self.weight * objective.count(self.batch), self.weight * int(self.batch["attention_mask"].sum())]
+        """Scored items and real tokens, those that a decoder behind an encoder writes included."""
+        scored = objective.count(self.batch)
+        tokens = int(self.batch["attention_mask"].sum()) + ("decoder_input_ids" in self.batch) * scored
+        return [self.weight * scored, self.weight * tokens]
 
 
 class Windows:

@@ -1,0 +1,119 @@
+"""Fine-tune an encoder-decoder on pairs of texts: to translate, to summarise, anything (ours, T5, BART, Marian).
+
+accelerate launch recipes/finetune_seq2seq.py configs/finetune/seq2seq_tiny.yaml [key.sub=value ...] [--dry-run]
+"""
+
+from pathlib import Path
+
+from datasets import concatenate_datasets
+from transformers import AutoModelForSeq2SeqLM
+
+from decero.data.seq2seq import Seq2Seq, ShuffledSources
+from decero.errors import UserError, run
+from decero.evaluation.text_metrics import text_signatures
+from decero.hub.publish import push, save
+from decero.training.build import build_model, tokenizer_for
+from decero.training.config import ModelSection, OptimSection, RunConfig, TokenizerSection, TrainingSection
+from decero.training.economy import economise
+from decero.training.evaluate import mean_loss
+from decero.training.forecast import forecast
+from decero.training.loop import train
+from decero.training.objectives import language_model
+from decero.training.run import finished, main_first, start, write_result
+from decero.training.tasks import (
+    GenerationSection,
+    TasksSection,
+    WritingSection,
+    answers,
+    load_tasks,
+    mix,
+    score,
+    tokenize_tasks,
+    write_outputs,
+)
+
+
+class FinetuneSeq2Seq(RunConfig):
+    options = (*RunConfig.options, "--device")
+
+    model: ModelSection
+    tokenizer: TokenizerSection = TokenizerSection()
+    data: TasksSection
+    objective: WritingSection = WritingSection()
+    generation: GenerationSection = GenerationSection()
+    optim: OptimSection = OptimSection()
+    training: TrainingSection
+
+
+def main():
+    config = FinetuneSeq2Seq.from_cli()
+    accelerator = start(config, config.training)
+    if record := finished(config):
+        return accelerator.print(f"{config.output} is finished: {record['split']} {record['metric']}")
+    output, data, generation = Path(config.output), config.data, config.generation
+    size, longest = config.training.per_device_eval_batch_size, max(data.max_source_length, data.max_target_length)
+
+    tokenizer = tokenizer_for(config.tokenizer, config.model, needs=("pad_token",))
+    model = build_model(config.model, AutoModelForSeq2SeqLM, tokenizer, longest, config.seed)
+    with main_first(accelerator):  # one process writes the cache, the others read it
+        texts = load_tasks(data, config.seed)
+        rows = tokenize_tasks(texts, data, tokenizer, config.seed)
+    train_rows = mix(rows["train"], data.tasks, config.seed)
+    if cut := sum(train_rows["truncated"]) / len(train_rows):
+        accelerator.print(f"{cut:.1%} of the training pairs are longer than data.max_*_length and are cut")
+    held_out = "test" if "test" in rows else "validation"
+    if held_out not in rows:
+        raise UserError("there is neither a test nor a validation split to score on; give a task test_fraction")
+
+    pairs, strangers = (each(tokenizer, model.config.decoder_start_token_id) for each in (Seq2Seq, ShuffledSources))
+    objective = language_model(pairs, config.objective.label_smoothing)
+    validation = concatenate_datasets(list(rows["validation"].values())) if "validation" in rows else None
+    looked = {name: part.select(range(min(generation.validation_rows, len(part))))
+           for name, part in rows.get("validation", {}).items()}  # fmt: skip
+
+    def generate(model, name, part, split, **settings):
+        written = answers(accelerator, model, tokenizer, part, generation, **settings)
+        return written, score(generation, written, texts[name][split]["target"][: len(part)])
+
+    def loss_of(model, dataset, collate):
+        return mean_loss(accelerator, model, dataset, language_model(collate), size)["loss"]
+
+    def evaluate(model, dataset=validation):
+        losses = [loss_of(model, dataset, each) for each in (pairs, strangers)]
+        metrics = {"loss": losses[0], "source_gain": losses[1] - losses[0]}  # nats a token that the source is worth
+        if generation.validation_rows:
+            scores = [generate(model, name, part, "validation")[1] for name, part in looked.items()]
+            metrics |= {metric: sum(each[metric] for each in scores) / len(scores) for metric in scores[0]}
+        return metrics
+
+    objective = economise(accelerator, model, objective, train_rows, longest, config.training)
+    if config.dry_run:
+        return forecast(config, accelerator, model, objective, train_rows, validation, evaluate if validation else None)
+    result = train(
+        accelerator, model, train_rows, objective, config.optim, config.training, output=output, seed=config.seed,
+        evaluate=evaluate if validation else None, resume=config.resume,
+    )  # fmt: skip
+
+    hypotheses, metric = {}, {}  # type: ignore[var-annotated]
+    for name, part in rows[held_out].items():
+        how = {"num_beams": generation.num_beams, "progress": f"{name} {held_out}"}
+        hypotheses[name], scores = generate(result.model, name, part, held_out, **how)
+        scores["loss"] = loss_of(result.model, part, pairs)
+        metric |= {f"{name}_{key}" if len(texts) > 1 else key: value for key, value in scores.items()}
+    record = {"seed": config.seed, "train_examples": len(train_rows), "metric": metric, "split": held_out}
+    record |= {"signatures": text_signatures(generation.metric), "tasks": list(texts)} | result.record()
+    if accelerator.is_main_process:
+        write_outputs(output, texts, held_out, hypotheses)
+    bare = accelerator.unwrap_model(result.model)  # what was learnt here is what it does by default
+    bare.generation_config.update(num_beams=generation.num_beams, max_new_tokens=generation.max_new_tokens)
+    bare.config.task_specific_params = {name: {"prefix": task.prefix} for name, task in data.tasks.items()}
+    save(accelerator, result.model, tokenizer, output / "model")
+    write_result(output, accelerator, record)
+    if config.hub.repo_id and accelerator.is_main_process:  # after the record, which goes along
+        push(output / "model", config.hub.repo_id, config.hub.private)
+    accelerator.print(f"{output}/model: {held_out} " + ", ".join(f"{key} {value:.4f}" for key, value in metric.items()))
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    run(main)

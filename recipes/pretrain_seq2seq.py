@@ -1,0 +1,120 @@
+"""Pretrain an encoder-decoder: span corruption (T5: Raffel et al. 2020), infilling (BART: Lewis et al. 2020), prefix.
+
+accelerate launch recipes/pretrain_seq2seq.py configs/pretrain/seq2seq_tiny.yaml [key.sub=value ...]
+    [--dry-run [--device h100]] [--budget 30m] [--resume]
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+from transformers import AutoModelForSeq2SeqLM
+
+from decero.data.corpus import load_corpus
+from decero.data.denoising import OBJECTIVES
+from decero.data.rows import tokenize_documents
+from decero.errors import run
+from decero.hub.publish import push, save
+from decero.training.budget import within_budget
+from decero.training.build import build_model, tokenizer_for
+from decero.training.config import (  # fmt: skip
+    DataSection,
+    ModelSection,
+    OptimSection,
+    RunConfig,
+    Section,
+    TokenizerSection,
+    TrainingSection,
+)
+from decero.training.economy import economise
+from decero.training.evaluate import judge_tokens, mean_loss, predict_masked
+from decero.training.forecast import forecast
+from decero.training.loop import train
+from decero.training.objectives import language_model
+from decero.training.run import finished, main_first, start, write_result
+
+
+class DenoisingSection(Section):
+    name: Literal["span_corruption", "text_infilling", "prefix_lm"] = Field("span_corruption", description="objective")
+    mlm_probability: float | None = Field(
+        None, gt=0, lt=1, description="share of the tokens that is damaged; the paper's when not set (0.15, 0.3)"
+    )
+    mean_noise_span_length: float | None = Field(None, ge=1, description="tokens a span on average; 3 when not set")
+
+    @model_validator(mode="after")
+    def _no_spans(self):
+        if self.name == "prefix_lm" and (self.mlm_probability or self.mean_noise_span_length):
+            raise ValueError("objective: prefix_lm damages nothing; leave mlm_probability and its span length out")
+        return self
+
+
+class PretrainSeq2Seq(RunConfig):
+    options = (*RunConfig.options, "--budget", "--device")
+
+    model: ModelSection
+    tokenizer: TokenizerSection = TokenizerSection()
+    data: DataSection
+    objective: DenoisingSection = DenoisingSection()
+    optim: OptimSection = OptimSection()
+    training: TrainingSection
+
+
+def main():
+    config = PretrainSeq2Seq.from_cli()
+    accelerator = start(config, config.training)
+    if record := finished(config):
+        return accelerator.print(f"{config.output} is finished: {record['metric']}")
+    output, data, size = Path(config.output), config.data, config.training.per_device_eval_batch_size
+
+    tokenizer = tokenizer_for(config.tokenizer, config.model, needs=("eos_token", "pad_token"))
+
+    def build(section):
+        return build_model(section, AutoModelForSeq2SeqLM, tokenizer, data.max_length, config.seed)
+
+    model = build(config.model)
+    with main_first(accelerator):  # one process writes the cache, the others read it
+        corpus = load_corpus(**data.source())
+        rows = {
+            split: tokenize_documents(
+                corpus[split], tokenizer, max_length=data.max_length - 1, text_column=data.text_column,
+                special_tokens=False, num_proc=data.num_proc, where=split,
+            )
+            for split in ("train", "validation")
+            if split in corpus
+        }  # fmt: skip
+
+    settings = config.objective.model_dump(exclude={"name"}, exclude_none=True)
+    settings |= {"max_length": data.max_length - 1, "seed": config.seed}
+    damage, start_id = OBJECTIVES[config.objective.name], model.config.decoder_start_token_id
+    objective = language_model(damage(tokenizer, start_id, **settings))
+    frozen = language_model(damage(tokenizer, start_id, frozen=True, **settings))
+    held_out = rows.get("validation")
+
+    def evaluate(model, dataset=held_out):
+        return {"loss": mean_loss(accelerator, model, dataset, frozen, size)["loss"]}
+
+    def judge(model, dataset=held_out):
+        return predict_masked(accelerator, model, dataset, frozen, size)
+
+    if config.call.budget:  # T5 read its text once; a small corpus bears a few passes (Muennighoff et al. 2023)
+        config = within_budget(config, accelerator, build, objective, rows["train"], held_out, evaluate, most_epochs=16)
+        model = build(config.model)
+    objective = economise(accelerator, model, objective, rows["train"], data.max_length, config.training)
+    if config.dry_run:
+        return forecast(config, accelerator, model, objective, rows["train"], held_out, evaluate, judge)
+
+    result = train(
+        accelerator, model, rows["train"], objective, config.optim, config.training, output=output,
+        seed=config.seed, evaluate=evaluate if held_out else None, resume=config.resume,
+    )  # fmt: skip
+    metric = judge_tokens(accelerator, result.model, held_out, frozen, size, output) if held_out else {}
+    save(accelerator, result.model, tokenizer, output / "model")
+    write_result(output, accelerator, {"metric": metric, "seed": config.seed} | result.record())
+    if config.hub.repo_id and accelerator.is_main_process:  # after the record, which goes along
+        push(output / "model", config.hub.repo_id, config.hub.private)
+    accelerator.print(f"{output}/model: " + ", ".join(f"{name} {value:.4f}" for name, value in metric.items()))
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,61 @@
+"""Text from text: what an encoder reads and a decoder writes, in one place for every task.
+
+Padding, the decoder's shifted input and the -100 of labels that nobody scores are made by `Seq2Seq` and nowhere else.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from decero.data.collators import IGNORED
+
+Pair = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass
+class Seq2Seq:
+    """Pads sources and targets to the longest of the batch, on the right.
+
+    decoder_start_token_id: what the decoder reads before the first token (the model's configuration names it). Then it
+    reads the target so far, which is the labels shifted by one (Vaswani et al. 2017, section 3.1).
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    decoder_start_token_id: int
+
+    def pair(self, row: dict) -> Pair:
+        """What is read and what is to be written. An objective that makes both out of one text overrides this."""
+        return np.asarray(row["input_ids"], dtype=np.int64), np.asarray(row["labels"], dtype=np.int64)
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """Returns `input_ids`, `attention_mask` (batch, memory), `decoder_input_ids`, `labels` (batch, length)."""
+        return self.batch([self.pair(row) for row in rows])
+
+    def batch(self, pairs: Sequence[Pair]) -> dict[str, torch.Tensor]:
+        """Pairs of ids, padded."""
+        pad = self.tokenizer.pad_token_id
+        sources, targets = zip(*pairs, strict=True)
+        read, attention = _padded(sources, pad), _padded([np.ones_like(s) for s in sources], 0)
+        written = _padded([np.concatenate(([self.decoder_start_token_id], t[:-1])) for t in targets], pad)
+        batch = {"input_ids": read, "attention_mask": attention, "decoder_input_ids": written}
+        batch["labels"] = _padded(targets, IGNORED)
+        return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+@dataclass
+class ShuffledSources(Seq2Seq):
+    """Each target beside the source of another row: what a decoder loses by it is what it learnt from its source."""
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        pairs = [self.pair(row) for row in rows]
+        return self.batch([(pairs[i - 1][0], target) for i, (_, target) in enumerate(pairs)])
+
+
+def _padded(rows: Sequence[np.ndarray], fill: int) -> np.ndarray:
+    padded = np.full((len(rows), max(map(len, rows))), fill, dtype=np.int64)
+    for b, row in enumerate(rows):
+        padded[b, : len(row)] = row
+    return padded
