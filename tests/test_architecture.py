@@ -13,6 +13,7 @@ ALLOWED = {
     "evaluation": {"evaluation", "errors"},
     "training": {"training", "data", "evaluation", "models", "errors"},
     "hub": {"hub", "models", "errors"},
+    "inference": {"inference", "training", "data", "models", "errors"},
     "benchmark": {"benchmark", "training", "hub", "evaluation", "data", "models", "errors"},
 }
 

@@ -9,6 +9,7 @@ from decero.errors import UserError, did_you_mean, run
 from decero.hub.convert import export_model, import_model
 from decero.hub.families import FAMILIES
 from decero.hub.publish import push
+from decero.inference.commands import COMMANDS as TEXT_COMMANDS
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,4 +86,4 @@ def add_export(commands) -> None:
     parser.set_defaults(function=lambda arguments: export_model(arguments.model, arguments.out, arguments.to))
 
 
-COMMANDS = (add_push, add_import, add_export)
+COMMANDS = (add_push, add_import, add_export, *TEXT_COMMANDS)

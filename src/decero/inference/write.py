@@ -1,0 +1,119 @@
+"""Models that write: an answer to each text (translate, summarize), or how it goes on (generate)."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from decero.errors import UserError
+from decero.inference.checkpoint import Loaded, load
+from decero.inference.lines import FIRST_WINDOW, TooLong, Warn, in_order, pieces, windows
+from decero.training.decode import TOKENS_PER_BATCH, decode_batches
+from decero.training.weight_layout import laid_out
+
+MAX_NEW_TOKENS = 256  # where neither the caller nor the model says
+TASK_NAMES = {"translate": "translation", "summarize": "summarization"}  # as T5's configuration names them
+
+
+def silent(message: str) -> None:
+    """Warnings go nowhere."""
+
+
+def translate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) -> Iterator[str]:
+    """What the model answers to each text, in order; nothing to an empty one. An encoder-decoder.
+
+    options: prefix (None: the one that the checkpoint names for this task), beams and max_new_tokens (None: its own),
+    batch_tokens, too_long (`split` at ends of sentences, or `cut`), warn (called with a line for what was not read or
+    written in full), first_window (texts that are read before the first is answered; 1: each is answered as it comes).
+
+    Raises UserError: what `load` refuses; a checkpoint that names several prefixes, and none was given.
+    """
+    return _answer("translate", model, texts, **options)
+
+
+def summarize(model: str | Path | Loaded, texts: Iterable[str], **options: Any) -> Iterator[str]:
+    """As `translate`; a text that is too long is answered by the summaries of its parts."""
+    return _answer("summarize", model, texts, **options)
+
+
+def generate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) -> Iterator[str]:
+    """How each text goes on, in order, without the text itself. A causal model. options: as for `translate`.
+
+    Of a text that is too long the end is read, for what follows follows the end; so there is no `too_long`.
+    """
+    if "too_long" in options:
+        raise TypeError("generate has no too_long: of a text that is too long the end is read")
+    return _answer("generate", model, texts, **options)
+
+
+def _answer(
+    command: str, model: str | Path | Loaded, texts: Iterable[str], *, prefix: str | None = None,
+    beams: int | None = None, max_new_tokens: int | None = None, batch_tokens: int = TOKENS_PER_BATCH,
+    too_long: TooLong = "split", warn: Warn = silent, first_window: int = FIRST_WINDOW,
+) -> Iterator[str]:  # fmt: skip
+    loaded = load(model, command)
+    prefix = prefix_of(loaded, command) if prefix is None else prefix
+    own = loaded.model.generation_config
+    most, limit = max_new_tokens or own.max_new_tokens or own.max_length or MAX_NEW_TOKENS, loaded.positions()
+    if command == "generate":  # what is read and what is written share the positions
+        most = most if max_new_tokens or not limit else min(most, max(1, limit // 2))
+        cut = partial(pieces, loaded, too_long="cut", warn=warn, prefix=prefix, reserve=most)
+        encode = partial(_encode_start, loaded, prefix, None if limit is None else limit - most)
+    else:
+        cut = partial(pieces, loaded, too_long=too_long, warn=warn, prefix=prefix)
+        encode = partial(_encode, loaded, prefix, limit)
+    settings = {"max_new_tokens": most, "num_beams": beams, "tokens_per_batch": batch_tokens}
+    says = silent if command == "generate" else warn  # that a text could go on is no news
+    return _stream(loaded, windows(texts, first_window), cut, encode, settings, says)
+
+
+def _stream(
+    loaded: Loaded, read: Iterable[list[str]], cut: Callable[..., list[str]], encode: Callable[[str], list[int]],
+    settings: dict[str, Any], stopped: Warn,
+) -> Iterator[str]:  # fmt: skip
+    ends = loaded.model.generation_config.eos_token_id
+    ends = {ends} if isinstance(ends, int) else set(ends or ())
+    number = 0
+    with laid_out(loaded.model):
+        for window in read:
+            parts = [[part for part in cut(text, number + i + 1) if part.strip()] for i, text in enumerate(window)]
+            sources = [encode(part) for some in parts for part in some]
+            places = iter(range(len(sources)))
+            pieces_of = [[next(places) for _ in some] for some in parts]
+            for answers in in_order(pieces_of, decode_batches(loaded.model, sources, **settings)):
+                number += 1
+                for ids in answers:
+                    if ids[-1] not in ends:
+                        stopped(f"line {number}: its answer was stopped after {len(ids)} new tokens, before its end")
+                yield " ".join(str(loaded.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers)
+
+
+def _encode(loaded: Loaded, prefix: str, limit: int | None, text: str) -> list[int]:
+    return loaded.tokenizer(prefix + text, truncation=limit is not None, max_length=limit, verbose=False)["input_ids"]
+
+
+def _encode_start(loaded: Loaded, prefix: str, limit: int | None, text: str) -> list[int]:
+    """The beginning of a text: without the token that would end it; its last tokens where it is too long."""
+    ids = loaded.tokenizer(prefix + text, verbose=False)["input_ids"]
+    while len(ids) > 1 and ids[-1] in (loaded.tokenizer.eos_token_id, loaded.tokenizer.sep_token_id):
+        ids = ids[:-1]
+    if limit is None or len(ids) <= limit:
+        return ids
+    first = ids[:1] if limit > 1 and ids[0] in loaded.tokenizer.all_special_ids else []  # where a text begins
+    return first + ids[len(ids) - limit + len(first) :]
+
+
+def prefix_of(loaded: Loaded, command: str) -> str:
+    """What the checkpoint's `task_specific_params` put before a text for this command; nothing where it says nothing.
+
+    Raises UserError when it says several things.
+    """
+    named = getattr(loaded.model.config, "task_specific_params", None) or {}
+    found = {name: task["prefix"] for name, task in named.items() if isinstance(task, dict) and "prefix" in task}
+    own = {prefix for name, prefix in found.items() if name.startswith(TASK_NAMES.get(command, command))}
+    others = tuple(name for each, name in TASK_NAMES.items() if each != command)
+    prefixes = own or {prefix for name, prefix in found.items() if not name.startswith(others)}
+    if len(prefixes) > 1:
+        known = " or ".join(repr(prefix) for prefix in sorted(prefixes))
+        raise UserError(f"{loaded.name}: knows several tasks; say which with --prefix {known}")
+    return next(iter(prefixes), "")

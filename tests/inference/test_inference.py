@@ -1,0 +1,262 @@
+"""Answers text by text: in order, as one text alone would be answered, and nothing lost in silence."""
+
+import itertools
+
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+
+from decero.errors import UserError
+from decero.inference import classify, fill, generate, load, summarize, translate
+from decero.inference.lines import in_order, pieces, windows
+from decero.inference.write import prefix_of
+
+BOTH = pytest.mark.parametrize("whose", ["ours", "stock"])
+TEXTS = ["banks gained", "", "the market rose sharply on monday after profit news from tokyo", "  ", "shares fell"]
+WRITERS = {"translate": (translate, "seq2seq"), "summarize": (summarize, "seq2seq"), "generate": (generate, "causal")}
+
+
+@BOTH
+@pytest.mark.parametrize("command", WRITERS)
+def test_a_text_is_answered_as_it_is_alone_and_an_empty_one_by_nothing(command, whose, checkpoint):
+    write, kind = WRITERS[command]
+    model = load(checkpoint(kind, whose), command)
+    found = list(write(model, TEXTS, max_new_tokens=7))
+    assert found == [next(write(model, [text], max_new_tokens=7)) for text in TEXTS]
+    assert [bool(answer) for answer in found] == [True, False, True, False, True]
+    assert len(set(found)) == 4
+    assert list(write(model, TEXTS, max_new_tokens=7, batch_tokens=30, first_window=2)) == found
+
+
+@BOTH
+def test_translate_writes_what_transformers_does(whose, checkpoint):
+    folder = checkpoint("seq2seq", whose)
+    loaded = load(folder, "translate")
+    stock = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    read = loaded.tokenizer("banks gained", return_tensors="pt")
+    for beams in (1, 3):
+        ids = stock.generate(
+            read["input_ids"], attention_mask=read["attention_mask"], max_new_tokens=7, num_beams=beams, do_sample=False
+        )
+        expected = loaded.tokenizer.decode(ids[0], skip_special_tokens=True).strip()
+        assert list(translate(folder, ["banks gained"], max_new_tokens=7, beams=beams)) == [expected]
+
+
+def test_a_prompt_does_not_end_before_the_model_goes_on(checkpoint):
+    loaded = load(checkpoint("causal", "ours"), "generate")
+    ids = loaded.tokenizer("banks gained")["input_ids"]
+    assert ids[-1] == loaded.tokenizer.sep_token_id
+    written = loaded.model.generate(torch.tensor([ids[:-1]]), max_new_tokens=7, do_sample=False)[0, len(ids) - 1 :]
+    expected = loaded.tokenizer.decode(written, skip_special_tokens=True).strip()
+    assert list(generate(loaded, ["banks gained"], max_new_tokens=7)) == [expected]
+
+
+@BOTH
+def test_fill_gives_the_likeliest_tokens_of_each_hole(whose, checkpoint):
+    folder = checkpoint("masked", whose)
+    loaded = load(folder, "fill")
+    texts = ["the [MASK] rose after <mask> news", "", "shares fell", "[MASK] gained"]
+    found = list(fill(loaded, texts, top_k=3))
+    model = AutoModelForMaskedLM.from_pretrained(folder).eval()
+    read = loaded.tokenizer(texts[0].replace("<mask>", "[MASK]"), return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**read).logits[read["input_ids"] == loaded.tokenizer.mask_token_id]
+    best = logits.softmax(dim=-1).topk(3)
+    assert [[token for token, _ in hole] for hole in found[0].holes] == [
+        [loaded.tokenizer.decode([i]) for i in row] for row in best.indices.tolist()
+    ]
+    assert [[p for _, p in hole] for hole in found[0].holes] == [
+        pytest.approx(r, abs=1e-5) for r in best.values.tolist()
+    ]
+    assert [len(each.holes) for each in found] == [2, 0, 0, 1]
+    assert (found[1].text, found[2].text) == ("", "shares fell")
+    first, second = (hole[0][0] for hole in found[0].holes)
+    joined = f"the {first} rose after {second} news".replace(" ##", "")
+    assert found[0].text == joined
+
+
+def test_a_line_without_a_hole_is_said(checkpoint):
+    said = []
+    list(fill(checkpoint("masked", "ours"), ["", "shares fell"], warn=said.append))
+    assert said == ["line 2: has no hole; write [MASK] where one is"]
+
+
+@BOTH
+def test_classify_gives_every_label_the_likeliest_first(whose, checkpoint):
+    folder = checkpoint("classifier", whose)
+    found = list(classify(folder, TEXTS))
+    model, tokenizer = (
+        AutoModelForSequenceClassification.from_pretrained(folder).eval(),
+        load(folder, "classify").tokenizer,
+    )
+    for text, labels in zip(TEXTS, found, strict=True):
+        if not text.strip():
+            assert labels == {}
+            continue
+        with torch.no_grad():
+            probabilities = model(**tokenizer(text, return_tensors="pt")).logits.softmax(dim=-1)[0]
+        expected = {model.config.id2label[i]: p for i, p in enumerate(probabilities.tolist())}
+        assert labels == pytest.approx(expected, abs=1e-5)
+        assert list(labels.values()) == sorted(labels.values(), reverse=True)
+
+
+def several(model):
+    model.config.problem_type = "multi_label_classification"
+
+
+def test_several_labels_each_have_a_probability_of_their_own(checkpoint):
+    one, many = (next(classify(checkpoint("classifier", "ours", change), TEXTS)) for change in (None, several))
+    assert sum(one.values()) == pytest.approx(1, abs=1e-5)
+    assert sum(many.values()) != pytest.approx(1, abs=1e-2)
+
+
+WRONG = {
+    ("generate", "seq2seq"): "writes an answer to a text: use decero translate or decero summarize",
+    ("translate", "causal"): "writes on from a text: use decero generate",
+    ("fill", "classifier"): "classifies texts: use decero classify",
+    ("classify", "masked"): "fills holes in a text: use decero fill",
+}
+COMMAND_OF = {"seq2seq": "translate", "causal": "generate", "classifier": "classify", "masked": "fill"}
+
+
+@BOTH
+@pytest.mark.parametrize(("command", "kind"), WRONG)
+def test_a_model_of_another_kind_names_the_commands_that_fit(command, kind, whose, checkpoint):
+    folder = checkpoint(kind, whose)
+    with pytest.raises(UserError, match=WRONG[command, kind]) as error:
+        load(folder, command)
+    assert str(error.value).startswith(f"{folder}: is a ")
+    loaded = load(
+        folder, {"seq2seq": "translate", "causal": "generate", "classifier": "classify", "masked": "fill"}[kind]
+    )
+    with pytest.raises(UserError, match=WRONG[command, kind]):
+        load(loaded, command)
+
+
+def test_code_of_the_checkpoint_wants_a_commit():
+    with pytest.raises(UserError, match="name it with --revision"):
+        load("somebody/model", "fill", trust_remote_code=True)
+
+
+@pytest.mark.parametrize("too_long", ["split", "cut"])
+@BOTH
+def test_a_long_text_is_never_shortened_in_silence(whose, too_long, checkpoint):
+    loaded = load(checkpoint("seq2seq", whose), "translate")
+    limit, said = loaded.positions(), []
+    sentence = "the market rose sharply on monday. "
+    long, options = sentence * 17, {"max_new_tokens": 5, "warn": said.append}
+    found = list(translate(loaded, ["banks gained", long], too_long=too_long, **options))
+    assert len([line for line in said if line.startswith("line 2: ") and f"more than the {limit}" in line]) == 1
+    parts = pieces(loaded, long, 2, too_long, said.append)
+    assert "".join(parts) == long
+    if too_long == "split":
+        assert len(parts) > 1
+        assert all(part.rstrip().endswith(".") for part in parts)
+        assert all(len(loaded.tokenizer(part)["input_ids"]) <= limit for part in parts)
+        assert found[1] == " ".join(translate(loaded, parts, max_new_tokens=5))
+    else:
+        ids = loaded.tokenizer(long, truncation=True, max_length=limit)["input_ids"]
+        head = loaded.tokenizer.decode(ids, skip_special_tokens=True)
+        assert len(parts) == 1
+        assert found[1] == next(translate(loaded, [head], max_new_tokens=5))
+
+
+def test_a_text_without_sentences_or_words_is_split_all_the_same(checkpoint):
+    loaded = load(checkpoint("masked", "ours"), "fill")
+    for text in ("market " * 200, "x" * 300, "", "rose. " + "fell " * 99):
+        parts = pieces(loaded, text, 1, "split", lambda said: None)
+        assert "".join(parts) == text
+        assert all(len(loaded.tokenizer(part)["input_ids"]) <= 53 for part in parts)
+
+
+def test_a_long_text_is_filled_and_classified_in_parts(checkpoint):
+    text = "the market rose. " * 29 + "the [MASK] fell. " + "banks gained. " * 29
+    filled = next(fill(checkpoint("masked", "ours"), [text]))
+    assert len(filled.holes) == 1
+    assert filled.text == text.replace("[MASK]", filled.holes[0][0][0]).replace(" ##", "")
+    said = []
+    cut = next(fill(checkpoint("masked", "ours"), [text], too_long="cut", warn=said.append))
+    assert cut.text == text
+    assert "line 1: 1 holes lie behind what was read, and stay" in said
+    whole, first = (next(classify(checkpoint("classifier", "ours"), [text], too_long=how)) for how in ("split", "cut"))
+    assert sum(whole.values()) == pytest.approx(1, abs=1e-5)
+    assert whole != pytest.approx(first, abs=1e-3)
+
+
+def test_of_a_long_prompt_the_end_is_read(checkpoint):
+    loaded, said = load(checkpoint("causal", "ours"), "generate"), []
+    long = "banks gained " * 40 + "shares fell on monday"
+    found = next(generate(loaded, [long], max_new_tokens=5, warn=said.append))
+    ids = loaded.tokenizer(long)["input_ids"][:-1]
+    read = [ids[0], *ids[len(ids) - (53 - 5) + 1 :]]
+    written = loaded.model.generate(torch.tensor([read]), max_new_tokens=5, do_sample=False)[0, len(read) :]
+    assert found == loaded.tokenizer.decode(written, skip_special_tokens=True).strip()
+    assert any("line 1: " in line and "it is cut" in line for line in said)
+
+
+def endless(model):
+    model.generation_config.eos_token_id = None
+
+
+def test_an_answer_that_was_stopped_is_said(checkpoint):
+    said = []
+    list(translate(checkpoint("seq2seq", "ours", endless), ["", "banks"], max_new_tokens=3, warn=said.append))
+    assert said == ["line 2: its answer was stopped after 3 new tokens, before its end"]
+
+
+def test_the_checkpoints_prefix_is_put_before_a_text_unless_another_is_given(checkpoint):
+    loaded = load(checkpoint("seq2seq", "ours"), "translate")
+    plain = list(translate(loaded, ["banks gained"], max_new_tokens=7, prefix="the market "))
+    bare = list(translate(loaded, ["banks gained"], max_new_tokens=7))
+    assert plain != bare
+    loaded.model.config.task_specific_params = {"es": {"prefix": "the market "}}
+    assert list(translate(loaded, ["banks gained"], max_new_tokens=7)) == plain
+    assert list(translate(loaded, ["banks gained"], max_new_tokens=7, prefix="")) == bare
+
+
+@pytest.mark.parametrize(
+    ("named", "command", "prefix"),
+    [
+        (None, "translate", ""),
+        ({"en_es": {"prefix": "to Spanish: "}}, "translate", "to Spanish: "),
+        ({"en_es": {"prefix": "to Spanish: "}, "summarization": {"prefix": "sum: "}}, "summarize", "sum: "),
+        ({"en_es": {"prefix": "to Spanish: "}, "summarization": {"prefix": "sum: "}}, "translate", "to Spanish: "),
+        ({"translation_en_to_de": {"prefix": "de: "}, "other": {"prefix": "x: "}}, "translate", "de: "),
+        ({"text-generation": {"max_length": 50}}, "generate", ""),
+    ],
+)
+def test_the_prefix_is_the_one_of_the_task(named, command, prefix, checkpoint):
+    loaded = load(checkpoint("seq2seq", "ours"), "translate")
+    loaded.model.config.task_specific_params = named
+    assert prefix_of(loaded, command) == prefix
+
+
+def test_a_checkpoint_of_several_tasks_wants_to_be_told_which(checkpoint):
+    loaded = load(checkpoint("seq2seq", "ours"), "translate")
+    loaded.model.config.task_specific_params = {n: {"prefix": f"{n}: "} for n in ("translation_a", "translation_b")}
+    with pytest.raises(UserError, match="--prefix 'translation_a: ' or 'translation_b: '"):
+        translate(loaded, ["banks"])
+
+
+def test_no_more_is_read_than_a_window_before_it_is_answered(checkpoint):
+    read = []
+    texts = (read.append(n) or "banks gained" for n in itertools.count())
+    answers = translate(checkpoint("seq2seq", "ours"), texts, max_new_tokens=2, first_window=3)
+    next(answers)
+    assert len(read) == 3
+
+
+def test_windows_double_and_answers_come_in_order():
+    assert [len(window) for window in windows(iter(range(50)), 3)] == [3, 6, 12, 24, 5]
+    assert [len(window) for window in windows(iter(range(3)), 1)] == [1, 1, 1]  # somebody waits for each
+    log = []
+
+    def batches():
+        for batch in ([3, 1], [0], [2]):
+            log.append(batch)
+            yield batch, [f"<{n}>" for n in batch]
+
+    found = in_order([[0], [], [1, 2], [3]], batches())
+    assert next(found) == ["<0>"]
+    assert log == [[3, 1], [0]]
+    assert list(found) == [[], ["<1>", "<2>"], ["<3>"]]
