@@ -55,7 +55,7 @@ def tokenize_documents(
 
     features = Features({"input_ids": Sequence(Value("int32")), "starts_word": Sequence(Value("bool"))})
     key = ("documents", max_length, text_column, special_tokens)
-    rows = _map(dataset, tokenize, features, tokenizer, key, num_proc, f"tokenize {where}")
+    rows = map_rows(dataset, tokenize, features, tokenizer, key, num_proc, f"tokenize {where}")
     if len(rows) == 0:
         raise UserError(f"{where}: no text is left after tokenization; is column {text_column!r} the text?")
     return rows
@@ -93,7 +93,7 @@ def tokenize_examples(
     features = Features({n: Sequence(Value("int32")) for n in names})
     features |= {"labels": dataset.features["labels"], "truncated": Value("bool")}
     key = ("examples", max_length, *columns)
-    return _map(dataset, tokenize, Features(features), tokenizer, key, num_proc, f"tokenize {where}")
+    return map_rows(dataset, tokenize, Features(features), tokenizer, key, num_proc, f"tokenize {where}")
 
 
 def tokenize_pairs(
@@ -142,10 +142,10 @@ def tokenize_pairs(
     ids = Sequence(Value("int32"))
     features = Features({"input_ids": ids, "labels": ids, "truncated": Value("bool")})
     key = ("pairs", max_source_length, max_target_length, source_column, target_column, prefix)
-    return _map(dataset, tokenize, features, tokenizer, key, num_proc, f"tokenize {where}")
+    return map_rows(dataset, tokenize, features, tokenizer, key, num_proc, f"tokenize {where}")
 
 
-def _map(dataset: Dataset, function, features, tokenizer, key: tuple, num_proc: int | None, desc: str) -> Dataset:
+def map_rows(dataset: Dataset, function, features, tokenizer, key: tuple, num_proc: int | None, desc: str) -> Dataset:
     """`Dataset.map` whose cache is found by what matters: the rows, the tokenizer, the settings and the library.
 
     Left to itself `datasets` hashes the tokenizer object, which changes when it is used; and it caches nothing for a

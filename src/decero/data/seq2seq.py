@@ -38,10 +38,10 @@ class Seq2Seq:
         """Pairs of ids, padded."""
         pad = self.tokenizer.pad_token_id
         sources, targets = zip(*pairs, strict=True)
-        read, attention = _padded(sources, pad), _padded([np.ones_like(s) for s in sources], 0)
-        written = _padded([np.concatenate(([self.decoder_start_token_id], t[:-1])) for t in targets], pad)
+        read, attention = padded(sources, pad), padded([np.ones_like(s) for s in sources], 0)
+        written = padded([np.concatenate(([self.decoder_start_token_id], t[:-1])) for t in targets], pad)
         batch = {"input_ids": read, "attention_mask": attention, "decoder_input_ids": written}
-        batch["labels"] = _padded(targets, IGNORED)
+        batch["labels"] = padded(targets, IGNORED)
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
 
@@ -54,8 +54,9 @@ class ShuffledSources(Seq2Seq):
         return self.batch([(pairs[i - 1][0], target) for i, (_, target) in enumerate(pairs)])
 
 
-def _padded(rows: Sequence[np.ndarray], fill: int) -> np.ndarray:
-    padded = np.full((len(rows), max(map(len, rows))), fill, dtype=np.int64)
+def padded(rows: Sequence[np.ndarray], fill: int) -> np.ndarray:
+    """Rows of any length as (rows, longest), filled up on the right."""
+    full = np.full((len(rows), max(map(len, rows))), fill, dtype=np.int64)
     for b, row in enumerate(rows):
-        padded[b, : len(row)] = row
-    return padded
+        full[b, : len(row)] = row
+    return full

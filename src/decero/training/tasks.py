@@ -3,6 +3,7 @@
 Everything a model may be asked to write is such a task: Raffel et al. 2020, section 2.4.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,13 +120,14 @@ def _columns(dataset: Dataset) -> tuple[list[str], list[str]]:
 
 
 def tokenize_tasks(
-    texts: Texts, data: TasksSection, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> dict[str, dict[str, Dataset]]:
-    """split -> task -> rows of token ids, in the order of the texts."""
+    texts: Texts, data: TasksSection, tokenizer: PreTrainedTokenizerBase, seed: int,
+    tokenize: Callable[..., Dataset] = tokenize_pairs,
+) -> dict[str, dict[str, Dataset]]:  # fmt: skip
+    """split -> task -> rows of token ids, in the order of the texts. tokenize: takes what `tokenize_pairs` takes."""
     rows: dict[str, dict[str, Dataset]] = {}
     for name, corpus in texts.items():
         for split, dataset in corpus.items():
-            rows.setdefault(split, {})[name] = tokenize_pairs(
+            rows.setdefault(split, {})[name] = tokenize(
                 dataset, tokenizer, max_source_length=data.max_source_length,
                 max_target_length=data.max_target_length, prefix=data.tasks[name].prefix, num_proc=data.num_proc,
                 where=f"{name} {split}",
