@@ -1,4 +1,4 @@
-"""What our tricks save here: a training step of ours, of transformers as its examples run it, and of the same tuned.
+"""What our tricks save here, in training and decoding: ours, transformers as its examples run it, and the same tuned.
 
 python recipes/benchmark.py configs/benchmark/quick.yaml [key.sub=value ...] [--dry-run]
 """
@@ -6,12 +6,14 @@ python recipes/benchmark.py configs/benchmark/quick.yaml [key.sub=value ...] [--
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 from tqdm.auto import tqdm
 
 from decero.benchmark.arms import build_arms, check_equal
 from decero.benchmark.batches import FORMULA, describe, make_texts
+from decero.benchmark.decoding import build_decoders, check_equal_answers, sources_of
 from decero.benchmark.measure import interleaved, matmul_peak, synchronize
 from decero.benchmark.memory import measure_memory
 from decero.benchmark.report import arm_table, bars, line_of, parameters_of, ratio_table, summarise
@@ -44,24 +46,34 @@ def main():
         return print("dry run: nothing was timed and nothing written")
 
     peaks = matmul_peak(device)
-    once = config.warmup_rounds + config.memory
+    trained = {name: work for name, work in works.items() if work.kind != "decode" and config.memory}
+    total = sum(
+        (config.warmup_rounds + work.rounds + (name in trained)) * len(work.arms()) for name, work in works.items()
+    )
     bar = tqdm(
-        total=sum((once + work.rounds) * len(work.arms()) for work in works.values()), unit="arm", dynamic_ncols=True,
+        total=total, unit="arm", dynamic_ncols=True,
         mininterval=0.5 if sys.stderr.isatty() else 15,
     )  # fmt: skip
     for name, work in works.items():
         bar.set_description(name, refresh=False)
         pair = build_pair(name, work, seed)
-        arms = build_arms(work, pair, make_texts(name, work, pair[0].config, seed), device, seed, work.arms())
+        texts = make_texts(name, work, pair[0].config, seed)
+        arms: dict[str, Any]
+        if work.kind == "decode":
+            arms = build_decoders(work, pair, sources_of(texts), device, seed)
+            found[name]["equal"] = check_equal_answers(name, work, arms)
+        else:
+            arms = build_arms(work, pair, texts, device, seed, work.arms())
+            found[name]["loss"] = check_equal(name, arms)
         found[name]["parameters"] = {arm: each.model.num_parameters() for arm, each in arms.items()}
-        found[name] |= {"says": {arm: each.says for arm, each in arms.items()}, "loss": check_equal(name, arms)}
+        found[name]["says"] = {arm: each.says for arm, each in arms.items()}
         times[name] = interleaved(
             arms, work.rounds, config.warmup_rounds, seed, synchronize=lambda: synchronize(device), tick=bar.update
         )
         found[name]["load_average"] = psutil.getloadavg()[0]  # above the number of cores: others were at work
         del pair, arms
     bar.set_description("memory", refresh=False)
-    memory = measure_memory(works, device, seed, tick=bar.update) if config.memory else {}
+    memory = measure_memory(trained, device, seed, tick=bar.update) if trained else {}
     bar.close()
     for name, work in works.items():
         found[name] = summarise(work, times[name], memory.get(name, {}), found[name], peaks)

@@ -12,6 +12,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from decero.benchmark.decoding import describe_decoding, skewed_lengths, sources_of
 from decero.benchmark.works import Work
 from decero.data.collators import IGNORED
 from decero.data.corpus import load_corpus
@@ -26,7 +27,7 @@ SHORTEST = 4  # tokens of a text
 FORMULA = (
     "FLOPs are those that the task needs, the same for every arm: 6 x parameters without embeddings x useful tokens, "
     "6 x vocabulary x width x scored tokens for the projection, and 12 x width x pairs of tokens that see each other, "
-    "for each attention. Padding and unscored positions count for nothing."
+    "for each attention; a third of it where nothing is trained. Padding and unscored positions count for nothing."
 )
 
 
@@ -39,6 +40,8 @@ def make_texts(name: str, work: Work, config: PreTrainedConfig, seed: int) -> Da
     mean = work.fill * work.length
     reach = max(0.0, min(mean - SHORTEST, work.length - mean))
     lengths = rng.permutation(np.linspace(mean - reach, mean + reach, count)).round().astype(int)
+    if work.kind == "decode":
+        lengths = skewed_lengths(work, count, seed)
     words = ordinary_ids(config)
     return Dataset.from_list([{"input_ids": rng.choice(words, size=size).tolist()} for size in lengths])
 
@@ -137,6 +140,8 @@ def as_stock_reads(work: Work, batch: Batch) -> Batch:
 
 def describe(work: Work, texts: Dataset, ours: PreTrainedModel, seed: int) -> dict[str, Any]:
     """What a unit holds: texts, useful tokens, how full the stock rows are, scored tokens, FLOPs (FORMULA)."""
+    if work.kind == "decode":
+        return describe_decoding(work, sources_of(texts), ours, seed)
     batches = padded_batches(work, texts, ours.config, seed)
     seq2seq, per_text = work.kind == "seq2seq", work.kind == "classification"
     source = np.concatenate([batch["attention_mask"].sum(dim=1).numpy() for batch in batches])

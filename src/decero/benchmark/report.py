@@ -24,7 +24,8 @@ def summarise(work: Work, times: Mapping[str, list[float]], memory: Mapping[str,
     arms = {}
     for arm, seconds in times.items():
         time = spread(seconds)
-        peak = peaks["fp32" if arm == "stock fp32" or not work.tricks else "bf16"]
+        fp32 = not work.bf16 if work.kind == "decode" else arm == "stock fp32" or not work.tricks
+        peak = peaks["fp32" if fp32 else "bf16"]
         arms[arm] = {
             "seconds": time,
             "rounds": list(seconds),

@@ -18,13 +18,14 @@ from decero.hub.stock import to_stock
 from decero.training.build import read_preset
 from decero.training.config import RunConfig, Section
 
-Kind = Literal["mlm", "causal", "seq2seq", "classification"]
+Kind = Literal["mlm", "causal", "seq2seq", "classification", "decode"]
 ArmName = Literal["stock fp32", "stock bf16", "tuned", "ours"]
 AUTO_CLASSES: dict[str, Any] = {
     "mlm": AutoModelForMaskedLM,
     "causal": AutoModelForCausalLM,
     "seq2seq": AutoModelForSeq2SeqLM,
     "classification": AutoModelForSequenceClassification,
+    "decode": AutoModelForSeq2SeqLM,
 }
 
 
@@ -40,7 +41,7 @@ class RealTexts(Section):
 
 
 class Work(Section):
-    kind: Kind = Field(description="the task; seq2seq is span corruption")
+    kind: Kind = Field(description="the task; seq2seq is span corruption, decode is greedy decoding")
     model: Shape
     stock: str = Field(description="family of transformers that holds the very same weights: bert, gpt2, t5 ...")
     batch_size: int = Field(32, ge=1, description="texts a step")
@@ -57,6 +58,7 @@ class Work(Section):
         True,
         description="false: ours trains as stock fp32 does, padded and with its own loss: what the code alone costs",
     )
+    bf16: bool = Field(False, description="kind decode: weights of both arms in bfloat16 instead of fp32")
     at_least: dict[ArmName, float] = Field({}, description="how much faster than an arm ours is meant to be")
     memory_at_most: float | None = Field(
         None, gt=0, description="share of stock fp32's peak memory ours is meant to take"
@@ -64,6 +66,8 @@ class Work(Section):
 
     def arms(self) -> tuple[ArmName, ...]:
         """Who takes part, in order."""
+        if self.kind == "decode":
+            return ("stock bf16" if self.bf16 else "stock fp32"), "ours"
         return get_args(ArmName) if self.tricks else ("stock fp32", "ours")
 
 

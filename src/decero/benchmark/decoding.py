@@ -1,0 +1,135 @@
+"""Greedy decoding as a work: what ours writes in a second, against `generate` as the examples of transformers call it.
+
+Random weights end no answer, so each source has an answer length of its own, the same for both arms: as if an end token
+stood there. Lengths are skewed as those of sentences are.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+
+from decero.benchmark.works import Work
+from decero.errors import UserError
+from decero.training.cost import Load, flops
+from decero.training.decode import decode
+
+SHORTEST = 4  # tokens of a source
+SOURCE_SPREAD = 0.6  # standard deviation of log length: half of the sentences lie within 0.67 to 1.5 times the median
+ANSWER_SPREAD = 0.2  # of log(answer / source), as between two languages
+
+
+def skewed_lengths(work: Work, count: int, seed: int) -> np.ndarray:
+    """Source lengths: log-normal with mean fill x length, cut at `length`."""
+    rng = np.random.default_rng(seed)
+    drawn = work.fill * work.length * rng.lognormal(-(SOURCE_SPREAD**2) / 2, SOURCE_SPREAD, count)
+    return drawn.clip(SHORTEST, work.length).round().astype(int)
+
+
+def answer_lengths(sources: Sequence[Sequence[int]], seed: int) -> list[int]:
+    """As long as its source, give or take."""
+    rng = np.random.default_rng([seed, 1])
+    drawn = np.array([len(source) for source in sources]) * rng.lognormal(0, ANSWER_SPREAD, len(sources))
+    return drawn.round().astype(int).clip(1).tolist()
+
+
+class Ends(StoppingCriteria):
+    """Each row ends at a length of its own; `generate` goes on until the last has."""
+
+    def __init__(self, limits: Sequence[int]):
+        self.limits_B = torch.tensor(limits)
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs) -> Any:
+        self.limits_B = self.limits_B.to(input_ids.device)
+        return input_ids.shape[1] - 1 >= self.limits_B  # behind the start token
+
+
+@dataclass
+class Decoder:
+    """An arm: called, it answers every source; `written` is what it wrote last."""
+
+    model: PreTrainedModel
+    write: Callable[[], list[list[int]]]
+    says: list[str]
+    written: list[list[int]] = field(default_factory=list)
+
+    def __call__(self) -> None:
+        self.written = self.write()
+
+
+def build_decoders(
+    work: Work, pair: tuple[PreTrainedModel, PreTrainedModel], sources: list[list[int]], device: torch.device, seed: int
+) -> dict[str, Decoder]:
+    """Both arms on the device, in fp32 or, with `work.bf16`, with weights in bfloat16.
+
+    stock: batches of `work.batch_size` in the order given, padded on the right, through the stock class's `generate`.
+    ours: the same sources through our class and `decode`.
+    """
+    ours, stock = (model.to(device, torch.bfloat16 if work.bf16 else torch.float32).eval() for model in pair)  # type: ignore[arg-type]
+    for model in pair:
+        model.generation_config.eos_token_id = model.generation_config.forced_eos_token_id = None
+    limits = answer_lengths(sources, seed)
+    says = [f"batches of {work.batch_size}, as given"], ["batches sorted by length, which done rows leave"]
+    arms = (
+        Decoder(stock, lambda: _generate(stock, sources, limits, work.batch_size), says[0]),
+        Decoder(ours, lambda: decode(ours, sources, max_new_tokens=limits), says[1]),
+    )
+    return dict(zip(work.arms(), arms, strict=True))
+
+
+def _generate(model: Any, sources: list[list[int]], limits: list[int], batch_size: int) -> list[list[int]]:
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    answers: list[list[int]] = []
+    for start in range(0, len(sources), batch_size):
+        some, ends = sources[start : start + batch_size], limits[start : start + batch_size]
+        ids_BL = torch.full((len(some), max(map(len, some))), model.config.pad_token_id)
+        mask_BL = torch.zeros_like(ids_BL)
+        for row, source in enumerate(some):
+            ids_BL[row, : len(source)], mask_BL[row, : len(source)] = torch.tensor(source), 1
+        written_BL = model.generate(
+            ids_BL.to(model.device), attention_mask=mask_BL.to(model.device), max_new_tokens=max(ends), do_sample=False,
+            num_beams=1, stopping_criteria=StoppingCriteriaList([Ends(ends)]),
+        )  # fmt: skip
+        answers += [row[1 : 1 + end] for row, end in zip(written_BL.tolist(), ends, strict=True)]
+    transformers.logging.set_verbosity(level)
+    return answers
+
+
+def check_equal_answers(name: str, work: Work, arms: dict[str, Decoder]) -> dict[str, float]:
+    """Share of the tokens that are those of ours. Raises UserError when they differ in fp32: no race is fair then."""
+    for each in arms.values():
+        each()
+    mine = [token for answer in arms["ours"].written for token in answer]
+    shares = {}
+    for arm, each in arms.items():
+        tokens = [token for answer in each.written for token in answer]
+        shares[arm] = float(np.mean([a == b for a, b in zip(tokens, mine, strict=True)]))
+    if not work.bf16 and min(shares.values()) < 1:
+        said = ", ".join(f"{arm} {share:.4f}" for arm, share in shares.items())
+        raise UserError(f"works.{name}: the arms write different answers, share of equal tokens: {said}")
+    return shares
+
+
+def describe_decoding(work: Work, sources: list[list[int]], ours: PreTrainedModel, seed: int) -> dict[str, Any]:
+    """As `describe`: useful tokens are those that are written, FLOPs those of a forward pass with a cache."""
+    read, written = (np.array(each) for each in ([len(s) for s in sources], answer_lengths(sources, seed)))
+    batches = [slice(start, start + work.batch_size) for start in range(0, len(read), work.batch_size)]
+    steps = sum(int(written[some].max()) * len(written[some]) for some in batches)
+    tokens = int(written.sum())
+    load = Load(
+        texts=len(read), tokens=int(read.sum()) + tokens, scored=tokens, places=read.sum(), pairs=(read**2).sum(),
+        written_places=tokens, written_pairs=float((written * (written + 1) / 2).sum()),
+        crossed_pairs=(read * written).sum(),
+    )  # fmt: skip
+    facts = {"texts": len(read), "useful_tokens": tokens, "fill": tokens / steps, "scored": tokens}
+    return facts | {"flops": float(flops(ours, load)) / 3}  # 2 of the 6 a weight and token
+
+
+def sources_of(texts: Any) -> list[list[int]]:
+    return [list(row) for row in texts["input_ids"]]

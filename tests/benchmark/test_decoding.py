@@ -1,0 +1,76 @@
+"""Decoding as a work: both arms write the same, as long as they were told, and what is counted is what is written."""
+
+import numpy as np
+import pytest
+import torch
+
+from decero.benchmark.batches import describe, make_texts
+from decero.benchmark.decoding import answer_lengths, build_decoders, check_equal_answers, sources_of
+from decero.benchmark.works import Work, build_pair
+from decero.errors import UserError
+
+SIZES = {"vocab_size": 211, "hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3, "head_dim": 12}
+SIZES |= {"intermediate_size": 41, "initializer_range": 0.5}
+MARIAN = {"pad_token_id": 210, "position_embedding_type": "sinusoidal_halves"}
+FAMILIES = {"t5": ("t5_small", {}), "marian": ("marian", MARIAN)}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def prepared(family, **changes):
+    preset, overrides = FAMILIES[family]
+    model = {"config": f"configs/model/{preset}.yaml", "overrides": SIZES | overrides}
+    settings = {"kind": "decode", "model": model, "stock": family, "batch_size": 5, "batches": 3, "length": 41}
+    work = Work.model_validate(settings | {"fill": 0.3} | changes)
+    pair = build_pair("decode", work, seed=3)
+    return work, pair, make_texts("decode", work, pair[0].config, seed=3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_arms_write_the_same_and_as_long_as_told(family):
+    work, pair, texts = prepared(family)
+    sources = sources_of(texts)
+    arms = build_decoders(work, pair, sources, torch.device("cpu"), seed=3)
+    assert check_equal_answers("decode", work, arms) == {"stock fp32": 1.0, "ours": 1.0}
+    written = arms["ours"].written
+    assert written == arms["stock fp32"].written
+    assert [len(answer) for answer in written] == answer_lengths(sources, 3)
+    assert len({token for answer in written for token in answer}) > 20, "all write the same few: equal says nothing"
+    assert type(arms["ours"].model).__name__ != type(arms["stock fp32"].model).__name__
+
+
+def test_arms_that_write_differently_are_no_race_in_fp32():
+    work, pair, texts = prepared("t5")
+    arms = build_decoders(work, pair, sources_of(texts), torch.device("cpu"), seed=3)
+    with torch.no_grad():
+        pair[0].model.decoder.layers[1].mlp.up_proj.weight.mul_(-3)
+    with pytest.raises(UserError, match=r"works\.decode: the arms write different answers, share of equal tokens"):
+        check_equal_answers("decode", work, arms)
+
+
+def test_both_arms_have_bf16_weights_where_that_is_asked():
+    work, pair, texts = prepared("t5", bf16=True)
+    assert work.arms() == ("stock bf16", "ours")
+    arms = build_decoders(work, pair, sources_of(texts), torch.device("cpu"), seed=3)
+    assert {arm.model.dtype for arm in arms.values()} == {torch.bfloat16}
+    assert list(arms) == list(work.arms())
+    assert check_equal_answers("decode", work, arms)["ours"] == 1.0
+
+
+def test_lengths_are_skewed_and_what_is_counted_is_what_is_written():
+    work, pair, texts = prepared("t5", batches=40)
+    sources = sources_of(texts)
+    lengths = np.array([len(source) for source in sources])
+    assert lengths.max() <= 41
+    assert lengths.mean() == pytest.approx(0.3 * 41, rel=0.15)
+    assert np.median(lengths) < lengths.mean() < lengths.max() / 2
+    facts, written = describe(work, texts, pair[0], 3), answer_lengths(sources, 3)
+    assert facts["useful_tokens"] == sum(written)
+    most = [5 * max(written[start : start + 5]) for start in range(0, 200, 5)]
+    assert facts["fill"] == pytest.approx(sum(written) / sum(most))
