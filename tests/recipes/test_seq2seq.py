@@ -1,0 +1,223 @@
+"""Encoder-decoders as a user trains them: pretrained on plain text, fine-tuned on pairs, ours and stock."""
+
+import json
+import math
+import random
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+
+SIZES = {"vocab_size": 113, "max_position_embeddings": 61}
+STOCK = {
+    "t5": {"d_model": 20, "d_kv": 10, "d_ff": 37, "num_layers": 2, "num_heads": 2, "vocab_size": 113},
+    "bart": SIZES | {"d_model": 20, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
+                     "decoder_attention_heads": 2, "encoder_ffn_dim": 37, "decoder_ffn_dim": 37},
+}  # fmt: skip
+STOCK["marian"] = STOCK["bart"]
+
+
+def losses(folder, name="loss"):
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [row[name] for row in rows if name in row]
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def sentinels(launch, write_config, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "tokenizer"
+    settings = "{algorithm: unigram, vocab_size: 110, num_sentinels: 11}"
+    launch("train_tokenizer", write_config("t", f"output: {output}\ndata: {{files: FILES}}\ntokenizer: {settings}\n"))
+    return output / "model"
+
+
+@pytest.fixture(scope="module")
+def shape(tmp_path_factory):
+    path = tmp_path_factory.mktemp("preset") / "tiny.yaml"
+    path.write_text(
+        "model_type: decero_encoder_decoder\nvocab_size: 113\nhidden_size: 22\nnum_hidden_layers: 2\n"
+        "num_attention_heads: 1\nintermediate_size: 37\nmax_position_embeddings: 61\npad_token_id: 0\neos_token_id: 1\n"
+        "initializer_range: 0.1\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def denoise(write_config, sentinels, shape):
+    return write_config(
+        "denoise",
+        f"""\
+output: OUTPUT
+seed: 3
+model: {{config: {shape}}}
+tokenizer: {{name_or_path: {sentinels}}}
+data: {{files: FILES, max_length: 31}}
+optim: {{learning_rate: 1e-2, num_warmup_steps: 3}}
+training:
+  {{max_train_steps: 40, global_batch_size: 11, per_device_batch_size: 4, logging_steps: 1, eval_strategy: steps,
+  eval_steps: 20, save_steps: 20}}
+tracking: {{trackers: []}}
+""",
+    )
+
+
+@pytest.fixture(scope="module")
+def pretrained(launch, denoise, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "pretrain"
+    launch("pretrain_seq2seq", denoise, f"output={folder}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def translate(write_config, sentinels, shape, tmp_path_factory):
+    """A language of five words in which each word has another name."""
+    folder, draw = tmp_path_factory.mktemp("pairs"), random.Random(7)
+    words = {"team": "bank", "match": "rate", "goal": "profit", "late": "weaker", "crowd": "market"}
+    for split, size in {"train": 83, "validation": 13, "test": 17}.items():
+        rows = [draw.choices(list(words), k=draw.randint(1, 5)) for _ in range(size)]
+        lines = [{"en": " ".join(row), "es": " ".join(words[word] for word in row)} for row in rows]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    files = ", ".join(f"{split}: {folder}/{split}.jsonl" for split in ("train", "validation", "test"))
+    return write_config(
+        "translate",
+        f"""\
+output: OUTPUT
+model: {{config: {shape}}}
+tokenizer: {{name_or_path: {sentinels}}}
+data:
+  tasks: {{swap: {{files: {{{files}}}, source_column: en, target_column: es, prefix: "the bank: "}}}}
+  max_source_length: 47
+  max_target_length: 41
+objective: {{label_smoothing: 0.1}}
+generation: {{metric: translation, max_new_tokens: 29, validation_rows: 5}}
+optim: {{learning_rate: 1e-2, num_warmup_steps: 5}}
+training:
+  {{max_train_steps: 30, global_batch_size: 13, per_device_batch_size: 6, logging_steps: 1, eval_strategy: steps,
+  eval_steps: 15, save_steps: 10}}
+tracking: {{trackers: []}}
+""",
+    )
+
+
+PINNED = [4.93, 4.87, 4.69]
+
+
+def test_span_corruption_learns_and_ends_where_it_always_ends(pretrained):
+    """Pinned: moves when order, spans, initialisation, schedule, optimizer or tokenizer move."""
+    assert losses(pretrained)[:3] == pytest.approx(PINNED, abs=2e-3)
+    assert losses(pretrained)[-1] < losses(pretrained)[0] - 1
+    record = result(pretrained)
+    table = pd.read_parquet(pretrained / "predictions.parquet")
+    assert -table["log_probability"].mean() == pytest.approx(record["metric"]["eval_loss"], rel=1e-5)
+    model = AutoModelForSeq2SeqLM.from_pretrained(pretrained / "model")
+    assert sum(p.numel() for p in model.parameters()) == record["num_parameters"]
+
+
+@pytest.mark.parametrize("name", ["text_infilling", "prefix_lm"])
+def test_the_other_objectives_learn_too(launch, denoise, tmp_path, name):
+    launch(
+        "pretrain_seq2seq", denoise, f"output={tmp_path}/run", f"objective.name={name}", "training.max_train_steps=20"
+    )
+    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0] - 0.5
+
+
+def test_a_pretrained_model_learns_to_translate_and_says_so(launch, translate, pretrained, tmp_path):
+    words = f"model={{name_or_path: {pretrained}/model}}", "tokenizer={}", "training.max_train_steps=150"
+    said = launch(
+        "finetune_seq2seq", translate, f"output={tmp_path}/run", *words, "training.eval_steps=75",
+        "generation.num_beams=3", "generation.length_penalty=0.9",
+    ).stdout  # fmt: skip
+    assert "packing: rows of 128 tokens; no text sees another" in said
+    record, outputs = result(tmp_path / "run"), pd.read_parquet(tmp_path / "run" / "outputs.parquet")
+    assert set(record["metric"]) == {"bleu", "chrf", "loss"}
+    assert record["signatures"]["bleu"].startswith("nrefs:1|case:mixed")
+    assert list(outputs) == ["task", "source", "reference", "hypothesis"]
+    assert len(outputs) == 17
+    assert record["metric"]["chrf"] > 50
+    gains = losses(tmp_path / "run", "eval_source_gain")
+    assert gains[-1] > 1  # nats a token: what is written depends on what was read
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run" / "model")
+    assert (model.generation_config.num_beams, model.generation_config.max_new_tokens) == (3, 29)
+    assert model.config.task_specific_params == {"swap": {"prefix": "the bank: "}}
+
+
+@pytest.mark.parametrize("family", STOCK)
+def test_stock_encoder_decoders_take_the_same_recipes(launch, denoise, translate, sentinels, tmp_path, family):
+    tokenizer = AutoTokenizer.from_pretrained(sentinels)
+    special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1, "decoder_start_token_id": 0}
+    special |= {"forced_eos_token_id": 1}
+    model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(family, **STOCK[family], **special))
+    model.save_pretrained(tmp_path / "stock")
+    tokenizer.save_pretrained(tmp_path / "stock")
+    words = f"model={{name_or_path: {tmp_path}/stock}}", "tokenizer={}"
+    launch("pretrain_seq2seq", denoise, *words, f"output={tmp_path}/pre", "training.max_train_steps=3",
+           "optim.num_warmup_steps=0", "data.max_length=29")  # fmt: skip
+    launch("finetune_seq2seq", translate, *words, f"output={tmp_path}/run", "training.max_train_steps=5")
+    for name in ("pre", "run"):
+        assert all(math.isfinite(loss) for loss in losses(tmp_path / name))
+    assert len(pd.read_parquet(tmp_path / "run" / "outputs.parquet")) == 17
+
+
+def test_the_mean_of_the_last_checkpoints_is_what_is_kept(launch, translate, tmp_path):
+    """Vaswani et al. 2017, section 6.1."""
+    launch("finetune_seq2seq", translate, f"output={tmp_path}/run", "training.average_last=2")
+    kept = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert [path.name for path in kept] == ["step-00000020", "step-00000030"]
+    each = [load_file(path / "model.safetensors") for path in kept]
+    final = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run" / "model").state_dict()
+    for name, tensor in each[0].items():
+        assert np.allclose((tensor + each[1][name]) / 2, final[name], atol=1e-6), name
+        assert not np.array_equal(tensor, final[name]) or "norm" in name
+
+
+def test_a_run_ends_when_the_generated_metric_gets_no_better(launch, translate, tmp_path):
+    words = "training.metric_for_best_model=eval_bleu", "training.early_stopping_patience=1", "training.eval_steps=5"
+    said = launch("finetune_seq2seq", translate, f"output={tmp_path}/run", *words, "optim.learning_rate=1e-6").stdout
+    assert "step 10: no better for 1 evaluations, so the run ends here" in said
+    assert (result(tmp_path / "run")["steps"], result(tmp_path / "run")["best"]["step"]) == (10, 5)
+
+
+def test_two_processes_write_what_one_writes(launch, translate, tmp_path, two_processes):
+    launch("finetune_seq2seq", translate, f"output={tmp_path}/one", launcher=())
+    launch("finetune_seq2seq", translate, f"output={tmp_path}/two", launcher=two_processes)
+    assert np.abs(np.subtract(losses(tmp_path / "one"), losses(tmp_path / "two"))).max() <= 1e-5
+    one, two = (pd.read_parquet(tmp_path / name / "outputs.parquet") for name in ("one", "two"))
+    assert one["hypothesis"].tolist() == two["hypothesis"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["data.tasks.swap.target_column=se"], "there is no column 'se'; did you mean es?"),
+        (["data.tasks.swap.prefixx=a"], "prefixx is no setting; did you mean data.tasks.swap.prefix?"),
+        (["data.max_source_length=62"], "data.max_length 62 exceeds the 61 positions"),
+        (["generation.metric=bleu"], "generation.metric"),
+        (["training.average_last=2", "training.save_steps=null"], "training.average_last takes checkpoints"),
+        (["training.early_stopping_patience=2"], "needs training.metric_for_best_model"),
+        (["training.metric_for_best_model=eval_blue"], "eval_blue is not among"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(launch, translate, tmp_path, words, line):
+    done = launch("finetune_seq2seq", translate, f"output={tmp_path}/run", *words, expect=2)
+    said = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert len(said) == 1, done.stderr
+    assert line in said[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["data.max_length=61", "objective.mlm_probability=0.9"], "sentinels (<extra_id_0> ...) and it has 11"),
+        (["objective.name=prefix_lm", "objective.mlm_probability=0.2"], "prefix_lm damages nothing"),
+        (["objective.name=span_coruption"], "span_corruption"),
+    ],
+)
+def test_a_bad_objective_is_one_line_and_exit_code_2(launch, denoise, tmp_path, words, line):
+    said = launch("pretrain_seq2seq", denoise, f"output={tmp_path}/run", *words, expect=2).stderr
+    assert line in said
+    assert not (tmp_path / "run").exists()
