@@ -1,12 +1,24 @@
 """Checkpoints: whole or not there, tied weights tied, the best one never deleted."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from decero.errors import UserError
-from decero.training.checkpoint import latest, load_checkpoint, load_weights, prune, save_checkpoint
+from decero.training import checkpoint
+from decero.training.checkpoint import (
+    damage,
+    load_checkpoint,
+    load_weights,
+    newest_valid,
+    prune,
+    save_checkpoint,
+    to_resume,
+)
 
 
 @pytest.fixture
@@ -46,10 +58,10 @@ def test_a_checkpoint_is_never_seen_half_written(stepped, tmp_path, monkeypatch)
     save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 1})
     with pytest.raises(TypeError):
         save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 2, "bad": object()})
-    assert latest(tmp_path).name == "step-00000001"
+    assert newest_valid(tmp_path).name == "step-00000001"
     save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 2})
-    assert latest(tmp_path).name == "step-00000002"
-    assert {p.suffix for p in latest(tmp_path).iterdir()} == {".safetensors", ".json"}
+    assert newest_valid(tmp_path).name == "step-00000002"
+    assert {p.suffix for p in newest_valid(tmp_path).iterdir()} == {".safetensors", ".json"}
 
 
 def test_pruning_keeps_the_newest_and_the_best(tmp_path):
@@ -59,13 +71,81 @@ def test_pruning_keeps_the_newest_and_the_best(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000004"]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
-def test_a_checkpoint_that_lacks_a_file_is_named(stepped, tmp_path, name):
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+FILES = ["model.safetensors", "optimizer.safetensors", "random-0.safetensors", "state.json", "manifest.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("harm", [flip, cut, Path.unlink])
+def test_a_damaged_checkpoint_is_passed_over_and_the_line_says_why(stepped, tmp_path, name, harm, capsys):
     accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
-    path = save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 1})
-    (path / name).unlink()
-    with pytest.raises(UserError, match=f"{name} is missing; delete the folder"):
-        load_checkpoint(path, accelerator, model, optimizer)
+    for step in (1, 2):
+        path = save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": step})
+        assert damage(path) is None
+    harm(path / name)
+    assert to_resume(tmp_path, accelerator).name == "step-00000001"
+    said = capsys.readouterr().out
+    named = "" if (name, harm) == ("manifest.json", flip) else name  # then it is the manifest that accuses another
+    assert f"{path}: passed over, for {named}" in said
+    harm(tmp_path / "step-00000001" / name)
+    with pytest.raises(UserError, match="holds no checkpoint that is whole; delete it to begin the run again"):
+        to_resume(tmp_path, accelerator)
+
+
+def test_nothing_saved_is_nothing_to_resume(tmp_path):
+    assert to_resume(tmp_path / "checkpoints", Accelerator(cpu=True)) is None
+
+
+@pytest.mark.parametrize("at", ["random-0.safetensors", "optimizer.safetensors", "manifest.json"])
+def test_a_disk_that_fills_up_leaves_the_checkpoint_before_it(stepped, tmp_path, monkeypatch, at):
+    accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
+    save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 1})
+    save, text = checkpoint.save_file, Path.write_text
+
+    def full(tensors, path, **more):
+        if path.name == at:
+            path.write_bytes(b"half")
+            raise SafetensorError("I/O error: No space left on device (os error 28)")
+        save(tensors, path, **more)
+
+    def full_text(path, *words, **more):
+        if path.name == at:
+            raise OSError(28, "No space left on device")
+        return text(path, *words, **more)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(Path, "write_text", full_text)
+    line = "step-00000002: could not be written: .*No space left on device.*; step-00000001 before it is intact"
+    with pytest.raises(UserError, match=line):
+        save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 2})
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+    assert newest_valid(tmp_path).name == "step-00000001"
+
+
+def test_a_folder_that_vanished_is_said_and_not_made_anew(stepped, tmp_path):
+    accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
+    with pytest.raises(UserError, match="the run's folder is gone; there is none before it"):
+        save_checkpoint(tmp_path / "run" / "checkpoints", accelerator, model, optimizer, {"step": 2})
+    assert not (tmp_path / "run").exists()
+
+
+def test_pruning_sweeps_up_what_a_kill_left(stepped, tmp_path):
+    accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
+    for name in (".step-00000001.tmp", ".step-00000000.old"):
+        (tmp_path / name).mkdir()
+    path = save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 2})
+    prune(tmp_path, 1, None)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_tensor_that_is_missing_or_new_is_named(stepped, tmp_path):

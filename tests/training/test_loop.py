@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import signal
 import time
 from dataclasses import replace
 
@@ -135,6 +137,54 @@ class StopAt(BaseException):
 
     def __call__(self, model):
         raise self
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("save_steps", [4, None])
+def test_a_signal_ends_a_run_after_its_step_and_resumed_it_is_the_same_run(
+    fit, tiny_model, tmp_path, capsys, number, code, save_steps
+):
+    """Even where no checkpoints were asked for: what pre-emption would lose is saved."""
+    steps = {"max_train_steps": 9, "save_steps": save_steps}
+    whole = fit(tmp_path / "whole", model=tiny_model(0.1), **steps)
+    before = signal.getsignal(number)
+    cut = steps | {"output": tmp_path / "cut", "eval_strategy": "steps", "eval_steps": 5}
+    with pytest.raises(SystemExit) as ended:
+        fit(model=tiny_model(0.1), evaluate=lambda model: os.kill(os.getpid(), number) or {"loss": 1.0}, **cut)
+    assert ended.value.code == code
+    assert signal.getsignal(number) == before
+    assert f"stopped by {number.name} after step 5 of 9, which is saved; --resume goes on" in capsys.readouterr().out
+    resumed = fit(model=tiny_model(0.1), resume=True, **(cut | {"eval_strategy": "no"}))
+    assert losses(resumed) == losses(whole)
+    for name, value in weights(whole.model).items():
+        assert torch.equal(value, weights(resumed.model)[name]), name
+
+
+def test_a_second_ctrl_c_does_not_wait(fit, tmp_path):
+    def twice(model):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return {"loss": 1.0}
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(eval_strategy="steps", eval_steps=1, evaluate=twice)
+
+
+def test_a_run_whose_newest_checkpoint_is_torn_goes_on_from_the_one_before(fit, tiny_model, tmp_path, capsys):
+    steps = {"max_train_steps": 9, "save_steps": 2, "save_total_limit": 2}
+    whole = fit(tmp_path / "whole", model=tiny_model(0.1), **steps)
+    cut = steps | {"output": tmp_path / "cut"}
+    with pytest.raises(StopAt):
+        fit(model=tiny_model(0.1), eval_strategy="steps", eval_steps=5, evaluate=StopAt(5), **cut)
+    torn = tmp_path / "cut" / "checkpoints" / "step-00000004" / "optimizer.safetensors"
+    torn.write_bytes(torn.read_bytes()[:100])
+    resumed = fit(model=tiny_model(0.1), resume=True, **cut)
+    said = capsys.readouterr().out
+    assert "step-00000004: passed over, for optimizer.safetensors is torn" in said
+    assert "at step 2 of 9" in said
+    assert losses(resumed) == losses(whole)
+    for name, value in weights(whole.model).items():
+        assert torch.equal(value, weights(resumed.model)[name]), name
 
 
 def test_the_learning_rate_follows_optimizer_steps(fit):

@@ -166,8 +166,9 @@ def _settled_unigram(tokenizer: Tokenizer, special: list[str]) -> models.Unigram
     settled = {p: round(floor if len(p) == 1 and s < near_floor else s, 4) for p, s in scores.items()}
     ranked = sorted(settled.items(), key=lambda item: (-item[1], item[0]))
     unknown = next(i for i, token in enumerate(special) if "unk" in token.lower())
-    # At the usual score of 0 the model would read a "[UNK]" spelled out in a text as the token
-    return models.Unigram([*((token, round(10 * floor, 4)) for token in special), *ranked], unk_id=unknown)
+    # At the usual score of 0 the model would read a "[UNK]" spelled out in a text as the token; longer ones cost more
+    cost = {token: 10 * floor * max(1, len(token) - 6) for token in special}
+    return models.Unigram([*((token, round(cost[token], 4)) for token in special), *ranked], unk_id=unknown)
 
 
 def check_round_trip(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], *, limit: int | None = 10_000) -> None:

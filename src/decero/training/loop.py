@@ -19,10 +19,11 @@ from transformers import PreTrainedModel
 
 from decero.data.order import Place, Rows
 from decero.errors import UserError
-from decero.training.checkpoint import latest, load_checkpoint, save_checkpoint
+from decero.training.checkpoint import load_checkpoint, save_checkpoint, to_resume
 from decero.training.config import OptimSection, TrainingSection, seed_sequence
 from decero.training.economy import compile_layers
 from decero.training.gradient import backward, freeze_unreached
+from decero.training.interruption import Interruption
 from decero.training.metrics_log import MetricsLog
 from decero.training.nonfinite import bad_gradient
 from decero.training.objectives import Objective
@@ -101,7 +102,7 @@ def train(
 
     result, first, checkpoints = TrainResult(model), 0, output / "checkpoints"
     running, selection = {"loss": 0.0, "steps": 0}, Selection(training, checkpoints)
-    if newest := latest(checkpoints) if resume else None:
+    if newest := to_resume(checkpoints, accelerator) if resume else None:
         state = load_checkpoint(newest, accelerator, model, optimizer)
         first, running, result.tokens = state["step"], state["running"], state["tokens"]
         selection.best, selection.stale = state["best"], state.get("stale", 0)
@@ -112,61 +113,64 @@ def train(
         shutil.rmtree(checkpoints, ignore_errors=True)  # of an attempt that nobody resumes
     log = MetricsLog(accelerator, output, first, tag)
     result.history = log.rows
-    bar = tqdm(
+    shown = tqdm(
         total=last, initial=first, unit="step", dynamic_ncols=True, desc=output.name,
         disable=not (accelerator.is_main_process and progress), mininterval=0.5 if sys.stderr.isatty() else 15,
     )  # fmt: skip
     started, spent, tokens_before, since = time.perf_counter(), result.wall_time_s, result.tokens, time.perf_counter()
-    for step in range(first, last):
-        loss, tokens, indices = backward(accelerator, model, objective, windows, step)
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        total_norm = nn.utils.get_total_norm(gradients)
-        norm = float(total_norm)
-        if not math.isfinite(norm):
-            raise UserError(bad_gradient(accelerator.unwrap_model(model), indices, step))
-        if optim.max_grad_norm is not None:
-            nn.utils.clip_grads_with_norm_(model.parameters(), optim.max_grad_norm, total_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step)
-        optimizer.step()
-        optimizer.zero_grad()
+    with Interruption(accelerator) as interruption, shown as bar:
+        for step in range(first, last):
+            loss, tokens, indices = backward(accelerator, model, objective, windows, step)
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            total_norm = nn.utils.get_total_norm(gradients)
+            norm = float(total_norm)
+            if not math.isfinite(norm):
+                raise UserError(bad_gradient(accelerator.unwrap_model(model), indices, step))
+            if optim.max_grad_norm is not None:
+                nn.utils.clip_grads_with_norm_(model.parameters(), optim.max_grad_norm, total_norm)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step)
+            optimizer.step()
+            optimizer.zero_grad()
 
-        done = result.step = step + 1
-        result.tokens += tokens
-        running = {"loss": running["loss"] + loss, "steps": running["steps"] + 1}
-        if done % training.logging_steps == 0 or done == last:
-            now = time.perf_counter()
-            rate, waited = (result.tokens - tokens_before) / (now - since), windows.waited / (now - since)
-            since, tokens_before, windows.waited = now, result.tokens, 0.0
-            mean = running["loss"] / running["steps"]
-            running = {"loss": 0.0, "steps": 0}
-            log.write(
-                step=done, epoch=done / steps_per_epoch, loss=mean, learning_rate=learning_rate(step),
-                grad_norm=norm, tokens=result.tokens, tokens_per_s=round(rate), data_wait=round(waited, 4),
-            )  # fmt: skip
-            bar.set_postfix_str(f"loss {mean:.3f}, {rate:,.0f} tokens/s", refresh=False)
-        bar.update()
+            done = result.step = step + 1
+            result.tokens += tokens
+            running = {"loss": running["loss"] + loss, "steps": running["steps"] + 1}
+            if done % training.logging_steps == 0 or done == last:
+                now = time.perf_counter()
+                rate, waited = (result.tokens - tokens_before) / (now - since), windows.waited / (now - since)
+                since, tokens_before, windows.waited = now, result.tokens, 0.0
+                mean = running["loss"] / running["steps"]
+                running = {"loss": 0.0, "steps": 0}
+                log.write(
+                    step=done, epoch=done / steps_per_epoch, loss=mean, learning_rate=learning_rate(step),
+                    grad_norm=norm, tokens=result.tokens, tokens_per_s=round(rate), data_wait=round(waited, 4),
+                )  # fmt: skip
+                bar.set_postfix_str(f"loss {mean:.3f}, {rate:,.0f} tokens/s", refresh=False)
+            bar.update()
 
-        result.wall_time_s = spent + time.perf_counter() - started
-        new_best = False
-        if evaluate and selection.due(done, last, steps_per_epoch):
-            metrics = {f"eval_{name}": value for name, value in evaluate(model).items()}
-            log.write(step=done, **metrics)
-            if not bar.disable:
-                bar.write(f"step {done}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-            new_best = selection.is_better(metrics, done)
-            since, tokens_before, windows.waited = time.perf_counter(), result.tokens, 0.0
-        save = training.save_steps is not None and (done % training.save_steps == 0 or done == last)
-        if new_best or save:
-            state = {"step": done, "running": running, "tokens": result.tokens, "best": selection.best}
-            state |= {"stale": selection.stale, "wall_time_s": result.wall_time_s, "micro_batch": windows.cut.limit}
-            save_checkpoint(checkpoints, accelerator, model, optimizer, state)
-            if accelerator.is_main_process:
-                selection.prune()
-        if selection.out_of_patience:
-            accelerator.print(f"step {done}: no better for {selection.stale} evaluations, so the run ends here")
-            break
-    bar.close()
+            result.wall_time_s = spent + time.perf_counter() - started
+            new_best = False
+            if evaluate and selection.due(done, last, steps_per_epoch):
+                metrics = {f"eval_{name}": value for name, value in evaluate(model).items()}
+                log.write(step=done, **metrics)
+                if not bar.disable:
+                    bar.write(f"step {done}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+                new_best = selection.is_better(metrics, done)
+                since, tokens_before, windows.waited = time.perf_counter(), result.tokens, 0.0
+            save = training.save_steps is not None and (done % training.save_steps == 0 or done == last)
+            signal = interruption.anywhere()
+            if new_best or save or signal:
+                state = {"step": done, "running": running, "tokens": result.tokens, "best": selection.best}
+                state |= {"stale": selection.stale, "wall_time_s": result.wall_time_s, "micro_batch": windows.cut.limit}
+                save_checkpoint(checkpoints, accelerator, model, optimizer, state)
+                if accelerator.is_main_process:
+                    selection.prune()
+            if signal and done < last:
+                interruption.end(signal, done, last)
+            if selection.out_of_patience:
+                accelerator.print(f"step {done}: no better for {selection.stale} evaluations, so the run ends here")
+                break
     result.step, result.best = max(first, result.step), selection.best
     result.wall_time_s = spent + time.perf_counter() - started
     selection.load(accelerator.unwrap_model(model))

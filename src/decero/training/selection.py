@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from decero.errors import UserError
-from decero.training.checkpoint import load_weights, prune
+from decero.training.checkpoint import damage, load_weights, prune
 from decero.training.config import TrainingSection
 
 LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "bits_per_byte")
@@ -57,10 +57,15 @@ class Selection:
         prune(self.folder, max(self.training.save_total_limit, self.training.average_last or 1), self.best_path)
 
     def load(self, model: nn.Module) -> None:
-        """The weights that were selected, into the model. The mean of the last: Vaswani et al. 2017, section 6.1."""
-        paths = [self.best_path] if self.best_path else sorted(self.folder.glob("step-*"))
-        if last := self.training.average_last:
-            paths = paths[-last:]
-        elif not self.best_path:
+        """The weights that were selected, into the model. The mean of the last: Vaswani et al. 2017, section 6.1.
+
+        Raises UserError when a checkpoint that is needed was damaged since.
+        """
+        newest = sorted(self.folder.glob("step-*"))
+        paths = [self.best_path] if self.best_path else newest[-(self.training.average_last or 0) :]
+        if not self.best_path and not self.training.average_last:
             return
-        load_weights([path for path in paths if path], model)
+        for path in paths:
+            if why := damage(path):
+                raise UserError(f"{path}: its weights were to be kept, and {why}; delete it and --resume")
+        load_weights(paths, model)
