@@ -6,11 +6,12 @@ RUN := $(BIN)/python
 # The torch to install; on a machine with an accelerator TORCH=torch takes the newest with its CUDA
 TORCH ?= torch==2.13.0
 
-.PHONY: help install quickstart test test-slow lint clean
+.PHONY: help install quickstart test test-slow faults lint clean
 
 help:
 	@echo "make quickstart   corpus in, verdict out: train a tokenizer, pretrain, compare (runs/quickstart/)"
 	@echo "make test         the tests, minutes long; make test-slow the longer ones"
+	@echo "make faults       kill runs at every moment and damage what they leave: which come back bit for bit"
 	@echo "make lint         ruff and mypy"
 	@echo "make install      .venv with everything; the others make it when it is missing"
 
@@ -34,6 +35,10 @@ test: install
 
 test-slow: install
 	$(RUN) -m pytest -m slow
+
+# Runs killed at every moment, files damaged in every way: what a run survives. A short version is part of make test.
+faults: install
+	$(RUN) -m pytest -m "slow or not slow" -rA tests/recipes/test_kills.py tests/training/test_checkpoint.py
 
 lint: install
 	$(BIN)/ruff check .

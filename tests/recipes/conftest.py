@@ -164,3 +164,53 @@ training: {{max_train_steps: 50, global_batch_size: 7, per_device_batch_size: 3,
 tracking: {{trackers: []}}
 """,
     )
+
+
+@pytest.fixture(scope="session")
+def sentinels(launch, write_config, tmp_path_factory):
+    output = tmp_path_factory.mktemp("runs") / "tokenizer"
+    settings = "{algorithm: unigram, vocab_size: 110, num_sentinels: 11}"
+    launch("train_tokenizer", write_config("t", f"output: {output}\ndata: {{files: FILES}}\ntokenizer: {settings}\n"))
+    return output / "model"
+
+
+@pytest.fixture(scope="session")
+def shape(tmp_path_factory):
+    path = tmp_path_factory.mktemp("preset") / "tiny.yaml"
+    path.write_text(
+        "model_type: decero_encoder_decoder\nvocab_size: 113\nhidden_size: 22\nnum_hidden_layers: 2\n"
+        "num_attention_heads: 1\nintermediate_size: 37\nmax_position_embeddings: 61\npad_token_id: 0\neos_token_id: 1\n"
+        "initializer_range: 0.1\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def translate(write_config, sentinels, shape, tmp_path_factory):
+    """A language of five words in which each word has another name."""
+    folder, draw = tmp_path_factory.mktemp("pairs"), random.Random(7)
+    words = {"team": "bank", "match": "rate", "goal": "profit", "late": "weaker", "crowd": "market"}
+    for split, size in {"train": 83, "validation": 13, "test": 17}.items():
+        rows = [draw.choices(list(words), k=draw.randint(1, 5)) for _ in range(size)]
+        lines = [{"en": " ".join(row), "es": " ".join(words[word] for word in row)} for row in rows]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    files = ", ".join(f"{split}: {folder}/{split}.jsonl" for split in ("train", "validation", "test"))
+    return write_config(
+        "translate",
+        f"""\
+output: OUTPUT
+model: {{config: {shape}}}
+tokenizer: {{name_or_path: {sentinels}}}
+data:
+  tasks: {{swap: {{files: {{{files}}}, source_column: en, target_column: es, prefix: "the bank: "}}}}
+  max_source_length: 47
+  max_target_length: 41
+objective: {{label_smoothing: 0.1}}
+generation: {{metric: translation, max_new_tokens: 29, validation_rows: 5}}
+optim: {{learning_rate: 1e-2, num_warmup_steps: 5}}
+training:
+  {{max_train_steps: 30, global_batch_size: 13, per_device_batch_size: 6, logging_steps: 1, eval_strategy: steps,
+  eval_steps: 15, save_steps: 10}}
+tracking: {{trackers: []}}
+""",
+    )

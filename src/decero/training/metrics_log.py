@@ -18,7 +18,9 @@ class MetricsLog:
             self.rows = [row for row in map(_parse, lines) if row and row["step"] <= first_step]
         if accelerator.is_main_process:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+            beside = output / ".metrics.jsonl.tmp"  # a kill must not take the log of what is done
+            beside.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+            beside.replace(self.path)
 
     def write(self, *, step: int, **values: float) -> None:
         self.rows.append({"step": step} | values)

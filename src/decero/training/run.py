@@ -157,7 +157,7 @@ def _write_down(output: Path, settings: str) -> None:
 
 def _begun(output: Path) -> set[str]:
     """What a run left in its folder besides its claim."""
-    return {path.name for path in output.iterdir()} - {".lock", "logs", "config.yaml", ".config.yaml.tmp"}
+    return {path.name for path in output.iterdir() if path.name[0] != "."} - {"logs", "config.yaml"}
 
 
 def _unclaim(output: Path, lock: FileLock) -> None:

@@ -1,0 +1,156 @@
+"""A run that is killed at any moment, again and again, ends bit for bit where it would have ended.
+
+A few kills here; `make faults` makes the whole matrix: every point, three kinds of run, one process and two.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+KILLED = Path(__file__).with_name("killed.py")
+RUNS = {"mlm": "pretrain_mlm", "classify": "finetune_classification", "translate": "finetune_seq2seq"}
+SAVING = ("training.max_train_steps=9", "training.save_steps=2", "training.save_total_limit=2")
+DROPOUT = ("model.overrides.hidden_dropout_prob=0.1", "model.overrides.attention_probs_dropout_prob=0.1")
+# Where a run of nine steps passes how often, roughly; a kill that is never reached is no kill and is not counted.
+POINTS = {
+    "before a step": 9, "after a gradient": 9, "in the update": 9, "while reading data": 40, "while tokenizing": 2,
+    "before a file of a checkpoint": 15, "in the midst of a file of a checkpoint": 15, "before the manifest": 20,
+    "before flushing": 35, "before the rename": 6, "after the rename": 6, "while pruning": 9, "after pruning": 9,
+    "while writing the log": 12, "while replacing a file": 3, "after replacing a file": 3,
+    "while a text file is written": 12,
+}  # fmt: skip
+RESUMING = {
+    "while resuming: the log": 1, "while resuming: checking": 2, "while resuming: weights": 1,
+    "while resuming: optimizer": 2, "while resuming: random state": 1, "while a text file is written": 2,
+    "before a step": 3, "while reading data": 3, "before the rename": 2,
+}  # fmt: skip
+
+
+class Server:
+    """Children of a process that has imported everything."""
+
+    def __init__(self, folder):
+        env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [sys.executable, str(KILLED)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+        )
+
+    def run(self, recipe, words, kill=None):
+        order = {"recipe": recipe, "words": list(map(str, words)), "kill": kill, "said": str(self.folder / "said.txt")}
+        print(json.dumps(order), file=self.process.stdin, flush=True)
+        return json.loads(self.process.stdout.readline())
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    made = Server(tmp_path_factory.mktemp("server"))
+    yield made
+    made.process.kill()
+    made.process.wait()
+
+
+def left_by(folder):
+    """What a run left, but for its times: weights, optimizer and log."""
+    last = max((folder / "checkpoints").glob("step-*"))
+    log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timeless = [{k: v for k, v in row.items() if k not in ("tokens_per_s", "data_wait")} for row in log]
+    files = (folder / "model" / "model.safetensors", last / "optimizer.safetensors", last / "random-0.safetensors")
+    return [path.read_bytes() for path in files], timeless
+
+
+@pytest.fixture(scope="module")
+def undisturbed(server, request, tmp_path_factory):
+    """Each kind of run as it is when nobody disturbs it; made once."""
+    made = {}
+
+    def of(kind):
+        if kind not in made:
+            config = request.getfixturevalue(kind)
+            folder = tmp_path_factory.mktemp("undisturbed") / kind
+            done = server.run(RUNS[kind], [config, f"output={folder}", *SAVING, *DROPOUT])
+            assert done["code"] == 0, done["said"]
+            made[kind] = (config, left_by(folder))
+        return made[kind]
+
+    return of
+
+
+def draw(dice):
+    """One to three kills: where the first falls, then where resuming falls."""
+    first = dice.choice(list(POINTS))
+    kills = [{"point": first, "call": dice.randint(1, POINTS[first])}]
+    for point in dice.choices(list(RESUMING), k=dice.randint(0, 2)):
+        kills.append({"point": point, "call": dice.randint(1, RESUMING[point])})
+    return kills
+
+
+def kill_and_resume(server, kind, undisturbed, folder, kills):
+    """Returns how many kills fell. Fails unless the run ends as if nothing had been."""
+    config, expected = undisturbed(kind)
+    words, fell, begun = [config, f"output={folder}", *SAVING, *DROPOUT], 0, False
+    for kill in kills:
+        done = server.run(RUNS[kind], [*words, *(["--resume"] if begun else [])], kill)
+        assert done["code"] in (0, -9), (kill, done)
+        begun, fell = True, fell + (done["code"] == -9)
+    done = server.run(RUNS[kind], [*words, "--resume"])
+    assert done["code"] == 0, (kills, done["said"])
+    files, log = left_by(folder)
+    assert files == expected[0], kills
+    assert log == expected[1], kills
+    return fell
+
+
+@pytest.mark.parametrize("kind", RUNS)
+def test_a_killed_run_ends_where_it_would_have_ended(server, undisturbed, kind, tmp_path):
+    first, then = {
+        "mlm": (("in the midst of a file of a checkpoint", 5), "while resuming: optimizer"),
+        "classify": (("before the rename", 2), "while resuming: the log"),
+        "translate": (("while pruning", 6), "while a text file is written"),
+    }[kind]
+    kills = [{"point": first[0], "call": first[1]}, {"point": then, "call": 1}]
+    assert kill_and_resume(server, kind, undisturbed, tmp_path / "run", kills) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(45))
+def test_any_kill_of_one_process(server, undisturbed, tmp_path, number):
+    """`make faults`. The seed is the number: 15 for each kind of run, one to three kills each."""
+    dice = random.Random(number)
+    kill_and_resume(server, list(RUNS)[number % 3], undisturbed, tmp_path / "run", draw(dice))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(12))
+def test_any_kill_of_one_of_two_processes(launch, request, two_processes, tmp_path, tmp_path_factory, number):
+    """`make faults`. One rank dies, the launcher ends the other, both resume together."""
+    kind, dice = list(RUNS)[number % 3], random.Random(1000 + number)
+    words = [request.getfixturevalue(kind), *SAVING, *DROPOUT]
+    point = dice.choice([p for p in POINTS if p not in ("while tokenizing", "while replacing a file")])
+    kill = {"point": point, "call": dice.randint(1, max(1, POINTS[point] // 2)), "rank": dice.randint(0, 1)}
+
+    def start(folder, *more, kill=None):
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_", "WORLD_"))}
+        env |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "KILL": json.dumps(kill)}
+        command = [sys.executable, "-m", "accelerate.commands.launch", *two_processes, str(KILLED), RUNS[kind]]
+        return subprocess.run(
+            [*command, *map(str, words), f"output={folder}", *more],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    whole = start(tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr[-3000:]
+    start(tmp_path / "run", kill=kill)
+    done = start(tmp_path / "run", "--resume")
+    assert done.returncode == 0, (kill, done.stdout[-1000:], done.stderr[-3000:])
+    files, log = left_by(tmp_path / "run")
+    assert files == left_by(tmp_path / "whole")[0], kill
+    assert log == left_by(tmp_path / "whole")[1], kill
