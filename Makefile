@@ -38,7 +38,7 @@ test-slow: install
 
 # Runs killed at every moment, files damaged in every way: what a run survives. A short version is part of make test.
 faults: install
-	$(RUN) -m pytest -m "slow or not slow" -rA tests/recipes/test_kills.py tests/training/test_checkpoint.py
+	$(RUN) -m pytest -m "slow or not slow" -rA tests/recipes/test_faults.py tests/training/test_checkpoint.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
-"""A run that is killed at any moment, again and again, ends bit for bit where it would have ended.
+"""A run that is killed at any moment, again and again, ends bit for bit where it would have ended; so does one whose
+files are damaged, whose disk is full, whose clock is wrong. What cannot go on says why in one line.
 
-A few kills here; `make faults` makes the whole matrix: every point, three kinds of run, one process and two.
+A few of each here; `make faults` makes the whole matrix: every moment, three kinds of run, one process and two.
 """
 
 import json
@@ -8,9 +9,11 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 KILLED = Path(__file__).with_name("killed.py")
 RUNS = {"mlm": "pretrain_mlm", "classify": "finetune_classification", "translate": "finetune_seq2seq"}
@@ -154,3 +157,124 @@ def test_any_kill_of_one_of_two_processes(launch, request, two_processes, tmp_pa
     files, log = left_by(tmp_path / "run")
     assert files == left_by(tmp_path / "whole")[0], kill
     assert log == left_by(tmp_path / "whole")[1], kill
+
+
+# --- damage that is done to a run's folder while nobody runs
+
+STOP = {"point": "before a step", "call": 8}  # steps 2, 4 and 6 are saved, the last two of them kept
+
+
+@pytest.fixture
+def stopped(server, undisturbed, tmp_path):
+    """A run that died at its eighth step, and a way to resume it."""
+    config, expected = undisturbed("mlm")
+    words = [config, f"output={tmp_path}/run", *SAVING, *DROPOUT]
+    assert server.run("pretrain_mlm", words, STOP)["code"] == -9
+    kept = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert [path.name for path in kept] == ["step-00000004", "step-00000006"]
+
+    def resume(kill=None):
+        return server.run("pretrain_mlm", [*words, "--resume"], kill)
+
+    return kept, resume, expected
+
+
+def shorten(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) * 3 // 5] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("harm", [shorten, flip_a_bit, Path.unlink])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "random-0.safetensors", "state.json"])
+def test_damage_to_the_newest_checkpoint_costs_its_steps_and_nothing_else(stopped, tmp_path, harm, name):
+    kept, resume, expected = stopped
+    harm(kept[1] / name)
+    done = resume()
+    assert done["code"] == 0, done["said"]
+    assert f"step-00000006: passed over, for {name} is" in done["said"]
+    assert "at step 4 of 9" in done["said"]
+    assert left_by(tmp_path / "run") == expected
+
+
+def test_damage_to_all_of_them_is_one_line(stopped):
+    kept, resume, _ = stopped
+    for path in kept:
+        flip_a_bit(path / "model.safetensors")
+    done = resume()
+    assert done["code"] == 2
+    assert "checkpoints: holds no checkpoint that is whole; delete it to begin the run again" in done["said"]
+    assert "Traceback" not in done["said"]
+
+
+def test_a_clock_that_was_turned_back_changes_nothing(stopped, tmp_path):
+    """The newest checkpoint is that of the highest step, whatever the files' times say."""
+    kept, resume, expected = stopped
+    for age, path in ((-(10**6), kept[0]), (10**8, kept[1])):  # the older one is from the future
+        for file in (path, *path.iterdir()):
+            os.utime(file, (time.time() - age,) * 2)
+    done = resume()
+    assert "at step 6 of 9" in done["said"]
+    assert left_by(tmp_path / "run") == expected
+
+
+def test_the_second_of_two_runs_on_one_folder_refuses(stopped, tmp_path):
+    _, resume, _ = stopped
+    with FileLock(tmp_path / "run" / ".lock"):
+        done = resume()
+    assert done["code"] == 2
+    assert "run is being written by another run; wait for it, or give another output=FOLDER" in done["said"]
+    assert resume()["code"] == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own, mounted and changed by its options."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(*options):
+        return subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", place], capture_output=True)
+
+    if mount("size=400k").returncode:
+        pytest.skip("only root may mount")
+    yield place, lambda *options: mount("remount", *options)
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [8, 16, *range(40, 440, 40)])
+def test_a_full_disk_is_one_line_and_room_is_all_it_takes(server, undisturbed, small_disk, kilobytes):
+    config, expected = undisturbed("mlm")
+    place, remount = small_disk
+    remount(f"size={kilobytes}k")
+    words = [config, f"output={place}/run", *SAVING, *DROPOUT]
+    done = server.run("pretrain_mlm", words)
+    assert done["code"] == 2, done["said"]
+    assert "No space left on device" in done["said"]
+    assert "Traceback" not in done["said"]
+    remount("size=50m")
+    done = server.run("pretrain_mlm", [*words, "--resume"])
+    assert done["code"] == 0, done["said"]
+    assert left_by(place / "run") == expected
+
+
+@pytest.mark.slow
+def test_a_folder_that_became_read_only_is_one_line(server, undisturbed, small_disk):
+    config, expected = undisturbed("mlm")
+    place, remount = small_disk
+    remount("size=50m")
+    words = [config, f"output={place}/run", *SAVING, *DROPOUT]
+    assert server.run("pretrain_mlm", words, STOP)["code"] == -9
+    remount("ro")
+    done = server.run("pretrain_mlm", [*words, "--resume"])
+    assert done["code"] == 2, done["said"]
+    assert "cannot be written: Read-only file system" in done["said"]
+    assert "Traceback" not in done["said"]
+    remount("rw", "size=50m")
+    assert server.run("pretrain_mlm", [*words, "--resume"])["code"] == 0
+    assert left_by(place / "run") == expected
