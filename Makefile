@@ -38,7 +38,8 @@ test-slow: install
 
 # Runs killed at every moment, files damaged in every way: what a run survives. A short version is part of make test.
 faults: install
-	$(RUN) -m pytest -m "slow or not slow" -rA tests/recipes/test_faults.py tests/training/test_checkpoint.py
+	HYPOTHESIS_PROFILE=faults $(RUN) -m pytest -m "slow or not slow" \
+		tests/recipes/test_faults.py tests/recipes/test_fuzz.py tests/training/test_checkpoint.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -9,7 +9,13 @@ CLEANUPS: list[Callable[[], None]] = []  # what to undo when a command ends on a
 
 
 class UserError(Exception):
-    """What is wrong, where, the nearest valid name and the mend, in one line. A command ends on it with exit code 2."""
+    """What is wrong, where, the nearest valid name and the mend, in one line. A command ends on it with exit code 2.
+
+    A line that quotes too much (a column's name of a megabyte) loses its middle: the mend stands at its end.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message if len(message) <= 1000 else f"{message[:700]} ... {message[-280:]}")
 
 
 def did_you_mean(name: str, valid: Iterable[str], prefix: str = "") -> str:

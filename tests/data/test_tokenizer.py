@@ -333,8 +333,8 @@ def test_word_starts_over_chunks_padding_and_several_texts(tokenizer):
 @pytest.mark.parametrize("algorithm", ["wordpiece", "byte_level_bpe", "unigram"])
 def test_sentinels_bring_the_special_tokens_of_t5(texts, algorithm, tmp_path):
     made = train_tokenizer(
-        [*texts, "a page of <extra tidy_1>"] * 2, algorithm=algorithm, vocab_size=311, model_max_length=64, num_sentinels=3,
-        show_progress=False,
+        [*texts, "a page of <extra tidy_1>"] * 2, algorithm=algorithm, vocab_size=311, model_max_length=64,
+        num_sentinels=3, show_progress=False,
     )  # fmt: skip
     made.save_pretrained(tmp_path)
     loaded = load_tokenizer(str(tmp_path), needs=("eos_token", "pad_token", "unk_token"))

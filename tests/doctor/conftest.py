@@ -1,0 +1,165 @@
+"""Runs and configurations of every recipe, tiny, on the data that a test gives them."""
+
+import copy
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from decero.data.tokenizer import train_tokenizer
+from decero.doctor.examination import examine, open_run
+
+LINE = "the market rose fell sharply on monday as banks and shares in london gained after profit news from tokyo"
+WORDS = LINE.split(" ")
+TOPICS = {"money": WORDS[:10], "places": WORDS[10:]}
+SIZES = {"hidden_size": 22, "num_hidden_layers": 3, "num_attention_heads": 1, "intermediate_size": 37}
+SIZES |= {"max_position_embeddings": 64, "initializer_range": 0.1}
+
+
+def sentence(number, length, words=WORDS):
+    """A pure function of its arguments, another one for each number below 10,000."""
+    return " ".join(words[(number * 7 + number // 19 + i * i * (number % 5 + 1)) % len(words)] for i in range(length))
+
+
+def documents(size, start=0):
+    return [{"text": sentence(n, 9 + n % 7) + f" {n}"} for n in range(start, start + size)]
+
+
+def examples(size, start=0):
+    """Two topics that their words tell apart."""
+    topics = ["money" if n % 3 else "places" for n in range(start, start + size)]
+    return [{"text": f"{sentence(n, 9, TOPICS[t])} {n}", "label": t} for n, t in enumerate(topics, start)]
+
+
+def pairs(size, start=0):
+    return [{"source": f"{sentence(n, 7)} {n}", "target": sentence(n, 5)[::-1]} for n in range(start, start + size)]
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _one_thread():
+    """Matrices this small are slower on several threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def house(tmp_path_factory):
+    """Tokenizers and presets by name, as paths."""
+    folder = tmp_path_factory.mktemp("house")
+    texts = [row["text"] for row in documents(101)] + [row["target"] for row in pairs(101)]
+    common = {"model_max_length": 64, "min_frequency": 1, "show_progress": False}
+    made = {
+        "wordpiece": train_tokenizer(texts, algorithm="wordpiece", vocab_size=113, **common),
+        "bpe": train_tokenizer(texts, algorithm="byte_level_bpe", vocab_size=293, **common),
+        "sentinels": train_tokenizer(texts, algorithm="unigram", vocab_size=127, num_sentinels=13, **common),
+    }
+    for name, tokenizer in made.items():
+        tokenizer.save_pretrained(folder / name)
+    for kind in ("encoder", "decoder", "encoder_decoder"):
+        size = {"encoder": 113, "decoder": 293, "encoder_decoder": 127}[kind]
+        fields = {"model_type": f"decero_{kind}", "vocab_size": size} | SIZES
+        if kind == "encoder_decoder":
+            fields |= {"pad_token_id": 0, "eos_token_id": 1}
+        (folder / f"{kind}.yaml").write_text(json.dumps(fields))
+    return folder
+
+
+KINDS = {  # recipe -> tokenizer, preset, rows, further settings
+    "pretrain_mlm": ("wordpiece", "encoder", documents, {"objective": {"mlm_probability": 0.3}}),
+    "pretrain_seq2seq": ("sentinels", "encoder_decoder", documents, {"objective": {"name": "span_corruption"}}),
+    "pretrain_causal_lm": ("bpe", "decoder", documents, {"objective": {"name": "causal_lm"}}),
+    "finetune_classification": (
+        "wordpiece", "encoder", examples, {"objective": {"problem_type": "single_label_classification"}},
+    ),
+    "finetune_seq2seq": ("sentinels", "encoder_decoder", pairs, {"objective": {"label_smoothing": 0.1}}),
+    "finetune_causal_lm": ("bpe", "decoder", pairs, {"objective": {"separator": ":"}}),
+}  # fmt: skip
+
+
+@pytest.fixture
+def write(house, tmp_path):
+    """A run's folder with its config.yaml, and where asked for the lines of a log; or, `before`, the file alone.
+
+    rows: split -> rows, instead of healthy ones. changes: section -> settings.
+    """
+
+    def write(name, rows=None, log=None, result=None, before=False, **changes):
+        tokenizer, preset, make, more = KINDS[name]
+        splits = {"train": make(101), "validation": make(31, 2000), "test": make(37, 3000)} | (rows or {})
+        files = {}
+        for split, each in splits.items():
+            path = tmp_path / f"{split}.jsonl"
+            path.write_text("".join(json.dumps(row) + "\n" for row in each), encoding="utf-8")
+            files[split] = str(path)
+        data = {"files": files, "max_length": 40}
+        if make is pairs:
+            data = {"tasks": {"swap": {"files": files}}, "max_source_length": 31, "max_target_length": 29}
+        settings = {
+            "output": str(tmp_path / "run"),
+            "model": {"config": str(house / f"{preset}.yaml")},
+            "tokenizer": {"name_or_path": str(house / tokenizer)},
+            "data": data,
+            "optim": {"learning_rate": 3e-3, "num_warmup_steps": 10},
+            "training": {"max_train_steps": 100, "global_batch_size": 8},
+            "tracking": {"trackers": []},
+        } | copy.deepcopy(more)
+        for section, each in changes.items():
+            settings.setdefault(section, {}).update(each)
+        if before:
+            path = tmp_path / "config.yaml"
+            path.write_text(json.dumps(settings))
+            return path
+        folder = tmp_path / "run"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.yaml").write_text(json.dumps(settings))
+        if log is not None:
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
+        if result is not None:
+            (folder / "result.json").write_text(json.dumps(result))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def found(write):
+    """check -> its findings, for one check of a run as `write` makes it; ("recipe" -> what the recipe would refuse)."""
+
+    def found(check, name, **how):
+        work = open_run(str(write(name, **how)), name)
+        return list(check(work))
+
+    return found
+
+
+@pytest.fixture
+def everything(write):
+    def everything(name, **how):
+        return list(examine(open_run(str(write(name, **how)), name)))
+
+    return everything
+
+
+def curve_of(losses, every=1, **more):
+    """Lines of metrics.jsonl under the schedule of `write`: 10 steps of warm-up, then linear down to step 100."""
+    rates = [3e-3 * min(step / 10, (100 - step) / 90) for step in range(0, 100, every)]
+    return [
+        {"step": step * every + 1, "loss": loss, "learning_rate": rate, "data_wait": 0.004} | more
+        for step, (loss, rate) in enumerate(zip(losses, rates, strict=False))
+    ]
+
+
+@pytest.fixture(scope="session")
+def make():
+    """How the data are made: tests cannot import this file."""
+    return SimpleNamespace(documents=documents, examples=examples, pairs=pairs, curve=curve_of, kinds=list(KINDS))
+
+
+@pytest.fixture
+def healthy_log():
+    """A loss that falls from 4.6 to 1.6 and levels off, shaking a little."""
+    return curve_of([1.6 + 3 * math.exp(-step / 15) + 0.03 * math.sin(step * 1.7) for step in range(100)])
