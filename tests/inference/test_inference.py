@@ -9,7 +9,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoModelF
 from decero.errors import UserError
 from decero.inference import classify, fill, generate, load, summarize, translate
 from decero.inference.lines import in_order, pieces, windows
-from decero.inference.write import prefix_of
+from decero.inference.write import frame_of
 
 BOTH = pytest.mark.parametrize("whose", ["ours", "stock"])
 TEXTS = ["banks gained", "", "the market rose sharply on monday after profit news from tokyo", "  ", "shares fell"]
@@ -228,7 +228,7 @@ def test_the_checkpoints_prefix_is_put_before_a_text_unless_another_is_given(che
 def test_the_prefix_is_the_one_of_the_task(named, command, prefix, checkpoint):
     loaded = load(checkpoint("seq2seq", "ours"), "translate")
     loaded.model.config.task_specific_params = named
-    assert prefix_of(loaded, command) == prefix
+    assert frame_of(loaded, command) == (prefix, "")
 
 
 def test_a_checkpoint_of_several_tasks_wants_to_be_told_which(checkpoint):
@@ -260,3 +260,10 @@ def test_windows_double_and_answers_come_in_order():
     assert next(found) == ["<0>"]
     assert log == [[3, 1], [0]]
     assert list(found) == [[], ["<1>", "<2>"], ["<3>"]]
+
+
+def test_what_a_decoder_was_taught_to_see_behind_a_prompt_is_put_there(checkpoint):
+    loaded = load(checkpoint("causal", "ours"), "generate")
+    framed = list(generate(loaded, ["the market banks gained and"], max_new_tokens=5, prefix=""))
+    loaded.model.config.task_specific_params = {"synopsis": {"prefix": "the market ", "suffix": " and"}}
+    assert list(generate(loaded, ["banks gained"], max_new_tokens=5)) == framed

@@ -52,13 +52,13 @@ def _answer(
     too_long: TooLong = "split", warn: Warn = silent, first_window: int = FIRST_WINDOW,
 ) -> Iterator[str]:  # fmt: skip
     loaded = load(model, command)
-    prefix = prefix_of(loaded, command) if prefix is None else prefix
+    prefix, suffix = frame_of(loaded, command) if prefix is None else (prefix, "")
     own = loaded.model.generation_config
     most, limit = max_new_tokens or own.max_new_tokens or own.max_length or MAX_NEW_TOKENS, loaded.positions()
     if command == "generate":  # what is read and what is written share the positions
         most = most if max_new_tokens or not limit else min(most, max(1, limit // 2))
         cut = partial(pieces, loaded, too_long="cut", warn=warn, prefix=prefix, reserve=most)
-        encode = partial(_encode_start, loaded, prefix, None if limit is None else limit - most)
+        encode = partial(_encode_start, loaded, prefix, suffix, None if limit is None else limit - most)
     else:
         cut = partial(pieces, loaded, too_long=too_long, warn=warn, prefix=prefix)
         encode = partial(_encode, loaded, prefix, limit)
@@ -92,9 +92,9 @@ def _encode(loaded: Loaded, prefix: str, limit: int | None, text: str) -> list[i
     return loaded.tokenizer(prefix + text, truncation=limit is not None, max_length=limit, verbose=False)["input_ids"]
 
 
-def _encode_start(loaded: Loaded, prefix: str, limit: int | None, text: str) -> list[int]:
+def _encode_start(loaded: Loaded, prefix: str, suffix: str, limit: int | None, text: str) -> list[int]:
     """The beginning of a text: without the token that would end it; its last tokens where it is too long."""
-    ids = loaded.tokenizer(prefix + text, verbose=False)["input_ids"]
+    ids = loaded.tokenizer(prefix + text + suffix, verbose=False)["input_ids"]
     while len(ids) > 1 and ids[-1] in (loaded.tokenizer.eos_token_id, loaded.tokenizer.sep_token_id):
         ids = ids[:-1]
     if limit is None or len(ids) <= limit:
@@ -103,17 +103,21 @@ def _encode_start(loaded: Loaded, prefix: str, limit: int | None, text: str) -> 
     return first + ids[len(ids) - limit + len(first) :]
 
 
-def prefix_of(loaded: Loaded, command: str) -> str:
-    """What the checkpoint's `task_specific_params` put before a text for this command; nothing where it says nothing.
+def frame_of(loaded: Loaded, command: str) -> tuple[str, str]:
+    """What the checkpoint's `task_specific_params` put before and behind a text for this command; "" where nothing.
 
-    Raises UserError when it says several things.
+    Raises UserError when they say several things.
     """
     named = getattr(loaded.model.config, "task_specific_params", None) or {}
-    found = {name: task["prefix"] for name, task in named.items() if isinstance(task, dict) and "prefix" in task}
-    own = {prefix for name, prefix in found.items() if name.startswith(TASK_NAMES.get(command, command))}
+    found = {
+        name: (task["prefix"], task.get("suffix", ""))
+        for name, task in named.items()
+        if isinstance(task, dict) and "prefix" in task
+    }
+    own = {frame for name, frame in found.items() if name.startswith(TASK_NAMES.get(command, command))}
     others = tuple(name for each, name in TASK_NAMES.items() if each != command)
-    prefixes = own or {prefix for name, prefix in found.items() if not name.startswith(others)}
-    if len(prefixes) > 1:
-        known = " or ".join(repr(prefix) for prefix in sorted(prefixes))
+    frames = own or {frame for name, frame in found.items() if not name.startswith(others)}
+    if len(frames) > 1:
+        known = " or ".join(repr(prefix) for prefix, _ in sorted(frames))
         raise UserError(f"{loaded.name}: knows several tasks; say which with --prefix {known}")
-    return next(iter(prefixes), "")
+    return next(iter(frames), ("", ""))
