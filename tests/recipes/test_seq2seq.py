@@ -89,7 +89,7 @@ def test_a_pretrained_model_learns_to_translate_and_says_so(launch, translate, p
     assert len(outputs) == 17
     assert record["metric"]["chrf"] > 35
     gains = losses(tmp_path / "run", "eval_source_gain")
-    assert gains[-1] > max(0.25, gains[0])  # nats a token: what is written depends on what was read
+    assert gains[-1] > max(0.1, gains[0])  # nats a token: what is written depends on what was read
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run" / "model")
     assert (model.generation_config.num_beams, model.generation_config.max_new_tokens) == (3, 29)
     assert model.config.task_specific_params == {"swap": {"prefix": "the bank: "}}

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from decero.errors import UserError
+from decero.training.checkpoint import _fingerprint
 from decero.training.config import TrainingSection
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +99,8 @@ def test_the_repeated_step_draws_dropout_as_if_it_had_begun_with_the_smaller_siz
     fit(told, model=tiny_model(0.1), max_train_steps=2, save_steps=2, optim={"schedule": "constant"}, **WHOLE)
     state = told / "checkpoints" / "step-00000002" / "state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"micro_batch": 6}))
+    manifest = state.with_name("manifest.json")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"state.json": _fingerprint(state)}))
     expected = fit(told, model=tiny_model(0.1), resume=True, optim={"schedule": "constant"}, **WHOLE).model
     short = short_of_memory(6, dropout=0.1, after=4)
     assert_same(fit(tmp_path / "short", model=short, optim={"schedule": "constant"}, **WHOLE).model, expected, atol=0)
