@@ -14,6 +14,7 @@ ALLOWED = {
     "training": {"training", "data", "evaluation", "models", "errors"},
     "hub": {"hub", "models", "errors"},
     "inference": {"inference", "training", "data", "models", "errors"},
+    "doctor": {"doctor", "training", "data", "errors"},
     "benchmark": {"benchmark", "training", "hub", "evaluation", "data", "models", "errors"},
 }
 

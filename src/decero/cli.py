@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from decero.data.packages import resolve_package_path
+from decero.doctor.commands import add_doctor
 from decero.errors import UserError, did_you_mean, run
 from decero.hub.convert import export_model, import_model
 from decero.hub.families import FAMILIES
@@ -86,4 +87,4 @@ def add_export(commands) -> None:
     parser.set_defaults(function=lambda arguments: export_model(arguments.model, arguments.out, arguments.to))
 
 
-COMMANDS = (add_push, add_import, add_export, *TEXT_COMMANDS)
+COMMANDS = (add_push, add_import, add_export, add_doctor, *TEXT_COMMANDS)

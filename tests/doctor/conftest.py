@@ -34,7 +34,7 @@ def examples(size, start=0):
 
 
 def pairs(size, start=0):
-    return [{"source": f"{sentence(n, 7)} {n}", "target": sentence(n, 5)[::-1]} for n in range(start, start + size)]
+    return [{"source": f"{sentence(n, 7)} {n}", "target": sentence(n + 3, 5)} for n in range(start, start + size)]
 
 
 @pytest.fixture(autouse=True, scope="package")

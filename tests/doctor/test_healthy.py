@@ -40,9 +40,10 @@ def trains(path):
     return set(re.findall(r"recipes/(\w+)\.py", path.read_text(encoding="utf-8"))) & set(NAMES)
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in sorted((ROOT / "configs").glob("*/*.yaml")) if trains(p)], ids=lambda p: p.stem
-)
+RUNS = [p for p in sorted((ROOT / "configs").glob("*/*.yaml")) if p.parent.name in ("pretrain", "finetune")]
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda p: p.stem)
 def test_a_file_of_ours_says_its_recipe_and_its_settings_are_those(path):
     name = recipe_of(path)
     assert {name} == trains(path)
@@ -65,7 +66,7 @@ def test_what_two_recipes_take_is_asked_for(write):
 @pytest.mark.parametrize("name", ["pretrain_seq2seq", "pretrain_causal_lm", "finetune_seq2seq", "finetune_causal_lm"])
 def test_the_shape_of_the_model_tells_where_settings_do_not(write, name):
     path = write(name, before=True)
-    path.write_text(re.sub(r'"objective": \{[^}]*\}, ', "", path.read_text()))
+    path.write_text(re.sub(r', "objective": \{[^}]*\}', "", path.read_text()))
     assert "objective" not in path.read_text()
     assert recipe_of(path) == name
 

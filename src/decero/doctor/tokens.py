@@ -1,0 +1,171 @@
+"""Checks of the token rows: what is left of the texts, whether tokenizer and model agree, what frequencies give."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoConfig
+
+from decero.data.rows import token_lengths
+from decero.data.tokenizer import load_tokenizer
+from decero.doctor.findings import Finding, percent
+from decero.doctor.work import Work
+
+ALPHABET = 512  # rows that bytes and special tokens may leave unused in a small corpus
+SHORT = 5  # ordinary tokens: with fewer a row has next to nothing to say
+
+
+def rows(work: Work) -> Iterator[Finding]:
+    """Texts with next to nothing in them, and text that data.max_length cuts away: warn from 5 % and 10 % on."""
+    lengths, of, pretrains = token_lengths(work.rows), _of(work), work.name.startswith("pretrain")
+    begins = [text[:200] for text in work.some_texts(1000)]
+    ids = work.tokenizer(begins, add_special_tokens=False, verbose=False)["input_ids"] if begins else []
+    short, found = float(np.mean([len(each) < SHORT for each in ids] or [False])), False
+    if short >= 0.05:
+        found, what = True, f"{percent(short)} of {len(ids):,} texts looked at have fewer than {SHORT} tokens"
+        mend = (
+            "join them (data.sample_by=paragraph or document)" if pretrains else "no harm if they are meant to be short"
+        )
+        mend += f", or check that column {work.corpus.columns[0]!r} holds the text"
+        yield Finding("rows", "warn" if pretrains else "note", what, "train", mend)
+    cut = float(np.mean(work.rows["truncated"][:])) if "truncated" in work.rows.column_names else 0.0
+    if cut >= 0.1:
+        found = True
+        settings = (
+            "data.max_source_length or data.max_target_length"
+            if hasattr(work.config.data, "tasks")
+            else "data.max_length"
+        )
+        yield Finding("rows", "warn", f"{percent(cut)} of the texts lose their end", f"train{of}", f"raise {settings}")
+    if not found:
+        lost = f", {percent(cut)} cut" if cut else ""
+        spread = f"{int(lengths.min())} to {int(lengths.max())} tokens, mean {lengths.mean():.0f}"
+        what = f"{len(lengths):,} rows of {spread}{lost}"
+        yield Finding("rows", "ok", what, f"train{of}")
+
+
+def _of(work: Work) -> str:
+    return "" if work.share == 1 else f" (an even {percent(work.share)} of it)"
+
+
+def tokenizer(work: Work) -> Iterator[Finding]:
+    """Whether the tokenizer fits the texts and the model: unknown tokens, ids and special tokens, rows never used."""
+    found = list(_special(work.tokenizer, work.model_config, "model.config" if work.config.model.config else "model"))
+    if work.trained:
+        own = load_tokenizer(str(work.trained))
+        config = AutoConfig.from_pretrained(work.trained)
+        largest, size = max(own.get_vocab().values()), config.get_text_config().vocab_size
+        if own.get_vocab() != work.tokenizer.get_vocab():
+            what = "the tokenizer in model/ gives other ids than the one that the run was trained with"
+            found.append(Finding("tokenizer", "bad", what, str(work.trained), "save the run's own tokenizer there"))
+        if largest >= size:
+            what = f"the largest id is {largest}, beyond the vocabulary of {size}"
+            found.append(Finding("tokenizer", "bad", what, str(work.trained), "save the run's own tokenizer there"))
+        found += _special(own, config, str(work.trained))
+    counts = np.zeros(max(work.model_config.get_text_config().vocab_size, len(work.tokenizer)), dtype=np.int64)
+    for column in ("input_ids", "labels"):
+        if (
+            column == "input_ids"
+            or getattr(getattr(work.rows.features.get(column), "feature", None), "dtype", "") == "int32"
+        ):
+            counts += np.bincount(_flat(work.rows, column), minlength=len(counts))[: len(counts)]
+    found += _unknown(work, counts)
+    unused = float((counts == 0).mean())
+    idle = int((counts == 0).sum())
+    if unused > 0.5 and idle > ALPHABET and work.config.model.config and work.share == 1:
+        what = f"{percent(unused)} of the {len(counts):,} embedding rows stand for nothing in train"
+        mend = "train a smaller vocabulary (tokenizer.vocab_size), or match the preset's vocab_size to the tokenizer"
+        found.append(Finding("tokenizer", "warn", what, "train", mend))
+    used = f"{len(work.tokenizer):,} tokens, {percent(1 - unused)} of the {len(counts):,} embedding rows in use"
+    yield from found or [Finding("tokenizer", "ok", used + _of(work))]
+
+
+def _flat(dataset: Dataset, column: str) -> np.ndarray:
+    chunks = dataset.select_columns([column]).with_format("arrow")[:][column].chunks
+    return np.concatenate([np.empty(0, dtype=np.int64), *(chunk.flatten().to_numpy() for chunk in chunks)])
+
+
+def _unknown(work: Work, counts: np.ndarray) -> Iterator[Finding]:
+    """The share of unknown tokens among ordinary ones: warn from 0.5 % on, bad from 10 % on."""
+    unknown = work.tokenizer.unk_token_id
+    if (
+        unknown is None or work.tokenizer.unk_token == work.tokenizer.eos_token
+    ):  # GPT-2 calls its end so, and needs none
+        return
+    others = [i for i in work.tokenizer.all_special_ids if i != unknown]
+    share = counts[unknown] / max(1, counts.sum() - counts[others].sum())
+    if share >= 0.005:
+        what = f"{percent(share)} of the tokens are {work.tokenizer.unk_token}"
+        mend = "train a tokenizer on this text, or use tokenizer.algorithm=byte_level_bpe, which knows every character"
+        yield Finding("tokenizer", "bad" if share >= 0.1 else "warn", what, f"train{_of(work)}", mend)
+
+
+def _special(tokenizer: Any, config: Any, where: str) -> Iterator[Finding]:
+    """Special tokens that the model's configuration numbers otherwise than the tokenizer. Several ends are one too."""
+    for role in ("pad", "bos", "eos", "sep", "cls", "mask"):
+        theirs, ours = getattr(config, f"{role}_token_id", None), getattr(tokenizer, f"{role}_token_id", None)
+        ends = theirs if isinstance(theirs, list) else [theirs]
+        if theirs is None or ours is None or ours in ends:
+            continue
+        token = getattr(tokenizer, f"{role}_token")
+        what = f"{role}_token_id is {theirs} to the model and {ours} ({token}) to the tokenizer"
+        yield Finding("tokenizer", "warn", what, where, f"set model.overrides.{role}_token_id={ours}")
+
+
+def entropy(labels: Tensor) -> float:
+    """What a model that reads nothing pays an item: nats, or for numbers the variance.
+
+    labels: (items,) ids or classes: the entropy of their distribution, plus (K - 1) / 2N for what a sample of N items
+    of K kinds does not show (Miller 1955); (examples, labels) of 0 and 1: of each label, the mean; (items,) floats.
+    """
+    if labels.dim() > 1:
+        p = labels.double().mean(dim=0)
+        return float(-(torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)).mean())
+    if labels.is_floating_point():
+        return float(labels.double().var(unbiased=False))
+    counts = torch.unique(labels, return_counts=True)[1].double()
+    p = counts / counts.sum()
+    return float(-(p * p.log()).sum()) + (len(counts) - 1) / (2 * float(counts.sum()))
+
+
+def floor(work: Work) -> Iterator[Finding]:
+    """The loss of frequencies alone against that of the run: the best validation loss, else the last training loss."""
+    bound, unit = entropy(work.labels), "nats" if not _numbers(work.labels) else "squared error"
+    held_out = [row["eval_loss"] for row in work.metrics if "eval_loss" in row]
+    trained = [row["loss"] for row in work.metrics if "loss" in row]
+    smoothed = getattr(work.config.objective, "label_smoothing", 0) > 0
+    known = f"frequencies alone give {bound:.3f} {unit}"
+    best = min(held_out) if held_out else None if smoothed else (trained[-1] if trained else None)
+    if best is None:
+        after = "the run logged only a smoothed loss, which says less" if trained else "a loss there has read nothing"
+        yield Finding("floor", "ok", f"{known}; {after}")
+        return
+    which = "the best validation loss" if held_out else "the last training loss"
+    if best < bound:
+        yield Finding("floor", "ok", f"{which} {best:.3f} is below {bound:.3f} {unit}, which frequencies alone give")
+    elif held_out and trained and not smoothed and trained[-1] < 0.8 * bound:
+        what = f"{which} {best:.3f} is not below {bound:.3f}, though the training loss is ({trained[-1]:.3f})"
+        mend = "train is learnt by heart: give more text, fewer steps, more dropout or weight_decay"
+        yield Finding("floor", "bad", what, "metrics.jsonl", mend)
+    else:
+        what = f"{which} {best:.3f} is not below {bound:.3f} {unit}: nothing but frequencies was learnt"
+        mend = "train longer or raise optim.learning_rate; if overfit is bad, too, look at masks and labels"
+        yield Finding("floor", "bad", what, "metrics.jsonl", mend)
+
+
+def uniform(work: Work) -> float | None:
+    """The loss of a model that knows nothing at all: ln of the number of choices; None for numbers."""
+    labels = work.labels
+    if _numbers(labels):
+        return None
+    if labels.dim() > 1:
+        return math.log(2)
+    return math.log(len(work.corpus.label_names) or work.model_config.get_text_config().vocab_size)
+
+
+def _numbers(labels: Tensor) -> bool:
+    return labels.is_floating_point() and labels.dim() == 1
