@@ -36,3 +36,17 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except RuntimeError as error:
+        if not _lost_the_others(error):
+            raise
+        said = " ".join(str(error).split())[:200]
+        rank, size = os.environ["RANK"], os.environ.get("WORLD_SIZE", "several")
+        mend = "what was saved is intact; start the same command again with --resume"
+        print(f"error: process {rank} of {size} lost the others ({said}); {mend}", file=sys.stderr, flush=True)
+        os._exit(2)  # leaving in good order would wait for those that do not answer
+
+
+def _lost_the_others(error: RuntimeError) -> bool:
+    """Whether a process ended or was silent for too long, as gloo and NCCL put it."""
+    signs = ("timed out", "timeout", "connection closed", "connection reset", "connection refused", "broken pipe")
+    return "RANK" in os.environ and any(sign in str(error).lower() for sign in signs)

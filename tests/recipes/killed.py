@@ -4,7 +4,8 @@
                                            answers a line each: the child's status, and the last of what it said
     KILL='{...}' accelerate launch killed.py RECIPE WORDS...      one rank of several dies
 
-A kill is {"point", "call", "rank"}: at the so-manieth call of that point. Nothing in decero knows of this.
+A kill is {"point", "call", "rank", "signal"}: at the so-manieth call of that point; SIGSTOP makes a process that never
+answers. Processes that the launcher started anew are left in peace. Nothing in decero knows of this.
 """
 
 import json
@@ -18,8 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
+def die(number=signal.SIGKILL):
+    os.kill(os.getpid(), number)
 
 
 def points():
@@ -59,20 +60,20 @@ def points():
 def arm(kill):
     """Let the process die there."""
     holder, name, moment = points()[kill["point"]]
-    real, left = getattr(holder, name), [kill["call"]]
+    real, left, number = getattr(holder, name), [kill["call"]], kill.get("signal", signal.SIGKILL)
 
     def counted(*args, **kwargs):
         left[0] -= 1
         if left[0] == 0 and moment == "before":
-            die()
+            die(number)
         if left[0] == 0 and moment == "midst":  # half of it is on the disk
             result = real(*args, **kwargs)
             path = args[0] if holder is Path else Path(args[1])
             os.truncate(path, path.stat().st_size // 2)
-            die()
+            die(number)
         result = real(*args, **kwargs)
         if left[0] == 0:
-            die()
+            die(number)
         return result
 
     setattr(holder, name, counted)
@@ -114,6 +115,7 @@ if __name__ == "__main__":
         serve()
     else:
         kill = json.loads(os.environ.get("KILL", "null"))
-        if kill and int(os.environ.get("RANK", "0")) == kill["rank"]:
+        first = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+        if kill and first and int(os.environ.get("RANK", "0")) == kill["rank"]:
             arm(kill)
         start(sys.argv[1], sys.argv[2:])

@@ -7,6 +7,7 @@ A few of each here; `make faults` makes the whole matrix: every moment, three ki
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+from decero.training.checkpoint import newest_valid
 
 KILLED = Path(__file__).with_name("killed.py")
 RUNS = {"mlm": "pretrain_mlm", "classify": "finetune_classification", "translate": "finetune_seq2seq"}
@@ -128,35 +131,58 @@ def test_any_kill_of_one_process(server, undisturbed, tmp_path, number):
     kill_and_resume(server, list(RUNS)[number % 3], undisturbed, tmp_path / "run", draw(dice))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("number", range(12))
-def test_any_kill_of_one_of_two_processes(launch, request, two_processes, tmp_path, tmp_path_factory, number):
-    """`make faults`. One rank dies, the launcher ends the other, both resume together."""
-    kind, dice = list(RUNS)[number % 3], random.Random(1000 + number)
-    words = [request.getfixturevalue(kind), *SAVING, *DROPOUT]
-    point = dice.choice([p for p in POINTS if p not in ("while tokenizing", "while replacing a file")])
-    kill = {"point": point, "call": dice.randint(1, max(1, POINTS[point] // 2)), "rank": dice.randint(0, 1)}
+@pytest.fixture
+def on_two(request, two_processes, tmp_path):
+    """Start a run on two processes, one of which may be killed."""
 
-    def start(folder, *more, kill=None):
+    def start(kind, name, *more, kill=None, launcher=()):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_", "WORLD_"))}
         env |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "KILL": json.dumps(kill)}
-        command = [sys.executable, "-m", "accelerate.commands.launch", *two_processes, str(KILLED), RUNS[kind]]
-        return subprocess.run(
-            [*command, *map(str, words), f"output={folder}", *more],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        words = [request.getfixturevalue(kind), *SAVING, *DROPOUT, f"output={tmp_path / name}", *more]
+        command = [sys.executable, "-m", "accelerate.commands.launch", *two_processes, *launcher, str(KILLED)]
+        command += [RUNS[kind], *map(str, words)]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
 
-    whole = start(tmp_path / "whole")
+    return start
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(12))
+def test_any_kill_of_one_of_two_processes(on_two, tmp_path, number):
+    """`make faults`. One rank dies, the launcher ends the other, both resume together."""
+    kind, dice = list(RUNS)[number % 3], random.Random(1000 + number)
+    point = dice.choice([p for p in POINTS if p not in ("while tokenizing", "while replacing a file")])
+    kill = {"point": point, "call": dice.randint(1, max(1, POINTS[point] // 2)), "rank": dice.randint(0, 1)}
+    whole = on_two(kind, "whole")
     assert whole.returncode == 0, whole.stderr[-3000:]
-    start(tmp_path / "run", kill=kill)
-    done = start(tmp_path / "run", "--resume")
+    on_two(kind, "run", kill=kill)
+    done = on_two(kind, "run", "--resume")
     assert done.returncode == 0, (kill, done.stdout[-1000:], done.stderr[-3000:])
-    files, log = left_by(tmp_path / "run")
-    assert files == left_by(tmp_path / "whole")[0], kill
-    assert log == left_by(tmp_path / "whole")[1], kill
+    assert left_by(tmp_path / "run") == left_by(tmp_path / "whole"), kill
+
+
+@pytest.mark.slow
+def test_a_launcher_that_restarts_resumes_by_itself(on_two, tmp_path):
+    assert on_two("mlm", "whole").returncode == 0
+    kill = {"point": "before a step", "call": 7, "rank": 1}
+    done = on_two("mlm", "run", kill=kill, launcher=["--max_restarts", "1"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "at step 6 of 9" in done.stdout
+    assert left_by(tmp_path / "run") == left_by(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_stops_answering_ends_the_run_within_the_timeout(on_two, tmp_path, rank):
+    kill = {"point": "before a step", "call": 7, "rank": rank, "signal": signal.SIGSTOP}
+    began = time.monotonic()
+    done = on_two("mlm", "run", "training.ddp_timeout=15", kill=kill)
+    assert time.monotonic() - began < 150  # the launcher gives the silent one 30 s to leave
+    assert done.returncode != 0
+    assert f"error: process {1 - rank} of 2 lost the others" in done.stderr
+    assert "start the same command again with --resume" in done.stderr
+    assert newest_valid(tmp_path / "run" / "checkpoints").name == "step-00000006"
+    assert on_two("mlm", "run", "training.ddp_timeout=15", "--resume").returncode == 0
 
 
 # --- damage that is done to a run's folder while nobody runs

@@ -76,6 +76,19 @@ def test_a_finished_run_is_not_run_again_and_another_is_not_written_over_it(laun
     assert "holds a run with other settings (here: seed: 4)" in refused
 
 
+def test_a_run_that_began_before_a_setting_was_invented_is_resumed(launch, mlm, pretrained):
+    record = pretrained / "config.yaml"
+    text = record.read_text()
+    older = "".join(line for line in text.splitlines(True) if "ddp_timeout" not in line)
+    assert older != text
+    record.write_text(older)
+    try:
+        said = launch("pretrain_mlm", mlm, f"output={pretrained}", "training.save_steps=25", "--resume").stdout
+    finally:
+        record.write_text(text)
+    assert "is finished" in said
+
+
 def test_a_dry_run_tells_and_writes_nothing(launch, mlm, tmp_path):
     said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", "--dry-run").stdout
     assert "parameters        " in said

@@ -132,7 +132,7 @@ def test_a_run_ends_when_the_generated_metric_gets_no_better(launch, translate, 
 
 
 def test_two_processes_write_what_one_writes(launch, translate, tmp_path, two_processes):
-    launch("finetune_seq2seq", translate, f"output={tmp_path}/one", launcher=())
+    launch("finetune_seq2seq", translate, f"output={tmp_path}/one", launcher=None)
     launch("finetune_seq2seq", translate, f"output={tmp_path}/two", launcher=two_processes)
     assert np.abs(np.subtract(losses(tmp_path / "one"), losses(tmp_path / "two"))).max() <= 1e-5
     one, two = (pd.read_parquet(tmp_path / name / "outputs.parquet") for name in ("one", "two"))

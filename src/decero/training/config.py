@@ -1,5 +1,6 @@
 """The settings of a run: one strict schema, read from YAML and `key.sub=value` words. A misspelt key is an error."""
 
+import os
 import re
 import sys
 import time
@@ -165,6 +166,9 @@ class TrainingSection(Section):
     )
     dataloader_num_workers: int = Field(0, ge=0, description="processes that collate batches")
     num_processes: int | None = Field(None, ge=1, description="refuse to run on another number of processes")
+    ddp_timeout: int = Field(
+        1800, ge=1, description="seconds that a process waits for the others before it gives the run up"
+    )
 
     @model_validator(mode="after")
     def _one_length(self):
@@ -252,7 +256,8 @@ class RunConfig(Section):
 
     @property
     def resume(self) -> bool:
-        return self._call.resume
+        """Asked for; or the launcher started the processes anew after one of them failed (`--max_restarts`)."""
+        return self._call.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
     @classmethod
     def from_cli(cls: type[C], argv: Sequence[str] | None = None) -> C:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast_object_list
+from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list
 from filelock import FileLock, Timeout
 from huggingface_hub import get_token
 
@@ -47,7 +48,7 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Acceler
         cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true"),
         log_with=_trackers(config) or None,
         project_config=ProjectConfiguration(project_dir=config.output, logging_dir=f"{config.output}/logs"),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=training.ddp_timeout))],
     )
     accelerator.gradient_accumulation_steps = 1  # ours to count; the launcher's would divide the loss once more
     if str(accelerator.distributed_type).removeprefix("DistributedType.") not in ("NO", "MULTI_CPU", "MULTI_GPU"):
@@ -81,7 +82,7 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Acceler
 
 def settle(config: RunConfig, accelerator: Accelerator) -> None:
     """Write the settings into the folder that was claimed: at the start, or once --budget has decided them."""
-    _on_main(accelerator, lambda: _write_down(Path(config.output), config.to_yaml()))
+    _on_main(accelerator, lambda: _write_down(Path(config.output), config))
     if accelerator.log_with:
         accelerator.init_trackers(config.tracking.project_name)
 
@@ -136,18 +137,19 @@ def _claim(output: Path, resume: bool) -> None:
         CLEANUPS.append(lambda: _unclaim(output, lock))
 
 
-def _write_down(output: Path, settings: str) -> None:
+def _write_down(output: Path, config: RunConfig) -> None:
     """config.yaml. The settings of a run that began must be those that it began with; its notes may be others."""
-    record = output / "config.yaml"
+    record, settings = output / "config.yaml", config.to_yaml()
     if not _begun(output):  # a run that stopped before its first step left nothing to lose
         beside = output / ".config.yaml.tmp"
         beside.write_text(settings, encoding="utf-8")
         beside.replace(record)
         return
-    theirs, mine = (
-        [line for line in text.splitlines() if not line.startswith("#")]
-        for text in (record.read_text(encoding="utf-8"), settings)
-    )
+    try:
+        begun_with = type(config).load(str(record)).to_yaml()  # settings newer than the run have their defaults
+    except UserError:
+        begun_with = record.read_text(encoding="utf-8")
+    theirs, mine = ([line for line in text.splitlines() if not line.startswith("#")] for text in (begun_with, settings))
     if theirs != mine:
         changed = next(b or a for a, b in itertools.zip_longest(theirs, mine, fillvalue="") if a != b).strip()
         raise UserError(
