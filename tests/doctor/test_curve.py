@@ -43,6 +43,13 @@ def test_a_healthy_curve_is_quiet(found, make, healthy_log):
     assert [s for s, _ in lines(found(curve.curve, "pretrain_mlm"))] == ["ok"]
 
 
+def test_a_run_that_is_under_way_is_not_told_to_go_on(found, make):
+    losses = ILLS["unfinished"][0][:80]
+    assert lines(found(curve.curve, "pretrain_mlm", log=make.curve(losses)))[0][0] == "ok"
+    said = found(curve.curve, "pretrain_mlm", log=make.curve(losses), result={"steps": 80})
+    assert "train longer" in said[0].mend
+
+
 def test_a_checkpoint_may_know_all_there_is_to_know(found, make, house):
     model = {"config": None, "name_or_path": "some/checkpoint"}
     log = make.curve(ILLS["plateau"][0])

@@ -76,6 +76,12 @@ def test_a_label_that_nothing_measures_is_found(found, make):
     assert "'sport' in train only" in said.what
 
 
+def test_a_split_without_labels_is_what_the_recipe_would_refuse(everything, make):
+    test = [{"text": row["text"]} for row in make.examples(9, 3000)]
+    said = [f for f in everything("finetune_classification", rows={"test": test}) if f.severity == "bad"]
+    assert "would refuse this: test: there is no column 'label'" in only(said).what
+
+
 def test_a_model_that_does_not_beat_the_majority_is_found(found, make):
     share = sum(row["label"] == "money" for row in make.examples(37, 3000)) / 37
     result = {"metric": {"accuracy": share}, "split": "test"}

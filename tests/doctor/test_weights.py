@@ -32,7 +32,7 @@ def test_a_model_that_cannot_see_what_tells_labels_apart_is_found(found, make):
     splits = {"train": rows, "validation": rows, "test": rows}
     said = by_check(found(weights.overfit, "finetune_classification", rows=splits, data={"text_column": "note"}))
     assert said["overfit"].severity == "bad"
-    assert "which the labels' frequencies alone give" in said["overfit"].what
+    assert "stuck, where the labels' frequencies alone give" in said["overfit"].what
 
 
 def test_a_slow_run_is_no_broken_one(found):
@@ -131,6 +131,7 @@ def test_units_that_never_fire_are_counted(trained, bias, severity):
         ({"learning_rate": 3e-2, "num_warmup_steps": 0}, "warn", "raise optim.num_warmup_steps"),
         ({"learning_rate": 1e-7}, "warn", "raise optim.learning_rate 1e-07"),
         ({"learning_rate": 3e-3, "num_warmup_steps": 50}, "ok", ""),
+        ({"learning_rate": 1e-4, "num_warmup_steps": 100}, "ok", ""),  # little at first, and not at the peak
     ],
 )
 def test_steps_that_are_too_long_or_too_short_are_found(found, optim, severity, mend):

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import asdict
 
@@ -26,6 +27,9 @@ def _run(arguments: argparse.Namespace) -> None:
     for finding in examine(work):
         bad |= finding.severity == "bad"
         said = json.dumps(asdict(finding), ensure_ascii=False) if arguments.json else finding.line()
-        tqdm.write(said, file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(said, file=sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:  # who read has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(int(bad))

@@ -31,7 +31,9 @@ def schedule(work: Work) -> Iterator[Finding]:
         what = f"the learning rate is below 1 % of its peak from step {spent[0]} of {logged[-1]['step']} on"
         mend = "nothing is learnt from there: end the run earlier or let the schedule last as long"
         found.append(Finding("schedule", "warn", what, "metrics.jsonl", mend))
-    if logged and logged[-1]["step"] < last and work.config.training.max_train_steps:
+    training = work.config.training
+    exact = training.max_train_steps or (work.share == 1 and training.global_batch_size)
+    if logged and logged[-1]["step"] < last and exact:
         at, share = logged[-1]["step"], rates[-1] / max(max(rates), 1e-30)
         left = f"at {share:.0%} of its peak learning rate"
         if work.result:
@@ -61,12 +63,13 @@ def curve(work: Work) -> Iterator[Finding]:
     if len(losses) < FEWEST:
         yield Finding("curve", "ok", f"{len(losses)} losses logged; a curve needs {FEWEST}")
         return
-    found = [*_shape(steps, losses, work.config.model.config is not None), *_spikes(steps, losses)]
+    under_way = not work.result and steps[-1] < (work.config.training.max_train_steps or 0)
+    found = [*_shape(steps, losses, work.config.model.config is not None, under_way), *_spikes(steps, losses)]
     fine = f"loss {losses[0]:.3f} -> {losses[-1]:.3f} in {steps[-1]} steps, without a spike"
     yield from found or [Finding("curve", "ok", fine)]
 
 
-def _shape(steps: list[int], losses: list[float], random_weights: bool) -> Iterator[Finding]:
+def _shape(steps: list[int], losses: list[float], random_weights: bool, under_way: bool) -> Iterator[Finding]:
     width = max(2, min(len(losses) // 5, 25))
     windows = [statistics.median(losses[i : i + width]) for i in range(len(losses) - width + 1)]
     start, end, lowest = max(losses[0], windows[0]), windows[-1], min(windows)
@@ -82,7 +85,7 @@ def _shape(steps: list[int], losses: list[float], random_weights: bool) -> Itera
         what = f"the loss hardly moved, {start:.3f} -> {end:.3f} in {steps[-1]} steps"
         mend = "see overfit: if that is well, raise optim.learning_rate"
         yield Finding("curve", severity, what, "metrics.jsonl", mend)  # type: ignore[arg-type]
-    else:
+    elif not under_way:
         fifth = windows[-1 - max(1, len(losses) // 5)] - end
         if fifth > max(0.1 * (start - end), 0.02, 3 * shake):
             what = f"the loss still fell by {fifth:.3f} in the last fifth, of {start - end:.3f} in all"

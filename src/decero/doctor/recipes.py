@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from datasets import Dataset, DatasetDict
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, ValidationError, model_validator
 from transformers import (
     AutoConfig,
@@ -276,7 +277,7 @@ def _kind(section: ModelSection) -> Any:
         else:
             hub = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
             config = AutoConfig.from_pretrained(resolve_package_path(str(section.name_or_path)), **hub)
-    except (OSError, ValueError, KeyError) as error:
+    except (StrictDataclassError, OSError, ValueError, KeyError) as error:
         raise UserError(f"model: {section.config or section.name_or_path}: {' '.join(str(error).split())}") from error
     if config.is_encoder_decoder:
         return AutoModelForSeq2SeqLM

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset
 
+from decero.data.corpus import check_column
 from decero.doctor.findings import Finding, Severity, percent
 from decero.doctor.work import Folded, Work
 
@@ -81,7 +82,8 @@ def labels(work: Work) -> Iterator[Finding]:
         spread = f"mean {values.mean():.4g}, standard deviation {values.std():.4g}"
         yield Finding("labels", "bad" if constant else "ok", constant or spread, "train", mend)
         return
-    counts = {split: _counts(parts[""], work.config.data.label_column) for split, parts in work.corpus.splits.items()}
+    column = work.config.data.label_column
+    counts = {split: _counts(parts[""], column, split) for split, parts in work.corpus.splits.items()}
     counts = {split: found for split, found in counts.items() if not set(found) <= {"-1", "None"}}  # a secret test
     train = counts["train"]
     found = list(_strangers(train, {split: each for split, each in counts.items() if split != "train"}))
@@ -126,8 +128,13 @@ def _majority(work: Work, counts: dict[str, Counter]) -> Iterator[Finding]:
         yield Finding("labels", "bad" if accuracy <= base else "warn", what, where, mend)
 
 
-def _counts(dataset: Dataset, column: str | list[str]) -> Counter:
-    """Label -> how often. Several 0/1 columns are labels by their names; a list of labels counts each."""
+def _counts(dataset: Dataset, column: str | list[str], split: str) -> Counter:
+    """Label -> how often. Several 0/1 columns are labels by their names; a list of labels counts each.
+
+    Raises UserError for a column that is not there.
+    """
+    for each in [column] if isinstance(column, str) else column:
+        check_column(dataset, each, split, "data.label_column")
     if not isinstance(column, str):
         return Counter({c: int(sum(map(bool, dataset[c]))) for c in column if any(dataset[c])})
     feature: Any = dataset.features[column]

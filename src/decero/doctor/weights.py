@@ -53,9 +53,9 @@ def overfit(work: Work) -> Iterator[Finding]:
         mend = f"no harm in a long run; else raise optim.learning_rate {rate:g}"
         yield Finding("overfit", "note", f"{fell}: slow, and still falling", where, mend)
     else:
-        what = f"{fell}: stuck near {bound:.3f}, which the labels' frequencies alone give"
+        what = f"{fell}: stuck, where the labels' frequencies alone give {bound:.3f}"
         mend = f"check what the model reads (masks, columns) and optim.learning_rate {rate:g}"
-        yield Finding("overfit", "bad", what, where, mend)
+        yield Finding("overfit", "warn" if last < 0.9 * bound else "bad", what, where, mend)
 
 
 def _learn(work: Work, model: Any, batch: Batch, enough: float) -> list[float]:
