@@ -36,6 +36,9 @@ from decero.training.run import finished, main_first, start, write_result
 class MaskedLMSection(Section):
     mlm_probability: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are scored")
     whole_word: bool = Field(True, description="mask words instead of tokens")
+    scored_queries: bool = Field(
+        True, description="the last layer computes scored positions alone, where the model can; not when compiled"
+    )
 
 
 class PretrainMLM(RunConfig):
@@ -73,8 +76,9 @@ def main():
             if split in corpus
         }  # fmt: skip
 
-    settings = config.objective.model_dump() | {"seed": config.seed}
-    objective = masked_lm(MaskedLanguageModeling(tokenizer, **settings))
+    settings = config.objective.model_dump(exclude={"scored_queries"}) | {"seed": config.seed}
+    told = config.objective.scored_queries and not config.training.compile  # a compiler wants one shape
+    objective = masked_lm(MaskedLanguageModeling(tokenizer, **settings), told)
     frozen = masked_lm(MaskedLanguageModeling(tokenizer, frozen=True, **settings))
     held_out = rows.get("validation")
 

@@ -13,6 +13,7 @@ from transformers import (
     RobertaConfig,
 )  # fmt: skip
 
+from decero.data.packing import Packed
 from decero.models import DeceroEncoderConfig
 from decero.training.objectives import classification, projecting_only, token_loss
 
@@ -93,3 +94,41 @@ def test_classification_losses_are_five_times_the_mean_over_five_examples(proble
     b = {"input_ids": logits, "labels": labels}
     torch.testing.assert_close(objective.loss(Echo(), b), 5 * expected(logits, labels))
     assert objective.count(b) == 5
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+@pytest.mark.parametrize("fields", [
+    {}, {"norm_placement": "post", "position_embedding_type": "learned"}, {"sliding_window": 2},
+    {"position_embedding_type": "relative", "scale_attn_weights": False}, {"num_key_value_heads": 1},
+], ids=["rotary", "post", "sliding", "relative", "grouped"])  # fmt: skip
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_last_layer_that_computes_scored_positions_alone_gives_the_same_loss_and_gradient(backend, fields, packed):
+    model = AutoModelForMaskedLM.from_config(
+        DeceroEncoderConfig(**SIZES, head_dim=10, **fields), attn_implementation=backend
+    )
+    b = batch()
+    b["labels"][2] = -100  # a row of which nothing is asked
+    b = Packed(lambda rows: b, 26).pack(b) if packed else b
+    found = []
+    for told in (False, True):
+        model.zero_grad()
+        loss = token_loss(model.train(), b, scored_queries=told)
+        loss.backward()
+        found.append((loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-6, atol=1e-5)
+    assert found[0][1].keys() == found[1][1].keys()
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_the_last_layer_then_computes_no_others(monkeypatch):
+    model = AutoModelForMaskedLM.from_config(DeceroEncoderConfig(**SIZES, head_dim=10))
+    seen = [[], []]
+    for layer, shapes in zip(model.model.layers, seen, strict=True):
+        layer.mlp.register_forward_pre_hook(lambda _, inputs, shapes=shapes: shapes.append(inputs[0].shape[:2]))
+    b = batch()
+    token_loss(model, b, scored_queries=True)
+    most = int((b["labels"] != -100).sum(dim=1).max())
+    assert most < 13
+    assert set(seen[0]) == {(3, 13)}
+    assert set(seen[1]) == {(3, most)}

@@ -56,6 +56,12 @@ def rotate(x_BHLK, cos_BL1K, sin_BL1K):
     return x_BHLK * cos_BL1K + torch.cat((-second, first), dim=-1) * sin_BL1K
 
 
+def at_places(x, asked_BS, dim):
+    """What stands at each row's own places: `x`, whose first dimension is the batch, (batch, asked) along `dim`."""
+    index = asked_BS.view(asked_BS.shape[0], *[1] * (dim - 1), -1, *[1] * (x.dim() - dim - 1))
+    return torch.take_along_dim(x, index, dim)
+
+
 class MultiHeadAttention(nn.Module):
     """Vaswani et al. 2017, section 3.2.2, with grouped key-value heads (Ainslie et al. 2023) and rotary positions."""
 
@@ -89,19 +95,27 @@ class MultiHeadAttention(nn.Module):
             k_BGMK, v_BGMK = past_key_values.update(k_BGMK, v_BGMK, self.layer_idx)
         return k_BGMK, v_BGMK
 
-    def forward(self, hidden_BLD, attention_mask=None, rotary=None, past_key_values=None, memory_BMD=None, **kwargs):
+    def forward(
+        self, hidden_BLD, attention_mask=None, rotary=None, past_key_values=None, memory_BMD=None, asked_BS=None,
+        **kwargs,
+    ):  # fmt: skip
         """What `hidden_BLD` asks of `memory_BMD`, or of itself: (batch, length, model), and from the eager backend the
         weights (batch, heads, length, memory).
 
         hidden_BLD: (batch, length, model). memory_BMD: (batch, memory, model). attention_mask: None, bool or additive,
         (batch, 1 or heads, length, memory). rotary: cosines and sines, (batch, 1, length, head size) each.
+        asked_BS: (batch, asked), the places that ask, where not all do; then there are so many instead of `length`.
         """
+        memory_BMD = hidden_BLD if memory_BMD is None else memory_BMD
+        k_BGMK, v_BGMK = self.keys_values(memory_BMD, rotary, past_key_values)
+        if asked_BS is not None:
+            hidden_BLD = at_places(hidden_BLD, asked_BS, 1)
+            rotary = None if rotary is None else [at_places(part, asked_BS, 2) for part in rotary]
+            attention_mask = None if attention_mask is None else at_places(attention_mask, asked_BS, 2)
         B, L, _ = hidden_BLD.shape
         q_BHLK = self.heads(self.q_proj(hidden_BLD))
         if rotary is not None:
             q_BHLK = rotate(q_BHLK, *rotary)
-        memory_BMD = hidden_BLD if memory_BMD is None else memory_BMD
-        k_BGMK, v_BGMK = self.keys_values(memory_BMD, rotary, past_key_values)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
         mix_BLHK, weights_BHLM = attend(

@@ -4,6 +4,7 @@ The loss is a sum, never a mean: the loop divides by the number of scored items 
 that neither padding nor the cut into micro-batches moves the gradient.
 """
 
+import inspect
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,9 +36,10 @@ class Objective:
     per_text: tuple[str, ...] = ()
 
 
-def masked_lm(collate: Callable[[list[dict]], Batch]) -> Objective:
-    """Cross-entropy over the masked tokens."""
-    return Objective(collate, token_loss, lambda batch: int((batch["labels"] != IGNORED).sum()))
+def masked_lm(collate: Callable[[list[dict]], Batch], scored_queries: bool = True) -> Objective:
+    """Cross-entropy over the masked tokens. scored_queries: the last layer computes them alone, where a model can."""
+    loss = partial(token_loss, scored_queries=scored_queries)
+    return Objective(collate, loss, lambda batch: int((batch["labels"] != IGNORED).sum()))
 
 
 def classification(collate: Callable[[list[dict]], Batch], problem_type: str) -> Objective:
@@ -65,14 +67,19 @@ def language_model(collate: Callable[[list[dict]], Batch], label_smoothing: floa
     return Objective(collate, loss, lambda batch: int((batch["labels"] != IGNORED).sum()))
 
 
-def token_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> Tensor:
+def token_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0, scored_queries: bool = False) -> Tensor:
     """Summed cross-entropy over the scored positions; labels stand beside the logits that answer them.
 
+    scored_queries: of a model that can be told (`asked_positions`) the last layer computes those positions alone. The
+    loss and its gradient are the same; dropout, which draws for fewer, is another draw.
     The vocabulary projection is done for the scored positions alone, a chunk at a time. Any model can be asked this
     way, ours or stock, for the projection is its `get_output_embeddings()`.
     """
     scored_BL = batch["labels"] != IGNORED
     labels_N = batch["labels"][scored_BL]
+    if scored_queries and can_be_told(model):
+        places_BS = ahead(scored_BL)
+        batch, scored_BL = batch | {"asked_positions": places_BS}, scored_BL.gather(1, places_BS)
     if not only_projects(model, batch, scored_BL):
         with projecting_only(model, scored_BL):
             logits_NV = logits_of(model, batch)
@@ -81,6 +88,19 @@ def token_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0) -> 
         logits_of(model, batch)
     projection = held.projection.weight, held.projection.bias
     return linear_cross_entropy(held.hidden, *projection, labels_N, label_smoothing=label_smoothing)
+
+
+def can_be_told(model: nn.Module) -> bool:
+    """Whether a model takes `asked_positions`: ours do, with a backend that takes any mask, uncompiled."""
+    bare: Any = getattr(model, "module", model)
+    takes = "asked_positions" in inspect.signature(bare.forward).parameters
+    return takes and bare.config._attn_implementation in ("sdpa", "eager", "matmul")
+
+
+def ahead(scored_BL: Tensor) -> Tensor:
+    """(batch, most scored positions of a row): the scored positions of each row in their order, then others."""
+    most = int(scored_BL.sum(dim=1).max()) if len(scored_BL) else 0
+    return scored_BL.int().argsort(dim=1, descending=True, stable=True)[:, : max(1, most)]
 
 
 _ONLY_PROJECTS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
