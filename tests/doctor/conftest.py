@@ -97,7 +97,12 @@ def write(house, tmp_path):
             files[split] = str(path)
         data = {"files": files, "max_length": 40}
         if make is pairs:
-            data = {"tasks": {"swap": {"files": files}}, "max_source_length": 31, "max_target_length": 29}
+            longest = (61, 59) if preset == "encoder_decoder" else (33, 31)  # of 64 positions, together for a decoder
+            data = {
+                "tasks": {"swap": {"files": files}},
+                "max_source_length": longest[0],
+                "max_target_length": longest[1],
+            }
         settings = {
             "output": str(tmp_path / "run"),
             "model": {"config": str(house / f"{preset}.yaml")},

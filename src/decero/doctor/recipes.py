@@ -51,6 +51,9 @@ from decero.training.tasks import GenerationSection, TasksSection, WritingSectio
 class MaskedLMSection(Section):
     mlm_probability: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are scored")
     whole_word: bool = Field(True, description="mask words instead of tokens")
+    scored_queries: bool = Field(
+        True, description="the last layer computes scored positions alone, where the model can; not when compiled"
+    )
 
 
 class DenoisingSection(Section):
@@ -176,6 +179,12 @@ def _prompt_rows(config: Any, tokenizer: Any, train: dict[str, Dataset]) -> Data
     return _pair_rows(config, tokenizer, train, partial(causal.tokenize_prompts, **style))
 
 
+def _masked(config: Any, tokenizer: Any, _start_id: Any) -> Objective:
+    settings = config.objective.model_dump(exclude={"scored_queries"})
+    collate = MaskedLanguageModeling(tokenizer, seed=config.seed, **settings)
+    return masked_lm(collate, scored_queries=False)  # the same loss, and every layer is seen with every token
+
+
 def _denoising(config: Any, tokenizer: Any, start_id: int) -> Objective:
     settings = config.objective.model_dump(exclude={"name"}, exclude_none=True)
     settings |= {"max_length": config.data.max_length - 1, "seed": config.seed}
@@ -202,7 +211,7 @@ RECIPES = {
     "pretrain_mlm": Recipe(
         PretrainMLM, AutoModelForMaskedLM, ("mask_token", "pad_token"), _documents,
         partial(_text_rows, tokenize_documents),
-        lambda c, t, _: masked_lm(MaskedLanguageModeling(t, seed=c.seed, **c.objective.model_dump())),
+        _masked,
     ),
     "pretrain_seq2seq": Recipe(
         PretrainSeq2Seq, AutoModelForSeq2SeqLM, ("eos_token", "pad_token"), _documents, _denoising_rows, _denoising,

@@ -79,7 +79,7 @@ class EncoderLayer(GradientCheckpointingLayer):
         if layer_idx == 0 and config.embedding_norm and config.norm_placement == "pre":
             self.pre_attn_norm = nn.Identity()  # what enters was normalised as the sum of the embeddings
 
-    def forward(self, hidden_BLD, attention_mask=None, rotary=None, asked_BS=None, **kwargs):
+    def forward(self, hidden_BLD, attention_mask=None, rotary=None, *, asked_BS=None, **kwargs):
         """(batch, length, model) to the same; mask and rotary as `MultiHeadAttention` takes them.
 
         asked_BS: (batch, asked), the places that go on, where not all do: (batch, asked, model) is returned.

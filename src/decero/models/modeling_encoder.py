@@ -104,7 +104,7 @@ class DeceroEncoderModel(DeceroEncoderPreTrainedModel, DeceroStack):
         rotary = self.rotary(position_ids, hidden_BLD.dtype)
         asked = [None] * (len(self.layers) - 1) + [asked_positions]
         for layer, kind, asked_BS in zip(self.layers, self.layer_types, asked, strict=True):
-            hidden_BLD = layer(hidden_BLD, masks[kind], rotary[kind], asked_BS, **kwargs)
+            hidden_BLD = layer(hidden_BLD, masks[kind], rotary[kind], asked_BS=asked_BS, **kwargs)
         hidden_BLD = self.norm(hidden_BLD)
         pooled_BD = None if self.pooler is None else self.pooler(hidden_BLD, attention_mask)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_BLD, pooler_output=pooled_BD)
