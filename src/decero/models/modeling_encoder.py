@@ -102,8 +102,8 @@ class DeceroEncoderModel(DeceroEncoderPreTrainedModel, DeceroStack):
                 mask = self.within_window(mask)
             masks[kind] = self.prefer_near(mask, hidden_BLD.shape[1], kind)
         rotary = self.rotary(position_ids, hidden_BLD.dtype)
-        asked = [None] * (len(self.layers) - 1) + [asked_positions]
-        for layer, kind, asked_BS in zip(self.layers, self.layer_types, asked, strict=True):
+        for layer, kind in zip(self.layers, self.layer_types, strict=True):
+            asked_BS = asked_positions if layer is self.layers[-1] else None
             hidden_BLD = layer(hidden_BLD, masks[kind], rotary[kind], asked_BS=asked_BS, **kwargs)
         hidden_BLD = self.norm(hidden_BLD)
         pooled_BD = None if self.pooler is None else self.pooler(hidden_BLD, attention_mask)
