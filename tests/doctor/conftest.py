@@ -46,6 +46,12 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True)
+def _time_enough(monkeypatch):
+    """What is found depends on steps, not on how busy the machine is."""
+    monkeypatch.setattr("decero.doctor.weights.SECONDS", 600)
+
+
 @pytest.fixture(scope="session")
 def house(tmp_path_factory):
     """Tokenizers and presets by name, as paths."""
