@@ -195,6 +195,8 @@ def test_who_has_read_enough_may_leave(checkpoint, tmp_path):
 def test_ctrl_c_leaves_130_and_no_traceback(checkpoint):
     model = checkpoint("classifier", "ours")
     pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # Tests that a shell started in the background were told to ignore Ctrl-C, and so were their children.
+    pipe["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     with decero("classify", model, "-", **pipe) as process:
         process.stdin.write("banks gained\n" * 32)
         process.stdin.flush()
