@@ -93,8 +93,10 @@ def token_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0, sco
 def can_be_told(model: nn.Module) -> bool:
     """Whether a model takes `asked_positions`: ours do, with a backend that takes any mask, uncompiled."""
     bare: Any = getattr(model, "module", model)
-    takes = "asked_positions" in inspect.signature(bare.forward).parameters
-    return takes and bare.config._attn_implementation in ("sdpa", "eager", "matmul")
+    if "asked_positions" not in inspect.signature(bare.forward).parameters:
+        return False
+    compiled = any("forward" in vars(module) for module in bare.modules())  # `compile_layers`: it wants one shape
+    return not compiled and bare.config._attn_implementation in ("sdpa", "eager", "matmul")
 
 
 def ahead(scored_BL: Tensor) -> Tensor:
