@@ -5,9 +5,7 @@ accelerate launch recipes/pretrain_causal_lm.py configs/pretrain/gpt_en.yaml [ke
 """
 
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field
 from transformers import AutoModelForCausalLM
 
 from decero.data.causal import OBJECTIVES, count_bytes, let_go_on, tokenize_text
@@ -17,11 +15,9 @@ from decero.hub.publish import push, save
 from decero.training.budget import within_budget
 from decero.training.build import build_model, tokenizer_for
 from decero.training.config import (  # fmt: skip
-    DataSection,
     ModelSection,
     OptimSection,
     RunConfig,
-    Section,
     TokenizerSection,
     TrainingSection,
 )
@@ -31,18 +27,7 @@ from decero.training.likelihood import text_likelihood
 from decero.training.loop import train
 from decero.training.objectives import language_model
 from decero.training.run import finished, main_first, start, write_result
-
-
-class TextSection(DataSection):
-    start_token: str | None = Field(
-        None, description="token before each row; the tokenizer's bos (else its eos) when not set"
-    )
-
-
-class CausalSection(Section):
-    name: Literal["causal_lm", "continuation"] = Field(
-        "causal_lm", description="score every token, or those after a prefix of random length"
-    )
+from decero.training.sections import CausalSection, TextSection
 
 
 class PretrainCausalLM(RunConfig):

@@ -6,7 +6,6 @@ accelerate launch recipes/pretrain_mlm.py configs/pretrain/mlm_quickstart.yaml [
 
 from pathlib import Path
 
-from pydantic import Field
 from transformers import AutoModelForMaskedLM
 
 from decero.data.collators import MaskedLanguageModeling
@@ -21,7 +20,6 @@ from decero.training.config import (
     ModelSection,
     OptimSection,
     RunConfig,
-    Section,
     TokenizerSection,
     TrainingSection,
 )
@@ -31,14 +29,7 @@ from decero.training.forecast import forecast
 from decero.training.loop import train
 from decero.training.objectives import masked_lm
 from decero.training.run import finished, main_first, start, write_result
-
-
-class MaskedLMSection(Section):
-    mlm_probability: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are scored")
-    whole_word: bool = Field(True, description="mask words instead of tokens")
-    scored_queries: bool = Field(
-        True, description="the last layer computes scored positions alone, where the model can; not when compiled"
-    )
+from decero.training.sections import MaskedLMSection
 
 
 class PretrainMLM(RunConfig):

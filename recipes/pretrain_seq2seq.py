@@ -5,9 +5,7 @@ accelerate launch recipes/pretrain_seq2seq.py configs/pretrain/seq2seq_tiny.yaml
 """
 
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field, model_validator
 from transformers import AutoModelForSeq2SeqLM
 
 from decero.data.corpus import load_corpus
@@ -22,7 +20,6 @@ from decero.training.config import (  # fmt: skip
     ModelSection,
     OptimSection,
     RunConfig,
-    Section,
     TokenizerSection,
     TrainingSection,
 )
@@ -32,20 +29,7 @@ from decero.training.forecast import forecast
 from decero.training.loop import train
 from decero.training.objectives import language_model
 from decero.training.run import finished, main_first, start, write_result
-
-
-class DenoisingSection(Section):
-    name: Literal["span_corruption", "text_infilling", "prefix_lm"] = Field("span_corruption", description="objective")
-    mlm_probability: float | None = Field(
-        None, gt=0, lt=1, description="share of the tokens that is damaged; the paper's when not set (0.15, 0.3)"
-    )
-    mean_noise_span_length: float | None = Field(None, ge=1, description="tokens a span on average; 3 when not set")
-
-    @model_validator(mode="after")
-    def _no_spans(self):
-        if self.name == "prefix_lm" and (self.mlm_probability or self.mean_noise_span_length):
-            raise ValueError("objective: prefix_lm damages nothing; leave mlm_probability and its span length out")
-        return self
+from decero.training.sections import DenoisingSection
 
 
 class PretrainSeq2Seq(RunConfig):

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from datasets import Dataset, DatasetDict
 from huggingface_hub.errors import StrictDataclassError
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -37,7 +37,6 @@ from decero.training.config import (
     ModelSection,
     OptimSection,
     RunConfig,
-    Section,
     TokenizerSection,
     TrainingSection,
     read_yaml,
@@ -45,41 +44,8 @@ from decero.training.config import (
 from decero.training.finetune import FinetuneClassification
 from decero.training.objectives import Objective, classification, language_model, masked_lm
 from decero.training.prompts import CompletionSection, prompt_style
+from decero.training.sections import CausalSection, DenoisingSection, MaskedLMSection, TextSection
 from decero.training.tasks import GenerationSection, TasksSection, WritingSection, load_tasks, mix, tokenize_tasks
-
-
-class MaskedLMSection(Section):
-    mlm_probability: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are scored")
-    whole_word: bool = Field(True, description="mask words instead of tokens")
-    scored_queries: bool = Field(
-        True, description="the last layer computes scored positions alone, where the model can; not when compiled"
-    )
-
-
-class DenoisingSection(Section):
-    name: Literal["span_corruption", "text_infilling", "prefix_lm"] = Field("span_corruption", description="objective")
-    mlm_probability: float | None = Field(
-        None, gt=0, lt=1, description="share of the tokens that is damaged; the paper's when not set (0.15, 0.3)"
-    )
-    mean_noise_span_length: float | None = Field(None, ge=1, description="tokens a span on average; 3 when not set")
-
-    @model_validator(mode="after")
-    def _no_spans(self):
-        if self.name == "prefix_lm" and (self.mlm_probability or self.mean_noise_span_length):
-            raise ValueError("objective: prefix_lm damages nothing; leave mlm_probability and its span length out")
-        return self
-
-
-class TextSection(DataSection):
-    start_token: str | None = Field(
-        None, description="token before each row; the tokenizer's bos (else its eos) when not set"
-    )
-
-
-class CausalSection(Section):
-    name: Literal["causal_lm", "continuation"] = Field(
-        "causal_lm", description="score every token, or those after a prefix of random length"
-    )
 
 
 class Trained(RunConfig):
