@@ -1,6 +1,6 @@
 """Fine-tune an encoder-decoder on pairs of texts: to translate, to summarise, anything (ours, T5, BART, Marian).
 
-accelerate launch recipes/finetune_seq2seq.py configs/finetune/seq2seq_tiny.yaml [key.sub=value ...] [--dry-run]
+accelerate launch recipes/finetune_seq2seq.py configs/finetune/translate_en_es.yaml [key.sub=value ...] [--dry-run]
 """
 
 from pathlib import Path

@@ -1,6 +1,8 @@
 """The command line: one function a command, one line a mistake."""
 
+import os
 import runpy
+import subprocess
 import sys
 
 import pytest
@@ -65,3 +67,12 @@ def test_python_m_decero_is_the_same_command(monkeypatch, capfd):
         runpy.run_module("decero", run_name="__main__")
     assert end.value.code == 2
     assert "did you mean push?" in capfd.readouterr().err
+
+
+def test_a_reader_who_has_enough_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "recipes/train_tokenizer.py", "--help"]
+    said = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
+    os.close(write)
+    assert (said.returncode, said.stderr) == (141, "")

@@ -132,6 +132,14 @@ def test_every_recipe_is_named_by_the_header_of_a_config():
         assert f"recipes/{recipe.name}" in headers, recipe.name
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*.py")), ids=lambda p: p.name)
+def test_a_recipe_shows_a_command_that_there_is(path, monkeypatch):
+    found = commands((path.read_text(encoding="utf-8")).split('"""')[1])
+    assert [words[0] for words in found] == [f"recipes/{path.name}"]
+    for words in found:
+        check(words, monkeypatch)
+
+
 def test_every_output_is_a_folder_of_its_own():
     outputs = [read_yaml(path)["output"] for path in RUNS]
     assert len(set(outputs)) == len(outputs)

@@ -24,10 +24,20 @@ def did_you_mean(name: str, valid: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
+def root_line(error: BaseException) -> str:
+    """The first line of what an error of a library says, of its cause where it has one."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a command: a `UserError` becomes one line on standard error and exit code 2, Ctrl-C exit code 130."""
     try:
-        main()
+        try:
+            main()
+        finally:
+            sys.stdout.flush()  # what nobody reads is noticed here, not while the interpreter goes
     except UserError as error:
         while CLEANUPS:
             CLEANUPS.pop()()
@@ -36,6 +46,9 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # `... --help | head`: who read has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except RuntimeError as error:
         if not _lost_the_others(error):
             raise

@@ -40,7 +40,7 @@ def test_both_arms_write_the_same_and_as_long_as_told(family):
     assert check_equal_answers("decode", work, arms) == {"stock fp32": 1.0, "ours": 1.0}
     written = arms["ours"].written
     assert written == arms["stock fp32"].written
-    assert [len(answer) for answer in written] == answer_lengths(sources, 3)
+    assert [len(answer) for answer in written] == answer_lengths(work, sources, 3)
     assert len({token for answer in written for token in answer}) > 10, "all write the same few: equal says nothing"
     assert type(arms["ours"].model).__name__ != type(arms["stock fp32"].model).__name__
 
@@ -70,7 +70,20 @@ def test_lengths_are_skewed_and_what_is_counted_is_what_is_written():
     assert lengths.max() <= 41
     assert lengths.mean() == pytest.approx(0.3 * 41, rel=0.15)
     assert np.median(lengths) < lengths.mean() < lengths.max() / 2
-    facts, written = describe(work, texts, pair[0], 3), answer_lengths(sources, 3)
+    facts, written = describe(work, texts, pair[0], 3), answer_lengths(work, sources, 3)
     assert facts["useful_tokens"] == sum(written)
     most = [5 * max(written[start : start + 5]) for start in range(0, 200, 5)]
     assert facts["fill"] == pytest.approx(sum(written) / sum(most))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_a_cache_and_by_the_same_generate_the_answers_are_the_same(family):
+    work, pair, texts = prepared(family, tricks=False, uncached=True, answer_length=13)
+    arms = build_decoders(work, pair, sources_of(texts), torch.device("cpu"), seed=3)
+    seen: list[bool] = []
+    pair[0].register_forward_pre_hook(
+        lambda module, args, inputs: seen.append(inputs["decoder_input_ids"].shape[1] > 1), with_kwargs=True
+    )
+    assert check_equal_answers("decode", work, arms) == {"stock fp32": 1.0, "ours": 1.0, "uncached": 1.0}
+    assert {len(answer) for answer in arms["uncached"].written} == {13}
+    assert seen == [False] * 3 * 13 + ([False] + [True] * 12) * 3, "ours reads one token a step, uncached all of them"

@@ -9,7 +9,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoModelF
 from decero.errors import UserError
 from decero.inference import classify, fill, generate, load, summarize, translate
 from decero.inference.lines import in_order, pieces, windows
-from decero.inference.write import frame_of
+from decero.inference.write import _encode_turn, chat_frame, frame_of
 
 BOTH = pytest.mark.parametrize("whose", ["ours", "stock"])
 TEXTS = ["banks gained", "", "the market rose sharply on monday after profit news from tokyo", "  ", "shares fell"]
@@ -267,3 +267,36 @@ def test_what_a_decoder_was_taught_to_see_behind_a_prompt_is_put_there(checkpoin
     framed = list(generate(loaded, ["the market banks gained and"], max_new_tokens=5, prefix=""))
     loaded.model.config.task_specific_params = {"synopsis": {"prefix": "the market ", "suffix": " and"}}
     assert list(generate(loaded, ["banks gained"], max_new_tokens=5)) == framed
+
+
+TEMPLATE = (
+    "{% for m in messages %}the {{ m.role }} : {{ m.content | trim }} {% endfor %}"
+    "{% if add_generation_prompt %}and{% endif %}"
+)
+
+
+def test_a_chat_is_asked_as_the_template_has_it(checkpoint):
+    loaded = load(checkpoint("causal", "ours"), "generate")
+    with pytest.raises(UserError, match="its tokenizer has no chat template; leave --chat out"):
+        next(generate(loaded, ["banks"], chat=True))
+    loaded.tokenizer.chat_template = TEMPLATE
+    assert chat_frame(loaded, "market ") == ("the user : market ", " and")
+    ids = loaded.tokenizer("the user : market banks gained and", add_special_tokens=False)["input_ids"]
+    written = loaded.model.generate(torch.tensor([ids]), max_new_tokens=5, do_sample=False)[0, len(ids) :]
+    expected = loaded.tokenizer.decode(written, skip_special_tokens=True).strip()
+    assert list(generate(loaded, ["banks gained"], chat=True, prefix="market ", max_new_tokens=5)) == [expected]
+    assert list(generate(loaded, ["banks gained"], prefix="market ", max_new_tokens=5)) != [expected]
+    loaded.tokenizer.chat_template = "{% for m in messages %}{{ m.content | upper }}x{{ m.content }}{% endfor %}"
+    with pytest.raises(UserError, match="its chat template does not write a turn as it is"):
+        next(generate(loaded, ["banks"], chat=True))
+
+
+def test_of_a_long_turn_the_end_is_read_and_the_template_whole(checkpoint):
+    loaded = load(checkpoint("causal", "ours"), "generate")
+    loaded.tokenizer.chat_template = TEMPLATE
+    head, tail = chat_frame(loaded)
+    ids = _encode_turn(loaded, head, tail, 31, "banks gained " * 40 + "shares fell on monday")
+    first = loaded.tokenizer(head, add_special_tokens=False)["input_ids"]
+    assert 25 < len(ids) <= 31
+    assert ids[: len(first)] == first
+    assert loaded.tokenizer.decode(ids).endswith("shares fell on monday and")

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from decero.benchmark.batches import Batch, Padded, as_stock_reads, make_batches, padded_batches
-from decero.benchmark.works import ArmName, Work
+from decero.benchmark.works import TrainingArm, Work
 from decero.errors import UserError
 from decero.training.attention import choose_attention
 from decero.training.config import OptimSection
@@ -20,7 +20,7 @@ from decero.training.economy import SHORTEST_ROW, pack_if_proven
 from decero.training.objectives import classification, masked_lm
 from decero.training.optim import build_optimizer
 
-ARMS: tuple[str, ...] = get_args(ArmName)
+ARMS: tuple[str, ...] = get_args(TrainingArm)
 # The Trainer's own: fused AdamW (adamw_torch_fused), no weight decay, gradients clipped at 1. The same for every arm.
 OPTIM = OptimSection(name="adamw", learning_rate=5e-5, weight_decay=0.0, max_grad_norm=1.0)
 

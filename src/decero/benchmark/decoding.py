@@ -6,6 +6,7 @@ stood there. Lengths are skewed as those of sentences are.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,10 @@ def skewed_lengths(work: Work, count: int, seed: int) -> np.ndarray:
     return drawn.clip(SHORTEST, work.length).round().astype(int)
 
 
-def answer_lengths(sources: Sequence[Sequence[int]], seed: int) -> list[int]:
-    """As long as its source, give or take."""
+def answer_lengths(work: Work, sources: Sequence[Sequence[int]], seed: int) -> list[int]:
+    """`answer_length` each; where that is not set, as long as its source, give or take."""
+    if work.answer_length is not None:
+        return [work.answer_length] * len(sources)
     rng = np.random.default_rng([seed, 1])
     drawn = np.array([len(source) for source in sources]) * rng.lognormal(0, ANSWER_SPREAD, len(sources))
     return drawn.round().astype(int).clip(1).tolist()
@@ -65,24 +68,30 @@ class Decoder:
 def build_decoders(
     work: Work, pair: tuple[PreTrainedModel, PreTrainedModel], sources: list[list[int]], device: torch.device, seed: int
 ) -> dict[str, Decoder]:
-    """Both arms on the device, in fp32 or, with `work.bf16`, with weights in bfloat16.
+    """The arms on the device, in fp32 or, with `work.bf16`, with weights in bfloat16.
 
     stock: batches of `work.batch_size` in the order given, padded on the right, through the stock class's `generate`.
-    ours: the same sources through our class and `decode`.
+    ours: the same sources through our class and `decode`; without `work.tricks` in those batches through `generate`.
+    uncached: as ours without tricks, and each step reads again all that was written.
     """
     ours, stock = (model.to(device, torch.bfloat16 if work.bf16 else torch.float32).eval() for model in pair)  # type: ignore[arg-type]
     for model in pair:
         model.generation_config.eos_token_id = model.generation_config.forced_eos_token_id = None
-    limits = answer_lengths(sources, seed)
-    says = [f"batches of {work.batch_size}, as given"], ["batches sorted by length, which done rows leave"]
+    limits = answer_lengths(work, sources, seed)
+    given, lean = [f"batches of {work.batch_size}, as given"], ["batches sorted by length, which done rows leave"]
+    generate = partial(_generate, sources=sources, limits=limits, batch_size=work.batch_size)
+    best = partial(decode, ours, sources, max_new_tokens=limits)
     arms = (
-        Decoder(stock, lambda: _generate(stock, sources, limits, work.batch_size), says[0]),
-        Decoder(ours, lambda: decode(ours, sources, max_new_tokens=limits), says[1]),
+        Decoder(stock, partial(generate, stock), given),
+        Decoder(ours, best, lean) if work.tricks else Decoder(ours, partial(generate, ours), given),
+        Decoder(ours, partial(generate, ours, use_cache=False), given),
     )
-    return dict(zip(work.arms(), arms, strict=True))
+    return dict(zip(work.arms(), arms, strict=False))
 
 
-def _generate(model: Any, sources: list[list[int]], limits: list[int], batch_size: int) -> list[list[int]]:
+def _generate(
+    model: Any, sources: list[list[int]], limits: list[int], batch_size: int, use_cache: bool = True
+) -> list[list[int]]:
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     answers: list[list[int]] = []
@@ -94,7 +103,7 @@ def _generate(model: Any, sources: list[list[int]], limits: list[int], batch_siz
             ids_BL[row, : len(source)], mask_BL[row, : len(source)] = torch.tensor(source), 1
         written_BL = model.generate(
             ids_BL.to(model.device), attention_mask=mask_BL.to(model.device), max_new_tokens=max(ends), do_sample=False,
-            num_beams=1, stopping_criteria=StoppingCriteriaList([Ends(ends)]),
+            num_beams=1, use_cache=use_cache, stopping_criteria=StoppingCriteriaList([Ends(ends)]),
         )  # fmt: skip
         answers += [row[1 : 1 + end] for row, end in zip(written_BL.tolist(), ends, strict=True)]
     transformers.logging.set_verbosity(level)
@@ -118,7 +127,7 @@ def check_equal_answers(name: str, work: Work, arms: dict[str, Decoder]) -> dict
 
 def describe_decoding(work: Work, sources: list[list[int]], ours: PreTrainedModel, seed: int) -> dict[str, Any]:
     """As `describe`: useful tokens are those that are written, FLOPs those of a forward pass with a cache."""
-    read, written = (np.array(each) for each in ([len(s) for s in sources], answer_lengths(sources, seed)))
+    read, written = (np.array(each) for each in ([len(s) for s in sources], answer_lengths(work, sources, seed)))
     batches = [slice(start, start + work.batch_size) for start in range(0, len(read), work.batch_size)]
     steps = sum(int(written[some].max()) * len(written[some]) for some in batches)
     tokens = int(written.sum())

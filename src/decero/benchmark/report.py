@@ -1,18 +1,17 @@
 """What a benchmark found: figures of each work, two tables in Markdown, and bars."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from matplotlib.figure import Figure
 
-from decero.benchmark.arms import ARMS
 from decero.benchmark.batches import FORMULA
 from decero.benchmark.measure import paired_ratios, spread
-from decero.benchmark.works import Work
+from decero.benchmark.works import ArmName, Work
 from decero.evaluation.figures import COLOURS, style
 from decero.evaluation.tables import escaped
 
-OTHERS: list[Any] = [arm for arm in ARMS if arm != "ours"]
+OTHERS: list[Any] = [arm for arm in get_args(ArmName) if arm != "ours"]
 LEGEND = (
     "How many times faster ours is: the median of the rounds' ratios and their quartiles, ✓ or ✗ what it was meant to "
     "reach. Memory: weights, optimizer state and the step at its highest, ours over stock fp32."
@@ -53,10 +52,11 @@ def _row(cells) -> str:
 
 def ratio_table(found: Mapping[str, Any], works: Mapping[str, Work]) -> str:
     """Markdown: a row a work, how many times faster ours is than each other arm."""
-    lines = [_row(["work", *(f"over {arm}" for arm in OTHERS), "memory"]), "|:--|" + "--:|" * (len(OTHERS) + 1)]
+    others = [arm for arm in OTHERS if any(arm in result["ratios"] for result in found.values())]
+    lines = [_row(["work", *(f"over {arm}" for arm in others), "memory"]), "|:--|" + "--:|" * (len(others) + 1)]
     for name, result in found.items():
         cells = [name]
-        for arm in OTHERS:
+        for arm in others:
             if arm not in result["ratios"]:
                 cells.append("–")
                 continue
@@ -91,22 +91,31 @@ def bars(found: Mapping[str, Any]) -> Figure:
     with style():
         figure = Figure(figsize=(7.2, 1.3 + 0.75 * len(found)), layout="constrained")
         axes = figure.subplots()
-        height = 0.8 / len(OTHERS)
-        for i, arm in enumerate(OTHERS):
+        others = [arm for arm in OTHERS if any(arm in result["ratios"] for result in found.values())]
+        height = 0.8 / len(others)
+        for i, arm in enumerate(others):
             pairs = [(n, f["ratios"][arm]) for n, f in enumerate(found.values()) if arm in f["ratios"]]
             ratios = [ratio for _, ratio in pairs]
             widths = [ratio["median"] for ratio in ratios]
-            places = [number + (i - (len(OTHERS) - 1) / 2) * height for number, _ in pairs]
+            places = [number + (i - (len(others) - 1) / 2) * height for number, _ in pairs]
             errors = [
                 [ratio["median"] - ratio["quartiles"][0] for ratio in ratios],
                 [ratio["quartiles"][1] - ratio["median"] for ratio in ratios],
             ]
-            axes.barh(places, widths, height * 0.92, xerr=errors, capsize=2, color=COLOURS[i], label=f"over {arm}")
+            axes.barh(
+                places,
+                widths,
+                height * 0.92,
+                xerr=errors,
+                capsize=2,
+                color=COLOURS[OTHERS.index(arm)],
+                label=f"over {arm}",
+            )
         axes.axvline(1, color="black", linewidth=1)
         axes.set_yticks(range(len(found)), [name.replace("$", r"\$") for name in found])
         axes.invert_yaxis()
         axes.set_xlabel("times faster than the other, on the same texts")
-        figure.legend(loc="outside lower center", ncol=len(OTHERS))
+        figure.legend(loc="outside lower center", ncol=len(others))
     return figure
 
 

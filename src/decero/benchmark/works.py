@@ -19,7 +19,8 @@ from decero.training.build import read_preset
 from decero.training.config import RunConfig, Section
 
 Kind = Literal["mlm", "causal", "seq2seq", "classification", "decode"]
-ArmName = Literal["stock fp32", "stock bf16", "tuned", "ours"]
+TrainingArm = Literal["stock fp32", "stock bf16", "tuned", "ours"]
+ArmName = Literal[TrainingArm, "uncached"]
 AUTO_CLASSES: dict[str, Any] = {
     "mlm": AutoModelForMaskedLM,
     "causal": AutoModelForCausalLM,
@@ -56,8 +57,12 @@ class Work(Section):
     texts: RealTexts | None = Field(None, description="take these instead of random ids of the lengths that fill says")
     tricks: bool = Field(
         True,
-        description="false: ours trains as stock fp32 does, padded and with its own loss: what the code alone costs",
+        description="false: ours does as stock fp32 does, padded, with its own loss or `generate`: what the code costs",
     )
+    answer_length: int | None = Field(
+        None, ge=1, description="kind decode: tokens of every answer; about as many as its source has when not set"
+    )
+    uncached: bool = Field(False, description="kind decode: an arm more, ours by `generate` without a cache")
     bf16: bool = Field(False, description="kind decode: weights of both arms in bfloat16 instead of fp32")
     at_least: dict[ArmName, float] = Field({}, description="how much faster than an arm ours is meant to be")
     memory_at_most: float | None = Field(
@@ -67,8 +72,9 @@ class Work(Section):
     def arms(self) -> tuple[ArmName, ...]:
         """Who takes part, in order."""
         if self.kind == "decode":
-            return ("stock bf16" if self.bf16 else "stock fp32"), "ours"
-        return get_args(ArmName) if self.tricks else ("stock fp32", "ours")
+            stock: ArmName = "stock bf16" if self.bf16 else "stock fp32"
+            return (stock, "ours", "uncached") if self.uncached else (stock, "ours")
+        return get_args(TrainingArm) if self.tricks else ("stock fp32", "ours")
 
 
 class Benchmark(RunConfig):

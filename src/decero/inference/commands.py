@@ -28,7 +28,9 @@ def add_summarize(commands) -> None:
 
 def add_generate(commands) -> None:
     """decero generate MODEL [TEXT|FILE|-]"""
-    _writes(_parser(commands, "generate", "how each line goes on, by a causal language model"))
+    parser = _parser(commands, "generate", "how each line goes on, by a causal language model")
+    _writes(parser)
+    parser.add_argument("--chat", action="store_true", help="ask each line as the tokenizer's chat template has it")
 
 
 def add_fill(commands) -> None:
@@ -83,7 +85,7 @@ def _run(arguments: argparse.Namespace) -> None:
     loading = {name: getattr(arguments, name) for name in ("revision", "trust_remote_code", "bf16")}
     loaded = inference.load(arguments.model, command, **loading)
     options = {"batch_tokens": arguments.batch_tokens}
-    for name in ("beams", "max_new_tokens", "prefix", "top_k", "too_long"):
+    for name in ("beams", "max_new_tokens", "prefix", "top_k", "too_long", "chat"):
         if hasattr(arguments, name):
             options[name] = getattr(arguments, name)
     lines, total = read_lines(arguments.text)

@@ -12,6 +12,7 @@ from decero.training.decode import TOKENS_PER_BATCH, decode_batches
 from decero.training.weight_layout import laid_out
 
 MAX_NEW_TOKENS = 256  # where neither the caller nor the model says
+TEXT = "\N{OBJECT REPLACEMENT CHARACTER}"  # stands for the text in a turn
 TASK_NAMES = {"translate": "translation", "summarize": "summarization"}  # as T5's configuration names them
 
 
@@ -37,9 +38,11 @@ def summarize(model: str | Path | Loaded, texts: Iterable[str], **options: Any) 
 
 
 def generate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) -> Iterator[str]:
-    """How each text goes on, in order, without the text itself. A causal model. options: as for `translate`.
+    """How each text goes on, in order, without the text itself. A causal model. options: as for `translate`, and
+    chat: the text is a turn of the user, as the tokenizer's chat template writes it, and the answer the model's own.
 
     Of a text that is too long the end is read, for what follows follows the end; so there is no `too_long`.
+    Raises UserError, too: chat with a tokenizer that has no template.
     """
     if "too_long" in options:
         raise TypeError("generate has no too_long: of a text that is too long the end is read")
@@ -49,16 +52,19 @@ def generate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) -
 def _answer(
     command: str, model: str | Path | Loaded, texts: Iterable[str], *, prefix: str | None = None,
     beams: int | None = None, max_new_tokens: int | None = None, batch_tokens: int = TOKENS_PER_BATCH,
-    too_long: TooLong = "split", warn: Warn = silent, first_window: int = FIRST_WINDOW,
+    too_long: TooLong = "split", warn: Warn = silent, first_window: int = FIRST_WINDOW, chat: bool = False,
 ) -> Iterator[str]:  # fmt: skip
     loaded = load(model, command)
     prefix, suffix = frame_of(loaded, command) if prefix is None else (prefix, "")
+    if chat:
+        prefix, suffix = chat_frame(loaded, prefix)
     own = loaded.model.generation_config
     most, limit = max_new_tokens or own.max_new_tokens or own.max_length or MAX_NEW_TOKENS, loaded.positions()
     if command == "generate":  # what is read and what is written share the positions
         most = most if max_new_tokens or not limit else min(most, max(1, limit // 2))
         cut = partial(pieces, loaded, too_long="cut", warn=warn, prefix=prefix, reserve=most)
-        encode = partial(_encode_start, loaded, prefix, suffix, None if limit is None else limit - most)
+        start = _encode_turn if chat else _encode_start
+        encode = partial(start, loaded, prefix, suffix, None if limit is None else limit - most)
     else:
         cut = partial(pieces, loaded, too_long=too_long, warn=warn, prefix=prefix)
         encode = partial(_encode, loaded, prefix, limit)
@@ -101,6 +107,30 @@ def _encode_start(loaded: Loaded, prefix: str, suffix: str, limit: int | None, t
         return ids
     first = ids[:1] if limit > 1 and ids[0] in loaded.tokenizer.all_special_ids else []  # where a text begins
     return first + ids[len(ids) - limit + len(first) :]
+
+
+def _encode_turn(loaded: Loaded, prefix: str, suffix: str, limit: int | None, text: str) -> list[int]:
+    """The template whole, and of a text that is too long as much of its end as there is room for."""
+    while True:
+        ids = loaded.tokenizer(prefix + text + suffix, add_special_tokens=False, verbose=False)["input_ids"]
+        if limit is None or len(ids) <= limit or not text:
+            return ids
+        text = text[max(1, len(text) * (len(ids) - limit) // len(ids)) :]
+
+
+def chat_frame(loaded: Loaded, prefix: str = "") -> tuple[str, str]:
+    """What the tokenizer's chat template puts before and behind a turn of the user that begins with `prefix`.
+
+    Raises UserError when it has none, or one that changes what it is given.
+    """
+    if loaded.tokenizer.chat_template is None:
+        raise UserError(f"{loaded.name}: its tokenizer has no chat template; leave --chat out")
+    turn = [{"role": "user", "content": prefix + TEXT}]
+    written = str(loaded.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    if written.count(TEXT) != 1:
+        raise UserError(f"{loaded.name}: its chat template does not write a turn as it is; leave --chat out")
+    before, _, behind = written.partition(TEXT)
+    return before, behind
 
 
 def frame_of(loaded: Loaded, command: str) -> tuple[str, str]:
