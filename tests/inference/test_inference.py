@@ -300,3 +300,14 @@ def test_of_a_long_turn_the_end_is_read_and_the_template_whole(checkpoint):
     assert 25 < len(ids) <= 31
     assert ids[: len(first)] == first
     assert loaded.tokenizer.decode(ids).endswith("shares fell on monday and")
+
+
+def test_what_is_drawn_is_the_same_for_a_line_however_lines_are_read(checkpoint):
+    loaded = load(checkpoint("causal", "ours"), "generate")
+    texts = ["banks gained", "", "banks gained", "shares fell", "banks gained"]
+    drawn = list(generate(loaded, texts, max_new_tokens=9, temperature=1.5, seed=3))
+    assert list(generate(loaded, texts, max_new_tokens=9, temperature=1.5, seed=3, first_window=1)) == drawn
+    assert len({drawn[0], drawn[2], drawn[4]}) == 3
+    assert list(generate(loaded, texts, max_new_tokens=9, temperature=1.5, seed=4)) != drawn
+    with pytest.raises(UserError, match=r"temperature 0\.0 is not above 0"):
+        next(generate(loaded, texts, temperature=0.0))

@@ -31,6 +31,11 @@ def add_generate(commands) -> None:
     parser = _parser(commands, "generate", "how each line goes on, by a causal language model")
     _writes(parser)
     parser.add_argument("--chat", action="store_true", help="ask each line as the tokenizer's chat template has it")
+    parser.add_argument(
+        "--temperature", type=float, metavar="T", help="draw tokens, logits divided by T; 1 is as learnt"
+    )
+    parser.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest tokens that hold P together")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn; the same, the same answer")
 
 
 def add_fill(commands) -> None:
@@ -85,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> None:
     loading = {name: getattr(arguments, name) for name in ("revision", "trust_remote_code", "bf16")}
     loaded = inference.load(arguments.model, command, **loading)
     options = {"batch_tokens": arguments.batch_tokens}
-    for name in ("beams", "max_new_tokens", "prefix", "top_k", "too_long", "chat"):
+    for name in ("beams", "max_new_tokens", "prefix", "top_k", "too_long", "chat", "temperature", "top_p", "seed"):
         if hasattr(arguments, name):
             options[name] = getattr(arguments, name)
     lines, total = read_lines(arguments.text)

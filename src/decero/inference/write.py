@@ -1,6 +1,7 @@
 """Models that write: an answer to each text (translate, summarize), or how it goes on (generate)."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from decero.errors import UserError
 from decero.inference.checkpoint import Loaded, load
 from decero.inference.lines import FIRST_WINDOW, TooLong, Warn, in_order, pieces, windows
 from decero.training.decode import TOKENS_PER_BATCH, decode_batches
+from decero.training.sampling import Sampling
 from decero.training.weight_layout import laid_out
 
 MAX_NEW_TOKENS = 256  # where neither the caller nor the model says
@@ -40,9 +42,10 @@ def summarize(model: str | Path | Loaded, texts: Iterable[str], **options: Any) 
 def generate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) -> Iterator[str]:
     """How each text goes on, in order, without the text itself. A causal model. options: as for `translate`, and
     chat: the text is a turn of the user, as the tokenizer's chat template writes it, and the answer the model's own.
+    temperature, top_p: draw tokens (`Sampling`), by `seed` and the number of the line, instead of taking the likeliest.
 
     Of a text that is too long the end is read, for what follows follows the end; so there is no `too_long`.
-    Raises UserError, too: chat with a tokenizer that has no template.
+    Raises UserError, too: chat with a tokenizer that has no template, a temperature or share that is none.
     """
     if "too_long" in options:
         raise TypeError("generate has no too_long: of a text that is too long the end is read")
@@ -53,6 +56,7 @@ def _answer(
     command: str, model: str | Path | Loaded, texts: Iterable[str], *, prefix: str | None = None,
     beams: int | None = None, max_new_tokens: int | None = None, batch_tokens: int = TOKENS_PER_BATCH,
     too_long: TooLong = "split", warn: Warn = silent, first_window: int = FIRST_WINDOW, chat: bool = False,
+    temperature: float | None = None, top_p: float | None = None, seed: int = 0,
 ) -> Iterator[str]:  # fmt: skip
     loaded = load(model, command)
     prefix, suffix = frame_of(loaded, command) if prefix is None else (prefix, "")
@@ -69,13 +73,15 @@ def _answer(
         cut = partial(pieces, loaded, too_long=too_long, warn=warn, prefix=prefix)
         encode = partial(_encode, loaded, prefix, limit)
     settings = {"max_new_tokens": most, "num_beams": beams, "tokens_per_batch": batch_tokens}
+    how = {name: value for name, value in (("temperature", temperature), ("top_p", top_p)) if value is not None}
+    sampling = Sampling((), **how) if how else None  # a seed alone draws nothing
     says = silent if command == "generate" else warn  # that a text could go on is no news
-    return _stream(loaded, windows(texts, first_window), cut, encode, settings, says)
+    return _stream(loaded, windows(texts, first_window), cut, encode, settings, says, sampling, seed)
 
 
 def _stream(
     loaded: Loaded, read: Iterable[list[str]], cut: Callable[..., list[str]], encode: Callable[[str], list[int]],
-    settings: dict[str, Any], stopped: Warn,
+    settings: dict[str, Any], stopped: Warn, sampling: Sampling | None, seed: int,
 ) -> Iterator[str]:  # fmt: skip
     ends = loaded.model.generation_config.eos_token_id
     ends = {ends} if isinstance(ends, int) else set(ends or ())
@@ -84,6 +90,9 @@ def _stream(
         for window in read:
             parts = [[part for part in cut(text, number + i + 1) if part.strip()] for i, text in enumerate(window)]
             sources = [encode(part) for some in parts for part in some]
+            if sampling:
+                lines = [number + i + 1 for i, some in enumerate(parts) for _ in some]
+                settings = settings | {"sampling": replace(sampling, seeds=[(seed, line) for line in lines])}
             places = iter(range(len(sources)))
             pieces_of = [[next(places) for _ in some] for some in parts]
             for answers in in_order(pieces_of, decode_batches(loaded.model, sources, **settings)):

@@ -20,6 +20,7 @@ from transformers.generation import logits_process
 from transformers.modeling_outputs import BaseModelOutput
 
 from decero.errors import UserError
+from decero.training.sampling import Sampling
 from decero.training.weight_layout import laid_out
 
 TOKENS_PER_BATCH = 8192
@@ -45,23 +46,25 @@ def decode(
     num_beams: int | None = 1,
     tokens_per_batch: int = TOKENS_PER_BATCH,
     length_penalty: float | None = None,
+    sampling: Sampling | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> list[list[int]]:
     """New token ids for each source, in the order given: with the end token where one was written, without padding.
 
     model: any that transformers generates with. Its generation_config holds for what is not said here, but nothing is
-    sampled. sources: token ids with the special tokens that the model reads; none may be empty.
+    sampled unless `sampling` says how. sources: token ids with the special tokens that the model reads, none empty.
     max_new_tokens: for all, or for each. num_beams, length_penalty: None is what generation_config says.
     tokens_per_batch: rows x beams x (longest source + what may be written), at most; one row is always read.
     progress: called with the number of sources answered, a batch at a time.
 
-    Raises UserError: an empty source, or one that leaves no room to write within the positions a causal model has.
+    Raises UserError: an empty source, or one that leaves no room to write within the positions a causal model has;
+    sampling with beams, or from a model that is read one source at a time.
     """
     answers: list[list[int]] = [[] for _ in sources]
     with laid_out(model):  # once for all batches
         for indices, batch in decode_batches(
             model, sources, max_new_tokens=max_new_tokens, num_beams=num_beams, tokens_per_batch=tokens_per_batch,
-            length_penalty=length_penalty,
+            length_penalty=length_penalty, sampling=sampling,
         ):  # fmt: skip
             for index, answer in zip(indices, batch, strict=True):
                 answers[index] = answer
@@ -78,6 +81,7 @@ def decode_batches(
     num_beams: int | None = 1,
     tokens_per_batch: int = TOKENS_PER_BATCH,
     length_penalty: float | None = None,
+    sampling: Sampling | None = None,
 ) -> Iterator[tuple[list[int], list[list[int]]]]:
     """`decode`, a batch at a time as it is done, the longest first: places in `sources`, and what was written there."""
     config = generation_config_of(model, num_beams, length_penalty)
@@ -86,6 +90,9 @@ def decode_batches(
     if beams > 1 and len(set(limits)) > 1 and not isinstance(max_new_tokens, int):
         raise UserError("max_new_tokens: beams take one number for all sources")
     batched = _remembers_rows(model)
+    if sampling and (beams > 1 or not batched):
+        why = f"{beams} beams are" if beams > 1 else f"{model.config.model_type} is"
+        raise UserError(f"temperature, top_p: {why} not sampled; leave them out" + " or set one beam" * (beams > 1))
     was_training = model.training
     model.eval()
     try:
@@ -94,7 +101,8 @@ def decode_batches(
         ):
             with torch.no_grad(), quiet(), laid_out(model):
                 some = [sources[i] for i in indices]
-                answers = _answer(model, some, [limits[i] for i in indices], config, batched and beams == 1)
+                most = [limits[i] for i in indices]
+                answers = _answer(model, some, most, config, batched and beams == 1, _picker(sampling, indices, most))
             yield indices, answers  # outside: who reads them may train, and speak, as they please
     finally:
         model.train(was_training)
@@ -178,16 +186,25 @@ def quiet():
         transformers.logging.set_verbosity(level)
 
 
+def _picker(sampling: Sampling | None, places: Sequence[int], limits: Sequence[int]) -> Callable[..., Tensor]:
+    """(logits_BV, rows_B, step) -> the next token of each row, which is row `rows_B` of the batch as it began."""
+    if sampling is None:
+        return lambda logits_BV, rows_B, step: logits_BV.argmax(dim=-1)
+    uniform_BL = sampling.uniform(places, max(limits))
+    return lambda logits_BV, rows_B, step: sampling.pick(logits_BV, uniform_BL.to(rows_B.device)[rows_B, step])
+
+
 def _answer(
-    model: PreTrainedModel, sources: list[Sequence[int]], limits: list[int], config: GenerationConfig, leaves: bool
-) -> list[list[int]]:
+    model: PreTrainedModel, sources: list[Sequence[int]], limits: list[int], config: GenerationConfig, leaves: bool,
+    pick: Callable[..., Tensor],
+) -> list[list[int]]:  # fmt: skip
     """One batch. Sources of a causal model are padded on the left: the next token stands beside the last."""
     read = _padded(sources, config.pad_token_id, left=not model.config.is_encoder_decoder)
     inputs: dict[str, Any] = {name: tensor.to(model.device) for name, tensor in read.items()}
     inputs |= {"generation_config": config, "max_new_tokens": max(limits)}
     if leaves:
         written: list[list[int]] = [[] for _ in sources]
-        model.generate(**inputs, custom_generate=partial(_greedy, limits=limits, written=written))  # type: ignore[operator]
+        model.generate(**inputs, custom_generate=partial(_one_by_one, limits=limits, written=written, pick=pick))  # type: ignore[operator]
         return written
     ids_BL = model.generate(**inputs)  # type: ignore[operator]
     start = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
@@ -249,12 +266,13 @@ class GrowingLayer(DynamicLayer):
             self.keys, self.values = (room[:, :, :past] for room in self.rooms)
 
 
-def _greedy(
-    model, input_ids, logits_processor, stopping_criteria, generation_config, *, limits, written, **state
+def _one_by_one(
+    model, input_ids, logits_processor, stopping_criteria, generation_config, *, limits, written, pick, **state
 ):  # fmt: skip
-    """The loop that `generate` calls when it has prepared all: the likeliest token each time, done rows leave.
+    """The loop that `generate` calls when it has prepared all: a token a row each time, done rows leave.
 
     input_ids: (batch, length), what the decoder reads first. limits: tokens a row. written: what is filled.
+    pick: which token, as `_picker` says.
     """
     encoded = model.config.is_encoder_decoder
     mask_BM, cache = state.get("attention_mask"), state["past_key_values"]
@@ -283,7 +301,7 @@ def _greedy(
         logits_BV = outputs.logits[:, -1]
         if logits_processor:
             logits_BV = logits_processor(ids_BL, logits_BV.float())
-        next_B = logits_BV.argmax(dim=-1)
+        next_B = pick(logits_BV, rows_B, step)
         tokens[rows_B[~done_B], step] = next_B[~done_B]
         count_B[rows_B[~done_B]] += 1
         done_B = done_B | torch.isin(next_B, ends_E) | (step + 1 >= limit_B)
