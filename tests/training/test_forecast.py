@@ -154,12 +154,16 @@ def test_a_device_of_the_table_is_forecast_by_its_data_sheet(foresee, capsys, mo
     assert "data sheet of L4 24 GB: time = FLOPs / (4 x 40% of its peak in bf16)" in said.replace("\n" + " " * 18, " ")
 
 
-def test_a_quarter_of_everything_and_a_layer_is_what_sharding_leaves(foresee, capsys):
-    foresee(device="l4", num_processes=4)
-    model = tiny(0.0)
-    layer = sum(p.nbytes for p in model.model.layers[0].parameters())
-    share = (held_by(model, OptimSection()).total / 4 + layer) / 1e3
-    assert f"would take {share:.3g} kB of each" in capsys.readouterr().out.replace("\n" + " " * 18, " ")
+def test_a_quarter_of_everything_and_the_weights_once_is_what_sharding_leaves(foresee, capsys, monkeypatch):
+    alone = foresee(device="l4", num_processes=4)
+    weights = sum(p.nbytes for p in tiny(0.0).parameters())
+    said = capsys.readouterr().out.replace("\n" + " " * 18, " ")
+    assert f"would take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB of each instead of {4 * weights / 1e3:.3g} kB" in said
+    monkeypatch.setattr(Accelerator, "sharded", True, raising=False)
+    found = foresee(device="l4", num_processes=4)
+    said = capsys.readouterr().out.replace("\n" + " " * 18, " ")
+    assert f" take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB of each" in said
+    assert alone.memory - found.memory == pytest.approx(2 * weights)  # 16 bytes a parameter less (16 / 4 + 4)
 
 
 def test_what_does_not_fit_is_said_and_not_tried(foresee, capsys, monkeypatch):

@@ -3,8 +3,10 @@
     checkpoints/step-00000200/
         model.safetensors  optimizer.safetensors  random-0.safetensors  state.json  manifest.json
 
-The manifest holds size and SHA-256 of every other file. It is checked before a checkpoint is used, so that a torn or
-changed one is passed over. The data position is the step itself: order, masks and learning rate are functions of it.
+Where weights are sharded, each process writes its rows of model and optimizer (`stored.py`); whatever wrote a
+checkpoint, any number of processes resumes from it, sharded or not. The manifest holds size and SHA-256 of every other
+file. It is checked before a checkpoint is used, so that a torn or changed one is passed over. The data position is the
+step itself: order, masks and learning rate are functions of it.
 """
 
 import hashlib
@@ -12,17 +14,20 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from decero.errors import UserError
+from decero.training.sharded import Sharded
+from decero.training.stored import Stored, pieces
 
 MANIFEST = "manifest.json"
 
@@ -44,18 +49,34 @@ def save_checkpoint(
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
 
+    is_main, process = accelerator.is_main_process, accelerator.process_index
+    written: dict[str, Any] = {}
+
+    def keep(name: str, tensors: dict[str, torch.Tensor], header: dict[str, str] | None = None):
+        save_file(tensors, beside / name, metadata=header)
+        _flush(beside / name)  # by who wrote it: it may be another machine's memory that it lies in
+        written[name] = _fingerprint(beside / name)
+
     def write():
-        save_file(random_state(), beside / f"random-{accelerator.process_index}.safetensors")
-        if accelerator.is_main_process:
+        keep(f"random-{process}.safetensors", random_state())
+        if isinstance(model, Sharded):
+            part = f"{process}-of-{accelerator.num_processes}.safetensors"
+            weights, tied = _named_once(model.module)
+            mine, header = pieces(weights, is_main)
+            keep(f"model-{part}", mine, header | {"tied": json.dumps(tied)})
+            keep(f"optimizer-{part}", *pieces(_flatten(optimizer.state_dict()["state"]), is_main))
+        elif is_main:
             weights, tied = _untie(accelerator.unwrap_model(model).state_dict())
-            save_file(weights, beside / "model.safetensors", metadata={"tied": json.dumps(tied)})
-            save_file(_flatten(optimizer.state_dict()["state"]), beside / "optimizer.safetensors")
+            keep("model.safetensors", weights, {"tied": json.dumps(tied)})
+            keep("optimizer.safetensors", _flatten(optimizer.state_dict()["state"]))
+        if is_main:
             (beside / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+            _flush(beside / "state.json")
+            written["state.json"] = _fingerprint(beside / "state.json")
 
     def put_in_place():
-        manifest = {path.name: _fingerprint(path) for path in sorted(beside.iterdir())}
         (beside / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        for path in (*beside.iterdir(), beside):
+        for path in (beside / MANIFEST, beside):
             _flush(path)
         _discard(final)
         beside.rename(final)
@@ -68,6 +89,8 @@ def save_checkpoint(
             kept = newest_valid(folder)
             rest = f"{kept.name} before it is intact" if kept else "there is none before it"
             raise UserError(f"{final}: could not be written: {why}; {rest}; mend that, then --resume")
+        if everywhere:
+            manifest = dict(sorted(item for each in gather_object([written]) for item in each.items()))
     return final
 
 
@@ -90,8 +113,8 @@ def load_checkpoint(
     Raises UserError when a tensor is missing.
     """
     load_weights(path, accelerator.unwrap_model(model))
-    restored = optimizer.state_dict() | {"state": _unflatten(load_file(path / "optimizer.safetensors"))}
-    optimizer.load_state_dict(restored)
+    with Stored(path, "optimizer") as stored:
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": _unflatten(stored, optimizer)})
     mine = path / f"random-{accelerator.process_index}.safetensors"
     if mine.is_file():  # on more processes than before the new ones keep the state they were seeded with
         restore_random_state(load_file(mine))
@@ -104,19 +127,23 @@ def load_weights(paths: Path | list[Path], model: nn.Module) -> None:
     Raises UserError for a missing tensor.
     """
     paths = [paths] if isinstance(paths, Path) else paths
-    weights: dict[str, torch.Tensor] = {}
-    for path in paths:
-        with safe_open(path / "model.safetensors", framework="pt") as file:
-            tied = json.loads(file.metadata()["tied"])
-            for name in file.keys():  # noqa: SIM118 (not a dict)
-                tensor = file.get_tensor(name)
-                if tensor.is_floating_point() and len(paths) > 1:
-                    tensor = tensor / len(paths) + weights.get(name, 0)
-                weights[name] = tensor
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    wrong = sorted({*missing} - {*tied}) + list(unexpected)
-    if wrong:
-        raise UserError(f"{paths[0]}: does not fit the model of this run at {wrong[0]} (and {len(wrong) - 1} more)")
+    bare = model.module if isinstance(model, Sharded) else model
+    targets: dict[str, Any] = bare.state_dict()
+    with ExitStack() as files:
+        stored = [files.enter_context(Stored(path, "model")) for path in paths]
+        for path, each in zip(paths, stored, strict=True):
+            missing = targets.keys() - each.found.keys() - {*json.loads(each.header["tied"])}
+            other = {n for n in each.found.keys() & targets.keys() if each.shape(n) != [*targets[n].shape]}
+            if wrong := sorted(missing | other) + sorted(each.found.keys() - targets.keys()):
+                raise UserError(f"{path}: does not fit the model of this run at {wrong[0]} (and {len(wrong) - 1} more)")
+        for name in stored[0].found:
+            target = targets[name]
+            tensors = [each.like(name, target) for each in stored]
+            value: Any = tensors[-1]
+            if value.is_floating_point() and len(paths) > 1:
+                value = sum(tensor / len(paths) for tensor in tensors)
+            with torch.no_grad():
+                (target.to_local() if hasattr(target, "to_local") else target).copy_(value)
 
 
 def damage(path: Path) -> str | None:
@@ -210,6 +237,13 @@ def _untie(weights: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], l
     return kept, tied
 
 
+def _named_once(model: nn.Module) -> tuple[dict[str, Any], list[str]]:
+    """The same by names: empty shards all lie in the same place."""
+    names = {name for named in (model.named_parameters(), model.named_buffers()) for name, _ in named}
+    state = model.state_dict()
+    return {n: tensor for n, tensor in state.items() if n in names}, [n for n in state if n not in names]
+
+
 def _flatten(state: dict[int, dict[str, Any]]) -> dict[str, torch.Tensor]:
     """{parameter: {name: value}} to {"parameter.name": tensor}."""
     flat = {}
@@ -220,11 +254,19 @@ def _flatten(state: dict[int, dict[str, Any]]) -> dict[str, torch.Tensor]:
     return flat
 
 
-def _unflatten(flat: dict[str, torch.Tensor]) -> dict[int, dict[str, Any]]:
+def _unflatten(stored: Stored, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
+    """A moment is cut as its parameter is; what has another shape (the step) is whole everywhere."""
+    parameters: list[Any] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
-    for key, tensor in flat.items():
-        parameter, _, name = key.partition(".")
-        state.setdefault(int(parameter), {})[name] = tensor
+    for key in stored.found:
+        index, _, name = key.partition(".")
+        parameter = parameters[int(index)]
+        if hasattr(parameter, "to_local") and stored.shape(key) == [*parameter.shape]:
+            value: Any = torch.empty_like(parameter)
+            value.to_local().copy_(stored.like(key, parameter))
+        else:
+            value = stored.whole(key)
+        state.setdefault(int(index), {})[name] = value
     return state
 
 

@@ -105,6 +105,14 @@ class Held:
     def total(self) -> float:
         return self.weights + self.gradients + self.optimizer
 
+    def sharded(self, processes: int) -> "Held":
+        """What one of several processes holds under FSDP2: its share, and one thing whole at a time.
+
+        That is the weights where a run begins and evaluates, or the gradients of a step of several micro-batches.
+        """
+        whole = max(self.weights, self.gradients)
+        return Held(self.weights / processes + whole, self.gradients / processes, self.optimizer / processes)
+
 
 def held_by(model: nn.Module, optim: OptimSection) -> Held:
     """By arithmetic: every weight that is trained has a gradient, and as many moments as its optimizer keeps."""

@@ -16,6 +16,7 @@ from decero.data.order import Place, Rows
 from decero.data.rows import token_lengths
 from decero.training.objectives import Batch, Objective, projecting_only
 from decero.training.packed import logits_of
+from decero.training.sharded import evaluating
 
 
 def _batches(
@@ -35,15 +36,11 @@ def mean_loss(
     accelerator: Accelerator, model: nn.Module, dataset: Dataset, objective: Objective, batch_size: int
 ) -> dict[str, float]:
     """The mean loss over all scored items: {"loss": nats an item, "scored": their number}."""
-    bare = accelerator.unwrap_model(model, keep_fp32_wrapper=True)
-    was_training = bare.training
-    bare.eval()
     totals = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
-    for _, batch in _batches(accelerator, dataset, objective, batch_size):
-        totals += torch.tensor([float(objective.loss(bare, batch)), objective.count(batch)], dtype=torch.float64).to(
-            totals
-        )
-    bare.train(was_training)
+    with evaluating(accelerator, model) as bare:
+        for _, batch in _batches(accelerator, dataset, objective, batch_size):
+            both = float(objective.loss(bare, batch)), objective.count(batch)
+            totals += torch.tensor(both, dtype=torch.float64).to(totals)
     total, scored = accelerator.reduce(totals, reduction="sum").tolist()
     return {"loss": total / max(scored, 1.0), "scored": scored}
 
@@ -53,14 +50,11 @@ def predict_logits(
     accelerator: Accelerator, model: nn.Module, dataset: Dataset, objective: Objective, batch_size: int
 ) -> np.ndarray:
     """Logits of every example in the order of the data set, (examples, labels) fp32, the same on every process."""
-    bare = accelerator.unwrap_model(model, keep_fp32_wrapper=True)
-    was_training = bare.training
-    bare.eval()
     indices, logits = [], []
-    for places, batch in _batches(accelerator, dataset, objective, batch_size):
-        indices += places
-        logits.append(logits_of(bare, batch, per_text=True).float())
-    bare.train(was_training)
+    with evaluating(accelerator, model) as bare:
+        for places, batch in _batches(accelerator, dataset, objective, batch_size):
+            indices += places
+            logits.append(logits_of(bare, batch, per_text=True).float())
 
     # Shares differ by one example at most; the shorter ones are filled with rows of index -1 that are dropped again.
     width = logits[0].shape[1] if logits else bare.config.num_labels
@@ -81,21 +75,18 @@ def predict_masked(
     accelerator: Accelerator, model: nn.Module, dataset: Dataset, objective: Objective, batch_size: int
 ) -> dict[str, np.ndarray]:
     """Every scored position once, in order: {row, position, label, prediction, log_probability of the label}."""
-    bare = accelerator.unwrap_model(model, keep_fp32_wrapper=True)
-    was_training = bare.training
-    bare.eval()
     parts = [torch.empty(0, 5, dtype=torch.float64)]
-    for indices, batch in _batches(accelerator, dataset, objective, batch_size):
-        scored_BL = batch["labels"] != IGNORED
-        with projecting_only(bare, scored_BL):
-            logits_NV = logits_of(bare, batch).float()
-        labels_N = batch["labels"][scored_BL]
-        rows_N, positions_N = scored_BL.nonzero(as_tuple=True)
-        where_N = torch.tensor(indices, device=rows_N.device)[rows_N]
-        surprise_N = -nn.functional.cross_entropy(logits_NV, labels_N, reduction="none")
-        columns = where_N, positions_N, labels_N, logits_NV.argmax(dim=-1), surprise_N
-        parts.append(torch.stack([c.double() for c in columns], dim=-1).cpu())
-    bare.train(was_training)
+    with evaluating(accelerator, model) as bare:
+        for indices, batch in _batches(accelerator, dataset, objective, batch_size):
+            scored_BL = batch["labels"] != IGNORED
+            with projecting_only(bare, scored_BL):
+                logits_NV = logits_of(bare, batch).float()
+            labels_N = batch["labels"][scored_BL]
+            rows_N, positions_N = scored_BL.nonzero(as_tuple=True)
+            where_N = torch.tensor(indices, device=rows_N.device)[rows_N]
+            surprise_N = -nn.functional.cross_entropy(logits_NV, labels_N, reduction="none")
+            columns = where_N, positions_N, labels_N, logits_NV.argmax(dim=-1), surprise_N
+            parts.append(torch.stack([c.double() for c in columns], dim=-1).cpu())
     every = torch.cat(gather_object([torch.cat(parts)])).numpy()
     every = every[np.lexsort((every[:, 1], every[:, 0]))]
     names = ("row", "position", "label", "prediction")

@@ -11,7 +11,6 @@ from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from decero.data.order import Place, Rows
 from decero.data.rows import token_lengths
@@ -71,11 +70,13 @@ def forecast(
     embeddings = sum({id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}.values())
 
     measured: Probe | None = None
-    needed, free = held.total + kept + logits, _free_memory(accelerator)
+    sharded = getattr(accelerator, "sharded", False)
+    mine = held.sharded(devices) if sharded else held
+    needed, free = mine.total + kept + logits, _free_memory(accelerator)
     step_s = look_s = end_s = None
     if device:
         rate = devices * device.flops(training.mixed_precision)
-        step_s = a_step / rate + 2 * held.total / device.bandwidth
+        step_s = a_step / rate + 2 * held.total / (devices if sharded else 1) / device.bandwidth
         passed = 0 if held_out is None else int(token_lengths(held_out).sum()) / load.tokens
         look_s = end_s = passed * a_step / 3 / rate
     elif agreed(accelerator, needed < free):
@@ -103,8 +104,8 @@ def forecast(
         f"{'texts' if per_text else 'of them'} scored; {filled:.0%} of the places hold a token",
         "steps": f"{steps:,} ({steps / per_epoch:.2f} epochs)",
         "FLOPs": f"{a_step:.3g} a step, {a_step * steps:.3g} in all",
-        "memory": _memory(held, kept, logits, peak, device, measured is not None, free),
-        f"on {devices} devices": _sharded(model, held, devices) if devices > 1 else "",
+        "memory": _memory(mine, kept, logits, peak, device, measured is not None, free),
+        f"on {devices} devices": _sharded(held, devices, sharded) if devices > 1 else "",
         "time": time,
         "found by": "counting: parameters, rows, tokens, steps, and what a forward pass keeps for the backward pass",
     }
@@ -183,13 +184,12 @@ def _memory(
     return f"{_size(peak)} a device{verdict}: {said}"
 
 
-def _sharded(model: nn.Module, held: Held, devices: int) -> str:
-    """What FSDP2 would hold: a share of everything, and one layer whole at a time."""
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    one = max((sum(p.numel() * p.element_size() for p in layer.parameters()) for layer in layers), default=0)
+def _sharded(held: Held, devices: int, already: bool) -> str:
+    """What FSDP2 holds, or would."""
     return (
-        f"sharded (FSDP2) weights, gradients and optimizer would take {_size(held.total / devices + one)} of each "
-        f"instead of {_size(held.total)}: 1/{devices} of them, and one layer whole"
+        f"sharded (FSDP2) weights, gradients and optimizer {'take' if already else 'would take'} "
+        f"{_size(held.sharded(devices).total)} of each instead of {_size(held.total)}: 1/{devices} of them, and once "
+        "whole the weights (to evaluate) or the gradients (of a step of several micro-batches)"
     )
 
 

@@ -1,6 +1,7 @@
 """One step's gradient: micro-batches in, accumulated gradients and the mean loss out, whatever the memory holds."""
 
 import math
+import sys
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from decero.errors import UserError
 from decero.training.checkpoint import random_state, restore_random_state
 from decero.training.nonfinite import bad_loss
 from decero.training.objectives import Objective
+from decero.training.sharded import Sharded, loss_of
 from decero.training.windows import Micro, Windows
 
 
@@ -32,6 +34,9 @@ def backward(accelerator: Accelerator, model: nn.Module, objective: Objective, w
     what it has, goes back to the random state of the step's start, and begins again with micro-batches half the size
     of the one that failed; they stay that small. DistributedDataParallel sums while the last backward pass still runs,
     and there a process without memory would leave the others waiting for ever; that overlap is the price.
+
+    Sharded, processes speak at every layer, so there a step without memory ends the run; gradients are summed, shard by
+    shard, as the last micro-batch's backward pass goes.
 
     Raises UserError, on all processes, when one example alone does not fit, and when the loss is not finite.
     """
@@ -70,11 +75,17 @@ def accumulate(
     for micro in window:
         try:
             with accelerator.autocast():  # the projection and the encoder are called beside the model's own forward
-                loss = objective.loss(model, send_to_device(micro.batch, accelerator.device)) * micro.weight
+                batch = send_to_device(micro.batch, accelerator.device)
+                loss = loss_of(model, objective.loss, batch, last=micro is window[-1]) * micro.weight
             accelerator.backward(loss / scored)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
+            if isinstance(model, Sharded):  # the others wait in the midst of a layer, until the launcher ends them
+                line = f"out of memory: sharded processes cannot begin a step again; {mend(model)}, then --resume"
+                if not accelerator.is_main_process:  # which alone says what all have met
+                    print(f"error: {line}", file=sys.stderr, flush=True)
+                raise UserError(line) from error
             return losses, micro
         losses.append(loss.detach())
     return losses, None
@@ -102,18 +113,19 @@ def out_of_memory(error: BaseException) -> bool:
 
 def mend(model: nn.Module) -> str:
     """What makes one example take less memory."""
-    if getattr(model, "is_gradient_checkpointing", False):
-        return "lower data.max_length or take a smaller model"
-    return "set training.gradient_checkpointing=true or lower data.max_length"
+    smaller = "lower training.per_device_batch_size or per_device_tokens, " if isinstance(model, Sharded) else ""
+    if getattr(getattr(model, "module", model), "is_gradient_checkpointing", False):
+        return f"{smaller}lower data.max_length or take a smaller model"
+    return f"{smaller}set training.gradient_checkpointing=true or lower data.max_length"
 
 
 def add_up(accelerator: Accelerator, model: nn.Module) -> None:
-    """Sum the gradients over processes. A parameter that no example of the step reached has gradient zero."""
+    """Sum the gradients over processes, shards are summed already. A parameter that no example reached has zero."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    if accelerator.num_processes > 1:
+    if accelerator.num_processes > 1 and not isinstance(model, Sharded):
         for work in [torch.distributed.all_reduce(p.grad, async_op=True) for p in parameters]:
             work.wait()
 
@@ -130,7 +142,8 @@ def freeze_unreached(accelerator: Accelerator, model: nn.Module, objective: Obje
         _, failed = accumulate(accelerator, model, objective, [row_alone], 1.0)
     if accelerator.gather(torch.tensor([failed is not None], device=accelerator.device)).any():
         raise UserError(f"out of memory before the first step: one example alone does not fit; {mend(model)}")
-    unreached = [(name, p) for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    named = getattr(model, "module", model).named_parameters()
+    unreached = [(name, p) for name, p in named if p.requires_grad and p.grad is None]
     for _, parameter in unreached:
         parameter.requires_grad_(False)
     model.zero_grad()

@@ -29,6 +29,7 @@ from decero.training.nonfinite import bad_gradient
 from decero.training.objectives import Objective
 from decero.training.optim import build_optimizer, learning_rate_at
 from decero.training.selection import Selection
+from decero.training.sharded import Sharded, full, shard
 from decero.training.windows import Windows
 
 
@@ -76,7 +77,8 @@ def train(
 
     The gradient of a step is that of the mean loss over the scored items of its whole global batch, however it is cut
     into micro-batches and dealt to processes. evaluate: model -> metrics, called as `training.eval_strategy` says.
-    tag: goes before the names that trackers see, to tell several runs of one process apart.
+    tag: goes before the names that trackers see, to tell several runs of one process apart. Where the launcher asks for
+    shards (`accelerator.sharded`) `evaluate` gets a `Sharded`, which `evaluating` makes whole; the result is whole.
 
     Raises UserError, before the update, when a loss or gradient is not finite: names step, batch and layer.
     """
@@ -90,15 +92,20 @@ def train(
     model.to(accelerator.device).train()  # type: ignore[arg-type]
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    given: Any = model
+    if getattr(accelerator, "sharded", False):
+        model = shard(accelerator, model)  # type: ignore[assignment]
     if frozen := freeze_unreached(accelerator, model, objective, Rows(dataset).__getitems__([Place(0, 0)])[0]):
         accelerator.print(f"not reached by this objective, so not trained: {', '.join(frozen)}")
     if training.compile:
         compile_layers(model)
     optimizer = build_optimizer(model, optim)
     learning_rate = learning_rate_at(optimizer, optim, last)
-    model = accelerator.prepare_model(model, evaluation_mode=True)  # not wrapped: `backward` sums the gradients
+    given = accelerator.prepare_model(given, evaluation_mode=True)  # not wrapped: `backward` sums the gradients
     optimizer = accelerator.prepare(optimizer)
-    broadcast([parameter.data for parameter in model.parameters()])
+    if not isinstance(model, Sharded):
+        model = given
+        broadcast([parameter.data for parameter in model.parameters()])
 
     result, first, checkpoints = TrainResult(model), 0, output / "checkpoints"
     running, selection = {"loss": 0.0, "steps": 0}, Selection(training, checkpoints)
@@ -122,7 +129,7 @@ def train(
         for step in range(first, last):
             loss, tokens, indices = backward(accelerator, model, objective, windows, step)
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
-            total_norm = nn.utils.get_total_norm(gradients)
+            total_norm = full(nn.utils.get_total_norm(gradients))
             norm = float(total_norm)
             if not math.isfinite(norm):
                 raise UserError(bad_gradient(accelerator.unwrap_model(model), indices, step))
@@ -174,4 +181,5 @@ def train(
     result.step, result.best = max(first, result.step), selection.best
     result.wall_time_s = spent + time.perf_counter() - started
     selection.load(accelerator.unwrap_model(model))
+    result.model = model.gather() if isinstance(model, Sharded) else model
     return result

@@ -7,23 +7,26 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
 from torch import nn
 
+from decero.training.sharded import full, whole
+
 MEND = "nothing was updated; lower optim.learning_rate, raise optim.num_warmup_steps or set training.mixed_precision=no"
 
 
 def bad_loss(accelerator: Accelerator, model: nn.Module, objective: Any, suspect: Any, step: int) -> str:
     """The line for a loss that is not finite; every process calls it, the one that met the loss tells the others."""
     found = []
-    if suspect is not None:
-        bare = accelerator.unwrap_model(model, keep_fp32_wrapper=True)
-        layer = first_bad_layer(bare, objective, send_to_device(suspect.batch, accelerator.device))
-        where = f"on examples {_some(suspect.indices)}; first bad output: {layer}"
-        found = [f"step {step + 1}: the loss is not finite {where}; {MEND}"]
+    with whole(accelerator, model) as bare:
+        if suspect is not None:
+            layer = first_bad_layer(bare, objective, send_to_device(suspect.batch, accelerator.device))
+            where = f"on examples {_some(suspect.indices)}; first bad output: {layer}"
+            found = [f"step {step + 1}: the loss is not finite {where}; {MEND}"]
     return next(iter(gather_object(found)), f"step {step + 1}: the loss is not finite; {MEND}")
 
 
 def bad_gradient(model: nn.Module, indices: list[int], step: int) -> str:
-    """The line for a gradient that is not finite though the loss was."""
-    bad = (n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all())
+    """The line for a gradient that is not finite though the loss was; every process calls it."""
+    bare: Any = getattr(model, "module", model)
+    bad = (n for n, p in bare.named_parameters() if p.grad is not None and not torch.isfinite(full(p.grad)).all())
     name = next(bad, "some parameter")
     return f"step {step + 1}: the gradient of {name} is not finite on examples {_some(indices)}; {MEND}"
 

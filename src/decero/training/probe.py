@@ -23,6 +23,7 @@ from decero.training.cost import Load, load_of
 from decero.training.loop import train
 from decero.training.objectives import Objective
 from decero.training.run import peak_memory
+from decero.training.sharded import Sharded
 from decero.training.windows import Windows
 
 Look = Callable[[nn.Module, Dataset], Any]  # what a recipe does with held-out rows
@@ -141,6 +142,8 @@ class _Stopwatch:
         self.times.append(time.perf_counter())
         late = len(self.times) > 1 and self.times[-1] - self.times[0] > self.limit
         if len(self.times) >= self.most or agreed(self.accelerator, late):
+            if isinstance(model, Sharded):
+                model.gather()  # the next steps are timed with the same model
             raise _Over
         return {}
 

@@ -26,6 +26,7 @@ from huggingface_hub import get_token
 
 from decero.errors import CLEANUPS, UserError, did_you_mean
 from decero.training.config import RunConfig, TrainingSection
+from decero.training.sharded import sharding_asked_for
 
 RECORDED = ("decero", "torch", "transformers", "datasets", "accelerate", "tokenizers")
 
@@ -33,9 +34,13 @@ RECORDED = ("decero", "torch", "transformers", "datasets", "accelerate", "tokeni
 def start(config: RunConfig, training: TrainingSection | None = None) -> Accelerator:
     """Say which topology the launcher gave, refuse another than was asked for, and claim the output folder.
 
-    Raises UserError: one process where several were asked for, a folder that holds another run.
+    `accelerator.sharded` says whether weights are to be sharded over the processes (FSDP2).
+
+    Raises UserError: one process where several were asked for, shards that there cannot be, a folder that holds another
+    run.
     """
     training = training or TrainingSection(max_train_steps=1)
+    sharded = sharding_asked_for()
     # `accelerate launch --cpu --num_processes 2` prepares an address for two processes, then starts one.
     asked_for_more = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
     if asked_for_more and "ACCELERATE_MIXED_PRECISION" in os.environ:
@@ -53,6 +58,17 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Acceler
     accelerator.gradient_accumulation_steps = 1  # ours to count; the launcher's would divide the loss once more
     if str(accelerator.distributed_type).removeprefix("DistributedType.") not in ("NO", "MULTI_CPU", "MULTI_GPU"):
         raise UserError(f"topology: {accelerator.distributed_type} is not supported; use configs/accelerate/ddp.yaml")
+    accelerator.sharded = sharded  # type: ignore[attr-defined]
+    if sharded and not torch.distributed.is_initialized():
+        raise UserError(
+            "topology: FSDP2 was asked for, and the launcher started processes that do not know of each other; on CPUs "
+            "set ACCELERATE_USE_CPU=true, for one GPU use configs/accelerate/single_gpu.yaml"
+        )
+    if sharded and training.per_device_batch_size == "auto":
+        raise UserError(
+            "training.per_device_batch_size: auto finds its size by running out of memory, after which sharded "
+            "processes cannot go on; give a number"
+        )
     if config.hub.repo_id and get_token() is None:
         raise UserError("hub.repo_id: there is no token to push with; run `hf auth login` or set HF_TOKEN")
     processes, device = accelerator.num_processes, accelerator.device.type
@@ -68,7 +84,7 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Acceler
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     each = f", {torch.get_num_threads()} threads each" if device == "cpu" else ""
     kind = str(accelerator.distributed_type).removeprefix("DistributedType.").lower().replace("no", "not distributed")
-    precision = training.mixed_precision.replace("no", "fp32")
+    precision = training.mixed_precision.replace("no", "fp32") + (", sharded (FSDP2)" if sharded else "")
     accelerator.print(
         f"topology: {processes} process{'es' if processes > 1 else ''} on {device} ({kind}{each}), {precision}"
     )

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from pydantic import Field, field_validator, model_validator
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from decero.data.corpus import check_text, load_corpus, read_parallel
 from decero.data.rows import tokenize_pairs
@@ -22,6 +22,7 @@ from decero.errors import UserError
 from decero.evaluation.text_metrics import TEXT_METRICS, compute_text_metrics
 from decero.training.config import Section, SourceSection
 from decero.training.decode import TOKENS_PER_BATCH, decode
+from decero.training.sharded import whole
 
 Texts = dict[str, DatasetDict]  # task -> split -> rows of `source` and `target`
 
@@ -152,12 +153,15 @@ def answers(
     accelerator: Accelerator, model: Any, tokenizer: PreTrainedTokenizerBase, rows: Dataset,
     generation: GenerationSection, *, num_beams: int = 1, progress: str | None = None,
 ) -> list[str]:  # fmt: skip
-    """What the model writes for every row, in order and the same on every process. progress: names a bar."""
-    bare: PreTrainedModel = accelerator.unwrap_model(model, keep_fp32_wrapper=True)
+    """What the model writes for every row, in order and the same on every process. progress: names a bar.
+
+    Each process writes its part, one token more or less than the others, so a sharded model is made whole for it.
+    """
     mine = list(range(accelerator.process_index, len(rows), accelerator.num_processes))
     sources = [rows[index]["input_ids"] for index in mine]
     shown = progress is not None and accelerator.is_main_process
-    with tqdm(total=len(mine), desc=progress, unit="text", dynamic_ncols=True, disable=not shown) as bar:
+    bar = tqdm(total=len(mine), desc=progress, unit="text", dynamic_ncols=True, disable=not shown)
+    with bar, whole(accelerator, model) as bare:
         ids = decode(
             bare, sources, max_new_tokens=generation.max_new_tokens, num_beams=num_beams,
             tokens_per_batch=TOKENS_PER_BATCH, length_penalty=generation.length_penalty if num_beams > 1 else None,

@@ -1,0 +1,128 @@
+"""What test_sharded.py runs in its own process and launches on several: runs that must not depend on how they are cut.
+
+CASES TOKENIZER FOLDER: a JSON list of settings, one run each. Leaves FOLDER/NAME/end.safetensors, the weights at the
+end, and FOLDER/NAME/said.json. A case: name, kind, sharded, resume, dropout, of (the run's folder), training, optim.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from datasets import Dataset
+from safetensors.torch import save_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
+
+from decero.data.collators import Classification, MaskedLanguageModeling
+from decero.data.rows import tokenize_documents
+from decero.data.seq2seq import Seq2Seq
+from decero.errors import run
+from decero.models import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
+from decero.training.config import OptimSection, TrainingSection
+from decero.training.evaluate import mean_loss
+from decero.training.loop import train
+from decero.training.objectives import classification, language_model, masked_lm
+from decero.training.tasks import GenerationSection, answers
+
+SIZES = {"vocab_size": 101, "hidden_size": 22, "num_hidden_layers": 2, "num_attention_heads": 1}
+LINE = "the market rose fell sharply on monday as banks and shares in london gained after profit news"
+WORDS = LINE.split(" ")
+
+
+def texts(count: int) -> list[str]:
+    """As tests/conftest.py makes them: a pure function."""
+    return [
+        " ".join(WORDS[(n * 7 + i * i * (n % 5 + 1)) % len(WORDS)] for i in range(5 + n * 3 % 23)) for n in range(count)
+    ]
+
+
+class NextToken:
+    """A causal batch: each token is asked for the next."""
+
+    def __init__(self, tokenizer):
+        self.pair = Seq2Seq(tokenizer, 0)
+
+    def __call__(self, rows):
+        batch = self.pair([{"input_ids": row["input_ids"][:-1], "labels": row["input_ids"][1:]} for row in rows])
+        batch.pop("decoder_input_ids")
+        return batch
+
+
+def task(kind: str, tokenizer, dropout: float):
+    """Model and objective of a kind: ours three ways, and stock BERT two."""
+    ours = SIZES | {"intermediate_size": 37, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
+    masks = MaskedLanguageModeling(tokenizer, seed=1)
+    if kind == "mlm":
+        return AutoModelForMaskedLM.from_config(DeceroEncoderConfig(**ours)), masked_lm(masks)
+    if kind == "causal":
+        return AutoModelForCausalLM.from_config(DeceroDecoderConfig(**ours)), language_model(NextToken(tokenizer))
+    if kind == "seq2seq":
+        ends = {"decoder_start_token_id": 2, "eos_token_id": 3, "pad_token_id": tokenizer.pad_token_id}
+        model = AutoModelForSeq2SeqLM.from_config(DeceroEncoderDecoderConfig(**ours, **ends))
+        return model, language_model(Seq2Seq(tokenizer, 2))
+    bert = BertConfig(**ours, max_position_embeddings=61, num_labels=3)
+    if kind == "bert":
+        return BertForMaskedLM(bert), masked_lm(masks)
+    single = "single_label_classification"
+    return BertForSequenceClassification(bert), classification(Classification(tokenizer), single)
+
+
+def study(cases: list[dict], tokenizer_folder: str, folder: str, accelerator: Accelerator) -> None:
+    """Run each case; weights and figures at the end of each are written by the main process."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
+    rows = tokenize_documents(Dataset.from_dict({"text": texts(61)}), tokenizer, max_length=48)
+    for case in cases:
+        kind, output = case["kind"], Path(folder) / case.get("of", case["name"])
+        labels = [row[::-1] if kind == "seq2seq" else len(row) % 3 for row in rows["input_ids"]]
+        data = rows if kind in ("mlm", "bert", "causal") else rows.add_column("labels", labels)
+        set_seed(0)
+        model, objective = task(kind, tokenizer, case.get("dropout", 0.0))
+        accelerator.sharded = case.get("sharded", False)
+        settings = {"max_train_steps": 6, "global_batch_size": 12, "per_device_batch_size": 2, "logging_steps": 1}
+        held_out, generation = data.select(range(7)), GenerationSection(max_new_tokens=9)
+        write = kind == "seq2seq"
+
+        def evaluate(model, data=held_out, objective=objective, generation=generation, write=write):
+            found = mean_loss(accelerator, model, data, objective, 1)  # 4 batches on one process, 3 on the other
+            if write:
+                found["letters"] = sum(map(len, answers(accelerator, model, tokenizer, data, generation)))
+            return found
+
+        result = train(
+            accelerator, model, data, objective, OptimSection(**({"learning_rate": 1e-2} | case.get("optim", {}))),
+            TrainingSection(**(settings | {"eval_strategy": "steps", "eval_steps": 3} | case.get("training", {}))),
+            output=output, seed=4, evaluate=evaluate, resume=case.get("resume", False), progress=False,
+        )  # fmt: skip
+        said = {"loss": [row["loss"] for row in result.history if "loss" in row]}
+        said |= {"grad_norm": [row["grad_norm"] for row in result.history if "loss" in row]}
+        said |= {"evaluated": [row for row in result.history if "eval_loss" in row], "best": result.best}
+        said |= {"record": result.record() | {"wall_time_s": 0}, "class": type(result.model).__name__}
+        if write:
+            said["written"] = answers(accelerator, result.model, tokenizer, held_out, generation)
+        if accelerator.is_main_process:
+            end = Path(folder) / case["name"]
+            end.mkdir(exist_ok=True)
+            weights = {name: p.detach().clone() for name, p in result.model.named_parameters()}
+            save_file(weights, end / "end.safetensors")
+            (end / "said.json").write_text(json.dumps(said))
+        accelerator.wait_for_everyone()
+
+
+def main():
+    cases, tokenizer, folder = sys.argv[1:]
+    torch.set_num_threads(1)
+    study(json.loads(Path(cases).read_text()), tokenizer, folder, Accelerator(cpu=True))
+
+
+if __name__ == "__main__":
+    run(main)
