@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM
 
 from decero.data.causal import OBJECTIVES, count_bytes, let_go_on, tokenize_text
-from decero.data.corpus import load_corpus
+from decero.data.corpus import open_corpus
 from decero.errors import run
 from decero.hub.publish import push, save
 from decero.training.budget import within_budget
@@ -17,7 +17,6 @@ from decero.training.build import build_model, tokenizer_for
 from decero.training.config import (  # fmt: skip
     ModelSection,
     OptimSection,
-    RunConfig,
     TokenizerSection,
     TrainingSection,
 )
@@ -27,11 +26,11 @@ from decero.training.likelihood import text_likelihood
 from decero.training.loop import train
 from decero.training.objectives import language_model
 from decero.training.run import finished, main_first, start, write_result
-from decero.training.sections import CausalSection, TextSection
+from decero.training.sections import CausalSection, Pretraining, TextSection
 
 
-class PretrainCausalLM(RunConfig):
-    options = (*RunConfig.options, "--budget", "--device")
+class PretrainCausalLM(Pretraining):
+    options = (*Pretraining.options, "--budget", "--device")
 
     model: ModelSection
     tokenizer: TokenizerSection = TokenizerSection()
@@ -56,7 +55,7 @@ def main():
 
     model = build(config.model)
     with main_first(accelerator):  # one process writes the cache, the others read it
-        corpus = load_corpus(**data.source())
+        corpus = open_corpus(**data.source())
         rows = {
             split: tokenize_text(
                 corpus[split], tokenizer, max_length=data.max_length, text_column=data.text_column,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers import AutoModelForSeq2SeqLM
 
-from decero.data.corpus import load_corpus
+from decero.data.corpus import open_corpus
 from decero.data.denoising import OBJECTIVES
 from decero.data.rows import tokenize_documents
 from decero.errors import run
@@ -16,10 +16,8 @@ from decero.hub.publish import push, save
 from decero.training.budget import within_budget
 from decero.training.build import build_model, tokenizer_for
 from decero.training.config import (  # fmt: skip
-    DataSection,
     ModelSection,
     OptimSection,
-    RunConfig,
     TokenizerSection,
     TrainingSection,
 )
@@ -29,15 +27,15 @@ from decero.training.forecast import forecast
 from decero.training.loop import train
 from decero.training.objectives import language_model
 from decero.training.run import finished, main_first, start, write_result
-from decero.training.sections import DenoisingSection
+from decero.training.sections import DenoisingSection, Pretraining, UnlabelledData
 
 
-class PretrainSeq2Seq(RunConfig):
-    options = (*RunConfig.options, "--budget", "--device")
+class PretrainSeq2Seq(Pretraining):
+    options = (*Pretraining.options, "--budget", "--device")
 
     model: ModelSection
     tokenizer: TokenizerSection = TokenizerSection()
-    data: DataSection
+    data: UnlabelledData
     objective: DenoisingSection = DenoisingSection()
     optim: OptimSection = OptimSection()
     training: TrainingSection
@@ -57,7 +55,7 @@ def main():
 
     model = build(config.model)
     with main_first(accelerator):  # one process writes the cache, the others read it
-        corpus = load_corpus(**data.source())
+        corpus = open_corpus(**data.source())
         rows = {
             split: tokenize_documents(
                 corpus[split], tokenizer, max_length=data.max_length - 1, text_column=data.text_column,

@@ -6,7 +6,7 @@ it is. The models' own forward shifts its labels, so it must not be given these.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -17,8 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from decero.data.collators import IGNORED
 from decero.data.corpus import check_text
-from decero.data.rows import map_rows
+from decero.data.rows import leaving_no_trace, map_rows
 from decero.data.seq2seq import Pair, padded
+from decero.data.stream import Stream, Texts
 from decero.errors import UserError, did_you_mean
 
 PLAIN: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}  # "<s>" is text
@@ -62,8 +63,12 @@ def start_id(tokenizer: PreTrainedTokenizerBase, token: str | None = None) -> in
     return vocabulary[token]
 
 
+@overload
+def tokenize_text(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **how) -> Dataset: ...
+@overload
+def tokenize_text(dataset: Texts, tokenizer: PreTrainedTokenizerBase, **how) -> Stream: ...
 def tokenize_text(
-    dataset: Dataset,
+    dataset,
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
@@ -71,7 +76,7 @@ def tokenize_text(
     start_token: str | None = None,
     num_proc: int | None = None,
     where: str = "data",
-) -> Dataset:
+):
     """Cut each document into rows: the start token, then at most `max_length` - 1 tokens of text. No text is left out.
 
     A row that goes on with a document begins with the start token, too, so that every token of text has something
@@ -80,15 +85,16 @@ def tokenize_text(
     Returns `input_ids` (list of int32), `ends` (bool: does its document end here?) and `bytes` (int64): the UTF-8 bytes
     of the text that the row's tokens stand for, which add up to the document's; null where the tokens of a document do
     not give it back to the byte (a tokenizer that lowercases, or drops white space), for then they encode another text.
+    Of `Texts`, a `Stream` of the same rows.
 
     Raises UserError when there is no text.
     """
     start = start_id(tokenizer, start_token)
     room = max_length - 1
 
-    def tokenize(batch):
+    def cut(documents):
         rows: dict[str, list] = {"input_ids": [], "ends": [], "bytes": []}
-        texts = [text or "" for text in batch[text_column]]
+        texts = [text or "" for text in documents]
         encoded = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, **PLAIN)
         back = tokenizer.batch_decode(encoded["input_ids"], clean_up_tokenization_spaces=False)
         for text, ids, encoding, found in zip(texts, encoded["input_ids"], encoded.encodings, back, strict=True):
@@ -100,9 +106,13 @@ def tokenize_text(
                 rows["bytes"].append(len(text[left:right].encode()) if found == text else None)
         return rows
 
+    if isinstance(dataset, Texts):
+        return Stream(dataset, leaving_no_trace(tokenizer, cut), max_length)
     features = Features({"input_ids": ListOf(Value("int32")), "ends": Value("bool"), "bytes": Value("int64")})
     key = ("text", max_length, text_column, start)
-    rows = map_rows(dataset, tokenize, features, tokenizer, key, num_proc, f"tokenize {where}")
+    rows = map_rows(
+        dataset, lambda batch: cut(batch[text_column]), features, tokenizer, key, num_proc, f"tokenize {where}"
+    )
     if len(rows) == 0:
         raise UserError(f"{where}: no text is left after tokenization; is column {text_column!r} the text?")
     return rows

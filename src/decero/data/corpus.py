@@ -8,18 +8,20 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import xxhash
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset
-from datasets.exceptions import DatasetGenerationError
 
 from decero.data.packages import resolve_package_path
-from decero.errors import UserError, did_you_mean
+from decero.data.stream import READING, Texts
+from decero.errors import UserError, did_you_mean, root_line
 
 BUILDERS = {"txt": "text", "text": "text", "jsonl": "json", "json": "json", "ndjson": "json"}
 BUILDERS |= {"csv": "csv", "tsv": "csv", "parquet": "parquet"}
 COMPRESSED = {"gz", "zst", "bz2", "xz"}
 SPLITS = ("train", "validation", "test")
+STREAMED_ROWS = 1000  # of a Parquet file that are held at once; a row group may be the whole file
 
 
 def load_corpus(
@@ -57,6 +59,55 @@ def load_corpus(
     else:
         corpus = _read_hub(str(name), config_name, revision, streaming, max_rows)
     return _complete(corpus, text_column, validation_fraction, test_fraction, name or "data.files")
+
+
+def open_corpus(
+    *, streaming: bool = False, buffer_size: int = 10_000, text_column: str = "text", **source: Any
+) -> dict[str, Any]:
+    """`load_corpus`; or, if `streaming`, train as `Texts`, of which nothing is kept, beside a validation split.
+
+    buffer_size: texts that are held and shuffled at a time. source: the other arguments of `load_corpus`; `max_rows` is
+    then of validation. Files are not looked through beforehand: what cannot be read is met where it is read.
+
+    Raises UserError: what `load_corpus` raises, and a fraction to carve from what is not read yet.
+    """
+    if not streaming:
+        return load_corpus(text_column=text_column, **source)
+    name, files, rows = (source.get(key) for key in ("name", "files", "max_rows"))
+    if (name is None) == (files is None):
+        raise UserError("data: give exactly one of data.name (a data set) and data.files (split -> paths)")
+    if name in EMBEDDED:
+        raise UserError(f"data.streaming: {name} lies in an installed package and is small; leave data.streaming out")
+    for split in ("validation", "test"):
+        if source.get(f"{split}_fraction"):
+            raise UserError(
+                f"data.{split}_fraction: nothing can be carved from a stream, which is not read before it is trained "
+                f"on; give data.files.{split}, or leave it out"
+            )
+    where, held_out, names = name or "data.files.train", {}, ()
+    if files is not None:
+        found = {split: _find_files(split, patterns) for split, patterns in files.items()}
+        splits = {
+            split: _open_files(*each, source.get("sample_by", "paragraph"), True) for split, each in found.items()
+        }
+        names = tuple(map(str, found["train"][1])) if "train" in found else ()
+    else:
+        splits = _open_hub(str(name), source.get("config_name"), source.get("revision"), True)
+    if "train" not in splits:
+        there = ", ".join(splits) or "none"
+        raise UserError(f"{where}: there is no train split among {there}; name it data.files.train")
+    train = splits["train"]
+    try:
+        first = Dataset.from_list(list(itertools.islice(train, 1)), features=train.features)
+        if "validation" in splits:
+            held_out = {"validation": _keep_rows(splits["validation"], rows)}
+    except READING as error:
+        raise UserError(f"{where}: cannot be read: {root_line(error)}") from error
+    if len(first) == 0:
+        raise UserError(f"{where}: the train split is empty; give it text")
+    _complete(DatasetDict(train=first, **held_out), text_column, 0.0, 0.0, where)
+    names = names if train.num_shards == len(names) else ()
+    return {"train": Texts(train.select_columns([text_column]), text_column, buffer_size, where, names), **held_out}
 
 
 def _complete(
@@ -150,27 +201,38 @@ def _carve(corpus: DatasetDict, wanted: dict[str, float], text_column: str, wher
 
 
 def _read_files(split: str, patterns: str | list[str], sample_by: str) -> Dataset:
+    kind, paths = _find_files(split, patterns)
+    if kind != "parquet":
+        for path in paths:
+            _check_utf8(path)
+    return _open_files(kind, paths, sample_by)
+
+
+def _find_files(split: str, patterns: str | list[str]) -> tuple[str, list[Path]]:
+    """The kind of a split's files, and the files."""
     if split not in SPLITS:
         raise UserError(f"data.files.{split} is no split{did_you_mean(split, SPLITS, 'data.files.') or '; use train'}")
     paths = [p for pattern in ([patterns] if isinstance(patterns, str) else patterns) for p in _expand(pattern, split)]
     kinds = {_extension(p) for p in paths}
     if len({BUILDERS[k] for k in kinds}) > 1 or kinds >= {"csv", "tsv"}:
         raise UserError(f"data.files.{split} mixes {', '.join(sorted(kinds))}; give one kind of file a split")
-    kind = kinds.pop()
-    if kind != "parquet":
-        for path in paths:
-            _check_utf8(path)
+    if empty := next((path for path in paths if path.stat().st_size == 0), None):
+        raise UserError(f"{empty}: is empty; give it text, or leave it out of data.files")
+    return kinds.pop(), paths
+
+
+def _open_files(kind: str, paths: list[Path], sample_by: str, streaming: bool = False) -> Any:
     # utf-8-sig: a byte order mark is no text
     options = {
         "text": {"sample_by": sample_by, "encoding": "utf-8-sig"},
         "csv": {"sep": "\t" if kind == "tsv" else ",", "encoding": "utf-8-sig"},
-    }
+    } | ({"parquet": {"batch_size": STREAMED_ROWS}} if streaming else {})
     builder = BUILDERS[kind]
     names = [str(p) for p in paths]
     try:
-        return load_dataset(builder, data_files=names, split="train", **options.get(builder, {}))
-    except (DatasetGenerationError, ValueError, OSError, RuntimeError) as error:
-        raise UserError(f"{names[0]}: cannot be read as {kind}: {_first_line(_root(error))}") from error
+        return load_dataset(builder, data_files=names, split="train", streaming=streaming, **options.get(builder, {}))
+    except READING as error:
+        raise UserError(f"{names[0]}: cannot be read as {kind}: {root_line(error)}") from error
 
 
 def _extension(path: Path) -> str:
@@ -204,8 +266,6 @@ def _check_utf8(path: Path) -> None:
     """Name the file and line of the first bytes that are not UTF-8; a BOM, `\\r\\n` and any script are fine."""
     if path.suffix.lstrip(".").lower() in COMPRESSED:
         return
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: is empty; give it text, or leave it out of data.files")
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
@@ -223,15 +283,27 @@ def _check_utf8(path: Path) -> None:
 def _read_hub(
     name: str, config_name: str | None, revision: str | None, streaming: bool, max_rows: int | None
 ) -> DatasetDict:
-    mend = f"give an embedded corpus ({', '.join(EMBEDDED)}), a hub data set or data.files"
-    try:
-        found = load_dataset(name, config_name, revision=revision, streaming=streaming)
-        if streaming:
+    found = _open_hub(name, config_name, revision, streaming)
+    if streaming:
+        try:
             return DatasetDict({split: _keep_rows(found[split], max_rows) for split in SPLITS if split in found})
-    except Exception as error:  # the hub client has dozens of its own; each is one line to a user
-        near = did_you_mean(name, EMBEDDED)
-        raise UserError(f"data.name: {name} could not be loaded{near}: {_first_line(error)}; {mend}") from error
+        except Exception as error:
+            raise _unloaded(name, error) from error
     return DatasetDict({s: d.select(range(min(max_rows or len(d), len(d)))) for s, d in found.items()})
+
+
+def _open_hub(name: str, config_name: str | None, revision: str | None, streaming: bool) -> Any:
+    """What is found under a name: split -> rows."""
+    try:
+        return load_dataset(name, config_name, revision=revision, streaming=streaming)
+    except Exception as error:  # the hub client has dozens of its own; each is one line to a user
+        raise _unloaded(name, error) from error
+
+
+def _unloaded(name: str, error: Exception) -> UserError:
+    mend = f"give an embedded corpus ({', '.join(EMBEDDED)}), a hub data set or data.files"
+    near = did_you_mean(name, EMBEDDED)
+    return UserError(f"data.name: {name} could not be loaded{near}: {_first_line(error)}; {mend}")
 
 
 def _keep_rows(stream, max_rows: int | None) -> Dataset:
@@ -241,12 +313,6 @@ def _keep_rows(stream, max_rows: int | None) -> Dataset:
         yield from itertools.islice(stream, max_rows)
 
     return Dataset.from_generator(rows, features=stream.features)
-
-
-def _root(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def _first_line(error: BaseException) -> str:

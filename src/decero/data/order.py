@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -96,10 +96,10 @@ def deal(epoch: int, examples: np.ndarray, cut: Cut, rank: int, world_size: int)
 
 
 class Rows:
-    """A data set read by `Place`, many at once; each row is told where it stands."""
+    """A data set read by `Place`, many at once; each row is told where it stands. Of a stream, its first rows."""
 
-    def __init__(self, dataset: Dataset):
-        self.dataset = dataset
+    def __init__(self, dataset: Any):
+        self.dataset: Dataset = getattr(dataset, "first_rows", dataset)
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -1,7 +1,9 @@
 """Text to token rows: once, in parallel processes, memory-mapped, cached by fingerprint."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import overload
 
 import datasets
 import numpy as np
@@ -11,12 +13,17 @@ from datasets import Dataset, Features, Sequence, Value
 from transformers import PreTrainedTokenizerBase
 
 from decero.data.corpus import check_text
+from decero.data.stream import Stream, Texts
 from decero.data.tokenizer import word_starts
 from decero.errors import UserError
 
 
+@overload
+def tokenize_documents(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **how) -> Dataset: ...
+@overload
+def tokenize_documents(dataset: Texts, tokenizer: PreTrainedTokenizerBase, **how) -> Stream: ...
 def tokenize_documents(
-    dataset: Dataset,
+    dataset,
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
@@ -24,18 +31,19 @@ def tokenize_documents(
     special_tokens: bool = True,
     num_proc: int | None = None,
     where: str = "data",
-) -> Dataset:
+):
     """Cut each document into rows of at most `max_length` tokens, each with its special tokens or all without.
 
     Returns the columns `input_ids` (list of int32) and `starts_word` (list of bool: does a word begin here?). No row
     holds text of two documents; rows of fewer than two ordinary tokens have nothing to learn from and are dropped.
+    Of `Texts`, a `Stream` of the same rows.
 
     Raises UserError when no text is left.
     """
     special = tokenizer.num_special_tokens_to_add() if special_tokens else 0
 
-    def tokenize(batch):
-        texts = [str(t) for t in batch[text_column] if t and not t.isspace()]
+    def cut(documents):
+        texts = [str(t) for t in documents if t and not t.isspace()]
         if not texts:
             return {"input_ids": [], "starts_word": []}
         encoded = tokenizer(
@@ -53,9 +61,13 @@ def tokenize_documents(
         keep = [i for i, ids in enumerate(encoded["input_ids"]) if len(ids) >= special + 2]
         return {"input_ids": [encoded["input_ids"][i] for i in keep], "starts_word": [starts[i] for i in keep]}
 
+    if isinstance(dataset, Texts):
+        return Stream(dataset, leaving_no_trace(tokenizer, cut), max_length)
     features = Features({"input_ids": Sequence(Value("int32")), "starts_word": Sequence(Value("bool"))})
     key = ("documents", max_length, text_column, special_tokens)
-    rows = map_rows(dataset, tokenize, features, tokenizer, key, num_proc, f"tokenize {where}")
+    rows = map_rows(
+        dataset, lambda batch: cut(batch[text_column]), features, tokenizer, key, num_proc, f"tokenize {where}"
+    )
     if len(rows) == 0:
         raise UserError(f"{where}: no text is left after tokenization; is column {text_column!r} the text?")
     return rows
@@ -178,6 +190,18 @@ def map_rows(dataset: Dataset, function, features, tokenizer, key: tuple, num_pr
     )
     _restore(tokenizer, *state)
     return rows
+
+
+def leaving_no_trace(tokenizer: PreTrainedTokenizerBase, cut: Callable[[list], dict]) -> Callable[[list], dict]:
+    """`cut`, after which the tokenizer is set as it was before."""
+
+    def careful(texts: list) -> dict:
+        state = tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding
+        columns = cut(texts)
+        _restore(tokenizer, *state)
+        return columns
+
+    return careful
 
 
 def _restore(tokenizer, truncation, padding) -> None:

@@ -25,7 +25,7 @@ from transformers import (
 
 from decero.data import causal, denoising
 from decero.data.collators import Classification, MaskedLanguageModeling
-from decero.data.corpus import load_corpus
+from decero.data.corpus import load_corpus, open_corpus
 from decero.data.labels import encode_labels, label_budget
 from decero.data.packages import resolve_package_path
 from decero.data.rows import tokenize_documents, tokenize_examples, tokenize_pairs
@@ -33,7 +33,6 @@ from decero.data.seq2seq import Seq2Seq
 from decero.errors import UserError, did_you_mean
 from decero.training.build import read_preset
 from decero.training.config import (
-    DataSection,
     ModelSection,
     OptimSection,
     RunConfig,
@@ -44,7 +43,14 @@ from decero.training.config import (
 from decero.training.finetune import FinetuneClassification
 from decero.training.objectives import Objective, classification, language_model, masked_lm
 from decero.training.prompts import CompletionSection, prompt_style
-from decero.training.sections import CausalSection, DenoisingSection, MaskedLMSection, TextSection
+from decero.training.sections import (
+    CausalSection,
+    DenoisingSection,
+    MaskedLMSection,
+    Pretraining,
+    TextSection,
+    UnlabelledData,
+)
 from decero.training.tasks import GenerationSection, TasksSection, WritingSection, load_tasks, mix, tokenize_tasks
 
 
@@ -57,17 +63,17 @@ class Trained(RunConfig):
     training: TrainingSection
 
 
-class PretrainMLM(Trained):
-    data: DataSection
+class PretrainMLM(Trained, Pretraining):
+    data: UnlabelledData
     objective: MaskedLMSection = MaskedLMSection()
 
 
-class PretrainSeq2Seq(Trained):
-    data: DataSection
+class PretrainSeq2Seq(Trained, Pretraining):
+    data: UnlabelledData
     objective: DenoisingSection = DenoisingSection()
 
 
-class PretrainCausalLM(Trained):
+class PretrainCausalLM(Trained, Pretraining):
     data: TextSection
     objective: CausalSection = CausalSection()
 
@@ -93,7 +99,11 @@ class Corpus(NamedTuple):
 
 
 def _documents(config: Any) -> Corpus:
-    return Corpus({s: {"": d} for s, d in load_corpus(**config.data.source()).items()}, (config.data.text_column,))
+    """Of a stream, the first texts of its files: as many as the run holds at a time."""
+    corpus = open_corpus(**config.data.source())
+    if config.data.streaming:
+        corpus["train"] = corpus["train"].first(config.data.buffer_size)
+    return Corpus({s: {"": d} for s, d in corpus.items()}, (config.data.text_column,))
 
 
 def _labelled(config: Any) -> Corpus:

@@ -14,6 +14,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from decero.data.rows import token_lengths
+from decero.data.stream import Stream
 from decero.errors import UserError
 from decero.evaluation.wording import count, duration
 from decero.training.config import ModelSection, RunConfig, seconds_of
@@ -49,16 +50,21 @@ SETTLED = {  # what a budget decides, by section
 
 
 def within_budget(
-    config: C, accelerator: Accelerator, build: Build, objective: Objective, dataset: Dataset,
-    held_out: Dataset | None, evaluate: Look | None, most_epochs: float,
+    config: C, accelerator: Accelerator, build: Build, objective: Objective,
+    dataset: Dataset | Stream, held_out: Dataset | None, evaluate: Look | None, most_epochs: float,
 ) -> C:  # fmt: skip
     """The settings with what --budget decides filled in: told, and unless this is a dry run written down.
 
     What stands on the command line stays as it is. build: a model section to its model. most_epochs: how often the
     objective may read its text.
 
-    Raises UserError when the time is over before training could begin.
+    Raises UserError when the time is over before training could begin, and for a stream.
     """
+    if isinstance(dataset, Stream):
+        raise UserError(
+            "--budget counts the tokens that there are, and a stream does not say; leave --budget out "
+            "(--dry-run says how long training.max_train_steps will take), or data.streaming"
+        )
     if config.resume and (Path(config.output) / "config.yaml").is_file():
         chosen, notes = _chosen_before(config)
     else:

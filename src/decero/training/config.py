@@ -77,6 +77,10 @@ class SourceSection(Section):
             raise ValueError("give exactly one of data.name (a data set) and data.files (split -> paths)")
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError("data.validation_fraction and data.test_fraction leave nothing to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _what_streams(self):
         if self.streaming and self.files is not None:
             raise ValueError("data.streaming is for data sets by name; files are memory-mapped already, leave it out")
         return self
@@ -94,7 +98,7 @@ class DataSection(SourceSection):
 
 
 CORPUS_ARGUMENTS = (
-    "name", "files", "config_name", "revision", "streaming", "sample_by", "max_rows", "text_column",
+    "name", "files", "config_name", "revision", "streaming", "buffer_size", "sample_by", "max_rows", "text_column",
     "validation_fraction", "test_fraction",
 )  # fmt: skip
 

@@ -12,6 +12,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from decero.data.order import Place, Rows
 from decero.data.packing import Packed
+from decero.data.stream import Stream
 from decero.errors import UserError
 from decero.training.attention import choose_attention
 from decero.training.config import TrainingSection
@@ -25,7 +26,7 @@ def economise(
     accelerator: Accelerator,
     model: PreTrainedModel,
     objective: Objective,
-    dataset: Dataset,
+    dataset: Dataset | Stream,
     max_length: int,
     training: TrainingSection,
     quiet: bool = False,
@@ -45,7 +46,7 @@ def economise(
 
 
 def pack_if_proven(
-    objective: Objective, model: nn.Module, dataset: Dataset, capacity: int, choice: str
+    objective: Objective, model: nn.Module, dataset: Dataset | Stream, capacity: int, choice: str
 ) -> tuple[Objective, str]:
     """The objective over packed rows of `capacity` tokens, and a line that says so; or as it was, and the reason.
 
@@ -55,7 +56,8 @@ def pack_if_proven(
     """
     if choice == "off":
         return objective, "packing: off, rows are padded"
-    rows = Rows(dataset).__getitems__([Place(0, index) for index in range(min(8, len(dataset)))])
+    source = Rows(dataset)
+    rows = source.__getitems__([Place(0, index) for index in range(min(8, len(source)))])
     packed = replace(objective, collate=Packed(objective.collate, capacity, per_text=objective.per_text))
     padded = objective.collate(rows)
     roomy = 2 * max(t.shape[1] for name, t in padded.items() if name.endswith("attention_mask"))  # two texts a row

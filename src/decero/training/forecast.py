@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from decero.data.order import Place, Rows
 from decero.data.rows import token_lengths
+from decero.data.stream import Stream
 from decero.evaluation.wording import duration
 from decero.training.config import TrainingSection
 from decero.training.cost import FORMULA, Held, Kept, Load, flops, held_by, logits_bytes
@@ -22,7 +23,7 @@ from decero.training.objectives import Objective
 from decero.training.optim import build_optimizer, learning_rate_at
 from decero.training.probe import Look, Probe, agreed, probe, sample_load, time_look
 from decero.training.run import peak_memory
-from decero.training.windows import Windows
+from decero.training.windows import windows_of
 
 SAMPLE = 2048  # tokens of the forward pass whose kept tensors are counted
 
@@ -42,8 +43,8 @@ class Forecast:
 
 
 def forecast(
-    config: Any, accelerator: Accelerator, model: PreTrainedModel, objective: Objective, dataset: Dataset,
-    held_out: Dataset | None = None, evaluate: Look | None = None, judge: Look | None = None,
+    config: Any, accelerator: Accelerator, model: PreTrainedModel, objective: Objective,
+    dataset: Dataset | Stream, held_out: Dataset | None = None, evaluate: Look | None = None, judge: Look | None = None,
 ) -> Forecast:  # fmt: skip
     """Say what the run would do and cost, on this machine or on `config.call.device`. Nothing is written.
 
@@ -51,8 +52,8 @@ def forecast(
     judge: what is done with them at the end. `model` is not to be used afterwards.
     """
     training, seed, device = config.training, config.seed, config.call.device
-    windows = Windows(accelerator, dataset, objective, training, seed)
-    steps, per_epoch = windows.last, windows.schedule.steps_per_epoch
+    windows = windows_of(accelerator, dataset, objective, training, seed)
+    steps, per_epoch = windows.last, windows.steps_per_epoch
     learning_rate_at(build_optimizer(model, config.optim), config.optim, steps)  # their settings are checked, too
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -91,25 +92,26 @@ def forecast(
     train_s = None if step_s is None else steps * step_s + looks * (look_s or 0)
 
     filled = load.tokens / load.places if not load.written_places else 1.0
-    texts, tokens = len(dataset), int(token_lengths(dataset).sum())
+    lengths, streamed = token_lengths(Rows(dataset).dataset), isinstance(dataset, Stream)
     time = "not found, for what does not fit cannot be timed"
     if train_s is not None and step_s is not None:
         then = f" and {looks:,} evaluation{'s' * (looks != 1)} of {duration(look_s or 0)}" if looks else ""
         after = f"; then {duration(end_s)} to judge the model" if end_s else ""
         time = f"{duration(train_s)}: {steps:,} steps of {step_s:.3g} s{then}{after}"
+    which = "a stream; its first " if streamed else ""
     lines = {
         "parameters": f"{parameters:,}, {embeddings:,} of them embeddings",
-        "training rows": f"{texts:,} of {tokens / texts:.1f} tokens on average",
+        "training rows": f"{which}{len(lengths):,} of {lengths.mean():.1f} tokens on average",
         "tokens a step": f"{load.tokens:,.0f} in {load.texts:,.0f} rows, {load.scored:,.0f} "
         f"{'texts' if per_text else 'of them'} scored; {filled:.0%} of the places hold a token",
-        "steps": f"{steps:,} ({steps / per_epoch:.2f} epochs)",
+        "steps": f"{steps:,}" + ("" if streamed else f" ({steps / per_epoch:.2f} epochs)"),
         "FLOPs": f"{a_step:.3g} a step, {a_step * steps:.3g} in all",
         "memory": _memory(mine, kept, logits, peak, device, measured is not None, free),
         f"on {devices} devices": _sharded(held, devices, sharded) if devices > 1 else "",
         "time": time,
         "found by": "counting: parameters, rows, tokens, steps, and what a forward pass keeps for the backward pass",
     }
-    lines |= {" " * n: line for n, line in enumerate(_how(training, device, devices, measured), start=1)}
+    lines |= {" " * n: line for n, line in enumerate(_how(training, device, devices, measured, streamed), start=1)}
     accelerator.print(config.to_yaml())
     for name, line in lines.items():
         if line:
@@ -118,10 +120,10 @@ def forecast(
     return Forecast(parameters, steps, load, a_step, peak, step_s, train_s, end_s)
 
 
-def evaluations(training: TrainingSection, steps: int, steps_per_epoch: int) -> int:
+def evaluations(training: TrainingSection, steps: int, steps_per_epoch: float) -> int:
     """How often a run evaluates: every so many steps, and at its end."""
     every = {"steps": training.eval_steps, "epoch": steps_per_epoch}.get(training.eval_strategy)
-    return -(-steps // every) if every else 0
+    return int(-(-steps // every)) if every else 0
 
 
 def micro_batch(load: Load, training: TrainingSection, devices: int) -> Load:
@@ -135,7 +137,7 @@ def micro_batch(load: Load, training: TrainingSection, devices: int) -> Load:
 
 
 def kept_for_backward(
-    accelerator: Accelerator, model: PreTrainedModel, objective: Objective, dataset: Dataset, micro: Load
+    accelerator: Accelerator, model: PreTrainedModel, objective: Objective, dataset: Dataset | Stream, micro: Load
 ) -> float:
     """Bytes that a micro-batch keeps for the backward pass, weights not counted.
 
@@ -145,9 +147,10 @@ def kept_for_backward(
     model = accelerator.prepare_model(model, evaluation_mode=True)
     many = max(1, min(round(micro.texts), round(SAMPLE / (micro.tokens / micro.texts))))
     counted: dict[int, tuple[float, int]] = {}
+    rows = Rows(dataset)
     for texts in {many, max(1, many // 3)} if many < round(micro.texts) else {many}:
-        rows = Rows(dataset).__getitems__([Place(0, i) for i in range(min(texts, len(dataset)))])
-        batch = send_to_device(objective.collate(rows), accelerator.device)
+        some = rows.__getitems__([Place(0, i) for i in range(min(texts, len(rows)))])
+        batch = send_to_device(objective.collate(some), accelerator.device)
         devices = [accelerator.device] if accelerator.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), Kept(model) as kept:
             loss = objective.loss(model, batch)
@@ -193,7 +196,9 @@ def _sharded(held: Held, devices: int, already: bool) -> str:
     )
 
 
-def _how(training: TrainingSection, device: Device | None, devices: int, measured: Probe | None) -> list[str]:
+def _how(
+    training: TrainingSection, device: Device | None, devices: int, measured: Probe | None, streamed: bool
+) -> list[str]:
     """How the numbers that were not counted were found."""
     lines = [f"arithmetic: FLOPs = {FORMULA}", "arithmetic: gradients and optimizer from the weights"]
     precision = training.mixed_precision.replace("no", "fp32")
@@ -208,7 +213,7 @@ def _how(training: TrainingSection, device: Device | None, devices: int, measure
         lines += [
             f"measuring: a step{cut} is the median of {measured.steps} of this very run after a warm-up; memory is the "
             "peak of this process through them and an evaluation",
-            "not in it: saving, compiling",
+            f"not in it: saving, compiling{', most of the reading and tokenising of the stream' * streamed}",
         ]
     return lines
 

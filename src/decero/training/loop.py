@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from decero.data.order import Place, Rows
+from decero.data.stream import Stream
 from decero.errors import UserError
 from decero.training.checkpoint import load_checkpoint, save_checkpoint, to_resume
 from decero.training.config import OptimSection, TrainingSection, seed_sequence
@@ -30,7 +31,7 @@ from decero.training.objectives import Objective
 from decero.training.optim import build_optimizer, learning_rate_at
 from decero.training.selection import Selection
 from decero.training.sharded import Sharded, full, shard
-from decero.training.windows import Windows
+from decero.training.windows import windows_of
 
 
 @dataclass
@@ -61,7 +62,7 @@ class TrainResult:
 def train(
     accelerator: Accelerator,
     model: PreTrainedModel,
-    dataset: Dataset,
+    dataset: Dataset | Stream,
     objective: Objective,
     optim: OptimSection,
     training: TrainingSection,
@@ -82,8 +83,8 @@ def train(
 
     Raises UserError, before the update, when a loss or gradient is not finite: names step, batch and layer.
     """
-    windows = Windows(accelerator, dataset, objective, training, seed)
-    last, steps_per_epoch = windows.last, windows.schedule.steps_per_epoch
+    windows = windows_of(accelerator, dataset, objective, training, seed)
+    last, steps_per_epoch = windows.last, windows.steps_per_epoch
     if training.metric_for_best_model and evaluate is None:
         raise UserError(
             "training.metric_for_best_model needs a validation split; give data.validation_fraction or leave it out"
@@ -114,6 +115,7 @@ def train(
         first, running, result.tokens = state["step"], state["running"], state["tokens"]
         selection.best, selection.stale = state["best"], state.get("stale", 0)
         result.wall_time_s = state["wall_time_s"]
+        windows.go_on(first, state.get("stream"))
         windows.limit(state.get("micro_batch", windows.cut.limit))
         accelerator.print(f"resuming {output} at step {first} of {last}")
     elif accelerator.is_main_process:
@@ -150,7 +152,7 @@ def train(
                 mean = running["loss"] / running["steps"]
                 running = {"loss": 0.0, "steps": 0}
                 log.write(
-                    step=done, epoch=done / steps_per_epoch, loss=mean, learning_rate=learning_rate(step),
+                    step=done, epoch=windows.epoch(done), loss=mean, learning_rate=learning_rate(step),
                     grad_norm=norm, tokens=result.tokens, tokens_per_s=round(rate), data_wait=round(waited, 4),
                 )  # fmt: skip
                 bar.set_postfix_str(f"loss {mean:.3f}, {rate:,.0f} tokens/s", refresh=False)
@@ -170,6 +172,7 @@ def train(
             if new_best or save or signal:
                 state = {"step": done, "running": running, "tokens": result.tokens, "best": selection.best}
                 state |= {"stale": selection.stale, "wall_time_s": result.wall_time_s, "micro_batch": windows.cut.limit}
+                state |= {"stream": windows.state()}
                 save_checkpoint(checkpoints, accelerator, model, optimizer, state)
                 if accelerator.is_main_process:
                     selection.prune()

@@ -16,15 +16,17 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 
+from decero.data.order import Rows
 from decero.data.packing import Packed
 from decero.data.rows import token_lengths
+from decero.data.stream import Stream
 from decero.training.config import OptimSection, TrainingSection
 from decero.training.cost import Load, load_of
 from decero.training.loop import train
 from decero.training.objectives import Objective
 from decero.training.run import peak_memory
 from decero.training.sharded import Sharded
-from decero.training.windows import Windows
+from decero.training.windows import windows_of
 
 Look = Callable[[nn.Module, Dataset], Any]  # what a recipe does with held-out rows
 SECONDS = 10.0  # how long steps are timed; with the warm-up, twice as long at most
@@ -51,12 +53,13 @@ class _Over(Exception):  # noqa: N818 (no error)
 
 
 def sample_load(
-    accelerator: Accelerator, dataset: Dataset, objective: Objective, training: TrainingSection, seed: int
+    accelerator: Accelerator, dataset: Dataset | Stream, objective: Objective, training: TrainingSection, seed: int
 ) -> Load:
     """What a step of the run reads, on average over its first ones."""
-    windows = Windows(accelerator, dataset, objective, training.model_copy(update={"dataloader_num_workers": 0}), seed)
+    alone = training.model_copy(update={"dataloader_num_workers": 0})
+    windows = windows_of(accelerator, dataset, objective, alone, seed)
     total = Load(0, 0, 0, 0, 0)
-    for step in range(min(8, windows.last, windows.schedule.steps_per_epoch)):
+    for step in range(int(min(8, windows.last, windows.steps_per_epoch))):
         window = windows.at(step)
         load = load_of((m.batch for m in window if m.weight), objective, sum(len(m.indices) * m.weight for m in window))
         total = total.plus(load)
@@ -66,8 +69,8 @@ def sample_load(
 
 
 def probe(
-    accelerator: Accelerator, model: PreTrainedModel, objective: Objective, dataset: Dataset, optim: OptimSection,
-    training: TrainingSection, seed: int, load: Load, seconds: float | None = None,
+    accelerator: Accelerator, model: PreTrainedModel, objective: Objective, dataset: Dataset | Stream,
+    optim: OptimSection, training: TrainingSection, seed: int, load: Load, seconds: float | None = None,
 ) -> Probe:  # fmt: skip
     """Train `model`, which is not to be used afterwards, for about `seconds` (SECONDS) with the loop of the run.
 
@@ -78,7 +81,7 @@ def probe(
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), tempfile.TemporaryDirectory(prefix="decero-probe-") as folder:
 
-        def timed(rows: Dataset, examples: int | None, limit: float, most: int) -> list[float]:
+        def timed(rows: Dataset | Stream, examples: int | None, limit: float, most: int) -> list[float]:
             """Seconds of each step after the first."""
             stop = _Stopwatch(accelerator, limit, most)
             cut: dict[str, Any] = (
@@ -99,8 +102,9 @@ def probe(
         affordable = agreed(accelerator, max(1, int(seconds / (WARM_UP + 3) / one)) * world)
         examples = None if affordable >= load.texts else affordable
         if not isinstance(objective.collate, Packed):  # the rows that take most memory meet sooner or later
-            longest = np.argsort(-token_lengths(dataset), kind="stable")[: examples or round(load.texts)]
-            timed(dataset.select(longest), examples, 0, 1)
+            some = Rows(dataset).dataset
+            longest = np.argsort(-token_lengths(some), kind="stable")[: examples or round(load.texts)]
+            timed(some.select(longest), examples, 0, 1)
         times = timed(dataset, examples, seconds, ENOUGH + WARM_UP)
     counted = times[WARM_UP - 1 :] or times
     step_s, share = float(np.median(counted)), 1.0

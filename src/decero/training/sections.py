@@ -1,10 +1,45 @@
-"""Settings of the pretraining objectives, for the recipes and for whoever reads a recipe's settings."""
+"""Settings of pretraining and its objectives, for the recipes and for whoever reads a recipe's settings."""
 
 from typing import Literal
 
 from pydantic import Field, model_validator
 
-from decero.training.config import DataSection, Section
+from decero.training.config import DataSection, RunConfig, Section, TrainingSection
+
+
+class UnlabelledData(DataSection):
+    streaming: bool = Field(
+        False, description="train is read, tokenised and cut as steps ask for it, and never held; needs max_train_steps"
+    )
+    buffer_size: int = Field(10_000, ge=1, description="with streaming: texts that are held and shuffled at a time")
+
+    @model_validator(mode="after")
+    def _what_streams(self):  # files as well
+        return self
+
+
+class Pretraining(RunConfig):
+    """What holds between the sections of a run that may read a stream."""
+
+    data: UnlabelledData
+    training: TrainingSection
+
+    @model_validator(mode="after")
+    def _a_stream_has_no_end(self):
+        if not self.data.streaming:
+            return self
+        if self.training.max_train_steps is None:
+            raise ValueError(
+                "training.num_train_epochs: how long an epoch of a stream is, nobody knows; "
+                "give training.max_train_steps instead"
+            )
+        if self.training.eval_strategy == "epoch":
+            if "eval_strategy" in self.training.model_fields_set:
+                raise ValueError(
+                    "training.eval_strategy=epoch: when an epoch of a stream ends, nobody knows; set it to steps"
+                )
+            self.training.eval_strategy = "steps"
+        return self
 
 
 class MaskedLMSection(Section):
@@ -29,7 +64,7 @@ class DenoisingSection(Section):
         return self
 
 
-class TextSection(DataSection):
+class TextSection(UnlabelledData):
     start_token: str | None = Field(
         None, description="token before each row; the tokenizer's bos (else its eos) when not set"
     )

@@ -22,7 +22,7 @@ class Selection:
     best: dict[str, float] = field(default_factory=dict)
     stale: int = 0
 
-    def due(self, done: int, last: int, steps_per_epoch: int) -> bool:
+    def due(self, done: int, last: int, steps_per_epoch: float) -> bool:
         """Whether to evaluate after so many steps."""
         strategy = self.training.eval_strategy
         every = {"steps": self.training.eval_steps, "epoch": steps_per_epoch}.get(strategy)

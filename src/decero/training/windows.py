@@ -1,9 +1,11 @@
 """A step's micro-batches, collated ahead by worker processes, and cut anew when they prove too large for the memory."""
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,13 +16,14 @@ from torch.utils.data import DataLoader
 from decero.data.order import Cut, Place, Rows, Schedule, deal
 from decero.data.packing import Packed
 from decero.data.rows import token_lengths
+from decero.data.stream import Stream
 from decero.errors import UserError
 from decero.training.config import TrainingSection
 from decero.training.objectives import Batch, Objective
 
 
 class Micro(NamedTuple):
-    """A collated micro-batch, the examples it was made of, and whether it weighs anything."""
+    """A collated micro-batch, the examples it was made of (of a stream: their places in the step), and its weight."""
 
     batch: Batch
     indices: list[int]
@@ -48,7 +51,7 @@ class Windows:
         self.rank, self.world_size, self.workers = (
             accelerator.process_index, accelerator.num_processes, training.dataloader_num_workers
         )  # fmt: skip
-        self.source = _Collated(dataset, objective)
+        self.rows, self.objective = Rows(dataset), objective
         ones = lengths = np.ones(len(dataset), dtype=np.int64)
         if training.global_batch_tokens or training.per_device_tokens:
             lengths = np.maximum(token_lengths(dataset), 1)
@@ -58,6 +61,7 @@ class Windows:
                 "example; raise it or lower data.max_length"
             )
         self.schedule = Schedule(lengths if tokens else ones, tokens or training.global_batch_size or 1, seed)
+        self.steps_per_epoch: float = self.schedule.steps_per_epoch
         self.last = training.max_train_steps or (training.num_train_epochs or 0) * self.schedule.steps_per_epoch
         if training.per_device_tokens:
             self.unit, padded = "tokens", not isinstance(objective.collate, Packed)
@@ -82,34 +86,26 @@ class Windows:
         """Cut what is asked for from here on into micro-batches of at most `limit` (rows or tokens: `unit`)."""
         self.cut, self._ahead = replace(self.cut, limit=limit), None
 
+    def epoch(self, done: int) -> float:
+        """Passes over the data after so many steps."""
+        return done / self.steps_per_epoch
+
+    def state(self) -> dict[str, Any] | None:
+        """What a checkpoint has to hold to find the next step again, besides its number."""
+        return None
+
+    def go_on(self, step: int, state: dict[str, Any] | None) -> None:
+        """Be where a run was that saved this `state` before `step`."""
+
     def _from(self, step: int) -> Iterator[list[Micro]]:
         places = (
             deal(epoch, examples, self.cut, self.rank, self.world_size)
             for epoch, examples in self.schedule.from_step(step, self.last)
         )
-        return iter(
-            DataLoader(
-                self.source,  # type: ignore[arg-type]
-                batch_size=None,
-                sampler=places,
-                collate_fn=list,  # it is collated already
-                num_workers=self.workers,
-                generator=torch.Generator(),  # else starting would draw from the state that dropout draws from
-                multiprocessing_context="fork" if self.workers else None,
-            )
-        )
+        return ahead(self._collated, places, self.workers)
 
-
-class _Collated:
-    """A data set whose items are the micro-batches of a window, looked up by the places of their rows."""
-
-    def __init__(self, dataset: Dataset, objective: Objective):
-        self.rows, self.objective = Rows(dataset), objective
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, window: list[list[Place]]) -> list[Micro]:
+    def _collated(self, window: list[list[Place]]) -> list[Micro]:
+        """The micro-batches of a window, looked up by the places of their rows."""
         return [
             Micro(
                 self.objective.collate(self.rows.__getitems__(places)),
@@ -118,3 +114,122 @@ class _Collated:
             )
             for places in window
         ]
+
+
+class StreamedWindows(Windows):
+    """The same of a `Stream`. Where a step begins is no function of its number, so the states are kept of two: where
+    the step at hand began, for a smaller cut, and where the next one does, for a checkpoint.
+
+    Every process reads and tokenises the whole stream and collates its own share of each step.
+
+    Raises UserError without `training.max_train_steps`, and when a step of `training.global_batch_tokens` might not
+    hold a row.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, dataset: Stream, objective: Objective, training: TrainingSection, seed: int
+    ):
+        self.rank, self.world_size, self.workers = (
+            accelerator.process_index, accelerator.num_processes, training.dataloader_num_workers
+        )  # fmt: skip
+        self.stream, self.objective, self.seed = dataset, objective, seed
+        if (tokens := training.global_batch_tokens) and tokens < dataset.max_length:
+            raise UserError(
+                f"training.global_batch_tokens {tokens} is less than a row may have ({dataset.max_length} tokens); "
+                "raise it or lower data.max_length"
+            )
+        if training.max_train_steps is None:
+            raise UserError("training.num_train_epochs: a stream does not say how long it is; give max_train_steps")
+        self.batch, self.in_tokens = tokens or training.global_batch_size or 1, bool(tokens)
+        self.last, self.steps_per_epoch = training.max_train_steps, math.inf
+        if training.per_device_tokens:
+            self.unit, padded = "tokens", not isinstance(objective.collate, Packed)
+            self.cut = Cut(np.empty(0, dtype=np.int64), training.per_device_tokens, padded)
+        else:
+            size = training.per_device_batch_size
+            self.unit, self.cut = "rows", Cut(np.empty(0), size if isinstance(size, int) else self.batch)
+        self.waited, self._ahead, self._next = 0.0, None, -1
+        self._states: dict[int, dict[str, Any]] = {0: {}}
+
+    def epoch(self, done: int) -> float:
+        """Whole passes over the stream: how long the one at hand is, nobody knows."""
+        return float(self._states[done].get("epoch", 0))
+
+    def state(self) -> dict[str, Any]:
+        return self._states[self._next]
+
+    def go_on(self, step: int, state: dict[str, Any] | None) -> None:
+        self._states, self._ahead = {step: state or {}}, None
+
+    def _from(self, step: int) -> Iterator[list[Micro]]:
+        state = self._states[step]
+
+        def shares():
+            """My rows of each step, as micro-batches; the sizes of all of its rows, and the state after it."""
+            tokenise_ahead = partial(ahead, workers=self.workers)
+            for epoch, first, rows, after in self.stream.steps(
+                self.seed, self.batch, self.in_tokens, state, tokenise_ahead
+            ):
+                counted = self.unit == "tokens"
+                sizes = np.array([max(1, len(row["input_ids"])) if counted else 1 for row in rows])
+                window = deal(epoch, np.arange(len(rows)), replace(self.cut, sizes=sizes), self.rank, self.world_size)
+                mine = [
+                    [(place, rows[place.row] | {"epoch": epoch, "index": first + place.row}) for place in places]
+                    for places in window
+                ]
+                yield mine, sizes, after
+
+        for window, sizes, after in ahead(self._collated_rows, shares(), self.workers):
+            self.cut = replace(self.cut, sizes=sizes)
+            self._states = {step: state, step + 1: after}
+            yield window
+            step, state = step + 1, after
+
+    def _collated_rows(self, item: tuple) -> tuple:
+        mine, sizes, after = item
+        window = [
+            Micro(
+                self.objective.collate([row | {"stand_in": place.stand_in} for place, row in micro]),
+                [place.row for place, _ in micro],
+                0 if micro[0][0].stand_in else 1,
+            )
+            for micro in mine
+        ]
+        return window, sizes, after
+
+
+def windows_of(
+    accelerator: Accelerator, dataset: Dataset | Stream, objective: Objective, training: TrainingSection, seed: int
+) -> Windows:
+    """The windows of prepared rows or of a stream of them."""
+    if isinstance(dataset, Stream):
+        return StreamedWindows(accelerator, dataset, objective, training, seed)
+    return Windows(accelerator, dataset, objective, training, seed)
+
+
+class _Applied:
+    """A function as a data set, which is what a DataLoader's processes look items up in."""
+
+    def __init__(self, function: Callable):
+        self.function = function
+
+    def __getitem__(self, item: Any) -> Any:
+        return self.function(item)
+
+
+def ahead(function: Callable, items: Iterable, workers: int) -> Iterator[Any]:
+    """`map(function, items)`, in order, by processes that go ahead of who asks; by nobody when there are none."""
+    loader = DataLoader(
+        _Applied(function),  # type: ignore[arg-type]
+        batch_size=None,
+        sampler=items,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        generator=torch.Generator(),  # else starting would draw from the state that dropout draws from
+        multiprocessing_context="fork" if workers else None,
+    )
+    return iter(loader)
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
