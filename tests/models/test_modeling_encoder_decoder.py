@@ -636,6 +636,19 @@ def test_weights_are_initialised_with_the_stated_std_and_norms_at_one(make_confi
             assert parameter.std().item() == pytest.approx(std, rel=0.05), name
 
 
+@pytest.mark.parametrize("tie", [True, False])
+def test_token_embeddings_start_from_a_std_of_their_own(make_config, tie):
+    own = {"embedding_initializer_range": 1, "initializer_range": 0.07, "vocab_size": 997, "hidden_size": 99}
+    model = HEAD(make_config(DeceroEncoderDecoderConfig, **own, head_dim=34, tie_word_embeddings=tie))
+    table = model.get_input_embeddings().weight
+    assert table.std().item() == pytest.approx(1, rel=0.02)
+    assert table[model.config.pad_token_id].eq(0).all()
+    assert model.lm_head.weight.std().item() == pytest.approx(1 if tie else 0.07, rel=0.02)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 and "embed_tokens" not in name:
+            assert parameter.std().item() == pytest.approx(0.07, rel=0.05), name
+
+
 def test_the_configuration_survives_dict_and_file(make_config, tmp_path):
     config = make_config(DeceroEncoderDecoderConfig, **VARIANTS["marian"], scale_lm_head=True)
     assert DeceroEncoderDecoderConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()

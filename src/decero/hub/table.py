@@ -21,7 +21,8 @@ from decero.hub.tensors import translate
 
 CARRIED = ("id2label", "label2id", "problem_type")
 TRAINING = ("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout", "classifier_dropout")
-GENERIC = {f.name for f in fields(PreTrainedConfig)} | {"use_cache", "initializer_range"}  # change no number
+STARTS = {"initializer_range", "embedding_initializer_range"}  # where training begins
+GENERIC = {f.name for f in fields(PreTrainedConfig)} | {"use_cache"} | STARTS  # change no number
 LM_HEADS = ("ForMaskedLM", "ForCausalLM", "ForConditionalGeneration")
 # Fields of ours that act on some models only: (configuration, head) -> does it act on this one?
 ACTS: dict[str, Callable[[Any, str], bool]] = {

@@ -33,6 +33,8 @@ class DeceroConfig(PreTrainedConfig):
         embedding_norm: normalise the sum of the embeddings (BERT); a pre-norm first layer then has none (ModernBERT).
         scale_embeddings: multiply token embeddings by sqrt(hidden_size) (Vaswani et al. 2017, section 3.4).
         activation_dropout: between the two layers of the MLP, as in T5 and Marian.
+        embedding_initializer_range: standard deviation from which the token embeddings start; None is that of all other
+            matrices, `initializer_range`. T5 starts them at 1: what a token is then outweighs what layers add at first.
     """
 
     type_vocab_size = 0  # a slot of the encoder alone; the others have no segments
@@ -66,6 +68,7 @@ class DeceroConfig(PreTrainedConfig):
     attention_probs_dropout_prob: float | int = 0.0
     activation_dropout: float | int = 0.0
     initializer_range: float = 0.02
+    embedding_initializer_range: float | int | None = None
     tie_word_embeddings: bool = True
     pad_token_id: int | None = 0
     bos_token_id: int | None = None

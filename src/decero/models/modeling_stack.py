@@ -35,6 +35,9 @@ class DeceroPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if gain := getattr(module, "initializer_gain", None):
             init.normal_(module.weight, std=self.config.initializer_range * gain)
+            padding = getattr(module, "padding_idx", None)
+            if padding is not None and not getattr(module.weight, "_is_hf_initialized", False):
+                init.zeros_(module.weight[padding])
 
 
 class DeceroStack(DeceroPreTrainedModel):
@@ -43,6 +46,8 @@ class DeceroStack(DeceroPreTrainedModel):
     def __init__(self, config, layer_class, num_layers):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        if config.embedding_initializer_range:
+            self.embed_tokens.initializer_gain = config.embedding_initializer_range / config.initializer_range
         self.embed_positions = POSITIONS[config.position_embedding_type](config)
         if config.type_vocab_size:
             self.embed_token_types = nn.Embedding(config.type_vocab_size, config.hidden_size)
