@@ -93,9 +93,9 @@ MORE_THAN_STOCK = {
 # Fields of a preset that are not the published configuration's, and why.
 OTHERWISE = {
     # T5 starts each matrix by its own width; ours all at one std.
-    "t5_small": {"initializer_range"},
+    "t5_small": {"initializer_range", "embedding_initializer_range"},
     # Dropout is published for fine-tuning; 1.1 was pretrained without.
-    "t5_v1_1_small": {
+    "t5_v1_1_small": {"embedding_initializer_range", 
         "initializer_range", "hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout",
     },
     # Ours classifies sequences with another head, so that the table which reads stock configurations passes these by.
