@@ -6,7 +6,7 @@ it is. The models' own forward shifts its labels, so it must not be given these.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,12 +63,8 @@ def start_id(tokenizer: PreTrainedTokenizerBase, token: str | None = None) -> in
     return vocabulary[token]
 
 
-@overload
-def tokenize_text(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **how) -> Dataset: ...
-@overload
-def tokenize_text(dataset: Texts, tokenizer: PreTrainedTokenizerBase, **how) -> Stream: ...
 def tokenize_text(
-    dataset,
+    dataset: Dataset | Texts,
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
@@ -76,7 +72,7 @@ def tokenize_text(
     start_token: str | None = None,
     num_proc: int | None = None,
     where: str = "data",
-):
+) -> Any:
     """Cut each document into rows: the start token, then at most `max_length` - 1 tokens of text. No text is left out.
 
     A row that goes on with a document begins with the start token, too, so that every token of text has something

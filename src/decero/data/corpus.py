@@ -84,7 +84,8 @@ def open_corpus(
                 f"data.{split}_fraction: nothing can be carved from a stream, which is not read before it is trained "
                 f"on; give data.files.{split}, or leave it out"
             )
-    where, held_out, names = name or "data.files.train", {}, ()
+    where, held_out = name or "data.files.train", {}
+    names: tuple[str, ...] = ()
     if files is not None:
         found = {split: _find_files(split, patterns) for split, patterns in files.items()}
         splits = {

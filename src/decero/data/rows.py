@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import overload
+from typing import Any
 
 import datasets
 import numpy as np
@@ -18,12 +18,8 @@ from decero.data.tokenizer import word_starts
 from decero.errors import UserError
 
 
-@overload
-def tokenize_documents(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **how) -> Dataset: ...
-@overload
-def tokenize_documents(dataset: Texts, tokenizer: PreTrainedTokenizerBase, **how) -> Stream: ...
 def tokenize_documents(
-    dataset,
+    dataset: Dataset | Texts,
     tokenizer: PreTrainedTokenizerBase,
     *,
     max_length: int,
@@ -31,7 +27,7 @@ def tokenize_documents(
     special_tokens: bool = True,
     num_proc: int | None = None,
     where: str = "data",
-):
+) -> Any:
     """Cut each document into rows of at most `max_length` tokens, each with its special tokens or all without.
 
     Returns the columns `input_ids` (list of int32) and `starts_word` (list of bool: does a word begin here?). No row

@@ -219,7 +219,7 @@ class _Applied:
 
 def ahead(function: Callable, items: Iterable, workers: int) -> Iterator[Any]:
     """`map(function, items)`, in order, by processes that go ahead of who asks; by nobody when there are none."""
-    loader = DataLoader(
+    loader: DataLoader = DataLoader(
         _Applied(function),  # type: ignore[arg-type]
         batch_size=None,
         sampler=items,
