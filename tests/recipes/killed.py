@@ -49,7 +49,7 @@ def points():
         "while resuming: the log": (metrics_log.MetricsLog, "__init__", "before"),
         "while resuming: checking": (checkpoint, "damage", "before"),
         "while resuming: weights": (checkpoint, "load_weights", "before"),
-        "while resuming: optimizer": (checkpoint, "load_file", "before"),
+        "while resuming: optimizer": (checkpoint, "Stored", "before"),
         "while resuming: random state": (checkpoint, "restore_random_state", "before"),
         "while replacing a file": (Path, "replace", "before"),
         "after replacing a file": (Path, "replace", "after"),

@@ -19,13 +19,15 @@ OPTIMIZERS: dict[str, Any] = {
     "adafactor": torch.optim.Adafactor,
 }
 FUSED = ("adamw", "adam", "sgd")
+FUSED_ON_SHARDS = ("adamw", "adam")  # torch has no other for DTensors
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "inverse_sqrt": "inverse_sqrt", "constant": "constant_with_warmup"}
 
 
 def build_optimizer(model: nn.Module, config: OptimSection) -> torch.optim.Optimizer:
     """The named optimizer over two groups: matrices decay, biases and norms (fewer than two dimensions) do not.
 
-    Raises UserError for an argument that the optimizer does not take.
+    Raises UserError for an argument that the optimizer does not take, and for adafactor where weights are sharded: its
+    moments are of whole rows and columns.
     """
     cls = OPTIMIZERS[config.name]
     accepted = set(inspect.signature(cls).parameters) - {"params", "lr", "weight_decay"}
@@ -34,12 +36,17 @@ def build_optimizer(model: nn.Module, config: OptimSection) -> torch.optim.Optim
             near = did_you_mean(name, accepted, "optim.arguments.") or f"; it takes {', '.join(sorted(accepted))}"
             raise UserError(f"optim.arguments.{name} is no argument of {cls.__name__}{near}")
     trained = [p for p in model.parameters() if p.requires_grad]
+    sharded = any(hasattr(p, "to_local") for p in trained)
+    if sharded and config.name == "adafactor":
+        others = ", ".join(name for name in OPTIMIZERS if name != "adafactor")
+        raise UserError(f"optim.name: adafactor does not take sharded weights (FSDP2); use one of {others}")
     groups = [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
     # Several parameters a kernel instead of several kernels a parameter.
-    fused = {"fused": True} if config.name in FUSED and "foreach" not in config.arguments else {}
+    able = config.name in (FUSED_ON_SHARDS if sharded else FUSED)
+    fused = {"fused": True} if able and "foreach" not in config.arguments else {}
     try:
         return cls([g for g in groups if g["params"]], lr=config.learning_rate, **(fused | config.arguments))
     except (TypeError, ValueError, RuntimeError) as error:
