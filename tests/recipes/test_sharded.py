@@ -1,0 +1,62 @@
+"""A recipe behind the FSDP2 file of the launcher, as a user starts it; what it may not ask for is refused in a line."""
+
+import json
+
+import numpy as np
+import pytest
+from transformers import AutoModelForMaskedLM
+
+SHARDED = "--config_file", "configs/accelerate/fsdp2_cpu_2_processes.yaml", "--main_process_port", "0"
+
+
+def losses(folder):
+    rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def result(folder):
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_a_recipe_on_shards_is_the_run_of_one_process(launch, mlm, tmp_path):
+    """50 steps in fp32 without dropout: 1e-5, and a model folder as any other."""
+    launch("pretrain_mlm", mlm, f"output={tmp_path}/one", "training.save_steps=25")
+    words = f"output={tmp_path}/two", "training.save_steps=25"
+    said = launch("pretrain_mlm", mlm, *words, launcher=SHARDED).stdout
+    assert "topology: 2 processes on cpu" in said
+    assert "fp32, sharded (FSDP2)" in said
+    assert np.abs(np.subtract(losses(tmp_path / "one"), losses(tmp_path / "two"))).max() <= 1e-5
+    one, two = result(tmp_path / "one"), result(tmp_path / "two")
+    assert two["metric"] == pytest.approx(one["metric"], abs=1e-5)
+    assert {name: two[name] for name in ("steps", "tokens", "num_parameters")} == {
+        name: one[name] for name in ("steps", "tokens", "num_parameters")
+    }
+    models = [AutoModelForMaskedLM.from_pretrained(tmp_path / name / "model") for name in ("one", "two")]
+    assert models[0].config.architectures == models[1].config.architectures == ["DeceroEncoderForMaskedLM"]
+    for (name, ours), theirs in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        assert ours.shape == theirs.shape, name
+    files = {path.name for path in (tmp_path / "two" / "checkpoints" / "step-00000050").iterdir()}
+    assert {"model-0-of-2.safetensors", "model-1-of-2.safetensors"} < files
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({"FSDP_VERSION": "1"}, "topology: FSDP 1 is not supported; set fsdp_version: 2"),
+        ({}, "topology: FSDP 1 is not supported"),  # what accelerate's launcher means by saying nothing
+        ({"FSDP_VERSION": "2"}, "topology: FSDP2 was asked for, and the launcher started processes that do not know"),
+    ],
+)
+def test_shards_that_there_cannot_be_are_refused(launch, mlm, tmp_path, monkeypatch, asked, line):
+    monkeypatch.delenv("FSDP_VERSION", raising=False)
+    for name, value in ({"ACCELERATE_USE_FSDP": "true"} | asked).items():
+        monkeypatch.setenv(name, value)
+    assert line in launch("pretrain_mlm", mlm, f"output={tmp_path}/none", expect=2).stderr
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.slow
+def test_a_dry_run_on_shards_tells_what_they_take(launch, mlm, tmp_path):
+    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", "--dry-run", launcher=SHARDED).stdout
+    assert "sharded (FSDP2) weights, gradients and optimizer take" in " ".join(said.split())
+    assert "dry run: nothing was trained and nothing written" in said
