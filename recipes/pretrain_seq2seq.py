@@ -1,6 +1,6 @@
 """Pretrain an encoder-decoder: span corruption (T5: Raffel et al. 2020), infilling (BART: Lewis et al. 2020), prefix.
 
-accelerate launch recipes/pretrain_seq2seq.py configs/pretrain/seq2seq_tiny.yaml [key.sub=value ...]
+accelerate launch recipes/pretrain_seq2seq.py configs/pretrain/seq2seq_en_es.yaml [key.sub=value ...]
     [--dry-run [--device h100]] [--budget 30m] [--resume]
 """
 
