@@ -15,8 +15,7 @@ class DeceroConfig(PreTrainedConfig):
     r"""What every shape has (Vaswani et al. 2017), its variations chosen by slot. Names are Hugging Face's.
 
     Args:
-        num_key_value_heads: fewer than `num_attention_heads` shares keys and values between groups of heads
-            (Ainslie et al. 2023); None is one per head.
+        num_key_value_heads: fewer than heads share keys and values (Ainslie et al. 2023); None is one per head.
         head_dim: size of one head; None is hidden_size / num_attention_heads.
         gated_mlp: act(x W_gate) * (x W_up) instead of act(x W_up) (Shazeer 2020); `silu` with it is SwiGLU.
         attention_bias, mlp_bias, norm_bias: whether those layers carry biases.
@@ -25,16 +24,14 @@ class DeceroConfig(PreTrainedConfig):
         norm_placement: `post` normalises after each residual sum (Vaswani et al. 2017; BERT), `pre` normalises what
             enters each sublayer (GPT-2; Xiong et al. 2020, which trains without warm-up).
         final_norm: a norm after the last layer; None is yes for `pre`, whose stream no other normalises.
-        position_embedding_type: `sinusoidal` (Vaswani et al. 2017, section 3.5), `sinusoidal_halves` (the same waves,
-            sines first, as Marian orders them), `learned` (BERT), `rotary` (Su et al. 2021),
-            `relative` (a bias per bucket of distances: Raffel et al. 2020, section 2.1), or `none`, which makes an
-            encoder blind to order.
+        position_embedding_type: `sinusoidal` (Vaswani et al. 2017, section 3.5), `sinusoidal_halves` (sines first, as
+            Marian has it), `learned` (BERT), `rotary` (Su et al. 2021), `relative` (a bias per bucket of distances:
+            Raffel et al. 2020, section 2.1), or `none`, which makes an encoder blind to order.
         position_offset: rows of the learned table that come before the first position; RoBERTa keeps 2.
         embedding_norm: normalise the sum of the embeddings (BERT); a pre-norm first layer then has none (ModernBERT).
         scale_embeddings: multiply token embeddings by sqrt(hidden_size) (Vaswani et al. 2017, section 3.4).
         activation_dropout: between the two layers of the MLP, as in T5 and Marian.
-        embedding_initializer_range: standard deviation from which the token embeddings start; None is that of all other
-            matrices, `initializer_range`. T5 starts them at 1: what a token is then outweighs what layers add at first.
+        embedding_initializer_range: std of fresh token embeddings; None is `initializer_range`. T5 has 1.
     """
 
     type_vocab_size = 0  # a slot of the encoder alone; the others have no segments
