@@ -64,6 +64,8 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Acceler
             "topology: FSDP2 was asked for, and the launcher started processes that do not know of each other; on CPUs "
             "set ACCELERATE_USE_CPU=true, for one GPU use configs/accelerate/single_gpu.yaml"
         )
+    if sharded and training.compile:
+        raise UserError("training.compile: compiled layers are not proven with sharded weights (FSDP2); leave it out")
     if sharded and training.per_device_batch_size == "auto":
         raise UserError(
             "training.per_device_batch_size: auto finds its size by running out of memory, after which sharded "
