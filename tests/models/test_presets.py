@@ -95,8 +95,9 @@ OTHERWISE = {
     # T5 starts each matrix by its own width; ours all at one std.
     "t5_small": {"initializer_range", "embedding_initializer_range"},
     # Dropout is published for fine-tuning; 1.1 was pretrained without.
-    "t5_v1_1_small": {"embedding_initializer_range", 
-        "initializer_range", "hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout",
+    "t5_v1_1_small": {
+        "initializer_range", "embedding_initializer_range", "hidden_dropout_prob", "attention_probs_dropout_prob",
+        "activation_dropout",
     },
     # Ours classifies sequences with another head, so that the table which reads stock configurations passes these by.
     "modernbert_base": {"classifier_dropout", "classifier_pooling"},
