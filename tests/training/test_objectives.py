@@ -3,6 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers import (
     AutoModelForMaskedLM,
     BertConfig,
@@ -15,7 +17,8 @@ from transformers import (
 
 from decero.data.packing import Packed
 from decero.models import DeceroEncoderConfig
-from decero.training.objectives import classification, projecting_only, token_loss
+from decero.training.economy import compile_layers
+from decero.training.objectives import can_be_told, classification, projecting_only, token_loss
 
 SIZES = {
     "vocab_size": 101,
@@ -121,8 +124,13 @@ def test_a_last_layer_that_computes_scored_positions_alone_gives_the_same_loss_a
         torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_the_last_layer_then_computes_no_others(monkeypatch):
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_last_layer_then_computes_no_others(precision):
+    """Of a model as a run has it: accelerate puts autocast around its forward."""
     model = AutoModelForMaskedLM.from_config(DeceroEncoderConfig(**SIZES, head_dim=10))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    model = Accelerator(cpu=True, mixed_precision=precision).prepare_model(model, evaluation_mode=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
     seen = [[], []]
     for layer, shapes in zip(model.model.layers, seen, strict=True):
         layer.mlp.register_forward_pre_hook(lambda _, inputs, shapes=shapes: shapes.append(inputs[0].shape[:2]))
@@ -132,3 +140,5 @@ def test_the_last_layer_then_computes_no_others(monkeypatch):
     assert most < 13
     assert set(seen[0]) == {(3, 13)}
     assert set(seen[1]) == {(3, most)}
+    compile_layers(model)
+    assert not can_be_told(model)

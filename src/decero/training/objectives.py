@@ -95,7 +95,8 @@ def can_be_told(model: nn.Module) -> bool:
     bare: Any = getattr(model, "module", model)
     if "asked_positions" not in inspect.signature(bare.forward).parameters:
         return False
-    compiled = any("forward" in vars(module) for module in bare.modules())  # `compile_layers`: it wants one shape
+    # `compile_layers`, which wants one shape; the model's own forward is accelerate's to replace (autocast)
+    compiled = any("forward" in vars(module) for module in bare.modules() if module is not bare)
     return not compiled and bare.config._attn_implementation in ("sdpa", "eager", "matmul")
 
 
