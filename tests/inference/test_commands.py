@@ -32,11 +32,15 @@ PLAIN = {
 OPTIONS = {
     "translate": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "to Spanish: ", "--too-long", "cut"],
     "summarize": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "sum: ", "--too-long", "cut"],
-    "generate": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "once "],
+    "generate": [
+        "--beams", "3", "--max-new-tokens", "7", "--prefix", "once ", "--chat", "--temperature", "0.7",
+        "--top-p", "0.9", "--seed", "5",
+    ],
     "fill": ["--top-k", "3", "--too-long", "cut"],
     "classify": ["--too-long", "cut"],
-}
+}  # fmt: skip
 HANDED = {"beams": 3, "max_new_tokens": 7, "too_long": "cut", "top_k": 3}
+HANDED |= {"chat": True, "temperature": 0.7, "top_p": 0.9, "seed": 5}
 
 
 @pytest.fixture
