@@ -311,3 +311,7 @@ def test_what_is_drawn_is_the_same_for_a_line_however_lines_are_read(checkpoint)
     assert list(generate(loaded, texts, max_new_tokens=9, temperature=1.5, seed=4)) != drawn
     with pytest.raises(UserError, match=r"temperature 0\.0 is not above 0"):
         next(generate(loaded, texts, temperature=0.0))
+    with pytest.raises(UserError, match="seed: nothing is drawn without --temperature"):
+        next(generate(loaded, texts, seed=3))
+    with pytest.raises(UserError, match="seed -1 is below 0"):
+        next(generate(loaded, texts, temperature=1.0, seed=-1))

@@ -35,7 +35,9 @@ def add_generate(commands) -> None:
         "--temperature", type=float, metavar="T", help="draw tokens, logits divided by T; 1 is as learnt"
     )
     parser.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest tokens that hold P together")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is drawn; the same, the same answer")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="of what is drawn, 0 unless given; the same, the same answer"
+    )
 
 
 def add_fill(commands) -> None:

@@ -56,7 +56,7 @@ def _answer(
     command: str, model: str | Path | Loaded, texts: Iterable[str], *, prefix: str | None = None,
     beams: int | None = None, max_new_tokens: int | None = None, batch_tokens: int = TOKENS_PER_BATCH,
     too_long: TooLong = "split", warn: Warn = silent, first_window: int = FIRST_WINDOW, chat: bool = False,
-    temperature: float | None = None, top_p: float | None = None, seed: int = 0,
+    temperature: float | None = None, top_p: float | None = None, seed: int | None = None,
 ) -> Iterator[str]:  # fmt: skip
     loaded = load(model, command)
     prefix, suffix = frame_of(loaded, command) if prefix is None else (prefix, "")
@@ -74,9 +74,13 @@ def _answer(
         encode = partial(_encode, loaded, prefix, limit)
     settings = {"max_new_tokens": most, "num_beams": beams, "tokens_per_batch": batch_tokens}
     how = {name: value for name, value in (("temperature", temperature), ("top_p", top_p)) if value is not None}
-    sampling = Sampling((), **how) if how else None  # a seed alone draws nothing
+    sampling = Sampling((), **how) if how else None
+    if seed is not None and seed < 0:
+        raise UserError(f"seed {seed} is below 0; any number from 0 on is one")
+    if seed is not None and not sampling:
+        raise UserError("seed: nothing is drawn without --temperature or --top-p; give one, or leave it out")
     says = silent if command == "generate" else warn  # that a text could go on is no news
-    return _stream(loaded, windows(texts, first_window), cut, encode, settings, says, sampling, seed)
+    return _stream(loaded, windows(texts, first_window), cut, encode, settings, says, sampling, seed or 0)
 
 
 def _stream(
