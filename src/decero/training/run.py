@@ -20,12 +20,13 @@ import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
-from accelerate.utils import InitProcessGroupKwargs, ProjectConfiguration, broadcast_object_list
+from accelerate.utils import ProjectConfiguration, broadcast_object_list
 from filelock import FileLock, Timeout
 from huggingface_hub import get_token
 
 from decero.errors import CLEANUPS, UserError, did_you_mean
 from decero.training.config import RunConfig, TrainingSection
+from decero.training.rendezvous import meeting
 from decero.training.sharded import sharding_asked_for
 
 RECORDED = ("decero", "torch", "transformers", "datasets", "accelerate", "tokenizers")
@@ -53,7 +54,7 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Acceler
         cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true"),
         log_with=_trackers(config) or None,
         project_config=ProjectConfiguration(project_dir=config.output, logging_dir=f"{config.output}/logs"),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=training.ddp_timeout))],
+        kwargs_handlers=[meeting(timedelta(seconds=training.ddp_timeout))],
     )
     accelerator.gradient_accumulation_steps = 1  # ours to count; the launcher's would divide the loss once more
     if str(accelerator.distributed_type).removeprefix("DistributedType.") not in ("NO", "MULTI_CPU", "MULTI_GPU"):

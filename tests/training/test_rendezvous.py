@@ -1,0 +1,39 @@
+"""What processes of an earlier attempt wrote into the launcher's store is not read by those that come after them."""
+
+from datetime import timedelta
+
+import pytest
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from decero.training.rendezvous import meeting
+
+
+@pytest.fixture
+def launcher(monkeypatch):
+    """A launcher's store that outlives its processes; returns how a process of some attempt meets the others."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in env.items():
+        monkeypatch.setenv(name, str(value))
+
+    def meet(attempt):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(attempt))
+        how = meeting(timedelta(seconds=5)).to_kwargs()
+        return next(rendezvous(how["init_method"], 1, 2, timeout=how["timeout"]))
+
+    yield meet
+    del store
+
+
+def test_a_new_attempt_does_not_read_the_addresses_of_the_dead(launcher):
+    first, rank, processes = launcher(0)
+    assert (rank, processes) == (1, 2)
+    first.set("address", "of a process that died")
+    assert launcher(0)[0].check(["address"])  # the others of the same attempt do
+    assert not launcher(1)[0].check(["address"])
+
+
+def test_without_a_launcher_that_restarts_nothing_is_changed(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
+    assert meeting(timedelta(seconds=5)).to_kwargs() == {"timeout": timedelta(seconds=5)}
