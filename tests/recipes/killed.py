@@ -1,7 +1,8 @@
 """Runs recipes and kills them (SIGKILL) at a chosen moment. Two ways to start it:
 
-    python killed.py                       imports once, then a child for each JSON line {recipe, words, kill} on stdin;
-                                           answers a line each: the child's status, and the last of what it said
+    python killed.py                       imports once, then a run for each JSON line {recipe, words, ranks, kill} on
+                                           stdin; answers a line each: -9 if a rank was killed, else how the first ended
+                                           that did not end well, 0 if all did; and the last of what they said
     KILL='{...}' accelerate launch killed.py RECIPE WORDS...      one rank of several dies
 
 A kill is {"point", "call", "rank", "signal"}: at the so-manieth call of that point; SIGSTOP makes a process that never
@@ -12,7 +13,9 @@ import json
 import os
 import runpy
 import signal
+import socket
 import sys
+import traceback
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -85,6 +88,29 @@ def start(recipe, words):
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 
+def child(order, rank, port):
+    """One rank of a run in a process of its own. Returns its number."""
+    if number := os.fork():
+        return number
+    if order["ranks"] > 1:
+        ranks = {"RANK": rank, "WORLD_SIZE": order["ranks"], "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        ranks |= {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": order["ranks"]}
+        os.environ.update({name: str(value) for name, value in ranks.items()})
+    with Path(f"{order['said']}-{rank}").open("w") as out, redirect_stdout(out), redirect_stderr(out):
+        if order["kill"] and order["kill"].get("rank", 0) == rank:
+            arm(order["kill"])
+        code = 0
+        try:
+            start(order["recipe"], order["words"])
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        out.flush()
+        os._exit(code)
+
+
 def serve():
     import transformers  # noqa: F401 (what recipes import, once for all children)
     from accelerate import Accelerator  # noqa: F401
@@ -94,20 +120,19 @@ def serve():
 
     for line in sys.stdin:
         order = json.loads(line)
-        said = Path(order["said"])
-        if (child := os.fork()) == 0:
-            with said.open("w") as out, redirect_stdout(out), redirect_stderr(out):
-                if order["kill"]:
-                    arm(order["kill"])
-                code = 0
-                try:
-                    start(order["recipe"], order["words"])
-                except SystemExit as ended:
-                    code = int(ended.code or 0)
-                out.flush()
-                os._exit(code)
-        status = os.waitpid(child, 0)[1]
-        print(json.dumps({"code": os.waitstatus_to_exitcode(status), "said": said.read_text()[-2000:]}), flush=True)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        alive, bad = {child(order, rank, port) for rank in range(order["ranks"])}, []
+        while alive:
+            number, status = os.wait()
+            alive.remove(number)
+            if code := os.waitstatus_to_exitcode(status):
+                bad.append(code)
+                for other in alive:  # what a launcher does with the others
+                    os.kill(other, signal.SIGTERM)
+        said = "".join(Path(f"{order['said']}-{rank}").read_text()[-2000:] for rank in range(order["ranks"]))
+        print(json.dumps({"code": -9 if -9 in bad else [*bad, 0][0], "said": said}), flush=True)
 
 
 if __name__ == "__main__":

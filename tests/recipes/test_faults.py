@@ -47,8 +47,9 @@ class Server:
             [sys.executable, str(KILLED)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
 
-    def run(self, recipe, words, kill=None):
-        order = {"recipe": recipe, "words": list(map(str, words)), "kill": kill, "said": str(self.folder / "said.txt")}
+    def run(self, recipe, words, kill=None, ranks=1):
+        order = {"recipe": recipe, "words": list(map(str, words)), "ranks": ranks, "kill": kill}
+        order["said"] = str(self.folder / "said.txt")
         print(json.dumps(order), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
@@ -72,39 +73,39 @@ def left_by(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(server, request, tmp_path_factory):
-    """Each kind of run as it is when nobody disturbs it; made once."""
+    """Each kind of run as it is when nobody disturbs it; made once for so many processes."""
     made = {}
 
-    def of(kind):
-        if kind not in made:
+    def of(kind, ranks=1):
+        if (kind, ranks) not in made:
             config = request.getfixturevalue(kind)
             folder = tmp_path_factory.mktemp("undisturbed") / kind
-            done = server.run(RUNS[kind], [config, f"output={folder}", *SAVING, *DROPOUT])
+            done = server.run(RUNS[kind], [config, f"output={folder}", *SAVING, *DROPOUT], ranks=ranks)
             assert done["code"] == 0, done["said"]
-            made[kind] = (config, left_by(folder))
-        return made[kind]
+            made[kind, ranks] = (config, left_by(folder))
+        return made[kind, ranks]
 
     return of
 
 
-def draw(dice):
-    """One to three kills: where the first falls, then where resuming falls."""
-    first = dice.choice(list(POINTS))
-    kills = [{"point": first, "call": dice.randint(1, POINTS[first])}]
+def draw(dice, ranks=1):
+    """One to three kills: where the first falls, then where resuming falls. Of two ranks the second writes less."""
+    first, rank = dice.choice(list(POINTS)), dice.randrange(ranks)
+    kills = [{"point": first, "call": dice.randint(1, max(1, POINTS[first] // ranks)), "rank": rank}]
     for point in dice.choices(list(RESUMING), k=dice.randint(0, 2)):
-        kills.append({"point": point, "call": dice.randint(1, RESUMING[point])})
+        kills.append({"point": point, "call": dice.randint(1, RESUMING[point]), "rank": dice.randrange(ranks)})
     return kills
 
 
-def kill_and_resume(server, kind, undisturbed, folder, kills):
+def kill_and_resume(server, kind, undisturbed, folder, kills, ranks=1):
     """Returns how many kills fell. Fails unless the run ends as if nothing had been."""
-    config, expected = undisturbed(kind)
+    config, expected = undisturbed(kind, ranks)
     words, fell, begun = [config, f"output={folder}", *SAVING, *DROPOUT], 0, False
     for kill in kills:
-        done = server.run(RUNS[kind], [*words, *(["--resume"] if begun else [])], kill)
+        done = server.run(RUNS[kind], [*words, *(["--resume"] if begun else [])], kill, ranks)
         assert done["code"] in (0, -9), (kill, done)
         begun, fell = True, fell + (done["code"] == -9)
-    done = server.run(RUNS[kind], [*words, "--resume"])
+    done = server.run(RUNS[kind], [*words, "--resume"], ranks=ranks)
     assert done["code"] == 0, (kills, done["said"])
     files, log = left_by(folder)
     assert files == expected[0], kills
@@ -112,77 +113,74 @@ def kill_and_resume(server, kind, undisturbed, folder, kills):
     return fell
 
 
-@pytest.mark.parametrize("kind", RUNS)
-def test_a_killed_run_ends_where_it_would_have_ended(server, undisturbed, kind, tmp_path):
-    first, then = {
-        "mlm": (("in the midst of a file of a checkpoint", 5), "while resuming: optimizer"),
-        "classify": (("before the rename", 2), "while resuming: the log"),
-        "translate": (("while pruning", 6), "while a text file is written"),
-    }[kind]
-    kills = [{"point": first[0], "call": first[1]}, {"point": then, "call": 1}]
-    assert kill_and_resume(server, kind, undisturbed, tmp_path / "run", kills) == 2
+@pytest.mark.parametrize(
+    ("kind", "first", "then", "ranks"),
+    [
+        ("mlm", ("in the midst of a file of a checkpoint", 5, 0), ("while resuming: optimizer", 0), 1),
+        ("classify", ("before the rename", 2, 0), ("while resuming: the log", 0), 1),
+        ("translate", ("while pruning", 6, 0), ("while a text file is written", 0), 1),
+        ("translate", ("after a gradient", 7, 1), ("while resuming: weights", 0), 2),
+    ],
+)
+def test_a_killed_run_ends_where_it_would_have_ended(server, undisturbed, kind, first, then, ranks, tmp_path):
+    kills = [{"point": first[0], "call": first[1], "rank": first[2]}, {"point": then[0], "call": 1, "rank": then[1]}]
+    assert kill_and_resume(server, kind, undisturbed, tmp_path / "run", kills, ranks) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(45))
-def test_any_kill_of_one_process(server, undisturbed, tmp_path, number):
+def test_any_kill_of_one_process(server, undisturbed, tmp_path, number, record_property):
     """`make faults`. The seed is the number: 15 for each kind of run, one to three kills each."""
-    dice = random.Random(number)
-    kill_and_resume(server, list(RUNS)[number % 3], undisturbed, tmp_path / "run", draw(dice))
+    kills = draw(random.Random(number))
+    fell = kill_and_resume(server, list(RUNS)[number % 3], undisturbed, tmp_path / "run", kills)
+    record_property("kills", fell)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(15))
+def test_any_kill_of_one_of_two_processes(server, undisturbed, tmp_path, number, record_property):
+    """`make faults`. One of two processes dies, the other is ended as a launcher does it, both resume together."""
+    kills = draw(random.Random(1000 + number), ranks=2)
+    fell = kill_and_resume(server, list(RUNS)[number % 3], undisturbed, tmp_path / "run", kills, ranks=2)
+    record_property("kills", fell)
 
 
 @pytest.fixture
-def on_two(request, two_processes, tmp_path):
-    """Start a run on two processes, one of which may be killed."""
+def launched(mlm, two_processes, tmp_path):
+    """Start a run on two processes with the launcher; one of them may be killed."""
 
-    def start(kind, name, *more, kill=None, launcher=()):
+    def start(name, *more, kill=None, launcher=()):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_", "WORLD_"))}
         env |= {"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "KILL": json.dumps(kill)}
-        words = [request.getfixturevalue(kind), *SAVING, *DROPOUT, f"output={tmp_path / name}", *more]
+        words = [mlm, *SAVING, *DROPOUT, f"output={tmp_path / name}", *more]
         command = [sys.executable, "-m", "accelerate.commands.launch", *two_processes, *launcher, str(KILLED)]
-        command += [RUNS[kind], *map(str, words)]
+        command += ["pretrain_mlm", *map(str, words)]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
 
     return start
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(12))
-def test_any_kill_of_one_of_two_processes(on_two, tmp_path, number):
-    """`make faults`. One rank dies, the launcher ends the other, both resume together."""
-    kind, dice = list(RUNS)[number % 3], random.Random(1000 + number)
-    point = dice.choice([p for p in POINTS if p not in ("while tokenizing", "while replacing a file")])
-    kill = {"point": point, "call": dice.randint(1, max(1, POINTS[point] // 2)), "rank": dice.randint(0, 1)}
-    whole = on_two(kind, "whole")
-    assert whole.returncode == 0, whole.stderr[-3000:]
-    on_two(kind, "run", kill=kill)
-    done = on_two(kind, "run", "--resume")
-    assert done.returncode == 0, (kill, done.stdout[-1000:], done.stderr[-3000:])
-    assert left_by(tmp_path / "run") == left_by(tmp_path / "whole"), kill
-
-
-@pytest.mark.slow
-def test_a_launcher_that_restarts_resumes_by_itself(on_two, tmp_path):
-    assert on_two("mlm", "whole").returncode == 0
+def test_a_launcher_that_restarts_resumes_by_itself(launched, undisturbed, tmp_path):
     kill = {"point": "before a step", "call": 7, "rank": 1}
-    done = on_two("mlm", "run", kill=kill, launcher=["--max_restarts", "1"])
+    done = launched("run", kill=kill, launcher=["--max_restarts", "1"])
     assert done.returncode == 0, done.stderr[-3000:]
     assert "at step 6 of 9" in done.stdout
-    assert left_by(tmp_path / "run") == left_by(tmp_path / "whole")
+    assert left_by(tmp_path / "run") == undisturbed("mlm", 2)[1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_stops_answering_ends_the_run_within_the_timeout(on_two, tmp_path, rank):
+def test_a_process_that_stops_answering_ends_the_run_within_the_timeout(launched, tmp_path, rank):
     kill = {"point": "before a step", "call": 7, "rank": rank, "signal": signal.SIGSTOP}
     began = time.monotonic()
-    done = on_two("mlm", "run", "training.ddp_timeout=15", kill=kill)
+    done = launched("run", "training.ddp_timeout=15", kill=kill)
     assert time.monotonic() - began < 150  # the launcher gives the silent one 30 s to leave
     assert done.returncode != 0
     assert f"error: process {1 - rank} of 2 lost the others" in done.stderr
     assert "start the same command again with --resume" in done.stderr
     assert newest_valid(tmp_path / "run" / "checkpoints").name == "step-00000006"
-    assert on_two("mlm", "run", "training.ddp_timeout=15", "--resume").returncode == 0
+    assert launched("run", "training.ddp_timeout=15", "--resume").returncode == 0
 
 
 # --- damage that is done to a run's folder while nobody runs

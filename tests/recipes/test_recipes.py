@@ -67,6 +67,11 @@ def test_every_scored_token_of_validation_is_predicted_once(pretrained):
     assert -table["log_probability"].mean() == pytest.approx(record["metric"]["eval_loss"], rel=1e-5)
 
 
+def test_the_record_says_what_part_of_the_time_went_into_checkpoints(pretrained):
+    record = result(pretrained)
+    assert 0 < record["save_time_s"] < record["wall_time_s"]
+
+
 def test_a_finished_run_is_not_run_again_and_another_is_not_written_over_it(launch, mlm, pretrained):
     words = mlm, f"output={pretrained}", "training.save_steps=25"
     assert "is finished" in launch("pretrain_mlm", *words, "--resume").stdout

@@ -106,7 +106,7 @@ def study(cases: list[dict], tokenizer_folder: str, folder: str, accelerator: Ac
         said = {"loss": [row["loss"] for row in result.history if "loss" in row]}
         said |= {"grad_norm": [row["grad_norm"] for row in result.history if "loss" in row]}
         said |= {"evaluated": [row for row in result.history if "eval_loss" in row], "best": result.best}
-        said |= {"record": result.record() | {"wall_time_s": 0}, "class": type(result.model).__name__}
+        said |= {"record": result.record() | {"wall_time_s": 0, "save_time_s": 0}, "class": type(result.model).__name__}
         if write:
             said["written"] = answers(accelerator, result.model, tokenizer, held_out, generation)
         if accelerator.is_main_process:

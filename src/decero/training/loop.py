@@ -36,12 +36,15 @@ from decero.training.windows import windows_of
 
 @dataclass
 class TrainResult:
-    """What a run did. tokens: real ones, padding not counted. best: the best evaluation, if one was asked for."""
+    """What a run did. tokens: real ones, padding not counted. save_time_s: what part of its time went into checkpoints.
+    best: the best evaluation, if one was asked for.
+    """
 
     model: Any
     step: int = 0
     tokens: int = 0
     wall_time_s: float = 0.0
+    save_time_s: float = 0.0
     best: dict[str, float] = field(default_factory=dict)
     history: list[dict] = field(default_factory=list)
 
@@ -55,6 +58,7 @@ class TrainResult:
             "total_flos": 6 * self.tokens * weights,
             "num_parameters": bare.num_parameters(),
             "wall_time_s": self.wall_time_s,
+            "save_time_s": self.save_time_s,
             "best": self.best,
         }
 
@@ -114,7 +118,7 @@ def train(
         state = load_checkpoint(newest, accelerator, model, optimizer)
         first, running, result.tokens = state["step"], state["running"], state["tokens"]
         selection.best, selection.stale = state["best"], state.get("stale", 0)
-        result.wall_time_s = state["wall_time_s"]
+        result.wall_time_s, result.save_time_s = state["wall_time_s"], state.get("save_time_s", 0.0)
         windows.go_on(first, state.get("stream"))
         windows.limit(state.get("micro_batch", windows.cut.limit))
         accelerator.print(f"resuming {output} at step {first} of {last}")
@@ -172,10 +176,12 @@ def train(
             if new_best or save or signal:
                 state = {"step": done, "running": running, "tokens": result.tokens, "best": selection.best}
                 state |= {"stale": selection.stale, "wall_time_s": result.wall_time_s, "micro_batch": windows.cut.limit}
-                state |= {"stream": windows.state()}
+                state |= {"stream": windows.state(), "save_time_s": result.save_time_s}
+                before = time.perf_counter()
                 save_checkpoint(checkpoints, accelerator, model, optimizer, state)
                 if accelerator.is_main_process:
                     selection.prune()
+                result.save_time_s += time.perf_counter() - before
             if signal and done < last:
                 interruption.end(signal, done, last)
             if selection.out_of_patience:
