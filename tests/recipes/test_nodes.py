@@ -42,16 +42,16 @@ def cable():
         ip("netns", "del", node)
 
 
-def start(config, *words):
-    """The command of docs/scaling.md on either machine, one process each."""
+def start(config, *words, launcher="multi_node"):
+    """The command of docs/scaling.md on either machine, one process each. launcher: a file of configs/accelerate."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_", "WORLD_"))}
     running = []
     for number, node in enumerate(NODES):
         env = clean | {"HF_HUB_OFFLINE": "1", "ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": ""}
         command = [
             "ip", "netns", "exec", node, sys.executable, "-m", "accelerate.commands.launch",
-            "--config_file", "configs/accelerate/multi_node.yaml", "--num_processes", "2",
-            "--machine_rank", str(number), "--main_process_ip", ADDRESSES[0],
+            "--config_file", f"configs/accelerate/{launcher}.yaml", "--num_processes", "2", "--num_machines", "2",
+            "--machine_rank", str(number), "--main_process_ip", ADDRESSES[0], "--main_process_port", "29500",
             "recipes/pretrain_mlm.py", str(config), *words,
         ]  # fmt: skip
         env |= {"GLOO_SOCKET_IFNAME": f"plug{number}"}
@@ -66,12 +66,14 @@ def losses(folder):
 
 
 @pytest.mark.slow
-def test_two_machines_give_the_run_of_one(launch, cable, mlm, tmp_path):
+@pytest.mark.parametrize("launcher", ["multi_node", "fsdp2"])
+def test_two_machines_give_the_run_of_one(launch, cable, mlm, tmp_path, launcher):
     launch("pretrain_mlm", mlm, f"output={tmp_path}/one")
-    running = start(mlm, f"output={tmp_path}/two")
+    running = start(mlm, f"output={tmp_path}/two", launcher=launcher)
     said = [process.communicate(timeout=280) for process in running]
     assert [process.returncode for process in running] == [0, 0], said
     assert "topology: 2 processes on cpu" in said[0][0]
+    assert ("sharded (FSDP2)" in said[0][0]) == (launcher == "fsdp2")
     assert len(losses(tmp_path / "two")) == len(losses(tmp_path / "one")) == 50
     assert np.abs(np.subtract(losses(tmp_path / "one"), losses(tmp_path / "two"))).max() <= 1e-5
 
