@@ -31,6 +31,7 @@ def points():
     import datasets
     import torch
 
+    from decero.data import stream
     from decero.data.order import Rows
     from decero.training import checkpoint, loop, metrics_log
 
@@ -39,6 +40,7 @@ def points():
         "after a gradient": (loop, "backward", "after"),
         "in the update": (torch.optim.AdamW, "step", "before"),
         "while reading data": (Rows, "__getitems__", "before"),
+        "while reading a stream": (stream._Open, "read", "before"),
         "while tokenizing": (datasets.Dataset, "map", "before"),
         "before a file of a checkpoint": (checkpoint, "save_file", "before"),
         "in the midst of a file of a checkpoint": (checkpoint, "save_file", "midst"),

@@ -19,7 +19,11 @@ from filelock import FileLock
 from decero.training.checkpoint import newest_valid
 
 KILLED = Path(__file__).with_name("killed.py")
-RUNS = {"mlm": "pretrain_mlm", "classify": "finetune_classification", "translate": "finetune_seq2seq"}
+RUNS = {
+    "mlm": "pretrain_mlm", "classify": "finetune_classification", "translate": "finetune_seq2seq",
+    "streamed": "pretrain_mlm",
+}  # fmt: skip
+STREAM = ("data.streaming=true", "data.buffer_size=20")
 SAVING = ("training.max_train_steps=9", "training.save_steps=2", "training.save_total_limit=2")
 DROPOUT = ("model.overrides.hidden_dropout_prob=0.1", "model.overrides.attention_probs_dropout_prob=0.1")
 # Where a run of nine steps passes how often, roughly; a kill that is never reached is no kill and is not counted.
@@ -28,7 +32,7 @@ POINTS = {
     "before a file of a checkpoint": 15, "in the midst of a file of a checkpoint": 15, "before the manifest": 20,
     "before flushing": 35, "before the rename": 6, "after the rename": 6, "while pruning": 9, "after pruning": 9,
     "while writing the log": 12, "while replacing a file": 3, "after replacing a file": 3,
-    "while a text file is written": 12,
+    "while a text file is written": 12, "while reading a stream": 12,
 }  # fmt: skip
 RESUMING = {
     "while resuming: the log": 1, "while resuming: checking": 2, "while resuming: weights": 1,
@@ -73,16 +77,17 @@ def left_by(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(server, request, tmp_path_factory):
-    """Each kind of run as it is when nobody disturbs it; made once for so many processes."""
+    """Each kind of run as it is when nobody disturbs it, made once: its words and what it left."""
     made = {}
 
     def of(kind, ranks=1):
         if (kind, ranks) not in made:
-            config = request.getfixturevalue(kind)
+            words = [request.getfixturevalue("mlm" if kind == "streamed" else kind), *SAVING, *DROPOUT]
+            words += STREAM if kind == "streamed" else ()
             folder = tmp_path_factory.mktemp("undisturbed") / kind
-            done = server.run(RUNS[kind], [config, f"output={folder}", *SAVING, *DROPOUT], ranks=ranks)
+            done = server.run(RUNS[kind], [*words, f"output={folder}"], ranks=ranks)
             assert done["code"] == 0, done["said"]
-            made[kind, ranks] = (config, left_by(folder))
+            made[kind, ranks] = (words, left_by(folder))
         return made[kind, ranks]
 
     return of
@@ -99,8 +104,8 @@ def draw(dice, ranks=1):
 
 def kill_and_resume(server, kind, undisturbed, folder, kills, ranks=1):
     """Returns how many kills fell. Fails unless the run ends as if nothing had been."""
-    config, expected = undisturbed(kind, ranks)
-    words, fell, begun = [config, f"output={folder}", *SAVING, *DROPOUT], 0, False
+    words, expected = undisturbed(kind, ranks)
+    words, fell, begun = [*words, f"output={folder}"], 0, False
     for kill in kills:
         done = server.run(RUNS[kind], [*words, *(["--resume"] if begun else [])], kill, ranks)
         assert done["code"] in (0, -9), (kill, done)
@@ -120,6 +125,7 @@ def kill_and_resume(server, kind, undisturbed, folder, kills, ranks=1):
         ("classify", ("before the rename", 2, 0), ("while resuming: the log", 0), 1),
         ("translate", ("while pruning", 6, 0), ("while a text file is written", 0), 1),
         ("translate", ("after a gradient", 7, 1), ("while resuming: weights", 0), 2),
+        ("streamed", ("while reading a stream", 5, 0), ("before a step", 0), 1),
     ],
 )
 def test_a_killed_run_ends_where_it_would_have_ended(server, undisturbed, kind, first, then, ranks, tmp_path):
@@ -128,20 +134,20 @@ def test_a_killed_run_ends_where_it_would_have_ended(server, undisturbed, kind, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(45))
+@pytest.mark.parametrize("number", range(60))
 def test_any_kill_of_one_process(server, undisturbed, tmp_path, number, record_property):
     """`make faults`. The seed is the number: 15 for each kind of run, one to three kills each."""
     kills = draw(random.Random(number))
-    fell = kill_and_resume(server, list(RUNS)[number % 3], undisturbed, tmp_path / "run", kills)
+    fell = kill_and_resume(server, list(RUNS)[number % 4], undisturbed, tmp_path / "run", kills)
     record_property("kills", fell)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", range(15))
+@pytest.mark.parametrize("number", range(16))
 def test_any_kill_of_one_of_two_processes(server, undisturbed, tmp_path, number, record_property):
     """`make faults`. One of two processes dies, the other is ended as a launcher does it, both resume together."""
     kills = draw(random.Random(1000 + number), ranks=2)
-    fell = kill_and_resume(server, list(RUNS)[number % 3], undisturbed, tmp_path / "run", kills, ranks=2)
+    fell = kill_and_resume(server, list(RUNS)[number % 4], undisturbed, tmp_path / "run", kills, ranks=2)
     record_property("kills", fell)
 
 
@@ -191,8 +197,8 @@ STOP = {"point": "before a step", "call": 8}  # steps 2, 4 and 6 are saved, the 
 @pytest.fixture
 def stopped(server, undisturbed, tmp_path):
     """A run that died at its eighth step, and a way to resume it."""
-    config, expected = undisturbed("mlm")
-    words = [config, f"output={tmp_path}/run", *SAVING, *DROPOUT]
+    words, expected = undisturbed("mlm")
+    words = [*words, f"output={tmp_path}/run"]
     assert server.run("pretrain_mlm", words, STOP)["code"] == -9
     kept = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
     assert [path.name for path in kept] == ["step-00000004", "step-00000006"]
@@ -273,10 +279,10 @@ def small_disk(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [8, 16, *range(40, 440, 40)])
 def test_a_full_disk_is_one_line_and_room_is_all_it_takes(server, undisturbed, small_disk, kilobytes):
-    config, expected = undisturbed("mlm")
+    words, expected = undisturbed("mlm")
     place, remount = small_disk
     remount(f"size={kilobytes}k")
-    words = [config, f"output={place}/run", *SAVING, *DROPOUT]
+    words = [*words, f"output={place}/run"]
     done = server.run("pretrain_mlm", words)
     assert done["code"] == 2, done["said"]
     assert "No space left on device" in done["said"]
@@ -289,10 +295,10 @@ def test_a_full_disk_is_one_line_and_room_is_all_it_takes(server, undisturbed, s
 
 @pytest.mark.slow
 def test_a_folder_that_became_read_only_is_one_line(server, undisturbed, small_disk):
-    config, expected = undisturbed("mlm")
+    words, expected = undisturbed("mlm")
     place, remount = small_disk
     remount("size=50m")
-    words = [config, f"output={place}/run", *SAVING, *DROPOUT]
+    words = [*words, f"output={place}/run"]
     assert server.run("pretrain_mlm", words, STOP)["code"] == -9
     remount("ro")
     done = server.run("pretrain_mlm", [*words, "--resume"])
