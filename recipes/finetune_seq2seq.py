@@ -65,7 +65,7 @@ def main():
     if held_out not in rows:
         raise UserError("there is neither a test nor a validation split to score on; give a task test_fraction")
 
-    pairs, strangers = (each(tokenizer, model.config.decoder_start_token_id) for each in (Seq2Seq, ShuffledSources))
+    pairs = Seq2Seq(tokenizer, model.config.decoder_start_token_id)
     objective = language_model(pairs, config.objective.label_smoothing)
     validation = concatenate_datasets(list(rows["validation"].values())) if "validation" in rows else None
     looked = {name: part.select(range(min(generation.validation_rows, len(part))))
@@ -79,8 +79,8 @@ def main():
         return mean_loss(accelerator, model, dataset, language_model(collate), size)["loss"]
 
     def evaluate(model, dataset=validation):
-        losses = [loss_of(model, dataset, each) for each in (pairs, strangers)]
-        metrics = {"loss": losses[0], "source_gain": losses[1] - losses[0]}  # nats a token that the source is worth
+        loss, other = (loss_of(model, dataset, each) for each in (pairs, ShuffledSources(pairs)))
+        metrics = {"loss": loss, "source_gain": other - loss}  # nats a token that the source is worth
         if generation.validation_rows:
             scores = [generate(model, name, part, "validation")[1] for name, part in looked.items()]
             metrics |= {metric: sum(each[metric] for each in scores) / len(scores) for metric in scores[0]}

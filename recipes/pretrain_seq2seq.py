@@ -11,6 +11,7 @@ from transformers import AutoModelForSeq2SeqLM
 from decero.data.corpus import open_corpus
 from decero.data.denoising import OBJECTIVES
 from decero.data.rows import tokenize_documents
+from decero.data.seq2seq import ShuffledSources
 from decero.errors import run
 from decero.hub.publish import push, save
 from decero.training.budget import within_budget
@@ -69,11 +70,15 @@ def main():
     settings |= {"max_length": data.max_length - 1, "seed": config.seed}
     damage, start_id = OBJECTIVES[config.objective.name], model.config.decoder_start_token_id
     objective = language_model(damage(tokenizer, start_id, **settings))
-    frozen = language_model(damage(tokenizer, start_id, frozen=True, **settings))
+    pairs = damage(tokenizer, start_id, frozen=True, **settings)
+    frozen, strangers = language_model(pairs), language_model(ShuffledSources(pairs))
     held_out = rows.get("validation")
 
     def evaluate(model, dataset=held_out):
-        return {"loss": mean_loss(accelerator, model, dataset, frozen, size)["loss"]}
+        loss, of_strangers = (
+            mean_loss(accelerator, model, dataset, each, size)["loss"] for each in (frozen, strangers)
+        )
+        return {"loss": loss, "source_gain": of_strangers - loss}  # nats a token that what is read is worth
 
     def judge(model, dataset=held_out):
         return predict_masked(accelerator, model, dataset, frozen, size)

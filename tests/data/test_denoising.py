@@ -129,6 +129,15 @@ def test_a_batch_is_padded_in_one_place(sentinel_tokenizer):
         "decoder_input_ids": [[7, 70, pad, pad], [7, 71, 72, 73]],
         "labels": [[70, 1, IGNORED, IGNORED], [71, 72, 73, 1]],
     }
-    swapped = ShuffledSources(sentinel_tokenizer, 7)(rows)
+    swapped = ShuffledSources(Seq2Seq(sentinel_tokenizer, 7))(rows)
     assert swapped["input_ids"].tolist() == [[62, 1, pad], [60, 61, 1]]
     assert swapped["labels"].tolist() == batch["labels"]
+
+
+def test_sources_are_swapped_after_the_damage(sentinel_tokenizer):
+    pairs = SpanCorruption(sentinel_tokenizer, START, max_length=20, frozen=True)
+    rows = [{"input_ids": list(range(50 + i, 60 + 2 * i)), "index": i, "epoch": 0} for i in range(3)]
+    batch, swapped = pairs(rows), ShuffledSources(pairs)(rows)
+    assert swapped["labels"].equal(batch["labels"])
+    assert swapped["input_ids"].equal(batch["input_ids"].roll(1, dims=0))
+    assert not swapped["input_ids"].equal(batch["input_ids"])

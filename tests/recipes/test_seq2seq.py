@@ -60,6 +60,8 @@ def test_span_corruption_learns_and_ends_where_it_always_ends(pretrained):
     """Pinned: moves when order, spans, initialisation, schedule, optimizer or tokenizer move."""
     assert losses(pretrained)[:3] == pytest.approx(PINNED, abs=2e-3)
     assert losses(pretrained)[-1] < losses(pretrained)[0] - 1
+    gains = losses(pretrained, "eval_source_gain")  # at steps 20 and 40
+    assert gains[1] > gains[0]
     record = result(pretrained)
     table = pd.read_parquet(pretrained / "predictions.parquet")
     assert -table["log_probability"].mean() == pytest.approx(record["metric"]["eval_loss"], rel=1e-5)

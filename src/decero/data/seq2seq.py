@@ -46,12 +46,14 @@ class Seq2Seq:
 
 
 @dataclass
-class ShuffledSources(Seq2Seq):
+class ShuffledSources:
     """Each target beside the source of another row: what a decoder loses by it is what it learnt from its source."""
 
+    pairs: Seq2Seq
+
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        pairs = [self.pair(row) for row in rows]
-        return self.batch([(pairs[i - 1][0], target) for i, (_, target) in enumerate(pairs)])
+        pairs = [self.pairs.pair(row) for row in rows]
+        return self.pairs.batch([(pairs[i - 1][0], target) for i, (_, target) in enumerate(pairs)])
 
 
 def padded(rows: Sequence[np.ndarray], fill: int) -> np.ndarray:
