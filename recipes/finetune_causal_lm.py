@@ -105,7 +105,7 @@ def main():
     if accelerator.is_main_process:
         write_outputs(output, texts, held_out, hypotheses)
     bare = accelerator.unwrap_model(result.model)  # what was learnt here is what it does by default
-    bare.generation_config.update(num_beams=generation.num_beams, max_new_tokens=generation.max_new_tokens)
+    bare.generation_config.update(**generation.model_dump(include={"num_beams", "max_new_tokens", "length_penalty"}))
     bare.config.task_specific_params = prompts_of(style, data.tasks)
     save(accelerator, result.model, tokenizer, output / "model")
     write_result(output, accelerator, record)

@@ -55,6 +55,7 @@ def main():
 
     tokenizer = tokenizer_for(config.tokenizer, config.model, needs=("pad_token",))
     model = build_model(config.model, AutoModelForSeq2SeqLM, tokenizer, longest, config.seed)
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer("a")["input_ids"][-1]  # as targets do
     with main_first(accelerator):  # one process writes the cache, the others read it
         texts = load_tasks(data, config.seed)
         rows = tokenize_tasks(texts, data, tokenizer, config.seed)
@@ -79,7 +80,7 @@ def main():
         return mean_loss(accelerator, model, dataset, language_model(collate), size)["loss"]
 
     def evaluate(model, dataset=validation):
-        loss, other = (loss_of(model, dataset, each) for each in (pairs, ShuffledSources(pairs)))
+        loss, other = (loss_of(model, dataset, each) for each in (pairs, ShuffledSources(pairs, dataset)))
         metrics = {"loss": loss, "source_gain": other - loss}  # nats a token that the source is worth
         if generation.validation_rows:
             scores = [generate(model, name, part, "validation")[1] for name, part in looked.items()]
@@ -105,7 +106,7 @@ def main():
     if accelerator.is_main_process:
         write_outputs(output, texts, held_out, hypotheses)
     bare = accelerator.unwrap_model(result.model)  # what was learnt here is what it does by default
-    bare.generation_config.update(num_beams=generation.num_beams, max_new_tokens=generation.max_new_tokens)
+    bare.generation_config.update(**generation.model_dump(include={"num_beams", "max_new_tokens", "length_penalty"}))
     bare.config.task_specific_params = {name: {"prefix": task.prefix} for name, task in data.tasks.items()}
     save(accelerator, result.model, tokenizer, output / "model")
     write_result(output, accelerator, record)

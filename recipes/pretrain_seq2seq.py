@@ -71,14 +71,12 @@ def main():
     damage, start_id = OBJECTIVES[config.objective.name], model.config.decoder_start_token_id
     objective = language_model(damage(tokenizer, start_id, **settings))
     pairs = damage(tokenizer, start_id, frozen=True, **settings)
-    frozen, strangers = language_model(pairs), language_model(ShuffledSources(pairs))
-    held_out = rows.get("validation")
+    frozen, held_out = language_model(pairs), rows.get("validation")
 
     def evaluate(model, dataset=held_out):
-        loss, of_strangers = (
-            mean_loss(accelerator, model, dataset, each, size)["loss"] for each in (frozen, strangers)
-        )
-        return {"loss": loss, "source_gain": of_strangers - loss}  # nats a token that what is read is worth
+        both = frozen, language_model(ShuffledSources(pairs, dataset))
+        loss, other = (mean_loss(accelerator, model, dataset, each, size)["loss"] for each in both)
+        return {"loss": loss, "source_gain": other - loss}  # nats a token that what is read is worth
 
     def judge(model, dataset=held_out):
         return predict_masked(accelerator, model, dataset, frozen, size)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,6 +74,15 @@ def test_infilling_hides_whole_spans_and_writes_the_text(sentinel_tokenizer, len
     assert damage.mask in read
 
 
+@given(length=st.integers(2, 24), seed=seeds, mean=st.sampled_from([1.0, 1.5, 3.0]))
+@settings(deadline=None)
+def test_infilling_reads_no_more_than_the_positions(sentinel_tokenizer, length, seed, mean):
+    """A span of no tokens puts a mask in between; a row that fills its room has none for it."""
+    damage = TextInfilling(sentinel_tokenizer, START, max_length=24, seed=seed, mean_noise_span_length=mean)
+    read, _ = damage.pair(row(length))
+    assert len(read) <= 24 + 1
+
+
 def test_infilling_hides_its_share(sentinel_tokenizer):
     damage = TextInfilling(sentinel_tokenizer, START, max_length=100)
     gone = [100 - sum(t != damage.mask for t in damage.pair(row(100, index=i))[0][:-1]) for i in range(200)]
@@ -129,15 +139,19 @@ def test_a_batch_is_padded_in_one_place(sentinel_tokenizer):
         "decoder_input_ids": [[7, 70, pad, pad], [7, 71, 72, 73]],
         "labels": [[70, 1, IGNORED, IGNORED], [71, 72, 73, 1]],
     }
-    swapped = ShuffledSources(Seq2Seq(sentinel_tokenizer, 7))(rows)
+    strangers = ShuffledSources(Seq2Seq(sentinel_tokenizer, 7), Dataset.from_list(rows))
+    swapped = strangers([row | {"epoch": 0, "index": i} for i, row in enumerate(rows)])
     assert swapped["input_ids"].tolist() == [[62, 1, pad], [60, 61, 1]]
     assert swapped["labels"].tolist() == batch["labels"]
 
 
 def test_sources_are_swapped_after_the_damage(sentinel_tokenizer):
+    """Each row beside the one that is half of all rows away, the same in any batch."""
     pairs = SpanCorruption(sentinel_tokenizer, START, max_length=20, frozen=True)
-    rows = [{"input_ids": list(range(50 + i, 60 + 2 * i)), "index": i, "epoch": 0} for i in range(3)]
-    batch, swapped = pairs(rows), ShuffledSources(pairs)(rows)
+    rows = [{"input_ids": list(range(50 + i, 60 + i))} for i in range(5)]
+    strangers = ShuffledSources(pairs, Dataset.from_list(rows))
+    rows = [row | {"index": i, "epoch": 0} for i, row in enumerate(rows)]
+    batch, swapped = pairs(rows), strangers(rows)
     assert swapped["labels"].equal(batch["labels"])
-    assert swapped["input_ids"].equal(batch["input_ids"].roll(1, dims=0))
-    assert not swapped["input_ids"].equal(batch["input_ids"])
+    assert swapped["input_ids"].equal(batch["input_ids"].roll(-2, dims=0))
+    assert strangers(rows[3:4])["input_ids"].equal(swapped["input_ids"][3:4])

@@ -148,6 +148,15 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path):
         list(lines)
 
 
+def test_a_pipe_by_name_is_read_once():
+    reads, writes = os.pipe()
+    os.write(writes, "banks gained\nla ría\n".encode())
+    os.close(writes)
+    lines, total = read_lines(f"/dev/fd/{reads}")
+    assert (list(lines), total) == (["banks gained", "la ría"], None)
+    os.close(reads)
+
+
 def test_what_is_no_file_is_a_text():
     assert read_lines("a\0b")[1] == 1
     assert list(read_lines("x" * 10_000)[0]) == ["x" * 10_000]

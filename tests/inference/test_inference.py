@@ -9,7 +9,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoModelF
 from decero.errors import UserError
 from decero.inference import classify, fill, generate, load, summarize, translate
 from decero.inference.lines import in_order, pieces, windows
-from decero.inference.write import _encode_turn, chat_frame, frame_of
+from decero.inference.write import _encode_start, chat_frame, frame_of
 
 BOTH = pytest.mark.parametrize("whose", ["ours", "stock"])
 TEXTS = ["banks gained", "", "the market rose sharply on monday after profit news from tokyo", "  ", "shares fell"]
@@ -231,6 +231,43 @@ def test_the_prefix_is_the_one_of_the_task(named, command, prefix, checkpoint):
     assert frame_of(loaded, command) == (prefix, "")
 
 
+@pytest.mark.parametrize(
+    ("prefix", "frame"),
+    [
+        (None, "several"),
+        ("sum: ", ("sum: ", " TL;DR")),
+        ("title: ", ("title: ", " Title:")),
+        ("other: ", ("other: ", "")),
+    ],
+)
+def test_what_goes_behind_a_text_is_that_of_its_prefix(prefix, frame, checkpoint):
+    loaded = load(checkpoint("causal", "ours"), "generate")
+    tasks = {"summarization": {"prefix": "sum: ", "suffix": " TL;DR"}, "t": {"prefix": "title: ", "suffix": " Title:"}}
+    loaded.model.config.task_specific_params = tasks
+    if frame == "several":
+        with pytest.raises(UserError, match="say which with --prefix 'sum: ' or 'title: '"):
+            frame_of(loaded, "generate", prefix)
+        return
+    assert frame_of(loaded, "generate", prefix) == frame
+    del tasks["t"]
+    assert frame_of(loaded, "generate") == ("sum: ", " TL;DR")
+    assert frame_of(loaded, "generate", "other: ") == ("other: ", " TL;DR")  # the only one there is
+
+
+def test_of_a_long_text_the_end_is_read_and_what_surrounds_it_whole(checkpoint):
+    loaded, said = load(checkpoint("causal", "ours"), "generate"), []
+    room = loaded.positions() - 5
+    text = "banks gained " * 60 + "shares fell on monday"
+    ids = _encode_start(loaded, "market ", " and", room, False, text)
+    first = _encode_start(loaded, "market ", "", None, False, "")
+    assert room - 6 < len(ids) <= room
+    assert ids[: len(first)] == first
+    assert loaded.tokenizer.decode(ids).endswith("shares fell on monday and")
+    fits = next(n for n in range(99, 0, -1) if len(loaded.tokenizer("market " + "banks " * n)["input_ids"]) <= room)
+    assert pieces(loaded, "banks " * fits, 1, "cut", said.append, "market ", " and then some", 5)
+    assert "line 1: " in said[0], "what goes behind it was not counted"
+
+
 def test_a_checkpoint_of_several_tasks_wants_to_be_told_which(checkpoint):
     loaded = load(checkpoint("seq2seq", "ours"), "translate")
     loaded.model.config.task_specific_params = {n: {"prefix": f"{n}: "} for n in ("translation_a", "translation_b")}
@@ -295,7 +332,7 @@ def test_of_a_long_turn_the_end_is_read_and_the_template_whole(checkpoint):
     loaded = load(checkpoint("causal", "ours"), "generate")
     loaded.tokenizer.chat_template = TEMPLATE
     head, tail = chat_frame(loaded)
-    ids = _encode_turn(loaded, head, tail, 31, "banks gained " * 40 + "shares fell on monday")
+    ids = _encode_start(loaded, head, tail, 31, True, "banks gained " * 40 + "shares fell on monday")
     first = loaded.tokenizer(head, add_special_tokens=False)["input_ids"]
     assert 25 < len(ids) <= 31
     assert ids[: len(first)] == first

@@ -93,7 +93,8 @@ def test_a_pretrained_model_learns_to_translate_and_says_so(launch, translate, p
     gains = losses(tmp_path / "run", "eval_source_gain")
     assert gains[-1] > max(0.1, gains[0])  # nats a token: what is written depends on what was read
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run" / "model")
-    assert (model.generation_config.num_beams, model.generation_config.max_new_tokens) == (3, 29)
+    own = model.generation_config
+    assert (own.num_beams, own.max_new_tokens, own.length_penalty) == (3, 29, 0.9)
     assert model.config.task_specific_params == {"swap": {"prefix": "the bank: "}}
 
 
@@ -128,9 +129,26 @@ def test_the_mean_of_the_last_checkpoints_is_what_is_kept(launch, translate, tmp
 
 def test_a_run_ends_when_the_generated_metric_gets_no_better(launch, translate, tmp_path):
     words = "training.metric_for_best_model=eval_bleu", "training.early_stopping_patience=1", "training.eval_steps=5"
-    said = launch("finetune_seq2seq", translate, f"output={tmp_path}/run", *words, "optim.learning_rate=1e-6").stdout
-    assert "step 10: no better for 1 evaluations, so the run ends here" in said
+    words = translate, f"output={tmp_path}/run", *words, "optim.learning_rate=1e-6", "training.save_steps=5"
+    assert "step 10: no better for 1 evaluations, so the run ends here" in launch("finetune_seq2seq", *words).stdout
     assert (result(tmp_path / "run")["steps"], result(tmp_path / "run")["best"]["step"]) == (10, 5)
+    (tmp_path / "run" / "result.json").unlink()  # killed while it wrote its answers
+    launch("finetune_seq2seq", *words, "--resume")
+    assert (result(tmp_path / "run")["steps"], result(tmp_path / "run")["best"]["step"]) == (10, 5)
+
+
+def test_answers_end_as_targets_do(launch, translate, trained_tokenizer, tmp_path):
+    """A WordPiece tokenizer ends texts with [SEP]; the preset's own id of an end is another token there."""
+    words = (
+        f"tokenizer.name_or_path={trained_tokenizer}",
+        f"output={tmp_path}/run",
+        "training.max_train_steps=2",
+        "optim.num_warmup_steps=0",
+    )
+    launch("finetune_seq2seq", translate, *words)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run" / "model")
+    sep = AutoTokenizer.from_pretrained(trained_tokenizer).sep_token_id
+    assert model.generation_config.eos_token_id == model.config.eos_token_id == sep != 1
 
 
 def test_two_processes_write_what_one_writes(launch, translate, tmp_path, two_processes):

@@ -179,6 +179,28 @@ def test_a_causal_model_writes_no_further_than_its_positions(sources):
         decode(model, [[7], [7] * 61], max_new_tokens=20)
 
 
+@pytest.mark.parametrize("name", ["ours causal learned", "gpt2"])
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_padding_takes_no_position_that_an_answer_wants(name, num_beams):
+    """One long source among many short ones, which would be padded to where their answers have no positions left."""
+    model = build(name)
+    model.generation_config.eos_token_id = None
+    sources = [[7] * 55, *([token] * 3 for token in range(20, 35))]
+    found = decode(model, sources, max_new_tokens=20, num_beams=num_beams)
+    assert [len(answer) for answer in found] == [6] + [20] * 15
+    expected = [decode(model, [source], max_new_tokens=20, num_beams=num_beams)[0] for source in sources]
+    assert found == expected
+
+
+def test_settings_that_look_back_do_not_see_padding(sources):
+    model = build("gpt2")
+    plain = [alone(model, source, 17) for source in sources]
+    often = max(range(101), key=[token for answer in plain for token in answer].count)
+    model.generation_config.update(repetition_penalty=1.7, pad_token_id=often)
+    expected = [alone(model, source, 17) for source in sources]
+    assert decode(model, sources, max_new_tokens=17) == expected
+
+
 def test_an_empty_source_is_refused_and_no_sources_are_none():
     model = build("ours")
     with pytest.raises(UserError, match="source 2 is empty"):
@@ -209,6 +231,7 @@ def test_batches_are_cut_by_the_longest_source_and_the_longest_answer():
         width = max(lengths[i] for i in batch) + max(limits[i] for i in batch)
         assert len(batch) == 1 or len(batch) * width <= 24
     assert batches_by_length([100], [100], 7) == [[0]]
+    assert batches_by_length([8, 5, 5], [2, 5, 5], 99, positions=10) == [[0], [1, 2]]
 
 
 def test_rows_that_are_done_are_not_computed_further(sources):

@@ -135,6 +135,8 @@ class TextInfilling(Denoising):
             lengths.append(min(int(rng.poisson(self.mean_noise_span_length)), left))
             left -= max(lengths[-1], 1)  # a span of none counts as one, or there would be no end of them
         gone = sum(lengths)
+        while length - gone + len(lengths) > self.max_length and 0 in lengths:
+            lengths.remove(0)  # it would put in a mask for which there is no position
         places = np.sort(rng.choice(length - gone + 1, size=min(len(lengths), length - gone + 1), replace=False))
         read: list[np.ndarray] = []
         at = shift = 0

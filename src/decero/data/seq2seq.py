@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from decero.data.collators import IGNORED
+from decero.data.order import Place, Rows
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -47,13 +49,20 @@ class Seq2Seq:
 
 @dataclass
 class ShuffledSources:
-    """Each target beside the source of another row: what a decoder loses by it is what it learnt from its source."""
+    """Each target beside the source of another row: what a decoder loses by it is what it learnt from its source.
+
+    The other is half of `dataset` away, whatever the batch and however many the processes: no piece of the same text.
+    """
 
     pairs: Seq2Seq
+    dataset: Dataset
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        pairs = [self.pairs.pair(row) for row in rows]
-        return self.pairs.batch([(pairs[i - 1][0], target) for i, (_, target) in enumerate(pairs)])
+        size = len(self.dataset)
+        others = Rows(self.dataset).__getitems__([Place(r["epoch"], (r["index"] + size // 2) % size) for r in rows])
+        return self.pairs.batch(
+            [(self.pairs.pair(other)[0], self.pairs.pair(row)[1]) for other, row in zip(others, rows, strict=True)]
+        )
 
 
 def padded(rows: Sequence[np.ndarray], fill: int) -> np.ndarray:

@@ -117,22 +117,27 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def read_lines(text: str) -> tuple[Iterable[str], int | None]:
-    """The lines of a text, a file or standard input (`-`), without their ends; and how many, where that is known.
+    """The lines of a text, a file, a named pipe or standard input (`-`), without their ends; how many, where known.
 
-    Raises UserError, when it comes to it, for a line that is not UTF-8.
+    Raises UserError for a file that cannot be read and, when it comes to it, for a line that is not UTF-8.
     """
     if text == "-":
         return _decoded(sys.stdin.buffer, "standard input"), None
     try:
-        is_file = Path(text).is_file()
+        is_text = not Path(text).exists() or Path(text).is_dir()
     except (OSError, ValueError):  # too long for a name, or with a zero in it
-        is_file = False
-    if not is_file:
+        is_text = True
+    if is_text:
         lines = text.split("\n")
         return lines, len(lines)
-    with open(text, "rb") as file:
-        total = sum(1 for _ in file)
-    return _decoded(open(text, "rb"), text), total
+    try:
+        total = None
+        if Path(text).is_file():  # a pipe is read once
+            with open(text, "rb") as file:
+                total = sum(1 for _ in file)
+        return _decoded(open(text, "rb"), text), total
+    except OSError as error:
+        raise UserError(f"{text}: cannot be read: {error.strerror}") from error
 
 
 def _decoded(file: Iterable[bytes], name: str) -> Iterator[str]:

@@ -40,9 +40,10 @@ def in_order(pieces_of: list[list[int]], done: Iterable[tuple[list[int], list[T]
 
 
 def pieces(
-    loaded: Loaded, text: str, number: int, too_long: TooLong, warn: Warn, prefix: str = "", reserve: int = 0
-) -> list[str]:
-    """The text in parts that the model can read, each with `prefix` and special tokens; none of an empty text.
+    loaded: Loaded, text: str, number: int, too_long: TooLong, warn: Warn, prefix: str = "", suffix: str = "",
+    reserve: int = 0,
+) -> list[str]:  # fmt: skip
+    """The text in parts that the model can read, each with prefix, suffix and special tokens; none of an empty text.
 
     number: of its line, for the warning. reserve: positions that are wanted for something else.
     Split at ends of sentences, where one is too long between words, else within one; or the whole, to be cut.
@@ -57,7 +58,7 @@ def pieces(
     room = limit - reserve
 
     def length(part: str) -> int:
-        return len(loaded.tokenizer(prefix + part, verbose=False)["input_ids"])
+        return len(loaded.tokenizer(prefix + part + suffix, verbose=False)["input_ids"])
 
     if room - length("") < 1:
         raise UserError(

@@ -59,16 +59,15 @@ def _answer(
     temperature: float | None = None, top_p: float | None = None, seed: int | None = None,
 ) -> Iterator[str]:  # fmt: skip
     loaded = load(model, command)
-    prefix, suffix = frame_of(loaded, command) if prefix is None else (prefix, "")
+    prefix, suffix = frame_of(loaded, command, prefix)
     if chat:
         prefix, suffix = chat_frame(loaded, prefix)
     own = loaded.model.generation_config
     most, limit = max_new_tokens or own.max_new_tokens or own.max_length or MAX_NEW_TOKENS, loaded.positions()
     if command == "generate":  # what is read and what is written share the positions
         most = most if max_new_tokens or not limit else min(most, max(1, limit // 2))
-        cut = partial(pieces, loaded, too_long="cut", warn=warn, prefix=prefix, reserve=most)
-        start = _encode_turn if chat else _encode_start
-        encode = partial(start, loaded, prefix, suffix, None if limit is None else limit - most)
+        cut = partial(pieces, loaded, too_long="cut", warn=warn, prefix=prefix, suffix=suffix, reserve=most)
+        encode = partial(_encode_start, loaded, prefix, suffix, None if limit is None else limit - most, chat)
     else:
         cut = partial(pieces, loaded, too_long=too_long, warn=warn, prefix=prefix)
         encode = partial(_encode, loaded, prefix, limit)
@@ -111,21 +110,14 @@ def _encode(loaded: Loaded, prefix: str, limit: int | None, text: str) -> list[i
     return loaded.tokenizer(prefix + text, truncation=limit is not None, max_length=limit, verbose=False)["input_ids"]
 
 
-def _encode_start(loaded: Loaded, prefix: str, suffix: str, limit: int | None, text: str) -> list[int]:
-    """The beginning of a text: without the token that would end it; its last tokens where it is too long."""
-    ids = loaded.tokenizer(prefix + text + suffix, verbose=False)["input_ids"]
-    while len(ids) > 1 and ids[-1] in (loaded.tokenizer.eos_token_id, loaded.tokenizer.sep_token_id):
-        ids = ids[:-1]
-    if limit is None or len(ids) <= limit:
-        return ids
-    first = ids[:1] if limit > 1 and ids[0] in loaded.tokenizer.all_special_ids else []  # where a text begins
-    return first + ids[len(ids) - limit + len(first) :]
-
-
-def _encode_turn(loaded: Loaded, prefix: str, suffix: str, limit: int | None, text: str) -> list[int]:
-    """The template whole, and of a text that is too long as much of its end as there is room for."""
+def _encode_start(loaded: Loaded, prefix: str, suffix: str, limit: int | None, chat: bool, text: str) -> list[int]:
+    """What the model goes on from, without the token that would end it: prefix and suffix whole, and of a text that is
+    too long as much of its end as there is room for. chat: a template writes the special tokens itself."""
+    ends = (loaded.tokenizer.eos_token_id, loaded.tokenizer.sep_token_id)
     while True:
-        ids = loaded.tokenizer(prefix + text + suffix, add_special_tokens=False, verbose=False)["input_ids"]
+        ids = loaded.tokenizer(prefix + text + suffix, add_special_tokens=not chat, verbose=False)["input_ids"]
+        while not chat and len(ids) > 1 and ids[-1] in ends:
+            ids = ids[:-1]
         if limit is None or len(ids) <= limit or not text:
             return ids
         text = text[max(1, len(text) * (len(ids) - limit) // len(ids)) :]
@@ -146,10 +138,11 @@ def chat_frame(loaded: Loaded, prefix: str = "") -> tuple[str, str]:
     return before, behind
 
 
-def frame_of(loaded: Loaded, command: str) -> tuple[str, str]:
+def frame_of(loaded: Loaded, command: str, prefix: str | None = None) -> tuple[str, str]:
     """What the checkpoint's `task_specific_params` put before and behind a text for this command; "" where nothing.
 
-    Raises UserError when they say several things.
+    prefix: which task of several is meant; behind it goes what its tasks have there, or all tasks if it is of none.
+    Raises UserError when they say several things and no prefix was given.
     """
     named = getattr(loaded.model.config, "task_specific_params", None) or {}
     found = {
@@ -157,10 +150,13 @@ def frame_of(loaded: Loaded, command: str) -> tuple[str, str]:
         for name, task in named.items()
         if isinstance(task, dict) and "prefix" in task
     }
+    if prefix is not None:
+        behind = {suffix for before, suffix in found.values() if before == prefix} or {s for _, s in found.values()}
+        return prefix, behind.pop() if len(behind) == 1 else ""
     own = {frame for name, frame in found.items() if name.startswith(TASK_NAMES.get(command, command))}
-    others = tuple(name for each, name in TASK_NAMES.items() if each != command)
+    others = tuple(n for each, n in TASK_NAMES.items() if each != command) if command in TASK_NAMES else ()
     frames = own or {frame for name, frame in found.items() if not name.startswith(others)}
     if len(frames) > 1:
-        known = " or ".join(repr(prefix) for prefix, _ in sorted(frames))
+        known = " or ".join(repr(before) for before, _ in sorted(frames))
         raise UserError(f"{loaded.name}: knows several tasks; say which with --prefix {known}")
     return next(iter(frames), ("", ""))

@@ -96,8 +96,16 @@ def decode_batches(
     was_training = model.training
     model.eval()
     try:
-        for indices in batches_by_length(
-            [len(s) for s in sources], limits, tokens_per_batch // beams if batched else 0
+        width = tokens_per_batch // beams if batched else 0
+        if not model.config.is_encoder_decoder and _looks_at_padding(config):
+            parts = [[i for i, s in enumerate(sources) if len(s) == L] for L in sorted({*map(len, sources)})[::-1]]
+        else:
+            parts = [list(range(len(sources)))]
+        room = None if model.config.is_encoder_decoder else _positions(model)
+        for indices in (
+            [part[i] for i in batch]
+            for part in parts
+            for batch in batches_by_length([len(sources[i]) for i in part], [limits[i] for i in part], width, room)
         ):
             with torch.no_grad(), quiet(), laid_out(model):
                 some = [sources[i] for i in indices]
@@ -108,13 +116,20 @@ def decode_batches(
         model.train(was_training)
 
 
-def batches_by_length(lengths: Sequence[int], limits: Sequence[int], tokens: int) -> list[list[int]]:
-    """Places, longest source first, cut so that rows x (longest source + longest limit) stays within `tokens`."""
+def batches_by_length(
+    lengths: Sequence[int], limits: Sequence[int], tokens: int, positions: int | None = None
+) -> list[list[int]]:
+    """Places, longest source first, cut so that rows x (longest source + longest limit) stays within `tokens`.
+
+    positions: of a model that writes behind what it read, in the same positions. Padding takes positions, too, so a
+    row that may write much does not go with one that left little room.
+    """
     batches: list[list[int]] = []
     width = written = 0
     for place in sorted(range(len(lengths)), key=lambda i: (-lengths[i], -limits[i], i)):
         written = max(written, limits[place])
-        if batches and (len(batches[-1]) + 1) * (width + written) <= tokens:
+        fits = positions is None or width + written <= positions
+        if batches and fits and (len(batches[-1]) + 1) * (width + written) <= tokens:
             batches[-1].append(place)
         else:
             batches.append([place])
@@ -148,12 +163,12 @@ def _limits(model: PreTrainedModel, sources: Sequence[Sequence[int]], most: int 
     limits = [most] * len(sources) if isinstance(most, int) else list(most)
     if min(limits, default=1) < 1:
         raise UserError("max_new_tokens: at least 1")
-    positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    positions = _positions(model)
     for place, (source, limit) in enumerate(zip(sources, limits, strict=True)):
         if not len(source):
             raise UserError(f"source {place + 1} is empty: there is nothing to read")
         room = limit
-        if positions and positions > 0:
+        if positions:
             room = positions - (0 if model.config.is_encoder_decoder else len(source))
         if room < 1:
             raise UserError(
@@ -162,6 +177,23 @@ def _limits(model: PreTrainedModel, sources: Sequence[Sequence[int]], most: int 
             )
         limits[place] = min(limit, room)
     return limits
+
+
+def _positions(model: PreTrainedModel) -> int | None:
+    """Of what the model writes; a causal one has what it reads in them, too. None is no limit."""
+    positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    return positions if positions and positions > 0 else None
+
+
+def _looks_at_padding(config: GenerationConfig) -> bool:
+    """Whether a setting looks back at all tokens of a row: those that only fill it up on the left would be seen."""
+    return bool(
+        (config.repetition_penalty or 1.0) != 1.0
+        or config.no_repeat_ngram_size
+        or config.min_length
+        or config.bad_words_ids
+        or config.sequence_bias
+    )
 
 
 def _remembers_rows(model: PreTrainedModel) -> bool:

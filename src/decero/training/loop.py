@@ -132,7 +132,7 @@ def train(
     )  # fmt: skip
     started, spent, tokens_before, since = time.perf_counter(), result.wall_time_s, result.tokens, time.perf_counter()
     with Interruption(accelerator) as interruption, shown as bar:
-        for step in range(first, last):
+        for step in range(first, first if selection.out_of_patience else last):
             loss, tokens, indices = backward(accelerator, model, objective, windows, step)
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
             total_norm = full(nn.utils.get_total_norm(gradients))
