@@ -1,5 +1,6 @@
 """The command line: one function a command, one line a mistake."""
 
+import errno
 import os
 import runpy
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import pytest
 
+from decero import errors
 from decero.cli import COMMANDS, main
 
 
@@ -67,6 +69,24 @@ def test_python_m_decero_is_the_same_command(monkeypatch, capfd):
         runpy.run_module("decero", run_name="__main__")
     assert end.value.code == 2
     assert "did you mean push?" in capfd.readouterr().err
+
+
+def test_a_disk_that_is_full_is_one_line_wherever_it_is_met(capsys):
+    def log():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/metrics.jsonl")
+
+    with pytest.raises(SystemExit) as end:
+        errors.run(log)
+    assert end.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: runs/a/metrics.jsonl: No space left on device; mend that, then start the same")
+    assert line.count("\n") == 1
+
+    def programme():
+        raise OSError(errno.EBADF, "a fault of ours")
+
+    with pytest.raises(OSError, match="a fault of ours"):
+        errors.run(programme)
 
 
 def test_a_reader_who_has_enough_is_no_error():

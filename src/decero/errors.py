@@ -1,10 +1,12 @@
 """The one error that is meant for people, and the doorway that shows it as one line."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
+ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT, errno.ESTALE)
 CLEANUPS: list[Callable[[], None]] = []  # what to undo when a command ends on a UserError
 
 
@@ -32,7 +34,10 @@ def root_line(error: BaseException) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command: a `UserError` becomes one line on standard error and exit code 2, Ctrl-C exit code 130."""
+    """Run a command: a `UserError` becomes one line on standard error and exit code 2, Ctrl-C exit code 130.
+
+    So does what a disk that is full, read-only, broken or gone makes of any file.
+    """
     try:
         try:
             main()
@@ -41,7 +46,7 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         while CLEANUPS:
             CLEANUPS.pop()()
-        if os.environ.get("RANK", "0") == "0":  # every rank meets the same error; one of them says it
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # all of a machine meet the same error; one of them says it
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -49,6 +54,13 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:  # `... --help | head`: who read has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        if error.errno not in ENVIRONMENT:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        mend = "mend that, then start the same command again (a run with --resume)"
+        print(f"error: {where}{error.strerror}; {mend}", file=sys.stderr, flush=True)
+        sys.exit(2)
     except RuntimeError as error:
         if not _lost_the_others(error):
             raise

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from decero.cli import main
 
@@ -51,6 +52,7 @@ def test_nothing_bad_is_exit_code_0_and_a_line_a_check(write, healthy_log, capfd
         (["{config}", "--jsno"], "--jsno is not understood; did you mean --json?"),
         (["{misspelt}"], "optim.learning_ratee is no setting; did you mean optim.learning_rate?"),
         (["{gone}"], "no such file"),
+        (["{hostile}"], "asks for code from elsewhere (model.trust_remote_code), and a folder may be anybody's"),
     ],
 )
 def test_what_cannot_be_read_is_one_line_and_exit_code_2(write, tmp_path, words, said, capfd):
@@ -59,7 +61,11 @@ def test_what_cannot_be_read_is_one_line_and_exit_code_2(write, tmp_path, words,
     misspelt.write_text(config.read_text().replace("learning_rate", "learning_ratee"))
     gone.write_text(config.read_text().replace("train.jsonl", "trian.jsonl"))
     empty.mkdir()
-    paths = {"config": config, "misspelt": misspelt, "gone": gone, "empty": empty}
+    hostile = tmp_path / "hostile"
+    hostile.mkdir()
+    asks = {"model": {"name_or_path": "a/model", "trust_remote_code": True, "revision": "main"}}
+    (hostile / "config.yaml").write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | asks))
+    paths = {"hostile": hostile} | {"config": config, "misspelt": misspelt, "gone": gone, "empty": empty}
     code, out, error = run([word.format(**paths) for word in words], capfd)
     assert code == 2
     assert out == ""

@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 
 from decero.data.tokenizer import train_tokenizer
 from decero.errors import UserError
-from decero.training.build import build_model
-from decero.training.config import ModelSection
+from decero.training.build import build_model, tokenizer_for
+from decero.training.config import ModelSection, TokenizerSection
 
 PRESETS = Path(__file__).parents[2] / "configs" / "model"
 
@@ -57,6 +57,16 @@ def test_a_preset_of_another_shape_is_refused_in_a_line_that_says_which_to_take(
     assert str(refused.value).endswith(
         "gpt2.yaml: no AutoModelForMaskedLM for model_type decero_decoder; take a decero_encoder"
     )
+
+
+@pytest.mark.parametrize(("own", "asked"), [(None, ["v2"]), ("another/one", [None, "v2"])])
+def test_a_checkpoint_that_is_pinned_brings_the_tokenizer_of_that_revision(own, asked, tokenizer, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "decero.training.build.load_tokenizer", lambda name, **how: seen.append(how.get("revision")) or tokenizer
+    )
+    tokenizer_for(TokenizerSection(name_or_path=own), ModelSection(name_or_path="a/model", revision="v2"), needs=())
+    assert seen == asked
 
 
 def test_rows_may_be_as_long_as_the_positions_of_a_text(tokenizer):

@@ -1,5 +1,6 @@
 """Checkpoints: whole or not there, tied weights tied, the best one never deleted."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,11 @@ from decero.training.checkpoint import (
     newest_valid,
     prune,
     save_checkpoint,
+    steps_in,
     to_resume,
 )
+from decero.training.config import TrainingSection
+from decero.training.selection import Selection
 
 
 @pytest.fixture
@@ -64,11 +68,40 @@ def test_a_checkpoint_is_never_seen_half_written(stepped, tmp_path, monkeypatch)
     assert {p.suffix for p in newest_valid(tmp_path).iterdir()} == {".safetensors", ".json"}
 
 
-def test_pruning_keeps_the_newest_and_the_best(tmp_path):
-    for step in (1, 2, 3, 4):
+@pytest.mark.parametrize(
+    ("steps", "newest", "settings", "best", "left"),
+    [
+        ((1, 2, 3, 4), 4, {}, 2, (2, 4)),
+        ((100, 200, 300), 300, {"save_total_limit": 2}, None, (200, 300)),
+        ((200, 237, 300), 237, {}, 200, (200, 237)),  # 300 was damaged; what was just saved stays
+        ((100, 200, 237), 237, {"average_last": 3, "save_steps": 100}, None, (100, 200, 237)),
+        ((100, 200, 237, 300), 300, {"average_last": 3, "save_steps": 100}, None, (100, 200, 300)),
+    ],
+)
+def test_pruning_keeps_what_somebody_will_ask_for(tmp_path, steps, newest, settings, best, left):
+    for step in steps:
         (tmp_path / f"step-{step:08d}").mkdir()
-    prune(tmp_path, 1, tmp_path / "step-00000002")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000002", "step-00000004"]
+    (tmp_path / "step-00000200-good").mkdir()  # somebody's own
+    selection = Selection(TrainingSection(max_train_steps=400, **settings), tmp_path)
+    selection.best = {"step": best} if best else {}
+    selection.prune(newest)
+    assert steps_in(tmp_path) == list(left)
+    assert (tmp_path / "step-00000200-good").is_dir()
+
+
+def test_a_mean_is_that_of_the_planned_checkpoints_and_of_all_of_them(stepped, tmp_path):
+    accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
+    weight = model.get_input_embeddings().weight
+    for step in (2, 4, 5, 6):  # a signal saved step 5
+        with torch.no_grad():
+            weight.fill_(step)
+        save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": step})
+    selection = Selection(TrainingSection(max_train_steps=6, average_last=3, save_steps=2), tmp_path)
+    selection.load(model)
+    assert weight.unique().tolist() == [4.0]  # of 2, 4 and 6
+    shutil.rmtree(tmp_path / "step-00000002")
+    with pytest.raises(UserError, match=r"3 checkpoints were to be averaged, and 2 are left; delete .* trains again"):
+        selection.load(model)
 
 
 def flip(path):
@@ -144,7 +177,7 @@ def test_pruning_sweeps_up_what_a_kill_left(stepped, tmp_path):
     for name in (".step-00000001.tmp", ".step-00000000.old"):
         (tmp_path / name).mkdir()
     path = save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 2})
-    prune(tmp_path, 1, None)
+    prune(tmp_path, {2})
     assert list(tmp_path.iterdir()) == [path]
 
 

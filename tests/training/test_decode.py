@@ -192,15 +192,6 @@ def test_padding_takes_no_position_that_an_answer_wants(name, num_beams):
     assert found == expected
 
 
-def test_settings_that_look_back_do_not_see_padding(sources):
-    model = build("gpt2")
-    plain = [alone(model, source, 17) for source in sources]
-    often = max(range(101), key=[token for answer in plain for token in answer].count)
-    model.generation_config.update(repetition_penalty=1.7, pad_token_id=often)
-    expected = [alone(model, source, 17) for source in sources]
-    assert decode(model, sources, max_new_tokens=17) == expected
-
-
 def test_an_empty_source_is_refused_and_no_sources_are_none():
     model = build("ours")
     with pytest.raises(UserError, match="source 2 is empty"):

@@ -1,8 +1,10 @@
 """The loop: exact gradients, exact resume, schedules in optimizer steps, and a stop before a bad update."""
 
+import itertools
 import json
 import math
 import os
+import select
 import signal
 import time
 from dataclasses import replace
@@ -21,6 +23,7 @@ from decero.training.config import OptimSection, TrainingSection
 from decero.training.gradient import freeze_unreached
 from decero.training.loop import train
 from decero.training.objectives import classification
+from decero.training.windows import ahead
 
 
 def losses(result):
@@ -315,6 +318,23 @@ def test_a_step_that_cannot_hold_the_longest_example_is_refused(fit):
 
 def test_workers_collate_the_same_batches(fit, tmp_path):
     assert losses(fit(tmp_path / "two", dataloader_num_workers=2)) == losses(fit(tmp_path / "none"))
+
+
+def test_workers_hear_no_signal_of_the_group_and_end_with_who_reads():
+    """A launcher, `timeout` and a terminal signal a whole group; a process that is killed takes no leave of anybody."""
+    reads, writes = os.pipe()
+    if (child := os.fork()) == 0:
+        found = ahead(lambda item: (os.getpid(), os.getpgid(0)), itertools.count(), 2)
+        os.write(writes, json.dumps([next(found), next(found)]).encode())
+        signal.pause()
+    os.close(writes)  # the workers have it, too
+    (first, group), (second, other) = json.loads(os.read(reads, 1000))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert {group, other} == {first, second}  # each its own
+    assert select.select([reads], [], [], 30)[0], "a worker lives on"
+    assert os.read(reads, 1) == b""
+    os.close(reads)
 
 
 def test_gradient_checkpointing_changes_no_number(fit, tmp_path):

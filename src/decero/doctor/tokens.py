@@ -57,7 +57,7 @@ def tokenizer(work: Work) -> Iterator[Finding]:
     found = list(_special(work.tokenizer, work.model_config, "model.config" if work.config.model.config else "model"))
     if work.trained:
         own = load_tokenizer(str(work.trained))
-        config = AutoConfig.from_pretrained(work.trained)
+        config = AutoConfig.from_pretrained(work.trained, trust_remote_code=False)
         largest, size = max(own.get_vocab().values()), config.get_text_config().vocab_size
         if own.get_vocab() != work.tokenizer.get_vocab():
             what = "the tokenizer in model/ gives other ids than the one that the run was trained with"

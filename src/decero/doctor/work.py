@@ -180,7 +180,8 @@ def scored(batch: Batch) -> torch.Tensor:
 def open_run(where: str, asked: str | None = None) -> Work:
     """Read a run's folder or a configuration file.
 
-    Raises UserError: neither, settings that no recipe takes, a corpus that cannot be read.
+    Raises UserError: neither, settings that no recipe takes, a corpus that cannot be read, a folder whose settings ask
+    for remote code.
     """
     path = Path(where)
     folder = path if path.is_dir() else None
@@ -189,6 +190,11 @@ def open_run(where: str, asked: str | None = None) -> Work:
     name = recipe_of(path, asked)
     recipe = RECIPES[name]
     config: Any = recipe.schema.load(str(path))
+    if folder and getattr(getattr(config, "model", None), "trust_remote_code", False):
+        raise UserError(
+            f"{path}: asks for code from elsewhere (model.trust_remote_code), and a folder may be anybody's; "
+            "to run that code give the configuration file instead"
+        )
     return Work(config, name, recipe, recipe.read(config), folder)
 
 

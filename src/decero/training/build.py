@@ -23,10 +23,11 @@ def tokenizer_for(tokenizer: TokenizerSection, model: ModelSection, needs: Seque
             "tokenizer.name_or_path is missing: a model from a preset brings no tokenizer; "
             "train one with recipes/train_tokenizer.py and name its folder"
         )
-    found = load_tokenizer(name, needs=needs)
+    pinned = {"revision": model.revision} if model.revision else {}
+    found = load_tokenizer(name, needs=needs, **(pinned if name == model.name_or_path else {}))
     if tokenizer.name_or_path and model.name_or_path:
         try:
-            own = load_tokenizer(model.name_or_path).get_vocab()
+            own = load_tokenizer(model.name_or_path, **pinned).get_vocab()
         except UserError:
             own = found.get_vocab()  # a checkpoint that brings no tokenizer cannot contradict one
         if own != found.get_vocab():
@@ -42,7 +43,9 @@ def vocab_size_of(section: ModelSection) -> int:
     if section.config is not None:
         fields = read_yaml(section.config) | section.overrides
         return AutoConfig.for_model(fields.pop("model_type"), **fields).vocab_size
-    return AutoConfig.from_pretrained(resolve_package_path(str(section.name_or_path))).get_text_config().vocab_size
+    hub = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
+    path = resolve_package_path(str(section.name_or_path))
+    return AutoConfig.from_pretrained(path, **hub).get_text_config().vocab_size
 
 
 def build_model(

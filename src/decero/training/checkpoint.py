@@ -12,8 +12,9 @@ step itself: order, masks and learning rate are functions of it.
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def save_checkpoint(
     Written beside its place, flushed to the disk, renamed. Raises UserError, on all processes and with the checkpoints
     before it intact, when a process cannot write.
     """
-    final = folder / f"step-{state['step']:08d}"
+    final = checkpoint_of(folder, state["step"])
     beside = folder / f".{final.name}.tmp"
 
     def prepare():
@@ -162,9 +163,19 @@ def damage(path: Path) -> str | None:
     return None
 
 
+def checkpoint_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
+    return folder / f"step-{step:08d}"
+
+
+def steps_in(folder: Path) -> list[int]:
+    """The steps of which there is a checkpoint, damaged ones included. A copy under another name is none."""
+    return sorted(int(path.name[5:]) for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8}", path.name))
+
+
 def newest_valid(folder: Path, say: Callable[[str], Any] = lambda line: None) -> Path | None:
     """The checkpoint of the highest step that is whole; `say` hears of each that is passed over."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
+    for path in (checkpoint_of(folder, step) for step in reversed(steps_in(folder))):
         if (why := damage(path)) is None:
             return path
         say(f"{path}: passed over, for {why}")
@@ -179,18 +190,18 @@ def to_resume(folder: Path, accelerator: Accelerator) -> Path | None:
     found: list[Any] = [None, False]
     if accelerator.is_main_process:
         kept = newest_valid(folder, accelerator.print)
-        found = [kept and kept.name, kept is None and any(folder.glob("step-*"))]
+        found = [kept and kept.name, kept is None and bool(steps_in(folder))]
     broadcast_object_list(found)
     if found[1]:
         raise UserError(f"{folder}: holds no checkpoint that is whole; delete it to begin the run again")
     return folder / found[0] if found[0] else None
 
 
-def prune(folder: Path, keep: int, best: Path | None) -> None:
-    """Delete all but the newest `keep` and the best. Whoever calls this has just seen the newest one written whole."""
-    for path in sorted(folder.glob("step-*"))[:-keep]:
-        if path != best:
-            _discard(path)
+def prune(folder: Path, keep: Collection[int]) -> None:
+    """Delete all checkpoints but those of the steps `keep`, one of which the caller has just seen written whole."""
+    for step in steps_in(folder):
+        if step not in keep:
+            _discard(checkpoint_of(folder, step))
     for path in folder.glob(".step-*"):  # what a kill left
         shutil.rmtree(path, ignore_errors=True)
 

@@ -149,7 +149,9 @@ def _merge(
         "optim": config.optim.model_dump() | contender.optim,
         "training": shared | contender.training,
     }
-    return FinetuneClassification.parse(settings, f"contenders.{name}")
+    run = FinetuneClassification.parse(settings, f"contenders.{name}")
+    run.call.resume = config.resume  # from its last checkpoint, where it saves some
+    return run
 
 
 def run_cell(cell: Cell, accelerator: Accelerator) -> str:

@@ -96,17 +96,9 @@ def decode_batches(
     was_training = model.training
     model.eval()
     try:
-        width = tokens_per_batch // beams if batched else 0
-        if not model.config.is_encoder_decoder and _looks_at_padding(config):
-            parts = [[i for i, s in enumerate(sources) if len(s) == L] for L in sorted({*map(len, sources)})[::-1]]
-        else:
-            parts = [list(range(len(sources)))]
         room = None if model.config.is_encoder_decoder else _positions(model)
-        for indices in (
-            [part[i] for i in batch]
-            for part in parts
-            for batch in batches_by_length([len(sources[i]) for i in part], [limits[i] for i in part], width, room)
-        ):
+        most_tokens = tokens_per_batch // beams if batched else 0
+        for indices in batches_by_length([len(s) for s in sources], limits, most_tokens, room):
             with torch.no_grad(), quiet(), laid_out(model):
                 some = [sources[i] for i in indices]
                 most = [limits[i] for i in indices]
@@ -183,17 +175,6 @@ def _positions(model: PreTrainedModel) -> int | None:
     """Of what the model writes; a causal one has what it reads in them, too. None is no limit."""
     positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     return positions if positions and positions > 0 else None
-
-
-def _looks_at_padding(config: GenerationConfig) -> bool:
-    """Whether a setting looks back at all tokens of a row: those that only fill it up on the left would be seen."""
-    return bool(
-        (config.repetition_penalty or 1.0) != 1.0
-        or config.no_repeat_ngram_size
-        or config.min_length
-        or config.bad_words_ids
-        or config.sequence_bias
-    )
 
 
 def _remembers_rows(model: PreTrainedModel) -> bool:

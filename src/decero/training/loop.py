@@ -180,7 +180,7 @@ def train(
                 before = time.perf_counter()
                 save_checkpoint(checkpoints, accelerator, model, optimizer, state)
                 if accelerator.is_main_process:
-                    selection.prune()
+                    selection.prune(done)
                 result.save_time_s += time.perf_counter() - before
             if signal and done < last:
                 interruption.end(signal, done, last)

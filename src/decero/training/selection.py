@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import nn
 
 from decero.errors import UserError
-from decero.training.checkpoint import damage, load_weights, prune
+from decero.training.checkpoint import checkpoint_of, damage, load_weights, prune, steps_in
 from decero.training.config import TrainingSection
 
 LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "bits_per_byte")
@@ -48,24 +48,36 @@ class Selection:
         patience = self.training.early_stopping_patience
         return patience is not None and self.stale >= patience
 
-    @property
-    def best_path(self) -> Path | None:
-        return self.folder / f"step-{int(self.best['step']):08d}" if self.best else None
+    def prune(self, newest: int) -> None:
+        """Delete the checkpoints that nobody will ask for. newest: the step that was just saved.
 
-    def prune(self) -> None:
-        """Delete the checkpoints that nobody will ask for."""
-        prune(self.folder, max(self.training.save_total_limit, self.training.average_last or 1), self.best_path)
+        Those of later steps were passed over as damaged when the run was resumed.
+        """
+        steps = [step for step in steps_in(self.folder) if step <= newest]
+        kept = {*steps[-self.training.save_total_limit :], *self._to_average(steps)}
+        prune(self.folder, kept | ({int(self.best["step"])} if self.best else set()))
+
+    def _to_average(self, steps: list[int]) -> list[int]:
+        """Of saved steps those that count: as planned, or the last. A signal saves others, which change no result."""
+        if not self.training.average_last:
+            return []
+        planned = [step for step in steps if step % (self.training.save_steps or 1) == 0 or step == steps[-1]]
+        return planned[-self.training.average_last :]
 
     def load(self, model: nn.Module) -> None:
         """The weights that were selected, into the model. The mean of the last: Vaswani et al. 2017, section 6.1.
 
-        Raises UserError when a checkpoint that is needed was damaged since.
+        Raises UserError when a checkpoint that is needed was damaged or deleted since.
         """
-        newest = sorted(self.folder.glob("step-*"))
-        paths = [self.best_path] if self.best_path else newest[-(self.training.average_last or 0) :]
-        if not self.best_path and not self.training.average_last:
+        again = f"delete {self.folder} and --resume, which trains again"
+        steps = [int(self.best["step"])] if self.best else self._to_average(steps_in(self.folder))
+        if not steps:
             return
-        for path in paths:
+        for path in (paths := [checkpoint_of(self.folder, step) for step in steps]):
             if why := damage(path):
-                raise UserError(f"{path}: its weights were to be kept, and {why}; delete it and --resume")
+                raise UserError(f"{path}: its weights were to be kept, and {why}; {again}")
+        many, every = self.training.average_last or 1, self.training.save_steps or 1
+        if not self.best and len(steps) < (there := min(many, -(-steps[-1] // every))):
+            left = f"{there} checkpoints were to be averaged, and {len(steps)} are left"
+            raise UserError(f"{self.folder}: {left}; {again}")
         load_weights(paths, model)

@@ -1,8 +1,12 @@
 """A step's micro-batches, collated ahead by worker processes, and cut anew when they prove too large for the memory."""
 
+import ctypes
 import math
+import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -225,10 +229,21 @@ def ahead(function: Callable, items: Iterable, workers: int) -> Iterator[Any]:
         sampler=items,
         collate_fn=_as_it_is,
         num_workers=workers,
+        worker_init_fn=_apart if workers else None,
         generator=torch.Generator(),  # else starting would draw from the state that dropout draws from
         multiprocessing_context="fork" if workers else None,
     )
     return iter(loader)
+
+
+def _apart(_: int) -> None:
+    """A worker in a process group of its own: what a launcher or a terminal sends to ours is for who trains.
+
+    Where the kernel can (Linux), it ends with its parent, however that ends; else a killed run would leave it behind.
+    """
+    os.setpgid(0, 0)
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _as_it_is(item: Any) -> Any:
