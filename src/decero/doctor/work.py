@@ -21,7 +21,7 @@ from decero.data.rows import token_lengths
 from decero.doctor.recipes import RECIPES, Corpus, Recipe, recipe_of
 from decero.errors import UserError
 from decero.training.build import build_model, tokenizer_for
-from decero.training.config import ModelSection
+from decero.training.config import ModelSection, read_yaml
 from decero.training.objectives import Batch, Objective
 
 CHARACTERS = 4_000_000  # of train that are tokenized: half a minute on one core
@@ -177,6 +177,13 @@ def scored(batch: Batch) -> torch.Tensor:
     return labels if labels.is_floating_point() else labels[labels >= 0]
 
 
+def asks_for_code(settings: Any) -> bool:
+    """Whether `trust_remote_code` is set anywhere in settings that nobody has checked."""
+    if isinstance(settings, dict):
+        return bool(settings.get("trust_remote_code")) or any(map(asks_for_code, settings.values()))
+    return isinstance(settings, list) and any(map(asks_for_code, settings))
+
+
 def open_run(where: str, asked: str | None = None) -> Work:
     """Read a run's folder or a configuration file.
 
@@ -187,14 +194,14 @@ def open_run(where: str, asked: str | None = None) -> Work:
     folder = path if path.is_dir() else None
     if folder and not (path := folder / "config.yaml").is_file():
         raise UserError(f"{where}: holds no config.yaml; give a run's folder or a configuration file")
-    name = recipe_of(path, asked)
-    recipe = RECIPES[name]
-    config: Any = recipe.schema.load(str(path))
-    if folder and getattr(getattr(config, "model", None), "trust_remote_code", False):
+    if folder and asks_for_code(read_yaml(str(path))):
         raise UserError(
             f"{path}: asks for code from elsewhere (model.trust_remote_code), and a folder may be anybody's; "
             "to run that code give the configuration file instead"
         )
+    name = recipe_of(path, asked)
+    recipe = RECIPES[name]
+    config: Any = recipe.schema.load(str(path))
     return Work(config, name, recipe, recipe.read(config), folder)
 
 
