@@ -71,13 +71,16 @@ def test_python_m_decero_is_the_same_command(monkeypatch, capfd):
     assert "did you mean push?" in capfd.readouterr().err
 
 
-def test_a_disk_that_is_full_is_one_line_wherever_it_is_met(capsys):
+def test_a_disk_that_is_full_is_one_line_wherever_it_is_met(capsys, monkeypatch):
+    undone = []
+    monkeypatch.setattr(errors, "CLEANUPS", [lambda: undone.append(True)])
+
     def log():
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/metrics.jsonl")
 
     with pytest.raises(SystemExit) as end:
         errors.run(log)
-    assert end.value.code == 2
+    assert (end.value.code, undone) == (2, [True])
     line = capsys.readouterr().err
     assert line.startswith("error: runs/a/metrics.jsonl: No space left on device; mend that, then start the same")
     assert line.count("\n") == 1

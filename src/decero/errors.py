@@ -57,6 +57,8 @@ def run(main: Callable[[], None]) -> None:
     except OSError as error:
         if error.errno not in ENVIRONMENT:
             raise
+        while CLEANUPS:
+            CLEANUPS.pop()()
         where = f"{error.filename}: " if error.filename else ""
         mend = "mend that, then start the same command again (a run with --resume)"
         print(f"error: {where}{error.strerror}; {mend}", file=sys.stderr, flush=True)
