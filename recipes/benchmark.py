@@ -3,6 +3,7 @@
 python recipes/benchmark.py configs/benchmark/quick.yaml [key.sub=value ...] [--dry-run]
 """
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any
 import psutil
 from tqdm.auto import tqdm
 
-from decero.benchmark.arms import build_arms, check_equal
+from decero.benchmark.arms import check_equal
 from decero.benchmark.batches import FORMULA, describe, make_texts
-from decero.benchmark.decoding import build_decoders, check_equal_answers, sources_of
-from decero.benchmark.measure import interleaved, matmul_peak, synchronize
-from decero.benchmark.memory import measure_memory
+from decero.benchmark.decoding import check_equal_answers
+from decero.benchmark.measure import interleaved, matmul_peak
+from decero.benchmark.process import processes
 from decero.benchmark.report import arm_table, bars, line_of, parameters_of, ratio_table, summarise
 from decero.benchmark.works import Benchmark, build_pair
 from decero.errors import UserError, run
@@ -34,7 +35,7 @@ def main():
     if config.dry_run:
         print(config.to_yaml())
 
-    started, found, times = time.perf_counter(), {}, {}
+    started, found = time.perf_counter(), {}
     for name, work in works.items():  # every one is built before the first is timed
         ours, stock = build_pair(name, work, seed)
         found[name] = describe(work, make_texts(name, work, ours.config, seed), ours, seed)
@@ -45,40 +46,37 @@ def main():
     if config.dry_run:
         return print("dry run: nothing was timed and nothing written")
 
-    peaks = matmul_peak(device)
-    trained = {name: work for name, work in works.items() if work.kind != "decode" and config.memory}
-    total = sum(
-        (config.warmup_rounds + work.rounds + (name in trained)) * len(work.arms()) for name, work in works.items()
-    )
+    output, peaks = Path(config.output), matmul_peak(device)
+    (output / "works").mkdir(exist_ok=True)
+    rounds = {name: config.warmup_rounds + work.rounds for name, work in works.items()}
     bar = tqdm(
-        total=total, unit="arm", dynamic_ncols=True,
+        total=sum(rounds[name] * len(work.arms()) for name, work in works.items()), unit="arm", dynamic_ncols=True,
         mininterval=0.5 if sys.stderr.isatty() else 15,
     )  # fmt: skip
     for name, work in works.items():
         bar.set_description(name, refresh=False)
-        pair = build_pair(name, work, seed)
-        texts = make_texts(name, work, pair[0].config, seed)
-        arms: dict[str, Any]
-        if work.kind == "decode":
-            arms = build_decoders(work, pair, sources_of(texts), device, seed)
-            found[name]["equal"] = check_equal_answers(name, work, arms)
-        else:
-            arms = build_arms(work, pair, texts, device, seed, work.arms())
-            found[name]["loss"] = check_equal(name, arms)
-        found[name]["parameters"] = {arm: each.model.num_parameters() for arm, each in arms.items()}
-        found[name]["says"] = {arm: each.says for arm, each in arms.items()}
-        times[name] = interleaved(
-            arms, work.rounds, config.warmup_rounds, seed, synchronize=lambda: synchronize(device), tick=bar.update
-        )
-        found[name]["load_average"] = psutil.getloadavg()[0]  # above the number of cores: others were at work
-        del pair, arms
-    bar.set_description("memory", refresh=False)
-    memory = measure_memory(trained, device, seed, tick=bar.update) if trained else {}
+        part = output / "works" / f"{name}.json"
+        if part.is_file():  # measured before the run was stopped
+            found[name] = json.loads(part.read_text(encoding="utf-8"))
+            bar.update(rounds[name] * len(work.arms()))
+            continue
+        memory: dict[str, Any] = {}
+        with processes(name, work, device, seed) as (arms, facts):
+            if work.kind == "decode":
+                found[name]["equal"] = check_equal_answers(name, work, {arm: f["written"] for arm, f in facts.items()})
+            else:
+                found[name]["loss"] = {arm: f["loss"] for arm, f in facts.items()}
+                check_equal(name, found[name]["loss"], device)
+            for key in ("parameters", "says"):
+                found[name][key] = {arm: f[key] for arm, f in facts.items()}
+            times = interleaved(arms, work.rounds, config.warmup_rounds, seed, tick=bar.update)
+            found[name]["load_average"] = psutil.getloadavg()[0]  # above the number of cores: others were at work
+            if config.memory and work.kind != "decode":
+                memory = {arm: each.memory() for arm, each in arms.items()}
+        found[name] = summarise(work, times, memory, found[name], peaks)
+        part.write_text(json.dumps(found[name], indent=1) + "\n", encoding="utf-8")
     bar.close()
-    for name, work in works.items():
-        found[name] = summarise(work, times[name], memory.get(name, {}), found[name], peaks)
     table, details = ratio_table(found, works), arm_table(found, peaks)
-    output = Path(config.output)
     (output / "benchmark.md").write_text(f"{table}\n\n{details}\n", encoding="utf-8")
     for kind in ("png", "svg"):
         (output / f"speed.{kind}").write_bytes(render(bars(found), kind))

@@ -11,6 +11,7 @@ from decero.benchmark.arms import ARMS, build_arms, check_equal
 from decero.benchmark.batches import describe, make_texts, padded_batches
 from decero.benchmark.measure import interleaved, matmul_peak, paired_ratios
 from decero.benchmark.memory import peak_of_step
+from decero.benchmark.process import processes
 from decero.benchmark.works import Work, build_pair
 from decero.data.tokenizer import load_tokenizer
 from decero.errors import UserError
@@ -59,6 +60,13 @@ def prepared(kind, **changes):
     return work, (ours, stock), make_texts(kind, work, ours.config, seed=3)
 
 
+def plain_losses(name, arms):
+    """Each arm's loss of the same batch, which `check_equal` found to be one."""
+    losses = {arm: each.plain_loss() for arm, each in arms.items()}
+    check_equal(name, losses, CPU)
+    return losses
+
+
 @pytest.fixture
 def write(tmp_path):
     """A configuration file (YAML reads JSON) of the works given."""
@@ -105,6 +113,35 @@ def test_a_run_leaves_a_record_a_table_and_a_figure(launch, write, tmp_path):
     assert record["table"] in launch("benchmark", tmp_path / "benchmark.yaml", "--resume").stdout
 
 
+def test_a_run_that_was_stopped_goes_on_behind_the_last_work_it_measured(launch, write, tmp_path):
+    small = {"batch_size": 2, "rounds": 1}
+    both = {"mlm": settings("mlm", **small), "causal": settings("causal", **small)}
+    path, folder = write(both, memory=False), tmp_path / "run"
+    launch("benchmark", path)
+    first = json.loads((folder / "result.json").read_text())["works"]
+    for gone in ("result.json", "works/causal.json"):
+        (folder / gone).unlink()
+    assert "--resume" in launch("benchmark", path, expect=2).stderr
+    launch("benchmark", path, "--resume")
+    again = json.loads((folder / "result.json").read_text())["works"]
+    assert again["mlm"] == first["mlm"]
+    assert again["causal"]["arms"]["ours"]["rounds"] != first["causal"]["arms"]["ours"]["rounds"]
+    assert again["causal"]["loss"] == first["causal"]["loss"]
+
+
+def test_an_arm_whose_process_dies_is_one_line():
+    work = Work.model_validate(settings("mlm"))
+    with processes("mlm", work, CPU, seed=3) as (arms, facts):
+        assert facts.keys() == arms.keys() == set(ARMS)
+        assert arms["ours"]() > 0
+        arms["ours"].child.kill()
+        with pytest.raises(
+            UserError, match=r"works\.mlm: ours: its process ended with -9, probably for want of memory"
+        ):
+            arms["ours"]()
+    assert all(arm.child.returncode is not None for arm in arms.values())
+
+
 def test_a_dry_run_counts_parameters_and_writes_nothing(launch, write, tmp_path):
     said = launch(
         "benchmark", write({"a": settings("causal"), "b": settings("seq2seq")}), "only=[b]", "--dry-run"
@@ -124,7 +161,7 @@ def test_all_arms_have_the_same_loss_of_the_same_texts(kind, fill):
     """The stock class over padded rows with its own mean loss; the tricks over packed rows with theirs: fp32, 1e-5."""
     work, pair, texts = prepared(kind, fill=fill)
     arms = build_arms(work, pair, texts, CPU, seed=3)
-    losses = check_equal(kind, arms)
+    losses = plain_losses(kind, arms)
     assert max(losses.values()) - min(losses.values()) <= 1e-5
     for arm in ("tuned", "ours"):
         assert any("no text sees another" in line for line in arms[arm].says)  # packed, not given up
@@ -139,7 +176,7 @@ def test_all_arms_have_the_same_loss_of_the_same_texts(kind, fill):
 def test_each_arm_trains(tmp_path):
     work, pair, texts = prepared("mlm", fill=0.5)
     arms = build_arms(work, pair, texts, CPU, seed=3)
-    before = check_equal("mlm", arms)
+    before = plain_losses("mlm", arms)
     for arm in arms.values():
         for group in arm.optimizer.param_groups:
             group["lr"] = 1e-2
@@ -154,7 +191,7 @@ def test_arms_that_do_not_do_the_same_are_no_race():
     with torch.no_grad():
         arms["tuned"].model.get_output_embeddings().bias[7:] += 0.01
     with pytest.raises(UserError, match=r"works\.mlm: the arms do not do the same work.*tuned"):
-        check_equal("mlm", arms)
+        plain_losses("mlm", arms)
 
 
 def test_lengths_are_spread_around_what_fill_says_and_follow_the_seed():
@@ -219,14 +256,14 @@ def test_memory_is_what_a_step_holds_at_its_highest():
 
 def test_rounds_are_interleaved_there_and_back_and_the_warm_up_is_not_counted():
     calls, ticks = [], []
-    arms = {name: (lambda name=name: calls.append(name)) for name in "abcd"}
+    arms = {name: (lambda name=name: calls.append(name) or float(len(calls))) for name in "abcd"}
     times = interleaved(arms, rounds=4, warmup=2, seed=1, tick=lambda: ticks.append(1))
     orders = [calls[i : i + 4] for i in range(0, 24, 4)]
     assert len(ticks) == 24
     assert all(sorted(order) == list("abcd") for order in orders)
     assert all(orders[i + 1] == orders[i][::-1] for i in (0, 2, 4))
     assert len({tuple(order) for order in orders}) > 2
-    assert {name: len(seconds) for name, seconds in times.items()} == dict.fromkeys("abcd", 4)
+    assert times == {name: [1.0 + i for i in range(8, 24) if calls[i] == name] for name in "abcd"}
 
 
 def test_ratios_are_of_two_times_of_one_round():
@@ -265,6 +302,6 @@ def test_without_tricks_ours_does_what_the_stock_class_does(kind):
     work, pair, texts = prepared(kind, tricks=False, fill=0.6)
     assert work.arms() == ("stock fp32", "ours")
     arms = build_arms(work, pair, texts, CPU, 3, work.arms())
-    assert set(check_equal(kind, arms)) == {"stock fp32", "ours"}
+    assert set(plain_losses(kind, arms)) == {"stock fp32", "ours"}
     assert "text_ids" not in arms["ours"].batches[0]
     assert not arms["ours"].bf16

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -191,3 +192,21 @@ def test_all_processes_take_the_smaller_size_when_one_of_them_lacks_memory(fit, 
     for name, value in enough.items():
         torch.testing.assert_close(short[name], value, rtol=0, atol=1e-6)
         torch.testing.assert_close(alone[name], value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="a setting of glibc's allocator"
+)
+def test_memory_that_is_freed_is_not_given_back_to_be_filled_with_zeros_anew():
+    """20 tensors of 40 MB, one after the other: pages that the system had to fill, with the setting and without."""
+    program = (
+        "import resource, sys, torch\nfrom decero.training.run import keep_freed_memory\n"
+        "keep_freed_memory() if sys.argv[1:] else None\n"
+        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "torch.ones(10**7)\nbefore = faults()\nfor _ in range(20): torch.ones(10**7)\nprint(faults() - before)"
+    )
+    kept, plain = (
+        int(subprocess.run([sys.executable, "-c", program, *more], capture_output=True, text=True, check=True).stdout)
+        for more in (["keep"], [])
+    )
+    assert kept < 0.1 * plain

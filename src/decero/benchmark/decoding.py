@@ -4,7 +4,7 @@ Random weights end no answer, so each source has an answer length of its own, th
 stood there. Lengths are skewed as those of sentences are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -110,14 +110,15 @@ def _generate(
     return answers
 
 
-def check_equal_answers(name: str, work: Work, arms: dict[str, Decoder]) -> dict[str, float]:
-    """Share of the tokens that are those of ours. Raises UserError when they differ in fp32: no race is fair then."""
-    for each in arms.values():
-        each()
-    mine = [token for answer in arms["ours"].written for token in answer]
+def check_equal_answers(name: str, work: Work, written: Mapping[str, list[list[int]]]) -> dict[str, float]:
+    """Share of an arm's tokens that are those of ours.
+
+    Raises UserError when they differ in fp32: no race is fair then.
+    """
+    mine = [token for answer in written["ours"] for token in answer]
     shares = {}
-    for arm, each in arms.items():
-        tokens = [token for answer in each.written for token in answer]
+    for arm, answers in written.items():
+        tokens = [token for answer in answers for token in answer]
         shares[arm] = float(np.mean([a == b for a, b in zip(tokens, mine, strict=True)]))
     if not work.bf16 and min(shares.values()) < 1:
         said = ", ".join(f"{arm} {share:.4f}" for arm, share in shares.items())

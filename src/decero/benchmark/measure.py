@@ -1,6 +1,5 @@
-"""How it is timed: all arms in one process, one after the other in an order drawn anew each round, ratios in pairs."""
+"""How it is timed: one arm after the other in an order drawn anew each round, ratios in pairs."""
 
-import gc
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,10 +9,10 @@ import torch
 
 
 def interleaved(
-    arms: Mapping[str, Callable[[], None]], rounds: int, warmup: int, seed: int,
-    synchronize: Callable[[], None] = lambda: None, tick: Callable[[], Any] = lambda: None,
+    arms: Mapping[str, Callable[[], float]], rounds: int, warmup: int, seed: int,
+    tick: Callable[[], Any] = lambda: None,
 ) -> dict[str, list[float]]:  # fmt: skip
-    """Seconds of each arm in each round after the warm-up; numbers of one round were taken side by side.
+    """Seconds of each arm, which it returns, in each round after the warm-up; those of one round lie side by side.
 
     Every second round runs backwards through the order of the one before (ABBA), so that a machine which slowly gets
     faster or slower favours nobody. tick: called after each arm.
@@ -21,25 +20,23 @@ def interleaved(
     rng, names = np.random.default_rng(seed), list(arms)
     times: dict[str, list[float]] = {name: [] for name in names}
     order: list[str] = []
-    gc.collect()
-    gc.freeze()  # what is there now stays; collecting what a round leaves is then quick
-    gc.disable()
-    try:
-        for number in range(warmup + rounds):
-            order = order[::-1] if number % 2 else [names[i] for i in rng.permutation(len(names))]
-            for name in order:
-                synchronize()
-                started = time.perf_counter()
-                arms[name]()
-                synchronize()
-                if number >= warmup:
-                    times[name].append(time.perf_counter() - started)
-                tick()
-            gc.collect()
-    finally:
-        gc.enable()
-        gc.unfreeze()
+    for number in range(warmup + rounds):
+        order = order[::-1] if number % 2 else [names[i] for i in rng.permutation(len(names))]
+        for name in order:
+            seconds = arms[name]()
+            if number >= warmup:
+                times[name].append(seconds)
+            tick()
     return times
+
+
+def timed(unit: Callable[[], None], device: torch.device) -> float:
+    """Seconds until the device has done it."""
+    synchronize(device)
+    started = time.perf_counter()
+    unit()
+    synchronize(device)
+    return time.perf_counter() - started
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

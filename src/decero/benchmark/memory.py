@@ -1,51 +1,12 @@
-"""Peak memory of a training step, in a process of its own, so that measuring it disturbs no clock.
-
-The parent calls `measure_memory`; the child is `python -m decero.benchmark.memory`: settings on its standard input, a
-line of JSON an arm on its standard output.
-"""
+"""Peak memory of a training step."""
 
 import gc
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from decero.benchmark.arms import Arm, build_arms
-from decero.benchmark.batches import make_texts
-from decero.benchmark.works import Work, build_pair
-
-
-def measure_memory(
-    works: Mapping[str, Work], device: torch.device, seed: int, tick: Callable[[], Any] = lambda: None
-) -> dict[str, dict[str, dict[str, int]]]:
-    """work -> arm -> {"held_bytes", "step_bytes"}; arms that the child did not live to measure are missing."""
-    asked = {"works": {name: work.model_dump() for name, work in works.items()}, "device": str(device), "seed": seed}
-    asked["threads"] = torch.get_num_threads()
-    found: dict[str, dict[str, dict[str, int]]] = {name: {} for name in works}
-    with subprocess.Popen(
-        [sys.executable, "-m", "decero.benchmark.memory"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"KINETO_LOG_LEVEL": "99"},  # the profiler talks
-    ) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdin.write(json.dumps(asked))
-        child.stdin.close()
-        for line in child.stdout:
-            if line.startswith("{"):
-                said = json.loads(line)
-                found[said.pop("work")][said.pop("arm")] = said
-                tick()
-    if child.returncode:
-        print(f"memory: not all of it was measured, for the process ended with {child.returncode}", file=sys.stderr)
-    return found
+from decero.benchmark.arms import Arm
 
 
 def peak_of_step(arm: Arm) -> dict[str, int]:
@@ -73,22 +34,3 @@ def peak_of_step(arm: Arm) -> dict[str, int]:
         now += event.nbytes()
         peak = max(peak, now)
     return {"held_bytes": held, "step_bytes": peak}
-
-
-def main() -> None:
-    asked = json.load(sys.stdin)
-    torch.set_num_threads(asked["threads"])
-    device, seed = torch.device(asked["device"]), asked["seed"]
-    for name, settings in asked["works"].items():
-        work = Work.model_validate(settings)
-        for arm in work.arms():
-            pair = build_pair(name, work, seed)
-            texts = make_texts(name, work, pair[0].config, seed)
-            built = build_arms(work, pair, texts, device, seed, [arm])
-            print(json.dumps({"work": name, "arm": arm} | peak_of_step(built[arm])), flush=True)
-            del pair, built
-            gc.collect()
-
-
-if __name__ == "__main__":
-    main()

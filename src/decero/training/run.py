@@ -1,5 +1,6 @@
 """What surrounds a run: its topology, its folder, and the record it leaves."""
 
+import ctypes
 import itertools
 import json
 import os
@@ -83,6 +84,7 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Acceler
         local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, cores // local))
+        keep_freed_memory()
     else:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     each = f", {torch.get_num_threads()} threads each" if device == "cpu" else ""
@@ -242,6 +244,19 @@ def _commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return said.stdout.strip()
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed: the next step asks for the same again. Elsewhere than on glibc, nothing.
+
+    By default glibc takes each tensor above 32 MiB from the system, which fills it with zeros page by page, and gives
+    it back at once (mallopt(3): M_MMAP_MAX, M_TRIM_THRESHOLD). PyTorch's guide to CPUs lends jemalloc for the same end.
+    """
+    M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+    with suppress(OSError, AttributeError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
 def reset_peak_memory() -> None:

@@ -1,0 +1,130 @@
+"""An arm in a process of its own, as a user would run it: what one does to allocator and threads, no other one meets.
+
+The parent holds an `ArmProcess`; the child is `python -m decero.benchmark.process`. What to build is a line of JSON on
+its standard input, then comes a word a line; a line of JSON on its standard output answers each.
+"""
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from decero.benchmark.arms import build_arms
+from decero.benchmark.batches import make_texts
+from decero.benchmark.decoding import build_decoders, sources_of
+from decero.benchmark.measure import timed
+from decero.benchmark.memory import peak_of_step
+from decero.benchmark.works import ArmName, Work, build_pair
+from decero.errors import UserError, run
+from decero.training.run import keep_freed_memory
+
+
+class ArmProcess:
+    """Called, the arm trains or decodes one unit; returned are the seconds of that, as its own process counts them."""
+
+    def __init__(self, name: str, work: Work, arm: ArmName, device: torch.device, seed: int):
+        self.name = f"works.{name}: {arm}"
+        self.child = subprocess.Popen(
+            [sys.executable, "-m", "decero.benchmark.process"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=os.environ | {"KINETO_LOG_LEVEL": "99"},  # the profiler talks
+        )  # fmt: skip
+        asked = {"name": name, "work": work.model_dump(), "arm": arm, "device": str(device), "seed": seed}
+        self._say(json.dumps(asked | {"threads": torch.get_num_threads()}))
+
+    def __call__(self) -> float:
+        return self._ask("run")["seconds"]
+
+    def facts(self) -> dict[str, Any]:
+        """Waits until the arm is built. `parameters`, `says`, and `loss` of the first batch or what was `written`."""
+        return self._answer()
+
+    def memory(self) -> dict[str, int]:
+        """`held_bytes` and `step_bytes` as `peak_of_step` counts them."""
+        return self._ask("memory")
+
+    def _ask(self, word: str) -> dict[str, Any]:
+        self._say(word)
+        return self._answer()
+
+    def _say(self, line: str) -> None:
+        assert self.child.stdin is not None
+        try:
+            self.child.stdin.write(f"{line}\n")
+            self.child.stdin.flush()
+        except BrokenPipeError:
+            self._ended()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.child.stdout is not None
+        line = self.child.stdout.readline()
+        return json.loads(line) if line else self._ended()
+
+    def _ended(self) -> Any:
+        code = self.child.wait()
+        mend = "probably for want of memory; lower its batch_size" if code == -signal.SIGKILL else "see above"
+        raise UserError(f"{self.name}: its process ended with {code}, {mend}")
+
+
+@contextmanager
+def processes(
+    name: str, work: Work, device: torch.device, seed: int
+) -> Iterator[tuple[dict[str, ArmProcess], dict[str, Any]]]:
+    """The arms of a work, built and waiting, and the facts of each; they end with the block.
+
+    Raises UserError when a process ends before it is told to.
+    """
+    arms: dict[str, ArmProcess] = {}
+    try:
+        for arm in work.arms():
+            arms[arm] = ArmProcess(name, work, arm, device, seed)
+        yield arms, {arm: each.facts() for arm, each in arms.items()}
+    finally:
+        for each in arms.values():
+            each.child.kill()
+            each.child.communicate()
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the parent ends this one
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints is no answer
+    asked = json.loads(sys.stdin.readline())
+    name, arm, device, seed = asked["name"], asked["arm"], torch.device(asked["device"]), asked["seed"]
+    work = Work.model_validate(asked["work"])
+    torch.set_num_threads(asked["threads"])
+    if device.type == "cpu" and work.tricks and not arm.startswith("stock"):
+        keep_freed_memory()  # as a run of ours does
+
+    def answer(said: dict[str, Any]) -> None:
+        print(json.dumps(said), file=answers, flush=True)
+
+    pair = build_pair(name, work, seed)
+    texts = make_texts(name, work, pair[0].config, seed)
+    unit: Any
+    if work.kind == "decode":
+        unit = build_decoders(work, pair, sources_of(texts), device, seed)[arm]
+        unit()
+        facts = {"written": unit.written}
+    else:
+        unit = build_arms(work, pair, texts, device, seed, [arm])[arm]
+        facts = {"loss": unit.plain_loss()}
+    del pair
+    gc.collect()
+    gc.freeze()  # what is there now stays; collecting what a unit leaves is then quick
+    gc.disable()
+    answer(facts | {"parameters": unit.model.num_parameters(), "says": unit.says})
+    for line in sys.stdin:
+        answer({"seconds": timed(unit, device)} if line.strip() == "run" else peak_of_step(unit))
+        gc.collect()
+
+
+if __name__ == "__main__":
+    run(main)
