@@ -25,6 +25,7 @@ from decero.training.tasks import (
     TasksSection,
     WritingSection,
     answers,
+    learnt_by_default,
     load_tasks,
     mix,
     score,
@@ -105,9 +106,7 @@ def main():
     record |= {"signatures": text_signatures(generation.metric), "tasks": list(texts)} | result.record()
     if accelerator.is_main_process:
         write_outputs(output, texts, held_out, hypotheses)
-    bare = accelerator.unwrap_model(result.model)  # what was learnt here is what it does by default
-    bare.generation_config.update(**generation.model_dump(include={"num_beams", "max_new_tokens", "length_penalty"}))
-    bare.config.task_specific_params = {name: {"prefix": task.prefix} for name, task in data.tasks.items()}
+    learnt_by_default(accelerator.unwrap_model(result.model), tokenizer, data, generation)
     save(accelerator, result.model, tokenizer, output / "model")
     write_result(output, accelerator, record)
     if config.hub.repo_id and accelerator.is_main_process:  # after the record, which goes along

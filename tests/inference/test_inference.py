@@ -161,6 +161,17 @@ def test_a_long_text_is_never_shortened_in_silence(whose, too_long, checkpoint):
         assert found[1] == next(translate(loaded, [head], max_new_tokens=5))
 
 
+def test_a_text_to_summarise_is_cut_as_in_training_unless_told_otherwise(checkpoint):
+    loaded, long, said = (
+        load(checkpoint("seq2seq", "ours"), "summarize"),
+        "the market rose sharply on monday. " * 17,
+        [],
+    )
+    cut, split = (next(summarize(loaded, [long], max_new_tokens=5, too_long=how)) for how in ("cut", "split"))
+    assert next(summarize(loaded, [long], max_new_tokens=5, warn=said.append)) == cut != split
+    assert "it is cut" in said[0]
+
+
 def test_a_text_without_sentences_or_words_is_split_all_the_same(checkpoint):
     loaded = load(checkpoint("masked", "ours"), "fill")
     for text in ("market " * 200, "x" * 300, "", "rose. " + "fell " * 99):

@@ -96,6 +96,8 @@ def test_a_pretrained_model_learns_to_translate_and_says_so(launch, translate, p
     own = model.generation_config
     assert (own.num_beams, own.max_new_tokens, own.length_penalty) == (3, 29, 0.9)
     assert model.config.task_specific_params == {"swap": {"prefix": "the bank: "}}
+    limit = AutoTokenizer.from_pretrained(tmp_path / "run" / "model").model_max_length
+    assert f"max_source_length: {limit}\n" in (tmp_path / "run" / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize("family", STOCK)

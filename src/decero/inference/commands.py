@@ -63,8 +63,8 @@ def _parser(commands, name: str, what: str) -> argparse.ArgumentParser:
     )
     if name != "generate":
         parser.add_argument(
-            "--too-long", choices=("split", "cut"), default="split",
-            help="what becomes of a line longer than the model's positions: read in parts, or as far as they go",
+            "--too-long", choices=("split", "cut"), default="cut" if name == "summarize" else "split",
+            help="a line longer than the model reads: in parts, or as far as it goes (default: %(default)s)",
         )  # fmt: skip
     parser.add_argument("--bf16", action="store_true", help="weights in bfloat16: faster, and other in rare words")
     parser.add_argument("--revision", metavar="COMMIT", help="of a model on the hub")

@@ -26,8 +26,9 @@ def translate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) 
     """What the model answers to each text, in order; nothing to an empty one. An encoder-decoder.
 
     options: prefix (None: the one that the checkpoint names for this task), beams and max_new_tokens (None: its own),
-    batch_tokens, too_long (`split` at ends of sentences, or `cut`), warn (called with a line for what was not read or
-    written in full), first_window (texts that are read before the first is answered; 1: each is answered as it comes).
+    batch_tokens, too_long (`split` at ends of sentences, which is the default, or `cut`), warn (called with a line for
+    what was not read or written in full), first_window (texts that are read before the first is answered; 1: each is
+    answered as it comes).
 
     Raises UserError: what `load` refuses; a checkpoint that names several prefixes, and none was given.
     """
@@ -35,7 +36,7 @@ def translate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) 
 
 
 def summarize(model: str | Path | Loaded, texts: Iterable[str], **options: Any) -> Iterator[str]:
-    """As `translate`; a text that is too long is answered by the summaries of its parts."""
+    """As `translate`, but a text that is too long is cut, as it is in training; split, it is answered part by part."""
     return _answer("summarize", model, texts, **options)
 
 
@@ -55,10 +56,11 @@ def generate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) -
 def _answer(
     command: str, model: str | Path | Loaded, texts: Iterable[str], *, prefix: str | None = None,
     beams: int | None = None, max_new_tokens: int | None = None, batch_tokens: int = TOKENS_PER_BATCH,
-    too_long: TooLong = "split", warn: Warn = silent, first_window: int = FIRST_WINDOW, chat: bool = False,
+    too_long: TooLong | None = None, warn: Warn = silent, first_window: int = FIRST_WINDOW, chat: bool = False,
     temperature: float | None = None, top_p: float | None = None, seed: int | None = None,
 ) -> Iterator[str]:  # fmt: skip
     loaded = load(model, command)
+    too_long = too_long or ("cut" if command == "summarize" else "split")
     prefix, suffix = frame_of(loaded, command, prefix)
     if chat:
         prefix, suffix = chat_frame(loaded, prefix)

@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from pydantic import Field, field_validator, model_validator
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from decero.data.corpus import check_text, load_corpus, read_parallel
 from decero.data.rows import tokenize_pairs
@@ -176,6 +176,19 @@ def score(generation: GenerationSection, hypotheses: list[str], references: list
     """The metrics of the kind that was asked for; the first is the main one."""
     found = compute_text_metrics(generation.metric, hypotheses, references)
     return {name: found[name] for name in TEXT_METRICS[generation.metric]}
+
+
+def learnt_by_default(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TasksSection, generation: GenerationSection
+) -> None:
+    """Have the checkpoint do by default what it was taught here: how much it reads, behind which prefix, how it writes.
+
+    More of a source than `max_source_length` was never read: `model_max_length` of the tokenizer.
+    """
+    tokenizer.model_max_length = data.max_source_length
+    model.config.task_specific_params = {name: {"prefix": task.prefix} for name, task in data.tasks.items()}
+    how = generation.model_dump(include={"num_beams", "max_new_tokens", "length_penalty"})
+    model.generation_config.update(**how)  # type: ignore[union-attr]
 
 
 def write_outputs(output: Path, texts: Texts, split: str, hypotheses: dict[str, list[str]]) -> None:
