@@ -16,12 +16,12 @@ from decero.benchmark.arms import check_equal
 from decero.benchmark.batches import FORMULA, describe, make_texts
 from decero.benchmark.decoding import check_equal_answers
 from decero.benchmark.measure import interleaved, matmul_peak
-from decero.benchmark.process import processes
+from decero.benchmark.process import memory_of, processes
 from decero.benchmark.report import arm_table, bars, line_of, parameters_of, ratio_table, summarise
 from decero.benchmark.works import Benchmark, build_pair
 from decero.errors import UserError, run
 from decero.evaluation.figures import render
-from decero.training.run import finished, start, write_result
+from decero.training.run import finished, start, write_json, write_result
 
 
 def main():
@@ -35,7 +35,7 @@ def main():
     if config.dry_run:
         print(config.to_yaml())
 
-    started, found = time.perf_counter(), {}
+    found: dict[str, Any] = {}
     for name, work in works.items():  # every one is built before the first is timed
         ours, stock = build_pair(name, work, seed)
         found[name] = describe(work, make_texts(name, work, ours.config, seed), ours, seed)
@@ -46,8 +46,10 @@ def main():
     if config.dry_run:
         return print("dry run: nothing was timed and nothing written")
 
-    output, peaks = Path(config.output), matmul_peak(device)
-    (output / "works").mkdir(exist_ok=True)
+    output = Path(config.output)
+    parts = {name: output / "works" / f"{name}.json" for name in works}
+    done = {name: json.loads(part.read_text(encoding="utf-8")) for name, part in parts.items() if part.is_file()}
+    peaks = next((each["matmul_peak"] for each in done.values()), None) or matmul_peak(device)
     rounds = {name: config.warmup_rounds + work.rounds for name, work in works.items()}
     bar = tqdm(
         total=sum(rounds[name] * len(work.arms()) for name, work in works.items()), unit="arm", dynamic_ncols=True,
@@ -55,12 +57,11 @@ def main():
     )  # fmt: skip
     for name, work in works.items():
         bar.set_description(name, refresh=False)
-        part = output / "works" / f"{name}.json"
-        if part.is_file():  # measured before the run was stopped
-            found[name] = json.loads(part.read_text(encoding="utf-8"))
+        if name in done:  # measured before the run was stopped
+            found[name] = done[name]
             bar.update(rounds[name] * len(work.arms()))
             continue
-        memory: dict[str, Any] = {}
+        started, memory, load_average = time.perf_counter(), {}, psutil.getloadavg()[0]
         with processes(name, work, device, seed) as (arms, facts):
             if work.kind == "decode":
                 found[name]["equal"] = check_equal_answers(name, work, {arm: f["written"] for arm, f in facts.items()})
@@ -70,11 +71,15 @@ def main():
             for key in ("parameters", "says"):
                 found[name][key] = {arm: f[key] for arm, f in facts.items()}
             times = interleaved(arms, work.rounds, config.warmup_rounds, seed, tick=bar.update)
-            found[name]["load_average"] = psutil.getloadavg()[0]  # above the number of cores: others were at work
             if config.memory and work.kind != "decode":
-                memory = {arm: each.memory() for arm, each in arms.items()}
+                memory = memory_of(arms)
         found[name] = summarise(work, times, memory, found[name], peaks)
-        part.write_text(json.dumps(found[name], indent=1) + "\n", encoding="utf-8")
+        found[name] |= {
+            "load_average": load_average,
+            "matmul_peak": peaks,
+            "wall_time_s": time.perf_counter() - started,
+        }
+        write_json(parts[name], found[name])
     bar.close()
     table, details = ratio_table(found, works), arm_table(found, peaks)
     (output / "benchmark.md").write_text(f"{table}\n\n{details}\n", encoding="utf-8")
@@ -82,7 +87,7 @@ def main():
         (output / f"speed.{kind}").write_bytes(render(bars(found), kind))
     metric = {f"{name}, over {arm}": r["median"] for name, f in found.items() for arm, r in f["ratios"].items()}
     record = {"metric": metric, "table": table, "arm_table": details, "works": found, "matmul_peak": peaks}
-    record |= {"formula": FORMULA, "seed": seed, "wall_time_s": time.perf_counter() - started}
+    record |= {"formula": FORMULA, "seed": seed, "wall_time_s": sum(f["wall_time_s"] for f in found.values())}
     write_result(output, accelerator, record)
     accelerator.print(f"\n{table}\n\n{details}\n\n{output}/benchmark.md, {output}/speed.png")
     accelerator.end_training()

@@ -23,6 +23,21 @@ def test_rows_hold_every_token_of_every_document_in_order(texts, tokenizer, proc
     assert count_tokens(rows) == sum(map(len, rows["input_ids"]))
 
 
+@pytest.mark.parametrize("special", [True, False])
+def test_rows_are_those_of_the_tokenizer_that_hands_out_what_overflows(texts, tokenizer, special):
+    long = [" ".join(texts[i : i + 5]) + " [MASK] <s>" for i in range(0, 60, 5)]
+    rows = tokenize_documents(Dataset.from_dict({"text": long}), tokenizer, max_length=13, special_tokens=special)
+    expected = tokenizer(
+        long, truncation=True, max_length=13, return_overflowing_tokens=True, split_special_tokens=True,
+        add_special_tokens=special,
+    )  # fmt: skip
+    wanted = [ids for ids in expected["input_ids"] if len(ids) >= 2 + 2 * special]
+    assert list(rows["input_ids"]) == wanted
+    inner = [starts[special : len(starts) - special] for starts in rows["starts_word"]]
+    assert all(starts[0] for starts in inner)
+    assert any(not start for starts in inner for start in starts)
+
+
 def test_the_cache_is_found_again_and_depends_on_length_and_tokenizer(texts, tokenizer):
     data = Dataset.from_dict({"text": texts})
 

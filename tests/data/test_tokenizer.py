@@ -14,6 +14,7 @@ from decero.data.tokenizer import (
     check_round_trip,
     load_tokenizer,
     resolve_package_path,
+    splits_at_whitespace,
     train_tokenizer,
     word_starts,
 )
@@ -41,6 +42,11 @@ def train(algorithm, texts=TEXTS, **kwargs):
 @pytest.fixture(scope="module", params=ALGORITHMS)
 def tokenizer(request):
     return train(request.param)
+
+
+@pytest.fixture(scope="module")
+def tokenizers_by_name():
+    return {algorithm: train(algorithm) for algorithm in ALGORITHMS}
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +296,7 @@ FAMILIES = {
 def test_word_starts_on_known_sentences(family):
     build, text, expected = FAMILIES[family]
     tokenizer = build()
-    (starts,) = word_starts(tokenizer([text]), [text])
+    (starts,) = word_starts(tokenizer([text]).encodings, [text])
     assert starts.dtype == bool
     assert "".join(map(str, starts.astype(int))) == expected, tokenizer.tokenize(text)
 
@@ -300,34 +306,36 @@ def test_without_a_pre_tokenizer_word_ids_alone_would_not_do():
     assert set(build()([text]).word_ids(0)) == {0}
 
 
-def test_every_row_starts_a_word_and_reads_its_own_text():
-    texts = ["unbelievable el", "el niño"]
-    rows = FAMILIES["no_pre_tokenizer"][0]()(texts, truncation=True, max_length=2, return_overflowing_tokens=True)
-    # ▁un believ | able ▁el || ▁el ▁ni | ño
-    assert [row.tolist() for row in word_starts(rows, texts)] == [[True, False], [True, True], [True, True], [True]]
-
-
-def test_word_starts_over_chunks_padding_and_several_texts(tokenizer):
+def test_word_starts_of_several_texts_are_those_of_each(tokenizer):
     texts = ["", *TEXTS, "fin"]
-    whole = tokenizer(texts, add_special_tokens=False)
-    expected = word_starts(whole, texts)
-    assert [len(row) for row in expected] == [len(ids) for ids in whole["input_ids"]]
-    chunks = tokenizer(
-        texts, truncation=True, max_length=11, stride=0, padding=True, return_overflowing_tokens=True,
-        return_offsets_mapping=True, return_special_tokens_mask=True,
-    )  # fmt: skip
-    starts = word_starts(chunks, texts)
-    assert len(starts) == len(chunks["input_ids"]) > len(texts)
-    for sample in range(len(texts)):
-        joined = []
-        for row in np.flatnonzero(np.array(chunks["overflow_to_sample_mapping"]) == sample):
-            special = np.array(chunks["special_tokens_mask"][row], dtype=bool)
-            assert starts[row][special].all()
-            inner = starts[row][~special]
-            position = len(np.concatenate([[], *joined]))
-            assert inner[:1].all()  # whatever a row begins with is a word of its own there
-            joined.append(np.concatenate([expected[sample][position : position + 1], inner[1:]]))
-        np.testing.assert_array_equal(np.concatenate([[], *joined]).astype(bool), expected[sample])
+    together = word_starts(tokenizer(texts, padding=True).encodings, texts)
+    for text, starts in zip(texts, together, strict=True):
+        (alone,) = word_starts(tokenizer([text]).encodings, [text])
+        np.testing.assert_array_equal(starts[: len(alone)], alone)
+        assert starts[len(alone) :].all()  # padding
+
+
+WHITESPACE = {
+    "wordpiece": True,
+    "byte_level": True,
+    "metaspace": False,
+    "no_pre_tokenizer": False,
+}  # Metaspace: U+0020 alone
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_who_splits_at_whitespace_is_known(family):
+    assert splits_at_whitespace(FAMILIES[family][0]()) is WHITESPACE[family]
+
+
+@given(st.lists(st.text("ab1!é中' \n\t\xa0\u3000", max_size=30), min_size=1, max_size=4))
+@settings(deadline=None)
+def test_where_pre_tokens_split_at_whitespace_they_are_enough(tokenizers_by_name, texts):
+    for tokenizer in tokenizers_by_name.values():
+        assert splits_at_whitespace(tokenizer)
+        encoded = tokenizer(texts).encodings
+        for quick, careful in zip(word_starts(encoded, texts, True), word_starts(encoded, texts), strict=True):
+            np.testing.assert_array_equal(quick, careful)
 
 
 @pytest.mark.parametrize("algorithm", ["wordpiece", "byte_level_bpe", "unigram"])

@@ -11,7 +11,7 @@ from decero.benchmark.arms import ARMS, build_arms, check_equal
 from decero.benchmark.batches import describe, make_texts, padded_batches
 from decero.benchmark.measure import interleaved, matmul_peak, paired_ratios
 from decero.benchmark.memory import peak_of_step
-from decero.benchmark.process import processes
+from decero.benchmark.process import memory_of, processes
 from decero.benchmark.works import Work, build_pair
 from decero.data.tokenizer import load_tokenizer
 from decero.errors import UserError
@@ -104,6 +104,8 @@ def test_a_run_leaves_a_record_a_table_and_a_figure(launch, write, tmp_path):
             assert 0 < measured["peak_fraction"] < 1
             assert measured["memory"]["step_bytes"] > 0
             assert found["loss"][arm] == pytest.approx(found["loss"]["ours"], rel=1e-5)
+            kept = "allocator: freed memory is kept" in found["says"][arm]
+            assert kept is not arm.startswith("stock")  # as a run of ours does, and no example of transformers
         for arm in ("stock fp32", "stock bf16", "tuned"):
             expected = paired_ratios(found["arms"][arm]["rounds"], found["arms"]["ours"]["rounds"])
             assert found["ratios"][arm] == expected
@@ -114,7 +116,7 @@ def test_a_run_leaves_a_record_a_table_and_a_figure(launch, write, tmp_path):
 
 
 def test_a_run_that_was_stopped_goes_on_behind_the_last_work_it_measured(launch, write, tmp_path):
-    small = {"batch_size": 2, "rounds": 1}
+    small = {"batch_size": 2, "rounds": 1, "tricks": False}
     both = {"mlm": settings("mlm", **small), "causal": settings("causal", **small)}
     path, folder = write(both, memory=False), tmp_path / "run"
     launch("benchmark", path)
@@ -129,16 +131,28 @@ def test_a_run_that_was_stopped_goes_on_behind_the_last_work_it_measured(launch,
     assert again["causal"]["loss"] == first["causal"]["loss"]
 
 
-def test_an_arm_whose_process_dies_is_one_line():
-    work = Work.model_validate(settings("mlm"))
+def test_a_first_work_that_was_refused_leaves_the_folder_free(launch, write, tmp_path, monkeypatch):
+    path = write({"mlm": settings("mlm", rounds=1)})
+    killer = tmp_path / "bin" / "sitecustomize.py"  # of every process that an arm is
+    killer.parent.mkdir()
+    killer.write_text("import os, sys\n'decero.benchmark.process' in ' '.join(sys.orig_argv) and os._exit(7)\n")
+    monkeypatch.setenv("PYTHONPATH", str(killer.parent))
+    done = launch("benchmark", path, expect=2)
+    assert "error: works.mlm: stock fp32: its process ended with 7" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_arm_whose_process_dies_is_one_line_and_loses_no_time_that_was_measured():
+    work = Work.model_validate(settings("mlm", tricks=False))
     with processes("mlm", work, CPU, seed=3) as (arms, facts):
-        assert facts.keys() == arms.keys() == set(ARMS)
+        assert facts.keys() == arms.keys() == {"stock fp32", "ours"}
         assert arms["ours"]() > 0
         arms["ours"].child.kill()
         with pytest.raises(
             UserError, match=r"works\.mlm: ours: its process ended with -9, probably for want of memory"
         ):
             arms["ours"]()
+        assert list(memory_of(arms)) == ["stock fp32"]
     assert all(arm.child.returncode is not None for arm in arms.values())
 
 

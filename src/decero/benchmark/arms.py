@@ -65,7 +65,7 @@ def build_arms(
     work: Work, pair: tuple[PreTrainedModel, PreTrainedModel], texts: Dataset, device: torch.device, seed: int,
     names: Sequence[str] = ARMS,
 ) -> dict[str, Arm]:  # fmt: skip
-    """The arms asked for, on the device, ready to train. Both stock arms share one model and one optimizer.
+    """The arms asked for, on the device, ready to train. Stock arms share one model and one optimizer.
 
     stock: the stock class and its own loss over padded batches, in bf16 under autocast with outputs back in fp32, which
     is what the Trainer makes of it through accelerate.

@@ -84,5 +84,5 @@ def _matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float) -> fl
 
 def synchronize(device: torch.device) -> None:
     """Wait for what the device was asked to do; on a CPU it is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,7 +23,7 @@ from decero.benchmark.measure import timed
 from decero.benchmark.memory import peak_of_step
 from decero.benchmark.works import ArmName, Work, build_pair
 from decero.errors import UserError, run
-from decero.training.run import keep_freed_memory
+from decero.training.run import keep_freed_memory, multiply_in_tf32
 
 
 class ArmProcess:
@@ -34,6 +34,7 @@ class ArmProcess:
         self.child = subprocess.Popen(
             [sys.executable, "-m", "decero.benchmark.process"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            process_group=0,  # Ctrl-C is for the parent, who ends this one
             env=os.environ | {"KINETO_LOG_LEVEL": "99"},  # the profiler talks
         )  # fmt: skip
         asked = {"name": name, "work": work.model_dump(), "arm": arm, "device": str(device), "seed": seed}
@@ -65,12 +66,25 @@ class ArmProcess:
     def _answer(self) -> dict[str, Any]:
         assert self.child.stdout is not None
         line = self.child.stdout.readline()
-        return json.loads(line) if line else self._ended()
+        return json.loads(line) if line.endswith("\n") else self._ended()
 
     def _ended(self) -> Any:
         code = self.child.wait()
-        mend = "probably for want of memory; lower its batch_size" if code == -signal.SIGKILL else "see above"
-        raise UserError(f"{self.name}: its process ended with {code}, {mend}")
+        killed = "probably for want of memory, for all arms are held at once; lower its batch_size (another output=)"
+        raise UserError(
+            f"{self.name}: its process ended with {code}, {killed if code == -signal.SIGKILL else 'see above'}"
+        )
+
+
+def memory_of(arms: Mapping[str, ArmProcess]) -> dict[str, dict[str, int]]:
+    """Of every arm that lives to say: what was timed is not lost for it."""
+    memory = {}
+    for arm, each in arms.items():
+        try:
+            memory[arm] = each.memory()
+        except UserError as error:
+            print(f"memory: {error}", file=sys.stderr)
+    return memory
 
 
 @contextmanager
@@ -93,15 +107,18 @@ def processes(
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches both; the parent ends this one
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
     asked = json.loads(sys.stdin.readline())
     name, arm, device, seed = asked["name"], asked["arm"], torch.device(asked["device"]), asked["seed"]
     work = Work.model_validate(asked["work"])
     torch.set_num_threads(asked["threads"])
-    if device.type == "cpu" and work.tricks and not arm.startswith("stock"):
+    allocator = "the C library's, as it is"
+    if device.type != "cpu":
+        multiply_in_tf32()
+    elif work.tricks and work.kind != "decode" and not arm.startswith("stock"):
         keep_freed_memory()  # as a run of ours does
+        allocator = "freed memory is kept"
 
     def answer(said: dict[str, Any]) -> None:
         print(json.dumps(said), file=answers, flush=True)
@@ -120,10 +137,11 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # what is there now stays; collecting what a unit leaves is then quick
     gc.disable()
-    answer(facts | {"parameters": unit.model.num_parameters(), "says": unit.says})
+    answer(facts | {"parameters": unit.model.num_parameters(), "says": [*unit.says, f"allocator: {allocator}"]})
     for line in sys.stdin:
-        answer({"seconds": timed(unit, device)} if line.strip() == "run" else peak_of_step(unit))
-        gc.collect()
+        said = {"seconds": timed(unit, device)} if line.strip() == "run" else peak_of_step(unit)
+        gc.collect()  # while nobody else is timed
+        answer(said)
 
 
 if __name__ == "__main__":

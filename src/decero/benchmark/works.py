@@ -81,7 +81,7 @@ class Benchmark(RunConfig):
     works: dict[str, Work] = Field(min_length=1, description="name -> work")
     only: list[str] | None = Field(None, description="names of works to run; all when not set")
     warmup_rounds: int = Field(1, ge=1, description="rounds that are not counted: the first makes what is made once")
-    memory: bool = Field(True, description="measure peak memory, too, in a process of its own")
+    memory: bool = Field(True, description="measure peak memory, too, when the clock has stopped")
 
     def chosen(self) -> dict[str, Work]:
         """The works to run. Raises UserError for a name that is none."""

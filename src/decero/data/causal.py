@@ -20,6 +20,7 @@ from decero.data.corpus import check_text
 from decero.data.rows import leaving_no_trace, map_rows
 from decero.data.seq2seq import Pair, padded
 from decero.data.stream import Stream, Texts
+from decero.data.tokenizer import around
 from decero.errors import UserError, did_you_mean
 
 PLAIN: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}  # "<s>" is text
@@ -30,20 +31,12 @@ def let_go_on(tokenizer: PreTrainedTokenizerBase) -> None:
 
     For whoever reads a prompt with it afterwards: a text that has ended is not gone on with.
     """
-    start, end = _around(tokenizer)
+    start, end = around(tokenizer)
     if end:
         first = [(token, tokenizer.convert_tokens_to_ids(token)) for token in tokenizer.convert_ids_to_tokens(start)]
         single = " ".join([*(token for token, _ in first), "$A"])
         backend: Any = tokenizer.backend_tokenizer
         backend.post_processor = processors.TemplateProcessing(single, f"{single} $B", first)
-
-
-def _around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Ids that the tokenizer puts before and after a text."""
-    mask = tokenizer("a", return_special_tokens_mask=True)
-    ids, special = mask["input_ids"], mask["special_tokens_mask"]
-    begin = special.index(0)
-    return ids[:begin], ids[len(ids) - special[::-1].index(0) :]
 
 
 def start_id(tokenizer: PreTrainedTokenizerBase, token: str | None = None) -> int:
@@ -253,7 +246,7 @@ class _Plain:
     separator: str
 
     def __post_init__(self):
-        self.start, _ = _around(self.tokenizer)
+        self.start, _ = around(self.tokenizer)
 
     def prompt(self, text: str) -> list[int]:
         return self.start + self.tokenizer(text + self.separator, **PLAIN)["input_ids"]

@@ -7,15 +7,27 @@ Unigram (Kudo 2018). All end as a plain fast tokenizer: the folder that `save_pr
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
-from itertools import chain, islice, takewhile
+from itertools import chain, islice, product, takewhile
 from typing import Any
 from unicodedata import normalize as compose
 
 import numpy as np
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerFast
+from tokenizers import (
+    AddedToken,
+    Encoding,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from decero.data.packages import resolve_package_path
 from decero.errors import UserError, did_you_mean
@@ -238,29 +250,54 @@ def load_tokenizer(name_or_path: str, *, needs: Sequence[str] = (), **kwargs) ->
     raise UserError(f"tokenizer {name_or_path}: {problem}")
 
 
-def word_starts(encoding: BatchEncoding, texts: Sequence[str]) -> list[np.ndarray]:
+def around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Ids that the tokenizer puts before and after a text."""
+    mask = tokenizer("a", return_special_tokens_mask=True)
+    ids, special = mask["input_ids"], mask["special_tokens_mask"]
+    begin = special.index(0)
+    return ids[:begin], ids[len(ids) - special[::-1].index(0) :]
+
+
+def word_starts(rows: Sequence[Encoding], texts: Sequence[str], by_pre_token: bool = False) -> list[np.ndarray]:
     """Which tokens begin a word: a bool array a row. The words to mask are the runs from one True to the next.
 
-    encoding: a fast tokenizer's, of single texts, with or without overflowing chunks and padding.
-    A token starts a word when its pre-token (`word_ids`) differs from its predecessor's or its first character lies in
-    another whitespace word of the text; a special token and the first of a row start their own. A whitespace word is a
-    run of whitespace with what follows it, so a lone `▁` and the piece after it are one word. Pre-tokens alone are
-    right for WordPiece, byte-level BPE and Metaspace; whitespace is what remains where there is no pre-tokenizer.
+    rows: a fast tokenizer's encodings of the texts. A token starts a word when its pre-token (`word_ids`) differs from
+    its predecessor's or its first character lies in another whitespace word of the text; a special token and the first
+    of a row start their own. A whitespace word is a run of whitespace with what follows it, so a lone `▁` and the piece
+    after it are one word. Pre-tokens alone are right for WordPiece, byte-level BPE and Metaspace; whitespace is what
+    remains where there is no pre-tokenizer.
+    by_pre_token: the text need not be looked at, as `splits_at_whitespace` says.
     """
-    rows = encoding.encodings or []
-    text_of_row = np.array(encoding.get("overflow_to_sample_mapping", range(len(rows))), dtype=np.int64)
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
-
-    # All texts end to end, each closed by a newline: a trimmed token may start at the very end of its text
-    codes = np.frombuffer("".join(f"{text}\n" for text in texts).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-    is_space = IS_SPACE[np.minimum(codes, len(IS_SPACE) - 1)]
-    text_begins = np.cumsum([0] + [len(text) + 1 for text in texts])
-    whitespace_word = np.cumsum(is_space & ~np.roll(is_space, 1))
-
-    characters = np.array([start for row in rows for start, _ in row.offsets], dtype=np.int64)
-    words = whitespace_word[characters + np.repeat(text_begins[text_of_row], lengths)]
     pre_tokens = np.array(list(chain.from_iterable(row.word_ids for row in rows)), dtype=np.float64)  # None: NaN
-    starts = np.ones(len(words), dtype=bool)
-    starts[1:] = (pre_tokens[1:] != pre_tokens[:-1]) | (words[1:] != words[:-1])
+    starts = np.ones(len(pre_tokens), dtype=bool)
+    starts[1:] = pre_tokens[1:] != pre_tokens[:-1]
+    if not by_pre_token:
+        # All texts end to end, each closed by a newline: a trimmed token may start at the very end of its text
+        whole = "".join(f"{text}\n" for text in texts).encode("utf-32-le", "surrogatepass")
+        is_space = IS_SPACE[np.minimum(np.frombuffer(whole, dtype=np.uint32), len(IS_SPACE) - 1)]
+        text_begins = np.cumsum([0] + [len(text) + 1 for text in texts])
+        whitespace_word = np.cumsum(is_space & ~np.roll(is_space, 1))
+        characters = np.array([start for row in rows for start, _ in row.offsets], dtype=np.int64)
+        words = whitespace_word[characters + np.repeat(text_begins[: len(rows)], lengths)]
+        starts[1:] |= words[1:] != words[:-1]
     starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
     return np.split(starts, np.cumsum(lengths)[:-1])
+
+
+def splits_at_whitespace(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether no pre-token goes on behind whitespace, so that `word_starts` has no use for characters, which cost time.
+
+    Tried with the whitespace that texts have (of rare kinds some tokenizers make nothing) behind and before letters,
+    figures and punctuation.
+    """
+    backend = tokenizer.backend_tokenizer
+    if backend.pre_tokenizer is None:
+        return False
+    for left, space, right in product("a1!é中", (" ", "\n", "\t", "\r", "\xa0", "\u3000", "  ", " \n\n "), "a1!é中"):
+        text = f"{left}{space}{right}"
+        read = backend.normalizer.normalize_str(text) if backend.normalizer else text
+        pieces = [read[begin:end] for _, (begin, end) in backend.pre_tokenizer.pre_tokenize_str(read)]
+        if len(read.split()) != 2 or any(re.search(r"\S\s", piece) for piece in pieces):
+            return False
+    return True

@@ -58,7 +58,8 @@ def build_model(
 ) -> PreTrainedModel:
     """A checkpoint's model, or a preset's with random weights drawn from `seed`, in fp32.
 
-    fields: configuration fields that the task decides (num_labels, id2label, problem_type).
+    fields: configuration fields that the task decides (num_labels, id2label, problem_type). A tokenizer that says it
+    reads less than `max_length`, as one of shorter texts does, says `max_length` from here on.
 
     Raises UserError: an unknown field, a checkpoint that cannot be read, a tokenizer with ids beyond the model's
     vocabulary, `max_length` beyond its positions.
@@ -100,6 +101,7 @@ def build_model(
         raise UserError(
             f"data.max_length {max_length} exceeds the {positions} positions of {where}; lower it to {positions}"
         )
+    tokenizer.model_max_length = max(tokenizer.model_max_length, max_length)
     return model
 
 

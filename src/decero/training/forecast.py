@@ -22,7 +22,7 @@ from decero.training.devices import UTILISATION, Device
 from decero.training.objectives import Objective
 from decero.training.optim import build_optimizer, learning_rate_at
 from decero.training.probe import Look, Probe, agreed, probe, sample_load, time_look
-from decero.training.run import peak_memory
+from decero.training.run import give_back_memory, peak_memory
 from decero.training.windows import windows_of
 
 SAMPLE = 2048  # tokens of the forward pass whose kept tensors are counted
@@ -167,6 +167,7 @@ def kept_for_backward(
 def _free_memory(accelerator: Accelerator) -> float:
     if accelerator.device.type == "cuda":
         return torch.cuda.mem_get_info(accelerator.device)[0]
+    give_back_memory()
     return psutil.virtual_memory().available / accelerator.num_processes
 
 

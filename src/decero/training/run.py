@@ -86,7 +86,7 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Acceler
         torch.set_num_threads(max(1, cores // local))
         keep_freed_memory()
     else:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        multiply_in_tf32()
     each = f", {torch.get_num_threads()} threads each" if device == "cpu" else ""
     kind = str(accelerator.distributed_type).removeprefix("DistributedType.").lower().replace("no", "not distributed")
     precision = training.mixed_precision.replace("no", "fp32") + (", sharded (FSDP2)" if sharded else "")
@@ -224,11 +224,17 @@ def write_result(output: Path, accelerator: Accelerator, result: dict[str, Any])
         "commit": _commit(),
     }
     if accelerator.is_main_process:
-        beside = output / ".result.json.tmp"
-        beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        beside.replace(output / "result.json")
+        write_json(output / "result.json", record)
     accelerator.wait_for_everyone()
     return record
+
+
+def write_json(path: Path, record: dict[str, Any]) -> None:
+    """The whole file or none, its folder made when it is not there."""
+    path.parent.mkdir(exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    beside.replace(path)
 
 
 def _commit() -> str | None:
@@ -246,11 +252,16 @@ def _commit() -> str | None:
     return said.stdout.strip()
 
 
+def multiply_in_tf32() -> None:
+    """fp32 products on an NVIDIA GPU keep 10 bits of each factor: several times as fast."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+
+
 def keep_freed_memory() -> None:
     """Have the C library keep what is freed: the next step asks for the same again. Elsewhere than on glibc, nothing.
 
     By default glibc takes each tensor above 32 MiB from the system, which fills it with zeros page by page, and gives
-    it back at once (mallopt(3): M_MMAP_MAX, M_TRIM_THRESHOLD). PyTorch's guide to CPUs lends jemalloc for the same end.
+    it back at once (mallopt(3): M_MMAP_MAX, M_TRIM_THRESHOLD). PyTorch's guide to CPUs has jemalloc for the same end.
     """
     M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
     with suppress(OSError, AttributeError, TypeError):
@@ -259,10 +270,17 @@ def keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, -1)  # never
 
 
+def give_back_memory() -> None:
+    """What `keep_freed_memory` kept goes back to the system, so that what is held or free can be counted."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def reset_peak_memory() -> None:
     """Start counting anew, so that several runs in one process each get their own peak."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
+    give_back_memory()
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # Linux: peak resident set := resident set
 
