@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers as hf
+from datasets import Dataset
 from torch.testing import assert_close
 
 import decero.models as ours
@@ -223,18 +224,11 @@ def test_a_leak_is_heard_however_small(monkeypatch):
     assert prove(model, batch, pack(batch)) == "texts of one row hear of each other"
 
 
-class Dataset(list):
-    """What `Rows` reads of a data set, for a collator that ignores it."""
-
-    def __getitem__(self, places):
-        return {"place": places}
-
-
 @pytest.mark.parametrize(("choice", "packs"), [("auto", True), ("on", True), ("off", False)])
 def test_packing_is_what_was_chosen(choice, packs):
     model = TOKENS["bert"]()
     objective = Objective(lambda rows: batch_for(model), token_loss, lambda batch: 1)
-    chosen, said = pack_if_proven(objective, model, Dataset(range(8)), 16, choice)
+    chosen, said = pack_if_proven(objective, model, Dataset.from_dict({"input_ids": [[3]] * 8}), 16, choice)
     assert isinstance(chosen.collate, Packed) is packs
     assert said.startswith("packing: rows of 16" if packs else "packing: off")
 
@@ -242,11 +236,11 @@ def test_packing_is_what_was_chosen(choice, packs):
 def test_a_model_that_cannot_be_packed_is_padded_or_refused():
     model = REFUSED["xlnet"]()
     objective = Objective(lambda rows: batch_for(model), token_loss, lambda batch: 1)
-    chosen, said = pack_if_proven(objective, model, Dataset(range(8)), 16, "auto")
+    chosen, said = pack_if_proven(objective, model, Dataset.from_dict({"input_ids": [[3]] * 8}), 16, "auto")
     assert chosen is objective
     assert "would not give the same" in said
     with pytest.raises(UserError, match=r"training\.packing: xlnet cannot be packed"):
-        pack_if_proven(objective, model, Dataset(range(8)), 16, "on")
+        pack_if_proven(objective, model, Dataset.from_dict({"input_ids": [[3]] * 8}), 16, "on")
 
 
 def test_proving_changes_nothing_in_the_model():
@@ -288,3 +282,53 @@ def test_the_matmul_kernel_equals_sdpa(name):
     expected = model(**batch).logits
     model.set_attn_implementation("matmul")
     assert_close(model(**batch).logits[text], expected[text], atol=3e-5, rtol=1e-4)
+
+
+WINDOWS = {
+    "modernbert": lambda: hf.ModernBertForMaskedLM(hf.ModernBertConfig(
+        **S, max_position_embeddings=32, pad_token_id=1, local_attention=16, bos_token_id=0, eos_token_id=2,
+        cls_token_id=0, sep_token_id=2)),
+    "mistral": lambda: hf.MistralForCausalLM(hf.MistralConfig(**S, num_key_value_heads=3, sliding_window=8)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_a_window_that_only_the_longest_texts_outgrow_is_seen(name):
+    """Short texts first: packed rows of them alone would be equal, and later ones would lose their window unseen."""
+    rows = [{"input_ids": list(range(3, 3 + size))} for size in [4, 5, 4, 6, 3, 5, 4, 4, 5, 23, 21]]
+    dataset = Dataset.from_list(rows)
+
+    def collate(rows):
+        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(r["input_ids"]) for r in rows], True, 1)
+        return {"input_ids": ids, "attention_mask": (ids != 1).long(), "labels": ids}
+
+    objective = Objective(collate, token_loss, lambda batch: 1)
+    model = redraw(WINDOWS[name]())
+    assert "packed rows would not give the same" in pack_if_proven(objective, model, dataset, 64, "auto")[1]
+    short = Dataset.from_list(rows[:9])
+    assert "no text sees another" in pack_if_proven(objective, model, short, 64, "auto")[1]
+
+
+@pytest.mark.parametrize("family", ["bart", "gpt2"])
+def test_a_classifier_that_cannot_be_packed_is_padded(family):
+    small = {"d_model": 36, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 3}
+    small |= {"decoder_attention_heads": 3, "encoder_ffn_dim": 41, "decoder_ffn_dim": 41}
+    model = {
+        "bart": lambda: hf.BartForSequenceClassification(hf.BartConfig(
+            vocab_size=V, **small, pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2)),
+        "gpt2": lambda: hf.GPT2ForSequenceClassification(hf.GPT2Config(
+            vocab_size=V, n_embd=36, n_layer=2, n_head=3, n_positions=32, pad_token_id=1, **NONE)),
+    }[family]()  # fmt: skip
+    dataset = Dataset.from_list([{"input_ids": [*range(3, 3 + size), 2], "labels": size % 2} for size in (4, 7, 5)])
+
+    def collate(rows):
+        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(r["input_ids"]) for r in rows], True, 1)
+        labels = torch.tensor([r["labels"] for r in rows])
+        return {"input_ids": ids, "attention_mask": (ids != 1).long(), "labels": labels}
+
+    objective = classification(collate, "single_label_classification")
+    kept, said = pack_if_proven(objective, redraw(model), dataset, 32, "auto")
+    assert kept is objective
+    assert said.startswith("packing: off, for packed rows would not give the same")
+    with pytest.raises(UserError, match="cannot be packed"):
+        pack_if_proven(objective, model, dataset, 32, "on")

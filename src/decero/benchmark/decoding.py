@@ -71,22 +71,37 @@ def build_decoders(
     """The arms on the device, in fp32 or, with `work.bf16`, with weights in bfloat16.
 
     stock: batches of `work.batch_size` in the order given, padded on the right, through the stock class's `generate`.
-    ours: the same sources through our class and `decode`; without `work.tricks` in those batches through `generate`.
+    ours: the same sources through our class and `decode`, in batches of as many, sorted by the length of the source (an
+    answer's is not known beforehand); without `work.tricks` in the batches of stock through `generate`.
     uncached: as ours without tricks, and each step reads again all that was written.
     """
     ours, stock = (model.to(device, torch.bfloat16 if work.bf16 else torch.float32).eval() for model in pair)  # type: ignore[arg-type]
     for model in pair:
         model.generation_config.eos_token_id = model.generation_config.forced_eos_token_id = None
     limits = answer_lengths(work, sources, seed)
-    given, lean = [f"batches of {work.batch_size}, as given"], ["batches sorted by length, which done rows leave"]
+    given = [f"batches of {work.batch_size}, as given"]
+    lean = [f"batches of {work.batch_size}, sorted by length of the source, which done rows leave"]
     generate = partial(_generate, sources=sources, limits=limits, batch_size=work.batch_size)
-    best = partial(decode, ours, sources, max_new_tokens=limits)
+    best = partial(_decode_sorted, ours, sources, limits, work.batch_size)
     arms = (
         Decoder(stock, partial(generate, stock), given),
         Decoder(ours, best, lean) if work.tricks else Decoder(ours, partial(generate, ours), given),
         Decoder(ours, partial(generate, ours, use_cache=False), given),
     )
     return dict(zip(work.arms(), arms, strict=False))
+
+
+def _decode_sorted(model: Any, sources: list[list[int]], limits: list[int], batch_size: int) -> list[list[int]]:
+    order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
+    answers: list[list[int]] = [[] for _ in sources]
+    for start in range(0, len(order), batch_size):
+        some = order[start : start + batch_size]
+        most = [limits[i] for i in some]
+        whole = sum(max(map(len, sources)) + max(limits) for _ in some)  # room for the batch in one
+        written = decode(model, [sources[i] for i in some], max_new_tokens=most, tokens_per_batch=whole)
+        for i, answer in zip(some, written, strict=True):
+            answers[i] = answer
+    return answers
 
 
 def _generate(

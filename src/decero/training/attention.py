@@ -46,7 +46,7 @@ def choose_attention(model: PreTrainedModel, device: torch.device, precision: st
     if has != "sdpa":
         return f"attention: {has}, as the model has it"
     if device.type != "cpu" or precision != "bf16":
-        return "attention: sdpa, the fastest for this device and precision"
+        return "attention: sdpa, transformers' own; packed rows give it a block mask, which flash kernels do not take"
     try:
         model.set_attn_implementation("matmul")
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
@@ -12,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from decero.data.order import Place, Rows
 from decero.data.packing import Packed
+from decero.data.rows import token_lengths
 from decero.data.stream import Stream
 from decero.errors import UserError
 from decero.training.attention import choose_attention
@@ -50,17 +52,21 @@ def pack_if_proven(
 ) -> tuple[Objective, str]:
     """The objective over packed rows of `capacity` tokens, and a line that says so; or as it was, and the reason.
 
-    choice: `auto` packs where `prove` finds it equal on the first texts of the data set, `on` insists, `off` does not.
+    choice: `auto` packs where `prove` finds it equal on the longest and the first texts of the data set, `on` insists,
+    `off` does not.
 
     Raises UserError for `on` where it is not equal.
     """
     if choice == "off":
         return objective, "packing: off, rows are padded"
     source = Rows(dataset)
-    rows = source.__getitems__([Place(0, index) for index in range(min(8, len(source)))])
+    longest = np.argsort(-token_lengths(source.dataset), kind="stable")[:4]  # a window is seen by what is longer
+    some = list(dict.fromkeys([*longest.tolist(), *range(min(4, len(source)))]))
+    rows = source.__getitems__([Place(0, index) for index in some])
     packed = replace(objective, collate=Packed(objective.collate, capacity, per_text=objective.per_text))
     padded = objective.collate(rows)
-    roomy = 2 * max(t.shape[1] for name, t in padded.items() if name.endswith("attention_mask"))  # two texts a row
+    widest = max(t.shape[1] for name, t in padded.items() if name.endswith("attention_mask"))
+    roomy = max(capacity, 2 * widest)  # two texts a row
     trial = Packed(objective.collate, roomy, per_text=objective.per_text).pack(padded)
     device = next(model.parameters()).device
     why = prove(model, send_to_device(padded, device), send_to_device(trial, device), per_text=bool(objective.per_text))

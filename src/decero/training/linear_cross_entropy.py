@@ -17,6 +17,8 @@ def linear_cross_entropy(
     chunk x V instead of N x V, and nothing is computed twice: Hsu et al. 2024 (Liger), section 3.2. Products run in
     autocast's type where that is on; the softmax in fp32.
     """
+    if not torch.is_grad_enabled():  # autograd.Function asks for the gradients of parameters all the same
+        weight_VD, bias_V = weight_VD.detach(), None if bias_V is None else bias_V.detach()
     return _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N, chunk, label_smoothing)
 
 

@@ -64,6 +64,11 @@ class Windows:
                 f"training.global_batch_tokens {tokens} is less than the {lengths.max()} tokens of the longest "
                 "example; raise it or lower data.max_length"
             )
+        if (most := training.per_device_tokens) and most < lengths.max():
+            raise UserError(
+                f"training.per_device_tokens {most} is less than the {lengths.max()} tokens of example "
+                f"{lengths.argmax():,}, the longest; raise it or lower data.max_length"
+            )
         self.schedule = Schedule(lengths if tokens else ones, tokens or training.global_batch_size or 1, seed)
         self.steps_per_epoch: float = self.schedule.steps_per_epoch
         self.last = training.max_train_steps or (training.num_train_epochs or 0) * self.schedule.steps_per_epoch
