@@ -79,10 +79,11 @@ def main():
         written = answers(accelerator, model, tokenizer, part, generation, **settings)
         return written, score(generation, written, texts[name][split]["target"][: len(part)])
 
-    def evaluate(model, dataset=validation):
+    def evaluate(model, dataset=validation):  # of a part of the rows a part of the answers: a forecast asks for that
         metrics = {"loss": mean_loss(accelerator, model, dataset, unsmoothed, size)["loss"]}
         if generation.validation_rows:
-            scores = [generate(model, name, part, "validation")[1] for name, part in looked.items()]
+            asked = {n: p.select(range(-(-len(p) * len(dataset) // len(validation)))) for n, p in looked.items()}
+            scores = [generate(model, name, part, "validation")[1] for name, part in asked.items()]
             metrics |= {metric: sum(each[metric] for each in scores) / len(scores) for metric in scores[0]}
         return metrics
 

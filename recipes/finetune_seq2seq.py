@@ -80,11 +80,12 @@ def main():
     def loss_of(model, dataset, collate):
         return mean_loss(accelerator, model, dataset, language_model(collate), size)["loss"]
 
-    def evaluate(model, dataset=validation):
+    def evaluate(model, dataset=validation):  # of a part of the rows a part of the answers: a forecast asks for that
         loss, other = (loss_of(model, dataset, each) for each in (pairs, ShuffledSources(pairs, dataset)))
         metrics = {"loss": loss, "source_gain": other - loss}  # nats a token that the source is worth
         if generation.validation_rows:
-            scores = [generate(model, name, part, "validation")[1] for name, part in looked.items()]
+            asked = {n: p.select(range(-(-len(p) * len(dataset) // len(validation)))) for n, p in looked.items()}
+            scores = [generate(model, name, part, "validation")[1] for name, part in asked.items()]
             metrics |= {metric: sum(each[metric] for each in scores) / len(scores) for metric in scores[0]}
         return metrics
 

@@ -41,6 +41,20 @@ def names(folder):
         return sorted(file.keys())
 
 
+def test_a_machine_that_cannot_compile_trains_without_and_says_so(monkeypatch):
+    def broken(forward, **settings):
+        def called(*inputs):
+            raise RuntimeError("InvalidCxxCompiler: no working C++ compiler found\nmany more lines")
+
+        return called
+
+    monkeypatch.setattr(torch, "compile", broken)
+    model = hf.BertModel(hf.BertConfig(hidden_size=6, num_hidden_layers=1, num_attention_heads=1, intermediate_size=5))
+    said = compile_layers(model)
+    assert said == "compile: off, for this machine cannot: InvalidCxxCompiler: no working C++ compiler found"
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
 @pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}], ids=["stored", "recomputed"])
 def test_compiled_layers_train_as_the_others_and_leave_the_same_checkpoint(
     fit, traced, rows, objective, tmp_path, settings
@@ -60,8 +74,8 @@ def test_compiled_layers_train_as_the_others_and_leave_the_same_checkpoint(
         assert losses(compiled, loss) == pytest.approx(losses(expected, loss), abs=1e-5)
     assert names(tmp_path / "compiled") == names(tmp_path / "eager")
     assert graphs[:2] == [0, 0]
-    assert 0 < graphs[2] <= 3, "layers are one piece of code, and any number of rows is one shape"
-    assert traced["unique_graphs"] <= 8, "evaluation adds its own, once"
+    assert 1 < graphs[2] <= 4, "a trial, and layers are one piece of code, and any number of rows is one shape"
+    assert traced["unique_graphs"] <= 9, "evaluation adds its own, once"
 
 
 def test_hooks_of_an_objective_act_on_compiled_layers(traced):
@@ -81,7 +95,7 @@ def test_hooks_of_an_objective_act_on_compiled_layers(traced):
     expected = [objective.loss(model, objective.collate(lengths)).item() for lengths in batches]
     compile_layers(model)
     assert [packed.loss(model, packed.collate(b)).item() for b in batches] == pytest.approx(expected, abs=1e-5)
-    assert traced["unique_graphs"] > 0
+    assert traced["unique_graphs"] > 1
 
 
 @pytest.mark.parametrize("stock", [hf.BertForMaskedLM, hf.T5ForConditionalGeneration])
@@ -95,7 +109,7 @@ def test_stock_layers_are_compiled_too(traced, stock):
     expected = token_loss(model, batch)
     compile_layers(model)
     torch.testing.assert_close(token_loss(model, batch), expected, rtol=0, atol=1e-4)
-    assert traced["unique_graphs"] > 0
+    assert traced["unique_graphs"] > 1
 
 
 def test_packed_rows_are_whole_only_for_a_compiler(rows, objective, tiny_model):

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 from decero.training.linear_cross_entropy import linear_cross_entropy
 
@@ -39,6 +40,13 @@ def test_it_is_differentiated_right_by_numbers():
     torch.autograd.gradcheck(
         lambda *inputs: linear_cross_entropy(*inputs, labels, 2).double(), (hidden, weight, bias), eps=1e-3, atol=5e-3
     )
+
+
+def test_without_gradients_only_the_projection_is_computed():
+    hidden, weight, bias, labels = make()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        linear_cross_entropy(hidden, weight, bias, labels)
+    assert counter.get_total_flops() == 2 * 29 * 41 * 13
 
 
 def test_what_needs_no_gradient_gets_none():

@@ -1,5 +1,7 @@
 """Losses are sums over scored items; projecting only those changes the cost and nothing else."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from transformers import (
     BertConfig,
     DistilBertConfig,
     ElectraConfig,
+    MobileBertConfig,
     ModernBertConfig,
     MPNetConfig,
     RobertaConfig,
@@ -18,7 +21,7 @@ from transformers import (
 from decero.data.packing import Packed
 from decero.models import DeceroEncoderConfig
 from decero.training.economy import compile_layers
-from decero.training.objectives import can_be_told, classification, projecting_only, token_loss
+from decero.training.objectives import _ONLY_PROJECTS, can_be_told, classification, projecting_only, token_loss
 
 SIZES = {
     "vocab_size": 101,
@@ -99,6 +102,24 @@ def test_classification_losses_are_five_times_the_mean_over_five_examples(proble
     assert objective.count(b) == 5
 
 
+def test_a_head_that_reads_its_projection_and_never_calls_it_has_its_own_loss():
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
+    narrow = {"embedding_size": 20, "intra_bottleneck_size": 24, "num_feedforward_networks": 1}
+    model = AutoModelForMaskedLM.from_config(MobileBertConfig(vocab_size=101, **sizes, **narrow)).eval()
+    b = batch()
+    scored = int((b["labels"] != -100).sum())
+    torch.testing.assert_close(token_loss(model, b), model(**b).loss * scored)
+
+
+def test_a_first_batch_that_asks_for_nothing_decides_nothing():
+    model = AutoModelForMaskedLM.from_config(DeceroEncoderConfig(**SIZES, head_dim=10)).eval()
+    b = batch()
+    assert token_loss(model, b | {"labels": torch.full_like(b["labels"], -100)}) == 0
+    assert model.get_output_embeddings() not in _ONLY_PROJECTS
+    token_loss(model, b)
+    assert _ONLY_PROJECTS[model.get_output_embeddings()]
+
+
 @pytest.mark.parametrize("backend", ["sdpa", "eager"])
 @pytest.mark.parametrize("fields", [
     {}, {"norm_placement": "post", "position_embedding_type": "learned"}, {"sliding_window": 2},
@@ -125,8 +146,9 @@ def test_a_last_layer_that_computes_scored_positions_alone_gives_the_same_loss_a
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_the_last_layer_then_computes_no_others(precision):
+def test_the_last_layer_then_computes_no_others(precision, monkeypatch):
     """Of a model as a run has it: accelerate puts autocast around its forward."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # with no C++ compiler, too
     model = AutoModelForMaskedLM.from_config(DeceroEncoderConfig(**SIZES, head_dim=10))
     AcceleratorState._reset_state(reset_partial_state=True)
     model = Accelerator(cpu=True, mixed_precision=precision).prepare_model(model, evaluation_mode=True)

@@ -25,7 +25,7 @@ def stream(texts, tokenizer):
 
 
 SEEN = Objective(lambda rows: rows, None, len)  # rows as they reach the collator
-LIMITS = [{"per_device_batch_size": 2}, {"per_device_batch_size": "auto"}, {"per_device_tokens": 30}]
+LIMITS = [{"per_device_batch_size": 2}, {"per_device_batch_size": "auto"}, {"per_device_tokens": 48}]
 TOKENS = {"global_batch_size": None, "global_batch_tokens": 150, "per_device_batch_size": None, "per_device_tokens": 60}
 
 

@@ -15,7 +15,7 @@ from decero.data.order import Place, Rows
 from decero.data.packing import Packed
 from decero.data.rows import token_lengths
 from decero.data.stream import Stream
-from decero.errors import UserError
+from decero.errors import UserError, root_line
 from decero.training.attention import choose_attention
 from decero.training.config import TrainingSection
 from decero.training.objectives import Objective
@@ -78,8 +78,10 @@ def pack_if_proven(
     return objective, f"packing: off, for packed rows would not give the same: {why}"
 
 
-def compile_layers(model: nn.Module) -> None:
+def compile_layers(model: nn.Module) -> str:
     """Compile the forward pass of each layer, in place: names of weights stay, and so do hooks, which run around it.
+
+    Returns a line that says so, or why nothing was compiled: no C++ compiler, no Triton, a GPU too old for it.
 
     The layers are one piece of code, compiled once for all of them; what objectives hook into (projection, last layer's
     output) is left as it was. The first number of rows is compiled for as it is, a second one for any number; on two
@@ -90,5 +92,10 @@ def compile_layers(model: nn.Module) -> None:
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise UserError(f"training.compile: cannot tell which are the layers of {type(model).__name__}; leave it out")
+    try:
+        torch.compile(lambda numbers: 2 * numbers + 1)(torch.ones(7, device=next(model.parameters()).device))
+    except Exception as error:  # each backend has its own
+        return f"compile: off, for this machine cannot: {root_line(error)}"
     for layer in layers:
         layer.forward = torch.compile(layer.forward)  # type: ignore[method-assign]
+    return f"compile: {len(layers)} layers, each shape when it first comes"

@@ -18,7 +18,8 @@ def linear_cross_entropy(
     autocast's type where that is on; the softmax in fp32.
     """
     if not torch.is_grad_enabled():  # autograd.Function asks for the gradients of parameters all the same
-        weight_VD, bias_V = weight_VD.detach(), None if bias_V is None else bias_V.detach()
+        hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
+        bias_V = None if bias_V is None else bias_V.detach()
     return _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N, chunk, label_smoothing)
 
 

@@ -103,7 +103,7 @@ def train(
     if frozen := freeze_unreached(accelerator, model, objective, Rows(dataset).__getitems__([Place(0, 0)])[0]):
         accelerator.print(f"not reached by this objective, so not trained: {', '.join(frozen)}")
     if training.compile:
-        compile_layers(model)
+        accelerator.print(compile_layers(model))
     optimizer = build_optimizer(model, optim)
     learning_rate = learning_rate_at(optimizer, optim, last)
     given = accelerator.prepare_model(given, evaluation_mode=True)  # not wrapped: `backward` sums the gradients

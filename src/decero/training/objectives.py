@@ -83,6 +83,8 @@ def token_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0, sco
     if not only_projects(model, batch, scored_BL):
         with projecting_only(model, scored_BL):
             logits_NV = logits_of(model, batch)
+        if logits_NV.dim() == 3:  # MobileBERT's head reads the weight of its projection and never calls it
+            logits_NV = logits_NV[scored_BL]
         return F.cross_entropy(logits_NV.float(), labels_N, reduction="sum", label_smoothing=label_smoothing)
     with holding_back(model, scored_BL) as held:
         logits_of(model, batch)
@@ -112,9 +114,12 @@ _ONLY_PROJECTS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def only_projects(model: nn.Module, batch: Batch, scored_BL: Tensor) -> bool:
     """Whether logits are what the projection gives. Marian adds a bias, Gemma 2 bends them. Tried once a model."""
     projection = output_projection(model)
+    if not scored_BL.any():  # nothing to be told by, and the loss is 0 either way
+        return _ONLY_PROJECTS.get(projection, True)
     if projection not in _ONLY_PROJECTS:
         with torch.random.fork_rng(), torch.no_grad(), holding_back(model, scored_BL) as held:
-            _ONLY_PROJECTS[projection] = torch.equal(logits_of(model, batch), held.logits)
+            logits = logits_of(model, batch)
+        _ONLY_PROJECTS[projection] = held.logits is not None and torch.equal(logits, held.logits)
     return _ONLY_PROJECTS[projection]
 
 
@@ -132,7 +137,7 @@ class Held:
 
     projection: Any
     hidden: Tensor  # (scored, model)
-    logits: Tensor  # (1, vocabulary)
+    logits: Tensor | None = None  # (1, vocabulary)
 
 
 @contextmanager

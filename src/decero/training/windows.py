@@ -147,6 +147,11 @@ class StreamedWindows(Windows):
                 f"training.global_batch_tokens {tokens} is less than a row may have ({dataset.max_length} tokens); "
                 "raise it or lower data.max_length"
             )
+        if (most := training.per_device_tokens) and most < dataset.max_length:
+            raise UserError(
+                f"training.per_device_tokens {most} is less than a row may have ({dataset.max_length} tokens); "
+                "raise it or lower data.max_length"
+            )
         if training.max_train_steps is None:
             raise UserError("training.num_train_epochs: a stream does not say how long it is; give max_train_steps")
         self.batch, self.in_tokens = tokens or training.global_batch_size or 1, bool(tokens)
