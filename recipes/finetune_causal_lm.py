@@ -82,7 +82,7 @@ def main():
     def evaluate(model, dataset=validation):  # of a part of the rows a part of the answers: a forecast asks for that
         metrics = {"loss": mean_loss(accelerator, model, dataset, unsmoothed, size)["loss"]}
         if generation.validation_rows:
-            asked = {n: p.select(range(-(-len(p) * len(dataset) // len(validation)))) for n, p in looked.items()}
+            asked = {n: p.select(range(-(-len(p) * len(dataset) // len(validation or ())))) for n, p in looked.items()}
             scores = [generate(model, name, part, "validation")[1] for name, part in asked.items()]
             metrics |= {metric: sum(each[metric] for each in scores) / len(scores) for metric in scores[0]}
         return metrics

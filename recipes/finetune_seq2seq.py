@@ -84,7 +84,7 @@ def main():
         loss, other = (loss_of(model, dataset, each) for each in (pairs, ShuffledSources(pairs, dataset)))
         metrics = {"loss": loss, "source_gain": other - loss}  # nats a token that the source is worth
         if generation.validation_rows:
-            asked = {n: p.select(range(-(-len(p) * len(dataset) // len(validation)))) for n, p in looked.items()}
+            asked = {n: p.select(range(-(-len(p) * len(dataset) // len(validation or ())))) for n, p in looked.items()}
             scores = [generate(model, name, part, "validation")[1] for name, part in asked.items()]
             metrics |= {metric: sum(each[metric] for each in scores) / len(scores) for metric in scores[0]}
         return metrics
