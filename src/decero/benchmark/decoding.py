@@ -97,7 +97,7 @@ def _decode_sorted(model: Any, sources: list[list[int]], limits: list[int], batc
     for start in range(0, len(order), batch_size):
         some = order[start : start + batch_size]
         most = [limits[i] for i in some]
-        whole = sum(max(map(len, sources)) + max(limits) for _ in some)  # room for the batch in one
+        whole = len(some) * (max(map(len, sources)) + max(limits))  # room for the batch in one
         written = decode(model, [sources[i] for i in some], max_new_tokens=most, tokens_per_batch=whole)
         for i, answer in zip(some, written, strict=True):
             answers[i] = answer
