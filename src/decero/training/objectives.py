@@ -119,8 +119,16 @@ def only_projects(model: nn.Module, batch: Batch, scored_BL: Tensor) -> bool:
     if projection not in _ONLY_PROJECTS:
         with torch.random.fork_rng(), torch.no_grad(), holding_back(model, scored_BL) as held:
             logits = logits_of(model, batch)
-        _ONLY_PROJECTS[projection] = held.logits is not None and torch.equal(logits, held.logits)
+        alone = held.logits is not None and torch.equal(logits, held.logits)
+        _ONLY_PROJECTS[projection] = alone and not has_bias_beside(model, projection)
     return _ONLY_PROJECTS[projection]
+
+
+def has_bias_beside(model: nn.Module, projection: Any) -> bool:
+    """Whether the head learns a bias that is not the projection's own (ESM): while it is zero, no logit tells."""
+    bare: Any = getattr(model, "module", model)
+    size = (len(projection.weight),)
+    return any(p.shape == size and p is not projection.bias for p in bare.parameters() if p.requires_grad)
 
 
 def output_projection(model: nn.Module) -> Any:
