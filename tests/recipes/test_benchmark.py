@@ -2,7 +2,9 @@
 
 import json
 import os
+from pathlib import Path
 
+import datasets
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,6 +14,7 @@ from decero.benchmark.batches import describe, make_texts, padded_batches
 from decero.benchmark.measure import interleaved, matmul_peak, paired_ratios
 from decero.benchmark.memory import peak_of_step
 from decero.benchmark.process import memory_of, processes
+from decero.benchmark.reading import main as reading
 from decero.benchmark.works import Work, build_pair
 from decero.data.tokenizer import load_tokenizer
 from decero.errors import UserError
@@ -113,7 +116,6 @@ def test_a_run_leaves_a_record_a_table_and_a_figure(launch, write, tmp_path):
     assert record["table"] in launch("benchmark", tmp_path / "benchmark.yaml", "--resume").stdout
 
 
-@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_behind_the_last_work_it_measured(launch, write, tmp_path):
     small = {"batch_size": 2, "rounds": 1, "tricks": False}
     both = {"mlm": settings("mlm", **small), "causal": settings("causal", **small)}
@@ -132,12 +134,9 @@ def test_a_run_that_was_stopped_goes_on_behind_the_last_work_it_measured(launch,
 
 def test_a_first_work_that_was_refused_leaves_the_folder_free(launch, write, tmp_path, monkeypatch):
     path = write({"mlm": settings("mlm", rounds=1)})
-    killer = tmp_path / "bin" / "sitecustomize.py"  # of every process that an arm is
-    killer.parent.mkdir()
-    killer.write_text("import os, sys\n'decero.benchmark.process' in ' '.join(sys.orig_argv) and os._exit(7)\n")
-    monkeypatch.setenv("PYTHONPATH", str(killer.parent))
+    monkeypatch.setattr("decero.benchmark.process.serve", os._exit)  # which wants other arguments
     done = launch("benchmark", path, expect=2)
-    assert "error: works.mlm: stock fp32: its process ended with 7" in done.stderr
+    assert "error: works.mlm: stock fp32: its process ended with 1" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -152,7 +151,7 @@ def test_an_arm_whose_process_dies_is_one_line_and_loses_no_time_that_was_measur
         ):
             arms["ours"]()
         assert list(memory_of(arms)) == ["stock fp32"]
-    assert all(arm.child.returncode is not None for arm in arms.values())
+    assert all(arm.child.exitcode is not None for arm in arms.values())
 
 
 def test_a_dry_run_counts_parameters_and_writes_nothing(launch, write, tmp_path):
@@ -237,6 +236,21 @@ def test_texts_of_a_file_are_read_and_too_few_are_refused(corpus, trained_tokeni
     assert describe(work, texts, ours, 3)["useful_tokens"] == sum(map(len, expected))
     with pytest.raises(UserError, match="60 texts are fewer than batches x batch_size = 61"):
         prepared("classification", texts=files, batch_size=61)
+
+
+def test_reading_is_timed_beside_the_library_alone(corpus, trained_tokenizer, capsys):
+    files, cache = [f"{corpus}/{split}.jsonl" for split in ("train", "test")], datasets.config.HF_DATASETS_CACHE
+    reading([str(trained_tokenizer), *files, "--max-length", "13", "--rounds", "2"])
+    said = capsys.readouterr().out
+    tokenizer = load_tokenizer(str(trained_tokenizer))
+    lines = [json.loads(line)["text"] for file in files for line in Path(file).read_text().splitlines()]
+    lengths = [len(ids) for ids in tokenizer(lines, add_special_tokens=False)["input_ids"]]
+    rows = [min(11, left) for length in lengths for left in range(length, 1, -11)]  # [CLS] and [SEP] beside them
+    assert said.startswith(f"90 texts, {len(rows)} rows of at most 13, {sum(rows) + 2 * len(rows):,} tokens")
+    assert [line.partition(":")[0] for line in said.splitlines()[1:]] == [
+        "tokenizers alone", "tokenised", "tokenised and packed"
+    ]  # fmt: skip
+    assert cache == datasets.config.HF_DATASETS_CACHE
 
 
 @pytest.mark.parametrize(("kind", "more"), [("classification", {}), ("mlm", {"mlm_probability": 0.999999})])

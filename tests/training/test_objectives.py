@@ -37,7 +37,7 @@ CONFIGS = [
     RobertaConfig(**SIZES, pad_token_id=1),
     MPNetConfig(**SIZES),
     ElectraConfig(**SIZES, embedding_size=22),
-    EsmConfig(**SIZES, pad_token_id=0, mask_token_id=4, token_dropout=False),  # a bias beside its projection, 0 at first
+    EsmConfig(**SIZES, pad_token_id=0, mask_token_id=4, token_dropout=False),  # a bias beside the projection
     DistilBertConfig(vocab_size=101, dim=22, n_layers=2, n_heads=2, hidden_dim=37),
     ModernBertConfig(**(SIZES | {"hidden_size": 20}), pad_token_id=0, global_attn_every_n_layers=1),
 ]

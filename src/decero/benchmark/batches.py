@@ -89,20 +89,20 @@ class Padded:
     def __call__(self, rows: list[dict]) -> Batch:
         texts = [np.asarray(row["input_ids"]) for row in rows]
         pad = self.config.pad_token_id or 0
-        batch = {"attention_mask": _stack([np.ones_like(text) for text in texts], 0, self.width)}
+        batch = {"attention_mask": stack([np.ones_like(text) for text in texts], 0, self.width)}
         if self.work.kind == "mlm":
             masked = [self._mask(text, row["index"]) for text, row in zip(texts, rows, strict=True)]
-            batch["labels"] = _stack([labels for _, labels in masked], IGNORED, self.width)
+            batch["labels"] = stack([labels for _, labels in masked], IGNORED, self.width)
             texts = [read for read, _ in masked]
         elif self.work.kind == "causal":
-            batch["labels"] = _stack([np.append(text[1:], IGNORED) for text in texts], IGNORED, self.width)
+            batch["labels"] = stack([np.append(text[1:], IGNORED) for text in texts], IGNORED, self.width)
         elif self.work.kind == "seq2seq":
-            labels_BL = _stack([np.resize(text, round(2 / 9 * len(text)) + 1) for text in texts], IGNORED)
+            labels_BL = stack([np.resize(text, round(2 / 9 * len(text)) + 1) for text in texts], IGNORED)
             start: Any = self.config.decoder_start_token_id  # type: ignore[attr-defined]
             batch |= {"labels": labels_BL, "decoder_input_ids": shift_right(labels_BL, start, pad)}
         else:
             batch["labels"] = torch.tensor([row["index"] % 2 for row in rows])
-        return batch | {"input_ids": _stack(texts, pad, self.width)}
+        return batch | {"input_ids": stack(texts, pad, self.width)}
 
     def _mask(self, ids_L: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([self.seed, index])
@@ -111,7 +111,7 @@ class Padded:
         return np.where(scored_L, self._hidden, ids_L), np.where(scored_L, ids_L, IGNORED)
 
 
-def _stack(texts: list[np.ndarray], fill: int, width: int | None = None) -> Tensor:
+def stack(texts: list[np.ndarray], fill: int, width: int | None = None) -> Tensor:
     padded = np.full((len(texts), width or max(map(len, texts))), fill, dtype=np.int64)
     for row, text in zip(padded, texts, strict=True):
         row[: len(text)] = text

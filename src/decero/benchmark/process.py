@@ -1,17 +1,16 @@
 """An arm in a process of its own, as a user would run it: what one does to allocator and threads, no other one meets.
 
-The parent holds an `ArmProcess`; the child is `python -m decero.benchmark.process`. What to build is a line of JSON on
-its standard input, then comes a word a line; a line of JSON on its standard output answers each.
+The processes are forked from one server that has imported all there is to import, where the system can fork.
 """
 
 import gc
-import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -25,20 +24,20 @@ from decero.benchmark.works import ArmName, Work, build_pair
 from decero.errors import UserError, run
 from decero.training.run import keep_freed_memory, multiply_in_tf32
 
+_FORKS = "forkserver" in multiprocessing.get_all_start_methods()
+_PROCESSES: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
+
 
 class ArmProcess:
     """Called, the arm trains or decodes one unit; returned are the seconds of that, as its own process counts them."""
 
     def __init__(self, name: str, work: Work, arm: ArmName, device: torch.device, seed: int):
         self.name = f"works.{name}: {arm}"
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", "decero.benchmark.process"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            process_group=0,  # Ctrl-C is for the parent, who ends this one
-            env=os.environ | {"KINETO_LOG_LEVEL": "99"},  # the profiler talks
-        )  # fmt: skip
-        asked = {"name": name, "work": work.model_dump(), "arm": arm, "device": str(device), "seed": seed}
-        self._say(json.dumps(asked | {"threads": torch.get_num_threads()}))
+        self.ours, theirs = _PROCESSES.Pipe()
+        threads = torch.get_num_threads()
+        self.child = _PROCESSES.Process(target=serve, args=(theirs, name, work, arm, device, seed, threads))
+        self.child.start()
+        theirs.close()  # when the child ends, nobody holds this end any more, and to read from the other is an error
 
     def __call__(self) -> float:
         return self._ask("run")["seconds"]
@@ -51,25 +50,27 @@ class ArmProcess:
         """`held_bytes` and `step_bytes` as `peak_of_step` counts them."""
         return self._ask("memory")
 
-    def _ask(self, word: str) -> dict[str, Any]:
-        self._say(word)
-        return self._answer()
+    def end(self) -> None:
+        self.child.kill()
+        self.child.join()
+        self.ours.close()
 
-    def _say(self, line: str) -> None:
-        assert self.child.stdin is not None
+    def _ask(self, word: str) -> dict[str, Any]:
         try:
-            self.child.stdin.write(f"{line}\n")
-            self.child.stdin.flush()
+            self.ours.send(word)
         except BrokenPipeError:
             self._ended()
+        return self._answer()
 
     def _answer(self) -> dict[str, Any]:
-        assert self.child.stdout is not None
-        line = self.child.stdout.readline()
-        return json.loads(line) if line.endswith("\n") else self._ended()
+        try:
+            return self.ours.recv()
+        except (EOFError, ConnectionResetError):
+            return self._ended()
 
     def _ended(self) -> Any:
-        code = self.child.wait()
+        self.child.join()
+        code = self.child.exitcode
         killed = "probably for want of memory, for all arms are held at once; lower its batch_size (another output=)"
         raise UserError(
             f"{self.name}: its process ended with {code}, {killed if code == -signal.SIGKILL else 'see above'}"
@@ -95,6 +96,8 @@ def processes(
 
     Raises UserError when a process ends before it is told to.
     """
+    if _FORKS:
+        _PROCESSES.set_forkserver_preload(["__main__", __name__])
     arms: dict[str, ArmProcess] = {}
     try:
         for arm in work.arms():
@@ -102,27 +105,28 @@ def processes(
         yield arms, {arm: each.facts() for arm, each in arms.items()}
     finally:
         for each in arms.values():
-            each.child.kill()
-            each.child.communicate()
+            each.end()
 
 
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
-    asked = json.loads(sys.stdin.readline())
-    name, arm, device, seed = asked["name"], asked["arm"], torch.device(asked["device"]), asked["seed"]
-    work = Work.model_validate(asked["work"])
-    torch.set_num_threads(asked["threads"])
+def serve(
+    theirs: Connection, name: str, work: Work, arm: ArmName, device: torch.device, seed: int, threads: int
+) -> None:
+    """What the child does: build the arm, send its facts, then answer each word until the parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who ends this one
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler talks
+    run(lambda: _serve(theirs, name, work, arm, device, seed, threads))
+
+
+def _serve(
+    theirs: Connection, name: str, work: Work, arm: ArmName, device: torch.device, seed: int, threads: int
+) -> None:
+    torch.set_num_threads(threads)
     allocator = "the C library's, as it is"
     if device.type != "cpu":
         multiply_in_tf32()
     elif work.tricks and work.kind != "decode" and not arm.startswith("stock"):
         keep_freed_memory()  # as a run of ours does
         allocator = "freed memory is kept"
-
-    def answer(said: dict[str, Any]) -> None:
-        print(json.dumps(said), file=answers, flush=True)
-
     pair = build_pair(name, work, seed)
     texts = make_texts(name, work, pair[0].config, seed)
     unit: Any
@@ -137,12 +141,12 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # what is there now stays; collecting what a unit leaves is then quick
     gc.disable()
-    answer(facts | {"parameters": unit.model.num_parameters(), "says": [*unit.says, f"allocator: {allocator}"]})
-    for line in sys.stdin:
-        said = {"seconds": timed(unit, device)} if line.strip() == "run" else peak_of_step(unit)
+    theirs.send(facts | {"parameters": unit.model.num_parameters(), "says": [*unit.says, f"allocator: {allocator}"]})
+    while True:
+        try:
+            word = theirs.recv()
+        except EOFError:
+            return
+        said = {"seconds": timed(unit, device)} if word == "run" else peak_of_step(unit)
         gc.collect()  # while nobody else is timed
-        answer(said)
-
-
-if __name__ == "__main__":
-    run(main)
+        theirs.send(said)

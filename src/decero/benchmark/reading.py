@@ -1,0 +1,115 @@
+"""Text to packed rows, beside what the tokenizers library alone takes for the same text on the same cores.
+
+python -m decero.benchmark.reading TOKENIZER FILE [FILE ...] [--text-column text] [--max-length 128] [--rounds 5]
+
+Ours cuts documents into rows with the starts of their words, in processes, to memory-mapped Arrow; then it reads them
+and packs them, a step's rows at a time. The library alone is `encode_batch` of texts that lie in memory; it keeps
+nothing.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from decero.benchmark.batches import stack
+from decero.benchmark.measure import interleaved, paired_ratios
+from decero.data.corpus import load_corpus
+from decero.data.order import Place, Rows
+from decero.data.packing import Packed
+from decero.data.rows import count_tokens, tokenize_documents
+from decero.data.tokenizer import load_tokenizer
+from decero.errors import run
+
+AT_ONCE = 1000  # texts that the library is given
+STEP = 256  # rows that are packed together
+
+
+def alone(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> None:
+    """The library and nothing else, on every core."""
+    tokenizer.backend_tokenizer.no_truncation()
+    for start in range(0, len(texts), AT_ONCE):
+        tokenizer.backend_tokenizer.encode_batch(texts[start : start + AT_ONCE], add_special_tokens=False)
+
+
+def packed(rows: Dataset, capacity: int) -> None:
+    """Every row once, laid out as a training step has it."""
+    pack, read = Packed(_padded, capacity), Rows(rows)
+    for start in range(0, len(rows), STEP):
+        pack(read.__getitems__([Place(0, row) for row in range(start, min(start + STEP, len(rows)))]))
+
+
+def _padded(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    texts = [np.asarray(row["input_ids"]) for row in rows]
+    return {"input_ids": stack(texts, 0), "attention_mask": stack([np.ones_like(text) for text in texts], 0)}
+
+
+@contextmanager
+def empty_cache():
+    """Inside, nothing is found that an earlier round left."""
+    before = datasets.config.HF_DATASETS_CACHE
+    with tempfile.TemporaryDirectory() as folder:
+        datasets.config.HF_DATASETS_CACHE = folder
+        try:
+            yield
+        finally:
+            datasets.config.HF_DATASETS_CACHE = before
+
+
+def seconds(unit: Callable[[], None]) -> Callable[[], float]:
+    """Called, the seconds that `unit` takes."""
+
+    def timed() -> float:
+        began = time.perf_counter()
+        unit()
+        return time.perf_counter() - began
+
+    return timed
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tokenizer", help="hub name, folder or package:NAME/FOLDER")
+    parser.add_argument("files", nargs="+", help="txt, jsonl, csv, tsv or parquet")
+    parser.add_argument("--text-column", default="text")
+    parser.add_argument("--max-length", type=int, default=128, help="tokens of a row")
+    parser.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args(argv)
+    datasets.disable_progress_bars()
+    tokenizer = load_tokenizer(asked.tokenizer)
+    corpus = load_corpus(files={"train": asked.files}, text_column=asked.text_column)["train"]
+    texts = corpus[asked.text_column][:]
+
+    def tokenized() -> Dataset:
+        settings = {"max_length": asked.max_length, "text_column": asked.text_column}
+        return tokenize_documents(corpus, tokenizer, **settings, num_proc=os.cpu_count())
+
+    def ours(pack: bool) -> None:
+        with empty_cache():
+            rows = tokenized()
+            if pack:
+                packed(rows, asked.max_length)
+
+    with empty_cache():
+        rows = tokenized()
+        print(f"{len(texts):,} texts, {len(rows):,} rows of at most {asked.max_length}, {count_tokens(rows):,} tokens")
+    units = {"alone": lambda: alone(tokenizer, texts), "rows": lambda: ours(False), "packed": lambda: ours(True)}
+    times = interleaved({name: seconds(unit) for name, unit in units.items()}, asked.rounds, warmup=1, seed=0)
+    print(f"tokenizers alone: {np.median(times['alone']):.2f} s")
+    for name, said in (("rows", "tokenised"), ("packed", "tokenised and packed")):
+        of = paired_ratios(times["alone"], times[name])
+        low, high = of["quartiles"]
+        print(f"{said}: {np.median(times[name]):.2f} s, {of['median']:.2f} [{low:.2f}, {high:.2f}] of its speed")
+
+
+if __name__ == "__main__":
+    run(main)
