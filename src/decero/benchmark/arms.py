@@ -27,20 +27,25 @@ OPTIM = OptimSection(name="adamw", learning_rate=5e-5, weight_decay=0.0, max_gra
 
 @dataclass
 class Arm:
-    """A model, its batches on the device, and how it gets from one to a loss; called, it trains one unit.
+    """A model, how its batches come to the device and how it gets from one to a loss; called, it trains one unit.
 
-    mean_loss: (model, batch) -> the mean loss over the scored items. says: what was chosen for it, and why.
+    make: the batches of a unit, out of rows of tokens: collated, padded or packed, sent to the device. mean_loss:
+    (model, batch) -> the mean loss over the scored items. says: what was chosen for it, and why.
     """
 
     model: PreTrainedModel
-    batches: list[Batch]
+    make: Callable[[], list[Batch]]
     mean_loss: Callable[[PreTrainedModel, Batch], Tensor]
     bf16: bool
     optimizer: torch.optim.Optimizer
     says: list[str] = field(default_factory=list)
+    batches: list[Batch] = field(init=False)
+
+    def __post_init__(self):
+        self.batches = self.make()
 
     def __call__(self) -> None:
-        for batch in self.batches:
+        for batch in self.make():
             self.step(batch)
 
     def step(self, batch: Batch) -> None:
@@ -81,13 +86,16 @@ def build_arms(
         arms["ours"] = _tuned(work, ours, texts, device, seed, ours)
     plain = [name for name in names if name.startswith("stock") or (name == "ours" and not work.tricks)]
     if plain:
-        padded = padded_batches(work, texts, ours.config, seed)
-        batches = [send_to_device(as_stock_reads(work, batch), device) for batch in padded]
+
+        def make() -> list[Batch]:
+            padded = padded_batches(work, texts, ours.config, seed)
+            return [send_to_device(as_stock_reads(work, batch), device) for batch in padded]
+
         optimizers = {name: build_optimizer(model, OPTIM) for name, model in (("stock", stock), ("ours", ours))}
         for name in plain:
             model, optimizer = (ours if name == "ours" else stock), optimizers[name.partition(" ")[0]]
             arms[name] = Arm(
-                model, batches, _as_the_trainer, name == "stock bf16", optimizer, [f"padding: {work.padding}"]
+                model, make, _as_the_trainer, name == "stock bf16", optimizer, [f"padding: {work.padding}"]
             )
     return {name: arms[name] for name in ARMS if name in arms}
 
@@ -104,12 +112,14 @@ def _tuned(work: Work, model: PreTrainedModel, texts: Dataset, device, seed: int
         objective = masked_lm(collate)
     kernel = choose_attention(model, device, "bf16")
     objective, packing = pack_if_proven(objective, model, texts, max(work.length, SHORTEST_ROW), "auto")
-    batches = [send_to_device(batch, device) for batch in make_batches(work, texts, objective.collate)]
+
+    def make() -> list[Batch]:
+        return [send_to_device(batch, device) for batch in make_batches(work, texts, objective.collate)]
 
     def mean_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
         return objective.loss(model, batch) / objective.count(batch)
 
-    return Arm(model, batches, mean_loss, True, build_optimizer(model, OPTIM), [kernel, packing])
+    return Arm(model, make, mean_loss, True, build_optimizer(model, OPTIM), [kernel, packing])
 
 
 def check_equal(name: str, losses: Mapping[str, float], device: torch.device) -> None:
