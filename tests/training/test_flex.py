@@ -24,7 +24,7 @@ from decero.training.build import build_model
 from decero.training.config import ModelSection, TrainingSection
 from decero.training.economy import economise
 from decero.training.objectives import Objective, can_be_told, classification, token_loss
-from decero.training.packed import packed_logits
+from decero.training.packed import packed_logits, prove
 
 CPU, CUDA, V = torch.device("cpu"), torch.device("cuda"), 37
 PRESETS = Path(__file__).parents[2] / "configs" / "model"
@@ -44,6 +44,11 @@ MODELS = {
         ours.DeceroEncoderConfig(**OURS, num_labels=5, classifier_pooling="mean")
     ),
 }
+
+
+def stock_t5():
+    sizes = {"vocab_size": V, "d_model": 24, "d_kv": 12, "num_layers": 1, "num_heads": 2, "d_ff": 31}
+    return hf.T5ForConditionalGeneration(hf.T5Config(**sizes, dropout_rate=0.0))
 
 
 @pytest.fixture
@@ -133,6 +138,32 @@ def test_no_text_of_a_row_hears_of_another(name, uncompiled):
     assert not torch.allclose(after[text == 3], before[text == 3], atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["llama", "our decoder"])
+def test_rotary_positions_do_not_mix_types_under_autocast(name, uncompiled, monkeypatch):
+    """They are turned in fp32, and values are not turned. Not every release of torch takes a mixture."""
+    model, seen, forward = model_of(name), set(), flex.flex_attention_forward
+
+    def spy(module, *inputs, **kwargs):
+        seen.update(x.dtype for x in inputs[:3])
+        return forward(module, *inputs, **kwargs)
+
+    monkeypatch.setattr(flex, "flex_attention_forward", spy)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, _ = loss_and_gradients(model, pack(model), "sdpa")
+        loss, _ = loss_and_gradients(model, pack(model), "flex")
+    assert seen == {torch.bfloat16}
+    assert_close(loss, expected, atol=0, rtol=5e-3)
+
+
+def test_biases_of_positions_are_refused_and_what_is_not_packed_goes_to_sdpa():
+    model = stock_t5().eval()
+    batch = batch_for(model)
+    expected = model(**batch).logits
+    model.set_attn_implementation("flex")
+    assert torch.equal(model(**batch).logits, expected)
+    assert "flex_attention is not given biases of positions" in prove(model, batch, pack(model))
+
+
 def test_blocks_that_share_no_text_are_skipped():
     text = torch.arange(512)[None] // 128 + 1
     assert flex.document_mask(text, text, causal=False).sparsity() == 75
@@ -187,9 +218,7 @@ NOT_TAKEN = {
     "our relative": (
         lambda: ours.DeceroDecoderForCausalLM(ours.DeceroDecoderConfig(**OURS, position_embedding_type="relative")),
         512, "relative positions are added to the scores"),
-    "t5": (lambda: hf.T5ForConditionalGeneration(hf.T5Config(
-        vocab_size=V, d_model=24, d_kv=12, num_layers=1, num_heads=2, d_ff=31, dropout_rate=0.0)),
-        512, "relative positions are added to the scores"),
+    "t5": (stock_t5, 512, "relative positions are added to the scores"),
     "windows": (
         lambda: ours.DeceroDecoderForCausalLM(ours.DeceroDecoderConfig(**OURS, sliding_window=3)),
         512, "some layers see a window"),
@@ -210,14 +239,16 @@ def test_flex_is_left_alone_where_it_cannot_serve_and_the_line_says_why(case, on
 
 
 def test_a_trial_that_fails_leaves_sdpa(monkeypatch):
-    """Here it does: a device that torch was built without."""
+    def broken(*sizes):
+        raise RuntimeError("PTXAS error: no kernel image\nmany more lines")
+
     model = model_of("our decoder")
+    monkeypatch.setattr(flex, "disagreement", broken)
     said = choose_attention(model, CUDA, "bf16", 512)
-    assert model.config._attn_implementation == "sdpa"
-    assert "was not taken: a trial failed: " in said
-    assert "\n" not in said
+    assert said.endswith("was not taken: a trial failed: PTXAS error: no kernel image")
     monkeypatch.setattr(flex, "disagreement", lambda *sizes: float("nan"))
     assert "was not taken: in a trial it was nan% away from sdpa" in choose_attention(model, CUDA, "no", 512)
+    assert model.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -269,12 +300,16 @@ def test_a_model_that_was_given_a_kernel_for_gpus_is_taken_from_it():
 
 
 def test_a_gpu_without_the_package_or_the_precision_of_a_kernel_falls_back():
+    def missing(name):
+        raise ImportError("the package flash_attn seems to be not installed.\nPlease refer to the documentation")
+
     model = model_of("llama")
-    model.attention_asked = "flash_attention_2"
+    model.attention_asked, model.set_attn_implementation = "flash_attention_2", missing
     assert "computes in bf16, and training.mixed_precision is no" in choose_attention(model, CUDA, "no", 512)
     said = choose_attention(model, CUDA, "bf16", 512)
     assert said.startswith("attention: sdpa, transformers' own")
-    assert "flash_attention_2 was asked for, but" in said
+    assert "; flash_attention_2 was asked for, but the package flash_attn seems to be not installed. Please" in said
+    assert "\n" not in said
     assert model.config._attn_implementation == "sdpa"
 
 
