@@ -5,6 +5,7 @@ the blocks are those of the mask, only a compiled kernel can show (the slow test
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ from decero.training import attention, economy, flex
 from decero.training.attention import choose_attention
 from decero.training.build import build_model
 from decero.training.config import ModelSection, TrainingSection
-from decero.training.economy import economise
+from decero.training.economy import compile_layers, economise
 from decero.training.objectives import Objective, can_be_told, classification, token_loss
 from decero.training.packed import packed_logits, prove
 
@@ -171,13 +172,34 @@ def test_blocks_that_share_no_text_are_skipped():
 
 
 @pytest.mark.slow
-def test_a_compiled_kernel_reads_the_blocks_of_the_mask():
-    model = model_of("our decoder")
+@pytest.mark.parametrize("name", ["bert", "our decoder"])  # with blocks that are all seen, and without
+def test_a_compiled_kernel_reads_the_blocks_of_the_mask(name):
+    model = model_of(name)
     packed = pack(model)
     with torch.no_grad():
         expected = packed_logits(model, packed)
         model.set_attn_implementation("flex")
         assert_close(packed_logits(model.requires_grad_(False), packed), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_compiled_layers_take_blocks_and_one_graph_serves_all_batches(monkeypatch):
+    """`training.compile` hands a new mask to the same code in each batch."""
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    model = model_of("our decoder")
+    packed = Packed(objective_for(model).collate, 300, full=True)
+    batches = [packed(lengths) for lengths in (LENGTHS, [200, 10, 20, 100], [20] * 40, [150, 150, 140, 140, 100])]
+    expected = [loss_and_gradients(model, batch, "sdpa") for batch in batches]
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compile_layers(model)
+    for batch, (loss, gradients) in zip(batches, expected, strict=True):
+        got, found = loss_and_gradients(model, batch, "flex")
+        assert_close(got, loss, atol=0, rtol=1e-5)
+        assert_close(found, gradients, atol=1e-4, rtol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3, "a trial, one shape, any number of rows"
+    torch._dynamo.reset()
 
 
 def rows_of(model, tokens=512, **training):
