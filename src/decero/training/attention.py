@@ -114,7 +114,7 @@ def _give(model: PreTrainedModel, name: str) -> str | None:
     try:
         model.set_attn_implementation(name)
     except (ValueError, ImportError, OSError, RuntimeError) as error:
-        return " ".join(str(error).split())[:80]
+        return " ".join(str(error).split())[:200]
     return None if _has(model, name) else "this model cannot change its attention"
 
 
