@@ -1,9 +1,16 @@
 """Which attention kernel a run takes, and why: any model that goes through transformers' attention interface."""
 
+import inspect
+import platform
+
 import torch
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+from decero.training.flex import FLEX, LONG_ROW, trial, unfit
+
+DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 
 
 def matmul_attention(
@@ -37,20 +44,91 @@ AttentionInterface.register("matmul", matmul_attention)
 AttentionMaskInterface.register("matmul", sdpa_mask)
 
 
-def choose_attention(model: PreTrainedModel, device: torch.device, precision: str) -> str:
+def choose_attention(model: PreTrainedModel, device: torch.device, precision: str, row: int = 0) -> str:
     """Give the model the kernel that is fastest where it runs, and return a line that says which and why.
 
-    precision: `no` or `bf16`. A model that was given another kernel than sdpa keeps it.
+    precision: `no` or `bf16`. row: tokens of a packed row, 0 where rows are padded. A kernel that was asked for
+    (`model.attn_implementation`), or that the model was given, is kept where the device serves it; the line says where
+    it does not, and which one is taken instead.
     """
+    asked, has = getattr(model, "attention_asked", None), model.config._attn_implementation
+    asked = asked or (has if has.startswith(("flash", "flex")) else None)
+    emulated = _emulated() if device.type == "cpu" and precision == "bf16" else ""
+    if asked is None:
+        return _fastest(model, device, precision, row) + emulated
+    why = _serve(model, asked, device, precision, row)
+    if why is None:
+        name = f"{FLEX}, which is {asked} for packed rows and sdpa for others" if _has(model, FLEX) else asked
+        return f"attention: {name}, as asked{emulated}"
+    if has.startswith(("flash", "flex")):
+        _give(model, "sdpa" if model._supports_sdpa else "eager")
+    return f"{_fastest(model, device, precision, row=0)}; {asked} was asked for, but {why}{emulated}"
+
+
+def _fastest(model: PreTrainedModel, device: torch.device, precision: str, row: int) -> str:
     has = model.config._attn_implementation
     if has != "sdpa":
         return f"attention: {has}, as the model has it"
-    if device.type != "cpu" or precision != "bf16":
-        return "attention: sdpa, transformers' own; packed rows give it a block mask, which flash kernels do not take"
+    if device.type == "cpu" and precision == "bf16":
+        if why := _give(model, "matmul"):
+            return f"attention: sdpa ({why})"
+        return "attention: matmul, for bf16 on a CPU, where it is faster than sdpa"
+    if device.type == "cuda" and row:
+        why = _not_worth(model, row) or unfit(model) or trial(model, device, DTYPES[precision], row)
+        if why is None and (why := _give(model, FLEX)) is None:
+            return "attention: flex, which skips blocks of packed rows that share no text; sdpa where rows are padded"
+        return f"attention: sdpa; packed rows give it a block mask, for flex_attention was not taken: {why}"
+    return "attention: sdpa, transformers' own; packed rows give it a block mask, which flash kernels do not take"
+
+
+def _not_worth(model: PreTrainedModel, row: int) -> str | None:
+    """Why FlexAttention is left alone where nobody asked for it, though it may be able."""
+    if row < LONG_ROW:
+        return f"rows of {row} tokens have few blocks to skip"
+    # The last layer of these (`asked_positions`) picks its rows out of a dense mask. That it saves most of a layer is
+    # known; what skipping blocks would save instead is not.
+    if "asked_positions" in inspect.signature(model.forward).parameters:
+        return "the last layer computes scored positions alone, with a dense mask"
+    return None
+
+
+def _serve(model: PreTrainedModel, asked: str, device: torch.device, precision: str, row: int) -> str | None:
+    """Give the model the kernel that was asked for; or return why device or model cannot serve it.
+
+    FlexAttention for rows that are not packed stays transformers' own.
+    """
+    if asked.startswith("flash"):
+        if device.type == "cpu":
+            return "it has no kernel for a CPU"
+        if precision != "bf16":
+            return "it computes in bf16, and training.mixed_precision is no"
+    elif "flex" in asked:
+        if why := unfit(model) or trial(model, device, DTYPES[precision], row or LONG_ROW):
+            return why
+        asked = FLEX if row else asked
+    return _give(model, asked)
+
+
+def _give(model: PreTrainedModel, name: str) -> str | None:
+    """Set a kernel; or return why the model, or what is installed, does not have it."""
     try:
-        model.set_attn_implementation("matmul")
-    except ValueError as error:
-        return f"attention: sdpa ({' '.join(str(error).split())[:80]})"
-    if model.config._attn_implementation != "matmul":
-        return "attention: sdpa, which this model cannot change"
-    return "attention: matmul, for bf16 on a CPU, where it is faster than sdpa"
+        model.set_attn_implementation(name)
+    except (ValueError, ImportError, OSError, RuntimeError) as error:
+        return " ".join(str(error).split())[:200]
+    return None if _has(model, name) else "this model cannot change its attention"
+
+
+def _has(model: PreTrainedModel, name: str) -> bool:
+    return model.config._attn_implementation == name
+
+
+def _emulated() -> str:
+    """What to say where matrix products in bf16 are not the processor's own; nothing where that cannot be told."""
+    machine = platform.machine().lower()
+    if machine in ("x86_64", "amd64"):
+        has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    elif machine in ("aarch64", "arm64") and hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported"):
+        has = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # on x86 it says yes to emulation as well
+    else:
+        return ""
+    return "" if has else "; this CPU has no bf16 products of its own: they are emulated, slower than fp32"

@@ -65,11 +65,10 @@ def build_model(
     vocabulary, `max_length` beyond its positions.
     """
     overrides = section.overrides | fields
-    if section.attn_implementation:
-        overrides["attn_implementation"] = section.attn_implementation
+    asked = section.attn_implementation
+    if asked in ("sdpa", "eager"):
+        overrides["attn_implementation"] = asked
     where = str(section.config or section.name_or_path)
-    if section.attn_implementation in ("flash_attention_2", "flex_attention") and not torch.cuda.is_available():
-        raise UserError(f"model.attn_implementation: {section.attn_implementation} needs a GPU to train; use sdpa")
     transformers.set_seed(seed)
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()  # a new head is what is wanted, not news
@@ -102,6 +101,8 @@ def build_model(
             f"data.max_length {max_length} exceeds the {positions} positions of {where}; lower it to {positions}"
         )
     tokenizer.model_max_length = max(tokenizer.model_max_length, max_length)
+    if asked is not None:
+        model.attention_asked = asked  # whether it can be had is for the device to say: `choose_attention`
     return model
 
 

@@ -33,8 +33,8 @@ class ModelSection(Section):
     overrides: dict[str, Any] = Field({}, description="fields of the model's configuration to change")
     revision: str | None = Field(None, description="commit of a hub checkpoint; required for remote code")
     trust_remote_code: bool = Field(False, description="run the code that a checkpoint brings; needs model.revision")
-    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flex_attention"] | None = Field(
-        None, description="attention backend; the model's best when not set"
+    attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = (
+        Field(None, description="attention backend, sdpa where the device cannot serve it; the best when not set")
     )
 
     @model_validator(mode="after")

@@ -1,6 +1,8 @@
 """What a run saves without changing its result: the fastest kernel, packed rows. Chosen before it starts, and said."""
 
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from decero.data.stream import Stream
 from decero.errors import UserError, root_line
 from decero.training.attention import choose_attention
 from decero.training.config import TrainingSection
+from decero.training.flex import FLEX
 from decero.training.objectives import Objective
 from decero.training.packed import prove
 
@@ -38,9 +41,11 @@ def economise(
     Raises UserError when `training.packing` is `on` and the model cannot be packed.
     """
     model.to(accelerator.device)  # type: ignore[arg-type]
-    kernel = choose_attention(model, accelerator.device, training.mixed_precision)
-    objective, said = pack_if_proven(objective, model, dataset, max(max_length, SHORTEST_ROW), training.packing)
-    if training.compile and isinstance(objective.collate, Packed):
+    capacity = max(max_length, SHORTEST_ROW)
+    packs = capacity if training.packing != "off" else 0
+    kernel = choose_attention(model, accelerator.device, training.mixed_precision, packs)
+    objective, said = pack_if_proven(objective, model, dataset, capacity, training.packing)
+    if (training.compile or model.config._attn_implementation == FLEX) and isinstance(objective.collate, Packed):
         objective = replace(objective, collate=replace(objective.collate, full=True))
     if not quiet:
         accelerator.print(f"{kernel}\n{said}")
@@ -69,13 +74,22 @@ def pack_if_proven(
     roomy = max(capacity, 2 * widest)  # two texts a row
     trial = Packed(objective.collate, roomy, per_text=objective.per_text).pack(padded)
     device = next(model.parameters()).device
-    why = prove(model, send_to_device(padded, device), send_to_device(trial, device), per_text=bool(objective.per_text))
+    bare: Any = getattr(model, "module", model)
+    proven = partial(
+        prove, model, send_to_device(padded, device), send_to_device(trial, device), per_text=bool(objective.per_text)
+    )
+    why, after_all = proven(), ""
+    if why is not None and "flex" in bare.config._attn_implementation:
+        # The kernel is what may be at fault, and padding is the dearer way out.
+        after_all = f"; attention: sdpa after all, for under flex_attention {why}"
+        bare.set_attn_implementation("sdpa")
+        why = proven()
     if why is None:
-        return packed, f"packing: rows of {capacity} tokens; no text sees another"
+        return packed, f"packing: rows of {capacity} tokens; no text sees another{after_all}"
     if choice == "on":
-        kind = getattr(model, "module", model).config.model_type  # type: ignore[union-attr]
+        kind = bare.config.model_type
         raise UserError(f"training.packing: {kind} cannot be packed: {why}; set training.packing=off")
-    return objective, f"packing: off, for packed rows would not give the same: {why}"
+    return objective, f"packing: off, for packed rows would not give the same: {why}{after_all}"
 
 
 def compile_layers(model: nn.Module) -> str:

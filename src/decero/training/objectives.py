@@ -93,7 +93,10 @@ def token_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0, sco
 
 
 def can_be_told(model: nn.Module) -> bool:
-    """Whether a model takes `asked_positions`: ours do, with a backend that takes any mask, uncompiled."""
+    """Whether a model takes `asked_positions`: ours do, with a backend that takes any mask, uncompiled.
+
+    FlexAttention's blocks are not picked apart by place; `choose_attention` takes it for such a model only when asked.
+    """
     bare: Any = getattr(model, "module", model)
     if "asked_positions" not in inspect.signature(bare.forward).parameters:
         return False

@@ -10,21 +10,28 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from transformers.modeling_outputs import BaseModelOutput
 
 from decero.errors import UserError
 from decero.models.modeling_encoder import Pooler
+from decero.training.flex import document_mask
 
 Batch = dict[str, Tensor]
 # These count positions from their padding id on.
 COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text", "longformer", "xlm-roberta-xl")
 
 
-def block_mask(query_text_BL: Tensor, key_text_BM: Tensor, causal: bool, backend: str, dtype: torch.dtype) -> Tensor:
+def block_mask(
+    query_text_BL: Tensor, key_text_BM: Tensor, causal: bool, backend: str, dtype: torch.dtype
+) -> Tensor | BlockMask:
     """(batch, 1, length, memory): tokens of one text see each other, and if `causal` only those before them.
 
-    Padding (text 0) sees padding, so that no row of the softmax is empty. Bool, or additive for eager attention.
+    Padding (text 0) sees padding, so that no row of the softmax is empty. Bool, additive for eager attention, and for
+    FlexAttention the blocks that are not all hidden.
     """
+    if "flex" in backend:
+        return document_mask(query_text_BL, key_text_BM, causal)
     same_BLM = query_text_BL[:, :, None] == key_text_BM[:, None, :]
     if causal:
         same_BLM = same_BLM.tril()
@@ -38,8 +45,8 @@ def packed_outputs(model: nn.Module, batch: Batch) -> Any:
     """The outputs of `model` for a packed batch; its labels are kept back."""
     bare: Any = getattr(model, "module", model)
     config, backend = bare.config, bare.config._attn_implementation
-    if "flash" in backend or "flex" in backend:
-        raise UserError(f"packing: a block mask needs attention sdpa or eager, and {config.model_type} has {backend}")
+    if "flash" in backend:
+        raise UserError(f"packing: {backend} takes no block mask; set model.attn_implementation=sdpa")
     reading, text_BL = dict(batch), batch["text_ids"]
     for name in ("labels", "text_ids", "decoder_text_ids", "attention_mask"):
         reading.pop(name, None)
