@@ -30,8 +30,9 @@ quickstart: install
 	$(RUN) recipes/pretrain_mlm.py configs/pretrain/mlm_quickstart.yaml --resume
 	$(RUN) recipes/compare.py configs/compare/quickstart.yaml --resume
 
+# A worker a core, a file of tests at a time.
 test: install
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: install
 	$(RUN) -m pytest -m slow

@@ -12,6 +12,8 @@ os.environ["HF_HOME"] = CACHE
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the first import of anything that reads it
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core, and so are the processes that it starts
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import datasets
 import pytest

@@ -122,8 +122,12 @@ def kill_and_resume(server, kind, undisturbed, folder, kills, ranks=1):
     ("kind", "first", "then", "ranks"),
     [
         ("mlm", ("in the midst of a file of a checkpoint", 5, 0), ("while resuming: optimizer", 0), 1),
-        ("classify", ("before the rename", 2, 0), ("while resuming: the log", 0), 1),
-        ("translate", ("while pruning", 6, 0), ("while a text file is written", 0), 1),
+        pytest.param(
+            "classify", ("before the rename", 2, 0), ("while resuming: the log", 0), 1, marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "translate", ("while pruning", 6, 0), ("while a text file is written", 0), 1, marks=pytest.mark.slow
+        ),
         ("translate", ("after a gradient", 7, 1), ("while resuming: weights", 0), 2),
         ("streamed", ("while reading a stream", 5, 0), ("before a step", 0), 1),
     ],

@@ -116,8 +116,8 @@ def test_a_budget_is_the_run_that_it_wrote_down(launch, mlm, tmp_path, monkeypat
     assert "is finished" in again
 
 
-def test_two_processes_give_the_loss_curve_of_one(launch, mlm, classify, pretrained, tmp_path, two_processes):
-    """50 steps in fp32 without dropout, the same global batch: 1e-5, for each recipe that trains."""
+def test_two_processes_give_the_loss_curve_of_one(launch, mlm, pretrained, tmp_path, two_processes):
+    """50 steps in fp32 without dropout, the same global batch: 1e-5."""
     said = launch(
         "pretrain_mlm", mlm, f"output={tmp_path}/mlm", "training.save_steps=25", launcher=two_processes
     ).stdout
@@ -126,6 +126,9 @@ def test_two_processes_give_the_loss_curve_of_one(launch, mlm, classify, pretrai
     ours, theirs = (result(f)["metric"]["eval_loss"] for f in (tmp_path / "mlm", pretrained))
     assert ours == pytest.approx(theirs, abs=1e-5)
 
+
+@pytest.mark.slow
+def test_two_processes_classify_as_one_does(launch, classify, tmp_path, two_processes):
     launch("finetune_classification", classify, f"output={tmp_path}/one", launcher=())
     launch("finetune_classification", classify, f"output={tmp_path}/two", launcher=two_processes)
     assert len(losses(tmp_path / "one")) == 50
@@ -251,15 +254,8 @@ tracking: {{trackers: []}}
         first["label"].tolist()
         == pd.read_parquet(folder / "runs/words/labels-all/seed-1/predictions.parquet")["label"].tolist()
     )
-    launch(
-        "compare",
-        config,
-        f"output={tmp_path}/two",
-        "label_budgets=[8]",
-        "seeds=[0]",
-        "keep_models=true",
-        launcher=two_processes,
-    )
+    few = "label_budgets=[8]", "seeds=[0]", "keep_models=true"
+    launch("compare", config, f"output={tmp_path}/two", *few, launcher=two_processes)
     cell = "runs/random/labels-8/seed-0"
     assert np.abs(np.subtract(losses(folder / cell), losses(tmp_path / "two" / cell))).max() <= 1e-5
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "two" / cell / "model").num_labels == 2

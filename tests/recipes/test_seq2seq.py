@@ -153,6 +153,7 @@ def test_answers_end_as_targets_do(launch, translate, trained_tokenizer, tmp_pat
     assert model.generation_config.eos_token_id == model.config.eos_token_id == sep != 1
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes(launch, translate, tmp_path, two_processes):
     launch("finetune_seq2seq", translate, f"output={tmp_path}/one", launcher=None)
     launch("finetune_seq2seq", translate, f"output={tmp_path}/two", launcher=two_processes)

@@ -84,6 +84,7 @@ def test_a_streamed_run_that_was_killed_and_resumed_is_the_run(launch, mlm, stre
         assert (tmp_path / "cut" / name).read_bytes() == (streamed / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_streamed_losses_of_one(launch, mlm, streamed, tmp_path, two_processes):
     launch("pretrain_mlm", mlm, f"output={tmp_path}/two", *STREAM, launcher=two_processes)
     assert np.abs(np.subtract(losses(tmp_path / "two"), losses(streamed))).max() <= 1e-5

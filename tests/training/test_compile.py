@@ -55,7 +55,13 @@ def test_a_machine_that_cannot_compile_trains_without_and_says_so(monkeypatch):
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-@pytest.mark.parametrize("settings", [{}, {"gradient_checkpointing": True}], ids=["stored", "recomputed"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({}, id="stored"),
+        pytest.param({"gradient_checkpointing": True}, id="recomputed", marks=pytest.mark.slow),
+    ],
+)
 def test_compiled_layers_train_as_the_others_and_leave_the_same_checkpoint(
     fit, traced, rows, objective, tmp_path, settings
 ):

@@ -200,13 +200,14 @@ def test_all_processes_take_the_smaller_size_when_one_of_them_lacks_memory(fit, 
 def test_memory_that_is_freed_is_not_given_back_to_be_filled_with_zeros_anew():
     """20 tensors of 40 MB, one after the other: pages that the system had to fill, with the setting and without."""
     program = (
-        "import resource, sys, torch\nfrom decero.training.run import keep_freed_memory\n"
-        "keep_freed_memory() if sys.argv[1:] else None\n"
-        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "torch.ones(10**7)\nbefore = faults()\nfor _ in range(20): torch.ones(10**7)\nprint(faults() - before)"
+        "import resource, torch\nfrom decero.training.run import keep_freed_memory\n"
+        "def filled():\n"
+        "    faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    torch.ones(10**7); before = faults()\n"
+        "    for _ in range(20): torch.ones(10**7)\n"
+        "    return faults() - before\n"
+        "plain = filled(); keep_freed_memory(); print(plain, filled())"
     )
-    kept, plain = (
-        int(subprocess.run([sys.executable, "-c", program, *more], capture_output=True, text=True, check=True).stdout)
-        for more in (["keep"], [])
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    plain, kept = map(int, done.stdout.split())
     assert kept < 0.1 * plain
