@@ -13,7 +13,9 @@ from decero.data.corpus import _carve
 
 SPACES = [chr(i) for i in range(0x110000) if chr(i).isspace()]
 texts = st.lists(
-    st.one_of(st.none(), st.just(""), st.text(st.sampled_from(SPACES), max_size=3), st.text(max_size=5)), min_size=1, max_size=23
+    st.one_of(st.none(), st.just(""), st.text(st.sampled_from(SPACES), max_size=3), st.text(max_size=5)),
+    min_size=1,
+    max_size=23,
 )
 
 
