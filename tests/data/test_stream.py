@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import pairwise, takewhile
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from hypothesis import given, settings
@@ -36,7 +37,9 @@ def told(step):
 
 def whole(stream, epochs=2, batch=5, in_tokens=False, seed=3):
     """The steps of some epochs."""
-    return list(takewhile(lambda step: step.epoch < epochs, stream.steps(seed, batch, in_tokens)))
+    return list(
+        takewhile(lambda step: step.epoch < epochs, stream.steps(seed, batch, np.asarray if in_tokens else None))
+    )
 
 
 def rows_of(steps, epoch):
@@ -60,7 +63,7 @@ def test_a_run_that_is_killed_again_and_again_reads_each_row_once_in_the_same_or
         got, state = [], None
         while len(got) < len(expected):
             lives = data.draw(st.integers(1, max(2, len(expected) // 2)))
-            alive = numbered(size, shards, buffer_size).steps(seed, batch, in_tokens, state)
+            alive = numbered(size, shards, buffer_size).steps(seed, batch, np.asarray if in_tokens else None, state)
             got += [next(alive) for _ in range(min(lives, len(expected) - len(got)))]
             state = json.loads(json.dumps(got[-1].after))
         assert [told(step) for step in got] == [told(step) for step in expected]
@@ -122,7 +125,7 @@ def test_files_of_each_kind_are_read_once_and_gone_on_with(tmp_path, kind):
     assert Counter(rows_of(steps, 0)) == Counter(map(tuple, cut(map(str, range(33)))["input_ids"]))
     for before, after in pairwise(steps):
         state = json.loads(json.dumps(before.after))
-        assert told(next(begin().steps(3, 7, False, state))) == told(after)
+        assert told(next(begin().steps(3, 7, None, state))) == told(after)
 
 
 def test_a_place_in_a_parquet_file_is_found_without_reading_what_stands_before(tmp_path):
@@ -142,7 +145,7 @@ def test_a_place_in_a_parquet_file_is_found_without_reading_what_stands_before(t
     with patch.object(Parquet, "_generate_tables", watched):
         for at in (1, len(steps) - 10):
             read.clear()
-            next(Stream(opened(str(tmp_path / "x.parquet"), 100), cut, 4).steps(3, 100, False, steps[at].after))
+            next(Stream(opened(str(tmp_path / "x.parquet"), 100), cut, 4).steps(3, 100, None, steps[at].after))
             assert sum(read) <= 450, at
 
 
@@ -236,7 +239,7 @@ def test_a_file_that_breaks_is_named_and_mended_it_is_gone_on_with(tmp_path):
     with pytest.raises(UserError, match=r"1\.jsonl: cannot be read on: .*; mend it, then --resume"):
         whole(Stream(opened(pattern), cut, 4), 1, 7)
     broken.write_text(text)
-    assert told(next(Stream(opened(pattern), cut, 4).steps(3, 7, False, steps[2].after))) == told(steps[3])
+    assert told(next(Stream(opened(pattern), cut, 4).steps(3, 7, None, steps[2].after))) == told(steps[3])
 
 
 def test_another_number_of_files_than_the_run_began_with_is_refused(tmp_path):
@@ -244,4 +247,4 @@ def test_another_number_of_files_than_the_run_began_with_is_refused(tmp_path):
     steps = whole(Stream(opened(pattern), cut, 4), 1, 7)
     (tmp_path / "9.txt").write_text("7")
     with pytest.raises(UserError, match=r"has 4 files and had 3 when the run began; bring back"):
-        next(Stream(opened(pattern), cut, 4).steps(3, 7, False, steps[1].after))
+        next(Stream(opened(pattern), cut, 4).steps(3, 7, None, steps[1].after))

@@ -104,7 +104,7 @@ def test_a_load_counts_what_is_there_and_the_padding_around_it():
     batch = batch_of("seq2seq")
     batch["attention_mask"][0, 10:] = 0
     load = load_of([batch, batch], Objective(lambda rows: {}, token_loss, tokens_scored), texts=6)
-    assert (load.texts, load.tokens, load.scored, load.places) == (6, 2 * (10 + 19 + 19), 42, 114)
+    assert (load.texts, load.tokens, load.scored, load.places) == (6, 2 * (10 + 19 + 19) + 42, 42, 114)
     assert (load.pairs, load.written_places, load.written_pairs) == (114 * 19, 42, 42 * 7)
     assert load.crossed_pairs == 42 * 19
     assert load.plus(load) == load.times(2)

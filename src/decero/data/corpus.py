@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xxhash
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset
 
+from decero.data.columns import text_hashes
 from decero.data.packages import resolve_package_path
 from decero.data.stream import READING, Texts
 from decero.errors import UserError, did_you_mean, root_line
@@ -177,22 +179,16 @@ def check_text(dataset: Dataset, column: str, where: str, setting: str = "data.t
 
 def _carve(corpus: DatasetDict, wanted: dict[str, float], text_column: str, where: str) -> DatasetDict:
     """Move a share of train into new splits; a row's place is its text's hash, read as a number in [0, 1)."""
-    places: dict[str, list[int]] = {split: [] for split in ("train", *wanted)}
-    texts = itertools.chain.from_iterable(
-        batch[text_column] for batch in corpus["train"].select_columns([text_column]).iter(batch_size=1000)
-    )
-    for index, text in enumerate(texts):
-        point, place = xxhash.xxh64_intdigest(str(text).encode()) / 2**64, "train"
-        for split, share in wanted.items():
-            if 0 <= point < share:
-                place = split
-                break
-            point -= share
-        places[place].append(index)
+    points = text_hashes(corpus["train"], text_column).astype(np.float64) / 2**64
+    left, places = np.ones(len(points), dtype=bool), {}
+    for split, share in wanted.items():
+        chosen = left & (points >= 0) & (points < share)
+        places[split], left, points = np.flatnonzero(chosen), left & ~chosen, points - share
+    places = {"train": np.flatnonzero(left)} | places
     for split, indices in places.items():
-        if not indices:
+        if not len(indices):
             raise UserError(
-                f"{where}: {sum(map(len, places.values()))} rows are too few to carve a {split} split; "
+                f"{where}: {len(points)} rows are too few to carve a {split} split; "
                 f"raise data.{split if split != 'train' else 'validation'}_fraction or give data.files.{split}"
             )
     return DatasetDict(corpus | {split: corpus["train"].select(indices) for split, indices in places.items()})

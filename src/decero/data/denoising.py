@@ -4,6 +4,7 @@ Each is a pure function of (seed, epoch, index), as every collator is. Rows are 
 (`tokenize_documents(..., special_tokens=False)`); what is read and what is written both end in </s>.
 """
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from decero.data.seq2seq import Pair, Seq2Seq
+from decero.data.sizes import Sizes, both_sides
 from decero.errors import UserError
 
 
@@ -55,6 +57,10 @@ class Denoising(Seq2Seq):
         """(length,) ids to what is read and what is to be written, both without </s>."""
         raise NotImplementedError
 
+    def example_sizes(self, ids_N: np.ndarray, labels_N: np.ndarray) -> Sizes:
+        """What may become of rows of so many ordinary tokens, </s> counted on both sides."""
+        raise NotImplementedError
+
 
 @dataclass
 class SpanCorruption(Denoising):
@@ -86,6 +92,12 @@ class SpanCorruption(Denoising):
         noise = min(max(round(length * self.mlm_probability), 1), length - 1)
         spans = min(max(round(noise / self.mean_noise_span_length), 1), noise, length - noise)
         return noise, spans
+
+    def example_sizes(self, ids_N: np.ndarray, labels_N: np.ndarray) -> Sizes:
+        """Known beforehand: only where the spans lie is drawn."""
+        lengths, where_N = np.unique(ids_N, return_inverse=True)
+        noise_N, spans_N = np.array([self.sizes(int(length)) for length in lengths])[where_N].T
+        return both_sides(ids_N - noise_N + spans_N + 1, noise_N + spans_N + 1)
 
     def damage(self, ids_L: np.ndarray, rng: np.random.Generator) -> Pair:
         """Spans as T5 draws them: every way to cut text and noise into spans is as likely as any other."""
@@ -127,6 +139,17 @@ class TextInfilling(Denoising):
             raise UserError(f"tokenizer {self.tokenizer.name_or_path}: text infilling needs a mask token or a sentinel")
         self.mask = int(spare[0]) if self.tokenizer.mask_token_id is None else self.tokenizer.mask_token_id
 
+    def example_sizes(self, ids_N: np.ndarray, labels_N: np.ndarray) -> Sizes:
+        """At most every span is one of no token: a mask more for each, as long as there are positions for them."""
+        left_N = np.maximum(1, np.rint(self.mlm_probability * ids_N)).astype(np.int64)
+        longest = both_sides(np.maximum(ids_N, np.minimum(ids_N + left_N, self.max_length)) + 1, ids_N + 1)
+        # Spans are drawn until what is to be gone is taken, each taking one at least: a renewal process.
+        none, mean = math.exp(-self.mean_noise_span_length), self.mean_noise_span_length
+        step = mean + none
+        spans_N = (left_N + (mean * mean + step) / (2 * step) - 0.5) / step
+        drawn_N = 2 * (ids_N + 1) - left_N + spans_N * (1 + none)  # a mask each; a span of none has taken nothing
+        return longest._replace(mean=np.minimum(longest.most, np.rint(drawn_N).astype(np.int64)))
+
     def damage(self, ids_L: np.ndarray, rng: np.random.Generator) -> Pair:
         length = len(ids_L)
         # Lengths are drawn first, so that spans can then be placed without meeting: kept tokens around them.
@@ -152,6 +175,10 @@ class TextInfilling(Denoising):
 class PrefixLanguageModeling(Denoising):
     """Prefix language modelling: Raffel et al. 2020, section 3.2.3. The encoder reads the beginning of a text, the
     decoder writes the rest; where it is cut is uniform."""
+
+    def example_sizes(self, ids_N: np.ndarray, labels_N: np.ndarray) -> Sizes:
+        """Either side may have all but one of the tokens; together they have them all."""
+        return Sizes(read=ids_N, written=ids_N, most=ids_N + 2, mean=ids_N + 2)
 
     def damage(self, ids_L: np.ndarray, rng: np.random.Generator) -> Pair:
         cut = int(rng.integers(1, len(ids_L)))

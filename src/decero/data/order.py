@@ -56,8 +56,9 @@ class Schedule:
 class Cut:
     """How examples become micro-batches: as many of the next as the limit holds, and always at least one.
 
-    sizes: what each example counts, 1 or its tokens. A micro-batch counts the sum, or if `padded` its examples times
-    the largest; then it takes like with like, the longest first, so that little is padding.
+    sizes: what each example counts, 1 or its tokens, (examples,); with a decoder behind an encoder also (examples, 2).
+    A micro-batch counts the sum, or if `padded` its examples times the largest, of either side by itself; then it takes
+    like with like, the longest first, so that little is padding.
     """
 
     sizes: np.ndarray
@@ -66,21 +67,30 @@ class Cut:
 
     def size(self, examples: Sequence[int] | np.ndarray) -> int:
         """What a micro-batch of these examples counts."""
-        sizes = self.sizes[np.asarray(examples, dtype=int)]
-        return int(len(sizes) * sizes.max(initial=0) if self.padded else sizes.sum())
+        return int(self._running(np.asarray(examples, dtype=int))[-1]) if len(examples) else 0
 
     def __call__(self, examples: np.ndarray) -> list[np.ndarray]:
         micros, left = [], examples
         if self.padded:
-            left = examples[np.argsort(-self.sizes[examples], kind="stable")]
+            left = examples[np.argsort(-self._sides(examples).sum(axis=1), kind="stable")]
         while len(left):
-            if self.padded:
-                held = self.limit // int(self.sizes[left[0]])
-            else:
-                held = int(np.searchsorted(np.cumsum(self.sizes[left]), self.limit, side="right"))
+            near = left[: max(1, self.limit)]  # each counts 1 at least, so no more can be held
+            held = int(np.searchsorted(self._running(near), self.limit, side="right"))
             micros.append(left[: max(1, held)])
             left = left[max(1, held) :]
         return micros
+
+    def _sides(self, examples: np.ndarray) -> np.ndarray:
+        """(examples, sides)."""
+        sizes = self.sizes[examples]
+        return sizes[:, None] if sizes.ndim == 1 else sizes
+
+    def _running(self, examples: np.ndarray) -> np.ndarray:
+        """What the first, the first two ... of these examples count."""
+        sides = self._sides(examples)
+        if self.padded:
+            return np.arange(1, len(sides) + 1) * np.maximum.accumulate(sides, axis=0).sum(axis=1)
+        return sides.sum(axis=1).cumsum()
 
 
 def deal(epoch: int, examples: np.ndarray, cut: Cut, rank: int, world_size: int) -> list[list[Place]]:

@@ -8,8 +8,11 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from decero.data.sizes import Sizes, sizes_of
 
 Batch = dict[str, Tensor]
 FILL = {"labels": -100}  # what stands where no text does; 0 for everything else
@@ -91,6 +94,10 @@ class Packed:
         if as_wide and 2 * batch["input_ids"].shape[1] > self.capacity and all(bool(mask.all()) for mask in masks):
             return batch  # every row is one whole text: there is nothing to gain, and no mask is the fastest mask
         return self.pack(batch)
+
+    def example_sizes(self, ids_N: np.ndarray, labels_N: np.ndarray) -> Sizes:
+        """What the collator makes of rows of so many tokens."""
+        return sizes_of(self.collate, ids_N, labels_N)
 
     def pack(self, batch: Batch) -> Batch:
         """A padded batch, packed."""

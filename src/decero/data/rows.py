@@ -222,16 +222,24 @@ def _restore(tokenizer, truncation, padding) -> None:
     backend.enable_padding(**padding) if padding else backend.no_padding()
 
 
-def token_lengths(rows: Dataset) -> np.ndarray:
-    """Tokens of each row, those to be written included, read from the Arrow offsets without touching the values."""
+def side_lengths(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of each row and of what is to be written beside it, (rows,) each; 0 where nothing is.
+
+    Read from the Arrow offsets without touching the values.
+    """
     labels = getattr(rows.features.get("labels"), "feature", None)
     written = labels is not None and labels.dtype == "int32"  # several labels of a classifier are floats
     sides = ["input_ids", "labels"] if written else ["input_ids"]
     table = rows.select_columns(sides).with_format("arrow")[:]
-    lengths = np.zeros(len(rows), dtype=np.int64)
-    for side in sides:
-        lengths += np.concatenate([lengths[:0], *(chunk.value_lengths().to_numpy() for chunk in table[side].chunks)])
-    return lengths
+    none = np.empty(0, dtype=np.int64)
+    lengths = [np.concatenate([none, *(c.value_lengths().to_numpy() for c in table[side].chunks)]) for side in sides]
+    return lengths[0], lengths[1] if written else np.zeros_like(lengths[0])
+
+
+def token_lengths(rows: Dataset) -> np.ndarray:
+    """Tokens of each row, those to be written included."""
+    read, written = side_lengths(rows)
+    return read + written
 
 
 def count_tokens(rows: Dataset) -> int:

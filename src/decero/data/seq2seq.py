@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from decero.data.collators import IGNORED
 from decero.data.order import Place, Rows
+from decero.data.sizes import Sizes, both_sides
 
 Pair = tuple[np.ndarray, np.ndarray]
 
@@ -31,6 +32,10 @@ class Seq2Seq:
     def pair(self, row: dict) -> Pair:
         """What is read and what is to be written. An objective that makes both out of one text overrides this."""
         return np.asarray(row["input_ids"], dtype=np.int64), np.asarray(row["labels"], dtype=np.int64)
+
+    def example_sizes(self, ids_N: np.ndarray, labels_N: np.ndarray) -> Sizes:
+        """What `pair` makes of rows of so many tokens. An objective that makes both out of one text overrides this."""
+        return both_sides(ids_N, labels_N)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """Returns `input_ids`, `attention_mask` (batch, memory), `decoder_input_ids`, `labels` (batch, length)."""

@@ -22,6 +22,7 @@ from decero.errors import UserError, root_line
 READING = (DatasetGenerationError, ValueError, OSError, RuntimeError, StopIteration)
 SIDE_BY_SIDE = 8  # files that are read in turn, so that a window does not hold one file's subject alone
 TOGETHER = 256  # texts that are tokenised at once
+Count = Callable[[np.ndarray], np.ndarray]
 START: dict[str, Any] = {
     "epoch": 0, "open": [], "next": 0, "window": 0, "text": 0, "row": 0, "rows": 0, "step": 0, "size": 0
 }  # fmt: skip
@@ -131,12 +132,12 @@ class Stream:
         raise UserError(self._no_text())
 
     def steps(
-        self, seed: int, batch: int, in_tokens: bool, state: dict[str, Any] | None = None, apply: Callable = map
+        self, seed: int, batch: int, tokens_of: Count | None, state: dict[str, Any] | None = None, apply: Callable = map
     ) -> Iterator[Step]:
         """The steps that follow a state, for ever: at the end of an epoch the last takes what is left, as `Schedule`'s.
 
-        batch: rows a step, or if `in_tokens` tokens, on average. apply: a `map`, whose function other processes may
-        run. All of it is the same whatever the number of processes.
+        batch: rows a step, on average; with `tokens_of`, lengths of rows -> what each counts, tokens. apply: a `map`,
+        whose function other processes may run. All of it is the same whatever the number of processes.
 
         Raises UserError for a stream without text, one that ends before the first step is full, and one that was cut
         into other shards since.
@@ -154,16 +155,18 @@ class Stream:
                 if not taken and not rows:
                     raise UserError(self._no_text())
                 if step == 0 and size < batch:
-                    unit = "tokens" if in_tokens else "rows"
+                    unit = "tokens" if tokens_of else "rows"
                     raise UserError(
                         f"{self.texts.where}: the stream ends after {size} {unit}, before one step is full; "
-                        f"lower training.global_batch_{'tokens' if in_tokens else 'size'} (now {batch})"
+                        f"lower training.global_batch_{'tokens' if tokens_of else 'size'} (now {batch})"
                     )
                 if taken:
                     yield Step(epoch, rows, taken, place)
                 epoch, rows, step, size, taken = place["epoch"], 0, 0, 0, []
+            lengths = np.array([len(row["input_ids"]) for row in read], dtype=np.int64)
+            counts = (tokens_of(lengths) if tokens_of and read else np.ones_like(lengths)).tolist()
             for number in range(behind, len(read)):
-                one = len(read[number]["input_ids"]) if in_tokens else 1
+                one = counts[number]
                 if size + one > (step + 1) * batch:
                     after = {"row": number, "rows": rows + len(taken), "step": step + 1, "size": size}
                     yield Step(epoch, rows, taken, place | after)

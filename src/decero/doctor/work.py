@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from decero.data.causal import let_go_on
 from decero.data.order import Place, Rows, epoch_order
-from decero.data.rows import token_lengths
+from decero.data.rows import side_lengths, token_lengths
+from decero.data.sizes import sizes_of
 from decero.doctor.recipes import RECIPES, Corpus, Recipe, recipe_of
 from decero.errors import UserError
 from decero.training.build import build_model, tokenizer_for
@@ -164,7 +165,9 @@ class Work:
         training = self.config.training
         if training.max_train_steps:
             return training.max_train_steps
-        size = len(self.rows) if training.global_batch_size else int(token_lengths(self.rows).sum())
+        size = len(self.rows)
+        if training.global_batch_tokens:
+            size = int(sizes_of(self.objective.collate, *side_lengths(self.rows)).mean.sum())
         whole = size / self.share
         return training.num_train_epochs * math.ceil(
             whole / (training.global_batch_size or training.global_batch_tokens)

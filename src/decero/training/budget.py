@@ -13,7 +13,8 @@ from accelerate import Accelerator
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from decero.data.rows import token_lengths
+from decero.data.rows import side_lengths
+from decero.data.sizes import sizes_of
 from decero.data.stream import Stream
 from decero.errors import UserError
 from decero.evaluation.wording import count, duration
@@ -119,8 +120,8 @@ class Budget:
     def decide(self, most_epochs: float) -> tuple[dict[str, Any], list[str]]:
         """The settings by section, and the lines that say why."""
         training, given = self.config.training, self.config.call.given
-        lengths = token_lengths(self.dataset)
-        most = most_epochs * float(lengths.sum())
+        tokens_N = sizes_of(self.objective.collate, *side_lengths(self.dataset)).mean
+        most = most_epochs * float(tokens_N.sum())
         index, tokens, seconds, reserve = self.search(most)
         cost = self.costs[index]
         speed = self.pace(cost) / cost
@@ -130,7 +131,7 @@ class Budget:
         rows = unit == "global_batch_size"
         before = getattr(training, unit)
         a_unit = self.load.tokens / before
-        least = self.accelerator.num_processes if rows else int(lengths.max())
+        least = self.accelerator.num_processes if rows else int(tokens_N.max())
         planned = plan(tokens, before, a_unit, compute, least, f"training.{unit}" in given)
         a_step = planned.batch * a_unit
         planned = planned._replace(steps=max(1, min(planned.steps, int(seconds * speed / a_step))))
@@ -149,7 +150,7 @@ class Budget:
             + self.reason(index),
             f"  speed: {speed:,.0f} tokens/s, {speed * cost:.3g} FLOP/s, "
             + ("measured" if index in self.measured else "between two shapes that were measured"),
-            f"  tokens: {count(round(total))}, {total / lengths.sum():.2g} epochs, {limit}",
+            f"  tokens: {count(round(total))}, {total / tokens_N.sum():.2g} epochs, {limit}",
             f"  steps: {planned.steps:,} of {a_step / speed:.3g} s, {duration(total / speed)} in all",
             f"  batch: {planned.batch:,} {'rows' if rows else 'tokens'}, before {before:,}; learning rate: "
             f"{planned.rate:.2g} x the one before; for {compute:.2g} x the compute, to the power of {BATCH_EXPONENT} "

@@ -135,13 +135,16 @@ class TrainingSection(Section):
         32, ge=1, description="examples an optimizer step, whatever the number of devices"
     )
     global_batch_tokens: int | None = Field(
-        None, ge=1, description="instead of examples: tokens an optimizer step, on average"
+        None, ge=1, description="instead of examples: tokens an optimizer step, read and written, on average"
     )
     per_device_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         32, description="largest micro-batch, halved when memory runs out; auto: all that a device has to do in a step"
     )
     per_device_tokens: int | None = Field(
-        None, ge=1, description="instead of examples: tokens of the largest micro-batch"
+        None,
+        ge=1,
+        description="instead of examples: tokens of the largest micro-batch, read and written, at most; "
+        "where rows are padded, the padding too",
     )
     mixed_precision: Literal["no", "bf16"] = Field("no", description="bf16 computes matrix products in bfloat16")
     packing: Literal["auto", "on", "off"] = Field(

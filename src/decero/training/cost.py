@@ -23,8 +23,8 @@ FROM_ENCODER = re.compile(r"(cross_attn|encoder_attn|EncDecAttention)\.[kv](_pro
 class Load:
     """What passes through the model in a step, over all processes. Places are tokens with the padding around them.
 
-    pairs: places times the length of their row, summed. written, crossed: the same for a decoder beside an encoder, and
-    what it looks back at.
+    tokens: as budgets count them, those that a decoder behind an encoder writes included. pairs: places times the
+    length of their row, summed. written, crossed: the same for a decoder beside an encoder, and what it looks back at.
     """
 
     texts: float
@@ -50,10 +50,12 @@ def load_of(batches: Iterable[Batch], objective: Objective, texts: int) -> Load:
         rows, length = batch["input_ids"].shape
         total["places"] += rows * length
         total["pairs"] += rows * length**2
+        scored = objective.count(batch)
         total["tokens"] += int(batch["attention_mask"].sum())
-        total["scored"] += objective.count(batch)
+        total["scored"] += scored
         if "decoder_input_ids" in batch:
             rows, written = batch["decoder_input_ids"].shape
+            total["tokens"] += scored
             total["written_places"] += rows * written
             total["written_pairs"] += rows * written**2
             total["crossed_pairs"] += rows * written * length

@@ -13,7 +13,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from decero.data.order import Place, Rows
-from decero.data.rows import token_lengths
+from decero.data.rows import side_lengths, token_lengths
+from decero.data.sizes import sizes_of
 from decero.data.stream import Stream
 from decero.evaluation.wording import duration
 from decero.training.config import TrainingSection
@@ -78,7 +79,8 @@ def forecast(
     if device:
         rate = devices * device.flops(training.mixed_precision)
         step_s = a_step / rate + 2 * held.total / (devices if sharded else 1) / device.bandwidth
-        passed = 0 if held_out is None else int(token_lengths(held_out).sum()) / load.tokens
+        looked = 0 if held_out is None else sizes_of(objective.collate, *side_lengths(held_out)).mean.sum()
+        passed = float(looked) / load.tokens
         look_s = end_s = passed * a_step / 3 / rate
     elif agreed(accelerator, needed < free):
         measured = probe(accelerator, model, objective, dataset, config.optim, training, seed, load)
@@ -91,7 +93,7 @@ def forecast(
         peak += kept * (1 - min(1.0, measured.share * load.texts / devices / micro.texts))
     train_s = None if step_s is None else steps * step_s + looks * (look_s or 0)
 
-    filled = load.tokens / load.places if not load.written_places else 1.0
+    filled = load.tokens / (load.places + load.written_places)
     lengths, streamed = token_lengths(Rows(dataset).dataset), isinstance(dataset, Stream)
     time = "not found, for what does not fit cannot be timed"
     if train_s is not None and step_s is not None:
@@ -130,7 +132,7 @@ def micro_batch(load: Load, training: TrainingSection, devices: int) -> Load:
     """What one device computes at once."""
     share = load.texts / devices
     if training.per_device_tokens:
-        share = min(share, training.per_device_tokens * load.texts / load.places)
+        share = min(share, training.per_device_tokens * load.texts / (load.places + load.written_places))
     elif isinstance(training.per_device_batch_size, int):
         share = min(share, training.per_device_batch_size)
     return load.times(max(1.0, share) / load.texts)

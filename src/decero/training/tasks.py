@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from decero.data.columns import rows_with_text
 from decero.data.corpus import check_text, load_corpus, read_parallel
 from decero.data.rows import tokenize_pairs
 from decero.errors import UserError
@@ -107,17 +108,13 @@ def _load(where: str, task: TaskSection, budget: int | None, seed: int) -> Datas
         kept = dataset.select_columns(list(columns))
         corpus[split] = kept.rename_columns({old: new for old, new in columns.items() if old != new})
     train = corpus["train"]
-    full = np.flatnonzero([bool(s and t and s.strip() and t.strip()) for s, t in zip(*_columns(train), strict=True)])
+    full = rows_with_text(train, ["source", "target"])
     if not len(full):
         raise UserError(f"{where}: no pair of train has text on both sides")
     if budget is not None and budget < len(full):
         full = np.sort(np.random.default_rng(seed).permutation(full)[:budget])
     corpus["train"] = train.select(full) if len(full) < len(train) else train
     return corpus
-
-
-def _columns(dataset: Dataset) -> tuple[list[str], list[str]]:
-    return dataset["source"][:], dataset["target"][:]
 
 
 def tokenize_tasks(
@@ -194,8 +191,8 @@ def learnt_by_default(
 def write_outputs(output: Path, texts: Texts, split: str, hypotheses: dict[str, list[str]]) -> None:
     """outputs.parquet: task, source, reference and hypothesis side by side, in the order of the data."""
     tables = [
-        pd.DataFrame({"task": name, "source": source, "reference": target, "hypothesis": hypotheses[name]})
-        for name in hypotheses
-        for source, target in [_columns(texts[name][split])]
+        pd.DataFrame({"task": name, "source": pair["source"][:], "reference": pair["target"][:], "hypothesis": written})
+        for name, written in hypotheses.items()
+        for pair in [texts[name][split]]
     ]
     pd.concat(tables, ignore_index=True).to_parquet(output / "outputs.parquet", index=False)

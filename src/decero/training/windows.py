@@ -19,11 +19,14 @@ from torch.utils.data import DataLoader
 
 from decero.data.order import Cut, Place, Rows, Schedule, deal
 from decero.data.packing import Packed
-from decero.data.rows import token_lengths
+from decero.data.rows import side_lengths
+from decero.data.sizes import Sizes, both_sides, sizes_of
 from decero.data.stream import Stream
 from decero.errors import UserError
 from decero.training.config import TrainingSection
 from decero.training.objectives import Batch, Objective
+
+MEND = "raise it or lower data.max_length (of pairs data.max_source_length, data.max_target_length)"
 
 
 class Micro(NamedTuple):
@@ -46,7 +49,8 @@ class Windows:
     So a smaller cut needs no more than a new start: what was made ahead is thrown away, and the step at hand is made
     again from the same examples.
 
-    Raises UserError when a step of `training.global_batch_tokens` cannot hold the longest example.
+    Raises UserError when a step of `training.global_batch_tokens` or a micro-batch of `per_device_tokens` cannot hold
+    the longest example, both sides of it.
     """
 
     def __init__(
@@ -56,25 +60,24 @@ class Windows:
             accelerator.process_index, accelerator.num_processes, training.dataloader_num_workers
         )  # fmt: skip
         self.rows, self.objective = Rows(dataset), objective
-        ones = lengths = np.ones(len(dataset), dtype=np.int64)
-        if training.global_batch_tokens or training.per_device_tokens:
-            lengths = np.maximum(token_lengths(dataset), 1)
-        if (tokens := training.global_batch_tokens) and tokens < lengths.max():
+        tokens, most = training.global_batch_tokens, training.per_device_tokens
+        ones = np.ones(len(dataset), dtype=np.int64)
+        sizes = sizes_of(objective.collate, *side_lengths(dataset)) if tokens or most else both_sides(ones, 0 * ones)
+        if tokens and tokens < (mean := sizes.mean.max()):
             raise UserError(
-                f"training.global_batch_tokens {tokens} is less than the {lengths.max()} tokens of the longest "
-                "example; raise it or lower data.max_length"
+                f"training.global_batch_tokens {tokens} is less than the {mean} tokens of the longest example; {MEND}"
             )
-        if (most := training.per_device_tokens) and most < lengths.max():
+        if most and most < sizes.most.max():
             raise UserError(
-                f"training.per_device_tokens {most} is less than the {lengths.max()} tokens of example "
-                f"{lengths.argmax():,}, the longest; raise it or lower data.max_length"
+                f"training.per_device_tokens {most} is less than the {sizes.most.max()} tokens of example "
+                f"{sizes.most.argmax():,}, the longest; {MEND}"
             )
-        self.schedule = Schedule(lengths if tokens else ones, tokens or training.global_batch_size or 1, seed)
+        self.schedule = Schedule(sizes.mean if tokens else ones, tokens or training.global_batch_size or 1, seed)
         self.steps_per_epoch: float = self.schedule.steps_per_epoch
         self.last = training.max_train_steps or (training.num_train_epochs or 0) * self.schedule.steps_per_epoch
-        if training.per_device_tokens:
+        if most:
             self.unit, padded = "tokens", not isinstance(objective.collate, Packed)
-            self.cut = Cut(lengths, training.per_device_tokens, padded)
+            self.cut = Cut(sizes.counted(padded), most, padded)
         else:
             size = training.per_device_batch_size
             self.unit, self.cut = "rows", Cut(ones, size if isinstance(size, int) else len(dataset))
@@ -131,8 +134,8 @@ class StreamedWindows(Windows):
 
     Every process reads and tokenises the whole stream and collates its own share of each step.
 
-    Raises UserError without `training.max_train_steps`, and when a step of `training.global_batch_tokens` might not
-    hold a row.
+    Raises UserError without `training.max_train_steps`, and when a step of `training.global_batch_tokens` or a
+    micro-batch of `per_device_tokens` might not hold a row.
     """
 
     def __init__(
@@ -142,23 +145,21 @@ class StreamedWindows(Windows):
             accelerator.process_index, accelerator.num_processes, training.dataloader_num_workers
         )  # fmt: skip
         self.stream, self.objective, self.seed = dataset, objective, seed
-        if (tokens := training.global_batch_tokens) and tokens < dataset.max_length:
-            raise UserError(
-                f"training.global_batch_tokens {tokens} is less than a row may have ({dataset.max_length} tokens); "
-                "raise it or lower data.max_length"
-            )
-        if (most := training.per_device_tokens) and most < dataset.max_length:
-            raise UserError(
-                f"training.per_device_tokens {most} is less than a row may have ({dataset.max_length} tokens); "
-                "raise it or lower data.max_length"
-            )
+        tokens, most = training.global_batch_tokens, training.per_device_tokens
+        longest = self._sizes(np.array([dataset.max_length]))
+        for name, budget, held in (("global_batch", tokens, longest.mean), ("per_device", most, longest.most)):
+            if budget and budget < held.max():
+                raise UserError(
+                    f"training.{name}_tokens {budget} is less than a row may have ({held.max()} tokens); {MEND}"
+                )
         if training.max_train_steps is None:
             raise UserError("training.num_train_epochs: a stream does not say how long it is; give max_train_steps")
-        self.batch, self.in_tokens = tokens or training.global_batch_size or 1, bool(tokens)
+        self.batch = tokens or training.global_batch_size or 1
+        self.tokens_of = (lambda lengths: self._sizes(lengths).mean) if tokens else None
         self.last, self.steps_per_epoch = training.max_train_steps, math.inf
-        if training.per_device_tokens:
+        if most:
             self.unit, padded = "tokens", not isinstance(objective.collate, Packed)
-            self.cut = Cut(np.empty(0, dtype=np.int64), training.per_device_tokens, padded)
+            self.cut = Cut(np.empty(0, dtype=np.int64), most, padded)
         else:
             size = training.per_device_batch_size
             self.unit, self.cut = "rows", Cut(np.empty(0), size if isinstance(size, int) else self.batch)
@@ -182,10 +183,12 @@ class StreamedWindows(Windows):
             """My rows of each step, as micro-batches; the sizes of all of its rows, and the state after it."""
             tokenise_ahead = partial(ahead, workers=self.workers)
             for epoch, first, rows, after in self.stream.steps(
-                self.seed, self.batch, self.in_tokens, state, tokenise_ahead
+                self.seed, self.batch, self.tokens_of, state, tokenise_ahead
             ):
-                counted = self.unit == "tokens"
-                sizes = np.array([max(1, len(row["input_ids"])) if counted else 1 for row in rows])
+                sizes = np.ones(len(rows), dtype=np.int64)
+                if self.unit == "tokens":
+                    lengths = np.array([len(row["input_ids"]) for row in rows])
+                    sizes = self._sizes(lengths).counted(self.cut.padded)
                 window = deal(epoch, np.arange(len(rows)), replace(self.cut, sizes=sizes), self.rank, self.world_size)
                 mine = [
                     [(place, rows[place.row] | {"epoch": epoch, "index": first + place.row}) for place in places]
@@ -198,6 +201,10 @@ class StreamedWindows(Windows):
             self._states = {step: state, step + 1: after}
             yield window
             step, state = step + 1, after
+
+    def _sizes(self, lengths: np.ndarray) -> Sizes:
+        """Of rows of so many tokens; those of a stream are of one text, so none has anything beside it."""
+        return sizes_of(self.objective.collate, lengths, np.zeros_like(lengths))
 
     def _collated_rows(self, item: tuple) -> tuple:
         mine, sizes, after = item
