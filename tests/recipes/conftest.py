@@ -62,7 +62,7 @@ def alone(recipe: str, words: list[str]) -> Done:
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
         with redirect_stdout(out), redirect_stderr(err):
-            runpy.run_path(sys.argv[0], run_name="__main__")
+            runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
     except SystemExit as ended:
         code = int(ended.code or 0)
     finally:

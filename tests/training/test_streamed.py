@@ -79,6 +79,7 @@ def test_where_a_run_stands_is_json_and_found_again(stream, workers):
         assert windows.epoch(step + 1) == (step + 1) // 6  # 61 rows, twelve a step
         state = json.loads(json.dumps(windows.state()))
         assert len(json.dumps(state)) < 4000
+        windows.close()
 
 
 def losses(result):

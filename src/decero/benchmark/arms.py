@@ -110,8 +110,9 @@ def _tuned(work: Work, model: PreTrainedModel, texts: Dataset, device, seed: int
         objective = classification(collate, "single_label_classification")
     else:
         objective = masked_lm(collate)
-    kernel = choose_attention(model, device, "bf16")
-    objective, packing = pack_if_proven(objective, model, texts, max(work.length, SHORTEST_ROW), "auto")
+    capacity = max(work.length, SHORTEST_ROW)
+    kernel = choose_attention(model, device, "bf16", capacity)
+    objective, packing = pack_if_proven(objective, model, texts, capacity, "auto")
 
     def make() -> list[Batch]:
         return [send_to_device(batch, device) for batch in make_batches(work, texts, objective.collate)]

@@ -1,6 +1,6 @@
 """An arm in a process of its own, as a user would run it: what one does to allocator and threads, no other one meets.
 
-The processes are forked from one server that has imported all there is to import, where the system can fork.
+On Linux they are forked from one server that has imported all there is to import.
 """
 
 import gc
@@ -24,7 +24,7 @@ from decero.benchmark.works import ArmName, Work, build_pair
 from decero.errors import UserError, run
 from decero.training.run import keep_freed_memory, multiply_in_tf32
 
-_FORKS = "forkserver" in multiprocessing.get_all_start_methods()
+_FORKS = sys.platform == "linux"  # macOS has libraries that do not outlive a fork
 _PROCESSES: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 
 
@@ -97,7 +97,7 @@ def processes(
     Raises UserError when a process ends before it is told to.
     """
     if _FORKS:
-        _PROCESSES.set_forkserver_preload(["__main__", __name__])
+        _PROCESSES.set_forkserver_preload([__name__, "decero.benchmark.report"])
     arms: dict[str, ArmProcess] = {}
     try:
         for arm in work.arms():
@@ -114,6 +114,7 @@ def serve(
     """What the child does: build the arm, send its facts, then answer each word until the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who ends this one
     os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler talks
+    os.dup2(2, 1)  # what a library prints is no part of the tables
     run(lambda: _serve(theirs, name, work, arm, device, seed, threads))
 
 

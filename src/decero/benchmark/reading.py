@@ -35,10 +35,15 @@ STEP = 256  # rows that are packed together
 
 
 def alone(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> None:
-    """The library and nothing else, on every core."""
-    tokenizer.backend_tokenizer.no_truncation()
+    """The library and nothing else, on every core that this process may use."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # `Dataset.map` in processes switches it off for good
     for start in range(0, len(texts), AT_ONCE):
-        tokenizer.backend_tokenizer.encode_batch(texts[start : start + AT_ONCE], add_special_tokens=False)
+        backend.encode_batch(texts[start : start + AT_ONCE], add_special_tokens=False)
+    os.environ.pop("TOKENIZERS_PARALLELISM") if before is None else os.environ.update(TOKENIZERS_PARALLELISM=before)
 
 
 def packed(rows: Dataset, capacity: int) -> None:
@@ -87,11 +92,12 @@ def main(argv: list[str] | None = None) -> None:
     datasets.disable_progress_bars()
     tokenizer = load_tokenizer(asked.tokenizer)
     corpus = load_corpus(files={"train": asked.files}, text_column=asked.text_column)["train"]
-    texts = corpus[asked.text_column][:]
+    texts = [text for text in corpus[asked.text_column] if text and not text.isspace()]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
     def tokenized() -> Dataset:
         settings = {"max_length": asked.max_length, "text_column": asked.text_column}
-        return tokenize_documents(corpus, tokenizer, **settings, num_proc=os.cpu_count())
+        return tokenize_documents(corpus, tokenizer, **settings, num_proc=cores)
 
     def ours(pack: bool) -> None:
         with empty_cache():
@@ -101,7 +107,8 @@ def main(argv: list[str] | None = None) -> None:
 
     with empty_cache():
         rows = tokenized()
-        print(f"{len(texts):,} texts, {len(rows):,} rows of at most {asked.max_length}, {count_tokens(rows):,} tokens")
+        size = f"{len(rows):,} rows of at most {asked.max_length}, {count_tokens(rows):,} tokens"
+        print(f"{cores} cores, {len(texts):,} texts, {size}")
     units = {"alone": lambda: alone(tokenizer, texts), "rows": lambda: ours(False), "packed": lambda: ours(True)}
     times = interleaved({name: seconds(unit) for name, unit in units.items()}, asked.rounds, warmup=1, seed=0)
     print(f"tokenizers alone: {np.median(times['alone']):.2f} s")

@@ -45,10 +45,12 @@ def economise(
     packs = capacity if training.packing != "off" else 0
     kernel = choose_attention(model, accelerator.device, training.mixed_precision, packs)
     objective, said = pack_if_proven(objective, model, dataset, capacity, training.packing)
-    if (training.compile or model.config._attn_implementation == FLEX) and isinstance(objective.collate, Packed):
+    if training.compile and isinstance(objective.collate, Packed):
         objective = replace(objective, collate=replace(objective.collate, full=True))
     if not quiet:
         accelerator.print(f"{kernel}\n{said}")
+    elif "was asked for" in kernel:  # and could not be had: that is never left unsaid
+        accelerator.print(kernel)
     return objective
 
 
@@ -68,7 +70,6 @@ def pack_if_proven(
     longest = np.argsort(-token_lengths(source.dataset), kind="stable")[:4]  # a window is seen by what is longer
     some = list(dict.fromkeys([*longest.tolist(), *range(min(4, len(source)))]))
     rows = source.__getitems__([Place(0, index) for index in some])
-    packed = replace(objective, collate=Packed(objective.collate, capacity, per_text=objective.per_text))
     padded = objective.collate(rows)
     widest = max(t.shape[1] for name, t in padded.items() if name.endswith("attention_mask"))
     roomy = max(capacity, 2 * widest)  # two texts a row
@@ -85,7 +86,11 @@ def pack_if_proven(
         bare.set_attn_implementation("sdpa")
         why = proven()
     if why is None:
-        return packed, f"packing: rows of {capacity} tokens; no text sees another{after_all}"
+        one_shape = bare.config._attn_implementation == FLEX  # it is compiled
+        collate = Packed(objective.collate, capacity, per_text=objective.per_text, full=one_shape)
+        return replace(
+            objective, collate=collate
+        ), f"packing: rows of {capacity} tokens; no text sees another{after_all}"
     if choice == "on":
         kind = bare.config.model_type
         raise UserError(f"training.packing: {kind} cannot be packed: {why}; set training.packing=off")

@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def train(
         disable=not (accelerator.is_main_process and progress), mininterval=0.5 if sys.stderr.isatty() else 15,
     )  # fmt: skip
     started, spent, tokens_before, since = time.perf_counter(), result.wall_time_s, result.tokens, time.perf_counter()
-    with Interruption(accelerator) as interruption, shown as bar:
+    with closing(windows), Interruption(accelerator) as interruption, shown as bar:
         for step in range(first, first if selection.out_of_patience else last):
             loss, tokens, indices = backward(accelerator, model, objective, windows, step)
             gradients = [p.grad for p in model.parameters() if p.grad is not None]

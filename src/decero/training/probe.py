@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,14 @@ def sample_load(
 ) -> Load:
     """What a step of the run reads, on average over its first ones."""
     alone = training.model_copy(update={"dataloader_num_workers": 0})
-    windows = windows_of(accelerator, dataset, objective, alone, seed)
     total = Load(0, 0, 0, 0, 0)
-    for step in range(int(min(8, windows.last, windows.steps_per_epoch))):
-        window = windows.at(step)
-        load = load_of((m.batch for m in window if m.weight), objective, sum(len(m.indices) * m.weight for m in window))
-        total = total.plus(load)
-        if total.texts >= 512:  # enough to know, and long steps take long to collate
-            break
+    with closing(windows_of(accelerator, dataset, objective, alone, seed)) as windows:
+        for step in range(int(min(8, windows.last, windows.steps_per_epoch))):
+            window = windows.at(step)
+            texts = sum(len(m.indices) * m.weight for m in window)
+            total = total.plus(load_of((m.batch for m in window if m.weight), objective, texts))
+            if total.texts >= 512:  # enough to know, and long steps take long to collate
+                break
     return total.times(accelerator.num_processes / (step + 1))
 
 

@@ -98,6 +98,11 @@ class Windows:
         """Cut what is asked for from here on into micro-batches of at most `limit` (rows or tokens: `unit`)."""
         self.cut, self._ahead = replace(self.cut, limit=limit), None
 
+    def close(self) -> None:
+        """End the processes that work ahead. The garbage collector ends their queues first, and then waits for each of
+        them for five seconds."""
+        self._ahead = None
+
     def epoch(self, done: int) -> float:
         """Passes over the data after so many steps."""
         return done / self.steps_per_epoch
