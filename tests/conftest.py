@@ -12,8 +12,9 @@ os.environ["HF_HOME"] = CACHE
 os.environ["HF_HUB_OFFLINE"] = "1"  # before the first import of anything that reads it
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core, and so are the processes that it starts
-    os.environ["OMP_NUM_THREADS"] = "1"
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))  # one for each worker and what it starts: threads that share a core wait
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 import datasets
 import pytest

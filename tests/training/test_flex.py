@@ -236,7 +236,7 @@ def bert(**fields):
 NOT_TAKEN = {
     "short rows": (lambda: bert(), 256, "rows of 256 tokens have few blocks to skip"),
     "dropout": (lambda: bert(attention_probs_dropout_prob=0.1), 512, "attention_probs_dropout_prob is 0.1"),
-    "asks at places": (MODELS["our encoder"], 512, "the last layer computes scored positions alone"),
+    "asks at places": (MODELS["our encoder"], 512, "the last layer can compute scored positions alone"),
     "our relative": (
         lambda: ours.DeceroDecoderForCausalLM(ours.DeceroDecoderConfig(**OURS, position_embedding_type="relative")),
         512, "relative positions are added to the scores"),
@@ -327,12 +327,48 @@ def test_a_gpu_without_the_package_or_the_precision_of_a_kernel_falls_back():
 
     model = model_of("llama")
     model.attention_asked, model.set_attn_implementation = "flash_attention_2", missing
-    assert "computes in bf16, and training.mixed_precision is no" in choose_attention(model, CUDA, "no", 512)
+    assert "computes in bf16, and mixed_precision is no" in choose_attention(model, CUDA, "no", 512)
     said = choose_attention(model, CUDA, "bf16", 512)
     assert said.startswith("attention: sdpa, transformers' own")
     assert "; flash_attention_2 was asked for, but the package flash_attn seems to be not installed. Please" in said
     assert "\n" not in said
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_kernel_that_comes_under_another_name_was_served():
+    """transformers takes flash-attention from the kernels package where flash_attn is not installed."""
+    model = model_of("llama")
+
+    def renamed(name):
+        model.config._attn_implementation = {"flash_attention_2": "kernels-community/flash-attn2"}.get(name, name)
+
+    model.attention_asked, model.set_attn_implementation = "flash_attention_2", renamed
+    assert choose_attention(model, CUDA, "bf16", 512) == "attention: kernels-community/flash-attn2, as asked"
+
+
+def test_a_change_of_kernels_that_broke_off_is_taken_back():
+    model = model_of("llama")
+    whole = model.set_attn_implementation
+
+    def half(name):
+        if "flash" not in name:
+            return whole(name)
+        model.config._attn_implementation = name
+        raise ValueError("an inner model has none")
+
+    model.attention_asked, model.set_attn_implementation = "flash_attention_2", half
+    said = choose_attention(model, CUDA, "bf16")
+    assert said.endswith("; flash_attention_2 was asked for, but an inner model has none")
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_replaced_kernel_is_said_where_nothing_else_is(rows, objective, tiny_model, capsys):
+    model = tiny_model()
+    economise(Accelerator(cpu=True), model, objective, rows, 48, TrainingSection(max_train_steps=1), quiet=True)
+    assert capsys.readouterr().out == ""
+    model.attention_asked = "flash_attention_2"
+    economise(Accelerator(cpu=True), model, objective, rows, 48, TrainingSection(max_train_steps=1), quiet=True)
+    assert capsys.readouterr().out.endswith("; flash_attention_2 was asked for, but it has no kernel for a CPU\n")
 
 
 def test_what_was_asked_for_and_can_be_served_is_kept(on_a_gpu):

@@ -281,17 +281,24 @@ def test_metrics_jsonl_holds_a_line_a_step(fit, tmp_path):
     }  # fmt: skip
 
 
-def test_data_wait_is_the_share_of_the_time_spent_waiting_for_the_next_batch(fit, objective, tiny_model, tmp_path):
-    def slow(rows):
-        time.sleep(0.05)
-        return objective.collate(rows)
+def test_data_wait_is_the_share_of_the_time_spent_waiting_for_the_next_batch(
+    fit, objective, tiny_model, tmp_path, monkeypatch
+):
+    """By a clock on which a look at it takes a millisecond, and a batch, or a forward pass, fifty."""
+    clock = [0.0]
 
-    shares = [r["data_wait"] for r in fit(tmp_path / "slow", objective=replace(objective, collate=slow)).history]
-    assert all(0 < share < 1 for share in shares)
+    def passes(seconds):
+        clock[0] += seconds
+        return clock[0]
+
+    monkeypatch.setattr(time, "perf_counter", lambda: passes(0.001))
+    slow = replace(objective, collate=lambda rows: passes(0.05) and objective.collate(rows))
+    shares = [r["data_wait"] for r in fit(tmp_path / "slow", objective=slow).history]
+    assert all(0.8 < share < 1 for share in shares), shares
     model = tiny_model()
-    model.register_forward_hook(lambda *_: time.sleep(0.05))
+    model.register_forward_hook(lambda *_: passes(0.05) and None)
     others = [r["data_wait"] for r in fit(tmp_path / "quick", model=model).history]
-    assert max(others) < min(shares), (others, shares)
+    assert all(0 < share < 0.2 for share in others), others
 
 
 def test_a_step_of_so_many_tokens_reads_them_on_average_and_each_epoch_every_example(fit, rows):

@@ -2,6 +2,7 @@
 
 import inspect
 import platform
+from contextlib import suppress
 
 import torch
 from torch import nn
@@ -10,6 +11,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from decero.training.flex import FLEX, LONG_ROW, trial, unfit
 
+UNAVAILABLE = (ValueError, ImportError, OSError, RuntimeError)
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -52,15 +54,16 @@ def choose_attention(model: PreTrainedModel, device: torch.device, precision: st
     it does not, and which one is taken instead.
     """
     asked, has = getattr(model, "attention_asked", None), model.config._attn_implementation
-    asked = asked or (has if has.startswith(("flash", "flex")) else None)
+    asked = asked or (has if "flash" in has or "flex" in has else None)
     emulated = _emulated() if device.type == "cpu" and precision == "bf16" else ""
     if asked is None:
         return _fastest(model, device, precision, row) + emulated
     why = _serve(model, asked, device, precision, row)
     if why is None:
-        name = f"{FLEX}, which is {asked} for packed rows and sdpa for others" if _has(model, FLEX) else asked
-        return f"attention: {name}, as asked{emulated}"
-    if has.startswith(("flash", "flex")):
+        now = model.config._attn_implementation
+        both = f", which is {asked} for packed rows and sdpa for others" if now == FLEX else ""
+        return f"attention: {now}{both}, as asked{emulated}"
+    if "flash" in has or "flex" in has:
         _give(model, "sdpa" if model._supports_sdpa else "eager")
     return f"{_fastest(model, device, precision, row=0)}; {asked} was asked for, but {why}{emulated}"
 
@@ -88,7 +91,7 @@ def _not_worth(model: PreTrainedModel, row: int) -> str | None:
     # The last layer of these (`asked_positions`) picks its rows out of a dense mask. That it saves most of a layer is
     # known; what skipping blocks would save instead is not.
     if "asked_positions" in inspect.signature(model.forward).parameters:
-        return "the last layer computes scored positions alone, with a dense mask"
+        return "the last layer can compute scored positions alone, with a dense mask"
     return None
 
 
@@ -97,11 +100,11 @@ def _serve(model: PreTrainedModel, asked: str, device: torch.device, precision: 
 
     FlexAttention for rows that are not packed stays transformers' own.
     """
-    if asked.startswith("flash"):
+    if "flash" in asked:
         if device.type == "cpu":
             return "it has no kernel for a CPU"
         if precision != "bf16":
-            return "it computes in bf16, and training.mixed_precision is no"
+            return "it computes in bf16, and mixed_precision is no"
     elif "flex" in asked:
         if why := unfit(model) or trial(model, device, DTYPES[precision], row or LONG_ROW):
             return why
@@ -110,16 +113,17 @@ def _serve(model: PreTrainedModel, asked: str, device: torch.device, precision: 
 
 
 def _give(model: PreTrainedModel, name: str) -> str | None:
-    """Set a kernel; or return why the model, or what is installed, does not have it."""
+    """Set a kernel; or leave the model as it was and return why it, or what is installed, does not have this one."""
+    before = model.config._attn_implementation
     try:
         model.set_attn_implementation(name)
-    except (ValueError, ImportError, OSError, RuntimeError) as error:
+    except UNAVAILABLE as error:
+        with suppress(*UNAVAILABLE):  # its outer part may have changed before an inner one refused
+            model.set_attn_implementation(before)
         return " ".join(str(error).split())[:200]
-    return None if _has(model, name) else "this model cannot change its attention"
-
-
-def _has(model: PreTrainedModel, name: str) -> bool:
-    return model.config._attn_implementation == name
+    has = model.config._attn_implementation
+    served = has == name or (name.startswith("flash") and "flash" in has)  # of the kernels package, by another name
+    return None if served else "this model cannot change its attention"
 
 
 def _emulated() -> str:

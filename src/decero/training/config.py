@@ -34,7 +34,7 @@ class ModelSection(Section):
     revision: str | None = Field(None, description="commit of a hub checkpoint; required for remote code")
     trust_remote_code: bool = Field(False, description="run the code that a checkpoint brings; needs model.revision")
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = (
-        Field(None, description="attention backend, sdpa where the device cannot serve it; the best when not set")
+        Field(None, description="attention backend; the best when not set, or where the device cannot serve it")
     )
 
     @model_validator(mode="after")

@@ -1,8 +1,9 @@
 """How large a model for how much compute: a family of shapes, and published laws that choose among them.
 
 - Tokens: 20 for each parameter (Hoffmann et al. 2022, table 3), parameters counted as a token meets them: FLOPs a token
-  / 6 (after Bi et al. 2024, section 3.2), since most of a small model's are embeddings, which cost nothing. The law was
-  fitted to causal models of 70 M to 16 B parameters; that it holds for small ones of another kind is an assumption.
+  / 6 (after Bi et al. 2024, section 3.2), since most of a small model's are embeddings, which cost nothing. Tokens are
+  those that are read and those that are written: of an encoder-decoder each meets its own half. The law was fitted to
+  causal models of 70 M to 16 B parameters; that it holds for small ones of another kind is an assumption.
 - Batch and learning rate: a run's own, times (compute / that run's) ** 0.3271 and ** -0.1250 (Bi et al. 2024, section
   3.1, fitted to causal models as well).
 - Epochs: at most as many as a recipe says, for repeated text is worth ever less (Muennighoff et al. 2023).
