@@ -219,10 +219,9 @@ def test_bad_input_is_one_line_and_exit_code_2_with_nothing_half_written(launch,
     assert not (tmp_path / "run").exists()
 
 
-def test_a_comparison_judges_on_the_same_examples_counts_failures_and_resumes(
-    launch, write_config, trained_tokenizer, architecture, pretrained, tmp_path, two_processes
-):
-    config = write_config(
+@pytest.fixture
+def comparison(write_config, trained_tokenizer, architecture, pretrained, tmp_path):
+    return write_config(
         "compare",
         f"""\
 output: {tmp_path}/compare
@@ -240,8 +239,11 @@ training: {{max_train_steps: 10, global_batch_size: 8, per_device_batch_size: 8,
 tracking: {{trackers: []}}
 """,
     )
-    assert "16 runs" in launch("compare", config, "--dry-run").stdout
-    said = launch("compare", config).stdout
+
+
+def test_a_comparison_judges_on_the_same_examples_counts_failures_and_resumes(launch, comparison, tmp_path):
+    assert "16 runs" in launch("compare", comparison, "--dry-run").stdout
+    said = launch("compare", comparison).stdout
     folder = tmp_path / "compare"
     made = {p.name for p in folder.iterdir()}
     assert made >= {"report.html", "verdict.md", "metric_by_budget.svg", "cost_quality.png", "result.json", "runs"}
@@ -254,15 +256,20 @@ tracking: {{trackers: []}}
         first["label"].tolist()
         == pd.read_parquet(folder / "runs/words/labels-all/seed-1/predictions.parquet")["label"].tolist()
     )
-    few = "label_budgets=[8]", "seeds=[0]", "keep_models=true"
-    launch("compare", config, f"output={tmp_path}/two", *few, launcher=two_processes)
-    cell = "runs/random/labels-8/seed-0"
-    assert np.abs(np.subtract(losses(folder / cell), losses(tmp_path / "two" / cell))).max() <= 1e-5
-    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "two" / cell / "model").num_labels == 2
     (folder / "result.json").unlink()
     before = (folder / "runs/ours/labels-8/seed-0/result.json").read_text()
-    launch("compare", config, "--resume")
+    launch("compare", comparison, "--resume")
     assert (folder / "runs/ours/labels-8/seed-0/result.json").read_text() == before
+
+
+@pytest.mark.slow
+def test_a_comparison_in_two_processes_trains_as_one_does(launch, comparison, tmp_path, two_processes):
+    few = "label_budgets=[8]", "seeds=[0]", "keep_models=true"
+    launch("compare", comparison, *few)
+    launch("compare", comparison, f"output={tmp_path}/two", *few, launcher=two_processes)
+    cell = "runs/random/labels-8/seed-0"
+    assert np.abs(np.subtract(losses(tmp_path / "compare" / cell), losses(tmp_path / "two" / cell))).max() <= 1e-5
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "two" / cell / "model").num_labels == 2
 
 
 def test_a_comparison_with_a_bad_contender_stops_before_the_first_run(

@@ -104,7 +104,9 @@ def test_hooks_of_an_objective_act_on_compiled_layers(traced):
     assert traced["unique_graphs"] > 1
 
 
-@pytest.mark.parametrize("stock", [hf.BertForMaskedLM, hf.T5ForConditionalGeneration])
+@pytest.mark.parametrize(
+    "stock", [hf.BertForMaskedLM, pytest.param(hf.T5ForConditionalGeneration, marks=pytest.mark.slow)]
+)
 def test_stock_layers_are_compiled_too(traced, stock):
     """T5's stack hands a position bias from layer to layer, and has layers of two kinds."""
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 31}

@@ -2,6 +2,7 @@
 
 import json
 import math
+from multiprocessing import active_children
 from types import SimpleNamespace
 
 import pytest
@@ -107,6 +108,18 @@ def test_a_run_on_a_stream_that_stopped_and_resumed_is_the_same_run(fit, stream,
     assert whole.history[-1]["epoch"] == 1.0
     for (name, value), (_, other) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
         assert torch.equal(value, other), name
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_processes_that_work_ahead_end_with_the_run_however_it_ends(fit, stream, rows):
+    """Those of a stream come in two layers. The collector would get them later, at five seconds each."""
+    others = set(active_children())
+    fit(dataset=stream, dataloader_num_workers=2)
+    assert set(active_children()) <= others
+    for dataset in (stream, rows):
+        with pytest.raises(StopAt):
+            fit(dataset=dataset, dataloader_num_workers=2, eval_strategy="steps", eval_steps=2, evaluate=StopAt())
+        assert set(active_children()) <= others
 
 
 def test_the_order_of_a_stream_ends_where_it_always_ends(fit, stream):
