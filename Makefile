@@ -30,7 +30,7 @@ quickstart: install
 	$(RUN) recipes/pretrain_mlm.py configs/pretrain/mlm_quickstart.yaml --resume
 	$(RUN) recipes/compare.py configs/compare/quickstart.yaml --resume
 
-# A worker a core, a file of tests at a time.
+# A worker a core, four at most; a file of tests at a time.
 test: install
 	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
