@@ -9,7 +9,7 @@ from torch.testing import assert_close
 import decero.models as ours
 from decero.data.packing import Packed
 from decero.errors import UserError
-from decero.training.attention import choose_attention
+from decero.training.attention import choose_attention, drop, matmul_attention
 from decero.training.economy import pack_if_proven
 from decero.training.objectives import Objective, classification, token_loss
 from decero.training.packed import logits_of, packed_logits, prove
@@ -144,6 +144,34 @@ def gradients(loss, model):
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     return found
+
+
+@pytest.mark.parametrize("p", [0.1, 0.3, 1.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropped_weights_are_the_share_asked_for_and_the_seeds_own(p, dtype):
+    x = torch.ones(3, 101, 1009, dtype=dtype, requires_grad=True)  # no multiple of four
+    torch.manual_seed(5)
+    y, scale = drop(x, p)
+    share = float((y == 0).float().mean())
+    assert share == pytest.approx(p, abs=0.003)
+    assert scale * (1 - share) == pytest.approx(1, abs=0.01) or p == 1
+    assert y.dtype == dtype
+    rows = (y == 0).float().mean(dim=2)
+    assert float(rows.std()) == pytest.approx((p * (1 - p) / 1009) ** 0.5, rel=0.2, abs=1e-3)  # as of single draws
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, (y != 0).to(dtype))
+    torch.manual_seed(5)
+    assert torch.equal(drop(x, p)[0], y)
+    assert not torch.equal(drop(x, p)[0], y) or p == 1
+
+
+def test_a_kernel_of_two_products_drops_as_often_as_it_scales():
+    """The mean over many draws is what attention without dropout gives."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 7, 5) for _ in range(3))
+    expected, _ = matmul_attention(torch.nn.Identity(), q, k, v)
+    many, _ = matmul_attention(torch.nn.Identity(), *(x.expand(20_000, -1, -1, -1) for x in (q, k, v)), dropout=0.2)
+    torch.testing.assert_close(many.mean(dim=0, keepdim=True), expected, rtol=0, atol=0.02)
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "eager", "matmul"])

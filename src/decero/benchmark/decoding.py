@@ -19,6 +19,7 @@ from decero.benchmark.works import Work
 from decero.errors import UserError
 from decero.training.cost import Load, flops
 from decero.training.decode import decode
+from decero.training.weight_layout import laid_out
 
 SHORTEST = 4  # tokens of a source
 SOURCE_SPREAD = 0.6  # standard deviation of log length: half of the sentences lie within 0.67 to 1.5 times the median
@@ -94,13 +95,14 @@ def build_decoders(
 def _decode_sorted(model: Any, sources: list[list[int]], limits: list[int], batch_size: int) -> list[list[int]]:
     order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
     answers: list[list[int]] = [[] for _ in sources]
-    for start in range(0, len(order), batch_size):
-        some = order[start : start + batch_size]
-        most = [limits[i] for i in some]
-        whole = len(some) * (max(map(len, sources)) + max(limits))  # room for the batch in one
-        written = decode(model, [sources[i] for i in some], max_new_tokens=most, tokens_per_batch=whole)
-        for i, answer in zip(some, written, strict=True):
-            answers[i] = answer
+    with laid_out(model):  # once, as `decode` does for batches that it cuts itself
+        for start in range(0, len(order), batch_size):
+            some = order[start : start + batch_size]
+            most = [limits[i] for i in some]
+            whole = len(some) * (max(map(len, sources)) + max(limits))  # room for the batch in one
+            written = decode(model, [sources[i] for i in some], max_new_tokens=most, tokens_per_batch=whole)
+            for i, answer in zip(some, written, strict=True):
+                answers[i] = answer
     return answers
 
 

@@ -5,7 +5,7 @@ import platform
 from contextlib import suppress
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -38,8 +38,23 @@ def matmul_attention(
         scores_BHLM = scores_BHLM.masked_fill(~attention_mask, torch.finfo(torch.float32).min)
     elif attention_mask is not None:
         scores_BHLM = scores_BHLM + attention_mask.clamp(min=torch.finfo(torch.float32).min)
-    weights_BHLM = nn.functional.dropout(scores_BHLM.softmax(dim=-1).to(v_BHMK.dtype), dropout)
+    weights_BHLM = scores_BHLM.softmax(dim=-1).to(v_BHMK.dtype)
+    if dropout:
+        weights_BHLM, scale = drop(weights_BHLM, dropout)
+        v_BHMK = v_BHMK * scale
     return (weights_BHLM @ v_BHMK).transpose(1, 2).contiguous(), None
+
+
+def drop(x: Tensor, p: float) -> tuple[Tensor, float]:
+    """`x` with a share `p` of its elements zero, rounded to a 65,536th, and what the others are to be multiplied by.
+
+    On a CPU `F.dropout` draws a number for each element, one after the other, where sixteen bits tell as much: it took
+    three times as long on 1.6 M of them.
+    """
+    cut = min(round(p * 2**16), 2**16 - 1)
+    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
+    gone = bits.view(torch.int16)[: x.numel()].view(x.shape) < cut - 2**15
+    return x.masked_fill(gone, 0), 2**16 / (2**16 - cut)
 
 
 AttentionInterface.register("matmul", matmul_attention)
