@@ -24,6 +24,7 @@ from decero.benchmark.works import ArmName, Work, build_pair
 from decero.errors import UserError, run
 from decero.training.run import keep_freed_memory, multiply_in_tf32
 
+PATIENCE = 10  # seconds for an arm to end, which may be in the midst of a unit
 _FORKS = sys.platform == "linux"  # macOS has libraries that do not outlive a fork
 _PROCESSES: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 
@@ -51,9 +52,10 @@ class ArmProcess:
         return self._ask("memory")
 
     def end(self) -> None:
+        self.ours.close()  # who waits for a word ends by itself, and leaves nothing behind
+        self.child.join(timeout=PATIENCE)
         self.child.kill()
         self.child.join()
-        self.ours.close()
 
     def _ask(self, word: str) -> dict[str, Any]:
         try:

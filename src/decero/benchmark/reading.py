@@ -29,6 +29,7 @@ from decero.data.packing import Packed
 from decero.data.rows import count_tokens, tokenize_documents
 from decero.data.tokenizer import load_tokenizer
 from decero.errors import run
+from decero.training.windows import ahead
 
 AT_ONCE = 1000  # texts that the library is given
 STEP = 256  # rows that are packed together
@@ -46,11 +47,15 @@ def alone(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> None:
     os.environ.pop("TOKENIZERS_PARALLELISM") if before is None else os.environ.update(TOKENIZERS_PARALLELISM=before)
 
 
-def packed(rows: Dataset, capacity: int) -> None:
-    """Every row once, laid out as a training step has it."""
+def packed(rows: Dataset, capacity: int, workers: int) -> None:
+    """Every row once, laid out as a training step has it, by as many processes as `training.dataloader_num_workers`."""
     pack, read = Packed(_padded, capacity), Rows(rows)
-    for start in range(0, len(rows), STEP):
-        pack(read.__getitems__([Place(0, row) for row in range(start, min(start + STEP, len(rows)))]))
+
+    def step(start: int) -> dict[str, Tensor]:
+        return pack(read.__getitems__([Place(0, row) for row in range(start, min(start + STEP, len(rows)))]))
+
+    for _ in ahead(step, range(0, len(rows), STEP), workers):
+        pass
 
 
 def _padded(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -103,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
         with empty_cache():
             rows = tokenized()
             if pack:
-                packed(rows, asked.max_length)
+                packed(rows, asked.max_length, cores or 1)
 
     with empty_cache():
         rows = tokenized()
