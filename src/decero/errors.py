@@ -47,7 +47,7 @@ def run(main: Callable[[], None]) -> None:
         while CLEANUPS:
             CLEANUPS.pop()()
         if os.environ.get("LOCAL_RANK", "0") == "0":  # all of a machine meet the same error; one of them says it
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            _say(f"error: {' '.join(str(error).split())}")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -61,7 +61,7 @@ def run(main: Callable[[], None]) -> None:
             CLEANUPS.pop()()
         where = f"{error.filename}: " if error.filename else ""
         mend = "mend that, then start the same command again (a run with --resume)"
-        print(f"error: {where}{error.strerror}; {mend}", file=sys.stderr, flush=True)
+        _say(f"error: {where}{error.strerror}; {mend}")
         sys.exit(2)
     except RuntimeError as error:
         if not _lost_the_others(error):
@@ -69,8 +69,14 @@ def run(main: Callable[[], None]) -> None:
         said = " ".join(str(error).split())[:200]
         rank, size = os.environ["RANK"], os.environ.get("WORLD_SIZE", "several")
         mend = "what was saved is intact; start the same command again with --resume"
-        print(f"error: process {rank} of {size} lost the others ({said}); {mend}", file=sys.stderr, flush=True)
+        _say(f"error: process {rank} of {size} lost the others ({said}); {mend}")
         os._exit(2)  # leaving in good order would wait for those that do not answer
+
+
+def _say(line: str) -> None:
+    """In one write: `print` makes two where output is not buffered (launchers), and others write in between."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def _lost_the_others(error: RuntimeError) -> bool:
