@@ -10,19 +10,19 @@ nothing.
 import argparse
 import os
 import tempfile
-import time
-from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from decero.benchmark.batches import stack
-from decero.benchmark.measure import interleaved, paired_ratios
+from decero.benchmark.measure import interleaved, paired_ratios, timed
 from decero.data.corpus import load_corpus
 from decero.data.order import Place, Rows
 from decero.data.packing import Packed
@@ -33,6 +33,7 @@ from decero.training.windows import ahead
 
 AT_ONCE = 1000  # texts that the library is given
 STEP = 256  # rows that are packed together
+CPU = torch.device("cpu")
 
 
 def alone(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> None:
@@ -75,17 +76,6 @@ def empty_cache():
             datasets.config.HF_DATASETS_CACHE = before
 
 
-def seconds(unit: Callable[[], None]) -> Callable[[], float]:
-    """Called, the seconds that `unit` takes."""
-
-    def timed() -> float:
-        began = time.perf_counter()
-        unit()
-        return time.perf_counter() - began
-
-    return timed
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tokenizer", help="hub name, folder or package:NAME/FOLDER")
@@ -115,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
         size = f"{len(rows):,} rows of at most {asked.max_length}, {count_tokens(rows):,} tokens"
         print(f"{cores} cores, {len(texts):,} texts, {size}")
     units = {"alone": lambda: alone(tokenizer, texts), "rows": lambda: ours(False), "packed": lambda: ours(True)}
-    times = interleaved({name: seconds(unit) for name, unit in units.items()}, asked.rounds, warmup=1, seed=0)
+    times = interleaved({n: partial(timed, unit, CPU) for n, unit in units.items()}, asked.rounds, warmup=1, seed=0)
     print(f"tokenizers alone: {np.median(times['alone']):.2f} s")
     for name, said in (("rows", "tokenised"), ("packed", "tokenised and packed")):
         of = paired_ratios(times["alone"], times[name])
