@@ -252,6 +252,8 @@ def test_reading_is_timed_beside_the_library_alone(corpus, trained_tokenizer, ca
         "tokenizers alone", "tokenised", "tokenised and packed"
     ]  # fmt: skip
     assert cache == datasets.config.HF_DATASETS_CACHE
+    with pytest.raises(UserError, match="--rounds 0: at least 1"):
+        reading([str(trained_tokenizer), *files, "--rounds", "0"])
 
 
 @pytest.mark.parametrize(("kind", "more"), [("classification", {}), ("mlm", {"mlm_probability": 0.999999})])

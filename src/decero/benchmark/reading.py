@@ -28,7 +28,7 @@ from decero.data.order import Place, Rows
 from decero.data.packing import Packed
 from decero.data.rows import count_tokens, tokenize_documents
 from decero.data.tokenizer import load_tokenizer
-from decero.errors import run
+from decero.errors import UserError, run
 from decero.training.windows import ahead
 
 AT_ONCE = 1000  # texts that the library is given
@@ -84,6 +84,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max-length", type=int, default=128, help="tokens of a row")
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args(argv)
+    if asked.rounds < 1:
+        raise UserError(f"--rounds {asked.rounds}: at least 1")
     datasets.disable_progress_bars()
     tokenizer = load_tokenizer(asked.tokenizer)
     corpus = load_corpus(files={"train": asked.files}, text_column=asked.text_column)["train"]
