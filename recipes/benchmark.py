@@ -17,11 +17,11 @@ from decero.benchmark.batches import FORMULA, describe, make_texts
 from decero.benchmark.decoding import check_equal_answers
 from decero.benchmark.measure import interleaved, matmul_peak
 from decero.benchmark.process import memory_of, processes
-from decero.benchmark.report import arm_table, bars, line_of, parameters_of, ratio_table, summarise
-from decero.benchmark.works import Benchmark, build_pair
+from decero.benchmark.summary import arm_table, bars, line_of, parameters_of, ratio_table, summarise
+from decero.benchmark.workloads import Benchmark, build_pair
 from decero.errors import UserError, run
 from decero.evaluation.figures import render
-from decero.training.run import finished, start, write_json, write_result
+from decero.training.runs import finished, start, write_json, write_result
 
 
 def main():

@@ -3,11 +3,11 @@
 accelerate launch recipes/compare.py configs/compare/quickstart.yaml [key.sub=value ...] [--dry-run]
 """
 
+from decero.comparison.contenders import Compare, cells, facts, read_runs, run_cell
 from decero.errors import UserError, run
 from decero.evaluation.report import write_report
 from decero.evaluation.verdict import judge
-from decero.training.compare import Compare, cells, facts, read_runs, run_cell
-from decero.training.run import finished, start, write_result
+from decero.training.runs import finished, start, write_result
 
 
 def main():

@@ -9,15 +9,16 @@ from typing import Literal
 from pydantic import Field
 from transformers import AutoModelForCausalLM
 
+from decero.config.run_config import RunConfig
+from decero.config.sections import DataSection, ModelSection, TokenizerSection, TrainingSection
 from decero.data.causal import count_bytes, tokenize_text
 from decero.data.corpus import load_corpus
-from decero.data.rows import count_tokens
+from decero.data.tokenization import count_tokens
 from decero.errors import UserError, run
-from decero.training.attention import choose_attention
-from decero.training.build import build_model, tokenizer_for
-from decero.training.config import DataSection, ModelSection, RunConfig, TokenizerSection, TrainingSection
-from decero.training.likelihood import baseline_bits_per_byte, text_likelihood
-from decero.training.run import finished, main_first, start, write_result
+from decero.execution.attention_kernels import choose_attention
+from decero.execution.build import build_model, tokenizer_for
+from decero.tasks.likelihood import baseline_bits_per_byte, text_likelihood
+from decero.training.runs import finished, main_first, start, write_result
 
 
 class TextSection(DataSection):

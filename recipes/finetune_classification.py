@@ -7,8 +7,8 @@ from pathlib import Path
 
 from decero.errors import run
 from decero.hub.publish import push, save
-from decero.training.finetune import FinetuneClassification, finetune
-from decero.training.run import finished, start, write_result
+from decero.tasks.classification import FinetuneClassification, finetune
+from decero.training.runs import finished, start, write_result
 
 
 def main():

@@ -8,19 +8,17 @@ from pathlib import Path
 from datasets import concatenate_datasets
 from transformers import AutoModelForSeq2SeqLM
 
-from decero.data.seq2seq import Seq2Seq, ShuffledSources
+from decero.config.run_config import RunConfig
+from decero.config.sections import ModelSection, OptimSection, TokenizerSection, TrainingSection
+from decero.data.pairs import Seq2Seq, ShuffledSources
 from decero.errors import UserError, run
 from decero.evaluation.text_metrics import text_signatures
+from decero.execution.build import build_model, tokenizer_for
+from decero.execution.objective import language_model
+from decero.execution.optimize import economise
 from decero.hub.publish import push, save
-from decero.training.build import build_model, tokenizer_for
-from decero.training.config import ModelSection, OptimSection, RunConfig, TokenizerSection, TrainingSection
-from decero.training.economy import economise
-from decero.training.evaluate import mean_loss
-from decero.training.forecast import forecast
-from decero.training.loop import train
-from decero.training.objectives import language_model
-from decero.training.run import finished, main_first, start, write_result
-from decero.training.tasks import (
+from decero.planning.forecast import forecast
+from decero.tasks.text_to_text import (
     GenerationSection,
     TasksSection,
     WritingSection,
@@ -32,6 +30,9 @@ from decero.training.tasks import (
     tokenize_tasks,
     write_outputs,
 )
+from decero.training.evaluation import mean_loss
+from decero.training.loop import train
+from decero.training.runs import finished, main_first, start, write_result
 
 
 class FinetuneSeq2Seq(RunConfig):

@@ -8,25 +8,20 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM
 
+from decero.config.pretraining import CausalSection, Pretraining, TextSection
+from decero.config.sections import ModelSection, OptimSection, TokenizerSection, TrainingSection
 from decero.data.causal import OBJECTIVES, count_bytes, let_go_on, tokenize_text
 from decero.data.corpus import open_corpus
 from decero.errors import run
+from decero.execution.build import build_model, tokenizer_for
+from decero.execution.objective import language_model
+from decero.execution.optimize import economise
 from decero.hub.publish import push, save
-from decero.training.budget import within_budget
-from decero.training.build import build_model, tokenizer_for
-from decero.training.config import (  # fmt: skip
-    ModelSection,
-    OptimSection,
-    TokenizerSection,
-    TrainingSection,
-)
-from decero.training.economy import economise
-from decero.training.forecast import forecast
-from decero.training.likelihood import text_likelihood
+from decero.planning.budget import within_budget
+from decero.planning.forecast import forecast
+from decero.tasks.likelihood import text_likelihood
 from decero.training.loop import train
-from decero.training.objectives import language_model
-from decero.training.run import finished, main_first, start, write_result
-from decero.training.sections import CausalSection, Pretraining, TextSection
+from decero.training.runs import finished, main_first, start, write_result
 
 
 class PretrainCausalLM(Pretraining):

@@ -8,26 +8,21 @@ from pathlib import Path
 
 from transformers import AutoModelForMaskedLM
 
+from decero.config.pretraining import MaskedLMSection, Pretraining, UnlabelledData
+from decero.config.sections import ModelSection, OptimSection, TokenizerSection, TrainingSection
 from decero.data.collators import MaskedLanguageModeling
 from decero.data.corpus import open_corpus
-from decero.data.rows import tokenize_documents
+from decero.data.tokenization import tokenize_documents
 from decero.errors import run
+from decero.execution.build import build_model, tokenizer_for
+from decero.execution.objective import masked_lm
+from decero.execution.optimize import economise
 from decero.hub.publish import push, save
-from decero.training.budget import within_budget
-from decero.training.build import build_model, tokenizer_for
-from decero.training.config import (
-    ModelSection,
-    OptimSection,
-    TokenizerSection,
-    TrainingSection,
-)
-from decero.training.economy import economise
-from decero.training.evaluate import judge_tokens, mean_loss, predict_masked
-from decero.training.forecast import forecast
+from decero.planning.budget import within_budget
+from decero.planning.forecast import forecast
+from decero.training.evaluation import judge_tokens, mean_loss, predict_masked
 from decero.training.loop import train
-from decero.training.objectives import masked_lm
-from decero.training.run import finished, main_first, start, write_result
-from decero.training.sections import MaskedLMSection, Pretraining, UnlabelledData
+from decero.training.runs import finished, main_first, start, write_result
 
 
 class PretrainMLM(Pretraining):

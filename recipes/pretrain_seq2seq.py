@@ -8,27 +8,22 @@ from pathlib import Path
 
 from transformers import AutoModelForSeq2SeqLM
 
+from decero.config.pretraining import DenoisingSection, Pretraining, UnlabelledData
+from decero.config.sections import ModelSection, OptimSection, TokenizerSection, TrainingSection
 from decero.data.corpus import open_corpus
-from decero.data.denoising import OBJECTIVES
-from decero.data.rows import tokenize_documents
-from decero.data.seq2seq import ShuffledSources
+from decero.data.corruption import OBJECTIVES
+from decero.data.pairs import ShuffledSources
+from decero.data.tokenization import tokenize_documents
 from decero.errors import run
+from decero.execution.build import build_model, tokenizer_for
+from decero.execution.objective import language_model
+from decero.execution.optimize import economise
 from decero.hub.publish import push, save
-from decero.training.budget import within_budget
-from decero.training.build import build_model, tokenizer_for
-from decero.training.config import (  # fmt: skip
-    ModelSection,
-    OptimSection,
-    TokenizerSection,
-    TrainingSection,
-)
-from decero.training.economy import economise
-from decero.training.evaluate import judge_tokens, mean_loss, predict_masked
-from decero.training.forecast import forecast
+from decero.planning.budget import within_budget
+from decero.planning.forecast import forecast
+from decero.training.evaluation import judge_tokens, mean_loss, predict_masked
 from decero.training.loop import train
-from decero.training.objectives import language_model
-from decero.training.run import finished, main_first, start, write_result
-from decero.training.sections import DenoisingSection, Pretraining, UnlabelledData
+from decero.training.runs import finished, main_first, start, write_result
 
 
 class PretrainSeq2Seq(Pretraining):

@@ -12,13 +12,14 @@ from typing import Literal
 from datasets import Dataset
 from pydantic import Field
 
+from decero.config.run_config import RunConfig
+from decero.config.sections import DataSection, ModelSection, Section
 from decero.data.corpus import load_corpus
 from decero.data.tokenizer import check_fits_model, check_round_trip, train_tokenizer
 from decero.errors import UserError, run
+from decero.execution.build import vocab_size_of
 from decero.hub.publish import push
-from decero.training.build import vocab_size_of
-from decero.training.config import DataSection, ModelSection, RunConfig, Section
-from decero.training.run import finished, start, write_result
+from decero.training.runs import finished, start, write_result
 
 
 class TokenizerTraining(Section):

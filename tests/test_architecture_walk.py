@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from transformers import AutoConfig
 
 import decero.models  # noqa: F401  (registers our model types)
-from decero.training.config import read_yaml
+from decero.config.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")

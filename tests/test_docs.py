@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from decero.cli import COMMANDS, Parser
+from decero.cli.main import COMMANDS, Parser
+from decero.config.run_config import RunConfig
+from decero.config.yaml_files import read_yaml
 from decero.errors import UserError
 from decero.hub.families import FAMILIES
-from decero.training.config import RunConfig, read_yaml
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -1,3 +1,3 @@
-from decero.cli import main
+from decero.cli.main import main
 
 main()

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 import decero.data.stream as streams
 from decero.data.causal import tokenize_text
 from decero.data.corpus import load_corpus, open_corpus
-from decero.data.rows import tokenize_documents
 from decero.data.stream import Stream, Texts
+from decero.data.tokenization import tokenize_documents
 from decero.errors import UserError
 
 

@@ -130,7 +130,7 @@ def test_a_smoothed_training_loss_is_not_compared(found, healthy_log):
 
 
 def test_a_large_corpus_is_sampled_and_that_is_said(write, make, monkeypatch):
-    monkeypatch.setattr("decero.doctor.work.CHARACTERS", 2000)
+    monkeypatch.setattr("decero.doctor.inspected_run.CHARACTERS", 2000)
     work = open_run(str(write("finetune_classification")))
     said = {f.check: f for f in examine(work) if f.check in ("rows", "tokenizer", "schedule")}
     assert len(work.rows) < 60

@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from huggingface_hub import ModelCard
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertConfig
 
+from decero.config.sections import HubSection
 from decero.errors import UserError
 from decero.hub.publish import WAITS, publish, push
-from decero.training.config import HubSection
 
 
 @pytest.fixture

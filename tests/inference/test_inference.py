@@ -8,8 +8,8 @@ from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoModelF
 
 from decero.errors import UserError
 from decero.inference import classify, fill, generate, load, summarize, translate
-from decero.inference.lines import in_order, pieces, windows
-from decero.inference.write import _encode_start, chat_frame, frame_of
+from decero.inference.chunking import in_order, pieces, windows
+from decero.inference.generation import _encode_start, chat_frame, frame_of
 
 BOTH = pytest.mark.parametrize("whose", ["ours", "stock"])
 TEXTS = ["banks gained", "", "the market rose sharply on monday after profit news from tokyo", "  ", "shares fell"]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 from accelerate.state import AcceleratorState
 
-from decero.training.run import _LOCKS as LOCKS
+from decero.training.runs import _LOCKS as LOCKS
 
 ROOT = Path(__file__).parents[2]
 TOPICS = {

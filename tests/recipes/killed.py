@@ -117,8 +117,8 @@ def serve():
     import transformers  # noqa: F401 (what recipes import, once for all children)
     from accelerate import Accelerator  # noqa: F401
 
-    import decero.training.economy
-    import decero.training.tasks  # noqa: F401
+    import decero.execution.optimize
+    import decero.tasks.text_to_text  # noqa: F401
 
     for line in sys.stdin:
         order = json.loads(line)

@@ -15,7 +15,7 @@ from decero.benchmark.measure import interleaved, matmul_peak, paired_ratios
 from decero.benchmark.memory import peak_of_step
 from decero.benchmark.process import memory_of, processes
 from decero.benchmark.reading import main as reading
-from decero.benchmark.works import Work, build_pair
+from decero.benchmark.workloads import Work, build_pair
 from decero.data.tokenizer import load_tokenizer
 from decero.errors import UserError
 

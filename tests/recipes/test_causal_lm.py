@@ -12,9 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from decero.data.causal import CausalLanguageModeling, PromptCompletion, tokenize_prompts, tokenize_text
 from decero.data.packing import Packed
-from decero.training.evaluate import mean_loss
-from decero.training.likelihood import baseline_bits_per_byte, text_likelihood
-from decero.training.objectives import language_model
+from decero.execution.objective import language_model
+from decero.tasks.likelihood import baseline_bits_per_byte, text_likelihood
+from decero.training.evaluation import mean_loss
 
 SIZES = {"hidden_size": 22, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 37}
 STOCK = {
@@ -350,7 +350,7 @@ def test_a_tokenizer_without_an_end_is_refused(launch, causal, trained_tokenizer
 
 
 def test_a_dry_run_and_a_budget_know_the_causal_recipes(launch, causal, asked, tmp_path, monkeypatch):
-    monkeypatch.setattr("decero.training.budget.SECONDS", 0.1)
+    monkeypatch.setattr("decero.planning.budget.SECONDS", 0.1)
     said = launch("pretrain_causal_lm", causal, f"output={tmp_path}/none", "--dry-run").stdout
     assert "tokens a step" in said
     said = launch("finetune_causal_lm", asked, f"output={tmp_path}/none", "--dry-run").stdout

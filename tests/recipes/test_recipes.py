@@ -104,7 +104,7 @@ def test_a_dry_run_tells_and_writes_nothing(launch, mlm, tmp_path):
 
 def test_a_budget_is_the_run_that_it_wrote_down(launch, mlm, tmp_path, monkeypatch):
     """With dropout: probing drew no random number that the run would have drawn."""
-    monkeypatch.setattr("decero.training.budget.SECONDS", 0.2)
+    monkeypatch.setattr("decero.planning.budget.SECONDS", 0.2)
     words = "--budget", "1m", "model.overrides.hidden_dropout_prob=0.1", "data.max_rows=10"
     said = launch("pretrain_mlm", mlm, f"output={tmp_path}/chosen", *words).stdout
     assert "--budget 1m: " in said

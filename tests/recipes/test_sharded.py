@@ -18,7 +18,7 @@ def result(folder):
     return json.loads((folder / "result.json").read_text())
 
 
-@pytest.mark.slow  # what it rests on is in tests/training/test_sharded.py
+@pytest.mark.slow  # what it rests on is in tests/training/test_sharding.py
 def test_a_recipe_on_shards_is_the_run_of_one_process(launch, mlm, tmp_path):
     """50 steps in fp32 without dropout: 1e-5, and a model folder as any other."""
     launch("pretrain_mlm", mlm, f"output={tmp_path}/one", "training.save_steps=25")

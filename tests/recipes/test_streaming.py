@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from decero.doctor.work import open_run
+from decero.doctor.inspected_run import open_run
 
 STREAM = "data.streaming=true", "data.buffer_size=20", "training.max_train_steps=7", "training.save_steps=2"
 
@@ -101,7 +101,7 @@ def test_the_other_recipes_read_streams_too(launch, request, recipe, tmp_path):
 
 
 def test_a_dry_run_of_a_stream_tells_and_writes_nothing(launch, mlm, tmp_path, monkeypatch):
-    monkeypatch.setattr("decero.training.probe.SECONDS", 0.2)
+    monkeypatch.setattr("decero.planning.probe.SECONDS", 0.2)
     said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", *STREAM, "--dry-run").stdout
     assert "training rows     a stream; its first " in said
     assert "steps             7\n" in said

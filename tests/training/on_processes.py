@@ -23,16 +23,16 @@ from transformers import (
     set_seed,
 )
 
+from decero.config.sections import OptimSection, TrainingSection
 from decero.data.collators import Classification, MaskedLanguageModeling
-from decero.data.rows import tokenize_documents
-from decero.data.seq2seq import Seq2Seq
+from decero.data.pairs import Seq2Seq
+from decero.data.tokenization import tokenize_documents
 from decero.errors import run
+from decero.execution.objective import classification, language_model, masked_lm
 from decero.models import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
-from decero.training.config import OptimSection, TrainingSection
-from decero.training.evaluate import mean_loss
+from decero.tasks.text_to_text import GenerationSection, answers
+from decero.training.evaluation import mean_loss
 from decero.training.loop import train
-from decero.training.objectives import classification, language_model, masked_lm
-from decero.training.tasks import GenerationSection, answers
 
 SIZES = {"vocab_size": 101, "hidden_size": 22, "num_hidden_layers": 2, "num_attention_heads": 1}
 LINE = "the market rose fell sharply on monday as banks and shares in london gained after profit news"

@@ -12,12 +12,12 @@ from datasets import load_from_disk
 from safetensors.torch import save_model
 from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast, set_seed
 
+from decero.config.sections import OptimSection, TrainingSection
 from decero.data.collators import MaskedLanguageModeling
 from decero.errors import run
+from decero.execution.objective import masked_lm
 from decero.models import DeceroEncoderConfig
-from decero.training.config import OptimSection, TrainingSection
 from decero.training.loop import train
-from decero.training.objectives import masked_lm
 
 
 def main():

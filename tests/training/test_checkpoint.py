@@ -9,8 +9,10 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from decero.config.sections import TrainingSection
 from decero.errors import UserError
 from decero.training import checkpoint
+from decero.training.best_checkpoint import Selection
 from decero.training.checkpoint import (
     damage,
     load_checkpoint,
@@ -21,8 +23,6 @@ from decero.training.checkpoint import (
     steps_in,
     to_resume,
 )
-from decero.training.config import TrainingSection
-from decero.training.selection import Selection
 
 
 @pytest.fixture

@@ -15,15 +15,15 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForSequenceClassification, XLNetConfig
 
+from decero.config.sections import OptimSection, TrainingSection
 from decero.data.order import Place, Rows, Schedule
 from decero.data.packing import Packed
-from decero.data.rows import count_tokens, token_lengths
+from decero.data.tokenization import count_tokens, token_lengths
 from decero.errors import UserError
-from decero.training.config import OptimSection, TrainingSection
+from decero.execution.objective import classification
+from decero.training.data_loader import ahead
 from decero.training.gradient import freeze_unreached
 from decero.training.loop import train
-from decero.training.objectives import classification
-from decero.training.windows import ahead
 
 
 def losses(result):

@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from decero.config.sections import TrainingSection
 from decero.errors import UserError
 from decero.training.checkpoint import _fingerprint
-from decero.training.config import TrainingSection
 
 ROOT = Path(__file__).parents[2]
 ERRORS = {
@@ -201,7 +201,7 @@ def test_all_processes_take_the_smaller_size_when_one_of_them_lacks_memory(fit, 
 def test_memory_that_is_freed_is_not_given_back_to_be_filled_with_zeros_anew():
     """20 tensors of 40 MB, one after the other: pages that the system had to fill, with the setting and without."""
     program = (
-        "import resource, torch\nfrom decero.training.run import keep_freed_memory\n"
+        "import resource, torch\nfrom decero.training.runs import keep_freed_memory\n"
         "def filled():\n"
         "    faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    torch.ones(10**7); before = faults()\n"

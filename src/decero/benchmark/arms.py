@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from decero.benchmark.batches import Batch, Padded, as_stock_reads, make_batches, padded_batches
-from decero.benchmark.works import TrainingArm, Work
+from decero.benchmark.workloads import TrainingArm, Work
+from decero.config.sections import OptimSection
 from decero.errors import UserError
-from decero.training.attention import choose_attention
-from decero.training.config import OptimSection
-from decero.training.economy import SHORTEST_ROW, pack_if_proven
-from decero.training.objectives import classification, masked_lm
-from decero.training.optim import build_optimizer
+from decero.execution.attention_kernels import choose_attention
+from decero.execution.objective import classification, masked_lm
+from decero.execution.optimize import SHORTEST_ROW, pack_if_proven
+from decero.training.optimizer import build_optimizer
 
 ARMS: tuple[str, ...] = get_args(TrainingArm)
 # The Trainer's own: fused AdamW (adamw_torch_fused), no weight decay, gradients clipped at 1. The same for every arm.

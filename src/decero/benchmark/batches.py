@@ -13,14 +13,14 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from decero.benchmark.decoding import describe_decoding, skewed_lengths, sources_of
-from decero.benchmark.works import Work
+from decero.benchmark.workloads import Work
 from decero.data.collators import IGNORED
 from decero.data.corpus import load_corpus
 from decero.data.order import Place, Rows, epoch_order
 from decero.data.tokenizer import check_fits_model, load_tokenizer
 from decero.errors import UserError
 from decero.models.modeling_encoder_decoder import shift_right
-from decero.training.cost import Load, flops
+from decero.planning.cost import Load, flops
 
 Batch = dict[str, Tensor]
 SHORTEST = 4  # tokens of a text

@@ -15,11 +15,11 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
-from decero.benchmark.works import Work
+from decero.benchmark.workloads import Work
 from decero.errors import UserError
-from decero.training.cost import Load, flops
-from decero.training.decode import decode
-from decero.training.weight_layout import laid_out
+from decero.execution.weight_layout import laid_out
+from decero.inference.decode import decode
+from decero.planning.cost import Load, flops
 
 SHORTEST = 4  # tokens of a source
 SOURCE_SPREAD = 0.6  # standard deviation of log length: half of the sentences lie within 0.67 to 1.5 times the median

@@ -20,9 +20,9 @@ from decero.benchmark.batches import make_texts
 from decero.benchmark.decoding import build_decoders, sources_of
 from decero.benchmark.measure import timed
 from decero.benchmark.memory import peak_of_step
-from decero.benchmark.works import ArmName, Work, build_pair
+from decero.benchmark.workloads import ArmName, Work, build_pair
 from decero.errors import UserError, run
-from decero.training.run import keep_freed_memory, multiply_in_tf32
+from decero.training.runs import keep_freed_memory, multiply_in_tf32
 
 PATIENCE = 10  # seconds for an arm to end, which may be in the midst of a unit
 _FORKS = sys.platform == "linux"  # macOS has libraries that do not outlive a fork
@@ -99,7 +99,7 @@ def processes(
     Raises UserError when a process ends before it is told to.
     """
     if _FORKS:
-        _PROCESSES.set_forkserver_preload([__name__, "decero.benchmark.report"])
+        _PROCESSES.set_forkserver_preload([__name__, "decero.benchmark.summary"])
     arms: dict[str, ArmProcess] = {}
     try:
         for arm in work.arms():

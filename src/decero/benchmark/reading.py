@@ -26,10 +26,10 @@ from decero.benchmark.measure import interleaved, paired_ratios, timed
 from decero.data.corpus import load_corpus
 from decero.data.order import Place, Rows
 from decero.data.packing import Packed
-from decero.data.rows import count_tokens, tokenize_documents
+from decero.data.tokenization import count_tokens, tokenize_documents
 from decero.data.tokenizer import load_tokenizer
 from decero.errors import UserError, run
-from decero.training.windows import ahead
+from decero.training.data_loader import ahead
 
 AT_ONCE = 1000  # texts that the library is given
 STEP = 256  # rows that are packed together

@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from decero.data.collators import IGNORED
 from decero.data.corpus import check_text
-from decero.data.rows import leaving_no_trace, map_rows
-from decero.data.seq2seq import Pair, padded
+from decero.data.pairs import Pair, padded
 from decero.data.stream import Stream, Texts
+from decero.data.tokenization import leaving_no_trace, map_rows
 from decero.data.tokenizer import around
 from decero.errors import UserError, did_you_mean
 

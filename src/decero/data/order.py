@@ -13,6 +13,11 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(size)
 
 
+def seed_sequence(*parts: int) -> int:
+    """A 63-bit seed from several numbers, for libraries that take one."""
+    return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0] >> 1)
+
+
 class Place(NamedTuple):
     """Where a row stands. A stand-in is computed, to keep the processes in step, and weighs nothing."""
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator
 
 from decero.doctor.findings import Finding
-from decero.doctor.work import Work
+from decero.doctor.inspected_run import Work
 
 FEWEST = 8  # lines with a loss: with fewer a curve has no shape
 

@@ -7,7 +7,7 @@ from tqdm.auto import tqdm
 
 from decero.doctor import curve, texts, tokens, weights
 from decero.doctor.findings import Finding
-from decero.doctor.work import Work, open_run
+from decero.doctor.inspected_run import Work, open_run
 from decero.errors import UserError
 
 __all__ = ["CHECKS", "examine", "open_run"]

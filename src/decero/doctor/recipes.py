@@ -23,27 +23,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from decero.data import causal, denoising
-from decero.data.collators import Classification, MaskedLanguageModeling
-from decero.data.corpus import load_corpus, open_corpus
-from decero.data.labels import encode_labels, label_budget
-from decero.data.packages import resolve_package_path
-from decero.data.rows import tokenize_documents, tokenize_examples, tokenize_pairs
-from decero.data.seq2seq import Seq2Seq
-from decero.errors import UserError, did_you_mean
-from decero.training.build import read_preset
-from decero.training.config import (
-    ModelSection,
-    OptimSection,
-    RunConfig,
-    TokenizerSection,
-    TrainingSection,
-    read_yaml,
-)
-from decero.training.finetune import FinetuneClassification
-from decero.training.objectives import Objective, classification, language_model, masked_lm
-from decero.training.prompts import CompletionSection, prompt_style
-from decero.training.sections import (
+from decero.config.pretraining import (
     CausalSection,
     DenoisingSection,
     MaskedLMSection,
@@ -51,7 +31,23 @@ from decero.training.sections import (
     TextSection,
     UnlabelledData,
 )
-from decero.training.tasks import GenerationSection, TasksSection, WritingSection, load_tasks, mix, tokenize_tasks
+from decero.config.run_config import RunConfig
+from decero.config.sections import ModelSection, OptimSection, TokenizerSection, TrainingSection
+from decero.config.yaml_files import read_yaml
+from decero.data import causal
+from decero.data import corruption as denoising
+from decero.data.collators import Classification, MaskedLanguageModeling
+from decero.data.corpus import load_corpus, open_corpus
+from decero.data.labels import encode_labels, label_budget
+from decero.data.packages import resolve_package_path
+from decero.data.pairs import Seq2Seq
+from decero.data.tokenization import tokenize_documents, tokenize_examples, tokenize_pairs
+from decero.errors import UserError, did_you_mean
+from decero.execution.build import read_preset
+from decero.execution.objective import Objective, classification, language_model, masked_lm
+from decero.tasks.classification import FinetuneClassification
+from decero.tasks.prompts import CompletionSection, prompt_style
+from decero.tasks.text_to_text import GenerationSection, TasksSection, WritingSection, load_tasks, mix, tokenize_tasks
 
 
 class Trained(RunConfig):

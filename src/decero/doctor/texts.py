@@ -9,7 +9,7 @@ from datasets import ClassLabel, Dataset
 
 from decero.data.corpus import check_column
 from decero.doctor.findings import Finding, Severity, percent
-from decero.doctor.work import Folded, Work
+from decero.doctor.inspected_run import Folded, Work
 
 SHOWN = 3  # places that are named
 

@@ -10,10 +10,10 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoConfig
 
-from decero.data.rows import token_lengths
+from decero.data.tokenization import token_lengths
 from decero.data.tokenizer import load_tokenizer
 from decero.doctor.findings import Finding, percent
-from decero.doctor.work import Work
+from decero.doctor.inspected_run import Work
 
 ALPHABET = 512  # rows that bytes and special tokens may leave unused in a small corpus
 SHORT = 5  # ordinary tokens: with fewer a row has next to nothing to say

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from transformers.activations import ReLUSquaredActivation
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from decero.config.sections import ModelSection
 from decero.doctor.findings import Finding, Severity, percent
+from decero.doctor.inspected_run import Work, scored
 from decero.doctor.tokens import entropy, uniform
-from decero.doctor.work import Work, scored
-from decero.training.config import ModelSection
-from decero.training.objectives import Batch
-from decero.training.optim import build_optimizer, learning_rate_at
+from decero.execution.objective import Batch
+from decero.training.optimizer import build_optimizer, learning_rate_at
 
 STEPS, SECONDS, LEAST = 100, 20, 20  # of overfitting: at most, at most, at least
 RECTIFIERS = nn.ReLU, nn.ReLU6, ReLUSquaredActivation

@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from decero.evaluation import wording
+from decero.formatting import duration
 
 # Okabe & Ito 2008, told apart by every kind of colour vision; their yellow is left out, too pale on white paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -139,7 +140,7 @@ def _cost_quality(verdict, runs) -> Figure:
     axes.set_xlim(low, high)
     ticks = [tick for tick in DURATIONS if low <= tick <= high]
     axes.set_xticks(ticks[:: math.ceil(len(ticks) / 8)] if ticks else [math.sqrt(low * high)])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: wording.duration(x).replace(".0 ", " ")))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: duration(x).replace(".0 ", " ")))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("time of one run, the user's own pretraining included (log scale)")
     return figure

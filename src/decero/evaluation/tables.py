@@ -3,6 +3,7 @@
 import html
 
 from decero.evaluation import wording
+from decero.formatting import count, duration
 
 BETTER, WORSE, SAME, UNKNOWN = "▲", "▼", "≈", "?"
 
@@ -29,9 +30,9 @@ def rows(verdict) -> list[dict]:
             {
                 "contender": contender,
                 "cells": [_cell(verdict, contender, budget, compared) for budget in verdict.budgets],
-                "parameters": wording.count(parameters),
-                "time": wording.duration(mean_time),
-                "upfront": wording.duration(upfront) if upfront else "–",
+                "parameters": count(parameters),
+                "time": duration(mean_time),
+                "upfront": duration(upfront) if upfront else "–",
             }
         )
     return result

@@ -3,6 +3,7 @@
 import math
 
 from decero.evaluation.metrics import HIGHER_IS_BETTER
+from decero.formatting import duration
 
 PERCENT = ("accuracy", "f1_macro", "f1_micro", "exact_match", "label_accuracy")
 REGRESSION = ("mse", "mae", "pearson", "spearman")
@@ -43,23 +44,6 @@ def minus(text: str) -> str:
 
 def labels(budget: int | None) -> str:
     return "all labels" if budget is None else "1 label" if budget == 1 else f"{budget:,} labels"
-
-
-def duration(seconds: float) -> str:
-    if math.isnan(seconds):
-        return "–"
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
-
-
-def count(number: int) -> str:
-    """Parameters: `4.4 M`."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return str(number) if number else "–"
 
 
 def p_value(p: float) -> str:

@@ -21,13 +21,13 @@ from transformers.utils import logging
 import decero.models
 from decero.errors import UserError
 from decero.hub.card import read_run
-from decero.hub.compare import check_equal
 from decero.hub.families import FAMILIES
 from decero.hub.folders import DTYPES, claimed, common_dtype, copy_tokenizer, find, read_config, read_headers
 from decero.hub.publish import run_files
 from decero.hub.remote_code import check_remote_code, export_remote_code
 from decero.hub.stock import family_named, family_of_stock, from_stock, head_of, shape_of, to_stock
 from decero.hub.table import Family
+from decero.hub.verification import check_equal
 
 Say = Callable[[str], None]
 

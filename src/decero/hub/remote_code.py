@@ -16,9 +16,9 @@ from transformers.dynamic_module_utils import get_relative_import_files
 
 from decero.errors import UserError
 from decero.hub.card import read_run
-from decero.hub.compare import OUTPUTS, TOLERANCE, random_batch
 from decero.hub.folders import claimed
 from decero.hub.publish import model_files, run_files
+from decero.hub.verification import OUTPUTS, TOLERANCE, random_batch
 from decero.models import AUTO_CLASSES
 
 

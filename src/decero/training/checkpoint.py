@@ -27,8 +27,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from decero.errors import UserError
-from decero.training.sharded import Sharded
-from decero.training.stored import Stored, pieces
+from decero.training.sharded_safetensors import Stored, pieces
+from decero.training.sharding import Sharded
 
 MANIFEST = "manifest.json"
 

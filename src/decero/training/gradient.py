@@ -11,11 +11,11 @@ from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 
 from decero.errors import UserError
+from decero.execution.objective import Objective
 from decero.training.checkpoint import random_state, restore_random_state
+from decero.training.data_loader import Micro, Windows
 from decero.training.nonfinite import bad_loss
-from decero.training.objectives import Objective
-from decero.training.sharded import Sharded, loss_of
-from decero.training.windows import Micro, Windows
+from decero.training.sharding import Sharded, loss_of
 
 
 class Gradient(NamedTuple):

@@ -18,21 +18,21 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from decero.data.order import Place, Rows
+from decero.config.sections import OptimSection, TrainingSection
+from decero.data.order import Place, Rows, seed_sequence
 from decero.data.stream import Stream
 from decero.errors import UserError
+from decero.execution.objective import Objective
+from decero.execution.optimize import compile_layers
+from decero.training.best_checkpoint import Selection
 from decero.training.checkpoint import load_checkpoint, save_checkpoint, to_resume
-from decero.training.config import OptimSection, TrainingSection, seed_sequence
-from decero.training.economy import compile_layers
+from decero.training.data_loader import windows_of
 from decero.training.gradient import backward, freeze_unreached
-from decero.training.interruption import Interruption
 from decero.training.metrics_log import MetricsLog
 from decero.training.nonfinite import bad_gradient
-from decero.training.objectives import Objective
-from decero.training.optim import build_optimizer, learning_rate_at
-from decero.training.selection import Selection
-from decero.training.sharded import Sharded, full, shard
-from decero.training.windows import windows_of
+from decero.training.optimizer import build_optimizer, learning_rate_at
+from decero.training.sharding import Sharded, full, shard
+from decero.training.signals import Interruption
 
 
 @dataclass

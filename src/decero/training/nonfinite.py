@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
 from torch import nn
 
-from decero.training.sharded import full, whole
+from decero.training.sharding import full, whole
 
 MEND = "nothing was updated; lower optim.learning_rate, raise optim.num_warmup_steps or set training.mixed_precision=no"
 

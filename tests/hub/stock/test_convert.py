@@ -9,7 +9,7 @@ import transformers as hf
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from decero.cli import main
+from decero.cli.main import main
 from decero.errors import UserError
 from decero.hub import convert
 from decero.hub.convert import export_model, import_model

@@ -1,0 +1,133 @@
+"""What a benchmark found: figures of each work, two tables in Markdown, and bars."""
+
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from matplotlib.figure import Figure
+
+from decero.benchmark.batches import FORMULA
+from decero.benchmark.measure import paired_ratios, spread
+from decero.benchmark.workloads import ArmName, Work
+from decero.evaluation.figures import COLOURS, style
+from decero.evaluation.tables import escaped
+
+OTHERS: list[Any] = [arm for arm in get_args(ArmName) if arm != "ours"]
+LEGEND = (
+    "How many times faster ours is: the median of the rounds' ratios and their quartiles, ✓ or ✗ what it was meant to "
+    "reach. Memory: weights, optimizer state and the step at its highest, ours over stock fp32."
+)
+
+
+def summarise(work: Work, times: Mapping[str, list[float]], memory: Mapping[str, Any], facts, peaks) -> dict[str, Any]:
+    """One work's part of result.json. facts: what `describe` says. peaks: FLOP/s by type of number."""
+    arms = {}
+    for arm, seconds in times.items():
+        time = spread(seconds)
+        fp32 = not work.bf16 if work.kind == "decode" else arm == "stock fp32" or not work.tricks
+        peak = peaks["fp32" if fp32 else "bf16"]
+        arms[arm] = {
+            "seconds": time,
+            "rounds": list(seconds),
+            "tokens_per_s": facts["useful_tokens"] / time["median"],
+            "peak_fraction": facts["flops"] / time["median"] / peak,
+            "memory": dict(memory[arm]) if arm in memory else None,
+        }
+    ratios = {arm: paired_ratios(times[arm], times["ours"]) for arm in OTHERS if arm in times}
+    shares = {arm: _bytes(memory["ours"]) / _bytes(memory[arm]) for arm in OTHERS if arm in memory and "ours" in memory}
+    reached: dict[str, bool] = {
+        arm: ratios[arm]["median"] >= least for arm, least in work.at_least.items() if arm in ratios
+    }
+    if work.memory_at_most is not None and "stock fp32" in shares:
+        reached["memory"] = shares["stock fp32"] <= work.memory_at_most
+    return {**facts, "kind": work.kind, "arms": arms, "ratios": ratios, "memory_ratios": shares, "reached": reached}
+
+
+def _bytes(memory: Mapping[str, int]) -> int:
+    return memory["held_bytes"] + memory["step_bytes"]
+
+
+def _row(cells) -> str:
+    return f"| {' | '.join(escaped(cell).replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def ratio_table(found: Mapping[str, Any], works: Mapping[str, Work]) -> str:
+    """Markdown: a row a work, how many times faster ours is than each other arm."""
+    others = [arm for arm in OTHERS if any(arm in result["ratios"] for result in found.values())]
+    lines = [_row(["work", *(f"over {arm}" for arm in others), "memory"]), "|:--|" + "--:|" * (len(others) + 1)]
+    for name, result in found.items():
+        cells = [name]
+        for arm in others:
+            if arm not in result["ratios"]:
+                cells.append("–")
+                continue
+            ratio, least = result["ratios"][arm], works[name].at_least.get(arm)
+            low, high = ratio["quartiles"]
+            meant = "" if least is None else f" ({'✓' if result['reached'][arm] else '✗'} ≥ {least:g})"
+            cells.append(f"{ratio['median']:.2f} [{low:.2f}, {high:.2f}]{meant}")
+        share, most = result["memory_ratios"].get("stock fp32"), works[name].memory_at_most
+        meant = f" ({'✓' if result['reached'].get('memory') else '✗'} ≤ {most:g})" if most and share else ""
+        lines.append(_row([*cells, "–" if share is None else f"{share:.2f}{meant}"]))
+    return "\n".join([*lines, "", LEGEND])
+
+
+def arm_table(found: Mapping[str, Any], peaks: Mapping[str, float]) -> str:
+    """Markdown: a row a work and arm, in figures of this machine."""
+    columns = ["work", "arm", "time", "useful tokens/s", "of the matmul peak", "peak memory"]
+    lines = [_row(columns), "|:--|:--|" + "--:|" * (len(columns) - 2)]
+    for name, result in found.items():
+        for arm, measured in result["arms"].items():
+            time, memory = measured["seconds"], measured["memory"]
+            low, high = time["quartiles"]
+            cells = [name, arm, f"{1e3 * time['median']:,.0f} ms [{1e3 * low:,.0f}, {1e3 * high:,.0f}]"]
+            cells += [f"{measured['tokens_per_s']:,.0f}", f"{measured['peak_fraction']:.0%}"]
+            lines.append(_row([*cells, "–" if memory is None else f"{_bytes(memory) / 2**20:,.0f} MiB"]))
+    said = ", ".join(f"{peak / 1e9:,.0f} GFLOP/s in {kind}" for kind, peak in peaks.items())
+    note = f"Matmul peak: {said}, the fastest square product found; each arm against the peak of its own type."
+    return "\n".join([*lines, "", f"{note} {FORMULA}"])
+
+
+def bars(found: Mapping[str, Any]) -> Figure:
+    """How many times faster ours is, a group of bars a work, quartiles as whiskers; the line is equal speed."""
+    with style():
+        figure = Figure(figsize=(7.2, 1.3 + 0.75 * len(found)), layout="constrained")
+        axes = figure.subplots()
+        others = [arm for arm in OTHERS if any(arm in result["ratios"] for result in found.values())]
+        height = 0.8 / len(others)
+        for i, arm in enumerate(others):
+            pairs = [(n, f["ratios"][arm]) for n, f in enumerate(found.values()) if arm in f["ratios"]]
+            ratios = [ratio for _, ratio in pairs]
+            widths = [ratio["median"] for ratio in ratios]
+            places = [number + (i - (len(others) - 1) / 2) * height for number, _ in pairs]
+            errors = [
+                [ratio["median"] - ratio["quartiles"][0] for ratio in ratios],
+                [ratio["quartiles"][1] - ratio["median"] for ratio in ratios],
+            ]
+            axes.barh(
+                places,
+                widths,
+                height * 0.92,
+                xerr=errors,
+                capsize=2,
+                color=COLOURS[OTHERS.index(arm)],
+                label=f"over {arm}",
+            )
+        axes.axvline(1, color="black", linewidth=1)
+        axes.set_yticks(range(len(found)), [name.replace("$", r"\$") for name in found])
+        axes.invert_yaxis()
+        axes.set_xlabel("times faster than the other, on the same texts")
+        figure.legend(loc="outside lower center", ncol=len(others))
+    return figure
+
+
+def line_of(name: str, work: Work, facts: Mapping[str, Any]) -> str:
+    """`mlm: 32 texts, 4,096 tokens (fill 100 %), 615 scored, 0.31 TFLOP, 11 rounds`."""
+    return (
+        f"{name}: {facts['texts']:,} texts in {work.batches} {'step' if work.batches == 1 else 'steps'}, "
+        f"{facts['useful_tokens']:,} tokens (stock rows {facts['fill']:.0%} full), {facts['scored']:,} scored, "
+        f"{facts['flops'] / 1e12:.3g} TFLOP, {work.rounds} rounds"
+    )
+
+
+def parameters_of(arm: str, model) -> str:
+    """A line of --dry-run."""
+    return f"    {arm:<12}{type(model).__name__:<48}{sum(p.numel() for p in model.parameters()):>13,} parameters"

@@ -1,0 +1,1 @@
+"""Contenders x seeds x label budgets under one recipe."""

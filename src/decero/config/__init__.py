@@ -1,0 +1,1 @@
+"""The settings of a run: sections, YAML files and the command line."""

@@ -1,0 +1,93 @@
+"""The settings of a run: one strict schema, read from YAML and `key.sub=value` words. A misspelt key is an error."""
+
+import os
+import sys
+from collections.abc import Sequence
+from io import StringIO
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import Field, PrivateAttr, ValidationError
+from ruamel.yaml import YAML
+
+from decero.config.command_line import Call, check_call, keys_of, take_options
+from decero.config.devices import find_device
+from decero.config.explain import explain, help_text
+from decero.config.sections import HubSection, Section, TrackingSection
+from decero.config.yaml_files import put, read_yaml, yaml_value
+from decero.errors import UserError
+
+C = TypeVar("C", bound="RunConfig")
+
+
+class RunConfig(Section):
+    """What every recipe's settings share. A recipe subclasses it and names its own sections and options."""
+
+    options: ClassVar[tuple[str, ...]] = ("--dry-run", "--resume")
+
+    output: str = Field(description="folder of the run")
+    seed: int = Field(0, ge=0, description="decides weights, order, masks, dropout and label budgets")
+    tracking: TrackingSection = TrackingSection()
+    hub: HubSection = HubSection()
+
+    _call: Call = PrivateAttr(default_factory=Call)
+
+    @property
+    def call(self) -> Call:
+        return self._call
+
+    @property
+    def dry_run(self) -> bool:
+        return self._call.dry_run
+
+    @property
+    def resume(self) -> bool:
+        """Asked for; or the launcher started the processes anew after one of them failed (`--max_restarts`)."""
+        return self._call.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+    @classmethod
+    def from_cli(cls: type[C], argv: Sequence[str] | None = None) -> C:
+        """CONFIG.yaml [key.sub=value ...] [options] [--help]. Raises UserError for what it cannot read."""
+        argv = list(sys.argv[1:] if argv is None else argv)
+        if "-h" in argv or "--help" in argv:
+            print(help_text(cls))
+            raise SystemExit(0)
+        words, flags = take_options(cls.options, argv)
+        paths = [w for w in words if "=" not in w]
+        if len(paths) != 1:
+            raise UserError(
+                f"give one configuration file, then key.sub=value words; got {' '.join(paths) or 'no file'}"
+            )
+        changes = [w for w in words if "=" in w]
+        config = cls.load(paths[0], changes)
+        config._call = Call(
+            dry_run="--dry-run" in flags, resume="--resume" in flags, budget=flags.get("--budget"),
+            device=find_device(flags["--device"]) if "--device" in flags else None,
+            given=frozenset(key for word in changes for key in keys_of(word)),
+        )  # fmt: skip
+        check_call(config._call)
+        return config
+
+    @classmethod
+    def load(cls: type[C], path: str, overrides: Sequence[str] = ()) -> C:
+        """Read a YAML file, lay `key.sub=value` words over it, check everything."""
+        settings, changed = read_yaml(path), set()
+        for word in overrides:
+            key, _, value = word.partition("=")
+            put(settings, key.split("."), yaml_value(word, value), word)
+            changed.add(key)
+        return cls.parse(settings, path, changed)
+
+    @classmethod
+    def parse(cls: type[C], settings: dict[str, Any], where: str, changed: set[str] = frozenset()) -> C:  # type: ignore[assignment]
+        """Check settings that are already a mapping; `changed` names the keys that came from the command line."""
+        try:
+            return cls.model_validate(settings)
+        except ValidationError as error:
+            raise UserError(explain(cls, error, where, changed)) from None
+
+    def to_yaml(self) -> str:
+        """Every setting as resolved, defaults included."""
+        stream = StringIO()
+        yaml = YAML()
+        yaml.dump(self.model_dump(), stream)
+        return "".join(f"# {note}\n" for note in self._call.notes) + stream.getvalue()

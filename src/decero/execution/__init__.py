@@ -1,0 +1,1 @@
+"""How a forward pass runs: build, objective, attention kernels, packed rows, fused cross-entropy."""

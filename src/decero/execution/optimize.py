@@ -1,0 +1,120 @@
+"""What a run saves without changing its result: the fastest kernel, packed rows. Chosen before it starts, and said."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from datasets import Dataset
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from decero.config.sections import TrainingSection
+from decero.data.order import Place, Rows
+from decero.data.packing import Packed
+from decero.data.stream import Stream
+from decero.data.tokenization import token_lengths
+from decero.errors import UserError, root_line
+from decero.execution.attention_kernels import choose_attention
+from decero.execution.flex_attention import FLEX
+from decero.execution.objective import Objective
+from decero.execution.packed_forward import prove
+
+SHORTEST_ROW = 128  # below that the matrices are too thin to be fast, and short rows are harder to fill
+
+
+def economise(
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    objective: Objective,
+    dataset: Dataset | Stream,
+    max_length: int,
+    training: TrainingSection,
+    quiet: bool = False,
+) -> Objective:
+    """Choose the attention kernel and the layout of the rows; returns the objective to train with.
+
+    Raises UserError when `training.packing` is `on` and the model cannot be packed.
+    """
+    model.to(accelerator.device)  # type: ignore[arg-type]
+    capacity = max(max_length, SHORTEST_ROW)
+    packs = capacity if training.packing != "off" else 0
+    kernel = choose_attention(model, accelerator.device, training.mixed_precision, packs)
+    objective, said = pack_if_proven(objective, model, dataset, capacity, training.packing)
+    if training.compile and isinstance(objective.collate, Packed):
+        objective = replace(objective, collate=replace(objective.collate, full=True))
+    if not quiet:
+        accelerator.print(f"{kernel}\n{said}")
+    elif "was asked for" in kernel:  # and could not be had: that is never left unsaid
+        accelerator.print(kernel)
+    return objective
+
+
+def pack_if_proven(
+    objective: Objective, model: nn.Module, dataset: Dataset | Stream, capacity: int, choice: str
+) -> tuple[Objective, str]:
+    """The objective over packed rows of `capacity` tokens, and a line that says so; or as it was, and the reason.
+
+    choice: `auto` packs where `prove` finds it equal on the longest and the first texts of the data set, `on` insists,
+    `off` does not.
+
+    Raises UserError for `on` where it is not equal.
+    """
+    if choice == "off":
+        return objective, "packing: off, rows are padded"
+    source = Rows(dataset)
+    longest = np.argsort(-token_lengths(source.dataset), kind="stable")[:4]  # a window is seen by what is longer
+    some = list(dict.fromkeys([*longest.tolist(), *range(min(4, len(source)))]))
+    rows = source.__getitems__([Place(0, index) for index in some])
+    padded = objective.collate(rows)
+    widest = max(t.shape[1] for name, t in padded.items() if name.endswith("attention_mask"))
+    roomy = max(capacity, 2 * widest)  # two texts a row
+    trial = Packed(objective.collate, roomy, per_text=objective.per_text).pack(padded)
+    device = next(model.parameters()).device
+    bare: Any = getattr(model, "module", model)
+    proven = partial(
+        prove, model, send_to_device(padded, device), send_to_device(trial, device), per_text=bool(objective.per_text)
+    )
+    why, after_all = proven(), ""
+    if why is not None and "flex" in bare.config._attn_implementation:
+        # The kernel is what may be at fault, and padding is the dearer way out.
+        after_all = f"; attention: sdpa after all, for under flex_attention {why}"
+        bare.set_attn_implementation("sdpa")
+        why = proven()
+    if why is None:
+        one_shape = bare.config._attn_implementation == FLEX  # it is compiled
+        collate = Packed(objective.collate, capacity, per_text=objective.per_text, full=one_shape)
+        return replace(
+            objective, collate=collate
+        ), f"packing: rows of {capacity} tokens; no text sees another{after_all}"
+    if choice == "on":
+        kind = bare.config.model_type
+        raise UserError(f"training.packing: {kind} cannot be packed: {why}; set training.packing=off")
+    return objective, f"packing: off, for packed rows would not give the same: {why}{after_all}"
+
+
+def compile_layers(model: nn.Module) -> str:
+    """Compile the forward pass of each layer, in place: names of weights stay, and so do hooks, which run around it.
+
+    Returns a line that says so, or why nothing was compiled: no C++ compiler, no Triton, a GPU too old for it.
+
+    The layers are one piece of code, compiled once for all of them; what objectives hook into (projection, last layer's
+    output) is left as it was. The first number of rows is compiled for as it is, a second one for any number; on two
+    CPU cores either was as fast as the other and as no compilation at all.
+
+    Raises UserError for a model whose layers cannot be told.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise UserError(f"training.compile: cannot tell which are the layers of {type(model).__name__}; leave it out")
+    try:
+        torch.compile(lambda numbers: 2 * numbers + 1)(torch.ones(7, device=next(model.parameters()).device))
+    except Exception as error:  # each backend has its own
+        return f"compile: off, for this machine cannot: {root_line(error)}"
+    for layer in layers:
+        layer.forward = torch.compile(layer.forward)  # type: ignore[method-assign]
+    return f"compile: {len(layers)} layers, each shape when it first comes"

@@ -1,0 +1,20 @@
+"""Durations and counts in words."""
+
+import math
+
+
+def duration(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "–"
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def count(number: int) -> str:
+    """Parameters: `4.4 M`."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return str(number) if number else "–"

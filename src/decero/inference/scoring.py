@@ -1,0 +1,49 @@
+"""Batches through a model that scores and does not write, the longest texts first."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from decero.execution.weight_layout import laid_out
+from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn, in_order, pieces, windows
+from decero.inference.decode import batches_by_length, quiet
+from decero.inference.loading import Loaded
+
+TOKENS_PER_BATCH = 8192
+Batch = dict[str, Tensor]
+T = TypeVar("T")
+
+
+def scored(
+    loaded: Loaded, texts: Iterable[str], read_out: Callable[[PreTrainedModel, Batch], list[T]], *,
+    batch_tokens: int, too_long: TooLong, warn: Warn, first_window: int = FIRST_WINDOW,
+) -> Iterator[tuple[list[str], list[T]]]:  # fmt: skip
+    """The parts of each text, in order, and what `read_out` (model, batch) -> an item a row makes of each."""
+    number = 0
+    limit = loaded.positions()
+    with laid_out(loaded.model):
+        for window in windows(texts, first_window):
+            parts = [pieces(loaded, text, number + i + 1, too_long, warn) for i, text in enumerate(window)]
+            rows = loaded.tokenizer(
+                [part for some in parts for part in some] or ["."], truncation=limit is not None, max_length=limit,
+                verbose=False,
+            )  # fmt: skip
+            places = iter(range(sum(map(len, parts))))
+            pieces_of = [[next(places) for _ in some] for some in parts]
+            lengths = [len(rows["input_ids"][i]) for i in range(sum(map(len, parts)))]
+            batches = batches_by_length(lengths, [0] * len(lengths), batch_tokens)
+            done = ((batch, _run(loaded, rows, batch, read_out)) for batch in batches)
+            for some, items in zip(parts, in_order(pieces_of, done), strict=True):
+                number += 1
+                yield some, items
+
+
+@torch.no_grad()
+def _run(loaded: Loaded, rows: Any, places: list[int], read_out: Callable[[PreTrainedModel, Batch], list[T]]):
+    some = {name: [values[i] for i in places] for name, values in rows.items()}
+    with quiet():  # it would advise to pad where texts are encoded, before they are sorted
+        batch = loaded.tokenizer.pad(some, padding=True, return_tensors="pt")
+    return read_out(loaded.model, dict(batch.to(loaded.model.device)))

@@ -1,0 +1,1 @@
+"""What a run will cost: operations, memory, time; and what fits in a budget of time."""

@@ -1,0 +1,70 @@
+"""Optimizers and learning-rate schedules by name, from torch and transformers."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import get_scheduler
+
+from decero.config.sections import OptimSection
+from decero.errors import UserError, did_you_mean
+
+OPTIMIZERS: dict[str, Any] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+    "rmsprop": torch.optim.RMSprop,
+    "adafactor": torch.optim.Adafactor,
+}
+FUSED = ("adamw", "adam", "sgd")
+FUSED_ON_SHARDS = ("adamw", "adam")  # torch has no other for DTensors
+SCHEDULES = {"linear": "linear", "cosine": "cosine", "inverse_sqrt": "inverse_sqrt", "constant": "constant_with_warmup"}
+
+
+def build_optimizer(model: nn.Module, config: OptimSection) -> torch.optim.Optimizer:
+    """The named optimizer over two groups: matrices decay, biases and norms (fewer than two dimensions) do not.
+
+    Raises UserError for an argument that the optimizer does not take, and for adafactor where weights are sharded: its
+    moments are of whole rows and columns.
+    """
+    cls = OPTIMIZERS[config.name]
+    accepted = set(inspect.signature(cls).parameters) - {"params", "lr", "weight_decay"}
+    for name in config.arguments:
+        if name not in accepted:
+            near = did_you_mean(name, accepted, "optim.arguments.") or f"; it takes {', '.join(sorted(accepted))}"
+            raise UserError(f"optim.arguments.{name} is no argument of {cls.__name__}{near}")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    sharded = any(hasattr(p, "to_local") for p in trained)
+    if sharded and config.name == "adafactor":
+        others = ", ".join(name for name in OPTIMIZERS if name != "adafactor")
+        raise UserError(f"optim.name: adafactor does not take sharded weights (FSDP2); use one of {others}")
+    groups = [
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    # Several parameters a kernel instead of several kernels a parameter.
+    able = config.name in (FUSED_ON_SHARDS if sharded else FUSED)
+    fused = {"fused": True} if able and "foreach" not in config.arguments else {}
+    try:
+        return cls([g for g in groups if g["params"]], lr=config.learning_rate, **(fused | config.arguments))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"optim.arguments: {cls.__name__} says {error}") from error
+
+
+def learning_rate_at(
+    optimizer: torch.optim.Optimizer, config: OptimSection, max_train_steps: int
+) -> Callable[[int], float]:
+    """The learning rate as a function of the optimizer step: nothing to save, the same for any number of processes."""
+    if config.num_warmup_steps > max_train_steps:
+        raise UserError(
+            f"optim.num_warmup_steps {config.num_warmup_steps} exceeds the {max_train_steps} steps of the run; lower it"
+        )
+    scheduler = get_scheduler(
+        SCHEDULES[config.schedule],
+        optimizer,
+        num_warmup_steps=config.num_warmup_steps,
+        num_training_steps=max_train_steps,
+    )
+    return lambda step: config.learning_rate * scheduler.lr_lambdas[0](step)

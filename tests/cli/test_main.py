@@ -1,0 +1,103 @@
+"""The command line: one function a command, one line a mistake."""
+
+import errno
+import os
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+from decero import errors
+from decero.cli.main import COMMANDS, main
+
+
+def ended(argv, capfd):
+    """Exit code and what was said on standard error."""
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    return end.value.code, capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["psh"], "decero: psh is no command; did you mean push?"),
+        (["frobnicate"], "decero: frobnicate is no command; there are push"),
+        (["push", "a", "me/b", "--pubic"], "decero push: --pubic is not understood; did you mean --public?"),
+        (["push", "a", "me/b", "--dry-runn=1"], "did you mean --dry-run?"),
+        (["push", "a", "me/b", "c"], "decero push: c is not understood"),
+        (["push", "a"], "decero push: the following arguments are required: REPO_ID"),
+        ([], "the following arguments are required: COMMAND"),
+        (["push", "no/such/folder", "me/b"], "no/such/folder: no such folder"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(argv, said, capfd):
+    code, error = ended(argv, capfd)
+    assert code == 2
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_help_names_every_command(capfd):
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert not end.value.code
+    said = capfd.readouterr().out
+    for add in COMMANDS:
+        assert add.__name__.removeprefix("add_") in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        ([], {"private": True, "replace": False, "dry_run": False}),
+        (["--public", "--replace", "--dry-run"], {"private": False, "replace": True, "dry_run": True}),
+    ],
+)
+def test_push_hands_on_what_was_asked(flags, options, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        "decero.cli.main.push", lambda folder, repo_id, **options: asked.update(options, folder=str(folder))
+    )
+    main(["push", "a/folder", "me/tiny", *flags])
+    assert asked == options | {"folder": "a/folder"}
+
+
+def test_python_m_decero_is_the_same_command(monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["decero", "psh"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("decero", run_name="__main__")
+    assert end.value.code == 2
+    assert "did you mean push?" in capfd.readouterr().err
+
+
+def test_a_disk_that_is_full_is_one_line_wherever_it_is_met(capsys, monkeypatch):
+    undone = []
+    monkeypatch.setattr(errors, "CLEANUPS", [lambda: undone.append(True)])
+
+    def log():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/metrics.jsonl")
+
+    with pytest.raises(SystemExit) as end:
+        errors.run(log)
+    assert (end.value.code, undone) == (2, [True])
+    line = capsys.readouterr().err
+    assert line.startswith("error: runs/a/metrics.jsonl: No space left on device; mend that, then start the same")
+    assert line.count("\n") == 1
+
+    def programme():
+        raise OSError(errno.EBADF, "a fault of ours")
+
+    with pytest.raises(OSError, match="a fault of ours"):
+        errors.run(programme)
+
+
+def test_a_reader_who_has_enough_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "recipes/train_tokenizer.py", "--help"]
+    said = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
+    os.close(write)
+    assert (said.returncode, said.stderr) == (141, "")

@@ -1,0 +1,85 @@
+"""Text becomes rows once; nothing is lost, and the cache knows what it was made of."""
+
+from itertools import chain
+
+import pytest
+from datasets import Dataset
+
+from decero.data.tokenization import count_tokens, tokenize_documents, tokenize_examples
+from decero.errors import UserError
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_rows_hold_every_token_of_every_document_in_order(texts, tokenizer, processes):
+    long = [" ".join(texts[i : i + 5]) for i in range(0, 60, 5)]
+    rows = tokenize_documents(Dataset.from_dict({"text": long}), tokenizer, max_length=13, num_proc=processes)
+    special = {tokenizer.cls_token_id, tokenizer.sep_token_id}
+    kept = [i for ids in rows["input_ids"] for i in ids if i not in special]
+    whole = list(chain(*tokenizer(long, add_special_tokens=False)["input_ids"]))
+    assert len(kept) >= len(whole) - len(long)  # a tail of a single token is dropped
+    assert max(map(len, rows["input_ids"])) == 13
+    assert all(ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id for ids in rows["input_ids"])
+    assert [len(i) for i in rows["input_ids"]] == [len(s) for s in rows["starts_word"]]
+    assert count_tokens(rows) == sum(map(len, rows["input_ids"]))
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_rows_are_those_of_the_tokenizer_that_hands_out_what_overflows(texts, tokenizer, special):
+    long = [" ".join(texts[i : i + 5]) + " [MASK] <s>" for i in range(0, 60, 5)]
+    rows = tokenize_documents(Dataset.from_dict({"text": long}), tokenizer, max_length=13, special_tokens=special)
+    expected = tokenizer(
+        long, truncation=True, max_length=13, return_overflowing_tokens=True, split_special_tokens=True,
+        add_special_tokens=special,
+    )  # fmt: skip
+    wanted = [ids for ids in expected["input_ids"] if len(ids) >= 2 + 2 * special]
+    assert list(rows["input_ids"]) == wanted
+    inner = [starts[special : len(starts) - special] for starts in rows["starts_word"]]
+    assert all(starts[0] for starts in inner)
+    assert any(not start for starts in inner for start in starts)
+
+
+def test_the_cache_is_found_again_and_depends_on_length_and_tokenizer(texts, tokenizer):
+    data = Dataset.from_dict({"text": texts})
+
+    def file(dataset=data, **settings):
+        return tokenize_documents(dataset, tokenizer, **({"max_length": 16} | settings)).cache_files[0]["filename"]
+
+    assert file() == file() == file(Dataset.from_dict({"text": texts}))
+    assert file() != file(max_length=17)
+    assert file() != file(Dataset.from_dict({"text": texts[1:]}))
+
+
+def test_a_tokenizer_that_was_used_is_left_as_it_was(texts, tokenizer):
+    tokenize_documents(Dataset.from_dict({"text": texts[:3]}), tokenizer, max_length=11)
+    assert tokenizer.backend_tokenizer.truncation is None
+
+
+def test_empty_documents_are_passed_over_and_an_empty_corpus_is_refused(tokenizer):
+    rows = tokenize_documents(Dataset.from_dict({"text": ["", "the bank", None, "  "]}), tokenizer, max_length=9)
+    assert len(rows) == 1
+    with pytest.raises(UserError, match="no text is left"):
+        tokenize_documents(Dataset.from_dict({"text": ["", " "]}), tokenizer, max_length=9, where="train")
+
+
+def test_examples_stay_one_row_each_and_say_what_was_cut(texts, tokenizer):
+    data = Dataset.from_dict({"text": ["the bank", "", texts[10] * 3], "labels": [0, 1, 0]})
+    rows = tokenize_examples(data, tokenizer, max_length=9)
+    assert list(rows["labels"]) == [0, 1, 0]
+    assert list(rows["truncated"]) == [False, False, True]
+    assert max(map(len, rows["input_ids"])) == 9
+
+
+def test_pairs_are_joined_as_the_tokenizer_joins_them(tokenizer):
+    data = Dataset.from_dict({"a": ["the bank"], "b": ["in london"], "labels": [0]})
+    rows = tokenize_examples(data, tokenizer, max_length=20, text_column="a", text_pair_column="b")
+    expected = tokenizer("the bank", "in london")
+    assert rows[0]["input_ids"] == expected["input_ids"]
+    assert rows[0]["token_type_ids"] == expected["token_type_ids"]
+    assert 1 in rows[0]["token_type_ids"]
+
+
+def test_a_missing_text_is_refused(tokenizer):
+    with pytest.raises(UserError, match=r"test: a row has no text \(null\) in 'text'"):
+        tokenize_examples(
+            Dataset.from_dict({"text": ["a", None], "labels": [0, 1]}), tokenizer, max_length=9, where="test"
+        )

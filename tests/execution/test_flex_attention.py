@@ -1,0 +1,412 @@
+"""FlexAttention over packed rows: loss, gradients and silence between texts as with a mask; chosen where it serves.
+
+Its kernels need a GPU to train. Here torch's own uncompiled form runs, which asks the same mask about each pair; that
+the blocks are those of the mask, only a compiled kernel can show (the slow test, without gradients).
+"""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import transformers as hf
+from accelerate import Accelerator
+from datasets import Dataset
+from torch.nn.attention import flex_attention
+from torch.testing import assert_close
+from transformers.integrations import flex_attention as through
+
+import decero.models as ours
+from decero.config.sections import ModelSection, TrainingSection
+from decero.data.packing import Packed
+from decero.execution import attention_kernels as attention
+from decero.execution import flex_attention as flex
+from decero.execution import optimize as economy
+from decero.execution.attention_kernels import choose_attention
+from decero.execution.build import build_model
+from decero.execution.objective import Objective, can_be_told, classification, token_loss
+from decero.execution.optimize import compile_layers, economise
+from decero.execution.packed_forward import packed_logits, prove
+
+CPU, CUDA, V = torch.device("cpu"), torch.device("cuda"), 37
+PRESETS = Path(__file__).parents[2] / "configs" / "model"
+LENGTHS = [150, 31, 97, 130, 5, 61]  # rows of 300: three blocks, some of one text, some of several, the last one torn
+S = {"vocab_size": V, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 31}
+OURS = S | {"num_attention_heads": 6, "num_key_value_heads": 2, "pad_token_id": 1}
+STOCK = S | {"max_position_embeddings": 160, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+MODELS = {
+    "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**STOCK)),
+    "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**S, num_key_value_heads=1)),
+    "our encoder": lambda: ours.DeceroEncoderForMaskedLM(ours.DeceroEncoderConfig(**OURS)),
+    "our decoder": lambda: ours.DeceroDecoderForCausalLM(ours.DeceroDecoderConfig(**OURS)),
+    "our encoder-decoder": lambda: ours.DeceroEncoderDecoderForConditionalGeneration(
+        ours.DeceroEncoderDecoderConfig(**OURS)
+    ),
+    "our classifier": lambda: ours.DeceroEncoderForSequenceClassification(
+        ours.DeceroEncoderConfig(**OURS, num_labels=5, classifier_pooling="mean")
+    ),
+}
+
+
+def stock_t5():
+    sizes = {"vocab_size": V, "d_model": 24, "d_kv": 12, "num_layers": 1, "num_heads": 2, "d_ff": 31}
+    return hf.T5ForConditionalGeneration(hf.T5Config(**sizes, dropout_rate=0.0))
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """torch refuses a gradient on a CPU for the sake of its compiled kernels; the plain form has one."""
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
+    monkeypatch.setattr(through, "WrappedFlexAttention", lambda training: lambda: flex_attention.flex_attention)
+    monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True, raising=False)  # untraced
+
+
+def model_of(name):
+    """Large weights: nothing hides behind a residual."""
+    model, generator = MODELS[name]().eval(), torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(0.15 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def batch_for(model, lengths=LENGTHS):
+    generator = torch.Generator().manual_seed(5)
+
+    def side(lengths):
+        real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        return real, torch.where(real, torch.randint(3, V, real.shape, generator=generator), 1)
+
+    real, ids = side(lengths)
+    batch = {"input_ids": ids, "attention_mask": real.long()}
+    if "Classification" in type(model).__name__:
+        return batch | {"labels": torch.arange(len(lengths)) % 5}
+    if model.config.is_encoder_decoder:
+        written, target = side(lengths[::-1])
+        batch |= {"decoder_input_ids": target, "decoder_attention_mask": written.long()}
+        return batch | {"labels": torch.where(written, target, -100)}
+    return batch | {"labels": torch.where(real & (torch.arange(real.shape[1]) % 3 == 1), ids, -100)}
+
+
+def objective_for(model):
+    collate = lambda lengths: batch_for(model, lengths)  # noqa: E731
+    if "Classification" in type(model).__name__:
+        return classification(collate, "single_label_classification")
+    return Objective(collate, token_loss, lambda batch: 1)
+
+
+def pack(model):
+    return Packed(objective_for(model).collate, 300, per_text=objective_for(model).per_text)(LENGTHS)
+
+
+def loss_and_gradients(model, batch, backend):
+    model.set_attn_implementation(backend)
+    loss = objective_for(model).loss(model, batch)
+    loss.backward()
+    found = {name: p.grad / len(LENGTHS) for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return loss.detach(), found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_blocks_of_packed_rows_give_the_padded_loss_and_gradients(name, uncompiled):
+    model = model_of(name)
+    expected, gradients = loss_and_gradients(model, batch_for(model), "eager")
+    packed = pack(model)
+    assert packed["input_ids"].shape[1] > 2 * 128
+    loss, found = loss_and_gradients(model, packed, "flex")
+    assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    assert found.keys() == gradients.keys()
+    scale = max(1.0, *(float(gradient.abs().max()) for gradient in gradients.values()))
+    for parameter, gradient in gradients.items():
+        assert_close(found[parameter], gradient, atol=1e-5 * scale, rtol=0, msg=lambda m, p=parameter: f"{p}: {m}")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_text_of_a_row_hears_of_another(name, uncompiled):
+    model = model_of(name)
+    model.set_attn_implementation("flex")
+    packed, per_text = pack(model), "Classification" in type(model).__name__
+    text = packed["decoder_text_ids" if model.config.is_encoder_decoder else "text_ids"]
+    changed = packed["input_ids"].clone()
+    changed[packed["text_ids"] == 3] = 36 - changed[packed["text_ids"] == 3] % 30
+    with torch.no_grad():
+        before = packed_logits(model, packed, per_text)
+        after = packed_logits(model, packed | {"input_ids": changed}, per_text)
+    text = torch.arange(1, len(before) + 1) if per_text else text
+    others = (text != 3) & (text > 0)
+    assert_close(after[others], before[others], atol=1e-6, rtol=0)
+    assert not torch.allclose(after[text == 3], before[text == 3], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["llama", "our decoder"])
+def test_rotary_positions_do_not_mix_types_under_autocast(name, uncompiled, monkeypatch):
+    """They are turned in fp32, and values are not turned. Not every release of torch takes a mixture."""
+    model, seen, forward = model_of(name), set(), flex.flex_attention_forward
+
+    def spy(module, *inputs, **kwargs):
+        seen.update(x.dtype for x in inputs[:3])
+        return forward(module, *inputs, **kwargs)
+
+    monkeypatch.setattr(flex, "flex_attention_forward", spy)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected, _ = loss_and_gradients(model, pack(model), "sdpa")
+        loss, _ = loss_and_gradients(model, pack(model), "flex")
+    assert seen == {torch.bfloat16}
+    assert_close(loss, expected, atol=0, rtol=5e-3)
+
+
+def test_biases_of_positions_are_refused_and_what_is_not_packed_goes_to_sdpa():
+    model = stock_t5().eval()
+    batch = batch_for(model)
+    expected = model(**batch).logits
+    model.set_attn_implementation("flex")
+    assert torch.equal(model(**batch).logits, expected)
+    assert "flex_attention is not given biases of positions" in prove(model, batch, pack(model))
+
+
+def test_blocks_that_share_no_text_are_skipped():
+    text = torch.arange(512)[None] // 128 + 1
+    assert flex.document_mask(text, text, causal=False).sparsity() == 75
+    assert flex.document_mask(torch.ones_like(text), torch.ones_like(text), causal=True).sparsity() == 37.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["bert", "our decoder"])  # with blocks that are all seen, and without
+def test_a_compiled_kernel_reads_the_blocks_of_the_mask(name):
+    model = model_of(name)
+    packed = pack(model)
+    with torch.no_grad():
+        expected = packed_logits(model, packed)
+        model.set_attn_implementation("flex")
+        assert_close(packed_logits(model.requires_grad_(False), packed), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_compiled_layers_take_blocks_and_one_graph_serves_all_batches(monkeypatch):
+    """`training.compile` hands a new mask to the same code in each batch."""
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    model = model_of("our decoder")
+    packed = Packed(objective_for(model).collate, 300, full=True)
+    batches = [packed(lengths) for lengths in (LENGTHS, [200, 10, 20, 100], [20] * 40, [150, 150, 140, 140, 100])]
+    expected = [loss_and_gradients(model, batch, "sdpa") for batch in batches]
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compile_layers(model)
+    for batch, (loss, gradients) in zip(batches, expected, strict=True):
+        got, found = loss_and_gradients(model, batch, "flex")
+        assert_close(got, loss, atol=0, rtol=1e-5)
+        assert_close(found, gradients, atol=1e-4, rtol=1e-4)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3, "a trial, one shape, any number of rows"
+    torch._dynamo.reset()
+
+
+def rows_of(model, tokens=512, **training):
+    """What `economise` says and returns for rows that are to be packed into `tokens`."""
+    settings = TrainingSection(max_train_steps=1, **training)
+    dataset = Dataset.from_dict({"input_ids": [[3] * length for length in LENGTHS]})
+    objective = objective_for(model)
+    plain = replace(objective, collate=lambda rows: objective.collate([len(row["input_ids"]) for row in rows]))
+    return economise(Accelerator(cpu=True), model, plain, dataset, tokens, settings)
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch, uncompiled):
+    """As if the accelerator were one: what is chosen for it runs here in its plain form."""
+    chosen = attention.choose_attention
+    monkeypatch.setattr(economy, "choose_attention", lambda model, device, *more: chosen(model, CUDA, *more))
+    monkeypatch.setattr(attention, "trial", lambda *tried: None)
+
+
+def test_flex_is_taken_where_it_serves_and_compilers_see_one_length(on_a_gpu, capsys):
+    model = model_of("our decoder")
+    objective = rows_of(model)
+    assert model.config._attn_implementation == "flex"
+    assert objective.collate(Dataset.from_dict({"input_ids": [[3] * 9] * 3}))["input_ids"].shape == (1, 512)
+    kernel, packing = capsys.readouterr().out.splitlines()
+    assert kernel.startswith("attention: flex, which skips blocks of packed rows that share no text")
+    assert packing == "packing: rows of 512 tokens; no text sees another"
+
+
+def bert(**fields):
+    return hf.BertForMaskedLM(hf.BertConfig(**(STOCK | fields)))
+
+
+NOT_TAKEN = {
+    "short rows": (lambda: bert(), 256, "rows of 256 tokens have few blocks to skip"),
+    "dropout": (lambda: bert(attention_probs_dropout_prob=0.1), 512, "attention_probs_dropout_prob is 0.1"),
+    "asks at places": (MODELS["our encoder"], 512, "the last layer can compute scored positions alone"),
+    "our relative": (
+        lambda: ours.DeceroDecoderForCausalLM(ours.DeceroDecoderConfig(**OURS, position_embedding_type="relative")),
+        512, "relative positions are added to the scores"),
+    "t5": (stock_t5, 512, "relative positions are added to the scores"),
+    "windows": (
+        lambda: ours.DeceroDecoderForCausalLM(ours.DeceroDecoderConfig(**OURS, sliding_window=3)),
+        512, "some layers see a window"),
+    "no support": (lambda: hf.GPT2LMHeadModel(hf.GPT2Config(
+        vocab_size=V, n_embd=24, n_layer=1, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)),
+        512, "GPT2LMHeadModel does not support it"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NOT_TAKEN)
+def test_flex_is_left_alone_where_it_cannot_serve_and_the_line_says_why(case, on_a_gpu):
+    make, row, why = NOT_TAKEN[case]
+    model = make()
+    said = choose_attention(model, CUDA, "bf16", row)
+    assert said.startswith("attention: sdpa; packed rows give it a block mask, for flex_attention was not taken: ")
+    assert why in said
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_trial_that_fails_leaves_sdpa(monkeypatch):
+    def broken(*sizes):
+        raise RuntimeError("PTXAS error: no kernel image\nmany more lines")
+
+    model = model_of("our decoder")
+    monkeypatch.setattr(flex, "disagreement", broken)
+    said = choose_attention(model, CUDA, "bf16", 512)
+    assert said.endswith("was not taken: a trial failed: PTXAS error: no kernel image")
+    monkeypatch.setattr(flex, "disagreement", lambda *sizes: float("nan"))
+    assert "was not taken: in a trial it was nan% away from sdpa" in choose_attention(model, CUDA, "no", 512)
+    assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_trial_compares_mix_and_gradients(dtype, uncompiled, monkeypatch):
+    sizes = 4, 2, 16, 300
+    assert max(flex.disagreement(*sizes, causal, CPU, dtype) for causal in (False, True)) < 0.02
+    right = flex.document_mask
+    monkeypatch.setattr(flex, "document_mask", lambda query, key, causal: right(query, key, not causal))
+    assert flex.disagreement(*sizes, True, CPU, dtype) > 0.1
+    monkeypatch.setattr(flex, "document_mask", lambda query, key, causal: right(query.clamp(max=2), key, causal))
+    assert flex.disagreement(*sizes, False, CPU, dtype) > 0.1
+
+
+def test_packed_rows_that_fail_under_flex_are_packed_with_sdpa(on_a_gpu, monkeypatch, capsys):
+    everything = lambda query, key, causal: flex.create_block_mask(  # noqa: E731
+        lambda b, h, q, k: q == q, len(query), None, query.shape[1], key.shape[1], device="cpu"
+    )
+    monkeypatch.setattr("decero.execution.packed_forward.document_mask", everything)
+    model = model_of("our decoder")
+    assert isinstance(rows_of(model).collate, Packed)
+    assert model.config._attn_implementation == "sdpa"
+    assert capsys.readouterr().out.splitlines()[1] == (
+        "packing: rows of 512 tokens; no text sees another; attention: sdpa after all, for under flex_attention texts "
+        "of one row hear of each other"
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ("flash_attention_2", "it has no kernel for a CPU"),
+        ("flash_attention_3", "it has no kernel for a CPU"),
+        ("flex_attention", "it has no backward pass on a CPU"),
+    ],
+)
+def test_a_kernel_that_this_device_cannot_serve_is_replaced_and_said(asked, why, tokenizer):
+    section = ModelSection(config=str(PRESETS / "modern_decoder_tiny.yaml"), attn_implementation=asked)
+    model = build_model(section, hf.AutoModelForCausalLM, tokenizer, 48, seed=0)
+    assert model.config._attn_implementation == "sdpa"
+    assert choose_attention(model, CPU, "no", 512).endswith(f"; {asked} was asked for, but {why}")
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_model_that_was_given_a_kernel_for_gpus_is_taken_from_it():
+    model = model_of("bert")
+    model.set_attn_implementation("flex_attention")
+    assert "flex_attention was asked for, but it has no backward pass on a CPU" in choose_attention(model, CPU, "no")
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_gpu_without_the_package_or_the_precision_of_a_kernel_falls_back():
+    def missing(name):
+        raise ImportError("the package flash_attn seems to be not installed.\nPlease refer to the documentation")
+
+    model = model_of("llama")
+    model.attention_asked, model.set_attn_implementation = "flash_attention_2", missing
+    assert "computes in bf16, and mixed_precision is no" in choose_attention(model, CUDA, "no", 512)
+    said = choose_attention(model, CUDA, "bf16", 512)
+    assert said.startswith("attention: sdpa, transformers' own")
+    assert "; flash_attention_2 was asked for, but the package flash_attn seems to be not installed. Please" in said
+    assert "\n" not in said
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_kernel_that_comes_under_another_name_was_served():
+    """transformers takes flash-attention from the kernels package where flash_attn is not installed."""
+    model = model_of("llama")
+
+    def renamed(name):
+        model.config._attn_implementation = {"flash_attention_2": "kernels-community/flash-attn2"}.get(name, name)
+
+    model.attention_asked, model.set_attn_implementation = "flash_attention_2", renamed
+    assert choose_attention(model, CUDA, "bf16", 512) == "attention: kernels-community/flash-attn2, as asked"
+
+
+def test_a_change_of_kernels_that_broke_off_is_taken_back():
+    model = model_of("llama")
+    whole = model.set_attn_implementation
+
+    def half(name):
+        if "flash" not in name:
+            return whole(name)
+        model.config._attn_implementation = name
+        raise ValueError("an inner model has none")
+
+    model.attention_asked, model.set_attn_implementation = "flash_attention_2", half
+    said = choose_attention(model, CUDA, "bf16")
+    assert said.endswith("; flash_attention_2 was asked for, but an inner model has none")
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_replaced_kernel_is_said_where_nothing_else_is(rows, objective, tiny_model, capsys):
+    model = tiny_model()
+    economise(Accelerator(cpu=True), model, objective, rows, 48, TrainingSection(max_train_steps=1), quiet=True)
+    assert capsys.readouterr().out == ""
+    model.attention_asked = "flash_attention_2"
+    economise(Accelerator(cpu=True), model, objective, rows, 48, TrainingSection(max_train_steps=1), quiet=True)
+    assert capsys.readouterr().out.endswith("; flash_attention_2 was asked for, but it has no kernel for a CPU\n")
+
+
+def test_what_was_asked_for_and_can_be_served_is_kept(on_a_gpu):
+    model = model_of("our encoder")
+    assert can_be_told(model)
+    model.attention_asked = "flex_attention"
+    said = "attention: flex, which is flex_attention for packed rows and sdpa for others, as asked"
+    assert choose_attention(model, CUDA, "bf16", 128) == said
+    assert not can_be_told(model), "blocks are not picked apart by place"
+    model.set_attn_implementation("sdpa")
+    assert choose_attention(model, CUDA, "bf16") == "attention: flex_attention, as asked"
+    for kernel in ("eager", "sdpa"):
+        model.attention_asked = kernel
+        assert choose_attention(model, CPU, "bf16", 512).startswith(f"attention: {kernel}, as asked")
+
+
+@pytest.mark.parametrize(
+    ("machine", "has", "said"),
+    [
+        ("x86_64", {}, True),
+        ("x86_64", {"_is_avx512_bf16_supported"}, False),
+        ("AMD64", {"_is_amx_tile_supported"}, False),
+        ("riscv64", {}, False),
+    ],
+)
+def test_bf16_that_a_processor_does_not_have_is_said_and_kept(machine, has, said, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name in has)
+    warning = "; this CPU has no bf16 products of its own: they are emulated, slower than fp32"
+    assert choose_attention(model_of("bert"), CPU, "bf16").endswith(warning) is said
+    assert warning not in choose_attention(model_of("bert"), CPU, "no")
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_an_arm_processor_is_asked_in_its_own_way(has, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has)
+    assert ("emulated" in choose_attention(model_of("bert"), CPU, "bf16")) is not has

@@ -1,0 +1,78 @@
+"""The fused projection and loss: equal to doing one after the other, in value, gradient, any chunk and type."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
+
+from decero.execution.linear_cross_entropy import linear_cross_entropy
+
+
+def make(items=29, vocabulary=41, model=13, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(items, model, generator=generator, dtype=dtype, requires_grad=True)
+    weight = torch.randn(vocabulary, model, generator=generator, dtype=dtype, requires_grad=True)
+    bias = torch.randn(vocabulary, generator=generator, dtype=dtype, requires_grad=True)
+    return hidden, weight, bias, torch.randint(vocabulary, (items,), generator=generator)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 29, 512])
+@pytest.mark.parametrize("has_bias", [True, False])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_value_and_gradients_are_those_of_project_then_cross_entropy(chunk, has_bias, smoothing):
+    hidden, weight, bias, labels = make()
+    wanted = (hidden, weight, bias) if has_bias else (hidden, weight)
+    expected = F.cross_entropy(F.linear(hidden, weight, bias if has_bias else None), labels, reduction="sum",
+                               label_smoothing=smoothing)  # fmt: skip
+    got = linear_cross_entropy(hidden, weight, bias if has_bias else None, labels, chunk, smoothing)
+    assert_close(got, expected)
+    # Scaled, as a loss that is divided by a step's items is.
+    for mine, theirs in zip(
+        torch.autograd.grad(got * 0.3, wanted), torch.autograd.grad(expected * 0.3, wanted), strict=True
+    ):
+        assert_close(mine, theirs, atol=2e-6, rtol=1e-5)
+
+
+def test_it_is_differentiated_right_by_numbers():
+    hidden, weight, bias, labels = make(5, 7, 3, torch.float64)
+    # The softmax is fp32 on purpose, so the step is large for doubles.
+    torch.autograd.gradcheck(
+        lambda *inputs: linear_cross_entropy(*inputs, labels, 2).double(), (hidden, weight, bias), eps=1e-3, atol=5e-3
+    )
+
+
+def test_without_gradients_only_the_projection_is_computed():
+    hidden, weight, bias, labels = make()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        linear_cross_entropy(hidden, weight, bias, labels)
+    assert counter.get_total_flops() == 2 * 29 * 41 * 13
+
+
+def test_what_needs_no_gradient_gets_none():
+    hidden, weight, bias, labels = make()
+    weight.requires_grad_(False)
+    linear_cross_entropy(hidden, weight, bias, labels).backward()
+    assert weight.grad is None
+    assert hidden.grad is not None
+    with torch.no_grad():
+        assert not linear_cross_entropy(hidden, weight, bias, labels).requires_grad
+
+
+def test_autocast_multiplies_in_bfloat16_and_keeps_the_types_of_the_gradients():
+    hidden, weight, bias, labels = make()
+    exact = linear_cross_entropy(hidden, weight, bias, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = linear_cross_entropy(hidden, weight, bias, labels)
+        rounded.backward()
+    assert rounded.dtype == torch.float32
+    assert 0 < abs(rounded - exact) / exact < 0.02
+    assert {t.grad.dtype for t in (hidden, weight, bias)} == {torch.float32}
+
+
+def test_nothing_scored_is_a_loss_of_zero_with_gradients_of_zero():
+    hidden, weight, bias, labels = make()
+    loss = linear_cross_entropy(hidden[:0], weight, bias, labels[:0])
+    loss.backward()
+    assert loss == 0
+    assert weight.grad.eq(0).all()

@@ -1,0 +1,168 @@
+"""Losses are sums over scored items; projecting only those changes the cost and nothing else."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from transformers import (
+    AutoModelForMaskedLM,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    EsmConfig,
+    MobileBertConfig,
+    ModernBertConfig,
+    MPNetConfig,
+    RobertaConfig,
+)  # fmt: skip
+
+from decero.data.packing import Packed
+from decero.execution.objective import _ONLY_PROJECTS, can_be_told, classification, projecting_only, token_loss
+from decero.execution.optimize import compile_layers
+from decero.models import DeceroEncoderConfig
+
+SIZES = {
+    "vocab_size": 101,
+    "hidden_size": 22,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 37,
+}
+CONFIGS = [
+    DeceroEncoderConfig(**SIZES, head_dim=10),
+    BertConfig(**SIZES),
+    RobertaConfig(**SIZES, pad_token_id=1),
+    MPNetConfig(**SIZES),
+    ElectraConfig(**SIZES, embedding_size=22),
+    EsmConfig(**SIZES, pad_token_id=0, mask_token_id=4, token_dropout=False),  # a bias beside the projection
+    DistilBertConfig(vocab_size=101, dim=22, n_layers=2, n_heads=2, hidden_dim=37),
+    ModernBertConfig(**(SIZES | {"hidden_size": 20}), pad_token_id=0, global_attn_every_n_layers=1),
+]
+
+
+def batch(seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    ids = torch.randint(5, 101, (3, 13), generator=rng)
+    labels = torch.where(torch.rand(3, 13, generator=rng) < 0.3, ids, -100)
+    attention = torch.ones_like(ids)
+    attention[1, 9:] = 0
+    labels[1, 9:] = -100
+    return {"input_ids": ids, "attention_mask": attention, "labels": labels}
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.model_type)
+def test_the_masked_loss_is_the_stock_loss_times_its_items_and_so_is_its_gradient(config):
+    model = AutoModelForMaskedLM.from_config(config).eval()
+    b = batch()
+    scored = int((b["labels"] != -100).sum())
+    ours = token_loss(model, b)
+    ours.backward()
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    stock = model(**b).loss * scored
+    stock.backward()
+    torch.testing.assert_close(ours, stock, rtol=1e-5, atol=1e-4)
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(gradients[name], p.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_projecting_only_gives_rows_for_scored_positions_and_leaves_no_hook():
+    model = AutoModelForMaskedLM.from_config(CONFIGS[0]).eval()
+    b = batch()
+    scored = b.pop("labels") != -100
+    full = model(**b).logits
+    with projecting_only(model, scored):
+        part = model(**b).logits
+    assert part.shape == (int(scored.sum()), 101)
+    torch.testing.assert_close(part, full[scored])
+    torch.testing.assert_close(model(**b).logits, full)
+
+
+class Echo(torch.nn.Module):
+    """Gives back its inputs as logits."""
+
+    def forward(self, input_ids):
+        return type("Output", (), {"logits": input_ids})()
+
+
+@pytest.mark.parametrize(
+    ("problem_type", "logits", "labels", "expected"),
+    [
+        ("single_label_classification", torch.randn(5, 3), torch.tensor([0, 2, 1, 1, 0]), F.cross_entropy),
+        ("multi_label_classification", torch.randn(5, 3), torch.ones(5, 3).tril(), F.binary_cross_entropy_with_logits),
+        ("regression", torch.randn(5, 1), torch.randn(5), lambda p, t: F.mse_loss(p[:, 0], t)),
+    ],
+)  # fmt: skip
+def test_classification_losses_are_five_times_the_mean_over_five_examples(problem_type, logits, labels, expected):
+    objective = classification(lambda rows: {}, problem_type)
+    b = {"input_ids": logits, "labels": labels}
+    torch.testing.assert_close(objective.loss(Echo(), b), 5 * expected(logits, labels))
+    assert objective.count(b) == 5
+
+
+def test_a_head_that_reads_its_projection_and_never_calls_it_has_its_own_loss():
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
+    narrow = {"embedding_size": 20, "intra_bottleneck_size": 24, "num_feedforward_networks": 1}
+    model = AutoModelForMaskedLM.from_config(MobileBertConfig(vocab_size=101, **sizes, **narrow)).eval()
+    b = batch()
+    scored = int((b["labels"] != -100).sum())
+    torch.testing.assert_close(token_loss(model, b), model(**b).loss * scored)
+
+
+def test_a_first_batch_that_asks_for_nothing_decides_nothing():
+    model = AutoModelForMaskedLM.from_config(DeceroEncoderConfig(**SIZES, head_dim=10)).eval()
+    b = batch()
+    assert token_loss(model, b | {"labels": torch.full_like(b["labels"], -100)}) == 0
+    assert model.get_output_embeddings() not in _ONLY_PROJECTS
+    token_loss(model, b)
+    assert _ONLY_PROJECTS[model.get_output_embeddings()]
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "eager"])
+@pytest.mark.parametrize("fields", [
+    {}, {"norm_placement": "post", "position_embedding_type": "learned"}, {"sliding_window": 2},
+    {"position_embedding_type": "relative", "scale_attn_weights": False}, {"num_key_value_heads": 1},
+], ids=["rotary", "post", "sliding", "relative", "grouped"])  # fmt: skip
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_last_layer_that_computes_scored_positions_alone_gives_the_same_loss_and_gradient(backend, fields, packed):
+    model = AutoModelForMaskedLM.from_config(
+        DeceroEncoderConfig(**SIZES, head_dim=10, **fields), attn_implementation=backend
+    )
+    b = batch()
+    b["labels"][2] = -100  # a row of which nothing is asked
+    b = Packed(lambda rows: b, 26).pack(b) if packed else b
+    found = []
+    for told in (False, True):
+        model.zero_grad()
+        loss = token_loss(model.train(), b, scored_queries=told)
+        loss.backward()
+        found.append((loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-6, atol=1e-5)
+    assert found[0][1].keys() == found[1][1].keys()
+    for name, gradient in found[0][1].items():
+        torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_the_last_layer_then_computes_no_others(precision, monkeypatch):
+    """Of a model as a run has it: accelerate puts autocast around its forward."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # with no C++ compiler, too
+    model = AutoModelForMaskedLM.from_config(DeceroEncoderConfig(**SIZES, head_dim=10))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    model = Accelerator(cpu=True, mixed_precision=precision).prepare_model(model, evaluation_mode=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    seen = [[], []]
+    for layer, shapes in zip(model.model.layers, seen, strict=True):
+        layer.mlp.register_forward_pre_hook(lambda _, inputs, shapes=shapes: shapes.append(inputs[0].shape[:2]))
+    b = batch()
+    token_loss(model, b, scored_queries=True)
+    most = int((b["labels"] != -100).sum(dim=1).max())
+    assert most < 13
+    assert set(seen[0]) == {(3, 13)}
+    assert set(seen[1]) == {(3, most)}
+    compile_layers(model)
+    assert not can_be_told(model)

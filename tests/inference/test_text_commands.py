@@ -1,0 +1,220 @@
+"""The commands that read and write text: a line in, a line out, as real processes once and in this one for the rest."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from decero.cli.main import main
+from decero.cli.text_commands import read_lines
+from decero.errors import UserError
+from decero.inference import Filled
+
+TEXTS = ["banks gained", "", "the market rose", "shares fell on monday"]
+FOUND = {
+    "translate": {text: text.upper() for text in TEXTS},
+    "summarize": {text: text[:5] for text in TEXTS},
+    "generate": {text: text and f"{text}\nand on" for text in TEXTS},
+    "fill": {text: Filled(text, [[("a", 0.75), ("b", 0.25)]] if text else []) for text in TEXTS},
+    "classify": {text: {"trade": 0.75, "sport": 0.25} if text else {} for text in TEXTS},
+}
+PLAIN = {
+    "translate": ["BANKS GAINED", "", "THE MARKET ROSE", "SHARES FELL ON MONDAY"],
+    "summarize": ["banks", "", "the m", "share"],
+    "generate": [text and f"{text} and on" for text in TEXTS],
+    "fill": TEXTS,
+    "classify": ["trade\t0.7500" if text else "" for text in TEXTS],
+}
+OPTIONS = {
+    "translate": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "to Spanish: ", "--too-long", "cut"],
+    "summarize": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "sum: ", "--too-long", "cut"],
+    "generate": [
+        "--beams", "3", "--max-new-tokens", "7", "--prefix", "once ", "--chat", "--temperature", "0.7",
+        "--top-p", "0.9", "--seed", "5",
+    ],
+    "fill": ["--top-k", "3", "--too-long", "cut"],
+    "classify": ["--too-long", "cut"],
+}  # fmt: skip
+HANDED = {"beams": 3, "max_new_tokens": 7, "too_long": "cut", "top_k": 3}
+HANDED |= {"chat": True, "temperature": 0.7, "top_p": 0.9, "seed": 5}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What the commands ask of the functions behind them, which answer from a table."""
+    asked = {}
+
+    def load(name, command, **loading):
+        asked.update(name=name, command=command, loading=loading)
+        return name
+
+    def stand_in(command):
+        def answer(loaded, texts, *, warn, first_window, **options):
+            asked.update(options=options, warn=warn, first_window=first_window)
+            return (FOUND[command][text] for text in texts)
+
+        return answer
+
+    monkeypatch.setattr("decero.inference.load", load)
+    for command in FOUND:
+        monkeypatch.setattr(f"decero.inference.{command}", stand_in(command))
+    return asked
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "lines.txt"
+    path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize("command", FOUND)
+def test_a_line_in_is_a_line_out(command, asked, file, capsys):
+    main([command, "a/model", file])
+    assert capsys.readouterr().out.splitlines() == PLAIN[command]
+    main([command, "a/model", "\n".join(TEXTS)])
+    assert capsys.readouterr().out.splitlines() == PLAIN[command]
+    assert (asked["name"], asked["command"]) == ("a/model", command)
+
+
+@pytest.mark.parametrize("command", FOUND)
+def test_jsonl_is_an_object_a_line_with_all_that_was_found(command, asked, file, capsys):
+    main([command, "a/model", file, "--jsonl"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row.pop("text") for row in rows] == TEXTS
+    if command == "classify":
+        assert rows == [{"labels": FOUND[command][text]} for text in TEXTS]
+    elif command == "fill":
+        hole = [{"token": "a", "probability": 0.75}, {"token": "b", "probability": 0.25}]
+        assert rows == [{"output": text, "holes": [hole] if text else []} for text in TEXTS]
+    else:
+        assert rows == [{"output": FOUND[command][text]} for text in TEXTS]
+
+
+@pytest.mark.parametrize("command", FOUND)
+def test_every_option_is_handed_on(command, asked):
+    main([command, "a/model", "banks gained", *OPTIONS[command], "--batch-tokens", "99"])
+    given = OPTIONS[command]
+    expected = {name: value for name, value in HANDED.items() if f"--{name.replace('_', '-')}" in given}
+    expected |= {"prefix": given[given.index("--prefix") + 1]} if "--prefix" in given else {}
+    assert asked["options"] == expected | {"batch_tokens": 99}
+    assert asked["loading"] == {"revision": None, "trust_remote_code": False, "bf16": False}
+    main([command, "a/model", "banks gained", "--trust-remote-code", "--revision", "abc", "--bf16"])
+    assert asked["loading"] == {"revision": "abc", "trust_remote_code": True, "bf16": True}
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["translate", "m", "t", "--beams", "0"], "0 is no number from 1 on"),
+        (["translate", "m", "t", "--beam", "2"], "--beam is not understood; did you mean --beams?"),
+        (["generate", "m", "t", "--too-long", "cut"], "--too-long is not understood"),
+        (["classify", "m", "t", "--too-long", "drop"], "invalid choice: 'drop'"),
+        (["translat", "m"], "did you mean translate?"),
+        (["fill", "no/such/folder", "a [MASK]"], "no/such/folder"),
+        (["fill", "tests/dta", "a [MASK]"], "tests/dta: no such folder; did you mean tests/data?"),
+        (["fill", "m", "t", "--trust-remote-code"], "name it with --revision"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(argv, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert error.startswith("error: ")
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_standard_input_is_read_when_there_is_no_text(asked, monkeypatch, capsys):
+    for argv in (["translate", "a/model"], ["translate", "a/model", "-"]):
+        monkeypatch.setattr(
+            "sys.stdin", io.TextIOWrapper(io.BytesIO("\ufeffbanks gained\r\n\nthe market rose".encode()))
+        )
+        main(argv)
+        assert capsys.readouterr().out.splitlines() == ["BANKS GAINED", "", "THE MARKET ROSE"]
+
+
+def test_a_line_that_is_not_utf8_is_named(tmp_path):
+    path = tmp_path / "latin.txt"
+    path.write_bytes(b"one\ncaf\xe9\n")
+    lines, total = read_lines(str(path))
+    assert total == 2
+    with pytest.raises(UserError, match="line 2 is not UTF-8"):
+        list(lines)
+
+
+def test_a_pipe_by_name_is_read_once():
+    reads, writes = os.pipe()
+    os.write(writes, "banks gained\nla ría\n".encode())
+    os.close(writes)
+    lines, total = read_lines(f"/dev/fd/{reads}")
+    assert (list(lines), total) == (["banks gained", "la ría"], None)
+    os.close(reads)
+
+
+def test_what_is_no_file_is_a_text():
+    assert read_lines("a\0b")[1] == 1
+    assert list(read_lines("x" * 10_000)[0]) == ["x" * 10_000]
+
+
+def test_a_warning_goes_to_standard_error(asked, capsys):
+    main(["translate", "a/model", "banks gained"])
+    asked["warn"]("line 7: too much")
+    assert capsys.readouterr().err.endswith("warning: line 7: too much\n")
+
+
+KINDS = {
+    "translate": "seq2seq",
+    "summarize": "seq2seq",
+    "generate": "causal",
+    "fill": "masked",
+    "classify": "classifier",
+}
+
+
+def decero(*argv, **options):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "decero", *argv], env=environment, text=True, **options)
+
+
+@pytest.mark.parametrize("command", KINDS)
+def test_each_command_as_a_process(command, checkpoint):
+    text = "the [MASK] rose\n\nbanks [MASK]\n" if command == "fill" else "the market rose\n\nbanks gained\n"
+    limit = ["--max-new-tokens", "5"] if command in ("translate", "summarize", "generate") else []
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with decero(command, checkpoint(KINDS[command], "ours"), "-", *limit, **pipe) as process:
+        out, error = process.communicate(text)
+    assert process.returncode == 0, error
+    assert [bool(line) for line in out.split("\n")] == [True, False, True, False]
+    assert all(line.startswith("warning: line ") for line in error.splitlines())
+
+
+def test_who_has_read_enough_may_leave(checkpoint, tmp_path):
+    path = tmp_path / "many.txt"
+    path.write_text("banks gained on monday\n" * 3000)
+    model = checkpoint("classifier", "ours")
+    with decero("classify", model, str(path), "--jsonl", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert json.loads(process.stdout.readline())["labels"]
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_ctrl_c_leaves_130_and_no_traceback(checkpoint):
+    model = checkpoint("classifier", "ours")
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # Tests that a shell started in the background were told to ignore Ctrl-C, and so were their children.
+    pipe["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with decero("classify", model, "-", **pipe) as process:
+        process.stdin.write("banks gained\n" * 32)
+        process.stdin.flush()
+        assert process.stdout.readline().startswith(("sport", "trade", "court"))  # as soon as it is there
+        process.send_signal(signal.SIGINT)
+        error = process.stderr.read()
+    assert process.returncode == 130
+    assert error == ""

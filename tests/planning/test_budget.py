@@ -1,0 +1,138 @@
+"""--budget: what is chosen fits, stays what it was chosen to be, and leaves what the command line says."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers import AutoModelForMaskedLM
+
+from decero.config.run_config import RunConfig
+from decero.config.sections import DataSection, ModelSection, OptimSection, TrainingSection
+from decero.config.yaml_files import read_yaml
+from decero.errors import UserError
+from decero.execution.build import build_model
+from decero.planning import budget as budgeting
+from decero.planning.budget import within_budget
+from decero.training.evaluation import mean_loss
+
+SETTINGS = """\
+model: {{config: {preset}, overrides: {{hidden_dropout_prob: 0.1}}}}
+data: {{name: none}}
+output: {output}
+optim: {{learning_rate: 1.0e-3}}
+training: {{max_train_steps: 20, global_batch_size: 4, per_device_batch_size: 4}}
+tracking: {{trackers: []}}
+"""
+
+
+class Settings(RunConfig):
+    options = (*RunConfig.options, "--budget", "--device")
+
+    model: ModelSection
+    data: DataSection
+    optim: OptimSection = OptimSection()
+    training: TrainingSection
+
+
+@pytest.fixture
+def spend(tmp_path, preset, rows, objective, tokenizer, monkeypatch):
+    """What a budget makes of the settings, and the lines that it says."""
+    monkeypatch.setattr(budgeting, "SECONDS", 0.15)
+    path, output = tmp_path / "run.yaml", tmp_path / "run"
+    path.write_text(SETTINGS.format(preset=preset, output=output))
+
+    held_out = rows.select(range(9))
+
+    def run(*words, most_epochs=40.0):
+        output.mkdir(exist_ok=True)
+        config, accelerator = Settings.from_cli([str(path), *words]), Accelerator(cpu=True)
+
+        def build(section):
+            return build_model(section, AutoModelForMaskedLM, tokenizer, 48, config.seed)
+
+        def evaluate(model, dataset):
+            return mean_loss(accelerator, model, dataset, objective, 8)
+
+        return within_budget(config, accelerator, build, objective, rows, held_out, evaluate, most_epochs)
+
+    return run
+
+
+def test_what_is_chosen_is_whole_said_and_written_down(spend, tmp_path, capsys):
+    before = torch.get_rng_state()
+    config = spend("--budget", "1m")
+    assert torch.equal(torch.get_rng_state(), before)
+    shape = config.model.overrides
+    assert shape["hidden_dropout_prob"] == 0.1
+    assert shape["hidden_size"] == 64 * shape["num_attention_heads"] >= 128
+    assert config.training.max_train_steps > 1
+    assert config.training.num_train_epochs is None
+    assert 0 < config.optim.num_warmup_steps == round(0.05 * config.training.max_train_steps)
+    assert 0 < config.optim.learning_rate <= 1e-3
+    assert config.training.eval_strategy == "steps"
+    assert config.training.eval_steps == config.training.save_steps <= config.training.max_train_steps
+    said = capsys.readouterr().out
+    written = (tmp_path / "run" / "config.yaml").read_text()
+    for line in ("--budget 1m: ", "  shape: ", "  speed: ", "  tokens: ", "  steps: ", "  batch: "):
+        assert f"\n{line}" in f"\n{said}"
+        assert f"\n# {line}" in f"\n{written}"
+    assert "Hoffmann et al. 2022" in written
+    again = Settings.load(str(tmp_path / "run" / "config.yaml"))
+    assert again == config
+    assert read_yaml(tmp_path / "run" / "config.yaml") == config.model_dump()
+
+
+def test_the_time_of_a_budget_holds(spend, capsys):
+    """The corpus, a thousand tokens, allows what it may be read; without that bound the time is the limit."""
+    spend("--budget", "1m", most_epochs=2.0)
+    assert "2 epochs, no objective of this kind is given more than 2" in capsys.readouterr().out
+    config = spend("--budget", "1m", "seed=1", most_epochs=1e6)
+    said = capsys.readouterr().out
+    assert "all that fit" in said or "as many as the next larger shape would want" in said
+    step_s = float(said.split("  steps: ")[1].split(" of ")[1].split(" s")[0])
+    assert config.training.max_train_steps * step_s <= 0.9 * 60 * 1.01
+
+
+def test_the_command_line_has_the_last_word(spend, capsys):
+    words = "optim.learning_rate=5e-4", "optim.schedule=constant", "training.global_batch_size=6"
+    config = spend("--budget", "1m", *words, "model.overrides.hidden_size=22")
+    assert (config.optim.learning_rate, config.optim.schedule) == (5e-4, "constant")
+    assert config.training.global_batch_size == 6
+    assert config.model.overrides == {"hidden_dropout_prob": 0.1, "hidden_size": 22}
+    said = capsys.readouterr().out
+    assert "shape: as it is, " in said
+    assert "its size stands on the command line" in said
+    kept = "optim.learning_rate, optim.schedule, training.global_batch_size"
+    assert f"from the command line, so kept: {kept}\n" in said
+
+
+def test_a_checkpoint_keeps_its_shape_and_gets_steps(spend, tiny_model, tokenizer, tmp_path, capsys):
+    tiny_model().save_pretrained(tmp_path / "checkpoint")
+    config = spend("--budget", "1m", f"model={{name_or_path: {tmp_path}/checkpoint}}")
+    assert config.model.overrides == {}
+    assert config.training.max_train_steps > 1
+    assert "shape: as it is, " in capsys.readouterr().out
+
+
+def test_a_resumed_run_goes_on_with_what_was_chosen(spend, tmp_path, monkeypatch):
+    config = spend("--budget", "1m")
+    (tmp_path / "run" / "metrics.jsonl").write_text("")  # it began
+    monkeypatch.setattr(budgeting, "probe", None)  # nothing is measured again
+    assert spend("--budget", "1m", "--resume") == config
+    assert spend("--budget", "1m", "--resume").call.notes == config.call.notes
+    with pytest.raises(UserError, match="was not begun with --budget 2m; resume it with the settings that it has"):
+        spend("--budget", "2m", "--resume")
+    with pytest.raises(UserError, match=r"holds a run with other settings \(here: seed: 1\)"):
+        spend("--budget", "1m", "--resume", "seed=1")
+
+
+def test_a_budget_that_is_gone_before_training_begins_is_one_line(spend):
+    with pytest.raises(
+        UserError, match=r"--budget: 0\.01s leaves no time to train: reading and probing took"
+    ) as refused:
+        spend("--budget", "0.01s")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_dry_run_writes_nothing_down(spend, tmp_path):
+    spend("--budget", "1m", "--dry-run")
+    assert list((tmp_path / "run").iterdir()) == []

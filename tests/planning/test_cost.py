@@ -1,0 +1,145 @@
+"""What a step costs, by arithmetic: held against hand counts, against torch's own counter, against real optimizers."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    MarianConfig,
+    T5Config,
+)
+
+from decero.config.sections import OptimSection
+from decero.execution.objective import Objective, classification, token_loss
+from decero.models import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
+from decero.planning.cost import Kept, Load, flops, held_by, load_of, logits_bytes
+from decero.training.optimizer import build_optimizer
+
+SIZES = {"vocab_size": 211, "hidden_size": 44, "num_hidden_layers": 3, "num_attention_heads": 2}
+OURS = SIZES | {"intermediate_size": 92}
+T5 = {
+    "vocab_size": 211,
+    "d_model": 44,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 2,
+    "d_ff": 92,
+    "d_kv": 26,
+}
+MARIAN = {"vocab_size": 211, "d_model": 44, "encoder_layers": 3, "decoder_layers": 2, "encoder_attention_heads": 2}
+MARIAN |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 92, "decoder_ffn_dim": 92, "pad_token_id": 0}
+
+
+def test_flops_of_a_tiny_encoder_by_hand():
+    config = DeceroEncoderConfig(
+        vocab_size=11, hidden_size=6, num_hidden_layers=2, num_attention_heads=1, intermediate_size=10,
+        attention_bias=False, mlp_bias=False, norm_bias=False, lm_head_transform=False, norm_type="rmsnorm",
+    )  # fmt: skip
+    model = AutoModelForMaskedLM.from_config(config)
+    layer = 4 * 6 * 6 + 2 * 6 * 10 + 2 * 6  # attention, feed-forward, two norms
+    rest = model.num_parameters() - 11 * 6 - 2 * layer
+    assert rest == 6 + 11  # the last norm, the bias of the scores
+    load = Load(texts=2, tokens=13, scored=3, places=14, pairs=2 * 7**2)
+    assert flops(model, load) == 6 * (2 * layer + rest) * 14 + 6 * 11 * 6 * 3 + 12 * 2 * 6 * 2 * 7**2
+    assert flops(model, load.times(3)) == pytest.approx(3 * flops(model, load))
+
+
+def batch_of(kind):
+    ids_BL = torch.randint(5, 200, (3, 19))
+    batch = {"input_ids": ids_BL, "attention_mask": torch.ones_like(ids_BL)}
+    if kind == "classes":
+        return batch | {"labels": torch.tensor([0, 1, 1])}
+    labels_BL = torch.where(torch.rand(3, 19) < 0.3, ids_BL, -100)
+    if kind == "seq2seq":
+        written_BL = torch.randint(5, 200, (3, 7))
+        return batch | {"labels": written_BL, "decoder_input_ids": written_BL}
+    return batch | {"labels": labels_BL}
+
+
+def tokens_scored(batch):
+    return int((batch["labels"] != -100).sum())
+
+
+@pytest.mark.parametrize(
+    ("config", "auto_class", "kind"),
+    [
+        (DeceroEncoderConfig(**OURS), AutoModelForMaskedLM, "tokens"),
+        (DeceroEncoderConfig(**OURS, gated_mlp=True, tie_word_embeddings=False), AutoModelForMaskedLM, "tokens"),
+        (DeceroEncoderConfig(**OURS, pooling_layer=True), AutoModelForSequenceClassification, "classes"),
+        (DeceroDecoderConfig(**OURS), AutoModelForCausalLM, "tokens"),
+        (DeceroEncoderDecoderConfig(**OURS, decoder_layers=2), AutoModelForSeq2SeqLM, "seq2seq"),
+        (BertConfig(**OURS), AutoModelForMaskedLM, "tokens"),
+        (T5Config(**T5, decoder_start_token_id=0), AutoModelForSeq2SeqLM, "seq2seq"),
+        (MarianConfig(**MARIAN, decoder_start_token_id=0), AutoModelForSeq2SeqLM, "seq2seq"),
+    ],
+    ids=["encoder", "untied", "classifier", "decoder", "encoder-decoder", "bert", "t5", "marian"],
+)
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+def test_the_formula_is_what_torch_counts(config, auto_class, kind, checkpointing):
+    """Within 4 %: biases and norms are counted like matrices, and torch sees matrices alone. When layers run twice,
+    torch spares itself the last product of each the second time.
+    """
+    model = auto_class.from_config(config, attn_implementation="eager").train()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    objective = Objective(lambda rows: {}, token_loss, tokens_scored)
+    if kind == "classes":
+        objective = classification(lambda rows: {}, "single_label_classification")
+    batch = batch_of(kind)
+    objective.loss(model, batch)  # asks once whether the projection is all there is to the scores
+    load = load_of([batch], objective, texts=3)
+    with FlopCounterMode(display=False) as counted:
+        objective.loss(model, batch).backward()
+    assert flops(model, load, per_text=kind == "classes") == pytest.approx(
+        counted.get_total_flops(), rel=0.1 if checkpointing else 0.04
+    )
+
+
+def test_a_load_counts_what_is_there_and_the_padding_around_it():
+    batch = batch_of("seq2seq")
+    batch["attention_mask"][0, 10:] = 0
+    load = load_of([batch, batch], Objective(lambda rows: {}, token_loss, tokens_scored), texts=6)
+    assert (load.texts, load.tokens, load.scored, load.places) == (6, 2 * (10 + 19 + 19) + 42, 42, 114)
+    assert (load.pairs, load.written_places, load.written_pairs) == (114 * 19, 42, 42 * 7)
+    assert load.crossed_pairs == 42 * 19
+    assert load.plus(load) == load.times(2)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("adamw", {}), ("adamw", {"amsgrad": True}), ("adam", {}), ("sgd", {}), ("sgd", {"momentum": 0.9}),
+        ("rmsprop", {}), ("rmsprop", {"momentum": 0.9, "centered": True}), ("adafactor", {}),
+    ],
+)  # fmt: skip
+def test_what_an_optimizer_remembers_is_what_was_forecast(tiny_model, name, arguments):
+    model = tiny_model()
+    optim = OptimSection(name=name, arguments=arguments)
+    optimizer = build_optimizer(model, optim)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    kept = [t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t) and t.dim()]
+    held = held_by(model, optim)
+    assert held.optimizer == sum(t.numel() * t.element_size() for t in kept)
+    assert held.gradients == sum(p.grad.nbytes for p in model.parameters())
+    assert held.weights == held.gradients + sum(b.nbytes for b in model.buffers())
+    assert held.total == held.weights + held.gradients + held.optimizer
+
+
+def test_kept_for_the_backward_pass_by_hand():
+    layer = nn.Linear(5, 11)
+    with Kept(layer) as kept:
+        layer(torch.randn(7, 5)).tanh().sum()
+    assert kept.bytes == 4 * (7 * 5 + 7 * 11)  # what entered the layer, what left tanh; no weight
+
+
+def test_logits_are_of_the_scored_places_of_a_chunk(tiny_model):
+    load = Load(texts=3, tokens=9, scored=7, places=9, pairs=27)
+    assert logits_bytes(tiny_model(), load) == 2 * 4 * 7 * 101
+    assert logits_bytes(tiny_model(), load.times(1000)) == 2 * 4 * 512 * 101

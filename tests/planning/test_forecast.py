@@ -1,0 +1,185 @@
+"""A forecast: its counts are exact, its parts add up, it leaves no trace, and it stays within its time."""
+
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers import AutoModelForMaskedLM
+
+from decero.config.command_line import Call
+from decero.config.devices import DEVICES
+from decero.config.run_config import RunConfig
+from decero.config.sections import OptimSection, TrainingSection
+from decero.errors import UserError
+from decero.models import DeceroEncoderConfig
+from decero.planning import probe as probing
+from decero.planning.cost import Load, flops, held_by
+from decero.planning.forecast import evaluations, forecast, kept_for_backward, micro_batch
+from decero.planning.probe import probe, sample_load
+from decero.training.evaluation import mean_loss
+
+STEPS = {"max_train_steps": 40, "global_batch_size": 12, "per_device_batch_size": 5}
+
+
+class Settings(RunConfig):
+    optim: OptimSection = OptimSection()
+    training: TrainingSection
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr(probing, "SECONDS", 0.3)
+
+
+@pytest.fixture
+def foresee(rows, objective, tiny_model, tmp_path, monkeypatch):
+    """A forecast of a tiny run, in a folder where nothing may be left."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(model=None, device=None, judged=False, optim=None, **training):
+        config = Settings(
+            output="run", optim=OptimSection(**(optim or {})), training=TrainingSection(**STEPS | training)
+        )
+        config._call = Call(dry_run=True, device=DEVICES.get(device))
+        accelerator = Accelerator(cpu=True)
+
+        def evaluate(model, dataset):
+            return mean_loss(accelerator, model, dataset, objective, 8)
+
+        looks = (rows.select(range(20)), evaluate, evaluate) if judged else ()
+        return forecast(config, accelerator, model or tiny_model(), objective, rows, *looks)
+
+    return run
+
+
+def test_counts_are_exact(foresee, tiny_model, rows, objective, capsys):
+    found, model = foresee(), tiny_model()
+    assert found.parameters == model.num_parameters()
+    assert found.steps == 40
+    epoch = [len(ids) for ids in rows["input_ids"]]
+    assert found.load.texts == pytest.approx(len(epoch) / -(-len(epoch) // 12))
+    assert found.load.tokens == pytest.approx(sum(epoch) / -(-len(epoch) // 12))
+    assert found.flops == flops(model, found.load)
+    said = capsys.readouterr().out
+    assert f"parameters        {found.parameters:,}, {101 * 22:,} of them embeddings\n" in said
+    assert f"training rows     {len(epoch):,} of {np.mean(epoch):.1f} tokens on average\n" in said
+    assert f"tokens a step     {found.load.tokens:,.0f} in {found.load.texts:,.0f} rows, " in said
+    assert "found by          counting: " in said
+    assert "arithmetic: FLOPs = 6 x (weights a token meets x places + vocabulary x width x scored" in said
+    assert "measuring: a step" in said
+    assert max(map(len, said.splitlines())) <= 120
+
+
+def test_it_leaves_no_file_and_no_random_state_behind(foresee, tmp_path):
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    foresee(tiny(0.1), judged=True)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]
+    assert list(tmp_path.iterdir()) == []
+    assert not list(Path(probing.tempfile.gettempdir()).glob("decero-probe-*"))
+
+
+def tiny(dropout):
+    sizes = {"vocab_size": 101, "hidden_size": 22, "num_hidden_layers": 2, "num_attention_heads": 1}
+    config = DeceroEncoderConfig(**sizes, intermediate_size=37, hidden_dropout_prob=dropout)
+    with torch.random.fork_rng():
+        return AutoModelForMaskedLM.from_config(config)
+
+
+def test_the_time_is_steps_and_evaluations_and_what_follows(foresee):
+    found = foresee(judged=True, eval_strategy="steps", eval_steps=15)
+    assert found.step_s > 0
+    assert found.train_s > 40 * found.step_s
+    assert found.end_s > 0
+    found = foresee(judged=True, eval_strategy="no")
+    assert found.train_s == 40 * found.step_s
+
+
+def test_memory_is_that_of_this_process(foresee):
+    found, resident = foresee(), psutil.Process().memory_info().rss
+    assert 0.5 * resident < found.memory < 4 * resident + 2**30
+
+
+@pytest.mark.parametrize(
+    ("strategy", "count"), [({"eval_strategy": "no"}, 0), ({"eval_strategy": "steps", "eval_steps": 5}, 3), ({}, 3)]
+)
+def test_evaluations_are_counted_as_the_loop_makes_them(fit, strategy, count):
+    """13 steps; an epoch of 61 rows by 12 has 6."""
+    settings, seen = STEPS | strategy | {"max_train_steps": 13, "save_steps": None}, []
+    assert evaluations(TrainingSection(**settings), 13, 6) == count
+    fit(evaluate=lambda model: seen.append(1) or {"loss": 0.0}, **settings)
+    assert len(seen) == count
+
+
+def test_a_micro_batch_is_what_a_device_computes_at_once():
+    load = Load(texts=64, tokens=6400, scored=960, places=6500, pairs=650000)
+    assert micro_batch(load, TrainingSection(max_train_steps=1, per_device_batch_size=16), 1).texts == 16
+    assert micro_batch(load, TrainingSection(max_train_steps=1, per_device_batch_size=16), 8).texts == 8
+    assert micro_batch(load, TrainingSection(max_train_steps=1, per_device_batch_size="auto"), 2).texts == 32
+    assert micro_batch(load, TrainingSection(max_train_steps=1, per_device_tokens=650), 1).texts == pytest.approx(6.4)
+
+
+def test_what_is_kept_grows_with_the_rows_and_is_told_from_few(tiny_model, rows, objective, monkeypatch):
+    accelerator = Accelerator(cpu=True)
+    settings = TrainingSection(**STEPS | {"global_batch_size": 48, "per_device_batch_size": 48})
+    micro = sample_load(accelerator, rows, objective, settings, 4).times(48 / 61 * 2)
+    exact = kept_for_backward(accelerator, tiny_model(), objective, rows, micro)
+    monkeypatch.setattr("decero.planning.forecast.SAMPLE", 200)
+    assert kept_for_backward(accelerator, tiny_model(), objective, rows, micro) == pytest.approx(exact, rel=0.25)
+
+
+def test_a_step_that_takes_long_is_probed_with_fewer_rows(tiny_model, rows, objective, monkeypatch):
+    """By a clock on which each row takes 10 ms and nothing else takes time, a step of 40 takes 0.4 s."""
+    clock = [0.0]
+    accelerator, model = Accelerator(cpu=True), tiny_model()
+
+    def tick(module, inputs, named):
+        clock[0] += 0.01 * len(named["input_ids"])
+
+    model.register_forward_pre_hook(tick, with_kwargs=True)
+    monkeypatch.setattr("decero.planning.probe.time.perf_counter", lambda: clock[0])
+    settings = TrainingSection(max_train_steps=9, global_batch_size=40, per_device_batch_size=40)
+    load = sample_load(accelerator, rows, objective, settings, 4)
+    found = probe(accelerator, model, objective, rows, OptimSection(), settings, 4, load, seconds=0.5)
+    assert clock[0] < 1.5
+    assert found.share < 0.5
+    assert found.step_s == pytest.approx(0.01 * load.texts, rel=0.1)
+
+
+def test_a_device_of_the_table_is_forecast_by_its_data_sheet(foresee, capsys, monkeypatch):
+    monkeypatch.setattr("decero.planning.forecast.probe", None)  # nothing is run
+    found, device = foresee(device="l4", mixed_precision="bf16", num_processes=4), DEVICES["l4"]
+    held = held_by(tiny(0.0), OptimSection())
+    assert found.step_s == pytest.approx(found.flops / (4 * 0.4 * 121e12) + 2 * held.total / device.bandwidth)
+    said = capsys.readouterr().out
+    assert "a device, fits 24 GB: weights " in said
+    assert "on 4 devices      sharded (FSDP2) weights, gradients and optimizer would take " in said
+    assert "data sheet of L4 24 GB: time = FLOPs / (4 x 40% of its peak in bf16)" in said.replace("\n" + " " * 18, " ")
+
+
+def test_a_quarter_of_everything_and_the_weights_once_is_what_sharding_leaves(foresee, capsys, monkeypatch):
+    alone = foresee(device="l4", num_processes=4)
+    weights = sum(p.nbytes for p in tiny(0.0).parameters())
+    said = capsys.readouterr().out.replace("\n" + " " * 18, " ")
+    assert f"would take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB of each instead of {4 * weights / 1e3:.3g} kB" in said
+    monkeypatch.setattr(Accelerator, "sharded", True, raising=False)
+    found = foresee(device="l4", num_processes=4)
+    said = capsys.readouterr().out.replace("\n" + " " * 18, " ")
+    assert f" take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB of each" in said
+    assert alone.memory - found.memory == pytest.approx(2 * weights)  # 16 bytes a parameter less (16 / 4 + 4)
+
+
+def test_what_does_not_fit_is_said_and_not_tried(foresee, capsys, monkeypatch):
+    monkeypatch.setattr("decero.planning.forecast.probe", None)
+    monkeypatch.setattr("decero.planning.forecast._free_memory", lambda accelerator: 1e3)
+    found = foresee()
+    assert found.train_s is None
+    assert "MORE THAN THE 1 kB THAT ARE FREE" in capsys.readouterr().out.replace("\n" + " " * 18, " ")
+
+
+def test_settings_of_the_schedule_are_checked(foresee):
+    with pytest.raises(UserError, match="num_warmup_steps 60 exceeds the 40 steps"):
+        foresee(optim={"num_warmup_steps": 60})

@@ -1,0 +1,139 @@
+"""Tasks of pairs: read from anywhere, cut to a budget, mixed by weight, answered in order."""
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from decero.config.sections import TrainingSection
+from decero.data.corpus import read_parallel
+from decero.data.tokenization import token_lengths, tokenize_pairs
+from decero.errors import UserError
+from decero.tasks.text_to_text import (
+    GenerationSection,
+    TaskSection,
+    TasksSection,
+    load_tasks,
+    mix,
+    score,
+    tokenize_tasks,
+)
+from decero.training.best_checkpoint import Selection
+
+
+@pytest.fixture
+def pairs(texts, tmp_path):
+    """A parquet file of 61 pairs, the third without a target."""
+    table = {"en": texts, "es": [text.upper() if n != 2 else " " for n, text in enumerate(texts)], "other": texts}
+    Dataset.from_dict(table).to_parquet(tmp_path / "pairs.parquet")
+    return str(tmp_path / "pairs.parquet")
+
+
+def tasks(pairs, **more):
+    task = {"files": {"train": pairs, "validation": pairs}, "source_column": "en", "target_column": "es"}
+    return TasksSection.model_validate({"tasks": {"a": task | more}})
+
+
+def test_training_pairs_with_an_empty_side_are_left_out_and_validation_is_whole(pairs):
+    corpus = load_tasks(tasks(pairs), seed=0)["a"]
+    assert {split: len(rows) for split, rows in corpus.items()} == {"train": 60, "validation": 61}
+    assert corpus["train"].column_names == ["source", "target"]
+    assert corpus["train"][2]["source"].upper() == corpus["train"][2]["target"]
+
+
+def test_a_label_budget_is_a_choice_of_the_seed(pairs):
+    few = [load_tasks(tasks(pairs).model_copy(update={"max_train_rows": 13}), seed)["a"]["train"] for seed in (0, 0, 1)]
+    chosen = [part["source"][:] for part in few]
+    assert chosen[0] == chosen[1] != chosen[2]
+    assert len(set(chosen[0])) == len(chosen[0]) == 13
+
+
+def test_pairs_are_tokenized_with_their_prefix_and_say_when_they_were_cut(pairs, sentinel_tokenizer):
+    data = tasks(pairs, prefix="bank: ").model_copy(update={"max_source_length": 30, "max_target_length": 17})
+    rows = tokenize_tasks(load_tasks(data, 0), data, sentinel_tokenizer, 0)["validation"]["a"]
+    texts = Dataset.from_parquet(pairs)
+    whole = [
+        (sentinel_tokenizer("bank: " + en)["input_ids"], sentinel_tokenizer(es)["input_ids"])
+        for en, es in zip(texts["en"], texts["es"], strict=True)
+    ]
+    for row, (source, target) in zip(rows, whole, strict=True):
+        assert row["input_ids"] == (source if len(source) <= 30 else [*source[:29], 1])
+        assert row["labels"] == (target if len(target) <= 17 else [*target[:16], 1])
+        assert row["truncated"] == (len(source) > 30 or len(target) > 17)
+    assert 0 < sum(rows["truncated"]) < 61
+    assert token_lengths(rows).tolist() == [len(r["input_ids"]) + len(r["labels"]) for r in rows]
+
+
+def test_a_weight_is_how_often_an_epoch_goes_through_a_task(pairs, sentinel_tokenizer):
+    data = tasks(pairs)
+    rows = tokenize_tasks(load_tasks(data, 0), data, sentinel_tokenizer, 0)["train"]["a"]
+    weights = {"half": 0.5, "once": 1.0, "often": 2.25}
+    sections = {
+        name: TaskSection(files={"train": "x"}, weight=weight, source_column="en") for name, weight in weights.items()
+    }
+    mixed = mix(dict.fromkeys(weights, rows), sections, seed=3)
+    assert len(mixed) == 30 + 60 + 135
+    often = np.unique([str(r["input_ids"]) for r in mixed.select(range(90, 225))], return_counts=True)[1]
+    assert set(often.tolist()) == {2, 3}
+    with pytest.raises(UserError, match="the weights leave nothing to train on; raise them"):
+        mix({"half": rows.select(range(1))}, {"half": sections["half"].model_copy(update={"weight": 0.1})}, seed=0)
+
+
+def test_parallel_files_answer_line_by_line(tmp_path):
+    (tmp_path / "a.txt").write_text("one\ntwo\n\nfour\n")
+    (tmp_path / "b.txt").write_text("uno\n\ntres\ncuatro\n")
+    found = read_parallel({"train": [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]})["train"]
+    assert found["source"][:] == ["one", "two", "", "four"]
+    assert found["target"][:] == ["uno", "", "tres", "cuatro"]
+    (tmp_path / "b.txt").write_text("uno\n\ntres\n")
+    with pytest.raises(UserError, match=r"a.txt, line 4: has no partner, for .*b.txt ends before it"):
+        read_parallel({"train": [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]})
+    with pytest.raises(UserError, match="give two files"):
+        read_parallel({"train": [str(tmp_path / "a.txt")]})
+
+
+def test_a_tokenizer_that_never_ends_a_text_is_refused(tokenizer, texts):
+    tokenizer = tokenizer.__class__(tokenizer_object=tokenizer.backend_tokenizer.__class__(
+        tokenizer.backend_tokenizer.model), unk_token="[UNK]", pad_token="[PAD]")  # fmt: skip
+    with pytest.raises(UserError, match="it puts no end after a text"):
+        tokenize_pairs(
+            Dataset.from_dict({"source": texts, "target": texts}), tokenizer, max_source_length=9, max_target_length=9
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"files": None}, "exactly one of name"),
+        ({"parallel": {"train": ["a", "b"]}}, "exactly one of name"),
+        ({"weight": 0.0}, "greater than 0"),
+        ({"validation_fraction": 0.6, "test_fraction": 0.4}, "leave nothing to train on"),
+        ({"streaming": True}, "streaming is for data sets by name"),
+    ],
+)
+def test_a_task_that_makes_no_sense_is_refused(pairs, settings, line):
+    with pytest.raises(ValueError, match=line):
+        tasks(pairs, **settings)
+
+
+def test_scores_begin_with_the_main_metric():
+    assert list(score(GenerationSection(metric="translation"), ["a b c d"], ["a b c d"])) == ["bleu", "chrf"]
+    assert score(GenerationSection(metric="translation"), ["a b c d"], ["a b c d"])["bleu"] == pytest.approx(100)
+    with pytest.raises(ValueError, match="length_penalty compares beams"):
+        GenerationSection(length_penalty=0.6)
+
+
+def test_patience_ends_after_evaluations_without_a_better_one(tmp_path):
+    training = TrainingSection(max_train_steps=9, metric_for_best_model="eval_bleu", early_stopping_patience=2)
+    selection = Selection(training, tmp_path)
+    seen = []
+    for step, bleu in enumerate([1.0, 3.0, 2.0, float("nan")]):
+        seen.append((selection.is_better({"eval_bleu": bleu}, step), selection.out_of_patience))
+    assert seen == [(True, False), (True, False), (False, False), (False, True)]
+    assert selection.best == {"eval_bleu": 3.0, "step": 1}
+
+
+def test_a_loss_is_better_when_it_is_lower(tmp_path):
+    selection = Selection(TrainingSection(max_train_steps=9, metric_for_best_model="eval_loss"), tmp_path)
+    assert [selection.is_better({"eval_loss": loss}, 1) for loss in (2.0, 2.5, 1.5)] == [True, False, True]
+    with pytest.raises(UserError, match="eval_loss is not among eval_bleu"):
+        selection.is_better({"eval_bleu": 1.0}, 2)

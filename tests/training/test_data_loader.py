@@ -1,0 +1,175 @@
+"""A budget of tokens is what a device holds: both sides of an example, and the padding where rows are padded."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Sequence, Value
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from decero.config.sections import TrainingSection
+from decero.data.causal import PromptCompletion
+from decero.data.corruption import OBJECTIVES, PrefixLanguageModeling, TextInfilling
+from decero.data.packing import Packed
+from decero.data.pairs import Seq2Seq
+from decero.data.sizes import sizes_of
+from decero.data.stream import Stream, Texts
+from decero.data.tokenization import token_lengths
+from decero.errors import UserError
+from decero.execution.objective import language_model
+from decero.training.data_loader import windows_of
+
+LONGEST = 29
+lengths = st.lists(st.integers(2, LONGEST), min_size=1, max_size=43)
+seeds, worlds = st.integers(0, 2**31), st.integers(1, 3)
+
+
+def row_of(length):
+    return list(range(60, 60 + length))
+
+
+def begin(dataset, collate, rank=0, world=1, **budgets):
+    settings = TrainingSection(**({"max_train_steps": 99, "global_batch_size": 17} | budgets))
+    accelerator = SimpleNamespace(process_index=rank, num_processes=world)
+    return windows_of(accelerator, dataset, language_model(collate), settings, seed=4)
+
+
+def held(micro, padded):
+    """Tokens that a device holds of a micro-batch, both sides of them; the padding too where rows are padded."""
+    sides = "input_ids", "decoder_input_ids"
+    if padded:
+        return sum(micro.batch[side].numel() for side in sides)
+    return micro.size(language_model(None))[1] if micro.weight else 0
+
+
+def assert_within(dataset, collate, world, limit, packed, **budgets):
+    """No micro-batch of any process and any of the first steps holds more; returns the fullest."""
+    collate, fullest = Packed(collate, 64) if packed else collate, 0
+    for rank in range(world):
+        windows = begin(dataset, collate, rank, world, per_device_tokens=limit, **budgets)
+        for step in range(3):
+            for micro in windows.at(step):
+                assert held(micro, not packed) <= limit, (rank, step, len(micro.indices))
+                fullest = max(fullest, held(micro, not packed))
+    return fullest
+
+
+def streamed(rows):
+    """Each text is a row, told by its number."""
+    texts = Dataset.from_dict({"text": [str(i) for i in range(len(rows))]}).to_iterable_dataset(num_shards=1)
+    return Stream(Texts(texts, "text", 11), lambda some: {"input_ids": [rows[int(text)] for text in some]}, LONGEST)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("stream", [False, True], ids=["rows", "stream"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+@given(lengths=lengths, seed=seeds, world=worlds, spare=st.integers(0, 300), mean=st.sampled_from([0.5, 1.0, 3.0]))
+@settings(max_examples=25, deadline=None)
+def test_no_micro_batch_of_a_damaged_text_is_above_its_limit(
+    sentinel_tokenizer, name, stream, packed, lengths, seed, world, spare, mean
+):
+    drawn = {} if name == "prefix_lm" else {"mean_noise_span_length": max(mean, 1.0) if name[0] == "s" else mean}
+    damage = OBJECTIVES[name](sentinel_tokenizer, 0, max_length=LONGEST, seed=seed, **drawn)
+    rows = [row_of(length) for length in lengths]
+    limit = int(sizes_of(damage, np.array([LONGEST]), np.array([0])).most[0]) + spare
+    dataset = streamed(rows) if stream else Dataset.from_dict({"input_ids": rows})
+    batch = min(17, len(rows)) if stream else 17
+    assert_within(dataset, damage, world, limit, packed, global_batch_size=batch)
+
+
+def pairs_of(sizes):
+    """Rows of a source and a target of so many tokens."""
+    ids = Sequence(Value("int32"))
+    columns = {"input_ids": [row_of(s) for s, _ in sizes], "labels": [row_of(t) for _, t in sizes]}
+    return Dataset.from_dict(columns, features=Features({"input_ids": ids, "labels": ids}))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 29), st.integers(1, 31)), min_size=1, max_size=43),
+    world=worlds,
+    spare=st.integers(0, 300),
+)
+@settings(max_examples=50, deadline=None)
+def test_no_micro_batch_of_pairs_is_above_its_limit(sentinel_tokenizer, packed, sizes, world, spare):
+    limit = max(map(sum, sizes)) + spare
+    assert_within(pairs_of(sizes), Seq2Seq(sentinel_tokenizer, 0), world, limit, packed)
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_most_of_a_limit_is_used(sentinel_tokenizer, name, packed):
+    rows = Dataset.from_dict({"input_ids": [row_of(LONGEST)] * 200})
+    damage = OBJECTIVES[name](sentinel_tokenizer, 0, max_length=LONGEST)
+    assert 800 < assert_within(rows, damage, 1, 1000, packed, global_batch_size=100) <= 1000
+
+
+@pytest.mark.parametrize("length", [2, 7, LONGEST, 113])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_sizes_are_told_before_anything_is_drawn(sentinel_tokenizer, name, length):
+    """At most, and on average: within a token or a hundredth."""
+    damage = OBJECTIVES[name](sentinel_tokenizer, 0, max_length=113)
+    told = sizes_of(damage, np.array([length]), np.array([0]))
+    drawn = [damage.pair({"input_ids": row_of(length), "index": i, "epoch": 0}) for i in range(400)]
+    read, written = (np.array([len(pair[side]) for pair in drawn]) for side in (0, 1))
+    assert read.max() <= told.read[0]
+    assert written.max() <= told.written[0]
+    assert (read + written).max() <= told.most[0]
+    assert (read + written).mean() == pytest.approx(told.mean[0], rel=0.01, abs=0.6)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["rows", "stream"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_step_reads_and_writes_its_budget_on_average(sentinel_tokenizer, name, stream):
+    rows = [row_of(2 + 5 * i % (LONGEST - 1)) for i in range(300)]
+    damage = OBJECTIVES[name](sentinel_tokenizer, 0, max_length=LONGEST)
+    dataset = streamed(rows) if stream else Dataset.from_dict({"input_ids": rows})
+    windows = begin(dataset, damage, global_batch_size=None, global_batch_tokens=600)
+    steps = [sum(micro.size(windows.objective)[1] for micro in windows.at(step)) for step in range(7)]  # of one epoch
+    assert np.mean(steps) == pytest.approx(600, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("budget", "line"),
+    [
+        (
+            {"per_device_tokens": 59},
+            r"per_device_tokens 59 is less than the 60 tokens of example 2, the longest; raise",
+        ),
+        (
+            {"global_batch_tokens": 59},
+            r"global_batch_tokens 59 is less than the 60 tokens of the longest example",
+        ),
+    ],
+)
+def test_a_budget_below_the_longest_pair_is_refused_with_its_number(sentinel_tokenizer, budget, line):
+    """The longest of both sides, not the longest source or target."""
+    rows, pairs = pairs_of([(50, 3), (4, 55), (29, 31), (5, 6)]), Seq2Seq(sentinel_tokenizer, 0)
+    budget |= {"global_batch_size": None} if "global_batch_tokens" in budget else {}
+    with pytest.raises(UserError, match=line):
+        begin(rows, pairs, **budget)
+    begin(rows, pairs, **(budget | {name: 60 for name in budget if name.endswith("tokens")}))
+
+
+def test_a_budget_below_a_damaged_row_is_refused_by_both_of_its_sides(sentinel_tokenizer):
+    rows = [row_of(length) for length in (5, LONGEST, 7)]
+    infilled = TextInfilling(sentinel_tokenizer, 0, max_length=LONGEST)  # a mask for nothing has no position left
+    with pytest.raises(UserError, match="per_device_tokens 59 is less than the 60 tokens of example 1, the longest"):
+        begin(Dataset.from_dict({"input_ids": rows}), infilled, per_device_tokens=59)
+    with pytest.raises(UserError, match=r"per_device_tokens 59 is less than a row may have \(60 tokens\)"):
+        begin(streamed(rows), infilled, per_device_tokens=59)
+    prefix = PrefixLanguageModeling(sentinel_tokenizer, 0, max_length=LONGEST)
+    begin(Dataset.from_dict({"input_ids": rows}), prefix, per_device_tokens=LONGEST + 2)
+
+
+def test_one_text_that_a_decoder_alone_reads_counts_as_it_did(sentinel_tokenizer):
+    """Bit for bit: a prompt and its completion are one row, and so are the tokens of an encoder."""
+    rows = pairs_of([(3 + i * 7 % 23, 2 + i * 5 % 19) for i in range(43)])
+    windows = begin(rows, PromptCompletion(sentinel_tokenizer), per_device_tokens=200)
+    lengths = token_lengths(rows)
+    order = np.concatenate([micro.indices for micro in windows.at(0)])
+    window = next(windows.schedule.from_step(0, 1))[1]
+    assert order.tolist() == window[np.argsort(-lengths[window], kind="stable")].tolist()
+    for micro in windows.at(0):
+        assert windows.cut.size(micro.indices) == len(micro.indices) * lengths[micro.indices].max() <= 200

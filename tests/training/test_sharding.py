@@ -1,0 +1,311 @@
+"""FSDP2: a run that is sharded over processes is the run of one, and its checkpoints resume in any other cut."""
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import BertConfig, BertForMaskedLM
+
+from decero.errors import UserError
+from decero.training.checkpoint import damage, load_weights
+from decero.training.sharded_safetensors import Stored, pieces
+from decero.training.sharding import layers_of, sharding_asked_for
+
+ROOT = Path(__file__).parents[2]
+PROCESSES = ROOT / "tests" / "training" / "on_processes.py"
+SGD = {"name": "sgd", "learning_rate": 0.5}  # Adam divides by gradients near zero and so enlarges rounding
+STEADY = {"optim": SGD | {"schedule": "constant"}}
+KINDS = ("mlm", "causal", "seq2seq", "bert", "classify")
+LOSS, WEIGHTS = 1e-5, 1e-5  # measured: docs/scaling.md
+
+
+@pytest.fixture(scope="module")
+def launched(tokenizer_folder):
+    """Run cases on several processes over gloo; returns how that ended."""
+
+    def start(cases, folder, processes=2, expect=0):
+        folder.mkdir(exist_ok=True)
+        (folder / "cases.json").write_text(json.dumps(cases))
+        launcher = "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu_2_processes.yaml"
+        words = "--num_processes", str(processes), "--main_process_port", "0", PROCESSES, folder / "cases.json"
+        done = subprocess.run(
+            [sys.executable, *launcher, *words, tokenizer_folder, folder], cwd=ROOT, capture_output=True, text=True,
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+            timeout=900,
+        )  # fmt: skip
+        assert done.returncode == expect, done.stderr[-5000:]
+        return done
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def alone(tokenizer_folder):
+    """Run cases in this process."""
+    study = runpy.run_path(str(PROCESSES))["study"]
+
+    def start(cases, folder):
+        folder.mkdir(exist_ok=True)
+        accelerator = Accelerator(cpu=True)
+        study(cases, tokenizer_folder, str(folder), accelerator)
+        accelerator.sharded = False
+
+    return start
+
+
+def said(folder):
+    return json.loads((folder / "said.json").read_text())
+
+
+def assert_same_run(one, other, loss=LOSS, weights=WEIGHTS):
+    """Losses of the steps that both made, evaluations, and the weights at the end."""
+    ours, theirs = said(one), said(other)
+    steps = min(len(ours["loss"]), len(theirs["loss"]))
+    assert steps
+    for name in ("loss", "grad_norm"):
+        assert np.abs(np.subtract(ours[name][-steps:], theirs[name][-steps:])).max() <= loss, name
+    for mine, other_row in zip(ours["evaluated"][::-1], theirs["evaluated"][::-1], strict=False):
+        assert mine == pytest.approx(other_row, abs=loss)
+    assert ours.get("written") == theirs.get("written")
+    assert (ours["class"], ours["record"]["num_parameters"]) == (theirs["class"], theirs["record"]["num_parameters"])
+    ends = load_file(one / "end.safetensors"), load_file(other / "end.safetensors")
+    assert ends[0].keys() == ends[1].keys()
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=0, atol=weights, msg=lambda m, n=name: f"{n}: {m}")
+
+
+BEST = {"save_steps": 2, "save_total_limit": 1, "metric_for_best_model": "eval_loss", "eval_steps": 2}
+STOPPED = {"name": "stopped", "kind": "mlm", "sharded": True, "training": {"save_steps": 3, "max_train_steps": 3}}
+STOPPED |= STEADY
+DROPS = {"kind": "mlm", "sharded": True, "dropout": 0.1, "optim": {"schedule": "constant"}}
+
+
+@pytest.fixture(scope="module")
+def two(launched, tmp_path_factory):
+    """What two processes leave, sharded."""
+    folder = tmp_path_factory.mktemp("two")
+    cases = [
+        {"name": "mlm", "kind": "mlm", "sharded": True} | STEADY,
+        {"name": "seq2seq", "kind": "seq2seq", "sharded": True, "training": BEST} | STEADY,
+        {"name": "mean", "kind": "mlm", "sharded": True, "training": {"save_steps": 2, "average_last": 2}} | STEADY,
+        STOPPED,
+        DROPS | {"name": "undisturbed", "training": {"save_steps": 3}},
+        DROPS | {"name": "cut", "training": {"save_steps": 3, "max_train_steps": 3}},
+        DROPS | {"name": "resumed", "of": "cut", "resume": True, "training": {"save_steps": 3}},
+    ]
+    launched(cases, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(alone, tmp_path_factory):
+    """The same on one process, whole."""
+    folder = tmp_path_factory.mktemp("one")
+    cases = [
+        {"name": "mlm", "kind": "mlm"} | STEADY,
+        {"name": "seq2seq", "kind": "seq2seq", "training": BEST} | STEADY,
+        {"name": "mean", "kind": "mlm", "training": {"save_steps": 2, "average_last": 2}} | STEADY,
+    ]
+    alone(cases, folder)
+    return folder
+
+
+def test_two_sharded_processes_are_the_run_of_one(two, one):
+    """Loss, gradient norm, evaluation with unequal shares, and the weights at the end."""
+    assert_same_run(one / "mlm", two / "mlm")
+    assert len(said(two / "mlm")["evaluated"]) == 2
+
+
+def test_the_best_model_and_what_it_writes_are_those_of_one_process(two, one):
+    assert_same_run(one / "seq2seq", two / "seq2seq")
+    assert said(two / "seq2seq")["best"] == pytest.approx(said(one / "seq2seq")["best"], abs=LOSS)
+    assert any(said(two / "seq2seq")["written"])
+
+
+def test_the_mean_of_the_last_checkpoints_is_that_of_one_process(two, one):
+    assert_same_run(one / "mean", two / "mean")
+    ends = [load_file(two / name / "end.safetensors") for name in ("mean", "mlm")]
+    assert any(not torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_the_same_number_of_processes_resumes_bit_for_bit(two):
+    assert_same_run(two / "undisturbed", two / "resumed", loss=0, weights=0)
+    assert (two / "cut" / "checkpoints" / "step-00000006" / "model-1-of-2.safetensors").is_file()
+
+
+def test_one_process_goes_on_where_two_sharded_ones_stopped(two, one, alone, tmp_path, capsys):
+    shutil.copytree(two / "stopped", tmp_path / "stopped")
+    rest = {"name": "end", "of": "stopped", "resume": True, "kind": "mlm", "training": {"save_steps": 6}}
+    alone([rest | STEADY], tmp_path)
+    assert_same_run(one / "mlm", tmp_path / "end")
+    assert "at step 3 of 6" in capsys.readouterr().out
+    files = {p.name for p in (tmp_path / "stopped" / "checkpoints" / "step-00000006").iterdir()}
+    assert {"model.safetensors", "optimizer.safetensors"} <= files
+
+
+def test_each_process_writes_its_rows_and_the_tied_weight_once(two):
+    """No pickle, no weight twice, and torch's own reader finds the tensors of the whole."""
+    path = two / "stopped" / "checkpoints" / "step-00000003"
+    names = {p.name for p in path.iterdir()}
+    assert {f"{kind}-{rank}-of-2.safetensors" for kind in ("model", "optimizer") for rank in (0, 1)} < names
+    assert {p.suffix for p in path.iterdir()} == {".safetensors", ".json"}
+    parts = [load_file(path / f"model-{rank}-of-2.safetensors") for rank in (0, 1)]
+    end = load_file(two / "stopped" / "end.safetensors")
+    for name, whole in end.items():
+        assert torch.equal(torch.cat([part[name] for part in parts if name in part]), whole), name
+    sizes = [sum(t.numel() for t in part.values()) for part in parts]
+    assert sum(sizes) == sum(t.numel() for t in end.values())
+    assert max(sizes) < 0.53 * sum(sizes)
+
+
+def test_torchs_own_reader_reads_a_cut_checkpoint(two):
+    from torch.distributed.checkpoint import HuggingFaceStorageReader, load
+
+    path, end = two / "stopped" / "checkpoints" / "step-00000003", load_file(two / "stopped" / "end.safetensors")
+    found = {name: torch.zeros_like(value) for name, value in end.items()}
+    load(found, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
+    assert all(torch.equal(found[name], end[name]) for name in end)
+
+
+@pytest.mark.parametrize("name", ["model-1-of-2.safetensors", "optimizer-0-of-2.safetensors"])
+def test_a_torn_or_missing_part_is_told(two, tmp_path, name):
+    path = tmp_path / "step-00000003"
+    shutil.copytree(two / "stopped" / "checkpoints" / path.name, path)
+    assert damage(path) is None
+    (path / name).write_bytes((path / name).read_bytes()[:-1])
+    assert damage(path) == f"{name} is torn"
+    (path / name).unlink()
+    assert damage(path) == f"{name} is missing"
+
+
+class Cut:
+    """A tensor as the shard of one process sees it: torch's DTensor without the other processes."""
+
+    def __init__(self, tensor, rank, size):
+        self.tensor, self.rank, self.processes, self.shape = tensor, rank, size, tensor.shape
+        self.device_mesh, self.dim = self, tensor.dim
+
+    def size(self):
+        return self.processes
+
+    def get_local_rank(self):
+        return self.rank
+
+    def to_local(self):
+        parts = self.tensor.chunk(self.processes)
+        return parts[self.rank] if self.rank < len(parts) else self.tensor[:0]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
+def test_any_cut_reads_what_any_other_cut_wrote(tmp_path, processes):
+    """Five rows, one row, a number: fewer rows than processes, too."""
+    tensors = {"five": torch.arange(15.0).reshape(5, 3), "one": torch.ones(1), "step": torch.tensor(4.0)}
+    for rank in range(processes):
+        cut = {n: Cut(t, rank, processes) if t.dim() else t for n, t in tensors.items()}
+        part, header = pieces(cut, rank == 0)
+        save_file(part, tmp_path / f"optimizer-{rank}-of-{processes}.safetensors", metadata=header)
+    with Stored(tmp_path, "optimizer") as stored:
+        assert stored.found.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert stored.shape(name) == [*tensor.shape]
+            assert torch.equal(stored.whole(name), tensor)
+        for others in (1, 2, 3, 5, 6):
+            again = [Cut(tensors["five"], rank, others) for rank in range(others)]
+            assert all(torch.equal(stored.like("five", each), each.to_local()) for each in again)
+
+
+def test_a_checkpoint_of_another_shape_is_named(two, tiny_model):
+    path = two / "stopped" / "checkpoints" / "step-00000003"
+    with pytest.raises(UserError, match=r"does not fit the model of this run at .*(and \d+ more)"):
+        load_weights(path, tiny_model(hidden_size=26))
+
+
+class Asked(nn.Module):
+    """Two lists of layers, of which one shares a weight with what is outside."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(3, 3) for _ in range(3))
+        self.head = nn.Linear(3, 3)
+        self.head.weight = self.layers[1].weight
+
+
+def test_layers_are_found_and_one_that_shares_a_weight_stays_outside(tiny_model):
+    assert len(layers_of(tiny_model())) == 2
+    bert = BertForMaskedLM(BertConfig(hidden_size=22, num_hidden_layers=3, num_attention_heads=1, intermediate_size=7))
+    assert layers_of(bert) == list(bert.bert.encoder.layer)
+    asked = Asked()
+    assert layers_of(asked) == [asked.layers[0], asked.layers[2]]
+
+
+def test_what_the_launcher_asks_for_is_taken_at_its_word(monkeypatch):
+    monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
+    assert not sharding_asked_for()
+    for variables, line in (
+        ({"FSDP_VERSION": "1"}, "FSDP 1 is not supported; set fsdp_version: 2"),
+        ({"FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params is not supported"),
+        ({"FSDP_VERSION": "2", "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "training.gradient_checkpointing=true"),
+    ):
+        with monkeypatch.context() as patched:
+            for name, value in ({"ACCELERATE_USE_FSDP": "true"} | variables).items():
+                patched.setenv(name, value)
+            with pytest.raises(UserError, match=line):
+                sharding_asked_for()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    assert sharding_asked_for()
+    assert "ACCELERATE_USE_FSDP" not in os.environ
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 4])
+def test_every_kind_of_model_is_the_same_run_on_any_topology(launched, alone, tmp_path, processes):
+    """Ours three ways and stock BERT two, on several processes, whole and sharded, against one process."""
+    cases = [{"name": kind, "kind": kind} | STEADY for kind in KINDS]
+    alone(cases, tmp_path / "one")
+    more = [{"name": "checkpointed", "kind": "bert", "training": {"gradient_checkpointing": True}} | STEADY]
+    shards = [case | {"name": f"{case['name']} sharded", "sharded": True} for case in [*cases, *more]]
+    launched([*cases, *shards], tmp_path / "several", processes)
+    for kind in KINDS:
+        for name in (kind, f"{kind} sharded"):
+            assert_same_run(tmp_path / "one" / kind, tmp_path / "several" / name)
+    assert_same_run(tmp_path / "one" / "bert", tmp_path / "several" / "checkpointed sharded")
+
+
+@pytest.mark.slow
+def test_four_two_and_one_process_hand_a_run_on(launched, alone, tmp_path, capsys):
+    """Sharded on 4 for two steps, on 2 for two, whole on 2 for one, on one for one: the end of six on one process."""
+    run = {"of": "run", "kind": "mlm", "resume": True} | STEADY
+    alone([{"name": "whole", "kind": "mlm"} | STEADY], tmp_path)
+    hands = {"a": (4, True, 2), "b": (2, True, 4), "c": (2, False, 5), "d": (1, False, 6)}
+    before = 0
+    for name, (processes, sharded, last) in hands.items():
+        case = run | {"name": name, "sharded": sharded, "training": {"save_steps": 1, "max_train_steps": last}}
+        if processes > 1:
+            told = launched([case], tmp_path, processes).stdout
+        else:
+            alone([case], tmp_path)
+            told = capsys.readouterr().out
+        assert name == "a" or f"at step {before} of {last}" in told
+        before = last
+    assert_same_run(tmp_path / "whole", tmp_path / "d")
+
+
+@pytest.mark.slow
+def test_a_run_goes_from_whole_weights_to_shards(launched, alone, tmp_path):
+    alone([{"name": "whole", "kind": "bert"} | STEADY], tmp_path)
+    half = {"of": "run", "kind": "bert", "training": {"save_steps": 3, "max_train_steps": 3}} | STEADY
+    launched([half | {"name": "half"}], tmp_path)
+    rest = {"of": "run", "name": "rest", "kind": "bert", "sharded": True, "resume": True} | STEADY
+    assert "at step 3 of 6" in launched([rest], tmp_path, 4).stdout
+    assert_same_run(tmp_path / "whole", tmp_path / "rest")

@@ -1,0 +1,144 @@
+"""Training on a stream: the same steps on any number of processes, killed or not, cut small or large."""
+
+import json
+import math
+from multiprocessing import active_children
+from types import SimpleNamespace
+
+import pytest
+import torch
+from datasets import Dataset
+
+from decero.config.sections import TrainingSection
+from decero.data.packing import Packed
+from decero.data.stream import Texts
+from decero.data.tokenization import tokenize_documents
+from decero.errors import UserError
+from decero.execution.objective import Objective
+from decero.training.data_loader import windows_of
+
+
+@pytest.fixture
+def stream(texts, tokenizer):
+    """61 rows in five files."""
+    dataset = Dataset.from_dict({"text": texts}).to_iterable_dataset(num_shards=5)
+    return tokenize_documents(Texts(dataset, "text", 17), tokenizer, max_length=48)
+
+
+SEEN = Objective(lambda rows: rows, None, len)  # rows as they reach the collator
+LIMITS = [{"per_device_batch_size": 2}, {"per_device_batch_size": "auto"}, {"per_device_tokens": 48}]
+TOKENS = {"global_batch_size": None, "global_batch_tokens": 150, "per_device_batch_size": None, "per_device_tokens": 60}
+
+
+def begin(stream, rank=0, world=1, objective=SEEN, **settings):
+    training = TrainingSection(**({"max_train_steps": 99, "global_batch_size": 12} | settings))
+    accelerator = SimpleNamespace(process_index=rank, num_processes=world)
+    return windows_of(accelerator, stream, objective, training, seed=4)
+
+
+def read(window):
+    """Epoch, number and first tokens of each row that weighs something."""
+    return [(r["epoch"], r["index"], tuple(r["input_ids"])) for micro in window if micro.weight for r in micro.batch]
+
+
+@pytest.mark.parametrize("settings", [*LIMITS, TOKENS])
+@pytest.mark.parametrize("world", [2, 3, 14])
+def test_a_step_is_the_same_rows_on_any_number_of_processes(stream, world, settings):
+    alone, ranks = begin(stream, **settings), [begin(stream, rank, world, **settings) for rank in range(world)]
+    for step in range(14):  # three epochs, with shorter last steps
+        windows = [each.at(step) for each in ranks]
+        assert sorted(row for window in windows for row in read(window)) == sorted(read(alone.at(step)))
+        assert len({len(window) for window in windows}) == 1  # who has too few gets stand-ins
+        assert [each.state() for each in ranks] == [alone.state()] * world
+
+
+@pytest.mark.parametrize("settings", LIMITS)
+def test_a_smaller_cut_begins_the_same_step_again(stream, settings):
+    windows, straight = begin(stream, **settings), begin(stream, **settings)
+    for step in range(7):
+        window = windows.at(step)
+        sizes = [windows.cut.size(micro.indices) for micro in window]
+        assert all(size > 0 for size in sizes)
+        expected = sorted(read(straight.at(step)))
+        assert sorted(read(window)) == expected
+        if step in (0, 3) and len(window) < len(expected):
+            windows.limit(max(1, max(sizes) // 2))
+            again = windows.at(step)
+            assert sorted(read(again)) == expected
+            assert len(again) > len(window)
+        assert windows.state() == straight.state()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_where_a_run_stands_is_json_and_found_again(stream, workers):
+    straight, state = begin(stream), None
+    for step in range(12 if workers == 0 else 3):
+        windows = begin(stream, dataloader_num_workers=workers)
+        windows.go_on(step, state)
+        assert read(windows.at(step)) == read(straight.at(step))
+        assert windows.epoch(step + 1) == (step + 1) // 6  # 61 rows, twelve a step
+        state = json.loads(json.dumps(windows.state()))
+        assert len(json.dumps(state)) < 4000
+        windows.close()
+
+
+def losses(result):
+    return [row["loss"] for row in result.history if "loss" in row]
+
+
+class StopAt(BaseException):
+    """Stands for a kill: raised where the loop evaluates."""
+
+    def __call__(self, model):
+        raise self
+
+
+@pytest.mark.parametrize("budgets", [{}, TOKENS], ids=["rows", "tokens"])
+def test_a_run_on_a_stream_that_stopped_and_resumed_is_the_same_run(fit, stream, tiny_model, tmp_path, budgets):
+    """Over the end of an epoch, with dropout; the first life ends two steps after what it saved."""
+    steps = {"max_train_steps": 9, "save_steps": 3, "dataset": stream} | budgets
+    whole = fit(tmp_path / "whole", model=tiny_model(0.1), **steps)
+    cut = steps | {"output": tmp_path / "cut"}
+    with pytest.raises(StopAt):
+        fit(model=tiny_model(0.1), eval_strategy="steps", eval_steps=8, evaluate=StopAt(), **cut)
+    resumed = fit(model=tiny_model(0.1), resume=True, **cut)
+    assert losses(resumed) == losses(whole)
+    assert [r["tokens"] for r in resumed.history] == [r["tokens"] for r in whole.history]
+    assert whole.history[-1]["epoch"] == 1.0
+    for (name, value), (_, other) in zip(whole.model.named_parameters(), resumed.model.named_parameters(), strict=True):
+        assert torch.equal(value, other), name
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_processes_that_work_ahead_end_with_the_run_however_it_ends(fit, stream, rows):
+    """Those of a stream come in two layers. The collector would get them later, at five seconds each."""
+    others = set(active_children())
+    fit(dataset=stream, dataloader_num_workers=2)
+    assert set(active_children()) <= others
+    for dataset in (stream, rows):
+        with pytest.raises(StopAt):
+            fit(dataset=dataset, dataloader_num_workers=2, eval_strategy="steps", eval_steps=2, evaluate=StopAt())
+        assert set(active_children()) <= others
+
+
+def test_the_order_of_a_stream_ends_where_it_always_ends(fit, stream):
+    """Pinned: a change of order, masks or cut of streams moves these numbers, and a run that is under way."""
+    assert losses(fit(dataset=stream)) == pytest.approx(PINNED, abs=2e-4)
+
+
+PINNED = [4.62730, 4.62624, 4.28973, 4.15928, 4.19932, 3.86057]
+
+
+def test_packed_rows_of_a_stream_give_the_loss_of_padded_ones(fit, stream, objective):
+    padded = losses(fit(dataset=stream, max_train_steps=2))
+    packed = Objective(Packed(objective.collate, 64), objective.loss, objective.count)
+    assert losses(fit(dataset=stream, objective=packed, max_train_steps=2)) == pytest.approx(padded, abs=1e-5)
+
+
+def test_a_stream_refuses_what_it_cannot_do(fit, stream):
+    with pytest.raises(UserError, match=r"a stream does not say how long it is; give max_train_steps"):
+        begin(stream, max_train_steps=None, num_train_epochs=1)
+    with pytest.raises(UserError, match=r"global_batch_tokens 40 is less than a row may have \(48 tokens\)"):
+        begin(stream, global_batch_size=None, global_batch_tokens=40)
+    assert begin(stream).steps_per_epoch == math.inf
