@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM
 
 from decero.config.run_config import RunConfig
 from decero.config.sections import ModelSection, OptimSection, TokenizerSection, TrainingSection
-from decero.data.causal import PromptCompletion, let_go_on, tokenize_prompts
+from decero.data.causal import PromptCompletion, strip_eos, tokenize_prompts
 from decero.errors import UserError, run
 from decero.evaluation.text_metrics import text_signatures
 from decero.execution.build import build_model, tokenizer_for
 from decero.execution.objective import language_model
-from decero.execution.optimize import economise
+from decero.execution.optimize import optimize
 from decero.hub.publish import push, save
 from decero.planning.forecast import forecast
 from decero.tasks.prompts import CompletionSection, prompt_style, prompts_of
@@ -56,7 +56,7 @@ def main():
     size, longest = config.training.per_device_eval_batch_size, data.max_source_length + data.max_target_length
 
     tokenizer = tokenizer_for(config.tokenizer, config.model, needs=("eos_token",))
-    let_go_on(tokenizer)
+    strip_eos(tokenizer)
     style = prompt_style(config.objective, tokenizer)
     model = build_model(config.model, AutoModelForCausalLM, tokenizer, longest, config.seed)
     model.generation_config.eos_token_id = tokenizer.eos_token_id  # what completions are taught to end with
@@ -88,7 +88,7 @@ def main():
             metrics |= {metric: sum(each[metric] for each in scores) / len(scores) for metric in scores[0]}
         return metrics
 
-    objective = economise(accelerator, model, objective, train_rows, longest, config.training)
+    objective = optimize(accelerator, model, objective, train_rows, longest, config.training)
     if config.dry_run:
         return forecast(config, accelerator, model, objective, train_rows, validation, evaluate if validation else None)
     result = train(

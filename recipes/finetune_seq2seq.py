@@ -15,7 +15,7 @@ from decero.errors import UserError, run
 from decero.evaluation.text_metrics import text_signatures
 from decero.execution.build import build_model, tokenizer_for
 from decero.execution.objective import language_model
-from decero.execution.optimize import economise
+from decero.execution.optimize import optimize
 from decero.hub.publish import push, save
 from decero.planning.forecast import forecast
 from decero.tasks.text_to_text import (
@@ -90,7 +90,7 @@ def main():
             metrics |= {metric: sum(each[metric] for each in scores) / len(scores) for metric in scores[0]}
         return metrics
 
-    objective = economise(accelerator, model, objective, train_rows, longest, config.training)
+    objective = optimize(accelerator, model, objective, train_rows, longest, config.training)
     if config.dry_run:
         return forecast(config, accelerator, model, objective, train_rows, validation, evaluate if validation else None)
     result = train(

@@ -10,12 +10,12 @@ from transformers import AutoModelForCausalLM
 
 from decero.config.pretraining import CausalSection, Pretraining, TextSection
 from decero.config.sections import ModelSection, OptimSection, TokenizerSection, TrainingSection
-from decero.data.causal import OBJECTIVES, count_bytes, let_go_on, tokenize_text
+from decero.data.causal import OBJECTIVES, count_bytes, strip_eos, tokenize_text
 from decero.data.corpus import open_corpus
 from decero.errors import run
 from decero.execution.build import build_model, tokenizer_for
 from decero.execution.objective import language_model
-from decero.execution.optimize import economise
+from decero.execution.optimize import optimize
 from decero.hub.publish import push, save
 from decero.planning.budget import within_budget
 from decero.planning.forecast import forecast
@@ -43,7 +43,7 @@ def main():
     output, data, size = Path(config.output), config.data, config.training.per_device_eval_batch_size
 
     tokenizer = tokenizer_for(config.tokenizer, config.model, needs=("eos_token",))
-    let_go_on(tokenizer)
+    strip_eos(tokenizer)
 
     def build(section):
         return build_model(section, AutoModelForCausalLM, tokenizer, data.max_length, config.seed)
@@ -69,7 +69,7 @@ def main():
     if config.call.budget:  # up to four passes are worth almost what new text is (Muennighoff et al. 2023, section 5)
         config = within_budget(config, accelerator, build, objective, rows["train"], held_out, evaluate, most_epochs=4)
         model = build(config.model)
-    objective = economise(accelerator, model, objective, rows["train"], data.max_length, config.training)
+    objective = optimize(accelerator, model, objective, rows["train"], data.max_length, config.training)
     if config.dry_run:
         return forecast(config, accelerator, model, objective, rows["train"], held_out, evaluate, evaluate)
 

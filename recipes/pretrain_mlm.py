@@ -16,7 +16,7 @@ from decero.data.tokenization import tokenize_documents
 from decero.errors import run
 from decero.execution.build import build_model, tokenizer_for
 from decero.execution.objective import masked_lm
-from decero.execution.optimize import economise
+from decero.execution.optimize import optimize
 from decero.hub.publish import push, save
 from decero.planning.budget import within_budget
 from decero.planning.forecast import forecast
@@ -75,7 +75,7 @@ def main():
     if config.call.budget:  # BERT read its text 40 times (Devlin et al. 2019, appendix A.2)
         config = within_budget(config, accelerator, build, objective, rows["train"], held_out, evaluate, most_epochs=40)
         model = build(config.model)
-    objective = economise(accelerator, model, objective, rows["train"], data.max_length, config.training)
+    objective = optimize(accelerator, model, objective, rows["train"], data.max_length, config.training)
     if config.dry_run:
         return forecast(config, accelerator, model, objective, rows["train"], held_out, evaluate, judge)
 

@@ -17,7 +17,7 @@ from decero.data.tokenization import tokenize_documents
 from decero.errors import run
 from decero.execution.build import build_model, tokenizer_for
 from decero.execution.objective import language_model
-from decero.execution.optimize import economise
+from decero.execution.optimize import optimize
 from decero.hub.publish import push, save
 from decero.planning.budget import within_budget
 from decero.planning.forecast import forecast
@@ -79,7 +79,7 @@ def main():
     if config.call.budget:  # T5 read its text once; a small corpus bears a few passes (Muennighoff et al. 2023)
         config = within_budget(config, accelerator, build, objective, rows["train"], held_out, evaluate, most_epochs=16)
         model = build(config.model)
-    objective = economise(accelerator, model, objective, rows["train"], data.max_length, config.training)
+    objective = optimize(accelerator, model, objective, rows["train"], data.max_length, config.training)
     if config.dry_run:
         return forecast(config, accelerator, model, objective, rows["train"], held_out, evaluate, judge)
 

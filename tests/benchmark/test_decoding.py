@@ -6,7 +6,7 @@ import torch
 
 from decero.benchmark.batches import describe, make_texts
 from decero.benchmark.decoding import answer_lengths, build_decoders, check_equal_answers, sources_of
-from decero.benchmark.workloads import Work, build_pair
+from decero.benchmark.workloads import Workload, build_pair
 from decero.errors import UserError
 
 SIZES = {"vocab_size": 211, "hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3, "head_dim": 12}
@@ -27,7 +27,7 @@ def prepared(family, **changes):
     preset, overrides = FAMILIES[family]
     model = {"config": f"configs/model/{preset}.yaml", "overrides": SIZES | overrides}
     settings = {"kind": "decode", "model": model, "stock": family, "batch_size": 5, "batches": 3, "length": 41}
-    work = Work.model_validate(settings | {"fill": 0.3} | changes)
+    work = Workload.model_validate(settings | {"fill": 0.3} | changes)
     pair = build_pair("decode", work, seed=3)
     return work, pair, make_texts("decode", work, pair[0].config, seed=3)
 

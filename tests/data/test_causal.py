@@ -14,13 +14,13 @@ from decero.data.causal import (
     Continuation,
     PromptCompletion,
     count_bytes,
-    let_go_on,
     start_id,
+    strip_eos,
     tokenize_prompts,
     tokenize_text,
 )
 from decero.data.collators import IGNORED
-from decero.data.order import Place, Rows
+from decero.data.order import RowIndex, Rows
 from decero.data.tokenizer import train_tokenizer
 from decero.errors import UserError
 
@@ -50,7 +50,7 @@ def documents(texts, **columns):
 
 
 def batch_of(collate, rows, epoch=0):
-    return collate(Rows(rows).__getitems__([Place(epoch, i) for i in range(len(rows))]))
+    return collate(Rows(rows).__getitems__([RowIndex(epoch, i) for i in range(len(rows))]))
 
 
 def scored(batch):
@@ -128,7 +128,7 @@ def test_a_prefix_is_a_function_of_seed_epoch_and_example(bpe, texts):
     assert labels(seed=1) != labels(seed=2)
     assert labels(epoch=1) != labels(epoch=2)
     assert labels(epoch=1, frozen=True) == labels(epoch=2, frozen=True)
-    backwards = [Rows(rows).__getitems__([Place(1, i)])[0] for i in reversed(range(len(rows)))]
+    backwards = [Rows(rows).__getitems__([RowIndex(1, i)])[0] for i in reversed(range(len(rows)))]
     assert Continuation(bpe)(backwards)["labels"].tolist()[::-1] == labels()
     assert {name: type(make(bpe, seed=1)) for name, make in OBJECTIVES.items()} == {
         "causal_lm": CausalLanguageModeling,
@@ -150,14 +150,14 @@ def test_what_stands_before_a_text_is_the_start_or_what_was_named(bpe):
 def test_a_tokenizer_lets_a_prompt_go_on_and_stays_so(chatty, sentinel_tokenizer, tmp_path):
     before = chatty("the market")["input_ids"]
     assert before[-1] == chatty.eos_token_id
-    let_go_on(chatty)
+    strip_eos(chatty)
     assert chatty("the market")["input_ids"] == before[:-1]
     assert chatty("the", "market")["input_ids"].count(chatty.eos_token_id) == 0
     chatty.save_pretrained(tmp_path / "again")
     again = AutoTokenizer.from_pretrained(tmp_path / "again")
     assert again("the market")["input_ids"] == before[:-1]
     assert again.chat_template == TEMPLATE
-    let_go_on(again)
+    strip_eos(again)
     assert again("the market")["input_ids"] == before[:-1]
 
 
@@ -166,7 +166,7 @@ def pairs(sources, targets):
 
 
 def test_a_completion_is_scored_with_its_end_and_its_prompt_is_not(bpe, chatty):
-    let_go_on(chatty)
+    strip_eos(chatty)
     rows = tokenize_prompts(
         pairs(["the market", "rose"], ["fell", "gained after </s>"]), chatty, max_source_length=31,
         max_target_length=31, prefix="say: ", separator=" =>",
@@ -209,7 +209,7 @@ def test_a_chat_is_what_the_template_says(chatty):
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_a_long_source_loses_its_end_and_the_prompt_stays_whole(chatty, texts, chat):
-    let_go_on(chatty)
+    strip_eos(chatty)
     source = " ".join(texts[:9])
     style = {"chat": True} if chat else {"separator": " =>"}
     row = tokenize_prompts(

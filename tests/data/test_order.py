@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from decero.data.order import Cut, Rows, Schedule, deal, epoch_order
+from decero.data.order import BatchSplit, Rows, Schedule, epoch_order, shard_step
 
 counts = st.integers(1, 41)
 seeds = st.integers(0, 2**32)
@@ -21,7 +21,7 @@ def plans(draw):
     ones = np.ones_like(tokens)
     by_tokens, padded = draw(st.booleans()), draw(st.booleans())
     batch = draw(st.integers(13, 99)) if by_tokens else draw(counts)
-    cut = draw(st.sampled_from([Cut(ones, draw(counts)), Cut(tokens, draw(counts), padded)]))
+    cut = draw(st.sampled_from([BatchSplit(ones, draw(counts)), BatchSplit(tokens, draw(counts), padded)]))
     return Schedule(tokens if by_tokens else ones, batch, draw(seeds)), cut, draw(st.integers(1, 5))
 
 
@@ -30,13 +30,13 @@ def plans(draw):
 def test_every_number_of_processes_reads_the_same_examples_at_each_step(plan):
     schedule, cut, world = plan
     for epoch, examples in schedule.from_step(0, 2 * schedule.steps_per_epoch):
-        dealt = [deal(epoch, examples, cut, rank, world) for rank in range(world)]
+        dealt = [shard_step(epoch, examples, cut, rank, world) for rank in range(world)]
         assert len({len(micros) for micros in dealt}) == 1, "processes wait for each other"
-        read = [place for place in chain(*chain(*dealt)) if not place.stand_in]
+        read = [place for place in chain(*chain(*dealt)) if not place.dummy]
         assert sorted(read) == sorted((epoch, row, False) for row in examples)
         for micro in chain(*dealt):
             assert len(micro) == 1 or cut.size([place.row for place in micro]) <= cut.limit
-            assert len({place.stand_in for place in micro}) == 1
+            assert len({place.dummy for place in micro}) == 1
 
 
 @settings(max_examples=100, deadline=None)
@@ -80,7 +80,7 @@ def test_starting_at_a_step_is_what_reaching_it_would_read(plan, start):
 )
 def test_a_micro_batch_holds_so_many_tokens(padded, expected):
     tokens = np.array([5, 2, 3, 9, 12, 1, 4, 5])
-    micros = Cut(tokens, 10, padded)(np.arange(8))
+    micros = BatchSplit(tokens, 10, padded)(np.arange(8))
     assert [tokens[micro].tolist() for micro in micros] == expected
 
 
@@ -98,7 +98,7 @@ def test_rows_come_back_in_the_order_asked_for_and_know_their_place():
     rows = Rows(Dataset.from_dict({"input_ids": [[i] for i in range(7)]}))
     ones = np.ones(7, dtype=int)
     epoch, examples = next(Schedule(ones, 4, seed=1).from_step(2, 3))
-    (places,) = deal(epoch, examples, Cut(ones, 4), rank=0, world_size=1)
+    (places,) = shard_step(epoch, examples, BatchSplit(ones, 4), rank=0, world_size=1)
     read = rows.__getitems__(places)
     assert [r["input_ids"] for r in read] == [[p.row] for p in places]
-    assert [(r["epoch"], r["index"], r["stand_in"]) for r in read] == [(1, p.row, False) for p in places]
+    assert [(r["epoch"], r["index"], r["dummy"]) for r in read] == [(1, p.row, False) for p in places]

@@ -14,7 +14,7 @@ from decero.config.sections import TrainingSection
 from decero.data.packing import Packed
 from decero.errors import UserError
 from decero.execution.objective import classification, token_loss
-from decero.execution.optimize import compile_layers, economise
+from decero.execution.optimize import compile_layers, optimize
 from decero.models import DeceroEncoderConfig, DeceroEncoderForSequenceClassification
 from decero.training.evaluation import mean_loss
 
@@ -123,7 +123,7 @@ def test_stock_layers_are_compiled_too(traced, stock):
 def test_packed_rows_are_whole_only_for_a_compiler(rows, objective, tiny_model):
     def columns(**settings):
         training = TrainingSection(max_train_steps=1, **settings)
-        chosen = economise(Accelerator(cpu=True), tiny_model(), objective, rows, 48, training, quiet=True)
+        chosen = optimize(Accelerator(cpu=True), tiny_model(), objective, rows, 48, training, quiet=True)
         short = [row | {"epoch": 0, "index": i} for i, row in enumerate(rows.select([0, 1]))]
         return chosen.collate(short)["input_ids"].shape[1]
 

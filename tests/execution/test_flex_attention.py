@@ -25,8 +25,8 @@ from decero.execution import flex_attention as flex
 from decero.execution import optimize as economy
 from decero.execution.attention_kernels import choose_attention
 from decero.execution.build import build_model
-from decero.execution.objective import Objective, can_be_told, classification, token_loss
-from decero.execution.optimize import compile_layers, economise
+from decero.execution.objective import Objective, classification, takes_selected_positions, token_loss
+from decero.execution.optimize import compile_layers, optimize
 from decero.execution.packed_forward import packed_logits, prove
 
 CPU, CUDA, V = torch.device("cpu"), torch.device("cuda"), 37
@@ -205,12 +205,12 @@ def test_compiled_layers_take_blocks_and_one_graph_serves_all_batches(monkeypatc
 
 
 def rows_of(model, tokens=512, **training):
-    """What `economise` says and returns for rows that are to be packed into `tokens`."""
+    """What `optimize` says and returns for rows that are to be packed into `tokens`."""
     settings = TrainingSection(max_train_steps=1, **training)
     dataset = Dataset.from_dict({"input_ids": [[3] * length for length in LENGTHS]})
     objective = objective_for(model)
     plain = replace(objective, collate=lambda rows: objective.collate([len(row["input_ids"]) for row in rows]))
-    return economise(Accelerator(cpu=True), model, plain, dataset, tokens, settings)
+    return optimize(Accelerator(cpu=True), model, plain, dataset, tokens, settings)
 
 
 @pytest.fixture
@@ -366,20 +366,20 @@ def test_a_change_of_kernels_that_broke_off_is_taken_back():
 
 def test_a_replaced_kernel_is_said_where_nothing_else_is(rows, objective, tiny_model, capsys):
     model = tiny_model()
-    economise(Accelerator(cpu=True), model, objective, rows, 48, TrainingSection(max_train_steps=1), quiet=True)
+    optimize(Accelerator(cpu=True), model, objective, rows, 48, TrainingSection(max_train_steps=1), quiet=True)
     assert capsys.readouterr().out == ""
     model.attention_asked = "flash_attention_2"
-    economise(Accelerator(cpu=True), model, objective, rows, 48, TrainingSection(max_train_steps=1), quiet=True)
+    optimize(Accelerator(cpu=True), model, objective, rows, 48, TrainingSection(max_train_steps=1), quiet=True)
     assert capsys.readouterr().out.endswith("; flash_attention_2 was asked for, but it has no kernel for a CPU\n")
 
 
 def test_what_was_asked_for_and_can_be_served_is_kept(on_a_gpu):
     model = model_of("our encoder")
-    assert can_be_told(model)
+    assert takes_selected_positions(model)
     model.attention_asked = "flex_attention"
     said = "attention: flex, which is flex_attention for packed rows and sdpa for others, as asked"
     assert choose_attention(model, CUDA, "bf16", 128) == said
-    assert not can_be_told(model), "blocks are not picked apart by place"
+    assert not takes_selected_positions(model), "blocks are not picked apart by place"
     model.set_attn_implementation("sdpa")
     assert choose_attention(model, CUDA, "bf16") == "attention: flex_attention, as asked"
     for kernel in ("eager", "sdpa"):

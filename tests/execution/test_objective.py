@@ -20,7 +20,13 @@ from transformers import (
 )  # fmt: skip
 
 from decero.data.packing import Packed
-from decero.execution.objective import _ONLY_PROJECTS, can_be_told, classification, projecting_only, token_loss
+from decero.execution.objective import (
+    _ONLY_PROJECTS,
+    classification,
+    projecting_only,
+    takes_selected_positions,
+    token_loss,
+)
 from decero.execution.optimize import compile_layers
 from decero.models import DeceroEncoderConfig
 
@@ -165,4 +171,4 @@ def test_the_last_layer_then_computes_no_others(precision, monkeypatch):
     assert set(seen[0]) == {(3, 13)}
     assert set(seen[1]) == {(3, most)}
     compile_layers(model)
-    assert not can_be_told(model)
+    assert not takes_selected_positions(model)

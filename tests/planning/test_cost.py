@@ -17,7 +17,7 @@ from transformers import (
 from decero.config.sections import OptimSection
 from decero.execution.objective import Objective, classification, token_loss
 from decero.models import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
-from decero.planning.cost import Kept, Load, flops, held_by, load_of, logits_bytes
+from decero.planning.cost import Load, SavedActivations, flops, load_of, logits_bytes, static_memory
 from decero.training.optimizer import build_optimizer
 
 SIZES = {"vocab_size": 211, "hidden_size": 44, "num_hidden_layers": 3, "num_attention_heads": 2}
@@ -125,7 +125,7 @@ def test_what_an_optimizer_remembers_is_what_was_forecast(tiny_model, name, argu
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     kept = [t for state in optimizer.state.values() for t in state.values() if torch.is_tensor(t) and t.dim()]
-    held = held_by(model, optim)
+    held = static_memory(model, optim)
     assert held.optimizer == sum(t.numel() * t.element_size() for t in kept)
     assert held.gradients == sum(p.grad.nbytes for p in model.parameters())
     assert held.weights == held.gradients + sum(b.nbytes for b in model.buffers())
@@ -134,7 +134,7 @@ def test_what_an_optimizer_remembers_is_what_was_forecast(tiny_model, name, argu
 
 def test_kept_for_the_backward_pass_by_hand():
     layer = nn.Linear(5, 11)
-    with Kept(layer) as kept:
+    with SavedActivations(layer) as kept:
         layer(torch.randn(7, 5)).tanh().sum()
     assert kept.bytes == 4 * (7 * 5 + 7 * 11)  # what entered the layer, what left tanh; no weight
 

@@ -16,8 +16,8 @@ from decero.config.sections import OptimSection, TrainingSection
 from decero.errors import UserError
 from decero.models import DeceroEncoderConfig
 from decero.planning import probe as probing
-from decero.planning.cost import Load, flops, held_by
-from decero.planning.forecast import evaluations, forecast, kept_for_backward, micro_batch
+from decero.planning.cost import Load, flops, static_memory
+from decero.planning.forecast import evaluations, forecast, micro_batch, saved_activations
 from decero.planning.probe import probe, sample_load
 from decero.training.evaluation import mean_loss
 
@@ -126,9 +126,9 @@ def test_what_is_kept_grows_with_the_rows_and_is_told_from_few(tiny_model, rows,
     accelerator = Accelerator(cpu=True)
     settings = TrainingSection(**STEPS | {"global_batch_size": 48, "per_device_batch_size": 48})
     micro = sample_load(accelerator, rows, objective, settings, 4).times(48 / 61 * 2)
-    exact = kept_for_backward(accelerator, tiny_model(), objective, rows, micro)
+    exact = saved_activations(accelerator, tiny_model(), objective, rows, micro)
     monkeypatch.setattr("decero.planning.forecast.SAMPLE", 200)
-    assert kept_for_backward(accelerator, tiny_model(), objective, rows, micro) == pytest.approx(exact, rel=0.25)
+    assert saved_activations(accelerator, tiny_model(), objective, rows, micro) == pytest.approx(exact, rel=0.25)
 
 
 def test_a_step_that_takes_long_is_probed_with_fewer_rows(tiny_model, rows, objective, monkeypatch):
@@ -152,7 +152,7 @@ def test_a_step_that_takes_long_is_probed_with_fewer_rows(tiny_model, rows, obje
 def test_a_device_of_the_table_is_forecast_by_its_data_sheet(foresee, capsys, monkeypatch):
     monkeypatch.setattr("decero.planning.forecast.probe", None)  # nothing is run
     found, device = foresee(device="l4", mixed_precision="bf16", num_processes=4), DEVICES["l4"]
-    held = held_by(tiny(0.0), OptimSection())
+    held = static_memory(tiny(0.0), OptimSection())
     assert found.step_s == pytest.approx(found.flops / (4 * 0.4 * 121e12) + 2 * held.total / device.bandwidth)
     said = capsys.readouterr().out
     assert "a device, fits 24 GB: weights " in said

@@ -54,7 +54,7 @@ def points():
         "while resuming: the log": (metrics_log.MetricsLog, "__init__", "before"),
         "while resuming: checking": (checkpoint, "damage", "before"),
         "while resuming: weights": (checkpoint, "load_weights", "before"),
-        "while resuming: optimizer": (checkpoint, "Stored", "before"),
+        "while resuming: optimizer": (checkpoint, "ShardedTensors", "before"),
         "while resuming: random state": (checkpoint, "restore_random_state", "before"),
         "while replacing a file": (Path, "replace", "before"),
         "after replacing a file": (Path, "replace", "after"),

@@ -15,7 +15,7 @@ from decero.benchmark.measure import interleaved, matmul_peak, paired_ratios
 from decero.benchmark.memory import peak_of_step
 from decero.benchmark.process import memory_of, processes
 from decero.benchmark.reading import main as reading
-from decero.benchmark.workloads import Work, build_pair
+from decero.benchmark.workloads import Workload, build_pair
 from decero.data.tokenizer import load_tokenizer
 from decero.errors import UserError
 
@@ -58,7 +58,7 @@ def settings(kind, **changes):
 
 
 def prepared(kind, **changes):
-    work = Work.model_validate(settings(kind, **changes))
+    work = Workload.model_validate(settings(kind, **changes))
     ours, stock = build_pair(kind, work, seed=3)
     return work, (ours, stock), make_texts(kind, work, ours.config, seed=3)
 
@@ -141,7 +141,7 @@ def test_a_first_work_that_was_refused_leaves_the_folder_free(launch, write, tmp
 
 
 def test_an_arm_whose_process_dies_is_one_line_and_loses_no_time_that_was_measured():
-    work = Work.model_validate(settings("mlm", tricks=False))
+    work = Workload.model_validate(settings("mlm", tricks=False))
     with processes("mlm", work, CPU, seed=3) as (arms, facts):
         assert facts.keys() == arms.keys() == {"stock fp32", "ours"}
         assert arms["ours"]() > 0

@@ -55,17 +55,17 @@ def forecast(said):
 def test_a_forecast_holds(shape, pretrain, launch, capsys):
     folder, config = pretrain
     words = [config, f"model.config=configs/model/{shape}.yaml", f"output={folder}/{shape}", *SHAPES[shape]]
-    memory, step_s, look_s = forecast(launch("pretrain_mlm", *words, "--dry-run", launcher=()).stdout)
+    memory, step_s, evaluation_s = forecast(launch("pretrain_mlm", *words, "--dry-run", launcher=()).stdout)
     steps = max(30, min(1000, round(SECONDS / step_s)))
     words += [f"training.max_train_steps={steps}", f"training.eval_steps={steps}"]
     launch("pretrain_mlm", *words, launcher=())
     measured = json.loads((folder / shape / "result.json").read_text())
     of_memory = memory / measured["peak_memory_bytes"]
-    of_time = (steps * step_s + look_s) / measured["wall_time_s"]
+    of_time = (steps * step_s + evaluation_s) / measured["wall_time_s"]
     with capsys.disabled():
         print(
             f"\n{shape}: memory forecast {memory / 1e6:.0f} MB, measured {measured['peak_memory_bytes'] / 1e6:.0f} MB, "
-            f"ratio {of_memory:.2f}; time forecast {steps * step_s + look_s:.1f} s, "
+            f"ratio {of_memory:.2f}; time forecast {steps * step_s + evaluation_s:.1f} s, "
             f"measured {measured['wall_time_s']:.1f} s, ratio {of_time:.2f}"
         )
     assert of_memory == pytest.approx(1, abs=MEMORY)

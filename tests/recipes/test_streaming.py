@@ -67,10 +67,10 @@ def test_a_streamed_run_that_was_killed_and_resumed_is_the_run(launch, mlm, stre
 
     words, real = (mlm, f"output={tmp_path}/cut", *STREAM), loop.backward
 
-    def die_at(accelerator, model, objective, windows, step):
+    def die_at(accelerator, model, objective, loader, step):
         if step == 5:
             raise Killed
-        return real(accelerator, model, objective, windows, step)
+        return real(accelerator, model, objective, loader, step)
 
     with monkeypatch.context() as patched:
         patched.setattr(loop, "backward", die_at)

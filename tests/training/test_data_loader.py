@@ -18,7 +18,7 @@ from decero.data.stream import Stream, Texts
 from decero.data.tokenization import token_lengths
 from decero.errors import UserError
 from decero.execution.objective import language_model
-from decero.training.data_loader import windows_of
+from decero.training.data_loader import step_loader
 
 LONGEST = 29
 lengths = st.lists(st.integers(2, LONGEST), min_size=1, max_size=43)
@@ -32,7 +32,7 @@ def row_of(length):
 def begin(dataset, collate, rank=0, world=1, **budgets):
     settings = TrainingSection(**({"max_train_steps": 99, "global_batch_size": 17} | budgets))
     accelerator = SimpleNamespace(process_index=rank, num_processes=world)
-    return windows_of(accelerator, dataset, language_model(collate), settings, seed=4)
+    return step_loader(accelerator, dataset, language_model(collate), settings, seed=4)
 
 
 def held(micro, padded):
@@ -47,9 +47,9 @@ def assert_within(dataset, collate, world, limit, packed, **budgets):
     """No micro-batch of any process and any of the first steps holds more; returns the fullest."""
     collate, fullest = Packed(collate, 64) if packed else collate, 0
     for rank in range(world):
-        windows = begin(dataset, collate, rank, world, per_device_tokens=limit, **budgets)
+        loader = begin(dataset, collate, rank, world, per_device_tokens=limit, **budgets)
         for step in range(3):
-            for micro in windows.at(step):
+            for micro in loader.at(step):
                 assert held(micro, not packed) <= limit, (rank, step, len(micro.indices))
                 fullest = max(fullest, held(micro, not packed))
     return fullest
@@ -125,8 +125,8 @@ def test_a_step_reads_and_writes_its_budget_on_average(sentinel_tokenizer, name,
     rows = [row_of(2 + 5 * i % (LONGEST - 1)) for i in range(300)]
     damage = OBJECTIVES[name](sentinel_tokenizer, 0, max_length=LONGEST)
     dataset = streamed(rows) if stream else Dataset.from_dict({"input_ids": rows})
-    windows = begin(dataset, damage, global_batch_size=None, global_batch_tokens=600)
-    steps = [sum(micro.size(windows.objective)[1] for micro in windows.at(step)) for step in range(7)]  # of one epoch
+    loader = begin(dataset, damage, global_batch_size=None, global_batch_tokens=600)
+    steps = [sum(micro.size(loader.objective)[1] for micro in loader.at(step)) for step in range(7)]  # of one epoch
     assert np.mean(steps) == pytest.approx(600, rel=0.03)
 
 
@@ -166,10 +166,10 @@ def test_a_budget_below_a_damaged_row_is_refused_by_both_of_its_sides(sentinel_t
 def test_one_text_that_a_decoder_alone_reads_counts_as_it_did(sentinel_tokenizer):
     """Bit for bit: a prompt and its completion are one row, and so are the tokens of an encoder."""
     rows = pairs_of([(3 + i * 7 % 23, 2 + i * 5 % 19) for i in range(43)])
-    windows = begin(rows, PromptCompletion(sentinel_tokenizer), per_device_tokens=200)
+    loader = begin(rows, PromptCompletion(sentinel_tokenizer), per_device_tokens=200)
     lengths = token_lengths(rows)
-    order = np.concatenate([micro.indices for micro in windows.at(0)])
-    window = next(windows.schedule.from_step(0, 1))[1]
-    assert order.tolist() == window[np.argsort(-lengths[window], kind="stable")].tolist()
-    for micro in windows.at(0):
-        assert windows.cut.size(micro.indices) == len(micro.indices) * lengths[micro.indices].max() <= 200
+    order = np.concatenate([micro.indices for micro in loader.at(0)])
+    micro_batches = next(loader.schedule.from_step(0, 1))[1]
+    assert order.tolist() == micro_batches[np.argsort(-lengths[micro_batches], kind="stable")].tolist()
+    for micro in loader.at(0):
+        assert loader.split.size(micro.indices) == len(micro.indices) * lengths[micro.indices].max() <= 200

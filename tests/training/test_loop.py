@@ -16,12 +16,12 @@ from accelerate import Accelerator
 from transformers import AutoModelForSequenceClassification, XLNetConfig
 
 from decero.config.sections import OptimSection, TrainingSection
-from decero.data.order import Place, Rows, Schedule
+from decero.data.order import RowIndex, Rows, Schedule
 from decero.data.packing import Packed
 from decero.data.tokenization import count_tokens, token_lengths
 from decero.errors import UserError
 from decero.execution.objective import classification
-from decero.training.data_loader import ahead
+from decero.training.data_loader import prefetch
 from decero.training.gradient import freeze_unreached
 from decero.training.loop import train
 
@@ -37,7 +37,7 @@ def weights(model):
 def step_of(rows, step):
     """The rows of a step of 12 examples."""
     epoch, examples = next(Schedule(np.ones(len(rows), dtype=int), 12, seed=4).from_step(step, step + 1))
-    return Rows(rows).__getitems__([Place(epoch, int(row)) for row in examples])
+    return Rows(rows).__getitems__([RowIndex(epoch, int(row)) for row in examples])
 
 
 @pytest.fixture
@@ -336,7 +336,7 @@ def test_workers_hear_no_signal_of_the_group_and_end_with_who_reads():
     """A launcher, `timeout` and a terminal signal a whole group; a process that is killed takes no leave of anybody."""
     reads, writes = os.pipe()
     if (child := os.fork()) == 0:
-        found = ahead(lambda item: (os.getpid(), os.getpgid(0)), itertools.count(), 2)
+        found = prefetch(lambda item: (os.getpid(), os.getpgid(0)), itertools.count(), 2)
         os.write(writes, json.dumps([next(found), next(found)]).encode())
         signal.pause()
     os.close(writes)  # the workers have it, too

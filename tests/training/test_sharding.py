@@ -18,7 +18,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from decero.errors import UserError
 from decero.training.checkpoint import damage, load_weights
-from decero.training.sharded_safetensors import Stored, pieces
+from decero.training.sharded_safetensors import ShardedTensors, pieces
 from decero.training.sharding import layers_of, sharding_asked_for
 
 ROOT = Path(__file__).parents[2]
@@ -188,7 +188,7 @@ def test_a_torn_or_missing_part_is_told(two, tmp_path, name):
     assert damage(path) == f"{name} is missing"
 
 
-class Cut:
+class BatchSplit:
     """A tensor as the shard of one process sees it: torch's DTensor without the other processes."""
 
     def __init__(self, tensor, rank, size):
@@ -211,16 +211,16 @@ def test_any_cut_reads_what_any_other_cut_wrote(tmp_path, processes):
     """Five rows, one row, a number: fewer rows than processes, too."""
     tensors = {"five": torch.arange(15.0).reshape(5, 3), "one": torch.ones(1), "step": torch.tensor(4.0)}
     for rank in range(processes):
-        cut = {n: Cut(t, rank, processes) if t.dim() else t for n, t in tensors.items()}
+        cut = {n: BatchSplit(t, rank, processes) if t.dim() else t for n, t in tensors.items()}
         part, header = pieces(cut, rank == 0)
         save_file(part, tmp_path / f"optimizer-{rank}-of-{processes}.safetensors", metadata=header)
-    with Stored(tmp_path, "optimizer") as stored:
+    with ShardedTensors(tmp_path, "optimizer") as stored:
         assert stored.found.keys() == tensors.keys()
         for name, tensor in tensors.items():
             assert stored.shape(name) == [*tensor.shape]
             assert torch.equal(stored.whole(name), tensor)
         for others in (1, 2, 3, 5, 6):
-            again = [Cut(tensors["five"], rank, others) for rank in range(others)]
+            again = [BatchSplit(tensors["five"], rank, others) for rank in range(others)]
             assert all(torch.equal(stored.like("five", each), each.to_local()) for each in again)
 
 

@@ -15,7 +15,7 @@ from decero.data.stream import Texts
 from decero.data.tokenization import tokenize_documents
 from decero.errors import UserError
 from decero.execution.objective import Objective
-from decero.training.data_loader import windows_of
+from decero.training.data_loader import step_loader
 
 
 @pytest.fixture
@@ -33,12 +33,14 @@ TOKENS = {"global_batch_size": None, "global_batch_tokens": 150, "per_device_bat
 def begin(stream, rank=0, world=1, objective=SEEN, **settings):
     training = TrainingSection(**({"max_train_steps": 99, "global_batch_size": 12} | settings))
     accelerator = SimpleNamespace(process_index=rank, num_processes=world)
-    return windows_of(accelerator, stream, objective, training, seed=4)
+    return step_loader(accelerator, stream, objective, training, seed=4)
 
 
-def read(window):
+def read(micro_batches):
     """Epoch, number and first tokens of each row that weighs something."""
-    return [(r["epoch"], r["index"], tuple(r["input_ids"])) for micro in window if micro.weight for r in micro.batch]
+    return [
+        (r["epoch"], r["index"], tuple(r["input_ids"])) for micro in micro_batches if micro.weight for r in micro.batch
+    ]
 
 
 @pytest.mark.parametrize("settings", [*LIMITS, TOKENS])
@@ -46,27 +48,27 @@ def read(window):
 def test_a_step_is_the_same_rows_on_any_number_of_processes(stream, world, settings):
     alone, ranks = begin(stream, **settings), [begin(stream, rank, world, **settings) for rank in range(world)]
     for step in range(14):  # three epochs, with shorter last steps
-        windows = [each.at(step) for each in ranks]
-        assert sorted(row for window in windows for row in read(window)) == sorted(read(alone.at(step)))
-        assert len({len(window) for window in windows}) == 1  # who has too few gets stand-ins
+        loader = [each.at(step) for each in ranks]
+        assert sorted(row for micro_batches in loader for row in read(micro_batches)) == sorted(read(alone.at(step)))
+        assert len({len(micro_batches) for micro_batches in loader}) == 1  # who has too few gets dummies
         assert [each.state() for each in ranks] == [alone.state()] * world
 
 
 @pytest.mark.parametrize("settings", LIMITS)
 def test_a_smaller_cut_begins_the_same_step_again(stream, settings):
-    windows, straight = begin(stream, **settings), begin(stream, **settings)
+    loader, straight = begin(stream, **settings), begin(stream, **settings)
     for step in range(7):
-        window = windows.at(step)
-        sizes = [windows.cut.size(micro.indices) for micro in window]
+        micro_batches = loader.at(step)
+        sizes = [loader.split.size(micro.indices) for micro in micro_batches]
         assert all(size > 0 for size in sizes)
         expected = sorted(read(straight.at(step)))
-        assert sorted(read(window)) == expected
-        if step in (0, 3) and len(window) < len(expected):
-            windows.limit(max(1, max(sizes) // 2))
-            again = windows.at(step)
+        assert sorted(read(micro_batches)) == expected
+        if step in (0, 3) and len(micro_batches) < len(expected):
+            loader.limit(max(1, max(sizes) // 2))
+            again = loader.at(step)
             assert sorted(read(again)) == expected
-            assert len(again) > len(window)
-        assert windows.state() == straight.state()
+            assert len(again) > len(micro_batches)
+        assert loader.state() == straight.state()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -74,13 +76,13 @@ def test_a_smaller_cut_begins_the_same_step_again(stream, settings):
 def test_where_a_run_stands_is_json_and_found_again(stream, workers):
     straight, state = begin(stream), None
     for step in range(12 if workers == 0 else 3):
-        windows = begin(stream, dataloader_num_workers=workers)
-        windows.go_on(step, state)
-        assert read(windows.at(step)) == read(straight.at(step))
-        assert windows.epoch(step + 1) == (step + 1) // 6  # 61 rows, twelve a step
-        state = json.loads(json.dumps(windows.state()))
+        loader = begin(stream, dataloader_num_workers=workers)
+        loader.go_on(step, state)
+        assert read(loader.at(step)) == read(straight.at(step))
+        assert loader.epoch(step + 1) == (step + 1) // 6  # 61 rows, twelve a step
+        state = json.loads(json.dumps(loader.state()))
         assert len(json.dumps(state)) < 4000
-        windows.close()
+        loader.close()
 
 
 def losses(result):

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from decero.benchmark.batches import Batch, Padded, as_stock_reads, make_batches, padded_batches
-from decero.benchmark.workloads import TrainingArm, Work
+from decero.benchmark.workloads import TrainingArm, Workload
 from decero.config.sections import OptimSection
 from decero.errors import UserError
 from decero.execution.attention_kernels import choose_attention
@@ -67,7 +67,7 @@ class Arm:
 
 
 def build_arms(
-    work: Work, pair: tuple[PreTrainedModel, PreTrainedModel], texts: Dataset, device: torch.device, seed: int,
+    work: Workload, pair: tuple[PreTrainedModel, PreTrainedModel], texts: Dataset, device: torch.device, seed: int,
     names: Sequence[str] = ARMS,
 ) -> dict[str, Arm]:  # fmt: skip
     """The arms asked for, on the device, ready to train. Stock arms share one model and one optimizer.
@@ -75,7 +75,7 @@ def build_arms(
     stock: the stock class and its own loss over padded batches, in bf16 under autocast with outputs back in fp32, which
     is what the Trainer makes of it through accelerate.
     tuned, ours: what a run of this library does by itself, bf16 asked for: the kernel and the packing chosen as
-    `economise` does, the loss of scored positions alone, fused with the projection. Without `work.tricks` ours does
+    `optimize` does, the loss of scored positions alone, fused with the projection. Without `work.tricks` ours does
     what stock fp32 does.
     """
     ours, stock = (model.to(device).train() for model in pair)  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ def _as_the_trainer(model: PreTrainedModel, batch: Batch) -> Tensor:
     return convert_to_fp32(model(**batch)).loss
 
 
-def _tuned(work: Work, model: PreTrainedModel, texts: Dataset, device, seed: int, ours: PreTrainedModel) -> Arm:
+def _tuned(work: Workload, model: PreTrainedModel, texts: Dataset, device, seed: int, ours: PreTrainedModel) -> Arm:
     collate = Padded(work, ours.config, seed)
     if work.kind == "classification":
         objective = classification(collate, "single_label_classification")

@@ -13,10 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from decero.benchmark.decoding import describe_decoding, skewed_lengths, sources_of
-from decero.benchmark.workloads import Work
+from decero.benchmark.workloads import Workload
 from decero.data.collators import IGNORED
 from decero.data.corpus import load_corpus
-from decero.data.order import Place, Rows, epoch_order
+from decero.data.order import RowIndex, Rows, epoch_order
 from decero.data.tokenizer import check_fits_model, load_tokenizer
 from decero.errors import UserError
 from decero.models.modeling_encoder_decoder import shift_right
@@ -31,7 +31,7 @@ FORMULA = (
 )
 
 
-def make_texts(name: str, work: Work, config: PreTrainedConfig, seed: int) -> Dataset:
+def make_texts(name: str, work: Workload, config: PreTrainedConfig, seed: int) -> Dataset:
     """Rows of `input_ids`, as many as a unit reads: texts from files, or ids drawn evenly from the vocabulary."""
     count = work.batches * work.batch_size
     if work.texts is not None:
@@ -46,7 +46,7 @@ def make_texts(name: str, work: Work, config: PreTrainedConfig, seed: int) -> Da
     return Dataset.from_list([{"input_ids": rng.choice(words, size=size).tolist()} for size in lengths])
 
 
-def _read_texts(name: str, work: Work, config: PreTrainedConfig, count: int, seed: int) -> Dataset:
+def _read_texts(name: str, work: Workload, config: PreTrainedConfig, count: int, seed: int) -> Dataset:
     assert work.texts is not None
     corpus = load_corpus(files={"train": work.texts.files}, text_column=work.texts.text_column)["train"]
     if len(corpus) < count:
@@ -78,7 +78,7 @@ class Padded:
     Raffel et al. 2020, section 3.1.4), 2/9 of the source and an end. classification: two labels.
     """
 
-    work: Work
+    work: Workload
     config: PreTrainedConfig
     seed: int
     width: int | None = None  # pad to this instead of the longest text
@@ -118,27 +118,27 @@ def stack(texts: list[np.ndarray], fill: int, width: int | None = None) -> Tenso
     return torch.from_numpy(padded)
 
 
-def make_batches(work: Work, texts: Dataset, collate) -> list[Batch]:
+def make_batches(work: Workload, texts: Dataset, collate) -> list[Batch]:
     """The batches of one unit."""
     rows = Rows(texts)
     starts = range(0, len(texts), work.batch_size)
-    places = [[Place(0, i) for i in range(start, min(start + work.batch_size, len(texts)))] for start in starts]
+    places = [[RowIndex(0, i) for i in range(start, min(start + work.batch_size, len(texts)))] for start in starts]
     return [collate(rows.__getitems__(some)) for some in places]
 
 
-def padded_batches(work: Work, texts: Dataset, config: PreTrainedConfig, seed: int) -> list[Batch]:
+def padded_batches(work: Workload, texts: Dataset, config: PreTrainedConfig, seed: int) -> list[Batch]:
     """The batches of one unit, padded as the examples of transformers pad."""
     return make_batches(work, texts, Padded(work, config, seed, work.length if work.padding == "max_length" else None))
 
 
-def as_stock_reads(work: Work, batch: Batch) -> Batch:
+def as_stock_reads(work: Workload, batch: Batch) -> Batch:
     """The same batch with labels as the stock class wants them: a causal one shifts them itself."""
     if work.kind != "causal":
         return batch
     return batch | {"labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)}
 
 
-def describe(work: Work, texts: Dataset, ours: PreTrainedModel, seed: int) -> dict[str, Any]:
+def describe(work: Workload, texts: Dataset, ours: PreTrainedModel, seed: int) -> dict[str, Any]:
     """What a unit holds: texts, useful tokens, how full the stock rows are, scored tokens, FLOPs (FORMULA)."""
     if work.kind == "decode":
         return describe_decoding(work, sources_of(texts), ours, seed)

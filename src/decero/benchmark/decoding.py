@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
-from decero.benchmark.workloads import Work
+from decero.benchmark.workloads import Workload
 from decero.errors import UserError
 from decero.execution.weight_layout import laid_out
 from decero.inference.decode import decode
@@ -26,14 +26,14 @@ SOURCE_SPREAD = 0.6  # standard deviation of log length: half of the sentences l
 ANSWER_SPREAD = 0.2  # of log(answer / source), as between two languages
 
 
-def skewed_lengths(work: Work, count: int, seed: int) -> np.ndarray:
+def skewed_lengths(work: Workload, count: int, seed: int) -> np.ndarray:
     """Source lengths: log-normal with mean fill x length, cut at `length`."""
     rng = np.random.default_rng(seed)
     drawn = work.fill * work.length * rng.lognormal(-(SOURCE_SPREAD**2) / 2, SOURCE_SPREAD, count)
     return drawn.clip(SHORTEST, work.length).round().astype(int)
 
 
-def answer_lengths(work: Work, sources: Sequence[Sequence[int]], seed: int) -> list[int]:
+def answer_lengths(work: Workload, sources: Sequence[Sequence[int]], seed: int) -> list[int]:
     """`answer_length` each; where that is not set, as long as its source, give or take."""
     if work.answer_length is not None:
         return [work.answer_length] * len(sources)
@@ -67,7 +67,11 @@ class Decoder:
 
 
 def build_decoders(
-    work: Work, pair: tuple[PreTrainedModel, PreTrainedModel], sources: list[list[int]], device: torch.device, seed: int
+    work: Workload,
+    pair: tuple[PreTrainedModel, PreTrainedModel],
+    sources: list[list[int]],
+    device: torch.device,
+    seed: int,
 ) -> dict[str, Decoder]:
     """The arms on the device, in fp32 or, with `work.bf16`, with weights in bfloat16.
 
@@ -127,7 +131,7 @@ def _generate(
     return answers
 
 
-def check_equal_answers(name: str, work: Work, written: Mapping[str, list[list[int]]]) -> dict[str, float]:
+def check_equal_answers(name: str, work: Workload, written: Mapping[str, list[list[int]]]) -> dict[str, float]:
     """Share of an arm's tokens that are those of ours.
 
     Raises UserError when they differ in fp32: no race is fair then.
@@ -143,7 +147,7 @@ def check_equal_answers(name: str, work: Work, written: Mapping[str, list[list[i
     return shares
 
 
-def describe_decoding(work: Work, sources: list[list[int]], ours: PreTrainedModel, seed: int) -> dict[str, Any]:
+def describe_decoding(work: Workload, sources: list[list[int]], ours: PreTrainedModel, seed: int) -> dict[str, Any]:
     """As `describe`: useful tokens are those that are written, FLOPs those of a forward pass with a cache."""
     read, written = (np.array(each) for each in ([len(s) for s in sources], answer_lengths(work, sources, seed)))
     batches = [slice(start, start + work.batch_size) for start in range(0, len(read), work.batch_size)]

@@ -20,7 +20,7 @@ from decero.benchmark.batches import make_texts
 from decero.benchmark.decoding import build_decoders, sources_of
 from decero.benchmark.measure import timed
 from decero.benchmark.memory import peak_of_step
-from decero.benchmark.workloads import ArmName, Work, build_pair
+from decero.benchmark.workloads import ArmName, Workload, build_pair
 from decero.errors import UserError, run
 from decero.training.runs import keep_freed_memory, multiply_in_tf32
 
@@ -32,7 +32,7 @@ _PROCESSES: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn
 class ArmProcess:
     """Called, the arm trains or decodes one unit; returned are the seconds of that, as its own process counts them."""
 
-    def __init__(self, name: str, work: Work, arm: ArmName, device: torch.device, seed: int):
+    def __init__(self, name: str, work: Workload, arm: ArmName, device: torch.device, seed: int):
         self.name = f"works.{name}: {arm}"
         self.ours, theirs = _PROCESSES.Pipe()
         threads = torch.get_num_threads()
@@ -92,7 +92,7 @@ def memory_of(arms: Mapping[str, ArmProcess]) -> dict[str, dict[str, int]]:
 
 @contextmanager
 def processes(
-    name: str, work: Work, device: torch.device, seed: int
+    name: str, work: Workload, device: torch.device, seed: int
 ) -> Iterator[tuple[dict[str, ArmProcess], dict[str, Any]]]:
     """The arms of a work, built and waiting, and the facts of each; they end with the block.
 
@@ -111,7 +111,7 @@ def processes(
 
 
 def serve(
-    theirs: Connection, name: str, work: Work, arm: ArmName, device: torch.device, seed: int, threads: int
+    theirs: Connection, name: str, work: Workload, arm: ArmName, device: torch.device, seed: int, threads: int
 ) -> None:
     """What the child does: build the arm, send its facts, then answer each word until the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who ends this one
@@ -121,7 +121,7 @@ def serve(
 
 
 def _serve(
-    theirs: Connection, name: str, work: Work, arm: ArmName, device: torch.device, seed: int, threads: int
+    theirs: Connection, name: str, work: Workload, arm: ArmName, device: torch.device, seed: int, threads: int
 ) -> None:
     torch.set_num_threads(threads)
     allocator = "the C library's, as it is"

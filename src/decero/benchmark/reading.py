@@ -24,12 +24,12 @@ from transformers import PreTrainedTokenizerBase
 from decero.benchmark.batches import stack
 from decero.benchmark.measure import interleaved, paired_ratios, timed
 from decero.data.corpus import load_corpus
-from decero.data.order import Place, Rows
+from decero.data.order import RowIndex, Rows
 from decero.data.packing import Packed
 from decero.data.tokenization import count_tokens, tokenize_documents
 from decero.data.tokenizer import load_tokenizer
 from decero.errors import UserError, run
-from decero.training.data_loader import ahead
+from decero.training.data_loader import prefetch
 
 AT_ONCE = 1000  # texts that the library is given
 STEP = 256  # rows that are packed together
@@ -53,9 +53,9 @@ def packed(rows: Dataset, capacity: int, workers: int) -> None:
     pack, read = Packed(_padded, capacity), Rows(rows)
 
     def step(start: int) -> dict[str, Tensor]:
-        return pack(read.__getitems__([Place(0, row) for row in range(start, min(start + STEP, len(rows)))]))
+        return pack(read.__getitems__([RowIndex(0, row) for row in range(start, min(start + STEP, len(rows)))]))
 
-    for _ in ahead(step, range(0, len(rows), STEP), workers):
+    for _ in prefetch(step, range(0, len(rows), STEP), workers):
         pass
 
 

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from decero.benchmark.batches import FORMULA
 from decero.benchmark.measure import paired_ratios, spread
-from decero.benchmark.workloads import ArmName, Work
+from decero.benchmark.workloads import ArmName, Workload
 from decero.evaluation.figures import COLOURS, style
 from decero.evaluation.tables import escaped
 
@@ -18,7 +18,9 @@ LEGEND = (
 )
 
 
-def summarise(work: Work, times: Mapping[str, list[float]], memory: Mapping[str, Any], facts, peaks) -> dict[str, Any]:
+def summarise(
+    work: Workload, times: Mapping[str, list[float]], memory: Mapping[str, Any], facts, peaks
+) -> dict[str, Any]:
     """One work's part of result.json. facts: what `describe` says. peaks: FLOP/s by type of number."""
     arms = {}
     for arm, seconds in times.items():
@@ -50,7 +52,7 @@ def _row(cells) -> str:
     return f"| {' | '.join(escaped(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def ratio_table(found: Mapping[str, Any], works: Mapping[str, Work]) -> str:
+def ratio_table(found: Mapping[str, Any], works: Mapping[str, Workload]) -> str:
     """Markdown: a row a work, how many times faster ours is than each other arm."""
     others = [arm for arm in OTHERS if any(arm in result["ratios"] for result in found.values())]
     lines = [_row(["work", *(f"over {arm}" for arm in others), "memory"]), "|:--|" + "--:|" * (len(others) + 1)]
@@ -119,7 +121,7 @@ def bars(found: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def line_of(name: str, work: Work, facts: Mapping[str, Any]) -> str:
+def line_of(name: str, work: Workload, facts: Mapping[str, Any]) -> str:
     """`mlm: 32 texts, 4,096 tokens (fill 100 %), 615 scored, 0.31 TFLOP, 11 rounds`."""
     return (
         f"{name}: {facts['texts']:,} texts in {work.batches} {'step' if work.batches == 1 else 'steps'}, "

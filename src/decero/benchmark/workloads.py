@@ -42,7 +42,7 @@ class RealTexts(Section):
     tokenizer: str = Field(description="tokenizer: hub name, folder or package:NAME/FOLDER")
 
 
-class Work(Section):
+class Workload(Section):
     kind: Kind = Field(description="the task; seq2seq is span corruption, decode is greedy decoding")
     model: Shape
     stock: str = Field(description="family of transformers that holds the very same weights: bert, gpt2, t5 ...")
@@ -79,12 +79,12 @@ class Work(Section):
 
 
 class Benchmark(RunConfig):
-    works: dict[str, Work] = Field(min_length=1, description="name -> work")
+    works: dict[str, Workload] = Field(min_length=1, description="name -> work")
     only: list[str] | None = Field(None, description="names of works to run; all when not set")
     warmup_rounds: int = Field(1, ge=1, description="rounds that are not counted: the first makes what is made once")
     memory: bool = Field(True, description="measure peak memory, too, when the clock has stopped")
 
-    def chosen(self) -> dict[str, Work]:
+    def chosen(self) -> dict[str, Workload]:
         """The works to run. Raises UserError for a name that is none."""
         for name in self.only or ():
             if name not in self.works:
@@ -93,7 +93,7 @@ class Benchmark(RunConfig):
         return {name: work for name, work in self.works.items() if self.only is None or name in self.only}
 
 
-def build_pair(name: str, work: Work, seed: int) -> tuple[PreTrainedModel, PreTrainedModel]:
+def build_pair(name: str, work: Workload, seed: int) -> tuple[PreTrainedModel, PreTrainedModel]:
     """Our model and the stock one with the very same weights, drawn from `seed`, in fp32.
 
     Raises UserError: a field that does not exist or sizes that do not fit, a family that cannot hold the model.

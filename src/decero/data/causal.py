@@ -26,7 +26,7 @@ from decero.errors import UserError, did_you_mean
 PLAIN: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}  # "<s>" is text
 
 
-def let_go_on(tokenizer: PreTrainedTokenizerBase) -> None:
+def strip_eos(tokenizer: PreTrainedTokenizerBase) -> None:
     """Take away the end token that a tokenizer puts after a text (ours do, as RoBERTa's does), and keep the start.
 
     For whoever reads a prompt with it afterwards: a text that has ended is not gone on with.

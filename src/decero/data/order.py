@@ -18,12 +18,12 @@ def seed_sequence(*parts: int) -> int:
     return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0] >> 1)
 
 
-class Place(NamedTuple):
-    """Where a row stands. A stand-in is computed, to keep the processes in step, and weighs nothing."""
+class RowIndex(NamedTuple):
+    """Where a row stands. A dummy is computed, to keep the processes in step, and weighs nothing."""
 
     epoch: int
     row: int
-    stand_in: bool = False
+    dummy: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Schedule:
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class BatchSplit:
     """How examples become micro-batches: as many of the next as the limit holds, and always at least one.
 
     sizes: what each example counts, 1 or its tokens, (examples,); with a decoder behind an encoder also (examples, 2).
@@ -98,20 +98,20 @@ class Cut:
         return sides.sum(axis=1).cumsum()
 
 
-def deal(epoch: int, examples: np.ndarray, cut: Cut, rank: int, world_size: int) -> list[list[Place]]:
+def shard_step(epoch: int, examples: np.ndarray, cut: BatchSplit, rank: int, world_size: int) -> list[list[RowIndex]]:
     """The micro-batches of one process for a step that reads `examples`.
 
     Every process gets an equal share of the examples and the same number of micro-batches; who has too few gets
-    stand-ins, which weigh nothing.
+    dummies, which weigh nothing.
     """
     cuts = [cut(share) for share in np.array_split(examples, world_size)]
-    mine = [[Place(epoch, int(row)) for row in micro] for micro in cuts[rank]]
+    mine = [[RowIndex(epoch, int(row)) for row in micro] for micro in cuts[rank]]
     missing = max(map(len, cuts)) - len(mine)
-    return mine + [[Place(epoch, int(examples[0]), stand_in=True)]] * missing
+    return mine + [[RowIndex(epoch, int(examples[0]), dummy=True)]] * missing
 
 
 class Rows:
-    """A data set read by `Place`, many at once; each row is told where it stands. Of a stream, its first rows."""
+    """A data set read by `RowIndex`, many at once; each row is told where it stands. Of a stream, its first rows."""
 
     def __init__(self, dataset: Any):
         self.dataset: Dataset = getattr(dataset, "first_rows", dataset)
@@ -119,10 +119,7 @@ class Rows:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, places: Sequence[Place]) -> list[dict]:
+    def __getitems__(self, places: Sequence[RowIndex]) -> list[dict]:
         columns = self.dataset[[place.row for place in places]]
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        return [
-            row | {"epoch": p.epoch, "index": p.row, "stand_in": p.stand_in}
-            for row, p in zip(rows, places, strict=True)
-        ]
+        return [row | {"epoch": p.epoch, "index": p.row, "dummy": p.dummy} for row, p in zip(rows, places, strict=True)]

@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from decero.data.collators import IGNORED
-from decero.data.order import Place, Rows
+from decero.data.order import RowIndex, Rows
 from decero.data.sizes import Sizes, both_sides
 
 Pair = tuple[np.ndarray, np.ndarray]
@@ -64,7 +64,7 @@ class ShuffledSources:
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         size = len(self.dataset)
-        others = Rows(self.dataset).__getitems__([Place(r["epoch"], (r["index"] + size // 2) % size) for r in rows])
+        others = Rows(self.dataset).__getitems__([RowIndex(r["epoch"], (r["index"] + size // 2) % size) for r in rows])
         return self.pairs.batch(
             [(self.pairs.pair(other)[0], self.pairs.pair(row)[1]) for other, row in zip(others, rows, strict=True)]
         )

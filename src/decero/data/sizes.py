@@ -17,7 +17,7 @@ class Sizes(NamedTuple):
     mean: np.ndarray
 
     def counted(self, padded: bool) -> np.ndarray:
-        """What a `Cut` counts: (examples, 2) where each side is padded to its own longest, else (examples,)."""
+        """What a `BatchSplit` counts: (examples, 2) where each side is padded to its own longest, else (examples,)."""
         return np.stack([self.read, self.written], axis=1) if padded else self.most
 
 

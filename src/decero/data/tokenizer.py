@@ -157,7 +157,7 @@ def _continuing_characters(tokenizer: Tokenizer, texts: Iterable) -> list[str]:
     """`##c` for every character c that can continue a word, to be named before training.
 
     The trainer would number them in the order of a randomly seeded hash map and break ties by number, so that no two
-    trainings agreed (huggingface/tokenizers#1794). Besides, no word of known characters is then [UNK].
+    trainings main_process_value (huggingface/tokenizers#1794). Besides, no word of known characters is then [UNK].
     """
     characters: set[str] = set()
     for item in texts:

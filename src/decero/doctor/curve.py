@@ -6,12 +6,12 @@ import statistics
 from collections.abc import Iterator
 
 from decero.doctor.findings import Finding
-from decero.doctor.inspected_run import Work
+from decero.doctor.inspected_run import InspectedRun
 
 FEWEST = 8  # lines with a loss: with fewer a curve has no shape
 
 
-def schedule(work: Work) -> Iterator[Finding]:
+def schedule(work: InspectedRun) -> Iterator[Finding]:
     """Warm-up against the length of the run, and a learning rate that is spent, or far from it, when the run ends."""
     optim, last = work.config.optim, work.steps
     logged = [row for row in work.metrics if "learning_rate" in row]
@@ -48,7 +48,7 @@ def schedule(work: Work) -> Iterator[Finding]:
     yield from found or [Finding("schedule", "ok", fine)]
 
 
-def curve(work: Work) -> Iterator[Finding]:
+def curve(work: InspectedRun) -> Iterator[Finding]:
     """The shape of the training loss: not finite, divergence, plateau from the start, spikes, still falling fast.
 
     Steps are compared by medians of several lines, changes with how much the loss shakes from one line to the next.
@@ -114,7 +114,7 @@ def _shake(losses: list[float]) -> float:
     return 1.48 * statistics.median(abs(change - middle) for change in changes)
 
 
-def waiting(work: Work) -> Iterator[Finding]:
+def waiting(work: InspectedRun) -> Iterator[Finding]:
     """The share of time in which the loop waited for data, a median over the log: above 2 % is worth a worker."""
     waits = [row["data_wait"] for row in work.metrics if "data_wait" in row]
     if not waits:

@@ -7,13 +7,13 @@ from tqdm.auto import tqdm
 
 from decero.doctor import curve, texts, tokens, weights
 from decero.doctor.findings import Finding
-from decero.doctor.inspected_run import Work, open_run
+from decero.doctor.inspected_run import InspectedRun, open_run
 from decero.errors import UserError
 
 __all__ = ["CHECKS", "examine", "open_run"]
 
 # What a check needs: the corpus alone; token rows and model; the schedule and the log.
-CHECKS: tuple[tuple[str, Callable[[Work], Iterator[Finding]]], ...] = (
+CHECKS: tuple[tuple[str, Callable[[InspectedRun], Iterator[Finding]]], ...] = (
     ("corpus", texts.duplicates),
     ("corpus", texts.empty),
     ("corpus", texts.leakage),
@@ -30,7 +30,7 @@ CHECKS: tuple[tuple[str, Callable[[Work], Iterator[Finding]]], ...] = (
 )
 
 
-def examine(work: Work) -> Iterator[Finding]:
+def examine(work: InspectedRun) -> Iterator[Finding]:
     """Every finding of every check, in order. What the recipe itself would refuse is one bad finding, in its words."""
     refused: set[str] = set()
     said: set[str] = set()

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from decero.config.sections import ModelSection
 from decero.config.yaml_files import read_yaml
-from decero.data.causal import let_go_on
-from decero.data.order import Place, Rows, epoch_order
+from decero.data.causal import strip_eos
+from decero.data.order import RowIndex, Rows, epoch_order
 from decero.data.sizes import sizes_of
 from decero.data.tokenization import side_lengths, token_lengths
 from decero.doctor.recipes import RECIPES, Corpus, Recipe, recipe_of
@@ -47,7 +47,7 @@ class Folded(NamedTuple):
 
 
 @dataclass
-class Work:
+class InspectedRun:
     """A run before or after it ran. folder: where it ran, if it did."""
 
     config: Any
@@ -61,7 +61,7 @@ class Work:
         """The run's own. Raises UserError for none, or one that does not match its checkpoint."""
         found = tokenizer_for(self.config.tokenizer, self.config.model, needs=self.recipe.needs)
         if self.recipe.auto_class is AutoModelForCausalLM:
-            let_go_on(found)  # as these recipes do, whose cached rows are then found
+            strip_eos(found)  # as these recipes do, whose cached rows are then found
         return found
 
     @cached_property
@@ -148,7 +148,7 @@ class Work:
         start = number * BATCH_ROWS % max(1, len(order) - BATCH_ROWS + 1)
         chosen = order[start : start + BATCH_ROWS]
         fits = max(2, int((np.cumsum(lengths[chosen]) <= BATCH_TOKENS).sum()))
-        rows = Rows(self.rows).__getitems__([Place(0, int(row)) for row in chosen[:fits]])
+        rows = Rows(self.rows).__getitems__([RowIndex(0, int(row)) for row in chosen[:fits]])
         return send_to_device(self.objective.collate(rows), "cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property
@@ -156,7 +156,7 @@ class Work:
         """What is scored in all rows, flat: (items,) ids, classes or numbers, or (examples, labels) of 0 and 1."""
         found, rows = [], Rows(self.rows)
         for start in range(0, len(rows), 256):
-            places = [Place(0, row) for row in range(start, min(start + 256, len(rows)))]
+            places = [RowIndex(0, row) for row in range(start, min(start + 256, len(rows)))]
             found.append(scored(self.objective.collate(rows.__getitems__(places))))
         return torch.cat(found)
 
@@ -188,7 +188,7 @@ def asks_for_code(settings: Any) -> bool:
     return isinstance(settings, list) and any(map(asks_for_code, settings))
 
 
-def open_run(where: str, asked: str | None = None) -> Work:
+def open_run(where: str, asked: str | None = None) -> InspectedRun:
     """Read a run's folder or a configuration file.
 
     Raises UserError: neither, settings that no recipe takes, a corpus that cannot be read, a folder whose settings ask
@@ -206,7 +206,7 @@ def open_run(where: str, asked: str | None = None) -> Work:
     name = recipe_of(path, asked)
     recipe = RECIPES[name]
     config: Any = recipe.schema.load(str(path))
-    return Work(config, name, recipe, recipe.read(config), folder)
+    return InspectedRun(config, name, recipe, recipe.read(config), folder)
 
 
 def _fold(parts: dict[str, Dataset], columns: tuple[str, ...]) -> Folded:

@@ -9,12 +9,12 @@ from datasets import ClassLabel, Dataset
 
 from decero.data.corpus import check_column
 from decero.doctor.findings import Finding, Severity, percent
-from decero.doctor.inspected_run import Folded, Work
+from decero.doctor.inspected_run import Folded, InspectedRun
 
 SHOWN = 3  # places that are named
 
 
-def duplicates(work: Work) -> Iterator[Finding]:
+def duplicates(work: InspectedRun) -> Iterator[Finding]:
     """Rows of train that repeat an earlier one, white space folded: note below 1 %, bad from 20 % on."""
     texts = work.folded["train"]
     full = np.flatnonzero(texts.keys)
@@ -31,7 +31,7 @@ def duplicates(work: Work) -> Iterator[Finding]:
     yield Finding("duplicates", severity, what, "train", "drop the repeats: they are learnt by heart first")
 
 
-def empty(work: Work) -> Iterator[Finding]:
+def empty(work: InspectedRun) -> Iterator[Finding]:
     """Rows without text in some column; which are skipped by pretraining and answered in the dark by anything else."""
     found = False
     for split, texts in work.folded.items():
@@ -49,7 +49,7 @@ def empty(work: Work) -> Iterator[Finding]:
         yield Finding("empty", "ok", "every row has text")
 
 
-def leakage(work: Work) -> Iterator[Finding]:
+def leakage(work: InspectedRun) -> Iterator[Finding]:
     """Texts of validation or test that stand in train, white space folded: bad from 1 % of the split on."""
     others = [split for split in work.folded if split != "train"]
     train, found = work.folded["train"], False
@@ -70,7 +70,7 @@ def leakage(work: Work) -> Iterator[Finding]:
         yield Finding("leakage", "ok", what)
 
 
-def labels(work: Work) -> Iterator[Finding]:
+def labels(work: InspectedRun) -> Iterator[Finding]:
     """Labels that one side never shows, and a majority that the model does not beat. Classifiers only."""
     if work.name != "finetune_classification":
         return
@@ -104,7 +104,7 @@ def _strangers(train: Counter, others: dict[str, Counter]) -> Iterator[Finding]:
         yield Finding("labels", "warn", what, "train", "hold some of those rows out, or drop the label")
 
 
-def _majority(work: Work, counts: dict[str, Counter]) -> Iterator[Finding]:
+def _majority(work: InspectedRun, counts: dict[str, Counter]) -> Iterator[Finding]:
     """Accuracy against that of always saying the most common label of train, with a binomial standard error."""
     split = work.result.get("split") or ("test" if "test" in counts else "validation")
     accuracy = (work.result.get("metric") or {}).get("accuracy")

@@ -13,13 +13,13 @@ from transformers import AutoConfig
 from decero.data.tokenization import token_lengths
 from decero.data.tokenizer import load_tokenizer
 from decero.doctor.findings import Finding, percent
-from decero.doctor.inspected_run import Work
+from decero.doctor.inspected_run import InspectedRun
 
 ALPHABET = 512  # rows that bytes and special tokens may leave unused in a small corpus
 SHORT = 5  # ordinary tokens: with fewer a row has next to nothing to say
 
 
-def rows(work: Work) -> Iterator[Finding]:
+def rows(work: InspectedRun) -> Iterator[Finding]:
     """Texts with next to nothing in them, and text that data.max_length cuts away: warn from 5 % and 10 % on."""
     lengths, of, pretrains = token_lengths(work.rows), _of(work), work.name.startswith("pretrain")
     begins = [text[:200] for text in work.some_texts(1000)]
@@ -48,11 +48,11 @@ def rows(work: Work) -> Iterator[Finding]:
         yield Finding("rows", "ok", what, f"train{of}")
 
 
-def _of(work: Work) -> str:
+def _of(work: InspectedRun) -> str:
     return "" if work.share == 1 else f" (an even {percent(work.share)} of it)"
 
 
-def tokenizer(work: Work) -> Iterator[Finding]:
+def tokenizer(work: InspectedRun) -> Iterator[Finding]:
     """Whether the tokenizer fits the texts and the model: unknown tokens, ids and special tokens, rows never used."""
     found = list(_special(work.tokenizer, work.model_config, "model.config" if work.config.model.config else "model"))
     if work.trained:
@@ -89,7 +89,7 @@ def _flat(dataset: Dataset, column: str) -> np.ndarray:
     return np.concatenate([np.empty(0, dtype=np.int64), *(chunk.flatten().to_numpy() for chunk in chunks)])
 
 
-def _unknown(work: Work, counts: np.ndarray) -> Iterator[Finding]:
+def _unknown(work: InspectedRun, counts: np.ndarray) -> Iterator[Finding]:
     """The share of unknown tokens among ordinary ones: warn from 0.5 % on, bad from 10 % on."""
     unknown = work.tokenizer.unk_token_id
     if (
@@ -132,7 +132,7 @@ def entropy(labels: Tensor) -> float:
     return float(-(p * p.log()).sum()) + (len(counts) - 1) / (2 * float(counts.sum()))
 
 
-def floor(work: Work) -> Iterator[Finding]:
+def floor(work: InspectedRun) -> Iterator[Finding]:
     """The loss of frequencies alone against that of the run: the best validation loss, else the last training loss."""
     bound, unit = entropy(work.labels), "nats" if not _numbers(work.labels) else "squared error"
     held_out = [row["eval_loss"] for row in work.metrics if "eval_loss" in row]
@@ -157,7 +157,7 @@ def floor(work: Work) -> Iterator[Finding]:
         yield Finding("floor", "bad", what, "metrics.jsonl", mend)
 
 
-def uniform(work: Work) -> float | None:
+def uniform(work: InspectedRun) -> float | None:
     """The loss of a model that knows nothing at all: ln of the number of choices; None for numbers."""
     labels = work.labels
     if _numbers(labels):

@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from decero.config.sections import ModelSection
 from decero.doctor.findings import Finding, Severity, percent
-from decero.doctor.inspected_run import Work, scored
+from decero.doctor.inspected_run import InspectedRun, scored
 from decero.doctor.tokens import entropy, uniform
 from decero.execution.objective import Batch
 from decero.training.optimizer import build_optimizer, learning_rate_at
@@ -26,7 +26,7 @@ RECTIFIERS = nn.ReLU, nn.ReLU6, ReLUSquaredActivation
 FIRST = 5  # steps whose updates are measured
 
 
-def overfit(work: Work) -> Iterator[Finding]:
+def overfit(work: InspectedRun) -> Iterator[Finding]:
     """Whether the model as it starts learns one batch by heart, with the run's optimizer and learning rate.
 
     A model that reads nothing gets down to the entropy of the batch's own labels; one that works gets well below.
@@ -58,7 +58,7 @@ def overfit(work: Work) -> Iterator[Finding]:
         yield Finding("overfit", "warn" if last < 0.9 * bound else "bad", what, where, mend)
 
 
-def _learn(work: Work, model: Any, batch: Batch, enough: float) -> list[float]:
+def _learn(work: InspectedRun, model: Any, batch: Batch, enough: float) -> list[float]:
     """The loss before each step and after the last one."""
     optim, losses = work.config.optim, []
     optimizer, count = build_optimizer(model, optim), work.objective.count(batch)
@@ -83,7 +83,7 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, max_
     optimizer.step()
 
 
-def _start(work: Work, first: float) -> Finding:
+def _start(work: InspectedRun, first: float) -> Finding:
     """The loss before the first step: ln of the choices for random weights, give or take a nat; never far above it."""
     chance, random_weights = uniform(work), work.config.model.config is not None
     if chance is None:
@@ -101,7 +101,7 @@ def _start(work: Work, first: float) -> Finding:
     return Finding("first loss", "ok", beside)
 
 
-def layers(work: Work) -> Iterator[Finding]:
+def layers(work: InspectedRun) -> Iterator[Finding]:
     """Activation and gradient of each layer on a real batch: named when zero, not finite or 100 times those of others.
 
     The others are the median and the layer before. Of the trained weights where the run has left them.
@@ -191,7 +191,7 @@ def _dead(alive: dict[str, Tensor], place: str) -> Iterator[Finding]:
             yield Finding("layers", severity, f"{percent(dead)} of the units never fire", f"{place}, {name}", mend)
 
 
-def updates(work: Work) -> Iterator[Finding]:
+def updates(work: InspectedRun) -> Iterator[Finding]:
     """How far the first steps move each matrix, against its size: about 1e-4 to 1e-2 a step, half a decade each way.
 
     Too far: as the run's schedule has the first steps. Too little: as it would be at the peak of the schedule.

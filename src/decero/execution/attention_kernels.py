@@ -103,9 +103,9 @@ def _not_worth(model: PreTrainedModel, row: int) -> str | None:
     """Why FlexAttention is left alone where nobody asked for it, though it may be able."""
     if row < LONG_ROW:
         return f"rows of {row} tokens have few blocks to skip"
-    # The last layer of these (`asked_positions`) picks its rows out of a dense mask. That it saves most of a layer is
-    # known; what skipping blocks would save instead is not.
-    if "asked_positions" in inspect.signature(model.forward).parameters:
+    # The last layer of these (`selected_positions`) picks its rows out of a dense mask. That this saves most of a layer
+    # is known; what skipping blocks would save instead is not.
+    if "selected_positions" in inspect.signature(model.forward).parameters:
         return "the last layer can compute scored positions alone, with a dense mask"
     return None
 

@@ -70,42 +70,42 @@ def language_model(collate: Callable[[list[dict]], Batch], label_smoothing: floa
 def token_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0, scored_queries: bool = False) -> Tensor:
     """Summed cross-entropy over the scored positions; labels stand beside the logits that answer them.
 
-    scored_queries: of a model that can be told (`asked_positions`) the last layer computes those positions alone. The
+    scored_queries: with a model that takes `selected_positions`, the last layer computes those positions alone. The
     loss and its gradient are the same; dropout, which draws for fewer, is another draw.
     The vocabulary projection is done for the scored positions alone, a chunk at a time. Any model can be asked this
     way, ours or stock, for the projection is its `get_output_embeddings()`.
     """
     scored_BL = batch["labels"] != IGNORED
     labels_N = batch["labels"][scored_BL]
-    if scored_queries and can_be_told(model):
-        places_BS = ahead(scored_BL)
-        batch, scored_BL = batch | {"asked_positions": places_BS}, scored_BL.gather(1, places_BS)
+    if scored_queries and takes_selected_positions(model):
+        places_BS = scored_first(scored_BL)
+        batch, scored_BL = batch | {"selected_positions": places_BS}, scored_BL.gather(1, places_BS)
     if not only_projects(model, batch, scored_BL):
         with projecting_only(model, scored_BL):
             logits_NV = logits_of(model, batch)
         if logits_NV.dim() == 3:  # MobileBERT's head reads the weight of its projection and never calls it
             logits_NV = logits_NV[scored_BL]
         return F.cross_entropy(logits_NV.float(), labels_N, reduction="sum", label_smoothing=label_smoothing)
-    with holding_back(model, scored_BL) as held:
+    with hold_projection_input(model, scored_BL) as held:
         logits_of(model, batch)
     projection = held.projection.weight, held.projection.bias
     return linear_cross_entropy(held.hidden, *projection, labels_N, label_smoothing=label_smoothing)
 
 
-def can_be_told(model: nn.Module) -> bool:
-    """Whether a model takes `asked_positions`: ours do, with a backend that takes any mask, uncompiled.
+def takes_selected_positions(model: nn.Module) -> bool:
+    """Whether a model takes `selected_positions`: ours do, with a backend that takes any mask, uncompiled.
 
     FlexAttention's blocks are not picked apart by place; `choose_attention` takes it for such a model only when asked.
     """
     bare: Any = getattr(model, "module", model)
-    if "asked_positions" not in inspect.signature(bare.forward).parameters:
+    if "selected_positions" not in inspect.signature(bare.forward).parameters:
         return False
     # `compile_layers`, which wants one shape; the model's own forward is accelerate's to replace (autocast)
     compiled = any("forward" in vars(module) for module in bare.modules() if module is not bare)
     return not compiled and bare.config._attn_implementation in ("sdpa", "eager", "matmul")
 
 
-def ahead(scored_BL: Tensor) -> Tensor:
+def scored_first(scored_BL: Tensor) -> Tensor:
     """(batch, most scored positions of a row): the scored positions of each row in their order, then others."""
     most = int(scored_BL.sum(dim=1).max()) if len(scored_BL) else 0
     return scored_BL.int().argsort(dim=1, descending=True, stable=True)[:, : max(1, most)]
@@ -120,7 +120,7 @@ def only_projects(model: nn.Module, batch: Batch, scored_BL: Tensor) -> bool:
     if not scored_BL.any():  # nothing to be told by, and the loss is 0 either way
         return _ONLY_PROJECTS.get(projection, True)
     if projection not in _ONLY_PROJECTS:
-        with torch.random.fork_rng(), torch.no_grad(), holding_back(model, scored_BL) as held:
+        with torch.random.fork_rng(), torch.no_grad(), hold_projection_input(model, scored_BL) as held:
             logits = logits_of(model, batch)
         alone = held.logits is not None and torch.equal(logits, held.logits)
         _ONLY_PROJECTS[projection] = alone and not has_bias_beside(model, projection)
@@ -143,7 +143,7 @@ def output_projection(model: nn.Module) -> Any:
     return projection
 
 
-class Held:
+class ProjectionInput:
     """What was held back: the scored hidden states, and what the projection made of the first of them."""
 
     projection: Any
@@ -152,9 +152,9 @@ class Held:
 
 
 @contextmanager
-def holding_back(model: nn.Module, scored_BL: Tensor):
-    """Inside, the output projection sees one scored position only; the hidden states of all are kept in a `Held`."""
-    held = Held()
+def hold_projection_input(model: nn.Module, scored_BL: Tensor):
+    """Inside, the output projection sees one scored position only; all hidden states go to a `ProjectionInput`."""
+    held = ProjectionInput()
     held.projection = output_projection(model)
 
     def keep(projection, inputs):

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from decero.config.sections import TrainingSection
-from decero.data.order import Place, Rows
+from decero.data.order import RowIndex, Rows
 from decero.data.packing import Packed
 from decero.data.stream import Stream
 from decero.data.tokenization import token_lengths
@@ -27,7 +27,7 @@ from decero.execution.packed_forward import prove
 SHORTEST_ROW = 128  # below that the matrices are too thin to be fast, and short rows are harder to fill
 
 
-def economise(
+def optimize(
     accelerator: Accelerator,
     model: PreTrainedModel,
     objective: Objective,
@@ -69,7 +69,7 @@ def pack_if_proven(
     source = Rows(dataset)
     longest = np.argsort(-token_lengths(source.dataset), kind="stable")[:4]  # a window is seen by what is longer
     some = list(dict.fromkeys([*longest.tolist(), *range(min(4, len(source)))]))
-    rows = source.__getitems__([Place(0, index) for index in some])
+    rows = source.__getitems__([RowIndex(0, index) for index in some])
     padded = objective.collate(rows)
     widest = max(t.shape[1] for name, t in padded.items() if name.endswith("attention_mask"))
     roomy = max(capacity, 2 * widest)  # two texts a row

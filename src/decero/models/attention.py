@@ -56,9 +56,9 @@ def rotate(x_BHLK, cos_BL1K, sin_BL1K):
     return x_BHLK * cos_BL1K + torch.cat((-second, first), dim=-1) * sin_BL1K
 
 
-def at_places(x, asked_BS, dim):
+def gather_positions(x, selected_BS, dim):
     """What stands at each row's own places: `x`, whose first dimension is the batch, (batch, asked) along `dim`."""
-    index = asked_BS.view(asked_BS.shape[0], *[1] * (dim - 1), -1, *[1] * (x.dim() - dim - 1))
+    index = selected_BS.view(selected_BS.shape[0], *[1] * (dim - 1), -1, *[1] * (x.dim() - dim - 1))
     return torch.take_along_dim(x, index, dim)
 
 
@@ -96,7 +96,7 @@ class MultiHeadAttention(nn.Module):
         return k_BGMK, v_BGMK
 
     def forward(
-        self, hidden_BLD, attention_mask=None, rotary=None, past_key_values=None, memory_BMD=None, asked_BS=None,
+        self, hidden_BLD, attention_mask=None, rotary=None, past_key_values=None, memory_BMD=None, selected_BS=None,
         **kwargs,
     ):  # fmt: skip
         """What `hidden_BLD` asks of `memory_BMD`, or of itself: (batch, length, model), and from the eager backend the
@@ -104,14 +104,14 @@ class MultiHeadAttention(nn.Module):
 
         hidden_BLD: (batch, length, model). memory_BMD: (batch, memory, model). attention_mask: None, bool or additive,
         (batch, 1 or heads, length, memory). rotary: cosines and sines, (batch, 1, length, head size) each.
-        asked_BS: (batch, asked), the places that ask, where not all do; then there are so many instead of `length`.
+        selected_BS: (batch, asked), the places that ask, where not all do; then there are so many instead of `length`.
         """
         memory_BMD = hidden_BLD if memory_BMD is None else memory_BMD
         k_BGMK, v_BGMK = self.keys_values(memory_BMD, rotary, past_key_values)
-        if asked_BS is not None:
-            hidden_BLD = at_places(hidden_BLD, asked_BS, 1)
-            rotary = None if rotary is None else [at_places(part, asked_BS, 2) for part in rotary]
-            attention_mask = None if attention_mask is None else at_places(attention_mask, asked_BS, 2)
+        if selected_BS is not None:
+            hidden_BLD = gather_positions(hidden_BLD, selected_BS, 1)
+            rotary = None if rotary is None else [gather_positions(part, selected_BS, 2) for part in rotary]
+            attention_mask = None if attention_mask is None else gather_positions(attention_mask, selected_BS, 2)
         B, L, _ = hidden_BLD.shape
         q_BHLK = self.heads(self.q_proj(hidden_BLD))
         if rotary is not None:

@@ -9,7 +9,7 @@ from transformers import EncoderDecoderCache
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import CrossAttention, SelfAttention, at_places
+from .attention import CrossAttention, SelfAttention, gather_positions
 
 
 class RMSNorm(nn.Module):
@@ -79,14 +79,14 @@ class EncoderLayer(GradientCheckpointingLayer):
         if layer_idx == 0 and config.embedding_norm and config.norm_placement == "pre":
             self.pre_attn_norm = nn.Identity()  # what enters was normalised as the sum of the embeddings
 
-    def forward(self, hidden_BLD, attention_mask=None, rotary=None, *, asked_BS=None, **kwargs):
+    def forward(self, hidden_BLD, attention_mask=None, rotary=None, *, selected_BS=None, **kwargs):
         """(batch, length, model) to the same; mask and rotary as `MultiHeadAttention` takes them.
 
-        asked_BS: (batch, asked), the places that go on, where not all do: (batch, asked, model) is returned.
+        selected_BS: (batch, asked), the places that go on, where not all do: (batch, asked, model) is returned.
         """
         read_BLD = self.pre_attn_norm(hidden_BLD)
-        mix_BLD, _ = self.self_attn(read_BLD, attention_mask, rotary, asked_BS=asked_BS, **kwargs)
-        hidden_BLD = hidden_BLD if asked_BS is None else at_places(hidden_BLD, asked_BS, 1)
+        mix_BLD, _ = self.self_attn(read_BLD, attention_mask, rotary, selected_BS=selected_BS, **kwargs)
+        hidden_BLD = hidden_BLD if selected_BS is None else gather_positions(hidden_BLD, selected_BS, 1)
         hidden_BLD = self.post_attn_norm(hidden_BLD + self.dropout(mix_BLD))
         hidden_BLD = self.post_mlp_norm(hidden_BLD + self.dropout(self.mlp(self.pre_mlp_norm(hidden_BLD))))
         return hidden_BLD

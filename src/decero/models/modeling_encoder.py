@@ -81,14 +81,14 @@ class DeceroEncoderModel(DeceroEncoderPreTrainedModel, DeceroStack):
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
-        asked_positions: torch.LongTensor | None = None,
+        selected_positions: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """input_ids, position_ids, token_type_ids: (batch, length). attention_mask: (batch, length), 1 where text is,
         or (batch, 1, length, length) ready-made. Returns `last_hidden_state` (batch, length, model) and, with a pooling
         layer, `pooler_output` (batch, model).
 
-        asked_positions: (batch, asked), the places whose output is wanted; the last layer computes no others, and
+        selected_positions: (batch, asked), the places whose output is wanted; the last layer computes no others, and
         `last_hidden_state` is (batch, asked, model). What they read is what they always read.
 
         Raises ValueError unless exactly one of `input_ids` and `inputs_embeds` is given, and for a text longer than
@@ -103,8 +103,8 @@ class DeceroEncoderModel(DeceroEncoderPreTrainedModel, DeceroStack):
             masks[kind] = self.prefer_near(mask, hidden_BLD.shape[1], kind)
         rotary = self.rotary(position_ids, hidden_BLD.dtype)
         for layer, kind in zip(self.layers, self.layer_types, strict=True):
-            asked_BS = asked_positions if layer is self.layers[-1] else None
-            hidden_BLD = layer(hidden_BLD, masks[kind], rotary[kind], asked_BS=asked_BS, **kwargs)
+            selected_BS = selected_positions if layer is self.layers[-1] else None
+            hidden_BLD = layer(hidden_BLD, masks[kind], rotary[kind], selected_BS=selected_BS, **kwargs)
         hidden_BLD = self.norm(hidden_BLD)
         pooled_BD = None if self.pooler is None else self.pooler(hidden_BLD, attention_mask)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_BLD, pooler_output=pooled_BD)
@@ -145,13 +145,13 @@ class DeceroEncoderForMaskedLM(DeceroEncoderPreTrainedModel):
     @can_return_tuple
     def forward(
         self, input_ids=None, attention_mask=None, token_type_ids=None, position_ids=None, inputs_embeds=None,
-        labels=None, asked_positions=None, **kwargs: Unpack[TransformersKwargs],
+        labels=None, selected_positions=None, **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:  # fmt: skip
         """labels: (batch, length), -100 where nothing is asked. Logits: (batch, length, vocabulary). With
-        `asked_positions`, as the bare model takes them, labels and logits are of those places alone.
+        `selected_positions`, as the bare model takes them, labels and logits are of those places alone.
         """
         outputs = self.model(
-            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, asked_positions, **kwargs
+            input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, selected_positions, **kwargs
         )
         logits = self.lm_head(outputs.last_hidden_state)
         loss = None

@@ -21,10 +21,10 @@ from decero.data.stream import Stream
 from decero.data.tokenization import side_lengths
 from decero.errors import UserError
 from decero.execution.objective import Objective
-from decero.execution.optimize import economise
+from decero.execution.optimize import optimize
 from decero.formatting import count, duration
 from decero.planning.cost import Load, flops
-from decero.planning.probe import Look, agreed, probe, sample_load, time_look
+from decero.planning.probe import Evaluate, main_process_value, probe, sample_load, time_evaluation
 from decero.planning.scaling_laws import (
     BATCH_EXPONENT,
     RATE_EXPONENT,
@@ -36,7 +36,7 @@ from decero.planning.scaling_laws import (
     family,
     plan,
 )
-from decero.training.data_loader import Windows
+from decero.training.data_loader import StepLoader
 from decero.training.runs import reset_peak_memory, settle
 
 C = TypeVar("C", bound=RunConfig)
@@ -54,7 +54,7 @@ SETTLED = {  # what a budget decides, by section
 
 def within_budget(
     config: C, accelerator: Accelerator, build: Build, objective: Objective,
-    dataset: Dataset | Stream, held_out: Dataset | None, evaluate: Look | None, most_epochs: float,
+    dataset: Dataset | Stream, held_out: Dataset | None, evaluate: Evaluate | None, most_epochs: float,
 ) -> C:  # fmt: skip
     """The settings with what --budget decides filled in: told, and unless this is a dry run written down.
 
@@ -72,7 +72,7 @@ def within_budget(
         chosen, notes = _chosen_before(config)
     else:
         budget = Budget(config, accelerator, build, objective, dataset, held_out, evaluate)
-        chosen, notes = agreed(accelerator, budget.decide(most_epochs))
+        chosen, notes = main_process_value(accelerator, budget.decide(most_epochs))
         reset_peak_memory()
     settings = config.model_dump()
     for section, values in chosen.items():
@@ -107,7 +107,7 @@ class Budget:
 
     def __init__(
         self, config: Any, accelerator: Accelerator, build: Build, objective: Objective, dataset: Dataset,
-        held_out: Dataset | None, evaluate: Look | None,
+        held_out: Dataset | None, evaluate: Evaluate | None,
     ):  # fmt: skip
         self.config, self.accelerator, self.build, self.objective = config, accelerator, build, objective
         self.dataset, self.held_out, self.evaluate = dataset, held_out, evaluate
@@ -117,7 +117,7 @@ class Budget:
         self.load: Load = Load(0, 0, 0, 0, 0)
         self.costs: list[float] = []  # FLOPs a token, of each shape
         self.measured: dict[int, float] = {}  # shape -> FLOP/s
-        self.look_s = 0.0  # seconds of an evaluation, of the shape measured last
+        self.evaluation_s = 0.0  # seconds of an evaluation, of the shape measured last
 
     def decide(self, most_epochs: float) -> tuple[dict[str, Any], list[str]]:
         """The settings by section, and the lines that say why."""
@@ -127,7 +127,7 @@ class Budget:
         index, tokens, seconds, reserve = self.search(most)
         cost = self.costs[index]
         speed = self.pace(cost) / cost
-        steps_before = Windows(self.accelerator, self.dataset, self.objective, training, self.config.seed).last
+        steps_before = StepLoader(self.accelerator, self.dataset, self.objective, training, self.config.seed).last
         compute = tokens * cost / (self.cost_of(self.config.model) * steps_before * self.load.tokens)
         unit = "global_batch_size" if training.global_batch_size else "global_batch_tokens"
         rows = unit == "global_batch_size"
@@ -166,12 +166,12 @@ class Budget:
         index = 0
         for _ in range(3):
             self.measure(index)
-            left = agreed(self.accelerator, seconds_of(self.config.call.budget) - self.spent())
-            reserve = max(KEPT_BACK * left, 2.5 * self.look_s)
+            left = main_process_value(self.accelerator, seconds_of(self.config.call.budget) - self.spent())
+            reserve = max(KEPT_BACK * left, 2.5 * self.evaluation_s)
             if left <= reserve:
                 raise UserError(
                     f"--budget: {self.config.call.budget} leaves no time to train: reading and probing took "
-                    f"{duration(self.spent())}, an evaluation takes {duration(self.look_s)}"
+                    f"{duration(self.spent())}, an evaluation takes {duration(self.evaluation_s)}"
                 )
             speeds = [self.pace(cost) / cost for cost in self.costs]
             index, tokens = choose(left - reserve, [cost / 6 for cost in self.costs], speeds, most_tokens)
@@ -187,7 +187,7 @@ class Budget:
         """Time a few steps and an evaluation of a shape, with its rows laid out as they will be."""
         config, training = self.config, self.config.training
         model = self.build(self.sections[index])
-        objective = economise(
+        objective = optimize(
             self.accelerator, model, self.objective, self.dataset, config.data.max_length, training, quiet=True
         )
         if not self.costs:
@@ -196,10 +196,10 @@ class Budget:
         found = probe(
             self.accelerator, model, objective, self.dataset, config.optim, training, config.seed, self.load, SECONDS
         )
-        self.measured[index] = agreed(self.accelerator, self.costs[index] * self.load.tokens / found.step_s)
+        self.measured[index] = main_process_value(self.accelerator, self.costs[index] * self.load.tokens / found.step_s)
         size = training.per_device_eval_batch_size
-        look_s = time_look(self.accelerator, self.evaluate, model, self.held_out, size)
-        self.look_s = agreed(self.accelerator, look_s)
+        evaluation_s = time_evaluation(self.accelerator, self.evaluate, model, self.held_out, size)
+        self.evaluation_s = main_process_value(self.accelerator, evaluation_s)
         self.accelerator.free_memory()
 
     def cost_of(self, section: ModelSection) -> float:
@@ -224,7 +224,7 @@ class Budget:
     def settings(self, planned: Plan, unit: str, reserve: float) -> dict[str, Any]:
         """What is set, but for what the command line has set."""
         training, optim = self.config.training, self.config.optim
-        looks = max(1, min(MOST_EVALUATIONS, int(reserve / max(self.look_s, 1e-9)) - 2))
+        looks = max(1, min(MOST_EVALUATIONS, int(reserve / max(self.evaluation_s, 1e-9)) - 2))
         every = math.ceil(planned.steps / looks)
         chosen: dict[str, Any] = {"max_train_steps": planned.steps, "num_train_epochs": None, unit: planned.batch}
         if training.eval_strategy != "no":

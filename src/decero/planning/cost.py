@@ -96,7 +96,7 @@ def flops(model: nn.Module, load: Load, per_text: bool = False) -> float:
 
 
 @dataclass(frozen=True)
-class Held:
+class StaticMemory:
     """Bytes that a model and its optimizer hold between steps, and gradients within one."""
 
     weights: float
@@ -107,19 +107,19 @@ class Held:
     def total(self) -> float:
         return self.weights + self.gradients + self.optimizer
 
-    def sharded(self, processes: int) -> "Held":
+    def sharded(self, processes: int) -> "StaticMemory":
         """What one of several processes holds under FSDP2: its share, and one thing whole at a time.
 
         That is the weights where a run begins and evaluates, or the gradients of a step of several micro-batches.
         """
         whole = max(self.weights, self.gradients)
-        return Held(self.weights / processes + whole, self.gradients / processes, self.optimizer / processes)
+        return StaticMemory(self.weights / processes + whole, self.gradients / processes, self.optimizer / processes)
 
 
-def held_by(model: nn.Module, optim: OptimSection) -> Held:
+def static_memory(model: nn.Module, optim: OptimSection) -> StaticMemory:
     """By arithmetic: every weight that is trained has a gradient, and as many moments as its optimizer keeps."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    return Held(
+    return StaticMemory(
         sum(_bytes(t) for t in [*model.parameters(), *model.buffers()]),
         sum(_bytes(p) for p in trained),
         sum(_moments(p, optim) * p.element_size() for p in trained),
@@ -147,7 +147,7 @@ def logits_bytes(model: nn.Module, load: Load, chunk: int = 512) -> float:
     return 0.0 if projection is None else 8.0 * min(load.scored, chunk) * projection.weight.shape[0]
 
 
-class Kept:
+class SavedActivations:
     """Inside, counts the bytes that a forward pass keeps for the backward pass, weights not counted: `bytes`."""
 
     def __init__(self, model: nn.Module):
@@ -165,7 +165,7 @@ class Kept:
             self.storages[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    def __enter__(self) -> "Kept":
+    def __enter__(self) -> "SavedActivations":
         self.hooks.__enter__()
         return self
 

@@ -14,15 +14,15 @@ from transformers import PreTrainedModel
 
 from decero.config.devices import UTILISATION, Device
 from decero.config.sections import TrainingSection
-from decero.data.order import Place, Rows
+from decero.data.order import RowIndex, Rows
 from decero.data.sizes import sizes_of
 from decero.data.stream import Stream
 from decero.data.tokenization import side_lengths, token_lengths
 from decero.execution.objective import Objective
 from decero.formatting import duration
-from decero.planning.cost import FORMULA, Held, Kept, Load, flops, held_by, logits_bytes
-from decero.planning.probe import Look, Probe, agreed, probe, sample_load, time_look
-from decero.training.data_loader import windows_of
+from decero.planning.cost import FORMULA, Load, SavedActivations, StaticMemory, flops, logits_bytes, static_memory
+from decero.planning.probe import Evaluate, Probe, main_process_value, probe, sample_load, time_evaluation
+from decero.training.data_loader import step_loader
 from decero.training.optimizer import build_optimizer, learning_rate_at
 from decero.training.runs import give_back_memory, peak_memory
 
@@ -45,7 +45,8 @@ class Forecast:
 
 def forecast(
     config: Any, accelerator: Accelerator, model: PreTrainedModel, objective: Objective,
-    dataset: Dataset | Stream, held_out: Dataset | None = None, evaluate: Look | None = None, judge: Look | None = None,
+    dataset: Dataset | Stream, held_out: Dataset | None = None, evaluate: Evaluate | None = None,
+    judge: Evaluate | None = None,
 ) -> Forecast:  # fmt: skip
     """Say what the run would do and cost, on this machine or on `config.call.device`. Nothing is written.
 
@@ -53,19 +54,19 @@ def forecast(
     judge: what is done with them at the end. `model` is not to be used afterwards.
     """
     training, seed, device = config.training, config.seed, config.call.device
-    windows = windows_of(accelerator, dataset, objective, training, seed)
-    steps, per_epoch = windows.last, windows.steps_per_epoch
+    loader = step_loader(accelerator, dataset, objective, training, seed)
+    steps, per_epoch = loader.last, loader.steps_per_epoch
     learning_rate_at(build_optimizer(model, config.optim), config.optim, steps)  # their settings are checked, too
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if device and model.config._attn_implementation == "matmul":
         model.set_attn_implementation("sdpa")  # what an accelerator runs
     load = sample_load(accelerator, dataset, objective, training, seed)
-    per_text, held = bool(objective.per_text), held_by(model, config.optim)
+    per_text, held = bool(objective.per_text), static_memory(model, config.optim)
     a_step = flops(model, load, per_text)
     devices = (device and training.num_processes) or accelerator.num_processes
     micro = micro_batch(load, training, devices)
-    kept = kept_for_backward(accelerator, model, objective, dataset, micro)
+    kept = saved_activations(accelerator, model, objective, dataset, micro)
     logits = logits_bytes(model, micro)
     looks = evaluations(training, steps, per_epoch) if evaluate and held_out is not None else 0
     parameters = sum(p.numel() for p in model.parameters())
@@ -75,29 +76,29 @@ def forecast(
     sharded = getattr(accelerator, "sharded", False)
     mine = held.sharded(devices) if sharded else held
     needed, free = mine.total + kept + logits, _free_memory(accelerator)
-    step_s = look_s = end_s = None
+    step_s = evaluation_s = end_s = None
     if device:
         rate = devices * device.flops(training.mixed_precision)
         step_s = a_step / rate + 2 * held.total / (devices if sharded else 1) / device.bandwidth
         looked = 0 if held_out is None else sizes_of(objective.collate, *side_lengths(held_out)).mean.sum()
         passed = float(looked) / load.tokens
-        look_s = end_s = passed * a_step / 3 / rate
-    elif agreed(accelerator, needed < free):
+        evaluation_s = end_s = passed * a_step / 3 / rate
+    elif main_process_value(accelerator, needed < free):
         measured = probe(accelerator, model, objective, dataset, config.optim, training, seed, load)
         size = training.per_device_eval_batch_size
-        look_s = time_look(accelerator, evaluate, model, held_out, size) if looks else 0.0
-        end_s = time_look(accelerator, judge, model, held_out, size)
+        evaluation_s = time_evaluation(accelerator, evaluate, model, held_out, size) if looks else 0.0
+        end_s = time_evaluation(accelerator, judge, model, held_out, size)
         step_s = measured.step_s
     peak = peak_memory(accelerator) if measured else needed
     if measured and measured.share < 1:
         peak += kept * (1 - min(1.0, measured.share * load.texts / devices / micro.texts))
-    train_s = None if step_s is None else steps * step_s + looks * (look_s or 0)
+    train_s = None if step_s is None else steps * step_s + looks * (evaluation_s or 0)
 
     filled = load.tokens / (load.places + load.written_places)
     lengths, streamed = token_lengths(Rows(dataset).dataset), isinstance(dataset, Stream)
     time = "not found, for what does not fit cannot be timed"
     if train_s is not None and step_s is not None:
-        then = f" and {looks:,} evaluation{'s' * (looks != 1)} of {duration(look_s or 0)}" if looks else ""
+        then = f" and {looks:,} evaluation{'s' * (looks != 1)} of {duration(evaluation_s or 0)}" if looks else ""
         after = f"; then {duration(end_s)} to judge the model" if end_s else ""
         time = f"{duration(train_s)}: {steps:,} steps of {step_s:.3g} s{then}{after}"
     which = "a stream; its first " if streamed else ""
@@ -138,7 +139,7 @@ def micro_batch(load: Load, training: TrainingSection, devices: int) -> Load:
     return load.times(max(1.0, share) / load.texts)
 
 
-def kept_for_backward(
+def saved_activations(
     accelerator: Accelerator, model: PreTrainedModel, objective: Objective, dataset: Dataset | Stream, micro: Load
 ) -> float:
     """Bytes that a micro-batch keeps for the backward pass, weights not counted.
@@ -151,10 +152,10 @@ def kept_for_backward(
     counted: dict[int, tuple[float, int]] = {}
     rows = Rows(dataset)
     for texts in {many, max(1, many // 3)} if many < round(micro.texts) else {many}:
-        some = rows.__getitems__([Place(0, i) for i in range(min(texts, len(rows)))])
+        some = rows.__getitems__([RowIndex(0, i) for i in range(min(texts, len(rows)))])
         batch = send_to_device(objective.collate(some), accelerator.device)
         devices = [accelerator.device] if accelerator.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), Kept(model) as kept:
+        with torch.random.fork_rng(devices=devices), SavedActivations(model) as kept:
             loss = objective.loss(model, batch)
             places = sum(batch[n].numel() for n in ("input_ids", "decoder_input_ids") if n in batch)
             counted[texts] = places, kept.bytes
@@ -174,7 +175,7 @@ def _free_memory(accelerator: Accelerator) -> float:
 
 
 def _memory(
-    held: Held, kept: float, logits: float, peak: float, device: Device | None, measured: bool, free: float
+    held: StaticMemory, kept: float, logits: float, peak: float, device: Device | None, measured: bool, free: float
 ) -> str:
     parts = {"weights": held.weights, "gradients": held.gradients, "optimizer": held.optimizer}
     parts |= {"kept for the backward pass": kept, "logits": logits}
@@ -190,7 +191,7 @@ def _memory(
     return f"{_size(peak)} a device{verdict}: {said}"
 
 
-def _sharded(held: Held, devices: int, already: bool) -> str:
+def _sharded(held: StaticMemory, devices: int, already: bool) -> str:
     """What FSDP2 holds, or would."""
     return (
         f"sharded (FSDP2) weights, gradients and optimizer {'take' if already else 'would take'} "

@@ -23,12 +23,12 @@ from decero.data.stream import Stream
 from decero.data.tokenization import token_lengths
 from decero.execution.objective import Objective
 from decero.planning.cost import Load, load_of
-from decero.training.data_loader import windows_of
+from decero.training.data_loader import step_loader
 from decero.training.loop import train
 from decero.training.runs import peak_memory
 from decero.training.sharding import Sharded
 
-Look = Callable[[nn.Module, Dataset], Any]  # what a recipe does with held-out rows
+Evaluate = Callable[[nn.Module, Dataset], Any]  # what a recipe does with held-out rows
 SECONDS = 10.0  # how long steps are timed; with the warm-up, twice as long at most
 ENOUGH = 30  # steps
 LONG_LOOK = 2.0  # seconds of an evaluation batch that is not repeated
@@ -58,11 +58,11 @@ def sample_load(
     """What a step of the run reads, on average over its first ones."""
     alone = training.model_copy(update={"dataloader_num_workers": 0})
     total = Load(0, 0, 0, 0, 0)
-    with closing(windows_of(accelerator, dataset, objective, alone, seed)) as windows:
-        for step in range(int(min(8, windows.last, windows.steps_per_epoch))):
-            window = windows.at(step)
-            texts = sum(len(m.indices) * m.weight for m in window)
-            total = total.plus(load_of((m.batch for m in window if m.weight), objective, texts))
+    with closing(step_loader(accelerator, dataset, objective, alone, seed)) as loader:
+        for step in range(int(min(8, loader.last, loader.steps_per_epoch))):
+            micro_batches = loader.at(step)
+            texts = sum(len(m.indices) * m.weight for m in micro_batches)
+            total = total.plus(load_of((m.batch for m in micro_batches if m.weight), objective, texts))
             if total.texts >= 512:  # enough to know, and long steps take long to collate
                 break
     return total.times(accelerator.num_processes / (step + 1))
@@ -99,7 +99,7 @@ def probe(
 
         world = accelerator.num_processes
         one = min(timed(dataset, world, seconds / 4, 4))  # an example a process: too small to take long
-        affordable = agreed(accelerator, max(1, int(seconds / (WARM_UP + 3) / one)) * world)
+        affordable = main_process_value(accelerator, max(1, int(seconds / (WARM_UP + 3) / one)) * world)
         examples = None if affordable >= load.texts else affordable
         if not isinstance(objective.collate, Packed):  # the rows that take most memory meet sooner or later
             some = Rows(dataset).dataset
@@ -115,8 +115,8 @@ def probe(
     return Probe(step_s, len(counted), share, peak_memory(accelerator))
 
 
-def time_look(
-    accelerator: Accelerator, look: Look | None, model: nn.Module, held_out: Dataset | None, batch_size: int
+def time_evaluation(
+    accelerator: Accelerator, look: Evaluate | None, model: nn.Module, held_out: Dataset | None, batch_size: int
 ) -> float:
     """Seconds that all held-out rows take, by a few batches. The first has the longest rows, for the memory."""
     if look is None or held_out is None:
@@ -128,7 +128,7 @@ def time_look(
         look(model, held_out.select(some))
         taken = time.perf_counter() - started
         seconds = taken * float(lengths.sum() / lengths[some].sum())
-        if agreed(accelerator, taken > LONG_LOOK):
+        if main_process_value(accelerator, taken > LONG_LOOK):
             break
     return seconds
 
@@ -145,14 +145,14 @@ class _Stopwatch:
             torch.cuda.synchronize()
         self.times.append(time.perf_counter())
         late = len(self.times) > 1 and self.times[-1] - self.times[0] > self.limit
-        if len(self.times) >= self.most or agreed(self.accelerator, late):
+        if len(self.times) >= self.most or main_process_value(self.accelerator, late):
             if isinstance(model, Sharded):
                 model.gather()  # the next steps are timed with the same model
             raise _Over
         return {}
 
 
-def agreed(accelerator: Accelerator, mine: Any) -> Any:
+def main_process_value(accelerator: Accelerator, mine: Any) -> Any:
     """What the main process says."""
     said = [mine]
     if accelerator.num_processes > 1:

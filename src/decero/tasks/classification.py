@@ -21,7 +21,7 @@ from decero.errors import UserError
 from decero.evaluation.metrics import MAIN_METRIC, compute_metrics, predict
 from decero.execution.build import build_model, tokenizer_for
 from decero.execution.objective import classification
-from decero.execution.optimize import economise
+from decero.execution.optimize import optimize
 from decero.planning.forecast import forecast
 from decero.training.evaluation import mean_loss, predict_logits
 from decero.training.loop import TrainResult, train
@@ -93,7 +93,7 @@ def finetune(
         )
 
     objective = classification(Classification(tokenizer), problem_type)
-    objective = economise(accelerator, model, objective, rows["train"], data.max_length, training, quiet=not progress)
+    objective = optimize(accelerator, model, objective, rows["train"], data.max_length, training, quiet=not progress)
 
     def score(model: nn.Module, dataset: Dataset) -> tuple[dict[str, float], np.ndarray]:
         logits = predict_logits(accelerator, model, dataset, objective, training.per_device_eval_batch_size)

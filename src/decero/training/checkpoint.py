@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from decero.errors import UserError
-from decero.training.sharded_safetensors import Stored, pieces
+from decero.training.sharded_safetensors import ShardedTensors, local_pieces
 from decero.training.sharding import Sharded
 
 MANIFEST = "manifest.json"
@@ -63,9 +63,9 @@ def save_checkpoint(
         if isinstance(model, Sharded):
             part = f"{process}-of-{accelerator.num_processes}.safetensors"
             weights, tied = _named_once(model.module)
-            mine, header = pieces(weights, is_main)
+            mine, header = local_pieces(weights, is_main)
             keep(f"model-{part}", mine, header | {"tied": json.dumps(tied)})
-            keep(f"optimizer-{part}", *pieces(_flatten(optimizer.state_dict()["state"]), is_main))
+            keep(f"optimizer-{part}", *local_pieces(_flatten(optimizer.state_dict()["state"]), is_main))
         elif is_main:
             weights, tied = _untie(accelerator.unwrap_model(model).state_dict())
             keep("model.safetensors", weights, {"tied": json.dumps(tied)})
@@ -114,7 +114,7 @@ def load_checkpoint(
     Raises UserError when a tensor is missing.
     """
     load_weights(path, accelerator.unwrap_model(model))
-    with Stored(path, "optimizer") as stored:
+    with ShardedTensors(path, "optimizer") as stored:
         optimizer.load_state_dict(optimizer.state_dict() | {"state": _unflatten(stored, optimizer)})
     mine = path / f"random-{accelerator.process_index}.safetensors"
     if mine.is_file():  # on more processes than before the new ones keep the state they were seeded with
@@ -131,7 +131,7 @@ def load_weights(paths: Path | list[Path], model: nn.Module) -> None:
     bare = model.module if isinstance(model, Sharded) else model
     targets: dict[str, Any] = bare.state_dict()
     with ExitStack() as files:
-        stored = [files.enter_context(Stored(path, "model")) for path in paths]
+        stored = [files.enter_context(ShardedTensors(path, "model")) for path in paths]
         for path, each in zip(paths, stored, strict=True):
             missing = targets.keys() - each.found.keys() - {*json.loads(each.header["tied"])}
             other = {n for n in each.found.keys() & targets.keys() if each.shape(n) != [*targets[n].shape]}
@@ -224,7 +224,7 @@ def _fingerprint(path: Path) -> dict[str, Any]:
 
 
 def _flush(path: Path) -> None:
-    """To the disk; a folder as well, for it holds the names. Windows cannot open one."""
+    """To the disk; a folder as well, for it holds the names. StepLoader cannot open one."""
     if path.is_dir() and os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -265,7 +265,7 @@ def _flatten(state: dict[int, dict[str, Any]]) -> dict[str, torch.Tensor]:
     return flat
 
 
-def _unflatten(stored: Stored, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
+def _unflatten(stored: ShardedTensors, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
     """A moment is cut as its parameter is; what has another shape (the step) is whole everywhere."""
     parameters: list[Any] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}

@@ -1,4 +1,4 @@
-"""A step's micro-batches, collated ahead by worker processes, and cut anew when they prove too large for the memory."""
+"""The micro-batches of each optimizer step, collated in advance by worker processes."""
 
 import ctypes
 import math
@@ -18,7 +18,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from decero.config.sections import TrainingSection
-from decero.data.order import Cut, Place, Rows, Schedule, deal
+from decero.data.order import BatchSplit, RowIndex, Rows, Schedule, shard_step
 from decero.data.packing import Packed
 from decero.data.sizes import Sizes, both_sides, sizes_of
 from decero.data.stream import Stream
@@ -29,7 +29,7 @@ from decero.execution.objective import Batch, Objective
 MEND = "raise it or lower data.max_length (of pairs data.max_source_length, data.max_target_length)"
 
 
-class Micro(NamedTuple):
+class MicroBatch(NamedTuple):
     """A collated micro-batch, the examples it was made of (of a stream: their places in the step), and its weight."""
 
     batch: Batch
@@ -43,10 +43,10 @@ class Micro(NamedTuple):
         return [self.weight * scored, self.weight * tokens]
 
 
-class Windows:
+class StepLoader:
     """The micro-batches of this process, a step at a time. `at(step)` in order is fast; any other step begins anew.
 
-    So a smaller cut needs no more than a new start: what was made ahead is thrown away, and the step at hand is made
+    So a smaller cut needs no more than a new start: what was prefetched is thrown away, and the step at hand is made
     again from the same examples.
 
     Raises UserError when a step of `training.global_batch_tokens` or a micro-batch of `per_device_tokens` cannot hold
@@ -77,31 +77,30 @@ class Windows:
         self.last = training.max_train_steps or (training.num_train_epochs or 0) * self.schedule.steps_per_epoch
         if most:
             self.unit, padded = "tokens", not isinstance(objective.collate, Packed)
-            self.cut = Cut(sizes.counted(padded), most, padded)
+            self.split = BatchSplit(sizes.counted(padded), most, padded)
         else:
             size = training.per_device_batch_size
-            self.unit, self.cut = "rows", Cut(ones, size if isinstance(size, int) else len(dataset))
+            self.unit, self.split = "rows", BatchSplit(ones, size if isinstance(size, int) else len(dataset))
         self.waited = 0.0  # seconds in which the loop had nothing to do
-        self._ahead: Iterator[list[Micro]] | None = None
+        self._prefetched: Iterator[list[MicroBatch]] | None = None
         self._next = -1
 
-    def at(self, step: int) -> list[Micro]:
+    def at(self, step: int) -> list[MicroBatch]:
         """The collated micro-batches of a step; the time that this takes is added to `waited`."""
         began = time.perf_counter()
-        if self._ahead is None or step != self._next:
-            self._ahead = self._from(step)
-        window, self._next = next(self._ahead), step + 1
+        if self._prefetched is None or step != self._next:
+            self._prefetched = self._from(step)
+        micro_batches, self._next = next(self._prefetched), step + 1
         self.waited += time.perf_counter() - began
-        return window
+        return micro_batches
 
     def limit(self, limit: int) -> None:
-        """Cut what is asked for from here on into micro-batches of at most `limit` (rows or tokens: `unit`)."""
-        self.cut, self._ahead = replace(self.cut, limit=limit), None
+        """From the next call on, split into micro-batches of at most `limit` (rows or tokens: `unit`)."""
+        self.split, self._prefetched = replace(self.split, limit=limit), None
 
     def close(self) -> None:
-        """End the processes that work ahead. The garbage collector ends their queues first, and then waits for each of
-        them for five seconds."""
-        self._ahead = None
+        """End the worker processes. Left to the garbage collector, each takes five seconds to end."""
+        self._prefetched = None
 
     def epoch(self, done: int) -> float:
         """Passes over the data after so many steps."""
@@ -114,26 +113,26 @@ class Windows:
     def go_on(self, step: int, state: dict[str, Any] | None) -> None:
         """Be where a run was that saved this `state` before `step`."""
 
-    def _from(self, step: int) -> Iterator[list[Micro]]:
+    def _from(self, step: int) -> Iterator[list[MicroBatch]]:
         places = (
-            deal(epoch, examples, self.cut, self.rank, self.world_size)
+            shard_step(epoch, examples, self.split, self.rank, self.world_size)
             for epoch, examples in self.schedule.from_step(step, self.last)
         )
-        return ahead(self._collated, places, self.workers)
+        return prefetch(self._collated, places, self.workers)
 
-    def _collated(self, window: list[list[Place]]) -> list[Micro]:
-        """The micro-batches of a window, looked up by the places of their rows."""
+    def _collated(self, micro_batches: list[list[RowIndex]]) -> list[MicroBatch]:
+        """The micro-batches of a micro_batches, looked up by the places of their rows."""
         return [
-            Micro(
+            MicroBatch(
                 self.objective.collate(self.rows.__getitems__(places)),
                 [place.row for place in places],
-                0 if places[0].stand_in else 1,
+                0 if places[0].dummy else 1,
             )
-            for places in window
+            for places in micro_batches
         ]
 
 
-class StreamedWindows(Windows):
+class StreamedStepLoader(StepLoader):
     """The same of a `Stream`. Where a step begins is no function of its number, so the states are kept of two: where
     the step at hand began, for a smaller cut, and where the next one does, for a checkpoint.
 
@@ -164,11 +163,11 @@ class StreamedWindows(Windows):
         self.last, self.steps_per_epoch = training.max_train_steps, math.inf
         if most:
             self.unit, padded = "tokens", not isinstance(objective.collate, Packed)
-            self.cut = Cut(np.empty(0, dtype=np.int64), most, padded)
+            self.split = BatchSplit(np.empty(0, dtype=np.int64), most, padded)
         else:
             size = training.per_device_batch_size
-            self.unit, self.cut = "rows", Cut(np.empty(0), size if isinstance(size, int) else self.batch)
-        self.waited, self._ahead, self._next = 0.0, None, -1
+            self.unit, self.split = "rows", BatchSplit(np.empty(0), size if isinstance(size, int) else self.batch)
+        self.waited, self._prefetched, self._next = 0.0, None, -1
         self._states: dict[int, dict[str, Any]] = {0: {}}
 
     def epoch(self, done: int) -> float:
@@ -179,32 +178,34 @@ class StreamedWindows(Windows):
         return self._states[self._next]
 
     def go_on(self, step: int, state: dict[str, Any] | None) -> None:
-        self._states, self._ahead = {step: state or {}}, None
+        self._states, self._prefetched = {step: state or {}}, None
 
-    def _from(self, step: int) -> Iterator[list[Micro]]:
+    def _from(self, step: int) -> Iterator[list[MicroBatch]]:
         state = self._states[step]
 
         def shares():
             """My rows of each step, as micro-batches; the sizes of all of its rows, and the state after it."""
-            tokenise_ahead = partial(ahead, workers=self.workers)
+            tokenise_prefetched = partial(prefetch, workers=self.workers)
             for epoch, first, rows, after in self.stream.steps(
-                self.seed, self.batch, self.tokens_of, state, tokenise_ahead
+                self.seed, self.batch, self.tokens_of, state, tokenise_prefetched
             ):
                 sizes = np.ones(len(rows), dtype=np.int64)
                 if self.unit == "tokens":
                     lengths = np.array([len(row["input_ids"]) for row in rows])
-                    sizes = self._sizes(lengths).counted(self.cut.padded)
-                window = deal(epoch, np.arange(len(rows)), replace(self.cut, sizes=sizes), self.rank, self.world_size)
+                    sizes = self._sizes(lengths).counted(self.split.padded)
+                micro_batches = shard_step(
+                    epoch, np.arange(len(rows)), replace(self.split, sizes=sizes), self.rank, self.world_size
+                )
                 mine = [
                     [(place, rows[place.row] | {"epoch": epoch, "index": first + place.row}) for place in places]
-                    for places in window
+                    for places in micro_batches
                 ]
                 yield mine, sizes, after
 
-        for window, sizes, after in ahead(self._collated_rows, shares(), self.workers):
-            self.cut = replace(self.cut, sizes=sizes)
+        for micro_batches, sizes, after in prefetch(self._collated_rows, shares(), self.workers):
+            self.split = replace(self.split, sizes=sizes)
             self._states = {step: state, step + 1: after}
-            yield window
+            yield micro_batches
             step, state = step + 1, after
 
     def _sizes(self, lengths: np.ndarray) -> Sizes:
@@ -213,24 +214,24 @@ class StreamedWindows(Windows):
 
     def _collated_rows(self, item: tuple) -> tuple:
         mine, sizes, after = item
-        window = [
-            Micro(
-                self.objective.collate([row | {"stand_in": place.stand_in} for place, row in micro]),
+        micro_batches = [
+            MicroBatch(
+                self.objective.collate([row | {"dummy": place.dummy} for place, row in micro]),
                 [place.row for place, _ in micro],
-                0 if micro[0][0].stand_in else 1,
+                0 if micro[0][0].dummy else 1,
             )
             for micro in mine
         ]
-        return window, sizes, after
+        return micro_batches, sizes, after
 
 
-def windows_of(
+def step_loader(
     accelerator: Accelerator, dataset: Dataset | Stream, objective: Objective, training: TrainingSection, seed: int
-) -> Windows:
-    """The windows of prepared rows or of a stream of them."""
+) -> StepLoader:
+    """The loader of prepared rows or of a stream of them."""
     if isinstance(dataset, Stream):
-        return StreamedWindows(accelerator, dataset, objective, training, seed)
-    return Windows(accelerator, dataset, objective, training, seed)
+        return StreamedStepLoader(accelerator, dataset, objective, training, seed)
+    return StepLoader(accelerator, dataset, objective, training, seed)
 
 
 class _Applied:
@@ -243,8 +244,8 @@ class _Applied:
         return self.function(item)
 
 
-def ahead(function: Callable, items: Iterable, workers: int) -> Iterator[Any]:
-    """`map(function, items)`, in order, by processes that go ahead of who asks; by nobody when there are none."""
+def prefetch(function: Callable, items: Iterable, workers: int) -> Iterator[Any]:
+    """`map(function, items)` in order, computed in advance by `workers` processes; without workers, when asked for."""
     loader: DataLoader = DataLoader(
         _Applied(function),  # type: ignore[arg-type]
         batch_size=None,

@@ -12,7 +12,7 @@ from datasets import Dataset
 from torch import nn
 
 from decero.data.collators import IGNORED
-from decero.data.order import Place, Rows
+from decero.data.order import RowIndex, Rows
 from decero.data.tokenization import token_lengths
 from decero.execution.objective import Batch, Objective, projecting_only
 from decero.execution.packed_forward import logits_of
@@ -27,7 +27,7 @@ def _batches(
     order = np.argsort(-lengths, kind="stable")[accelerator.process_index :: accelerator.num_processes]
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size].tolist()
-        batch = objective.collate(rows.__getitems__([Place(0, index) for index in indices]))
+        batch = objective.collate(rows.__getitems__([RowIndex(0, index) for index in indices]))
         yield indices, send_to_device(batch, accelerator.device)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from decero.errors import UserError
 from decero.execution.objective import Objective
 from decero.training.checkpoint import random_state, restore_random_state
-from decero.training.data_loader import Micro, Windows
+from decero.training.data_loader import MicroBatch, StepLoader
 from decero.training.nonfinite import bad_loss
 from decero.training.sharding import Sharded, loss_of
 
@@ -26,7 +26,9 @@ class Gradient(NamedTuple):
     indices: list[int]
 
 
-def backward(accelerator: Accelerator, model: nn.Module, objective: Objective, windows: Windows, step: int) -> Gradient:
+def backward(
+    accelerator: Accelerator, model: nn.Module, objective: Objective, loader: StepLoader, step: int
+) -> Gradient:
     """Leave in the parameters the gradient of the mean loss over every scored item of every process.
 
     Each process runs all its micro-batches without a word to the others. Then all say in one gather how it went, and
@@ -42,15 +44,15 @@ def backward(accelerator: Accelerator, model: nn.Module, objective: Objective, w
     """
     before = random_state()
     while True:
-        window = windows.at(step)
-        counts = torch.tensor([micro.size(objective) for micro in window], dtype=torch.float64).sum(dim=0)
+        micro_batches = loader.at(step)
+        counts = torch.tensor([micro.size(objective) for micro in micro_batches], dtype=torch.float64).sum(dim=0)
         scored, tokens = accelerator.reduce(counts.to(accelerator.device), reduction="sum").tolist()
-        losses, failed = accumulate(accelerator, model, objective, window, max(scored, 1.0))
+        losses, failed = accumulate(accelerator, model, objective, micro_batches, max(scored, 1.0))
         if failed:
             model.zero_grad()
             clear_device_cache(garbage_collection=True)
         where = failed.indices if failed else []
-        mine = [float(sum(losses)), windows.cut.size(where), len(where)]
+        mine = [float(sum(losses)), loader.split.size(where), len(where)]
         said = torch.tensor([mine], dtype=torch.float64, device=accelerator.device)
         everyone = accelerator.gather(said).tolist()
         too_large = [(int(size), examples) for _, size, examples in everyone if examples]
@@ -58,25 +60,25 @@ def backward(accelerator: Accelerator, model: nn.Module, objective: Objective, w
             break
         model.zero_grad()
         restore_random_state(before)
-        accelerator.print(f"out of memory at step {step + 1}: {halve(model, windows, too_large, step)}")
+        accelerator.print(f"out of memory at step {step + 1}: {halve(model, loader, too_large, step)}")
     loss = sum(total for total, _, _ in everyone) / max(scored, 1.0)
     if not math.isfinite(loss):  # on one process or all: every process gets here, and none updates
-        suspect = next((m for m, each in zip(window, losses, strict=True) if not torch.isfinite(each)), None)
+        suspect = next((m for m, each in zip(micro_batches, losses, strict=True) if not torch.isfinite(each)), None)
         raise UserError(bad_loss(accelerator, model, objective, suspect, step))
     add_up(accelerator, model)
-    return Gradient(loss, int(tokens), [index for micro in window for index in micro.indices])
+    return Gradient(loss, int(tokens), [index for micro in micro_batches for index in micro.indices])
 
 
 def accumulate(
-    accelerator: Accelerator, model: nn.Module, objective: Objective, window: list[Micro], scored: float
-) -> tuple[list[Tensor], Micro | None]:
+    accelerator: Accelerator, model: nn.Module, objective: Objective, micro_batches: list[MicroBatch], scored: float
+) -> tuple[list[Tensor], MicroBatch | None]:
     """Add the gradient of each micro-batch to the parameters. Returns the losses, and what memory was too small for."""
     losses: list[Tensor] = []
-    for micro in window:
+    for micro in micro_batches:
         try:
             with accelerator.autocast():  # the projection and the encoder are called beside the model's own forward
                 batch = send_to_device(micro.batch, accelerator.device)
-                loss = loss_of(model, objective.loss, batch, last=micro is window[-1]) * micro.weight
+                loss = loss_of(model, objective.loss, batch, last=micro is micro_batches[-1]) * micro.weight
             accelerator.backward(loss / scored)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
@@ -91,7 +93,7 @@ def accumulate(
     return losses, None
 
 
-def halve(model: nn.Module, windows: Windows, too_large: list[tuple[int, float]], step: int) -> str:
+def halve(model: nn.Module, loader: StepLoader, too_large: list[tuple[int, float]], step: int) -> str:
     """Make micro-batches half as large as the smallest that did not fit; returns what is so from here on.
 
     too_large: size and examples of each that failed. Raises UserError when one of them was a single example.
@@ -99,8 +101,8 @@ def halve(model: nn.Module, windows: Windows, too_large: list[tuple[int, float]]
     if any(examples == 1 for _, examples in too_large):
         raise UserError(f"out of memory at step {step + 1}: one example alone does not fit; {mend(model)}")
     size, _ = min(too_large)
-    windows.limit(-(-size // 2))
-    return f"micro-batches of {windows.cut.limit} instead of {size} {windows.unit} from here on"
+    loader.limit(-(-size // 2))
+    return f"micro-batches of {loader.split.limit} instead of {size} {loader.unit} from here on"
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -138,7 +140,7 @@ def freeze_unreached(accelerator: Accelerator, model: nn.Module, objective: Obje
     Raises UserError, on all processes, when memory runs out on one of them.
     """
     with torch.random.fork_rng(), accelerator.autocast():
-        row_alone = Micro(objective.collate([row]), [0], 1)
+        row_alone = MicroBatch(objective.collate([row]), [0], 1)
         _, failed = accumulate(accelerator, model, objective, [row_alone], 1.0)
     if accelerator.gather(torch.tensor([failed is not None], device=accelerator.device)).any():
         raise UserError(f"out of memory before the first step: one example alone does not fit; {mend(model)}")

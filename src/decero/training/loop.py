@@ -19,14 +19,14 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from decero.config.sections import OptimSection, TrainingSection
-from decero.data.order import Place, Rows, seed_sequence
+from decero.data.order import RowIndex, Rows, seed_sequence
 from decero.data.stream import Stream
 from decero.errors import UserError
 from decero.execution.objective import Objective
 from decero.execution.optimize import compile_layers
 from decero.training.best_checkpoint import Selection
 from decero.training.checkpoint import load_checkpoint, save_checkpoint, to_resume
-from decero.training.data_loader import windows_of
+from decero.training.data_loader import step_loader
 from decero.training.gradient import backward, freeze_unreached
 from decero.training.metrics_log import MetricsLog
 from decero.training.nonfinite import bad_gradient
@@ -88,8 +88,8 @@ def train(
 
     Raises UserError, before the update, when a loss or gradient is not finite: names step, batch and layer.
     """
-    windows = windows_of(accelerator, dataset, objective, training, seed)
-    last, steps_per_epoch = windows.last, windows.steps_per_epoch
+    loader = step_loader(accelerator, dataset, objective, training, seed)
+    last, steps_per_epoch = loader.last, loader.steps_per_epoch
     if training.metric_for_best_model and evaluate is None:
         raise UserError(
             "training.metric_for_best_model needs a validation split; give data.validation_fraction or leave it out"
@@ -101,7 +101,7 @@ def train(
     given: Any = model
     if getattr(accelerator, "sharded", False):
         model = shard(accelerator, model)  # type: ignore[assignment]
-    if frozen := freeze_unreached(accelerator, model, objective, Rows(dataset).__getitems__([Place(0, 0)])[0]):
+    if frozen := freeze_unreached(accelerator, model, objective, Rows(dataset).__getitems__([RowIndex(0, 0)])[0]):
         accelerator.print(f"not reached by this objective, so not trained: {', '.join(frozen)}")
     if training.compile:
         accelerator.print(compile_layers(model))
@@ -120,8 +120,8 @@ def train(
         first, running, result.tokens = state["step"], state["running"], state["tokens"]
         selection.best, selection.stale = state["best"], state.get("stale", 0)
         result.wall_time_s, result.save_time_s = state["wall_time_s"], state.get("save_time_s", 0.0)
-        windows.go_on(first, state.get("stream"))
-        windows.limit(state.get("micro_batch", windows.cut.limit))
+        loader.go_on(first, state.get("stream"))
+        loader.limit(state.get("micro_batch", loader.split.limit))
         accelerator.print(f"resuming {output} at step {first} of {last}")
     elif accelerator.is_main_process:
         shutil.rmtree(checkpoints, ignore_errors=True)  # of an attempt that nobody resumes
@@ -132,9 +132,9 @@ def train(
         disable=not (accelerator.is_main_process and progress), mininterval=0.5 if sys.stderr.isatty() else 15,
     )  # fmt: skip
     started, spent, tokens_before, since = time.perf_counter(), result.wall_time_s, result.tokens, time.perf_counter()
-    with closing(windows), Interruption(accelerator) as interruption, shown as bar:
+    with closing(loader), Interruption(accelerator) as interruption, shown as bar:
         for step in range(first, first if selection.out_of_patience else last):
-            loss, tokens, indices = backward(accelerator, model, objective, windows, step)
+            loss, tokens, indices = backward(accelerator, model, objective, loader, step)
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
             total_norm = full(nn.utils.get_total_norm(gradients))
             norm = float(total_norm)
@@ -152,12 +152,12 @@ def train(
             running = {"loss": running["loss"] + loss, "steps": running["steps"] + 1}
             if done % training.logging_steps == 0 or done == last:
                 now = time.perf_counter()
-                rate, waited = (result.tokens - tokens_before) / (now - since), windows.waited / (now - since)
-                since, tokens_before, windows.waited = now, result.tokens, 0.0
+                rate, waited = (result.tokens - tokens_before) / (now - since), loader.waited / (now - since)
+                since, tokens_before, loader.waited = now, result.tokens, 0.0
                 mean = running["loss"] / running["steps"]
                 running = {"loss": 0.0, "steps": 0}
                 log.write(
-                    step=done, epoch=windows.epoch(done), loss=mean, learning_rate=learning_rate(step),
+                    step=done, epoch=loader.epoch(done), loss=mean, learning_rate=learning_rate(step),
                     grad_norm=norm, tokens=result.tokens, tokens_per_s=round(rate), data_wait=round(waited, 4),
                 )  # fmt: skip
                 bar.set_postfix_str(f"loss {mean:.3f}, {rate:,.0f} tokens/s", refresh=False)
@@ -171,13 +171,17 @@ def train(
                 if not bar.disable:
                     bar.write(f"step {done}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
                 new_best = selection.is_better(metrics, done)
-                since, tokens_before, windows.waited = time.perf_counter(), result.tokens, 0.0
+                since, tokens_before, loader.waited = time.perf_counter(), result.tokens, 0.0
             save = training.save_steps is not None and (done % training.save_steps == 0 or done == last)
             signal = interruption.anywhere()
             if new_best or save or signal:
                 state = {"step": done, "running": running, "tokens": result.tokens, "best": selection.best}
-                state |= {"stale": selection.stale, "wall_time_s": result.wall_time_s, "micro_batch": windows.cut.limit}
-                state |= {"stream": windows.state(), "save_time_s": result.save_time_s}
+                state |= {
+                    "stale": selection.stale,
+                    "wall_time_s": result.wall_time_s,
+                    "micro_batch": loader.split.limit,
+                }
+                state |= {"stream": loader.state(), "save_time_s": result.save_time_s}
                 before = time.perf_counter()
                 save_checkpoint(checkpoints, accelerator, model, optimizer, state)
                 if accelerator.is_main_process:

@@ -20,7 +20,7 @@ from torch import Tensor
 HEADER, OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"
 
 
-def rows_here(tensor: Any) -> tuple[int, int]:
+def local_rows(tensor: Any) -> tuple[int, int]:
     """The first row of a tensor that lies on this process, and the one after the last: all of them, or a shard's.
 
     Shards are cut as torch.chunk cuts: of 5 rows on 4 processes the first two have 2, the third 1, the last none.
@@ -33,14 +33,14 @@ def rows_here(tensor: Any) -> tuple[int, int]:
     return start, min(rows, start + each)
 
 
-def pieces(tensors: Mapping[str, Any], is_main: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+def local_pieces(tensors: Mapping[str, Any], is_main: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
     """What this process has to write of `tensors`, and the header that says where it belongs.
 
     Shards are everybody's; what every process has is left to the main one.
     """
     kept, offsets = {}, {}
     for name, tensor in tensors.items():
-        start, stop = rows_here(tensor)
+        start, stop = local_rows(tensor)
         sharded = hasattr(tensor, "to_local")
         if (sharded and start < stop) or (is_main and not sharded):
             kept[name] = (tensor.to_local() if sharded else tensor).detach().contiguous()
@@ -48,7 +48,7 @@ def pieces(tensors: Mapping[str, Any], is_main: bool) -> tuple[dict[str, Tensor]
     return kept, {HEADER: json.dumps(offsets)}
 
 
-class Stored:
+class ShardedTensors:
     """The tensors that a folder holds under `kind`.safetensors, or under `kind`-R-of-N.safetensors.
 
     Nothing is read before it is asked for. Use as a context: the files are closed at its end.
@@ -70,7 +70,7 @@ class Stored:
         for each in self.found.values():
             each.sort(key=lambda piece: piece[0])
 
-    def __enter__(self) -> "Stored":
+    def __enter__(self) -> "ShardedTensors":
         return self
 
     def __exit__(self, *ended: Any) -> None:
@@ -99,7 +99,7 @@ class Stored:
 
     def like(self, name: str, tensor: Any) -> Tensor:
         """What lies on this process of a tensor that is cut as `tensor` is."""
-        return self.rows(name, *rows_here(tensor))
+        return self.rows(name, *local_rows(tensor))
 
     def whole(self, name: str) -> Tensor:
         """All of a tensor."""
