@@ -1,5 +1,6 @@
 """Docs and config headers rot even in admired repositories: a path or command in them that is not there fails here."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -19,12 +20,13 @@ LAUNCHERS = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
 
 
 def recipe_config(name: str) -> type[RunConfig]:
-    """The settings class of a recipe, found by running nothing of it but its definitions."""
-    scope: dict = {"__name__": "recipe"}
-    exec(compile((ROOT / "recipes" / name).read_text(encoding="utf-8"), name, "exec"), scope)
-    last = re.search(r"config = (\w+)\.from_cli\(\)", (ROOT / "recipes" / name).read_text(encoding="utf-8"))
-    assert last is not None
-    return scope[last.group(1)]
+    """The settings class that a recipe parses its command line with: `config = NAME.from_cli()`."""
+    text = (ROOT / "recipes" / name).read_text(encoding="utf-8")
+    parsed = re.search(r"config = (\w+)\.from_cli\(\)", text)
+    assert parsed is not None
+    module = re.search(rf"^from (decero\.config\.\w+) import .*\b{parsed[1]}\b", text, flags=re.M)
+    assert module is not None
+    return getattr(importlib.import_module(module[1]), parsed[1])
 
 
 def commands(text: str) -> list[list[str]]:
