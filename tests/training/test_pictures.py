@@ -96,5 +96,5 @@ def test_pictures_are_never_packed(pictures, objective, model):
     same, line = pack_if_proven(objective, model, pictures, 128, "auto")
     assert same is objective
     assert line.startswith("packing: off")
-    with pytest.raises(UserError, match="training.packing"):
+    with pytest.raises(UserError, match=r"training\.packing"):
         pack_if_proven(objective, model, pictures, 128, "on")
