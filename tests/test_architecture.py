@@ -11,11 +11,12 @@ ALLOWED = {
     "models": set(),
     "data": {"data", "errors"},
     "evaluation": {"evaluation", "errors"},
-    "training": {"training", "data", "evaluation", "models", "errors"},
-    "hub": {"hub", "models", "errors"},
-    "inference": {"inference", "training", "data", "models", "errors"},
-    "doctor": {"doctor", "training", "data", "errors"},
-    "benchmark": {"benchmark", "training", "hub", "evaluation", "data", "models", "errors"},
+    "execution": {"execution", "models", "data", "errors"},
+    "training": {"training", "execution", "data", "evaluation", "models", "errors"},
+    "hub": {"hub", "execution", "models", "errors"},
+    "inference": {"inference", "training", "execution", "data", "models", "errors"},
+    "doctor": {"doctor", "training", "execution", "data", "errors"},
+    "benchmark": {"benchmark", "training", "execution", "hub", "evaluation", "data", "models", "errors"},
 }
 
 

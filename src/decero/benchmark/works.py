@@ -3,7 +3,6 @@
 from typing import Any, Literal, get_args
 
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field
 from transformers import (
     AutoModelForCausalLM,
@@ -14,6 +13,8 @@ from transformers import (
 )
 
 from decero.errors import UserError, did_you_mean
+from decero.execution.positions import positions_of
+from decero.execution.transformers_internals import StrictDataclassError
 from decero.hub.stock import to_stock
 from decero.training.build import read_preset
 from decero.training.config import RunConfig, Section
@@ -108,7 +109,7 @@ def build_pair(name: str, work: Work, seed: int) -> tuple[PreTrainedModel, PreTr
         raise UserError(f"works.{name}: {work.model.config} as {work.kind}: {said[:300]}") from error
     except UserError as error:
         raise UserError(f"works.{name}: {error}") from error
-    positions = config.max_position_embeddings
+    positions = positions_of(ours) or work.length
     if config.position_embedding_type == "learned" and work.length > positions:
         raise UserError(f"works.{name}: length {work.length} exceeds the {positions} positions of {work.model.config}")
     try:

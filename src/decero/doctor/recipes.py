@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from datasets import Dataset, DatasetDict
-from huggingface_hub.errors import StrictDataclassError
 from pydantic import ValidationError
 from transformers import (
     AutoConfig,
@@ -31,6 +30,7 @@ from decero.data.packages import resolve_package_path
 from decero.data.rows import tokenize_documents, tokenize_examples, tokenize_pairs
 from decero.data.seq2seq import Seq2Seq
 from decero.errors import UserError, did_you_mean
+from decero.execution.transformers_internals import StrictDataclassError, heads_of
 from decero.training.build import read_preset
 from decero.training.config import (
     ModelSection,
@@ -266,4 +266,4 @@ def _kind(section: ModelSection) -> Any:
         raise UserError(f"model: {section.config or section.name_or_path}: {' '.join(str(error).split())}") from error
     if config.is_encoder_decoder:
         return AutoModelForSeq2SeqLM
-    return AutoModelForMaskedLM if type(config) in AutoModelForMaskedLM._model_mapping else AutoModelForCausalLM
+    return AutoModelForMaskedLM if heads_of(AutoModelForMaskedLM, type(config)) else AutoModelForCausalLM

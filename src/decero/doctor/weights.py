@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.activations import ReLUSquaredActivation
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from decero.doctor.findings import Finding, Severity, percent
 from decero.doctor.tokens import entropy, uniform
 from decero.doctor.work import Work, scored
+from decero.execution.transformers_internals import GradientCheckpointingLayer
 from decero.training.config import ModelSection
 from decero.training.objectives import Batch
 from decero.training.optim import build_optimizer, learning_rate_at

@@ -11,13 +11,13 @@ from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from decero.data.order import Place, Rows
 from decero.data.packing import Packed
 from decero.data.rows import token_lengths
 from decero.data.stream import Stream
 from decero.errors import UserError, root_line
+from decero.execution.transformers_internals import GradientCheckpointingLayer, attention_of
 from decero.training.attention import choose_attention
 from decero.training.config import TrainingSection
 from decero.training.flex import FLEX
@@ -80,13 +80,13 @@ def pack_if_proven(
         prove, model, send_to_device(padded, device), send_to_device(trial, device), per_text=bool(objective.per_text)
     )
     why, after_all = proven(), ""
-    if why is not None and "flex" in bare.config._attn_implementation:
+    if why is not None and "flex" in attention_of(bare):
         # The kernel is what may be at fault, and padding is the dearer way out.
         after_all = f"; attention: sdpa after all, for under flex_attention {why}"
         bare.set_attn_implementation("sdpa")
         why = proven()
     if why is None:
-        one_shape = bare.config._attn_implementation == FLEX  # it is compiled
+        one_shape = attention_of(bare) == FLEX  # it is compiled
         collate = Packed(objective.collate, capacity, per_text=objective.per_text, full=one_shape)
         return replace(
             objective, collate=collate

@@ -17,6 +17,7 @@ from decero.data.rows import side_lengths, token_lengths
 from decero.data.sizes import sizes_of
 from decero.data.stream import Stream
 from decero.evaluation.wording import duration
+from decero.execution.transformers_internals import attention_of
 from decero.training.config import TrainingSection
 from decero.training.cost import FORMULA, Held, Kept, Load, flops, held_by, logits_bytes
 from decero.training.devices import UTILISATION, Device
@@ -58,7 +59,7 @@ def forecast(
     learning_rate_at(build_optimizer(model, config.optim), config.optim, steps)  # their settings are checked, too
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if device and model.config._attn_implementation == "matmul":
+    if device and attention_of(model) == "matmul":
         model.set_attn_implementation("sdpa")  # what an accelerator runs
     load = sample_load(accelerator, dataset, objective, training, seed)
     per_text, held = bool(objective.per_text), held_by(model, config.optim)

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decero.data.collators import IGNORED
+from decero.execution.transformers_internals import attention_of
 from decero.training.linear_cross_entropy import linear_cross_entropy
 from decero.training.packed import logits_of
 
@@ -102,7 +103,7 @@ def can_be_told(model: nn.Module) -> bool:
         return False
     # `compile_layers`, which wants one shape; the model's own forward is accelerate's to replace (autocast)
     compiled = any("forward" in vars(module) for module in bare.modules() if module is not bare)
-    return not compiled and bare.config._attn_implementation in ("sdpa", "eager", "matmul")
+    return not compiled and attention_of(bare) in ("sdpa", "eager", "matmul")
 
 
 def ahead(scored_BL: Tensor) -> Tensor:

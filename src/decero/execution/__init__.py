@@ -1,0 +1,1 @@
+"""How a forward pass runs, and what it touches inside other libraries."""
