@@ -22,6 +22,7 @@ from decero.training.config import (  # fmt: skip
 )
 from decero.training.economy import economise
 from decero.training.forecast import forecast
+from decero.training.generation_check import warn_of_generation
 from decero.training.likelihood import text_likelihood
 from decero.training.loop import train
 from decero.training.objectives import language_model
@@ -83,6 +84,7 @@ def main():
         seed=config.seed, evaluate=evaluate if held_out else None, resume=config.resume,
     )  # fmt: skip
     metric = evaluate(result.model) if held_out else {}
+    warn_of_generation(accelerator, result.model)
     save(accelerator, result.model, tokenizer, output / "model")
     record = {"metric": metric, "seed": config.seed, "context": data.max_length}
     record |= {"bytes": count_bytes(held_out)} if held_out else {}

@@ -52,6 +52,7 @@ __all__ = [
     "heads_of",
     "holds_rows",
     "register_attention",
+    "remembers_keys",
     "replace_layers",
     "sdpa_attention_forward",
     "supports",
@@ -86,15 +87,17 @@ def takes_cache(parameters: Iterable[str]) -> bool:
     return not set(NAMES).isdisjoint(parameters)
 
 
-def holds_rows(model: PreTrainedModel) -> bool:
-    """Whether what a model remembers are keys and values a row, as transformers' dynamic cache holds them.
-
-    Of code from the hub it is not known.
-    """
+def remembers_keys(model: PreTrainedModel) -> bool:
+    """Whether what a model remembers are keys and values, as transformers' dynamic cache holds them."""
     config = model.config.get_text_config(decoder=True)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     supported = getattr(model, "_supports_default_dynamic_cache", lambda: False)
-    return supported() and kinds <= {"full_attention", "sliding_attention"} and not model.is_remote_code()
+    return supported() and kinds <= {"full_attention", "sliding_attention"}
+
+
+def holds_rows(model: PreTrainedModel) -> bool:
+    """Whether rows may leave what a model remembers, and padding is heeded. Of code from the hub it is not known."""
+    return remembers_keys(model) and not model.is_remote_code()
 
 
 def generate_with(model: PreTrainedModel, loop: Callable[..., Any], **inputs: Any) -> Any:

@@ -52,6 +52,7 @@ class Loaded:
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    generation_checked: bool = False
 
     def positions(self) -> int | None:
         """How many tokens a source may have, special ones included; None is no limit.

@@ -10,6 +10,7 @@ from decero.errors import UserError
 from decero.inference.checkpoint import Loaded, load
 from decero.inference.lines import FIRST_WINDOW, TooLong, Warn, in_order, pieces, windows
 from decero.training.decode import TOKENS_PER_BATCH, decode_batches
+from decero.training.generation_check import check_generation
 from decero.training.sampling import Sampling
 from decero.training.weight_layout import laid_out
 
@@ -60,6 +61,10 @@ def _answer(
     temperature: float | None = None, top_p: float | None = None, seed: int | None = None,
 ) -> Iterator[str]:  # fmt: skip
     loaded = load(model, command)
+    if not loaded.generation_checked:  # once a model
+        loaded.generation_checked = True
+        if said := check_generation(loaded.model):
+            warn(said)
     too_long = too_long or ("cut" if command == "summarize" else "split")
     prefix, suffix = frame_of(loaded, command, prefix)
     if chat:

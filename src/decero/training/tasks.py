@@ -23,6 +23,7 @@ from decero.errors import UserError
 from decero.evaluation.text_metrics import TEXT_METRICS, compute_text_metrics
 from decero.training.config import Section, SourceSection
 from decero.training.decode import TOKENS_PER_BATCH, decode
+from decero.training.generation_check import warn_of_generation
 from decero.training.sharded import whole
 
 Texts = dict[str, DatasetDict]  # task -> split -> rows of `source` and `target`
@@ -150,10 +151,13 @@ def answers(
     accelerator: Accelerator, model: Any, tokenizer: PreTrainedTokenizerBase, rows: Dataset,
     generation: GenerationSection, *, num_beams: int = 1, progress: str | None = None,
 ) -> list[str]:  # fmt: skip
-    """What the model writes for every row, in order and the same on every process. progress: names a bar.
+    """What the model writes for every row, in order and the same on every process. progress: names a bar; this is the
+    end of a run, and what its model generates is checked.
 
     Each process writes its part, one token more or less than the others, so a sharded model is made whole for it.
     """
+    if progress is not None:
+        warn_of_generation(accelerator, model)
     mine = list(range(accelerator.process_index, len(rows), accelerator.num_processes))
     sources = [rows[index]["input_ids"] for index in mine]
     shown = progress is not None and accelerator.is_main_process
