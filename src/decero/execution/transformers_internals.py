@@ -116,8 +116,8 @@ def handed_cache(state: dict[str, Any]) -> Cache:
 def replace_layers(cache: Cache, layer_class: type[DynamicLayer]) -> None:
     """Have an empty cache remember what is written in layers of `layer_class`; those with a window stay as they are."""
     crossed = isinstance(cache, EncoderDecoderCache)
-    own: Any = cache.self_attention_cache if crossed else cache  # type: ignore[union-attr]
+    own: Any = cache.self_attention_cache if crossed else cache  # type: ignore[attr-defined]
     own.layers = [layer_class() if type(layer) is DynamicLayer else layer for layer in own.layers]
     own.layer_class_to_replicate = layer_class  # for what is missing: transformers counts T5's encoder
     if crossed:
-        cache.cross_attention_cache.layer_class_to_replicate = DynamicLayer  # type: ignore[union-attr]
+        cache.cross_attention_cache.layer_class_to_replicate = DynamicLayer  # type: ignore[attr-defined]

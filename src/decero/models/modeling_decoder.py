@@ -127,9 +127,8 @@ class DeceroDecoderModel(DeceroDecoderPreTrainedModel, DeceroStack):
                 hidden_BLD, masks[kind], rotary[kind], encoder_hidden_states, memory_mask,
                 **{CACHE: past_key_values}, **kwargs,
             )  # fmt: skip
-        return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.norm(hidden_BLD), **{CACHE: past_key_values if use_cache else None}
-        )
+        remembered = {CACHE: past_key_values if use_cache else None}
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.norm(hidden_BLD), **remembered)  # type: ignore[arg-type]
 
 
 class DeceroDecoderForCausalLM(DeceroDecoderPreTrainedModel, GenerationMixin):
