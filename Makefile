@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python
 SHELL := bash
-# The torch to install: TORCH=torch takes the newest, with CUDA where there is a GPU; TORCH=torch==2.11.0 takes that one.
+# The torch to install. TORCH=torch takes the newest, with CUDA on Linux; TORCH=torch==2.11.0 takes that one.
 TORCH ?= torch==2.13.0
 PIP := pip==26.3
 UV := uv==0.13.9
@@ -45,8 +45,8 @@ endif
 # The lock leaves torch out: its file and its CUDA packages differ by machine. TORCH names its version instead.
 # It adds what torch needs besides (networkx, sympy) and what builds packages (setuptools).
 lock: .venv-uv/installed
-	printf 'networkx\nsetuptools\nsympy\n' | .venv-uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
-		--generate-hashes --excludes <(echo torch) --all-extras --custom-compile-command "make lock" \
+	printf 'networkx\nsetuptools\nsympy\n' | .venv-uv/bin/uv pip compile --quiet --upgrade --universal \
+		--python-version 3.11 --generate-hashes --excludes <(echo torch) --all-extras --custom-compile-command "make lock" \
 		--output-file constraints.txt pyproject.toml -
 
 .venv-uv/installed: Makefile
@@ -64,12 +64,14 @@ test: install
 	$(RUN) $(PYTEST)
 
 # test-latest: does tomorrow's release break us? It lifts the upper bounds of pyproject.toml.
-# test-oldest: is every lower bound true? Both take the torch that TORCH names; uv leaves it alone.
+# test-oldest: is every lower bound true? Both take the torch that TORCH names; uv leaves it alone. So torch's own lower
+# bound is not tested here (2.13.0 was): on Linux the older wheels want gigabytes of CUDA. Try it with TORCH=torch==2.9.0.
 test-latest: OPTIONS := --overrides <(sed -n 's/^ *"\([^>]*\)>=[^"]*,<.*/\1/p' pyproject.toml)
 test-oldest: OPTIONS := --resolution lowest-direct
 test-latest test-oldest: test-%: .venv-uv/installed
 	$(PYTHON) -m venv .venv-$*
-	.venv-uv/bin/uv pip install --quiet --upgrade --python .venv-$* --excludes <(echo torch) $(OPTIONS) --editable ".[quickstart,dev]"
+	.venv-uv/bin/uv pip install --quiet --upgrade --python .venv-$* --excludes <(echo torch) $(OPTIONS) \
+		--editable ".[quickstart,dev]"
 	.venv-$*/bin/pip install --quiet "$(TORCH)"
 	.venv-$*/bin/python $(PYTEST)
 
