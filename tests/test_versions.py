@@ -81,7 +81,7 @@ def test_the_cap_of_transformers_is_above_the_locked():
 
 
 def test_the_makefile_takes_a_torch_within_bounds():
-    found = re.findall(r"\bTORCH *\??=? *torch==([\w.]+)", MAKEFILE)
+    found = re.findall(r"\bTORCH *\??=? *torch==(\d+(?:\.\d+)*)", MAKEFILE)
     [torch] = [r for r in REQUIREMENTS if r.name == "torch"]
     assert found
     for version in found:
