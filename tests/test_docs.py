@@ -129,6 +129,14 @@ def test_the_reference_is_what_the_code_says(page):
     assert written == GENERATED[page], "run: python docs/generate_reference.py"
 
 
+def test_new_imports_of_the_changelog_exist():
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("| old import")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| `decero[\w.]+` \| (.*) \|$", changes, flags=re.M)
+    assert rows
+    for module in re.findall(r"`([\w.]+)`", " ".join(rows)):
+        assert importlib.util.find_spec(module) is not None, module
+
+
 def test_an_experiments_page_says_when_it_was_measured():
     for page in (ROOT / "docs" / "experiments").glob("*.md"):
         text = page.read_text(encoding="utf-8")

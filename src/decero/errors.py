@@ -33,7 +33,7 @@ def root_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
-def run(main: Callable[[], None]) -> None:
+def run_script(main: Callable[[], None]) -> None:
     """Run a command: a `UserError` becomes one line on standard error and exit code 2, Ctrl-C exit code 130.
 
     So does what a disk that is full, read-only, broken or gone makes of any file.

@@ -81,7 +81,7 @@ def test_a_disk_that_is_full_is_one_line_wherever_it_is_met(capsys, monkeypatch)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/metrics.jsonl")
 
     with pytest.raises(SystemExit) as end:
-        errors.run(log)
+        errors.run_script(log)
     assert (end.value.code, undone) == (2, [True])
     line = capsys.readouterr().err
     assert line.startswith("error: runs/a/metrics.jsonl: No space left on device; mend that, then start the same")
@@ -91,7 +91,7 @@ def test_a_disk_that_is_full_is_one_line_wherever_it_is_met(capsys, monkeypatch)
         raise OSError(errno.EBADF, "a fault of ours")
 
     with pytest.raises(OSError, match="a fault of ours"):
-        errors.run(programme)
+        errors.run_script(programme)
 
 
 def test_a_reader_who_has_enough_is_no_error():

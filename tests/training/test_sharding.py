@@ -58,7 +58,6 @@ def alone(tokenizer_folder):
         folder.mkdir(exist_ok=True)
         accelerator = Accelerator(cpu=True)
         study(cases, tokenizer_folder, str(folder), accelerator)
-        accelerator.sharded = False
 
     return start
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from decero.cli.doctor_command import add_doctor
 from decero.cli.text_commands import COMMANDS as TEXT_COMMANDS
 from decero.data.packages import resolve_package_path
-from decero.errors import UserError, did_you_mean, run
+from decero.errors import UserError, did_you_mean, run_script
 from decero.hub.convert import export_model, import_model
 from decero.hub.families import FAMILIES
 from decero.hub.publish import push
@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> None:
     """Entry point of `decero` and of `python -m decero`."""
-    run(lambda: _main(sys.argv[1:] if argv is None else argv))
+    run_script(lambda: _main(sys.argv[1:] if argv is None else argv))
 
 
 def _main(argv: list[str]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from decero.data.pairs import Pair, Seq2Seq
+from decero.data.pairs import Pair, PairCollator
 from decero.data.sizes import Sizes, both_sides
 from decero.errors import UserError
 
@@ -28,7 +28,7 @@ def sentinels_of(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
 
 
 @dataclass
-class Denoising(Seq2Seq):
+class DenoisingCollator(PairCollator):
     """What the objectives share. `max_length`: of the longest row. `frozen=True` reads every epoch as epoch 0.
 
     Raises UserError for a tokenizer without an end of text or without padding.
@@ -63,7 +63,7 @@ class Denoising(Seq2Seq):
 
 
 @dataclass
-class SpanCorruption(Denoising):
+class SpanCorruption(DenoisingCollator):
     """Span corruption: Raffel et al. 2020, sections 3.1.4 and 3.3.4 (T5).
 
     A share of `mlm_probability` of the tokens is taken out in spans of `mean_noise_span_length` on average. The encoder
@@ -119,7 +119,7 @@ def _segments(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
 
 
 @dataclass
-class TextInfilling(Denoising):
+class TextInfilling(DenoisingCollator):
     """Text infilling: Lewis et al. 2020 (BART), section 2.2. The decoder writes the whole text.
 
     Spans of Poisson(`mean_noise_span_length`) tokens become one mask token each until `mlm_probability` of the tokens
@@ -172,7 +172,7 @@ class TextInfilling(Denoising):
 
 
 @dataclass
-class PrefixLanguageModeling(Denoising):
+class PrefixLanguageModeling(DenoisingCollator):
     """Prefix language modelling: Raffel et al. 2020, section 3.2.3. The encoder reads the beginning of a text, the
     decoder writes the rest; where it is cut is uniform."""
 
@@ -185,7 +185,7 @@ class PrefixLanguageModeling(Denoising):
         return ids_L[:cut], ids_L[cut:]
 
 
-OBJECTIVES: dict[str, type[Denoising]] = {
+OBJECTIVES: dict[str, type[DenoisingCollator]] = {
     "span_corruption": SpanCorruption,
     "text_infilling": TextInfilling,
     "prefix_lm": PrefixLanguageModeling,

@@ -1,6 +1,6 @@
 """Text from text: what an encoder reads and a decoder writes, in one place for every task.
 
-Padding, the decoder's shifted input and the -100 of labels that nobody scores are made by `Seq2Seq` and nowhere else.
+`PairCollator` alone makes the padding, the decoder's shifted input, and the label -100 that is not scored.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass
-class Seq2Seq:
+class PairCollator:
     """Pads sources and targets to the longest of the batch, on the right.
 
     decoder_start_token_id: what the decoder reads before the first token (the model's configuration names it). Then it
@@ -59,7 +59,7 @@ class ShuffledSources:
     The other is half of `dataset` away, whatever the batch and however many the processes: no piece of the same text.
     """
 
-    pairs: Seq2Seq
+    pairs: PairCollator
     dataset: Dataset
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:

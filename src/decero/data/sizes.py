@@ -1,8 +1,51 @@
-"""What an example comes to on a device, both sides of it, told by how long its row is: before anything is collated."""
+"""How large examples and batches are: tokens that are read, tokens that are written, and the places they take."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """What passes through the model: of one batch, or summed over batches and processes.
+
+    examples: texts, pairs or pictures. tokens: real ones, read and written; what budgets count. scored: items that the
+    loss is summed over. places: tokens with the padding around them, or patches of a picture. pairs: places times the
+    length of their row. written_places, written_pairs: the same for a decoder behind an encoder. crossed_pairs: written
+    places times the places that they look back at.
+    """
+
+    examples: float
+    tokens: float
+    scored: float
+    places: float
+    pairs: float
+    written_places: float = 0.0
+    written_pairs: float = 0.0
+    crossed_pairs: float = 0.0
+
+    def plus(self, other: "BatchSize") -> "BatchSize":
+        return BatchSize(
+            *(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True))
+        )
+
+    def times(self, factor: float) -> "BatchSize":
+        return BatchSize(*(factor * value for value in vars(self).values()))
+
+
+def text_batch_size(batch: dict[str, Tensor], scored: int, examples: int) -> BatchSize:
+    """The size of a batch of tokens, padded or packed: `input_ids`, `attention_mask`, perhaps `decoder_input_ids`."""
+    rows, length = batch["input_ids"].shape
+    tokens = int(batch["attention_mask"].sum())
+    if "decoder_input_ids" not in batch:
+        return BatchSize(examples, tokens, scored, rows * length, rows * length**2)
+    written_rows, written = batch["decoder_input_ids"].shape
+    return BatchSize(
+        examples, tokens + scored, scored, rows * length, rows * length**2,
+        written_rows * written, written_rows * written**2, written_rows * written * length,
+    )  # fmt: skip
 
 
 class Sizes(NamedTuple):

@@ -5,7 +5,7 @@ texts of a window and of the rows of a batch of texts are functions of (seed, ep
 a run was killed is made again from the place where its window begins, and no row is lost or read twice.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -121,6 +121,10 @@ class Stream:
     texts: Texts
     cut: Callable[[list[str]], dict[str, list]]
     max_length: int
+
+    def lengths(self, rows: Sequence[dict]) -> np.ndarray:
+        """Tokens of each of its rows."""
+        return np.array([len(row["input_ids"]) for row in rows], dtype=np.int64)
 
     @cached_property
     def first_rows(self) -> Dataset:

@@ -215,6 +215,13 @@ def check_round_trip(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], *
             raise UserError(f"tokenizer: document {number} does not round-trip: {problem}; {mend}")
 
 
+def bytes_per_token(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], limit: int = 1000) -> float:
+    """UTF-8 bytes that a token stands for, on average over the first `limit` texts."""
+    sample = list(islice(texts, limit))
+    tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False, verbose=False)["input_ids"])
+    return sum(len(text.encode()) for text in sample) / max(tokens, 1)
+
+
 def check_fits_model(tokenizer: PreTrainedTokenizerFast, vocab_size: int, where: str) -> None:
     """Raise UserError when an id has no embedding. The largest id counts: added tokens may leave gaps below it."""
     largest = max(tokenizer.get_vocab().values())

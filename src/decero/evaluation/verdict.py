@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -88,6 +89,11 @@ class Verdict:
     def sentences(self) -> list[str]:
         """Every comparison in a plain sentence, whoever wins."""
         return [wording.sentence(self, comparison) for comparison in self.comparisons]
+
+    def record(self) -> dict[str, Any]:
+        """`metric` (the mean of each contender and budget), `table` and `sentences`, for result.json."""
+        means = {f"{c.contender}, {c.budget or 'all'} labels": c.mean if c.n_ok else None for c in self.cells}
+        return {"metric": means, "table": self.table(), "sentences": self.summary() + self.sentences()}
 
     def table(self) -> str:
         """Contender by label budget as Markdown, ending in the legend of its marks."""

@@ -15,6 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from decero.errors import UserError
 from decero.execution.flex_attention import document_mask
+from decero.execution.unwrap import unwrap
 from decero.models.modeling_encoder import Pooler
 
 Batch = dict[str, Tensor]
@@ -43,7 +44,7 @@ def block_mask(
 
 def packed_outputs(model: nn.Module, batch: Batch) -> Any:
     """The outputs of `model` for a packed batch; its labels are kept back."""
-    bare: Any = getattr(model, "module", model)
+    bare = unwrap(model)
     config, backend = bare.config, bare.config._attn_implementation
     if "flash" in backend:
         raise UserError(f"packing: {backend} takes no block mask; set model.attn_implementation=sdpa")
@@ -82,7 +83,7 @@ def texts_before_heads(model: nn.Module, batch: Batch):
 
     Raises UserError for a model whose layers cannot be told.
     """
-    bare: Any = getattr(model, "module", model)
+    bare = unwrap(model)
     depth = bare.config.num_hidden_layers
     stacks = [m for m in bare.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if len(stacks) != 1:
@@ -132,7 +133,7 @@ def prove(model: nn.Module, padded: Batch, packed: Batch, per_text: bool = False
     Asked in fp32 and without dropout. That other texts are not heard is exact: when one text is read backwards, the
     outputs of the others do not change by a bit's worth, whatever the weights are.
     """
-    bare: Any = getattr(model, "module", model)
+    bare = unwrap(model)
     side = "decoder_" if bare.config.is_encoder_decoder and not per_text else ""
     text_BL, position_BL = packed[f"{side}text_ids"], packed[f"{side}position_ids"]
 
