@@ -59,7 +59,7 @@ def test_help_names_every_command(capfd):
 def test_push_hands_on_what_was_asked(flags, options, monkeypatch):
     asked = {}
     monkeypatch.setattr(
-        "decero.cli.main.push", lambda folder, repo_id, **options: asked.update(options, folder=str(folder))
+        "decero.hub.publish.push", lambda folder, repo_id, **options: asked.update(options, folder=str(folder))
     )
     main(["push", "a/folder", "me/tiny", *flags])
     assert asked == options | {"folder": "a/folder"}

@@ -10,7 +10,6 @@ from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from decero.config.sections import TrainingSection
 from decero.data.order import RowIndex, Rows
@@ -21,6 +20,7 @@ from decero.execution.attention_kernels import choose_attention
 from decero.execution.flex_attention import FLEX
 from decero.execution.objective import Objective
 from decero.execution.packed_forward import prove
+from decero.execution.transformers_internals import GradientCheckpointingLayer, attention_of
 from decero.execution.unwrap import unwrap
 
 SHORTEST_ROW = 128  # below that the matrices are too thin to be fast, and short rows are harder to fill
@@ -86,13 +86,13 @@ def pack_if_proven(
         prove, model, send_to_device(padded, device), send_to_device(trial, device), per_text=bool(objective.per_text)
     )
     why, after_all = proven(), ""
-    if why is not None and "flex" in bare.config._attn_implementation:
+    if why is not None and "flex" in attention_of(bare):
         # The kernel is what may be at fault, and padding is the dearer way out.
         after_all = f"; attention: sdpa after all, for under flex_attention {why}"
         bare.set_attn_implementation("sdpa")
         why = proven()
     if why is None:
-        one_shape = bare.config._attn_implementation == FLEX  # it is compiled
+        one_shape = attention_of(bare) == FLEX  # it is compiled
         collate = Packed(objective.collate, capacity, per_text=objective.per_text, full=one_shape)
         return replace(
             objective, collate=collate

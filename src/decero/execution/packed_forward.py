@@ -15,12 +15,12 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from decero.errors import UserError
 from decero.execution.flex_attention import document_mask
+from decero.execution.positions import first_position
+from decero.execution.transformers_internals import attention_of, takes_cache
 from decero.execution.unwrap import unwrap
 from decero.models.modeling_encoder import Pooler
 
 Batch = dict[str, Tensor]
-# These count positions from their padding id on.
-COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text", "longformer", "xlm-roberta-xl")
 
 
 def block_mask(
@@ -45,18 +45,18 @@ def block_mask(
 def packed_outputs(model: nn.Module, batch: Batch) -> Any:
     """The outputs of `model` for a packed batch; its labels are kept back."""
     bare = unwrap(model)
-    config, backend = bare.config, bare.config._attn_implementation
+    config, backend = bare.config, attention_of(bare)
     if "flash" in backend:
         raise UserError(f"packing: {backend} takes no block mask; set model.attn_implementation=sdpa")
     reading, text_BL = dict(batch), batch["text_ids"]
     for name in ("labels", "text_ids", "decoder_text_ids", "attention_mask"):
         reading.pop(name, None)
-    if config.model_type in COUNT_FROM_PADDING:
-        reading["position_ids"] = reading["position_ids"] + (config.pad_token_id or 0) + 1
+    if first := first_position(bare):
+        reading["position_ids"] = reading["position_ids"] + first
     takes = inspect.signature(bare.forward).parameters
     reading = {n: t for n, t in reading.items() if not n.endswith("position_ids") or n in takes}
     if not config.is_encoder_decoder:
-        causal = bare.can_generate() or bool(getattr(config, "is_decoder", False)) or "past_key_values" in takes
+        causal = bare.can_generate() or bool(getattr(config, "is_decoder", False)) or takes_cache(takes)
         mask = block_mask(text_BL, text_BL, causal, backend, bare.dtype)
         cache = {"use_cache": False} if "use_cache" in takes else {}
         return model(**reading, attention_mask=mask, **cache)
