@@ -50,7 +50,7 @@ def test_nothing_bad_is_exit_code_0_and_a_line_a_check(write, healthy_log, capfd
         (["{empty}"], "holds no config.yaml; give a run's folder or a configuration file"),
         (["{config}", "--recipe", "pretrain_mml"], "pretrain_mml is no recipe that trains; did you mean pretrain_mlm?"),
         (["{config}", "--jsno"], "--jsno is not understood; did you mean --json?"),
-        (["{misspelt}"], "optim.learning_ratee is no setting; did you mean optim.learning_rate?"),
+        (["{misspelt}"], "unknown setting optim.learning_ratee; did you mean optim.learning_rate?"),
         (["{gone}"], "no such file"),
         (["{hostile}"], "asks for code from elsewhere (model.trust_remote_code), and a folder may be anybody's"),
     ],

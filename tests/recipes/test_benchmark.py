@@ -317,14 +317,14 @@ def test_the_matmul_peak_is_positive():
 @pytest.mark.parametrize(
     ("change", "words", "line"),
     [
-        ({}, ["only=[mml]"], "only: mml is no work; did you mean mlm?"),
+        ({}, ["only=[mml]"], "only: unknown workload mml; did you mean mlm?"),
         ({"stock": "bertt"}, [], "works.mlm: stock bertt: no bertt can hold a DeceroEncoder; did you mean bert?"),
         ({"stock": "t5"}, [], "works.mlm: stock t5: t5 has no DeceroEncoderForMaskedLM"),
         ({"length": 1000}, [], "works.mlm: length 1000 exceeds the 512 positions"),
         ({}, ["works.mlm.model.overrides.hidden_sise=4"], "hidden_sise is no field of DeceroEncoderConfig"),
         ({}, ["works.mlm.model.overrides.num_attention_heads=5"], "is not a multiple of num_attention_heads 5"),
         ({"kind": "causal"}, [], "works.mlm: configs/model/bert_base.yaml as causal"),
-        ({}, ["works.mlm.batchsize=4"], "works.mlm.batchsize is no setting; did you mean works.mlm.batch_size?"),
+        ({}, ["works.mlm.batchsize=4"], "unknown setting works.mlm.batchsize; did you mean works.mlm.batch_size?"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_timed(launch, write, tmp_path, change, words, line):
