@@ -5,7 +5,6 @@ batch goes on with those that are not. Neither changes an answer. Dimensions: B 
 """
 
 import copy
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,35 +14,15 @@ import torch
 import transformers
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
-from transformers.generation import logits_process
-from transformers.modeling_outputs import BaseModelOutput
 
 from decero.errors import UserError
 from decero.execution.positions import positions_of
-from decero.execution.transformers_internals import (
-    CACHE,
-    DynamicLayer,
-    generate_with,
-    handed_cache,
-    holds_rows,
-    replace_layers,
-)
+from decero.execution.transformers_internals import generate_with, holds_rows
 from decero.execution.weight_layout import laid_out
+from decero.inference.decoding_loop import decode_rows, end_tokens
 from decero.inference.sampling import Sampling
 
 TOKENS_PER_BATCH = 8192
-# These look at one row's tokens alone, so that rows may leave the batch; others know each row by its place.
-ROW_BY_ROW = (
-    logits_process.ForcedBOSTokenLogitsProcessor,
-    logits_process.ForcedEOSTokenLogitsProcessor,
-    logits_process.MinLengthLogitsProcessor,
-    logits_process.MinNewTokensLengthLogitsProcessor,
-    logits_process.NoBadWordsLogitsProcessor,
-    logits_process.NoRepeatNGramLogitsProcessor,
-    logits_process.SuppressTokensAtBeginLogitsProcessor,
-    logits_process.SuppressTokensLogitsProcessor,
-)
-LEAVE_SHARE = 1 / 8  # of a batch that is done before the rest moves together: moving copies what is remembered
 
 
 def decode(
@@ -208,11 +187,11 @@ def _answer(
     inputs |= {"generation_config": config, "max_new_tokens": max(limits)}
     if leaves:
         written: list[list[int]] = [[] for _ in sources]
-        generate_with(model, partial(_one_by_one, limits=limits, written=written, pick=pick), **inputs)
+        generate_with(model, partial(decode_rows, limits=limits, written=written, pick=pick), **inputs)
         return written
     ids_BL = model.generate(**inputs)  # type: ignore[operator]
     start = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
-    ends = _ends(config.eos_token_id)
+    ends = end_tokens(config.eos_token_id)
     return [_until_end(row[start:][:limit], ends) for row, limit in zip(ids_BL.tolist(), limits, strict=True)]
 
 
@@ -227,100 +206,9 @@ def _padded(sources: list[Sequence[int]], fill: int, left: bool) -> dict[str, Te
     return {"input_ids": ids_BL, "attention_mask": mask_BL}
 
 
-def _ends(eos: int | list[int] | None) -> list[int]:
-    return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
-
-
 def _until_end(ids: list[int], ends: list[int]) -> list[int]:
     """Up to the first end token, which is kept; what follows is padding."""
     for place, token in enumerate(ids):
         if token in ends:
             return ids[: place + 1]
     return ids
-
-
-class GrowingLayer(DynamicLayer):
-    """Keys and values of one layer in memory that doubles when it is full; transformers copies all of it each step."""
-
-    rooms: list[Tensor]
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
-        past = self.get_seq_length()
-        now = past + key_states.shape[2]
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        if not past or now > self.rooms[0].shape[2]:
-            had = self.keys, self.values
-            self.rooms = [
-                new.new_empty(*new.shape[:2], max(64, 2 * now), new.shape[3]) for new in (key_states, value_states)
-            ]
-            if past:
-                self._put(had, 0, past)
-        self._put((key_states, value_states), past, now)
-        self.keys, self.values = (room[:, :, :now] for room in self.rooms)
-        return self.keys, self.values
-
-    def _put(self, tensors, start: int, end: int) -> None:
-        for room, tensor in zip(self.rooms, tensors, strict=True):
-            room[:, :, start:end] = tensor
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        if past := self.get_seq_length():
-            self.rooms = [room[indices] for room in self.rooms]
-            self.keys, self.values = (room[:, :, :past] for room in self.rooms)
-
-
-def _one_by_one(
-    model, input_ids, logits_processor, stopping_criteria, generation_config, *, limits, written, pick, **state
-):  # fmt: skip
-    """The loop that `generate` calls when it has prepared all: a token a row each time, done rows leave.
-
-    input_ids: (batch, length), what the decoder reads first. limits: tokens a row. written: what is filled.
-    pick: which token, as `_picker` says.
-    """
-    encoded = model.config.is_encoder_decoder
-    mask_BM, cache = state.get("attention_mask"), handed_cache(state)
-    replace_layers(cache, GrowingLayer)
-    may_leave = all(type(each) in ROW_BY_ROW for each in logits_processor)
-    takes = inspect.signature(model.forward).parameters
-    keep = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
-    positions_BL = state.get("position_ids") if not encoded and "position_ids" in takes else None
-    device, B = input_ids.device, len(input_ids)
-    ends_E = torch.tensor(_ends(generation_config.eos_token_id), device=device)
-    limit_B = torch.tensor(limits, device=device)
-    rows_B, done_B = torch.arange(B, device=device), torch.zeros(B, dtype=torch.bool, device=device)
-    tokens = torch.full((B, max(limits)), generation_config.pad_token_id, device=device)
-    count_B = torch.zeros(B, dtype=torch.long, device=device)
-    new_BL, ids_BL, hidden_BMD = input_ids, input_ids, state["encoder_outputs"][0] if encoded else None
-    for step in range(max(limits)):
-        if encoded:
-            reads = {"decoder_input_ids": new_BL, "encoder_outputs": BaseModelOutput(last_hidden_state=hidden_BMD)}
-        else:
-            reads = {"input_ids": new_BL} | ({} if positions_BL is None else {"position_ids": positions_BL})
-        outputs = model(**reads, attention_mask=mask_BM, use_cache=True, **{CACHE: cache}, **keep)
-        logits_BV = outputs.logits[:, -1]
-        if logits_processor:
-            logits_BV = logits_processor(ids_BL, logits_BV.float())
-        next_B = pick(logits_BV, rows_B, step)
-        tokens[rows_B[~done_B], step] = next_B[~done_B]
-        count_B[rows_B[~done_B]] += 1
-        done_B = done_B | torch.isin(next_B, ends_E) | (step + 1 >= limit_B)
-        left = int((~done_B).sum())
-        if not left:
-            break
-        new_BL = next_B[:, None]
-        ids_BL = torch.cat((ids_BL, new_BL), dim=1)
-        if not encoded and mask_BM is not None:
-            mask_BM = torch.cat((mask_BM, mask_BM.new_ones(len(mask_BM), 1)), dim=1)
-        if positions_BL is not None:
-            positions_BL = positions_BL[:, -1:] + 1
-        if may_leave and len(done_B) - left >= LEAVE_SHARE * len(done_B):
-            stay = (~done_B).nonzero().squeeze(1)
-            cache.batch_select_indices(stay)
-            rows_B, done_B, limit_B, new_BL, ids_BL = (t[stay] for t in (rows_B, done_B, limit_B, new_BL, ids_BL))
-            mask_BM, positions_BL, hidden_BMD = (
-                None if t is None else t[stay] for t in (mask_BM, positions_BL, hidden_BMD)
-            )
-    for answer, row, count in zip(written, tokens.tolist(), count_B.tolist(), strict=True):
-        answer[:] = row[:count]
-    return tokens
