@@ -22,11 +22,11 @@ def ended(argv, capfd):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["psh"], "decero: psh is no command; did you mean push?"),
-        (["frobnicate"], "decero: frobnicate is no command; there are push"),
-        (["push", "a", "me/b", "--pubic"], "decero push: --pubic is not understood; did you mean --public?"),
+        (["psh"], "decero: unknown command psh; did you mean push?"),
+        (["frobnicate"], "decero: unknown command frobnicate; known: push"),
+        (["push", "a", "me/b", "--pubic"], "decero push: unknown option --pubic; did you mean --public?"),
         (["push", "a", "me/b", "--dry-runn=1"], "did you mean --dry-run?"),
-        (["push", "a", "me/b", "c"], "decero push: c is not understood"),
+        (["push", "a", "me/b", "c"], "decero push: unknown argument c"),
         (["push", "a"], "decero push: the following arguments are required: REPO_ID"),
         ([], "the following arguments are required: COMMAND"),
         (["push", "no/such/folder", "me/b"], "no/such/folder: no such folder"),

@@ -1,4 +1,4 @@
-"""Each ill of a schedule and a log, drawn by hand, is found by its line; a healthy one is not."""
+"""Each planted problem of a schedule or log gives its finding; a healthy one gives none."""
 
 import math
 
@@ -22,7 +22,7 @@ def climbs(losses):
 ILLS = {
     "not finite": ([*falling()[:50], math.nan, *falling()[51:]], "bad", "the loss is not finite at step 51"),
     "divergence": (climbs(falling()), "bad", "the loss rose from"),
-    "plateau": ([4.7 + 0.03 * math.sin(step * 1.7) for step in range(100)], "bad", "the loss hardly moved"),
+    "plateau": ([4.7 + 0.03 * math.sin(step * 1.7) for step in range(100)], "bad", "the loss hardly changed"),
     "spike": ([*falling()[:60], 3.4, *falling()[61:]], "warn", "1 spike in the loss, first 1.6"),
     "unfinished": (falling(by=6, over=300), "warn", "the loss still fell by"),
 }
@@ -67,29 +67,29 @@ def test_a_warm_up_over_a_third_of_the_run_is_named(found):
     for steps, severity in ((33, "ok"), (34, "warn"), (101, "bad")):
         said = found(curve.schedule, "pretrain_mlm", optim={"num_warmup_steps": steps})
         assert [f.severity for f in said] == [severity]
-    assert "101 steps of warm-up in a run of 100" in said[0].what
+    assert "warm-up takes 101 of 100 steps" in said[0].what
     assert "optim.num_warmup_steps to 10" in said[0].mend
 
 
 def test_epochs_are_counted_in_steps(found):
     training = {"max_train_steps": None, "num_train_epochs": 2}
     said = found(curve.schedule, "finetune_classification", training=training, optim={"num_warmup_steps": 10})
-    assert said[0].what == "10 steps of warm-up in a run of 26"  # 101 examples, 8 a step, twice
+    assert said[0].what == "warm-up takes 10 of 26 steps"  # 101 examples, 8 a step, twice
 
 
 def test_a_learning_rate_that_is_spent_before_the_end_is_named(found, healthy_log):
     for row in healthy_log[70:]:
         row["learning_rate"] = 0.0
     said = found(curve.schedule, "pretrain_mlm", log=healthy_log)
-    assert lines(said) == [("warn", "the learning rate is below 1 % of its peak from step 71 of 100 on")]
+    assert lines(said) == [("warn", "the learning rate is below 1 % of its peak from step 71 to the end (100)")]
 
 
 def test_a_run_that_stands_before_its_end_is_named(found, healthy_log):
     said = found(curve.schedule, "pretrain_mlm", log=healthy_log[:55])
-    assert lines(said) == [("note", "the run stands at step 55 of 100, at 51% of its peak learning rate")]
+    assert lines(said) == [("note", "not finished: step 55 of 100, with the learning rate at 51% of its peak")]
     assert "--resume" in said[0].mend
     said = found(curve.schedule, "pretrain_mlm", log=healthy_log[:55], result={"steps": 55})
-    assert lines(said) == [("note", "ended at step 55 of 100, at 51% of its peak learning rate")]
+    assert lines(said) == [("note", "ended at step 55 of 100, with the learning rate at 51% of its peak")]
 
 
 @pytest.mark.parametrize(("wait", "severity"), [(0.019, "ok"), (0.08, "warn")])

@@ -47,12 +47,12 @@ def test_nothing_bad_is_exit_code_0_and_a_line_a_check(write, healthy_log, capfd
     ("words", "said"),
     [
         (["no/such/run"], "no/such/run: no such file"),
-        (["{empty}"], "holds no config.yaml; give a run's folder or a configuration file"),
-        (["{config}", "--recipe", "pretrain_mml"], "pretrain_mml is no recipe that trains; did you mean pretrain_mlm?"),
-        (["{config}", "--jsno"], "--jsno is not understood; did you mean --json?"),
+        (["{empty}"], "no config.yaml in this folder; give the folder of a run or a configuration file"),
+        (["{config}", "--recipe", "pretrain_mml"], "unknown training recipe pretrain_mml; did you mean pretrain_mlm?"),
+        (["{config}", "--jsno"], "unknown option --jsno; did you mean --json?"),
         (["{misspelt}"], "unknown setting optim.learning_ratee; did you mean optim.learning_rate?"),
         (["{gone}"], "no such file"),
-        (["{hostile}"], "asks for code from elsewhere (model.trust_remote_code), and a folder may be anybody's"),
+        (["{hostile}"], "this folder asks to run remote code (model.trust_remote_code)"),
     ],
 )
 def test_what_cannot_be_read_is_one_line_and_exit_code_2(write, tmp_path, words, said, capfd):

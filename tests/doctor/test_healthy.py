@@ -55,7 +55,7 @@ def test_what_two_recipes_take_is_asked_for(write):
     path = write("pretrain_mlm", before=True)
     settings = path.read_text().replace('"mlm_probability": 0.3', "")
     path.write_text(settings)
-    with pytest.raises(UserError, match="may be for pretrain_mlm or finetune_classification; say which with --recipe"):
+    with pytest.raises(UserError, match="fits pretrain_mlm and finetune_classification; choose one with --recipe"):
         recipe_of(path)
     assert recipe_of(path, "pretrain_mlm") == "pretrain_mlm"
     path.write_text(f"# python recipes/pretrain_mlm.py {path.name}\n{settings}")

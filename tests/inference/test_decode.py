@@ -167,7 +167,7 @@ def test_each_source_may_have_a_limit_of_its_own(sources):
     limits = [3, 23, 1, 7, 11, 2, 5, 13]
     found = decode(model, sources, max_new_tokens=limits)
     assert found == [answer[:limit] for answer, limit in zip(whole, limits, strict=True)]
-    with pytest.raises(UserError, match="beams take one number"):
+    with pytest.raises(UserError, match="beam search needs one number"):
         decode(model, sources, max_new_tokens=limits, num_beams=2)
 
 
@@ -175,7 +175,7 @@ def test_a_causal_model_writes_no_further_than_its_positions(sources):
     model = build("gpt2")
     model.generation_config.eos_token_id = None
     assert [len(answer) for answer in decode(model, [[7] * 55, [7] * 3], max_new_tokens=20)] == [6, 20]
-    with pytest.raises(UserError, match="source 2 has 61 tokens, and the model has 61 positions"):
+    with pytest.raises(UserError, match="source 2 has 61 tokens, and the model has only 61 positions"):
         decode(model, [[7], [7] * 61], max_new_tokens=20)
 
 

@@ -54,9 +54,9 @@ def test_what_cannot_be_drawn_is_refused(model):
     for wrong in ({"temperature": 0.0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.5}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             Sampling((), **wrong)
-    with pytest.raises(UserError, match="3 beams are not sampled; leave them out or set one beam"):
+    with pytest.raises(UserError, match="cannot sample with 3 beams; remove them or set one beam"):
         decode(model, SOURCES, max_new_tokens=3, num_beams=3, sampling=Sampling(SEEDS))
     torch.manual_seed(5)
     xlnet = AutoModelForCausalLM.from_config(XLNetConfig(vocab_size=101, d_model=42, n_layer=1, n_head=3, d_inner=41))
-    with pytest.raises(UserError, match="xlnet is not sampled; leave them out"):
+    with pytest.raises(UserError, match="cannot sample from xlnet; remove them"):
         decode(xlnet, SOURCES[:1], max_new_tokens=3, sampling=Sampling(SEEDS[:1]))

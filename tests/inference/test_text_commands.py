@@ -110,14 +110,14 @@ def test_every_option_is_handed_on(command, asked):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["translate", "m", "t", "--beams", "0"], "0 is no number from 1 on"),
-        (["translate", "m", "t", "--beam", "2"], "--beam is not understood; did you mean --beams?"),
-        (["generate", "m", "t", "--too-long", "cut"], "--too-long is not understood"),
+        (["translate", "m", "t", "--beams", "0"], "0 is not a whole number above 0"),
+        (["translate", "m", "t", "--beam", "2"], "unknown option --beam; did you mean --beams?"),
+        (["generate", "m", "t", "--too-long", "cut"], "unknown option --too-long"),
         (["classify", "m", "t", "--too-long", "drop"], "invalid choice: 'drop'"),
         (["translat", "m"], "did you mean translate?"),
         (["fill", "no/such/folder", "a [MASK]"], "no/such/folder"),
         (["fill", "tests/dta", "a [MASK]"], "tests/dta: no such folder; did you mean tests/data?"),
-        (["fill", "m", "t", "--trust-remote-code"], "name it with --revision"),
+        (["fill", "m", "t", "--trust-remote-code"], "--trust-remote-code needs --revision"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(argv, said, capsys):

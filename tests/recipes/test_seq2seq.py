@@ -172,7 +172,10 @@ def test_two_processes_write_what_one_writes(launch, translate, tmp_path, two_pr
         ),
         (["data.max_source_length=62"], "data.max_length 62 exceeds the 61 positions"),
         (["generation.metric=bleu"], "generation.metric"),
-        (["training.average_last=2", "training.save_steps=null"], "training.average_last averages the last checkpoints"),
+        (
+            ["training.average_last=2", "training.save_steps=null"],
+            "training.average_last averages the last checkpoints",
+        ),
         (["training.early_stopping_patience=2"], "needs training.metric_for_best_model"),
         (["training.metric_for_best_model=eval_blue"], "eval_blue is not among"),
     ],

@@ -38,7 +38,7 @@ class Call:
 
 
 def take_options(known: Sequence[str], argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Split the words into settings and options. An option takes its value after a space or an `=`.
+    """Split words into settings and options. A value follows its option after a space or `=`.
 
     Raises UserError for an unknown option, a missing value, or a value where the option takes none.
     """

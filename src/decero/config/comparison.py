@@ -12,7 +12,7 @@ from decero.errors import did_you_mean
 
 
 class Contender(Section):
-    """Describe one model of a comparison. Its `optim` and `training` override the shared settings."""
+    """Describe one contender. Its `optim` and `training` override the shared settings."""
 
     model: ModelSection | None = Field(None, description="the encoder to fine-tune")
     tfidf: bool = Field(

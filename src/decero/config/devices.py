@@ -1,4 +1,7 @@
-"""List the accelerators that `--dry-run --device NAME` can forecast for. Numbers are from the vendors' data sheets."""
+"""List the accelerators that `--dry-run --device NAME` can forecast for.
+
+The numbers are from the data sheets of the vendors.
+"""
 
 from dataclasses import dataclass
 
@@ -24,7 +27,7 @@ class Device:
     bandwidth: float
 
     def flops(self, precision: str) -> float:
-        """Return the expected FLOP/s for `training.mixed_precision`: UTILISATION times the peak."""
+        """Return the expected FLOP/s at a `training.mixed_precision`: UTILISATION times the peak."""
         return UTILISATION * (self.bf16 if precision == "bf16" else self.fp32)
 
 
@@ -40,7 +43,10 @@ DEVICES = {
 
 
 def find_device(name: str) -> Device:
-    """Find an accelerator by name, ignoring case, spaces and dashes. Raises UserError with the nearest name or all."""
+    """Find an accelerator by name, ignoring case, spaces and dashes.
+
+    Raises UserError with the nearest name, or with all names.
+    """
     plain = "".join(c for c in name.lower() if c.isalnum())
     if plain not in DEVICES:
         near = did_you_mean(plain, DEVICES) or f"; known: {', '.join(DEVICES)}"

@@ -11,7 +11,7 @@ from decero.errors import did_you_mean
 
 
 def explain(cls: type[BaseModel], error: ValidationError, where: str, changed: set[str]) -> str:
-    """Describe the first mistake in one line: the file, the key, the nearest valid key, what was expected.
+    """Describe the first mistake in one line: file, key, nearest valid key, expected value.
 
     where: the file. changed: keys set on the command line; a mistake in one of them names the command line instead.
     """
@@ -44,7 +44,7 @@ def explain(cls: type[BaseModel], error: ValidationError, where: str, changed: s
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
-    """Return the section class of a field, also if it is optional or the value type of a mapping."""
+    """Return the section class of a field, also if optional or the values of a mapping."""
     for part in (annotation, *(a for arg in get_args(annotation) for a in (arg, *get_args(arg)))):
         if isinstance(part, type) and issubclass(part, BaseModel):
             return part

@@ -1,4 +1,4 @@
-"""Define the settings of pretraining, tokenizer training, and evaluation of causal language models."""
+"""Define the settings of pretraining, tokenizer training and causal LM evaluation."""
 
 from typing import Literal
 

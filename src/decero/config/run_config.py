@@ -1,4 +1,7 @@
-"""Read the settings of a run from YAML and `key.sub=value` words. The schema is strict: unknown keys are errors."""
+"""Read the settings of a run from YAML and `key.sub=value` words.
+
+The schema is strict: an unknown key is an error.
+"""
 
 import os
 import sys
@@ -20,7 +23,10 @@ C = TypeVar("C", bound="RunConfig")
 
 
 class RunConfig(Section):
-    """Hold the settings that all recipes share. Each recipe subclasses it with its own sections and options."""
+    """Hold the settings that all recipes share.
+
+    Each recipe has a subclass with its own sections and options.
+    """
 
     options: ClassVar[tuple[str, ...]] = ("--dry-run", "--resume")
 
@@ -41,12 +47,18 @@ class RunConfig(Section):
 
     @property
     def resume(self) -> bool:
-        """True with --resume, or if the launcher restarted the processes after a failure (`--max_restarts`)."""
+        """Tell whether to resume: --resume is given, or the launcher restarted the processes.
+
+        The launcher does so after a failure, with `--max_restarts`.
+        """
         return self._call.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
     @classmethod
     def from_cli(cls: type[C], argv: Sequence[str] | None = None) -> C:
-        """Parse `CONFIG.yaml [key.sub=value ...] [options] [--help]`. Raises UserError for any mistake."""
+        """Parse `CONFIG.yaml [key.sub=value ...] [options] [--help]`.
+
+        Raises UserError for any mistake.
+        """
         argv = list(sys.argv[1:] if argv is None else argv)
         if "-h" in argv or "--help" in argv:
             print(help_text(cls))
@@ -79,7 +91,10 @@ class RunConfig(Section):
 
     @classmethod
     def parse(cls: type[C], settings: dict[str, Any], where: str, changed: set[str] = frozenset()) -> C:  # type: ignore[assignment]
-        """Check settings given as a mapping. `changed`: keys that came from the command line, for messages."""
+        """Check settings given as a mapping.
+
+        where: the file, for messages. changed: keys that came from the command line.
+        """
         try:
             return cls.model_validate(settings)
         except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Define the sections that recipes share: model, tokenizer, data, optimizer, training, tracking, hub."""
+"""Define the sections of settings that recipes share."""
 
 from typing import Annotated, Any, Literal
 

@@ -30,7 +30,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def yaml_value(word: str, text: str) -> Any:
-    """Parse the value of a `key=value` word. An empty value is None. Raises UserError if it is not YAML."""
+    """Parse the value of a `key=value` word; empty is None. Raises UserError if not YAML."""
     try:
         return YAML(typ="safe", pure=True).load(text) if text else None
     except YAMLError:
@@ -38,7 +38,10 @@ def yaml_value(word: str, text: str) -> Any:
 
 
 def put(settings: dict[str, Any], keys: list[str], value: Any, word: str) -> None:
-    """Set `settings[a][b] = value` for keys [a, b]. Raises UserError if a key on the way holds a plain value."""
+    """Set `settings[a][b] = value` for keys [a, b].
+
+    Raises UserError if `settings[a]` is a plain value.
+    """
     for key in keys[:-1]:
         settings = settings.setdefault(key, {})
         if not isinstance(settings, dict):

@@ -1,4 +1,4 @@
-"""The loop that writes one token per row and step, and lets finished rows leave the batch.
+"""Write one token per row and step; finished rows leave the batch.
 
 Dimensions: B batch, L length, M memory, D hidden size, V vocabulary, E end tokens.
 """
@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from decero.execution.transformers_internals import CACHE, DynamicLayer, handed_cache, replace_layers
 
-# These look at one row's tokens alone, so that rows may leave the batch; others know each row by its place.
+# These processors look only at the tokens of each row, so rows may leave. Others keep state per row index.
 ROW_BY_ROW = (
     logits_process.ForcedBOSTokenLogitsProcessor,
     logits_process.ForcedEOSTokenLogitsProcessor,
@@ -23,59 +23,64 @@ ROW_BY_ROW = (
     logits_process.SuppressTokensAtBeginLogitsProcessor,
     logits_process.SuppressTokensLogitsProcessor,
 )
-LEAVE_SHARE = 1 / 8  # of a batch that is done before the rest moves together: moving copies what is remembered
+LEAVE_SHARE = 1 / 8  # share of finished rows before they leave, because leaving copies the cache
 
 
 def end_tokens(eos: int | list[int] | None) -> list[int]:
+    """Return the end tokens as a list, whatever form `eos_token_id` has."""
     return [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
 
 
 class GrowingLayer(DynamicLayer):
-    """Keys and values of one layer in memory that doubles when it is full; transformers copies all of it each step."""
+    """Hold keys and values of one layer in buffers that double when full.
 
-    rooms: list[Tensor]
+    DynamicLayer of transformers copies all of them in each step.
+    """
+
+    buffers: list[Tensor]  # keys and values, with room for more positions
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         past = self.get_seq_length()
         now = past + key_states.shape[2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        if not past or now > self.rooms[0].shape[2]:
-            had = self.keys, self.values
-            self.rooms = [
+        if not past or now > self.buffers[0].shape[2]:
+            previous = self.keys, self.values
+            self.buffers = [
                 new.new_empty(*new.shape[:2], max(64, 2 * now), new.shape[3]) for new in (key_states, value_states)
             ]
             if past:
-                self._put(had, 0, past)
+                self._put(previous, 0, past)
         self._put((key_states, value_states), past, now)
-        self.keys, self.values = (room[:, :, :now] for room in self.rooms)
+        self.keys, self.values = (buffer[:, :, :now] for buffer in self.buffers)
         return self.keys, self.values
 
     def _put(self, tensors, start: int, end: int) -> None:
-        for room, tensor in zip(self.rooms, tensors, strict=True):
-            room[:, :, start:end] = tensor
+        for buffer, tensor in zip(self.buffers, tensors, strict=True):
+            buffer[:, :, start:end] = tensor
 
     def batch_select_indices(self, indices: Tensor) -> None:
         if past := self.get_seq_length():
-            self.rooms = [room[indices] for room in self.rooms]
-            self.keys, self.values = (room[:, :, :past] for room in self.rooms)
+            self.buffers = [buffer[indices] for buffer in self.buffers]
+            self.keys, self.values = (buffer[:, :, :past] for buffer in self.buffers)
 
 
 def decode_rows(
     model, input_ids, logits_processor, stopping_criteria, generation_config, *, limits, written, pick, **state
 ):  # fmt: skip
-    """The loop that `generate` calls when it has prepared all: a token a row each time, done rows leave.
+    """Decode a batch token by token. `generate` calls this loop after its own preparation.
 
-    input_ids: (batch, length), what the decoder reads first. limits: tokens a row. written: what is filled.
-    pick: which token, as `_picker` says.
+    input_ids: (batch, length), the first tokens that the decoder reads. limits: most new tokens per row.
+    written: one list per row, filled with its answer. pick: (logits_BV, rows_B, step) -> next token per row.
+    Returns the tokens, (batch, longest limit), padded.
     """
     encoded = model.config.is_encoder_decoder
     mask_BM, cache = state.get("attention_mask"), handed_cache(state)
     replace_layers(cache, GrowingLayer)
-    may_leave = all(type(each) in ROW_BY_ROW for each in logits_processor)
-    takes = inspect.signature(model.forward).parameters
-    keep = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
-    positions_BL = state.get("position_ids") if not encoded and "position_ids" in takes else None
+    may_leave = all(type(processor) in ROW_BY_ROW for processor in logits_processor)
+    parameters = inspect.signature(model.forward).parameters
+    keep = {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+    positions_BL = state.get("position_ids") if not encoded and "position_ids" in parameters else None
     device, B = input_ids.device, len(input_ids)
     ends_E = torch.tensor(end_tokens(generation_config.eos_token_id), device=device)
     limit_B = torch.tensor(limits, device=device)
