@@ -1,4 +1,4 @@
-"""Decoding as a work: both arms write the same, as long as they were told, and what is counted is what is written."""
+"""Decoding workload: all arms write the same tokens with the given lengths."""
 
 import numpy as np
 import pytest

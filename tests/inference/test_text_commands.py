@@ -1,4 +1,4 @@
-"""The commands that read and write text: a line in, a line out, as real processes once and in this one for the rest."""
+"""Text commands: a line in, a line out. Once as real processes, else in this process."""
 
 import io
 import json

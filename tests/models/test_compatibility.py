@@ -64,7 +64,7 @@ def test_a_cache_is_remembered_by_either_name(make, config_class, head, name):
 def test_both_names_at_once_are_an_error_unless_one_is_none(make, config_class, head):
     model, inputs = make(config_class, head), inputs_of(config_class, torch.randint(3, 37, (1, 5)))
     cache = model(**inputs, use_cache=True).cache
-    with pytest.raises(TypeError, match="cache and past_key_values are one argument"):
+    with pytest.raises(TypeError, match="cache and past_key_values are the same argument"):
         model(**inputs, cache=cache, past_key_values=cache)
     size = cache.get_seq_length()
     model(**inputs, cache=cache, past_key_values=None)
@@ -142,7 +142,7 @@ def test_segments_that_a_decoder_does_not_read_are_a_warning(make, monkeypatch):
     config_class, head = REMEMBER[0]
     model, inputs = make(config_class, head), inputs_of(config_class, torch.randint(3, 37, (2, 5)))
     out = model(**inputs, token_type_ids=torch.ones(2, 5, dtype=torch.long))
-    assert said == [f"{head.__name__} does not read token_type_ids; leave it out"]
+    assert said == [f"{head.__name__} does not read token_type_ids; remove it"]
     assert_close(first_output(out), first_output(model(**inputs)))
 
 

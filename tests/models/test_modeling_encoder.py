@@ -233,7 +233,7 @@ def test_relative_positions_alone_decide_where_queries_that_ask_nothing_look(mak
 def test_relative_positions_refuse_a_backend_that_knows_no_bias(make_model, batch):
     model = make_model(position_embedding_type="relative")
     model.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(ValueError, match="flash_attention_2 cannot; use sdpa or eager"):
+    with pytest.raises(ValueError, match="flash_attention_2 does not support relative positions; use sdpa or eager"):
         model(**batch)
 
 
@@ -303,7 +303,7 @@ def test_learned_positions_are_counted_from_their_offset(make_model, offset):
 
 
 def test_a_text_longer_than_the_learned_positions_is_refused_by_name(make_model):
-    with pytest.raises(ValueError, match="19 tokens, but max_position_embeddings 17"):
+    with pytest.raises(ValueError, match="19 tokens exceed the 17 learned positions"):
         make_model(position_embedding_type="learned")(torch.ones(1, 19, dtype=torch.long))
 
 
@@ -715,15 +715,18 @@ RELATIVE = {"position_embedding_type": "relative"}
             "num_attention_heads 3 is not a multiple of num_key_value",
         ),
         ({"head_dim": 11}, "head_dim 11 must be even"),
-        ({"position_offset": 2}, "position_offset moves a learned table, not rotary positions"),
-        ({"layer_types": ["sliding_attention"] * 2}, "names sliding_attention, but sliding_window is None"),
-        ({"sliding_window": 0}, "names sliding_attention, but sliding_window is 0"),
-        ({"sliding_window": -3}, "names sliding_attention, but sliding_window is -3"),
+        ({"position_offset": 2}, "position_offset works only with learned positions, not with rotary"),
+        ({"layer_types": ["sliding_attention"] * 2}, "has sliding_attention, but sliding_window is None"),
+        ({"sliding_window": 0}, "has sliding_attention, but sliding_window is 0"),
+        ({"sliding_window": -3}, "has sliding_attention, but sliding_window is -3"),
         ({"layer_types": ["full_attention"]}, "num_hidden_layers.*2.*layer_types.*1"),
         ({"layer_types": ["full_attention", "chunked_attention"]}, "layer_types"),
-        ({**RELATIVE, "relative_attention_num_buckets": 3}, "relative_attention_num_buckets 3 is not within 4"),
-        ({**RELATIVE, "relative_attention_max_distance": 16}, "num_buckets 32 is not within 4 and 2 x max_distance 16"),
-        ({"hidden_act": "swiglu"}, "hidden_act swiglu is no activation; there are .*gelu.*silu"),
+        ({**RELATIVE, "relative_attention_num_buckets": 3}, "relative_attention_num_buckets 3 must be in \\[4"),
+        (
+            {**RELATIVE, "relative_attention_max_distance": 16},
+            "num_buckets 32 must be in \\[4, 2 x max_distance 16",
+        ),
+        ({"hidden_act": "swiglu"}, "unknown hidden_act swiglu; known: .*gelu.*silu"),
         ({"norm_type": "batchnorm"}, "norm_type"),
         ({"norm_placement": "sandwich"}, "norm_placement"),
         ({"position_embedding_type": "alibi"}, "position_embedding_type"),

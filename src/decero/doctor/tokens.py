@@ -161,7 +161,7 @@ def floor(work: InspectedRun) -> Iterator[Finding]:
     if best < bound:
         yield Finding("floor", "ok", f"{which} {best:.3f} is below {bound:.3f} {unit}, the loss of frequencies alone")
     elif held_out and trained and not smoothed and trained[-1] < 0.8 * bound:
-        what = f"{which} {best:.3f} is not below {bound:.3f} (frequencies alone), but the training loss is: {trained[-1]:.3f}"
+        what = f"{which} {best:.3f} is not below {bound:.3f} (frequencies alone), training loss is {trained[-1]:.3f}"
         mend = "the model overfits train: add text, or use fewer steps, more dropout or weight_decay"
         yield Finding("floor", "bad", what, "metrics.jsonl", mend)
     else:
