@@ -109,7 +109,7 @@ def ends_of(model, sources):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_batch_of_mixed_lengths_answers_as_one_source_at_a_time_does(name, sources):
+def test_a_mixed_batch_answers_as_each_source_alone(name, sources):
     model = build(name)
     ends = ends_of(model, sources)
     expected = [alone(model, source, 29, ends) for source in sources]
@@ -192,7 +192,7 @@ def test_padding_takes_no_position_that_an_answer_wants(name, num_beams):
     assert found == expected
 
 
-def test_an_empty_source_is_refused_and_no_sources_are_none():
+def test_an_empty_source_is_an_error_and_no_sources_give_none():
     model = build("ours")
     with pytest.raises(UserError, match="source 2 is empty"):
         decode(model, [[7], []], max_new_tokens=3)
@@ -201,7 +201,7 @@ def test_an_empty_source_is_refused_and_no_sources_are_none():
     assert decode(model, [], max_new_tokens=3) == []
 
 
-def test_progress_counts_every_source_and_a_training_model_stays_one(sources):
+def test_progress_counts_sources_and_training_mode_is_kept(sources):
     model, seen = build("ours").train(), []
     for layer in model.modules():
         if isinstance(layer, torch.nn.Dropout):
@@ -213,7 +213,7 @@ def test_progress_counts_every_source_and_a_training_model_stays_one(sources):
     assert found == decode(model.eval(), sources, max_new_tokens=5)
 
 
-def test_batches_are_cut_by_the_longest_source_and_the_longest_answer():
+def test_batches_are_limited_by_longest_source_plus_answer():
     lengths, limits = [5, 2, 9, 9, 1], [3, 3, 7, 3, 11]
     batches = batches_by_length(lengths, limits, 24)
     assert sorted(place for batch in batches for place in batch) == [0, 1, 2, 3, 4]
@@ -225,7 +225,7 @@ def test_batches_are_cut_by_the_longest_source_and_the_longest_answer():
     assert batches_by_length([8, 5, 5], [2, 5, 5], 99, positions=10) == [[0], [1, 2]]
 
 
-def test_rows_that_are_done_are_not_computed_further(sources):
+def test_finished_rows_are_not_computed_further(sources):
     model = build("ours")
     model.generation_config.eos_token_id = None
     rows = []

@@ -78,20 +78,20 @@ def forget(model):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_healthy_model_is_no_news(name):
+def test_a_healthy_model_gives_no_warning(name):
     assert check_generation(build(CONFIGS[name]())) is None
     assert check_generation(build(CONFIGS[name](), std=0.02)) is None, "untrained"
 
 
 @pytest.mark.parametrize("name", ["ours", "ours learned", "ours seq2seq", "gpt2", "llama", "t5"])
-def test_a_model_that_forgets_is_told_of_in_one_line(name):
+def test_a_model_that_loses_its_cache_gives_one_warning_line(name):
     said = check_generation(forget(build(CONFIGS[name]())))
     assert said is not None
     assert "the model writes different text with its cache than without" in said
     assert "\n" not in said
 
 
-def test_settings_that_bend_or_end_a_text_do_not_hide_or_make_a_difference():
+def test_generation_settings_do_not_change_the_check():
     model = build(CONFIGS["ours"]())
     every = list(range(101))
     for settings in ({"suppress_tokens": every[5:60]}, {"eos_token_id": every}, {"num_beams": 3, "do_sample": True}):
@@ -102,7 +102,7 @@ def test_settings_that_bend_or_end_a_text_do_not_hide_or_make_a_difference():
         assert check_generation(broken) is not None, settings
 
 
-def test_scores_as_good_as_the_best_up_to_rounding_are_no_difference():
+def test_scores_equal_up_to_rounding_give_no_warning():
     model = build(CONFIGS["ours"]()).eval()
     model.generation_config.eos_token_id = None
     logits = model(torch.tensor([[5, 6, 7]])).logits[0, -1]
@@ -114,7 +114,7 @@ def test_scores_as_good_as_the_best_up_to_rounding_are_no_difference():
     assert _behind(model, [5, 6, 7], [worst])[0] > 1
 
 
-def test_a_model_that_raises_or_gives_nan_is_told_of():
+def test_a_model_that_raises_or_gives_nan_gives_a_warning():
     model = build(CONFIGS["ours"]())
     with torch.no_grad():
         model.model.norm.weight[3] = float("nan")
@@ -128,7 +128,7 @@ def test_a_model_that_raises_or_gives_nan_is_told_of():
     lambda: build(XLNetConfig(vocab_size=101, d_model=42, n_layer=2, n_head=3, d_inner=41, **IDS)),
     lambda: build(DeceroDecoderConfig(**SIZES | {"max_position_embeddings": 1}, **IDS)),
 ], ids=["no generation", "another memory", "one position"])  # fmt: skip
-def test_what_cannot_be_compared_is_let_be(make):
+def test_models_that_cannot_be_checked_are_skipped(make):
     assert check_generation(make()) is None
 
 
@@ -167,7 +167,7 @@ def test_a_run_warns_on_standard_error(capsys, tmp_path):
     assert capsys.readouterr().err == ""
 
 
-def test_weights_in_16_bits_are_measured_as_such():
+def test_weights_in_16_bits_have_a_larger_tolerance():
     model = build(CONFIGS["ours"]()).to(torch.bfloat16)
     assert check_generation(model) is None
     assert check_generation(forget(model)) is not None

@@ -18,7 +18,7 @@ WRITERS = {"translate": (translate, "seq2seq"), "summarize": (summarize, "seq2se
 
 @BOTH
 @pytest.mark.parametrize("command", WRITERS)
-def test_a_text_is_answered_as_it_is_alone_and_an_empty_one_by_nothing(command, whose, checkpoint):
+def test_each_text_is_answered_as_alone_and_an_empty_one_empty(command, whose, checkpoint):
     write, kind = WRITERS[command]
     model = load(checkpoint(kind, whose), command)
     found = list(write(model, TEXTS, max_new_tokens=7))
@@ -75,7 +75,7 @@ def test_fill_gives_the_likeliest_tokens_of_each_hole(whose, checkpoint):
     assert found[0].text == joined
 
 
-def test_a_line_without_a_hole_is_said(checkpoint):
+def test_a_line_without_a_hole_gives_a_warning(checkpoint):
     said = []
     list(fill(checkpoint("masked", "ours"), ["", "shares fell"], warn=said.append))
     assert said == ["line 2: no hole to fill; mark one with [MASK]"]
@@ -133,7 +133,7 @@ def test_a_model_of_another_kind_names_the_commands_that_fit(command, kind, whos
         load(loaded, command)
 
 
-def test_code_of_the_checkpoint_wants_a_commit():
+def test_remote_code_needs_a_revision():
     with pytest.raises(UserError, match="--trust-remote-code needs --revision"):
         load("somebody/model", "fill", trust_remote_code=True)
 
@@ -163,7 +163,7 @@ def test_a_long_text_is_never_shortened_in_silence(whose, too_long, checkpoint):
         assert found[1] == next(translate(loaded, [head], max_new_tokens=5))
 
 
-def test_a_text_to_summarise_is_cut_as_in_training_unless_told_otherwise(checkpoint):
+def test_summarize_cuts_long_texts_by_default(checkpoint):
     loaded, long, said = (
         load(checkpoint("seq2seq", "ours"), "summarize"),
         "the market rose sharply on monday. " * 17,
@@ -174,7 +174,7 @@ def test_a_text_to_summarise_is_cut_as_in_training_unless_told_otherwise(checkpo
     assert "cut; its " in said[0]
 
 
-def test_a_text_without_sentences_or_words_is_split_all_the_same(checkpoint):
+def test_a_text_without_sentences_or_words_is_split_too(checkpoint):
     loaded = load(checkpoint("masked", "ours"), "fill")
     for text in ("market " * 200, "x" * 300, "", "rose. " + "fell " * 99):
         parts = pieces(loaded, text, 1, "split", lambda said: None)
@@ -196,7 +196,7 @@ def test_a_long_text_is_filled_and_classified_in_parts(checkpoint):
     assert whole != pytest.approx(first, abs=1e-3)
 
 
-def test_of_a_long_prompt_the_end_is_read(checkpoint):
+def test_generate_reads_the_end_of_a_long_prompt(checkpoint):
     loaded, said = load(checkpoint("causal", "ours"), "generate"), []
     long = "banks gained " * 40 + "shares fell on monday"
     found = next(generate(loaded, [long], max_new_tokens=5, warn=said.append))
@@ -211,13 +211,13 @@ def endless(model):
     model.generation_config.eos_token_id = None
 
 
-def test_an_answer_that_was_stopped_is_said(checkpoint):
+def test_an_answer_cut_off_by_the_limit_gives_a_warning(checkpoint):
     said = []
     list(translate(checkpoint("seq2seq", "ours", endless), ["", "banks"], max_new_tokens=3, warn=said.append))
     assert said == ["line 2: the answer was cut off at 3 new tokens; raise --max-new-tokens"]
 
 
-def test_the_checkpoints_prefix_is_put_before_a_text_unless_another_is_given(checkpoint):
+def test_a_given_prefix_replaces_that_of_the_checkpoint(checkpoint):
     loaded = load(checkpoint("seq2seq", "ours"), "translate")
     plain = list(translate(loaded, ["banks gained"], max_new_tokens=7, prefix="the market "))
     bare = list(translate(loaded, ["banks gained"], max_new_tokens=7))
@@ -253,7 +253,7 @@ def test_the_prefix_is_the_one_of_the_task(named, command, prefix, checkpoint):
         ("other: ", ("other: ", "")),
     ],
 )
-def test_what_goes_behind_a_text_is_that_of_its_prefix(prefix, frame, checkpoint):
+def test_the_suffix_belongs_to_the_prefix(prefix, frame, checkpoint):
     loaded = load(checkpoint("causal", "ours"), "generate")
     tasks = {"summarization": {"prefix": "sum: ", "suffix": " TL;DR"}, "t": {"prefix": "title: ", "suffix": " Title:"}}
     loaded.model.config.task_specific_params = tasks
@@ -267,7 +267,7 @@ def test_what_goes_behind_a_text_is_that_of_its_prefix(prefix, frame, checkpoint
     assert frame_of(loaded, "generate", "other: ") == ("other: ", " TL;DR")  # the only one there is
 
 
-def test_of_a_long_text_the_end_is_read_and_what_surrounds_it_whole(checkpoint):
+def test_a_long_text_keeps_its_end_with_prefix_and_suffix_whole(checkpoint):
     loaded, said = load(checkpoint("causal", "ours"), "generate"), []
     room = loaded.positions() - 5
     text = "banks gained " * 60 + "shares fell on monday"
@@ -281,14 +281,14 @@ def test_of_a_long_text_the_end_is_read_and_what_surrounds_it_whole(checkpoint):
     assert "line 1: " in said[0], "what goes behind it was not counted"
 
 
-def test_a_checkpoint_of_several_tasks_wants_to_be_told_which(checkpoint):
+def test_a_checkpoint_with_several_tasks_needs_a_prefix(checkpoint):
     loaded = load(checkpoint("seq2seq", "ours"), "translate")
     loaded.model.config.task_specific_params = {n: {"prefix": f"{n}: "} for n in ("translation_a", "translation_b")}
     with pytest.raises(UserError, match="--prefix 'translation_a: ' or 'translation_b: '"):
         translate(loaded, ["banks"])
 
 
-def test_no_more_is_read_than_a_window_before_it_is_answered(checkpoint):
+def test_only_one_window_is_read_before_its_answers(checkpoint):
     read = []
     texts = (read.append(n) or "banks gained" for n in itertools.count())
     answers = translate(checkpoint("seq2seq", "ours"), texts, max_new_tokens=2, first_window=3)
@@ -312,7 +312,7 @@ def test_windows_double_and_answers_come_in_order():
     assert list(found) == [[], ["<1>", "<2>"], ["<3>"]]
 
 
-def test_what_a_decoder_was_taught_to_see_behind_a_prompt_is_put_there(checkpoint):
+def test_the_suffix_of_the_checkpoint_follows_a_prompt(checkpoint):
     loaded = load(checkpoint("causal", "ours"), "generate")
     framed = list(generate(loaded, ["the market banks gained and"], max_new_tokens=5, prefix=""))
     loaded.model.config.task_specific_params = {"synopsis": {"prefix": "the market ", "suffix": " and"}}
@@ -325,7 +325,7 @@ TEMPLATE = (
 )
 
 
-def test_a_chat_is_asked_as_the_template_has_it(checkpoint):
+def test_chat_uses_the_template_of_the_tokenizer(checkpoint):
     loaded = load(checkpoint("causal", "ours"), "generate")
     with pytest.raises(UserError, match="the tokenizer has no chat template; remove --chat"):
         next(generate(loaded, ["banks"], chat=True))
@@ -341,7 +341,7 @@ def test_a_chat_is_asked_as_the_template_has_it(checkpoint):
         next(generate(loaded, ["banks"], chat=True))
 
 
-def test_of_a_long_turn_the_end_is_read_and_the_template_whole(checkpoint):
+def test_a_long_turn_keeps_its_end_and_the_whole_template(checkpoint):
     loaded = load(checkpoint("causal", "ours"), "generate")
     loaded.tokenizer.chat_template = TEMPLATE
     head, tail = chat_frame(loaded)
@@ -352,7 +352,7 @@ def test_of_a_long_turn_the_end_is_read_and_the_template_whole(checkpoint):
     assert loaded.tokenizer.decode(ids).endswith("shares fell on monday and")
 
 
-def test_what_is_drawn_is_the_same_for_a_line_however_lines_are_read(checkpoint):
+def test_samples_depend_on_seed_and_line_not_on_the_window(checkpoint):
     loaded = load(checkpoint("causal", "ours"), "generate")
     texts = ["banks gained", "", "banks gained", "shares fell", "banks gained"]
     drawn = list(generate(loaded, texts, max_new_tokens=9, temperature=1.5, seed=3))

@@ -73,7 +73,7 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize("command", FOUND)
-def test_a_line_in_is_a_line_out(command, asked, file, capsys):
+def test_each_input_line_gives_one_output_line(command, asked, file, capsys):
     main([command, "a/model", file])
     assert capsys.readouterr().out.splitlines() == PLAIN[command]
     main([command, "a/model", "\n".join(TEXTS)])
@@ -82,7 +82,7 @@ def test_a_line_in_is_a_line_out(command, asked, file, capsys):
 
 
 @pytest.mark.parametrize("command", FOUND)
-def test_jsonl_is_an_object_a_line_with_all_that_was_found(command, asked, file, capsys):
+def test_jsonl_gives_one_object_per_line_with_all_results(command, asked, file, capsys):
     main([command, "a/model", file, "--jsonl"])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row.pop("text") for row in rows] == TEXTS
@@ -96,7 +96,7 @@ def test_jsonl_is_an_object_a_line_with_all_that_was_found(command, asked, file,
 
 
 @pytest.mark.parametrize("command", FOUND)
-def test_every_option_is_handed_on(command, asked):
+def test_every_option_is_passed_on(command, asked):
     main([command, "a/model", "banks gained", *OPTIONS[command], "--batch-tokens", "99"])
     given = OPTIONS[command]
     expected = {name: value for name, value in HANDED.items() if f"--{name.replace('_', '-')}" in given}
@@ -120,7 +120,7 @@ def test_every_option_is_handed_on(command, asked):
         (["fill", "m", "t", "--trust-remote-code"], "--trust-remote-code needs --revision"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(argv, said, capsys):
+def test_a_mistake_gives_one_line_and_exit_code_2(argv, said, capsys):
     with pytest.raises(SystemExit) as end:
         main(argv)
     error = capsys.readouterr().err
@@ -139,7 +139,7 @@ def test_standard_input_is_read_when_there_is_no_text(asked, monkeypatch, capsys
         assert capsys.readouterr().out.splitlines() == ["BANKS GAINED", "", "THE MARKET ROSE"]
 
 
-def test_a_line_that_is_not_utf8_is_named(tmp_path):
+def test_a_line_that_is_not_utf8_is_an_error_with_its_number(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes(b"one\ncaf\xe9\n")
     lines, total = read_lines(str(path))
@@ -157,7 +157,7 @@ def test_a_pipe_by_name_is_read_once():
     os.close(reads)
 
 
-def test_what_is_no_file_is_a_text():
+def test_an_argument_that_is_not_a_file_is_a_text():
     assert read_lines("a\0b")[1] == 1
     assert list(read_lines("x" * 10_000)[0]) == ["x" * 10_000]
 
@@ -194,7 +194,7 @@ def test_each_command_as_a_process(command, checkpoint):
     assert all(line.startswith("warning: line ") for line in error.splitlines())
 
 
-def test_who_has_read_enough_may_leave(checkpoint, tmp_path):
+def test_a_reader_may_close_the_pipe_early(checkpoint, tmp_path):
     path = tmp_path / "many.txt"
     path.write_text("banks gained on monday\n" * 3000)
     model = checkpoint("classifier", "ours")
