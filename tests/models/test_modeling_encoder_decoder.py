@@ -380,7 +380,7 @@ def test_labels_are_shifted_behind_a_start_token_and_padded(make_model, batch, f
 
 def test_labels_without_a_start_token_are_an_error(make_model, batch):
     model = make_model(pad_token_id=None)
-    with pytest.raises(ValueError, match="set decoder_start_token_id and pad_token_id"):
+    with pytest.raises(ValueError, match="labels need decoder_start_token_id and pad_token_id"):
         model(**batch, labels=LABELS)
 
 

@@ -109,7 +109,7 @@ def test_a_tokenizer_that_never_ends_a_text_is_refused(tokenizer, texts):
         ({"parallel": {"train": ["a", "b"]}}, "exactly one of name"),
         ({"weight": 0.0}, "greater than 0"),
         ({"validation_fraction": 0.6, "test_fraction": 0.4}, "leave no rows for training"),
-        ({"streaming": True}, "streaming is for data sets by name"),
+        ({"streaming": True}, "streaming works only with name"),
     ],
 )
 def test_a_task_that_makes_no_sense_is_refused(pairs, settings, line):
