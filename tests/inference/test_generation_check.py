@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from decero.config.sections import OptimSection, TrainingSection
-from decero.inference.generation_check import TOKENS, _behind, check_generation
+from decero.inference.generation_check import TOKENS, _gaps, check_generation
 from decero.models import DeceroDecoderConfig, DeceroEncoderDecoderConfig
 from decero.models.compatibility import NAMES
 from decero.tasks.finish import warn_of_generation
@@ -109,9 +109,9 @@ def test_scores_equal_up_to_rounding_give_no_warning():
     best, second = logits.topk(2).indices.tolist()
     with torch.no_grad():  # two tokens of one embedding have one score
         model.lm_head.weight[second] = model.lm_head.weight[best]
-    assert _behind(model, [5, 6, 7], [best]) == [0] == _behind(model, [5, 6, 7], [second])
+    assert _gaps(model, [5, 6, 7], [best]) == [0] == _gaps(model, [5, 6, 7], [second])
     worst = int(logits.argmin())
-    assert _behind(model, [5, 6, 7], [worst])[0] > 1
+    assert _gaps(model, [5, 6, 7], [worst])[0] > 1
 
 
 def test_a_model_that_raises_or_gives_nan_gives_a_warning():

@@ -1,4 +1,4 @@
-"""Time arms in turn, in a new random order each round, and compare them in pairs."""
+"""Time arms in turn, in a changing random order, and compare them in pairs."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

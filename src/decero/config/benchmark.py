@@ -40,7 +40,7 @@ class Workload(Section):
     mlm_probability: float = Field(
         0.15, gt=0, lt=1, description="kind mlm: share of the tokens that are masked and scored"
     )
-    rounds: int = Field(11, ge=1, description="times to measure each arm; every round uses a new random order")
+    rounds: int = Field(11, ge=1, description="times to measure each arm; the order of the arms changes every round")
     texts: RealTexts | None = Field(None, description="real texts to use; random ids when not set")
     tricks: bool = Field(
         True,

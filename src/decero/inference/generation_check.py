@@ -37,16 +37,16 @@ def check_generation(model: PreTrainedModel, autocast: bool = False) -> str | No
     model.eval()
     try:
         (written,) = decode(model, [prompt], max_new_tokens=TOKENS)
-        behind = _behind(model, prompt, written)
+        gaps = _gaps(model, prompt, written)
     except Exception as error:  # models raise anything here; the command that follows reports the error in full
         return f"generation check: the model does not generate ({type(error).__name__}: {root_line(error)[:200]})"
     finally:
         model.generation_config = own
         model.train(was_training)
-    if any(gap != gap for gap in behind):
+    if any(gap != gap for gap in gaps):
         return "generation check: the model's scores are NaN, so its text is noise; check the weights"
     near = NEAR if model.dtype in (torch.float32, torch.float64) and not autocast else NEAR_IN_16_BITS
-    if wrong := [number for number, gap in enumerate(behind, start=1) if gap > near]:
+    if wrong := [number for number, gap in enumerate(gaps, start=1) if gap > near]:
         return (
             f"generation check: the model writes different text with its cache than without (token {wrong[0]} of "
             f"{len(written)}), so its text is wrong; it may not work with transformers {transformers.__version__}"
@@ -78,7 +78,7 @@ def _prompt(model: PreTrainedModel, length: int) -> list[int]:
 
 
 @torch.no_grad()
-def _behind(model: PreTrainedModel, prompt: list[int], written: list[int]) -> list[float]:
+def _gaps(model: PreTrainedModel, prompt: list[int], written: list[int]) -> list[float]:
     """Return the gap of each written token to the best score, read without a cache.
 
     0 is the best score, 1 the median.
