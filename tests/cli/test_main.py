@@ -1,4 +1,4 @@
-"""The command line: one function a command, one line a mistake."""
+"""The command line: a mistake gives one line."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from decero.cli.main import COMMANDS, main
 
 
 def ended(argv, capfd):
-    """Exit code and what was said on standard error."""
+    """Run a command; return its exit code and standard error."""
     with pytest.raises(SystemExit) as end:
         main(argv)
     return end.value.code, capfd.readouterr().err

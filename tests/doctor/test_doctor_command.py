@@ -1,4 +1,4 @@
-"""decero doctor as a user runs it: once as a process, in this one for the rest."""
+"""The command decero doctor: once as a real process, else in this process."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Decoding: the answer to a source depends on nothing but the source, and is transformers' own."""
+"""Decoding: each answer depends only on its source and equals that of transformers."""
 
 import itertools
 
@@ -67,7 +67,7 @@ def _one_thread():
 
 
 def build(name):
-    """Weights large enough that answers differ, and an end token that is likely enough to come at many lengths."""
+    """Build a model with large weights, so that answers and their lengths differ."""
     config, std = CONFIGS[name](), 0.8 if name == "marian" else 0.3
     torch.manual_seed(5)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
@@ -86,7 +86,7 @@ def sources():
 
 
 def alone(model, source, max_new_tokens, ends=(), **options):
-    """What transformers writes for one source; its cache counts the layers of T5's encoder, so T5 does without."""
+    """Generate with transformers for one source; T5 without cache, as it miscounts layers."""
     model.generation_config.eos_token_id = list(ends) or None
     ids = model.generate(
         torch.tensor([source]), attention_mask=torch.ones(1, len(source), dtype=torch.long),
@@ -98,7 +98,7 @@ def alone(model, source, max_new_tokens, ends=(), **options):
 
 
 def ends_of(model, sources):
-    """Two tokens that end answers at as many lengths as can be: taken from answers without an end."""
+    """Choose two end tokens that give as many different answer lengths as possible."""
     free = [alone(model, source, 29) for source in sources]
     tokens = sorted({token for answer in free for token in answer})
 
@@ -182,7 +182,7 @@ def test_a_causal_model_writes_no_further_than_its_positions(sources):
 @pytest.mark.parametrize("name", ["ours causal learned", "gpt2"])
 @pytest.mark.parametrize("num_beams", [1, 2])
 def test_padding_takes_no_position_that_an_answer_wants(name, num_beams):
-    """One long source among many short ones, which would be padded to where their answers have no positions left."""
+    """Padding short sources to the longest one would leave their answers no positions."""
     model = build(name)
     model.generation_config.eos_token_id = None
     sources = [[7] * 55, *([token] * 3 for token in range(20, 35))]

@@ -1,4 +1,4 @@
-"""The generation check: it speaks of a model that forgets what it wrote, and of no other; it leaves no trace."""
+"""The generation check warns of a lost cache only, and changes nothing."""
 
 import copy
 
@@ -64,7 +64,7 @@ def build(config, std=0.3):
 
 
 def forget(model):
-    """Have a decoder take the cache and make nothing of it, as under a name that it does not read."""
+    """Make a decoder ignore the cache, as if it came under an unknown name."""
     decoder = model.get_decoder() if model.config.is_encoder_decoder else model.base_model
     read = decoder.forward
 

@@ -1,4 +1,4 @@
-"""Answers text by text: in order, as one text alone would be answered, and nothing lost in silence."""
+"""Answers come in order, equal those of each text alone, and losses give a warning."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""What is drawn follows the distribution that transformers draws from, and depends on seed and source alone."""
+"""Samples follow the distribution of transformers and depend only on seed and source."""
 
 import pytest
 import torch

@@ -45,7 +45,7 @@ HANDED |= {"chat": True, "temperature": 0.7, "top_p": 0.9, "seed": 5}
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What the commands ask of the functions behind them, which answer from a table."""
+    """Record the calls of the inference functions, which answer from a table."""
     asked = {}
 
     def load(name, command, **loading):

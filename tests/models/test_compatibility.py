@@ -1,4 +1,4 @@
-"""Both names of the cache, and arguments that nothing reads, of every class and with every version of transformers."""
+"""Both cache names and unknown arguments, for every class and version of transformers."""
 
 import dataclasses
 import inspect
@@ -95,7 +95,7 @@ def test_generate_continues_from_a_cache_by_the_installed_name(make, config_clas
 
 
 def test_a_layer_that_is_computed_again_does_not_remember_twice(make):
-    """transformers takes the cache from layers that are checkpointed, by its own name for it."""
+    """transformers removes the cache from checkpointed layers, by its own name for it."""
     model = make(DeceroDecoderConfig, next(iter(AUTO_CLASSES[DeceroDecoderConfig].values()))).train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     cache = DynamicCache()

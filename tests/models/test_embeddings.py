@@ -1,4 +1,4 @@
-"""Positions: the waves of Vaswani et al. 2017, section 3.5, rotary angles, and the slot that holds them."""
+"""Positions: sinusoidal (Vaswani et al. 2017, section 3.5), rotary, learned, relative."""
 
 import math
 
@@ -100,7 +100,7 @@ def test_tables_stay_in_fp32_where_large_positions_need_it():
 
 @pytest.fixture
 def bias(make_config, randomize):
-    """The buckets of an encoder or of a decoder, their numbers drawn large."""
+    """Make the relative bias of an encoder or decoder, with large values."""
 
     def make(is_causal, buckets=32, max_distance=128):
         sizes = {"relative_attention_num_buckets": buckets, "relative_attention_max_distance": max_distance}

@@ -1,4 +1,4 @@
-"""The decoder and its heads: what it may see, what it remembers, how it writes, and the contract of transformers."""
+"""The decoder and its heads: masks, cache, generation, and the interface of transformers."""
 
 import copy
 import itertools
@@ -91,7 +91,7 @@ def left(batch):
 
 @pytest.fixture
 def prompt(left):
-    """What `generate` takes of it."""
+    """Return the arguments for `generate`."""
     return {name: left[name] for name in ("input_ids", "attention_mask")}
 
 

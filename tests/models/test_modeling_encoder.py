@@ -1,4 +1,4 @@
-"""The encoder and its heads: what masks and positions do, and the contract that transformers expects of a model."""
+"""The encoder and its heads: masks, positions, and the interface of transformers."""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""The Transformer of 2017: what the decoder reads of the source, the table they share, how it writes and is saved."""
+"""The encoder-decoder: cross-attention, shared embeddings, generation, saving."""
 
 import itertools
 
@@ -87,7 +87,7 @@ def keys_of(folder):
 
 
 def calls_of(model, name):
-    """How often each layer of the decoder calls the module of that name, as a list that grows."""
+    """Return a list that grows with each call of the named module in a decoder layer."""
     calls = [0] * len(model.model.decoder.layers)
 
     def count(i):

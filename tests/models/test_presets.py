@@ -1,4 +1,4 @@
-"""The presets in configs/model: fields that exist, counts that are exact, shapes that are the published ones."""
+"""Presets in configs/model: known fields, exact parameter counts, published shapes."""
 
 import importlib.util
 import re
@@ -159,7 +159,7 @@ def header_of(name):
 
 
 def build(auto_class, config):
-    """The model without its numbers; what is tied is one parameter, as `from_config` leaves it."""
+    """Build the model on the meta device, with tied parameters as in `from_config`."""
     with torch.device("meta"):
         return auto_class.from_config(config)
 
@@ -232,7 +232,7 @@ def test_the_header_says_how_the_preset_is_used_and_that_works(name, monkeypatch
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_ids_are_of_the_vocabulary(name):
-    """A decoder beside an encoder starts with padding, as T5's and Marian's do; a decoder knows where texts end."""
+    """An encoder-decoder starts with padding, as T5 and Marian; a decoder has an end token."""
     config, head = config_of(name), PRESETS[name][0]
     ids = [getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos")]  # T5 has no bos
     assert all(token is None or 0 <= token < config.vocab_size for token in ids)

@@ -1,4 +1,4 @@
-"""The well-known slips, each written down beside the check that catches it: docs/architecture.md tells the stories."""
+"""Well-known mistakes, each with a check that finds it; see docs/architecture.md."""
 
 import pytest
 import torch
@@ -113,7 +113,7 @@ def test_a_causal_decoder_without_positions_still_sees_order(make):
 
 
 def test_one_causal_layer_without_positions_sees_only_a_set(make):
-    """Order comes from the second layer on: what its keys hold depends on how many, and which, each of them saw."""
+    """The second layer sees order: its keys depend on how many and which tokens each one saw."""
     model = make(DeceroDecoderModel, DeceroDecoderConfig, position_embedding_type="none", num_hidden_layers=1)
     ids, order = torch.arange(3, 14)[None], torch.tensor([4, 0, 7, 2, 9, 1, 3, 8, 6, 5, 10])
     assert_close(model(ids[:, order])[0][:, -1], model(ids)[0][:, -1], atol=1e-5, rtol=1e-5)
@@ -123,7 +123,7 @@ def test_one_causal_layer_without_positions_sees_only_a_set(make):
 
 
 def gradient_at_both_ends(sublayers, residual):
-    """Hidden states of a stack of 48, and by what factor the gradient at its input differs from that at its output."""
+    """Return hidden states of 48 layers and the ratio of input gradient to output gradient."""
     hidden = [torch.randn(5, 33, dtype=torch.float64, requires_grad=True)]
     for sublayer in sublayers:
         added = sublayer(hidden[-1])
@@ -175,7 +175,7 @@ def deep(placement, num_layers):
 
 
 def test_the_skip_path_has_gain_one_only_with_pre_norm():
-    """What the sublayers add is cut out of the gradient: only what flows past them is left. 48 layers."""
+    """The gradient is cut at the sublayers, so only the skip path is left. 48 layers."""
 
     def gain(placement):
         model, ends = deep(placement, 48), {}
@@ -267,7 +267,7 @@ def test_the_seq2seq_loss_shifts_the_input_and_not_the_labels(make):
 
 @pytest.mark.parametrize("model_class", WRITERS)
 def test_no_token_is_predicted_after_it_was_read(make, model_class):
-    """A shift too few shows itself as a loss that falls to nothing: the answer stands in the input."""
+    """Without the shift the loss falls to zero, because the input contains the answer."""
     model = make(model_class)
     embeds = torch.randn(1, 7, 33, requires_grad=True)
     source = {} if model_class is WRITERS[0] else {"input_ids": torch.randint(1, 37, (1, 5))}
