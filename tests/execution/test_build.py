@@ -55,7 +55,7 @@ def test_a_preset_of_another_shape_is_refused_in_a_line_that_says_which_to_take(
     with pytest.raises(UserError) as refused:
         model_of("gpt2", AutoModelForMaskedLM, tokenizer)
     assert str(refused.value).endswith(
-        "gpt2.yaml: no AutoModelForMaskedLM for model_type decero_decoder; take a decero_encoder"
+        "gpt2.yaml: no AutoModelForMaskedLM for model_type decero_decoder; use decero_encoder"
     )
 
 

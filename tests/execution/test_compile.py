@@ -51,7 +51,7 @@ def test_a_machine_that_cannot_compile_trains_without_and_says_so(monkeypatch):
     monkeypatch.setattr(torch, "compile", broken)
     model = hf.BertModel(hf.BertConfig(hidden_size=6, num_hidden_layers=1, num_attention_heads=1, intermediate_size=5))
     said = compile_layers(model)
-    assert said == "compile: off, for this machine cannot: InvalidCxxCompiler: no working C++ compiler found"
+    assert said == "compile: off, this machine cannot compile: InvalidCxxCompiler: no working C++ compiler found"
     assert not any("forward" in vars(module) for module in model.modules())
 
 
@@ -132,7 +132,7 @@ def test_packed_rows_are_whole_only_for_a_compiler(rows, objective, tiny_model):
 
 
 def test_a_model_whose_layers_cannot_be_told_is_refused():
-    with pytest.raises(UserError, match=r"training\.compile: cannot tell which are the layers of Linear"):
+    with pytest.raises(UserError, match=r"training\.compile: cannot find the layers of Linear"):
         compile_layers(nn.Linear(2, 2))
 
 

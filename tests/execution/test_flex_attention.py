@@ -164,7 +164,7 @@ def test_biases_of_positions_are_refused_and_what_is_not_packed_goes_to_sdpa():
     expected = model(**batch).logits
     model.set_attn_implementation("flex")
     assert torch.equal(model(**batch).logits, expected)
-    assert "flex_attention is not given biases of positions" in prove(model, batch, pack(model))
+    assert "flex_attention does not support a position bias" in prove(model, batch, pack(model))
 
 
 def test_blocks_that_share_no_text_are_skipped():
@@ -227,8 +227,8 @@ def test_flex_is_taken_where_it_serves_and_compilers_see_one_length(on_a_gpu, ca
     assert model.config._attn_implementation == "flex"
     assert objective.collate(Dataset.from_dict({"input_ids": [[3] * 9] * 3}))["input_ids"].shape == (1, 512)
     kernel, packing = capsys.readouterr().out.splitlines()
-    assert kernel.startswith("attention: flex, which skips blocks of packed rows that share no text")
-    assert packing == "packing: rows of 512 tokens; no text sees another"
+    assert kernel.startswith("attention: flex (skips blocks of packed rows that share no text)")
+    assert packing == "packing: rows of 512 tokens, attention stays within each text"
 
 
 def bert(**fields):
@@ -238,14 +238,14 @@ def bert(**fields):
 NOT_TAKEN = {
     "short rows": (lambda: bert(), 256, "rows of 256 tokens have few blocks to skip"),
     "dropout": (lambda: bert(attention_probs_dropout_prob=0.1), 512, "attention_probs_dropout_prob is 0.1"),
-    "asks at places": (MODELS["our encoder"], 512, "the last layer can compute scored positions alone"),
+    "asks at places": (MODELS["our encoder"], 512, "the last layer computes only scored positions"),
     "our relative": (
         lambda: ours.DeceroDecoderForCausalLM(ours.DeceroDecoderConfig(**OURS, position_embedding_type="relative")),
-        512, "relative positions are added to the scores"),
-    "t5": (stock_t5, 512, "relative positions are added to the scores"),
+        512, "it does not support relative positions"),
+    "t5": (stock_t5, 512, "it does not support relative positions"),
     "windows": (
         lambda: ours.DeceroDecoderForCausalLM(ours.DeceroDecoderConfig(**OURS, sliding_window=3)),
-        512, "some layers see a window"),
+        512, "sliding-window layers need a dense mask"),
     "no support": (lambda: hf.GPT2LMHeadModel(hf.GPT2Config(
         vocab_size=V, n_embd=24, n_layer=1, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)),
         512, "GPT2LMHeadModel does not support it"),
@@ -257,7 +257,7 @@ def test_flex_is_left_alone_where_it_cannot_serve_and_the_line_says_why(case, on
     make, row, why = NOT_TAKEN[case]
     model = make()
     said = choose_attention(model, CUDA, "bf16", row)
-    assert said.startswith("attention: sdpa; packed rows give it a block mask, for flex_attention was not taken: ")
+    assert said.startswith("attention: sdpa, with a block mask for packed rows; flex_attention is not used: ")
     assert why in said
     assert model.config._attn_implementation == "sdpa"
 
@@ -267,23 +267,23 @@ def test_a_trial_that_fails_leaves_sdpa(monkeypatch):
         raise RuntimeError("PTXAS error: no kernel image\nmany more lines")
 
     model = model_of("our decoder")
-    monkeypatch.setattr(flex, "disagreement", broken)
+    monkeypatch.setattr(flex, "relative_error", broken)
     said = choose_attention(model, CUDA, "bf16", 512)
-    assert said.endswith("was not taken: a trial failed: PTXAS error: no kernel image")
-    monkeypatch.setattr(flex, "disagreement", lambda *sizes: float("nan"))
-    assert "was not taken: in a trial it was nan% away from sdpa" in choose_attention(model, CUDA, "no", 512)
+    assert said.endswith("is not used: a trial failed: PTXAS error: no kernel image")
+    monkeypatch.setattr(flex, "relative_error", lambda *sizes: float("nan"))
+    assert "is not used: in a trial it differed from sdpa by nan%" in choose_attention(model, CUDA, "no", 512)
     assert model.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_trial_compares_mix_and_gradients(dtype, uncompiled, monkeypatch):
     sizes = 4, 2, 16, 300
-    assert max(flex.disagreement(*sizes, causal, CPU, dtype) for causal in (False, True)) < 0.02
+    assert max(flex.relative_error(*sizes, causal, CPU, dtype) for causal in (False, True)) < 0.02
     right = flex.document_mask
     monkeypatch.setattr(flex, "document_mask", lambda query, key, causal: right(query, key, not causal))
-    assert flex.disagreement(*sizes, True, CPU, dtype) > 0.1
+    assert flex.relative_error(*sizes, True, CPU, dtype) > 0.1
     monkeypatch.setattr(flex, "document_mask", lambda query, key, causal: right(query.clamp(max=2), key, causal))
-    assert flex.disagreement(*sizes, False, CPU, dtype) > 0.1
+    assert flex.relative_error(*sizes, False, CPU, dtype) > 0.1
 
 
 def test_packed_rows_that_fail_under_flex_are_packed_with_sdpa(on_a_gpu, monkeypatch, capsys):
@@ -295,16 +295,16 @@ def test_packed_rows_that_fail_under_flex_are_packed_with_sdpa(on_a_gpu, monkeyp
     assert isinstance(rows_of(model).collate, Packed)
     assert model.config._attn_implementation == "sdpa"
     assert capsys.readouterr().out.splitlines()[1] == (
-        "packing: rows of 512 tokens; no text sees another; attention: sdpa after all, for under flex_attention texts "
-        "of one row hear of each other"
+        "packing: rows of 512 tokens, attention stays within each text; attention: changed to sdpa, because with "
+        "flex_attention texts in the same row affect each other"
     )
 
 
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
-        ("flash_attention_2", "it has no kernel for a CPU"),
-        ("flash_attention_3", "it has no kernel for a CPU"),
+        ("flash_attention_2", "it does not run on a CPU"),
+        ("flash_attention_3", "it does not run on a CPU"),
         ("flex_attention", "it has no backward pass on a CPU"),
     ],
 )
@@ -312,14 +312,14 @@ def test_a_kernel_that_this_device_cannot_serve_is_replaced_and_said(asked, why,
     section = ModelSection(config=str(PRESETS / "modern_decoder_tiny.yaml"), attn_implementation=asked)
     model = build_model(section, hf.AutoModelForCausalLM, tokenizer, 48, seed=0)
     assert model.config._attn_implementation == "sdpa"
-    assert choose_attention(model, CPU, "no", 512).endswith(f"; {asked} was asked for, but {why}")
+    assert choose_attention(model, CPU, "no", 512).endswith(f"; {asked} was requested, but {why}")
     assert model.config._attn_implementation == "sdpa"
 
 
 def test_a_model_that_was_given_a_kernel_for_gpus_is_taken_from_it():
     model = model_of("bert")
     model.set_attn_implementation("flex_attention")
-    assert "flex_attention was asked for, but it has no backward pass on a CPU" in choose_attention(model, CPU, "no")
+    assert "flex_attention was requested, but it has no backward pass on a CPU" in choose_attention(model, CPU, "no")
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -328,11 +328,11 @@ def test_a_gpu_without_the_package_or_the_precision_of_a_kernel_falls_back():
         raise ImportError("the package flash_attn seems to be not installed.\nPlease refer to the documentation")
 
     model = model_of("llama")
-    model.attention_asked, model.set_attn_implementation = "flash_attention_2", missing
-    assert "computes in bf16, and mixed_precision is no" in choose_attention(model, CUDA, "no", 512)
+    model.attention_requested, model.set_attn_implementation = "flash_attention_2", missing
+    assert "needs training.mixed_precision=bf16" in choose_attention(model, CUDA, "no", 512)
     said = choose_attention(model, CUDA, "bf16", 512)
-    assert said.startswith("attention: sdpa, transformers' own")
-    assert "; flash_attention_2 was asked for, but the package flash_attn seems to be not installed. Please" in said
+    assert said.startswith("attention: sdpa; packed rows need a block mask")
+    assert "; flash_attention_2 was requested, but the package flash_attn seems to be not installed. Please" in said
     assert "\n" not in said
     assert model.config._attn_implementation == "sdpa"
 
@@ -344,8 +344,8 @@ def test_a_kernel_that_comes_under_another_name_was_served():
     def renamed(name):
         model.config._attn_implementation = {"flash_attention_2": "kernels-community/flash-attn2"}.get(name, name)
 
-    model.attention_asked, model.set_attn_implementation = "flash_attention_2", renamed
-    assert choose_attention(model, CUDA, "bf16", 512) == "attention: kernels-community/flash-attn2, as asked"
+    model.attention_requested, model.set_attn_implementation = "flash_attention_2", renamed
+    assert choose_attention(model, CUDA, "bf16", 512) == "attention: kernels-community/flash-attn2, as requested"
 
 
 def test_a_change_of_kernels_that_broke_off_is_taken_back():
@@ -358,9 +358,9 @@ def test_a_change_of_kernels_that_broke_off_is_taken_back():
         model.config._attn_implementation = name
         raise ValueError("an inner model has none")
 
-    model.attention_asked, model.set_attn_implementation = "flash_attention_2", half
+    model.attention_requested, model.set_attn_implementation = "flash_attention_2", half
     said = choose_attention(model, CUDA, "bf16")
-    assert said.endswith("; flash_attention_2 was asked for, but an inner model has none")
+    assert said.endswith("; flash_attention_2 was requested, but an inner model has none")
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -368,23 +368,23 @@ def test_a_replaced_kernel_is_said_where_nothing_else_is(rows, objective, tiny_m
     model = tiny_model()
     optimize(Accelerator(cpu=True), model, objective, rows, 48, TrainingSection(max_train_steps=1), quiet=True)
     assert capsys.readouterr().out == ""
-    model.attention_asked = "flash_attention_2"
+    model.attention_requested = "flash_attention_2"
     optimize(Accelerator(cpu=True), model, objective, rows, 48, TrainingSection(max_train_steps=1), quiet=True)
-    assert capsys.readouterr().out.endswith("; flash_attention_2 was asked for, but it has no kernel for a CPU\n")
+    assert capsys.readouterr().out.endswith("; flash_attention_2 was requested, but it does not run on a CPU\n")
 
 
 def test_what_was_asked_for_and_can_be_served_is_kept(on_a_gpu):
     model = model_of("our encoder")
     assert takes_selected_positions(model)
-    model.attention_asked = "flex_attention"
-    said = "attention: flex, which is flex_attention for packed rows and sdpa for others, as asked"
+    model.attention_requested = "flex_attention"
+    said = "attention: flex (flex_attention for packed rows, sdpa for padded ones), as requested"
     assert choose_attention(model, CUDA, "bf16", 128) == said
     assert not takes_selected_positions(model), "blocks are not picked apart by place"
     model.set_attn_implementation("sdpa")
-    assert choose_attention(model, CUDA, "bf16") == "attention: flex_attention, as asked"
+    assert choose_attention(model, CUDA, "bf16") == "attention: flex_attention, as requested"
     for kernel in ("eager", "sdpa"):
-        model.attention_asked = kernel
-        assert choose_attention(model, CPU, "bf16", 512).startswith(f"attention: {kernel}, as asked")
+        model.attention_requested = kernel
+        assert choose_attention(model, CPU, "bf16", 512).startswith(f"attention: {kernel}, as requested")
 
 
 @pytest.mark.parametrize(
@@ -400,7 +400,7 @@ def test_bf16_that_a_processor_does_not_have_is_said_and_kept(machine, has, said
     monkeypatch.setattr("platform.machine", lambda: machine)
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda name=name: name in has)
-    warning = "; this CPU has no bf16 products of its own: they are emulated, slower than fp32"
+    warning = "; this CPU emulates bf16, which is slower than fp32"
     assert choose_attention(model_of("bert"), CPU, "bf16").endswith(warning) is said
     assert warning not in choose_attention(model_of("bert"), CPU, "no")
 
@@ -409,4 +409,4 @@ def test_bf16_that_a_processor_does_not_have_is_said_and_kept(machine, has, said
 def test_an_arm_processor_is_asked_in_its_own_way(has, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has)
-    assert ("emulated" in choose_attention(model_of("bert"), CPU, "bf16")) is not has
+    assert ("emulates" in choose_attention(model_of("bert"), CPU, "bf16")) is not has

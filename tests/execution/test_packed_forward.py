@@ -249,7 +249,7 @@ def test_a_leak_is_heard_however_small(monkeypatch):
     batch = batch_for(model)
     leaky = lambda query, key, causal, backend, dtype: torch.ones(len(query), 1, query.shape[1], key.shape[1]).bool()  # noqa: E731
     monkeypatch.setattr("decero.execution.packed_forward.block_mask", leaky)
-    assert prove(model, batch, pack(batch)) == "texts of one row hear of each other"
+    assert prove(model, batch, pack(batch)) == "texts in the same row affect each other"
 
 
 @pytest.mark.parametrize(("choice", "packs"), [("auto", True), ("on", True), ("off", False)])
@@ -266,7 +266,7 @@ def test_a_model_that_cannot_be_packed_is_padded_or_refused():
     objective = Objective(lambda rows: batch_for(model), token_loss, lambda batch: 1)
     chosen, said = pack_if_proven(objective, model, Dataset.from_dict({"input_ids": [[3]] * 8}), 16, "auto")
     assert chosen is objective
-    assert "would not give the same" in said
+    assert "packed rows would change the result" in said
     with pytest.raises(UserError, match=r"training\.packing: xlnet cannot be packed"):
         pack_if_proven(objective, model, Dataset.from_dict({"input_ids": [[3]] * 8}), 16, "on")
 
@@ -292,7 +292,7 @@ def test_the_kernel_is_chosen_by_device_and_precision_and_said(precision, kernel
 def test_a_kernel_that_was_asked_for_is_kept():
     model = TOKENS["bert"]()
     model.set_attn_implementation("eager")
-    assert choose_attention(model, torch.device("cpu"), "bf16") == "attention: eager, as the model has it"
+    assert choose_attention(model, torch.device("cpu"), "bf16") == "attention: eager, from the model's config"
 
 
 @pytest.mark.parametrize(
@@ -332,9 +332,9 @@ def test_a_window_that_only_the_longest_texts_outgrow_is_seen(name):
 
     objective = Objective(collate, token_loss, lambda batch: 1)
     model = redraw(WINDOWS[name]())
-    assert "packed rows would not give the same" in pack_if_proven(objective, model, dataset, 64, "auto")[1]
+    assert "packed rows would change the result" in pack_if_proven(objective, model, dataset, 64, "auto")[1]
     short = Dataset.from_list(rows[:9])
-    assert "no text sees another" in pack_if_proven(objective, model, short, 64, "auto")[1]
+    assert "attention stays within each text" in pack_if_proven(objective, model, short, 64, "auto")[1]
 
 
 @pytest.mark.parametrize("family", ["bart", "gpt2"])
@@ -357,6 +357,6 @@ def test_a_classifier_that_cannot_be_packed_is_padded(family):
     objective = classification(collate, "single_label_classification")
     kept, said = pack_if_proven(objective, redraw(model), dataset, 32, "auto")
     assert kept is objective
-    assert said.startswith("packing: off, for packed rows would not give the same")
+    assert said.startswith("packing: off, packed rows would change the result")
     with pytest.raises(UserError, match="cannot be packed"):
         pack_if_proven(objective, model, dataset, 32, "on")

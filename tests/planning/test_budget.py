@@ -37,7 +37,7 @@ class Settings(RunConfig):
 @pytest.fixture
 def spend(tmp_path, preset, rows, objective, tokenizer, monkeypatch):
     """What a budget makes of the settings, and the lines that it says."""
-    monkeypatch.setattr(budgeting, "SECONDS", 0.15)
+    monkeypatch.setattr(budgeting, "PROBE_SECONDS", 0.15)
     path, output = tmp_path / "run.yaml", tmp_path / "run"
     path.write_text(SETTINGS.format(preset=preset, output=output))
 
@@ -86,10 +86,10 @@ def test_what_is_chosen_is_whole_said_and_written_down(spend, tmp_path, capsys):
 def test_the_time_of_a_budget_holds(spend, capsys):
     """The corpus, a thousand tokens, allows what it may be read; without that bound the time is the limit."""
     spend("--budget", "1m", most_epochs=2.0)
-    assert "2 epochs, no objective of this kind is given more than 2" in capsys.readouterr().out
+    assert "2 epochs, the most for this objective is 2" in capsys.readouterr().out
     config = spend("--budget", "1m", "seed=1", most_epochs=1e6)
     said = capsys.readouterr().out
-    assert "all that fit" in said or "as many as the next larger shape would want" in said
+    assert "as many as fit in the time" in said or "as many as the next larger shape needs" in said
     step_s = float(said.split("  steps: ")[1].split(" of ")[1].split(" s")[0])
     assert config.training.max_train_steps * step_s <= 0.9 * 60 * 1.01
 
@@ -101,10 +101,10 @@ def test_the_command_line_has_the_last_word(spend, capsys):
     assert config.training.global_batch_size == 6
     assert config.model.overrides == {"hidden_dropout_prob": 0.1, "hidden_size": 22}
     said = capsys.readouterr().out
-    assert "shape: as it is, " in said
-    assert "its size stands on the command line" in said
+    assert "shape: unchanged, " in said
+    assert "the command line sets its size" in said
     kept = "optim.learning_rate, optim.schedule, training.global_batch_size"
-    assert f"from the command line, so kept: {kept}\n" in said
+    assert f"unchanged, from the command line: {kept}\n" in said
 
 
 def test_a_checkpoint_keeps_its_shape_and_gets_steps(spend, tiny_model, tokenizer, tmp_path, capsys):
@@ -112,7 +112,7 @@ def test_a_checkpoint_keeps_its_shape_and_gets_steps(spend, tiny_model, tokenize
     config = spend("--budget", "1m", f"model={{name_or_path: {tmp_path}/checkpoint}}")
     assert config.model.overrides == {}
     assert config.training.max_train_steps > 1
-    assert "shape: as it is, " in capsys.readouterr().out
+    assert "shape: unchanged, " in capsys.readouterr().out
 
 
 def test_a_resumed_run_goes_on_with_what_was_chosen(spend, tmp_path, monkeypatch):
@@ -121,7 +121,7 @@ def test_a_resumed_run_goes_on_with_what_was_chosen(spend, tmp_path, monkeypatch
     monkeypatch.setattr(budgeting, "probe", None)  # nothing is measured again
     assert spend("--budget", "1m", "--resume") == config
     assert spend("--budget", "1m", "--resume").call.notes == config.call.notes
-    with pytest.raises(UserError, match="was not begun with --budget 2m; resume it with the settings that it has"):
+    with pytest.raises(UserError, match="was not started with --budget 2m; resume it with its own settings"):
         spend("--budget", "2m", "--resume")
     with pytest.raises(UserError, match=r"holds a run with other settings \(here: seed: 1\)"):
         spend("--budget", "1m", "--resume", "seed=1")

@@ -71,7 +71,7 @@ def test_counts_are_exact(foresee, tiny_model, rows, objective, capsys):
     assert f"training rows     {len(epoch):,} of {np.mean(epoch):.1f} tokens on average\n" in said
     assert f"tokens a step     {found.load.tokens:,.0f} in {found.load.examples:,.0f} rows, " in said
     assert "found by          counting: " in said
-    assert "arithmetic: FLOPs = 6 x (weights a token meets x places + vocabulary x width x scored" in said
+    assert "arithmetic: FLOPs = 6 x (weights x positions + vocabulary x width x scored" in said
     assert "measuring: a step" in said
     assert max(map(len, said.splitlines())) <= 120
 
@@ -171,10 +171,12 @@ def test_a_quarter_of_everything_and_the_weights_once_is_what_sharding_leaves(fo
     alone = foresee(device="l4", num_processes=4)
     weights = sum(p.nbytes for p in tiny(0.0).parameters())
     said = capsys.readouterr().out.replace("\n" + " " * 18, " ")
-    assert f"would take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB of each instead of {4 * weights / 1e3:.3g} kB" in said
+    assert (
+        f"would take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB a device instead of {4 * weights / 1e3:.3g} kB" in said
+    )
     found = foresee(device="l4", num_processes=4, sharded=True)
     said = capsys.readouterr().out.replace("\n" + " " * 18, " ")
-    assert f" take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB of each" in said
+    assert f" take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB a device" in said
     assert alone.memory - found.memory == pytest.approx(2 * weights)  # 16 bytes a parameter less (16 / 4 + 4)
 
 
@@ -183,7 +185,7 @@ def test_what_does_not_fit_is_said_and_not_tried(foresee, capsys, monkeypatch):
     monkeypatch.setattr("decero.planning.forecast._free_memory", lambda accelerator: 1e3)
     found = foresee()
     assert found.train_s is None
-    assert "MORE THAN THE 1 kB THAT ARE FREE" in capsys.readouterr().out.replace("\n" + " " * 18, " ")
+    assert "MORE THAN THE FREE 1 kB: lower" in capsys.readouterr().out.replace("\n" + " " * 18, " ")
 
 
 def test_settings_of_the_schedule_are_checked(foresee):

@@ -291,7 +291,7 @@ def test_stock_decoders_take_the_same_recipes(launch, causal, asked, bpe, tmp_pa
     folder = stock(family, bpe, tmp_path / "stock")
     words = f"model={{name_or_path: {folder}}}", "tokenizer={}"
     said = launch("pretrain_causal_lm", causal, *words, f"output={tmp_path}/run", "training.max_train_steps=3").stdout
-    assert "packing: rows of 128 tokens; no text sees another" in said
+    assert "packing: rows of 128 tokens, attention stays within each text" in said
     assert result(tmp_path / "run")["metric"]["bits_per_byte"] < 8
     AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
     words = *words, f"output={tmp_path}/tuned", "training.max_train_steps=3", "generation.num_beams=2"
@@ -350,7 +350,7 @@ def test_a_tokenizer_without_an_end_is_refused(launch, causal, trained_tokenizer
 
 
 def test_a_dry_run_and_a_budget_know_the_causal_recipes(launch, causal, asked, tmp_path, monkeypatch):
-    monkeypatch.setattr("decero.planning.budget.SECONDS", 0.1)
+    monkeypatch.setattr("decero.planning.budget.PROBE_SECONDS", 0.1)
     said = launch("pretrain_causal_lm", causal, f"output={tmp_path}/none", "--dry-run").stdout
     assert "tokens a step" in said
     said = launch("finetune_causal_lm", asked, f"output={tmp_path}/none", "--dry-run").stdout

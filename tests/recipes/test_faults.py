@@ -230,7 +230,7 @@ def test_damage_to_the_newest_checkpoint_costs_its_steps_and_nothing_else(stoppe
     harm(kept[1] / name)
     done = resume()
     assert done["code"] == 0, done["said"]
-    assert f"step-00000006: passed over, for {name} is" in done["said"]
+    assert f"step-00000006: skipped: {name} " in done["said"]
     assert "at step 4 of 9" in done["said"]
     assert left_by(tmp_path / "run") == expected
 
@@ -241,7 +241,7 @@ def test_damage_to_all_of_them_is_one_line(stopped):
         flip_a_bit(path / "model.safetensors")
     done = resume()
     assert done["code"] == 2
-    assert "checkpoints: holds no checkpoint that is whole; delete it to begin the run again" in done["said"]
+    assert "checkpoints: no checkpoint is intact; delete this folder to start the run again" in done["said"]
     assert "Traceback" not in done["said"]
 
 

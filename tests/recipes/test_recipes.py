@@ -104,7 +104,7 @@ def test_a_dry_run_tells_and_writes_nothing(launch, mlm, tmp_path):
 
 def test_a_budget_is_the_run_that_it_wrote_down(launch, mlm, tmp_path, monkeypatch):
     """With dropout: probing drew no random number that the run would have drawn."""
-    monkeypatch.setattr("decero.planning.budget.SECONDS", 0.2)
+    monkeypatch.setattr("decero.planning.budget.PROBE_SECONDS", 0.2)
     words = "--budget", "1m", "model.overrides.hidden_dropout_prob=0.1", "data.max_rows=10"
     said = launch("pretrain_mlm", mlm, f"output={tmp_path}/chosen", *words).stdout
     assert "--budget 1m: " in said
@@ -156,9 +156,9 @@ def test_a_launcher_that_silently_starts_one_process_is_refused(launch, mlm, tmp
         "no",
     )
     said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", launcher=launcher, expect=1).stderr
-    assert "asked for several processes and started one" in said
+    assert "asked for several processes but started one" in said
     said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", "training.num_processes=2", expect=2).stderr
-    assert "training.num_processes asks for 2, the launcher gave 1" in said
+    assert "training.num_processes is 2, but the launcher started 1" in said
 
 
 def test_fine_tuning_starts_from_what_was_pretrained(launch, classify, pretrained, tmp_path):
@@ -197,7 +197,7 @@ def test_several_labels_and_numbers_are_learnt_too(launch, classify, tmp_path, p
         (["model.overrides.vocab_size=40"], "vocab_size"),
         (
             ["model.overrides.hidden_sise=40"],
-            "hidden_sise is no field of DeceroEncoderConfig; did you mean hidden_size?",
+            "unknown field hidden_sise of DeceroEncoderConfig; did you mean hidden_size?",
         ),
         (["model.overrides.num_attention_heads=3"], "is not a multiple of num_attention_heads 3"),
         (["tokenizer={}"], "tokenizer.name_or_path is missing"),
@@ -205,7 +205,7 @@ def test_several_labels_and_numbers_are_learnt_too(launch, classify, tmp_path, p
         (["optim.num_warmup_steps=60"], "optim.num_warmup_steps 60 exceeds the 50 steps"),
         (
             ["optim.arguments.betaz=1"],
-            "optim.arguments.betaz is no argument of AdamW; did you mean optim.arguments.betas?",
+            "optim.arguments.betaz: unknown argument of AdamW; did you mean optim.arguments.betas?",
         ),
         (["training.max_train_step=1"], "did you mean training.max_train_steps?"),
     ],

@@ -83,7 +83,7 @@ def test_a_pretrained_model_learns_to_translate_and_says_so(launch, translate, p
         "finetune_seq2seq", translate, f"output={tmp_path}/run", *words, "training.eval_steps=80",
         "generation.num_beams=3", "generation.length_penalty=0.9",
     ).stdout  # fmt: skip
-    assert "packing: rows of 128 tokens; no text sees another" in said
+    assert "packing: rows of 128 tokens, attention stays within each text" in said
     record, outputs = result(tmp_path / "run"), pd.read_parquet(tmp_path / "run" / "outputs.parquet")
     assert set(record["metric"]) == {"bleu", "chrf", "loss"}
     assert record["signatures"]["bleu"].startswith("nrefs:1|case:mixed")
@@ -132,7 +132,7 @@ def test_the_mean_of_the_last_checkpoints_is_what_is_kept(launch, translate, tmp
 def test_a_run_ends_when_the_generated_metric_gets_no_better(launch, translate, tmp_path):
     words = "training.metric_for_best_model=eval_bleu", "training.early_stopping_patience=1", "training.eval_steps=5"
     words = translate, f"output={tmp_path}/run", *words, "optim.learning_rate=1e-6", "training.save_steps=5"
-    assert "step 10: no better for 1 evaluations, so the run ends here" in launch("finetune_seq2seq", *words).stdout
+    assert "step 10: no improvement for 1 evaluations; stopping early" in launch("finetune_seq2seq", *words).stdout
     assert (result(tmp_path / "run")["steps"], result(tmp_path / "run")["best"]["step"]) == (10, 5)
     (tmp_path / "run" / "result.json").unlink()  # killed while it wrote its answers
     launch("finetune_seq2seq", *words, "--resume")
@@ -171,7 +171,7 @@ def test_two_processes_write_what_one_writes(launch, translate, tmp_path, two_pr
         (["generation.metric=bleu"], "generation.metric"),
         (["training.average_last=2", "training.save_steps=null"], "training.average_last takes checkpoints"),
         (["training.early_stopping_patience=2"], "needs training.metric_for_best_model"),
-        (["training.metric_for_best_model=eval_blue"], "eval_blue is not among"),
+        (["training.metric_for_best_model=eval_blue"], "unknown metric eval_blue; use one of"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(launch, translate, tmp_path, words, line):

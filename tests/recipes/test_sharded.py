@@ -45,7 +45,7 @@ def test_a_recipe_on_shards_is_the_run_of_one_process(launch, mlm, tmp_path):
     [
         ({"FSDP_VERSION": "1"}, "topology: FSDP 1 is not supported; set fsdp_version: 2"),
         ({}, "topology: FSDP 1 is not supported"),  # what accelerate's launcher means by saying nothing
-        ({"FSDP_VERSION": "2"}, "topology: FSDP2 was asked for, and the launcher started processes that do not know"),
+        ({"FSDP_VERSION": "2"}, "topology: FSDP2 needs connected processes, but the launcher started separate ones"),
     ],
 )
 def test_shards_that_there_cannot_be_are_refused(launch, mlm, tmp_path, monkeypatch, asked, line):

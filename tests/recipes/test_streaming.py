@@ -128,7 +128,7 @@ def test_what_makes_no_sense_with_a_stream_is_one_line(launch, mlm, tmp_path, wo
 def test_a_budget_is_no_thing_for_a_stream(launch, mlm, tmp_path):
     words = f"output={tmp_path}/run", "data.streaming=true", "--budget", "1m"
     refused = launch("pretrain_mlm", mlm, *words, expect=2).stderr
-    assert "error: --budget counts the tokens that there are, and a stream does not say; leave --budget out" in refused
+    assert "error: --budget needs the number of tokens, and streams have no length; remove data.streaming" in refused
 
 
 def test_the_doctor_examines_the_first_texts_of_a_stream(launch, streamed):

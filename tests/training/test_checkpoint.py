@@ -100,7 +100,9 @@ def test_a_mean_is_that_of_the_planned_checkpoints_and_of_all_of_them(stepped, t
     selection.load(model)
     assert weight.unique().tolist() == [4.0]  # of 2, 4 and 6
     shutil.rmtree(tmp_path / "step-00000002")
-    with pytest.raises(UserError, match=r"3 checkpoints were to be averaged, and 2 are left; delete .* trains again"):
+    with pytest.raises(
+        UserError, match=r"3 checkpoints are to be averaged, but only 2 are left; delete .* with --resume"
+    ):
         selection.load(model)
 
 
@@ -128,9 +130,9 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_line_says_why(stepped, tmp_
     assert to_resume(tmp_path, accelerator).name == "step-00000001"
     said = capsys.readouterr().out
     named = "" if (name, harm) == ("manifest.json", flip) else name  # then it is the manifest that accuses another
-    assert f"{path}: passed over, for {named}" in said
+    assert f"{path}: skipped: {named}" in said
     harm(tmp_path / "step-00000001" / name)
-    with pytest.raises(UserError, match="holds no checkpoint that is whole; delete it to begin the run again"):
+    with pytest.raises(UserError, match="no checkpoint is intact; delete this folder to start the run again"):
         to_resume(tmp_path, accelerator)
 
 
@@ -157,7 +159,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before_it(stepped, tmp_path,
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     monkeypatch.setattr(Path, "write_text", full_text)
-    line = "step-00000002: could not be written: .*No space left on device.*; step-00000001 before it is intact"
+    line = "step-00000002: cannot write .*No space left on device.*; the previous checkpoint step-00000001 is intact"
     with pytest.raises(UserError, match=line):
         save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 2})
     monkeypatch.undo()
@@ -167,7 +169,9 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before_it(stepped, tmp_path,
 
 def test_a_folder_that_vanished_is_said_and_not_made_anew(stepped, tmp_path):
     accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
-    with pytest.raises(UserError, match="the run's folder is gone; there is none before it"):
+    with pytest.raises(
+        UserError, match="the output folder of the run no longer exists; there is no previous checkpoint"
+    ):
         save_checkpoint(tmp_path / "run" / "checkpoints", accelerator, model, optimizer, {"step": 2})
     assert not (tmp_path / "run").exists()
 
@@ -187,5 +191,5 @@ def test_a_tensor_that_is_missing_or_new_is_named(stepped, tmp_path):
     tensors = load_file(path / "model.safetensors")
     tensors["model.norm.weights"] = tensors.pop("model.norm.weight")
     save_file(tensors, path / "model.safetensors", metadata={"tied": "[]"})
-    with pytest.raises(UserError, match=r"does not fit the model of this run at .*norm\.weight|lm_head"):
+    with pytest.raises(UserError, match=r"does not match the model of this run: tensor .*norm\.weight|lm_head"):
         load_weights(path, model)

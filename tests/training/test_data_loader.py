@@ -126,7 +126,7 @@ def test_a_step_reads_and_writes_its_budget_on_average(sentinel_tokenizer, name,
     damage = OBJECTIVES[name](sentinel_tokenizer, 0, max_length=LONGEST)
     dataset = streamed(rows) if stream else Dataset.from_dict({"input_ids": rows})
     loader = begin(dataset, damage, global_batch_size=None, global_batch_tokens=600)
-    steps = [sum(micro.size(loader.objective)[1] for micro in loader.at(step)) for step in range(7)]  # of one epoch
+    steps = [sum(micro.size(loader.objective).tokens for micro in loader.at(step)) for step in range(7)]  # of one epoch
     assert np.mean(steps) == pytest.approx(600, rel=0.03)
 
 
@@ -157,7 +157,7 @@ def test_a_budget_below_a_damaged_row_is_refused_by_both_of_its_sides(sentinel_t
     infilled = TextInfilling(sentinel_tokenizer, 0, max_length=LONGEST)  # a mask for nothing has no position left
     with pytest.raises(UserError, match="per_device_tokens 59 is less than the 60 tokens of example 1, the longest"):
         begin(Dataset.from_dict({"input_ids": rows}), infilled, per_device_tokens=59)
-    with pytest.raises(UserError, match=r"per_device_tokens 59 is less than a row may have \(60 tokens\)"):
+    with pytest.raises(UserError, match=r"per_device_tokens 59 is less than the longest possible row \(60 tokens\)"):
         begin(streamed(rows), infilled, per_device_tokens=59)
     prefix = PrefixLanguageModeling(sentinel_tokenizer, 0, max_length=LONGEST)
     begin(Dataset.from_dict({"input_ids": rows}), prefix, per_device_tokens=LONGEST + 2)

@@ -158,7 +158,10 @@ def test_a_signal_ends_a_run_after_its_step_and_resumed_it_is_the_same_run(
         fit(model=tiny_model(0.1), evaluate=lambda model: os.kill(os.getpid(), number) or {"loss": 1.0}, **cut)
     assert ended.value.code == code
     assert signal.getsignal(number) == before
-    assert f"stopped by {number.name} after step 5 of 9, which is saved; --resume goes on" in capsys.readouterr().out
+    assert (
+        f"stopped by {number.name} after step 5 of 9; checkpoint saved, continue with --resume"
+        in capsys.readouterr().out
+    )
     resumed = fit(model=tiny_model(0.1), resume=True, **(cut | {"eval_strategy": "no"}))
     assert losses(resumed) == losses(whole)
     for name, value in weights(whole.model).items():
@@ -185,7 +188,7 @@ def test_a_run_whose_newest_checkpoint_is_torn_goes_on_from_the_one_before(fit, 
     torn.write_bytes(torn.read_bytes()[:100])
     resumed = fit(model=tiny_model(0.1), resume=True, **cut)
     said = capsys.readouterr().out
-    assert "step-00000004: passed over, for optimizer.safetensors is torn" in said
+    assert "step-00000004: skipped: optimizer.safetensors is incomplete" in said
     assert "at step 2 of 9" in said
     assert losses(resumed) == losses(whole)
     for name, value in weights(whole.model).items():
@@ -269,7 +272,7 @@ def test_lower_is_better_for_a_loss(fit):
 
 
 def test_a_metric_for_the_best_model_that_nobody_measures_is_named(fit):
-    with pytest.raises(UserError, match="eval_f1 is not among eval_loss"):
+    with pytest.raises(UserError, match="unknown metric eval_f1; use one of eval_loss"):
         fit(eval_strategy="epoch", evaluate=lambda m: {"loss": 1.0}, metric_for_best_model="eval_f1")
 
 

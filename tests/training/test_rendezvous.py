@@ -6,7 +6,7 @@ import pytest
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from decero.training.rendezvous import meeting
+from decero.training.rendezvous import process_group_options
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def launcher(monkeypatch):
 
     def meet(attempt):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(attempt))
-        how = meeting(timedelta(seconds=5)).to_kwargs()
+        how = process_group_options(timedelta(seconds=5)).to_kwargs()
         return next(rendezvous(how["init_method"], 1, 2, timeout=how["timeout"]))
 
     yield meet
@@ -36,4 +36,4 @@ def test_a_new_attempt_does_not_read_the_addresses_of_the_dead(launcher):
 
 def test_without_a_launcher_that_restarts_nothing_is_changed(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
-    assert meeting(timedelta(seconds=5)).to_kwargs() == {"timeout": timedelta(seconds=5)}
+    assert process_group_options(timedelta(seconds=5)).to_kwargs() == {"timeout": timedelta(seconds=5)}

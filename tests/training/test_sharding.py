@@ -18,8 +18,8 @@ from transformers import BertConfig, BertForMaskedLM
 
 from decero.errors import UserError
 from decero.training.checkpoint import damage, load_weights
-from decero.training.sharded_safetensors import ShardedTensors, pieces
-from decero.training.sharding import layers_of, sharding_asked_for
+from decero.training.sharded_safetensors import ShardedTensors, local_pieces
+from decero.training.sharding import layers_of, sharding_requested
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = ROOT / "tests" / "training" / "on_processes.py"
@@ -182,12 +182,12 @@ def test_a_torn_or_missing_part_is_told(two, tmp_path, name):
     shutil.copytree(two / "stopped" / "checkpoints" / path.name, path)
     assert damage(path) is None
     (path / name).write_bytes((path / name).read_bytes()[:-1])
-    assert damage(path) == f"{name} is torn"
+    assert damage(path) == f"{name} is incomplete"
     (path / name).unlink()
     assert damage(path) == f"{name} is missing"
 
 
-class BatchSplit:
+class FakeShard:
     """A tensor as the shard of one process sees it: torch's DTensor without the other processes."""
 
     def __init__(self, tensor, rank, size):
@@ -210,8 +210,8 @@ def test_any_cut_reads_what_any_other_cut_wrote(tmp_path, processes):
     """Five rows, one row, a number: fewer rows than processes, too."""
     tensors = {"five": torch.arange(15.0).reshape(5, 3), "one": torch.ones(1), "step": torch.tensor(4.0)}
     for rank in range(processes):
-        cut = {n: BatchSplit(t, rank, processes) if t.dim() else t for n, t in tensors.items()}
-        part, header = pieces(cut, rank == 0)
+        shards = {n: FakeShard(t, rank, processes) if t.dim() else t for n, t in tensors.items()}
+        part, header = local_pieces(shards, rank == 0)
         save_file(part, tmp_path / f"optimizer-{rank}-of-{processes}.safetensors", metadata=header)
     with ShardedTensors(tmp_path, "optimizer") as stored:
         assert stored.found.keys() == tensors.keys()
@@ -219,13 +219,13 @@ def test_any_cut_reads_what_any_other_cut_wrote(tmp_path, processes):
             assert stored.shape(name) == [*tensor.shape]
             assert torch.equal(stored.whole(name), tensor)
         for others in (1, 2, 3, 5, 6):
-            again = [BatchSplit(tensors["five"], rank, others) for rank in range(others)]
+            again = [FakeShard(tensors["five"], rank, others) for rank in range(others)]
             assert all(torch.equal(stored.like("five", each), each.to_local()) for each in again)
 
 
 def test_a_checkpoint_of_another_shape_is_named(two, tiny_model):
     path = two / "stopped" / "checkpoints" / "step-00000003"
-    with pytest.raises(UserError, match=r"does not fit the model of this run at .*(and \d+ more)"):
+    with pytest.raises(UserError, match=r"does not match the model of this run: tensor .*\(and \d+ more\)"):
         load_weights(path, tiny_model(hidden_size=26))
 
 
@@ -249,7 +249,7 @@ def test_layers_are_found_and_one_that_shares_a_weight_stays_outside(tiny_model)
 
 def test_what_the_launcher_asks_for_is_taken_at_its_word(monkeypatch):
     monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
-    assert not sharding_asked_for()
+    assert not sharding_requested()
     for variables, line in (
         ({"FSDP_VERSION": "1"}, "FSDP 1 is not supported; set fsdp_version: 2"),
         ({"FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params is not supported"),
@@ -259,10 +259,10 @@ def test_what_the_launcher_asks_for_is_taken_at_its_word(monkeypatch):
             for name, value in ({"ACCELERATE_USE_FSDP": "true"} | variables).items():
                 patched.setenv(name, value)
             with pytest.raises(UserError, match=line):
-                sharding_asked_for()
+                sharding_requested()
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
-    assert sharding_asked_for()
+    assert sharding_requested()
     assert "ACCELERATE_USE_FSDP" not in os.environ
 
 

@@ -77,7 +77,7 @@ def test_where_a_run_stands_is_json_and_found_again(stream, workers):
     straight, state = begin(stream), None
     for step in range(12 if workers == 0 else 3):
         loader = begin(stream, dataloader_num_workers=workers)
-        loader.go_on(step, state)
+        loader.restore(step, state)
         assert read(loader.at(step)) == read(straight.at(step))
         assert loader.epoch(step + 1) == (step + 1) // 6  # 61 rows, twelve a step
         state = json.loads(json.dumps(loader.state()))
@@ -139,8 +139,8 @@ def test_packed_rows_of_a_stream_give_the_loss_of_padded_ones(fit, stream, objec
 
 
 def test_a_stream_refuses_what_it_cannot_do(fit, stream):
-    with pytest.raises(UserError, match=r"a stream does not say how long it is; give max_train_steps"):
+    with pytest.raises(UserError, match="streams have no length; set training.max_train_steps"):
         begin(stream, max_train_steps=None, num_train_epochs=1)
-    with pytest.raises(UserError, match=r"global_batch_tokens 40 is less than a row may have \(48 tokens\)"):
+    with pytest.raises(UserError, match=r"global_batch_tokens 40 is less than the longest possible row \(48 tokens\)"):
         begin(stream, global_batch_size=None, global_batch_tokens=40)
     assert begin(stream).steps_per_epoch == math.inf

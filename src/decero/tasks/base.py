@@ -194,8 +194,8 @@ class Task(ABC):
     def forecast(self, run: Run, model: PreTrainedModel, objective: Objective, data: TaskData) -> Forecast:
         """Print what the run would do and cost. Nothing is written."""
         times_scoring = type(self).scoring_pass is not Task.scoring_pass
-        judge = (lambda model, rows: self.scoring_pass(run, model, rows, data)) if times_scoring else None
-        return forecast(run, model, objective, data.train, data.validation, self.evaluator(run, data), judge)
+        score = (lambda model, rows: self.scoring_pass(run, model, rows, data)) if times_scoring else None
+        return forecast(run, model, objective, data.train, data.validation, self.evaluator(run, data), score)
 
     def within_budget(self, run: Run, model: nn.Module, data: TaskData) -> Run:
         """The run with the shape, batch, steps and schedule that fit into `--budget`. `model` gives the objective."""
