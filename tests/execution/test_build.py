@@ -39,7 +39,7 @@ def model_of(name, auto_class, tokenizer, max_length=48, **overrides):
         ("stock_marian_tiny", AutoModelForSeq2SeqLM),
     ],
 )
-def test_a_preset_of_each_shape_is_built_with_the_ids_of_the_runs_tokenizer(name, auto_class, byte_level, tokenizer):
+def test_presets_are_built_with_the_special_ids_of_the_tokenizer(name, auto_class, byte_level, tokenizer):
     config = model_of(name, auto_class, byte_level).config
     assert (config.pad_token_id, config.eos_token_id) == (1, 2)
     if config.is_encoder_decoder:
@@ -51,7 +51,7 @@ def test_a_preset_of_each_shape_is_built_with_the_ids_of_the_runs_tokenizer(name
     assert model_of(name, auto_class, tokenizer, eos_token_id=7).config.eos_token_id == 7
 
 
-def test_a_preset_of_another_shape_is_refused_in_a_line_that_says_which_to_take(tokenizer):
+def test_a_preset_of_the_wrong_kind_is_refused_with_advice(tokenizer):
     with pytest.raises(UserError) as refused:
         model_of("gpt2", AutoModelForMaskedLM, tokenizer)
     assert str(refused.value).endswith(
@@ -60,7 +60,7 @@ def test_a_preset_of_another_shape_is_refused_in_a_line_that_says_which_to_take(
 
 
 @pytest.mark.parametrize(("own", "asked"), [(None, ["v2"]), ("another/one", [None, "v2"])])
-def test_a_checkpoint_that_is_pinned_brings_the_tokenizer_of_that_revision(own, asked, tokenizer, monkeypatch):
+def test_a_pinned_checkpoint_uses_the_tokenizer_of_its_revision(own, asked, tokenizer, monkeypatch):
     seen = []
     monkeypatch.setattr(
         "decero.execution.build.load_tokenizer", lambda name, **how: seen.append(how.get("revision")) or tokenizer

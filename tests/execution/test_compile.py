@@ -41,7 +41,7 @@ def names(folder):
         return sorted(file.keys())
 
 
-def test_a_machine_that_cannot_compile_trains_without_and_says_so(monkeypatch):
+def test_without_a_compiler_training_is_not_compiled(monkeypatch):
     def broken(forward, **settings):
         def called(*inputs):
             raise RuntimeError("InvalidCxxCompiler: no working C++ compiler found\nmany more lines")
@@ -62,9 +62,7 @@ def test_a_machine_that_cannot_compile_trains_without_and_says_so(monkeypatch):
         pytest.param({"gradient_checkpointing": True}, id="recomputed", marks=pytest.mark.slow),
     ],
 )
-def test_compiled_layers_train_as_the_others_and_leave_the_same_checkpoint(
-    fit, traced, rows, objective, tmp_path, settings
-):
+def test_compiled_layers_train_alike_and_save_the_same_names(fit, traced, rows, objective, tmp_path, settings):
     graphs = []
 
     def evaluate(model):
@@ -120,7 +118,7 @@ def test_stock_layers_are_compiled_too(traced, stock):
     assert traced["unique_graphs"] > 1
 
 
-def test_packed_rows_are_whole_only_for_a_compiler(rows, objective, tiny_model):
+def test_packed_rows_have_full_length_only_when_compiled(rows, objective, tiny_model):
     def columns(**settings):
         training = TrainingSection(max_train_steps=1, **settings)
         chosen = optimize(Accelerator(cpu=True), tiny_model(), objective, rows, 48, training, quiet=True)
@@ -131,13 +129,13 @@ def test_packed_rows_are_whole_only_for_a_compiler(rows, objective, tiny_model):
     assert columns() < 128
 
 
-def test_a_model_whose_layers_cannot_be_told_is_refused():
+def test_compiling_without_known_layers_is_refused():
     with pytest.raises(UserError, match=r"training\.compile: cannot find the layers of Linear"):
         compile_layers(nn.Linear(2, 2))
 
 
 @pytest.mark.slow
-def test_compiled_kernels_train_as_the_others(fit, objective, tmp_path):
+def test_compiled_kernels_train_like_eager_ones(fit, objective, tmp_path):
     packed = replace(objective, collate=Packed(objective.collate, 64, full=True))
     expected = fit(tmp_path / "eager", objective=packed, optim=SGD)
     assert losses(fit(tmp_path / "compiled", objective=packed, optim=SGD, compile=True)) == pytest.approx(
@@ -146,7 +144,7 @@ def test_compiled_kernels_train_as_the_others(fit, objective, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_compiles_anew_and_goes_on(fit, tiny_model, tmp_path):
+def test_a_resumed_run_compiles_again(fit, tiny_model, tmp_path):
     steps = {"save_steps": 3, "optim": {"schedule": "constant"}, "compile": True}
     whole = fit(tmp_path / "whole", model=tiny_model(0.1), **steps)
     fit(tmp_path / "cut", model=tiny_model(0.1), max_train_steps=3, **steps)

@@ -111,7 +111,7 @@ def loss_and_gradients(model, batch, backend):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_blocks_of_packed_rows_give_the_padded_loss_and_gradients(name, uncompiled):
+def test_flex_on_packed_rows_gives_padded_loss_and_gradients(name, uncompiled):
     model = model_of(name)
     expected, gradients = loss_and_gradients(model, batch_for(model), "eager")
     packed = pack(model)
@@ -125,7 +125,7 @@ def test_blocks_of_packed_rows_give_the_padded_loss_and_gradients(name, uncompil
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_no_text_of_a_row_hears_of_another(name, uncompiled):
+def test_texts_of_a_row_do_not_affect_each_other(name, uncompiled):
     model = model_of(name)
     model.set_attn_implementation("flex")
     packed, per_text = pack(model), "Classification" in type(model).__name__
@@ -158,7 +158,7 @@ def test_rotary_positions_do_not_mix_types_under_autocast(name, uncompiled, monk
     assert_close(loss, expected, atol=0, rtol=5e-3)
 
 
-def test_biases_of_positions_are_refused_and_what_is_not_packed_goes_to_sdpa():
+def test_flex_refuses_a_position_bias_and_pads_with_sdpa():
     model = stock_t5().eval()
     batch = batch_for(model)
     expected = model(**batch).logits
@@ -185,7 +185,7 @@ def test_a_compiled_kernel_reads_the_blocks_of_the_mask(name):
 
 
 @pytest.mark.slow
-def test_compiled_layers_take_blocks_and_one_graph_serves_all_batches(monkeypatch):
+def test_one_compiled_graph_handles_all_block_masks(monkeypatch):
     """`training.compile` hands a new mask to the same code in each batch."""
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
@@ -221,7 +221,7 @@ def on_a_gpu(monkeypatch, uncompiled):
     monkeypatch.setattr(attention, "trial", lambda *tried: None)
 
 
-def test_flex_is_taken_where_it_serves_and_compilers_see_one_length(on_a_gpu, capsys):
+def test_flex_is_chosen_if_supported_with_rows_of_one_length(on_a_gpu, capsys):
     model = model_of("our decoder")
     objective = rows_of(model)
     assert model.config._attn_implementation == "flex"
@@ -253,7 +253,7 @@ NOT_TAKEN = {
 
 
 @pytest.mark.parametrize("case", NOT_TAKEN)
-def test_flex_is_left_alone_where_it_cannot_serve_and_the_line_says_why(case, on_a_gpu):
+def test_flex_is_not_used_if_unsupported_with_a_reason(case, on_a_gpu):
     make, row, why = NOT_TAKEN[case]
     model = make()
     said = choose_attention(model, CUDA, "bf16", row)
@@ -262,7 +262,7 @@ def test_flex_is_left_alone_where_it_cannot_serve_and_the_line_says_why(case, on
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_a_trial_that_fails_leaves_sdpa(monkeypatch):
+def test_a_failed_trial_keeps_sdpa(monkeypatch):
     def broken(*sizes):
         raise RuntimeError("PTXAS error: no kernel image\nmany more lines")
 
@@ -276,7 +276,7 @@ def test_a_trial_that_fails_leaves_sdpa(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_trial_compares_mix_and_gradients(dtype, uncompiled, monkeypatch):
+def test_the_trial_compares_outputs_and_gradients(dtype, uncompiled, monkeypatch):
     sizes = 4, 2, 16, 300
     assert max(flex.relative_error(*sizes, causal, CPU, dtype) for causal in (False, True)) < 0.02
     right = flex.document_mask
@@ -286,7 +286,7 @@ def test_a_trial_compares_mix_and_gradients(dtype, uncompiled, monkeypatch):
     assert flex.relative_error(*sizes, False, CPU, dtype) > 0.1
 
 
-def test_packed_rows_that_fail_under_flex_are_packed_with_sdpa(on_a_gpu, monkeypatch, capsys):
+def test_rows_that_fail_with_flex_are_packed_with_sdpa(on_a_gpu, monkeypatch, capsys):
     everything = lambda query, key, causal: flex.create_block_mask(  # noqa: E731
         lambda b, h, q, k: q == q, len(query), None, query.shape[1], key.shape[1], device="cpu"
     )
@@ -308,7 +308,7 @@ def test_packed_rows_that_fail_under_flex_are_packed_with_sdpa(on_a_gpu, monkeyp
         ("flex_attention", "it has no backward pass on a CPU"),
     ],
 )
-def test_a_kernel_that_this_device_cannot_serve_is_replaced_and_said(asked, why, tokenizer):
+def test_an_unsupported_requested_kernel_is_replaced(asked, why, tokenizer):
     section = ModelSection(config=str(PRESETS / "modern_decoder_tiny.yaml"), attn_implementation=asked)
     model = build_model(section, hf.AutoModelForCausalLM, tokenizer, 48, seed=0)
     assert model.config._attn_implementation == "sdpa"
@@ -316,14 +316,14 @@ def test_a_kernel_that_this_device_cannot_serve_is_replaced_and_said(asked, why,
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_a_model_that_was_given_a_kernel_for_gpus_is_taken_from_it():
+def test_a_gpu_kernel_is_replaced_on_a_cpu():
     model = model_of("bert")
     model.set_attn_implementation("flex_attention")
     assert "flex_attention was requested, but it has no backward pass on a CPU" in choose_attention(model, CPU, "no")
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_a_gpu_without_the_package_or_the_precision_of_a_kernel_falls_back():
+def test_without_package_or_precision_flash_falls_back_to_sdpa():
     def missing(name):
         raise ImportError("the package flash_attn seems to be not installed.\nPlease refer to the documentation")
 
@@ -337,7 +337,7 @@ def test_a_gpu_without_the_package_or_the_precision_of_a_kernel_falls_back():
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_a_kernel_that_comes_under_another_name_was_served():
+def test_a_kernel_may_be_set_under_another_name():
     """transformers takes flash-attention from the kernels package where flash_attn is not installed."""
     model = model_of("llama")
 
@@ -348,7 +348,7 @@ def test_a_kernel_that_comes_under_another_name_was_served():
     assert choose_attention(model, CUDA, "bf16", 512) == "attention: kernels-community/flash-attn2, as requested"
 
 
-def test_a_change_of_kernels_that_broke_off_is_taken_back():
+def test_a_failed_kernel_change_is_undone():
     model = model_of("llama")
     whole = model.set_attn_implementation
 
@@ -364,7 +364,7 @@ def test_a_change_of_kernels_that_broke_off_is_taken_back():
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_a_replaced_kernel_is_said_where_nothing_else_is(rows, objective, tiny_model, capsys):
+def test_a_replaced_kernel_is_reported_even_when_quiet(rows, objective, tiny_model, capsys):
     model = tiny_model()
     optimize(Accelerator(cpu=True), model, objective, rows, 48, TrainingSection(max_train_steps=1), quiet=True)
     assert capsys.readouterr().out == ""
@@ -373,7 +373,7 @@ def test_a_replaced_kernel_is_said_where_nothing_else_is(rows, objective, tiny_m
     assert capsys.readouterr().out.endswith("; flash_attention_2 was requested, but it does not run on a CPU\n")
 
 
-def test_what_was_asked_for_and_can_be_served_is_kept(on_a_gpu):
+def test_a_supported_requested_kernel_is_kept(on_a_gpu):
     model = model_of("our encoder")
     assert takes_selected_positions(model)
     model.attention_requested = "flex_attention"
@@ -396,7 +396,7 @@ def test_what_was_asked_for_and_can_be_served_is_kept(on_a_gpu):
         ("riscv64", {}, False),
     ],
 )
-def test_bf16_that_a_processor_does_not_have_is_said_and_kept(machine, has, said, monkeypatch):
+def test_emulated_bf16_is_reported_and_kept(machine, has, said, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: machine)
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda name=name: name in has)
@@ -406,7 +406,7 @@ def test_bf16_that_a_processor_does_not_have_is_said_and_kept(machine, has, said
 
 
 @pytest.mark.parametrize("has", [True, False])
-def test_an_arm_processor_is_asked_in_its_own_way(has, monkeypatch):
+def test_bf16_support_is_detected_on_arm(has, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has)
     assert ("emulates" in choose_attention(model_of("bert"), CPU, "bf16")) is not has

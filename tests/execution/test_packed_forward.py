@@ -148,7 +148,7 @@ def gradients(loss, model):
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dropped_weights_are_the_share_asked_for_and_the_seeds_own(p, dtype):
+def test_drop_zeroes_the_requested_share_and_follows_the_seed(p, dtype):
     x = torch.ones(3, 101, 1009, dtype=dtype, requires_grad=True)  # no multiple of four
     torch.manual_seed(5)
     y, scale = drop(x, p)
@@ -165,7 +165,7 @@ def test_dropped_weights_are_the_share_asked_for_and_the_seeds_own(p, dtype):
     assert not torch.equal(drop(x, p)[0], y) or p == 1
 
 
-def test_a_kernel_of_two_products_drops_as_often_as_it_scales():
+def test_dropout_of_the_matmul_kernel_keeps_the_mean():
     """The mean over many draws is what attention without dropout gives."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 2, 7, 5) for _ in range(3))
@@ -176,7 +176,7 @@ def test_a_kernel_of_two_products_drops_as_often_as_it_scales():
 
 @pytest.mark.parametrize("backend", ["sdpa", "eager", "matmul"])
 @pytest.mark.parametrize("name", TOKENS)
-def test_packed_loss_and_gradients_are_the_padded_ones(name, backend):
+def test_packed_loss_and_gradients_equal_the_padded_ones(name, backend):
     model = redraw(TOKENS[name]())
     if name == "mpnet" and backend != "sdpa":
         pytest.skip("MPNet has an attention of its own")
@@ -213,7 +213,7 @@ def test_a_classifier_reads_each_text_of_a_packed_row(name):
 
 
 @pytest.mark.parametrize("name", [*TOKENS, *(f"{name} classifier" for name in TEXTS)])
-def test_no_text_of_a_row_hears_of_another(name):
+def test_texts_of_a_row_do_not_affect_each_other(name):
     per_text = name.endswith(" classifier")
     model = redraw((TEXTS[name.removesuffix(" classifier")] if per_text else TOKENS[name])())
     packed = pack(batch_for(model, per_text), ("labels",) if per_text else ())
@@ -231,20 +231,20 @@ def test_no_text_of_a_row_hears_of_another(name):
 
 
 @pytest.mark.parametrize("name", TOKENS)
-def test_what_packs_equally_is_proven_even_before_it_learned_anything(name):
+def test_prove_accepts_untrained_models_that_pack(name):
     model = TOKENS[name]().eval()
     batch = batch_for(model)
     assert prove(model, batch, pack(batch)) is None
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_does_not_pack_equally_is_refused_even_before_it_learned_anything(name):
+def test_prove_refuses_untrained_models_that_do_not_pack(name):
     model = REFUSED[name]().eval()
     batch = batch_for(model)
     assert prove(model, batch, pack(batch))
 
 
-def test_a_leak_is_heard_however_small(monkeypatch):
+def test_prove_detects_a_small_leak_between_texts(monkeypatch):
     model = hf.BertForMaskedLM(hf.BertConfig(**STOCK))
     batch = batch_for(model)
     leaky = lambda query, key, causal, backend, dtype: torch.ones(len(query), 1, query.shape[1], key.shape[1]).bool()  # noqa: E731
@@ -253,7 +253,7 @@ def test_a_leak_is_heard_however_small(monkeypatch):
 
 
 @pytest.mark.parametrize(("choice", "packs"), [("auto", True), ("on", True), ("off", False)])
-def test_packing_is_what_was_chosen(choice, packs):
+def test_packing_follows_the_setting(choice, packs):
     model = TOKENS["bert"]()
     objective = Objective(lambda rows: batch_for(model), token_loss, lambda batch: 1)
     chosen, said = pack_if_proven(objective, model, Dataset.from_dict({"input_ids": [[3]] * 8}), 16, choice)
@@ -271,7 +271,7 @@ def test_a_model_that_cannot_be_packed_is_padded_or_refused():
         pack_if_proven(objective, model, Dataset.from_dict({"input_ids": [[3]] * 8}), 16, "on")
 
 
-def test_proving_changes_nothing_in_the_model():
+def test_prove_does_not_change_the_model():
     model = TOKENS["bert"]().train()
     before, state = {n: p.clone() for n, p in model.state_dict().items()}, torch.get_rng_state()
     batch = batch_for(model)
@@ -283,13 +283,13 @@ def test_proving_changes_nothing_in_the_model():
 
 
 @pytest.mark.parametrize(("precision", "kernel"), [("no", "sdpa"), ("bf16", "matmul")])
-def test_the_kernel_is_chosen_by_device_and_precision_and_said(precision, kernel):
+def test_the_kernel_is_chosen_by_device_and_precision(precision, kernel):
     model = TOKENS["bert"]()
     assert choose_attention(model, torch.device("cpu"), precision).startswith(f"attention: {kernel}")
     assert model.config._attn_implementation == kernel
 
 
-def test_a_kernel_that_was_asked_for_is_kept():
+def test_the_kernel_of_the_config_is_kept():
     model = TOKENS["bert"]()
     model.set_attn_implementation("eager")
     assert choose_attention(model, torch.device("cpu"), "bf16") == "attention: eager, from the model's config"
@@ -321,7 +321,7 @@ WINDOWS = {
 
 
 @pytest.mark.parametrize("name", WINDOWS)
-def test_a_window_that_only_the_longest_texts_outgrow_is_seen(name):
+def test_a_window_shorter_than_only_the_longest_texts_is_found(name):
     """Short texts first: packed rows of them alone would be equal, and later ones would lose their window unseen."""
     rows = [{"input_ids": list(range(3, 3 + size))} for size in [4, 5, 4, 6, 3, 5, 4, 4, 5, 23, 21]]
     dataset = Dataset.from_list(rows)

@@ -59,7 +59,7 @@ def spend(tmp_path, preset, rows, objective, tokenizer, monkeypatch):
     return run
 
 
-def test_what_is_chosen_is_whole_said_and_written_down(spend, tmp_path, capsys):
+def test_the_choice_is_complete_printed_and_recorded(spend, tmp_path, capsys):
     before = torch.get_rng_state()
     config = spend("--budget", "1m")
     assert torch.equal(torch.get_rng_state(), before)
@@ -83,7 +83,7 @@ def test_what_is_chosen_is_whole_said_and_written_down(spend, tmp_path, capsys):
     assert read_yaml(tmp_path / "run" / "config.yaml") == config.model_dump()
 
 
-def test_the_time_of_a_budget_holds(spend, capsys):
+def test_the_choice_fits_the_time(spend, capsys):
     """The corpus, a thousand tokens, allows what it may be read; without that bound the time is the limit."""
     spend("--budget", "1m", most_epochs=2.0)
     assert "2 epochs, the most for this objective is 2" in capsys.readouterr().out
@@ -94,7 +94,7 @@ def test_the_time_of_a_budget_holds(spend, capsys):
     assert config.training.max_train_steps * step_s <= 0.9 * 60 * 1.01
 
 
-def test_the_command_line_has_the_last_word(spend, capsys):
+def test_the_command_line_overrides_the_choice(spend, capsys):
     words = "optim.learning_rate=5e-4", "optim.schedule=constant", "training.global_batch_size=6"
     config = spend("--budget", "1m", *words, "model.overrides.hidden_size=22")
     assert (config.optim.learning_rate, config.optim.schedule) == (5e-4, "constant")
@@ -115,7 +115,7 @@ def test_a_checkpoint_keeps_its_shape_and_gets_steps(spend, tiny_model, tokenize
     assert "shape: unchanged, " in capsys.readouterr().out
 
 
-def test_a_resumed_run_goes_on_with_what_was_chosen(spend, tmp_path, monkeypatch):
+def test_a_resumed_run_keeps_its_choice(spend, tmp_path, monkeypatch):
     config = spend("--budget", "1m")
     (tmp_path / "run" / "metrics.jsonl").write_text("")  # it began
     monkeypatch.setattr(budgeting, "probe", None)  # nothing is measured again
@@ -127,7 +127,7 @@ def test_a_resumed_run_goes_on_with_what_was_chosen(spend, tmp_path, monkeypatch
         spend("--budget", "1m", "--resume", "seed=1")
 
 
-def test_a_budget_that_is_gone_before_training_begins_is_one_line(spend):
+def test_a_budget_without_time_to_train_is_refused(spend):
     with pytest.raises(
         UserError, match=r"--budget: 0\.01s leaves no time to train: reading and probing took"
     ) as refused:
@@ -135,6 +135,6 @@ def test_a_budget_that_is_gone_before_training_begins_is_one_line(spend):
     assert "\n" not in str(refused.value)
 
 
-def test_a_dry_run_writes_nothing_down(spend, tmp_path):
+def test_a_dry_run_of_a_budget_writes_nothing(spend, tmp_path):
     spend("--budget", "1m", "--dry-run")
     assert list((tmp_path / "run").iterdir()) == []

@@ -76,7 +76,7 @@ def test_counts_are_exact(foresee, tiny_model, rows, objective, capsys):
     assert max(map(len, said.splitlines())) <= 120
 
 
-def test_it_leaves_no_file_and_no_random_state_behind(foresee, tmp_path):
+def test_a_forecast_changes_no_file_and_no_random_state(foresee, tmp_path):
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
     foresee(tiny(0.1), judged=True)
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -92,7 +92,7 @@ def tiny(dropout):
         return AutoModelForMaskedLM.from_config(config)
 
 
-def test_the_time_is_steps_and_evaluations_and_what_follows(foresee):
+def test_the_time_is_the_sum_of_steps_and_evaluations(foresee):
     found = foresee(judged=True, eval_strategy="steps", eval_steps=15)
     assert found.step_s > 0
     assert found.train_s > 40 * found.step_s
@@ -101,7 +101,7 @@ def test_the_time_is_steps_and_evaluations_and_what_follows(foresee):
     assert found.train_s == 40 * found.step_s
 
 
-def test_memory_is_that_of_this_process(foresee):
+def test_the_memory_is_that_of_this_process(foresee):
     found, resident = foresee(), psutil.Process().memory_info().rss
     assert 0.5 * resident < found.memory < 4 * resident + 2**30
 
@@ -109,7 +109,7 @@ def test_memory_is_that_of_this_process(foresee):
 @pytest.mark.parametrize(
     ("strategy", "count"), [({"eval_strategy": "no"}, 0), ({"eval_strategy": "steps", "eval_steps": 5}, 3), ({}, 3)]
 )
-def test_evaluations_are_counted_as_the_loop_makes_them(fit, strategy, count):
+def test_evaluations_are_counted_like_in_the_loop(fit, strategy, count):
     """13 steps; an epoch of 61 rows by 12 has 6."""
     settings, seen = STEPS | strategy | {"max_train_steps": 13, "save_steps": None}, []
     assert evaluations(TrainingSection(**settings), 13, 6) == count
@@ -117,7 +117,7 @@ def test_evaluations_are_counted_as_the_loop_makes_them(fit, strategy, count):
     assert len(seen) == count
 
 
-def test_a_micro_batch_is_what_a_device_computes_at_once():
+def test_the_micro_batch_size_follows_the_settings():
     load = BatchSize(examples=64, tokens=6400, scored=960, places=6500, pairs=650000)
     assert micro_batch(load, TrainingSection(max_train_steps=1, per_device_batch_size=16), 1).examples == 16
     assert micro_batch(load, TrainingSection(max_train_steps=1, per_device_batch_size=16), 8).examples == 8
@@ -127,7 +127,7 @@ def test_a_micro_batch_is_what_a_device_computes_at_once():
     )
 
 
-def test_what_is_kept_grows_with_the_rows_and_is_told_from_few(tiny_model, rows, objective, monkeypatch):
+def test_activations_are_extrapolated_from_few_rows(tiny_model, rows, objective, monkeypatch):
     accelerator = Accelerator(cpu=True)
     settings = TrainingSection(**STEPS | {"global_batch_size": 48, "per_device_batch_size": 48})
     run = Run(accelerator, settings, OptimSection(), Path("run"), seed=4)
@@ -137,7 +137,7 @@ def test_what_is_kept_grows_with_the_rows_and_is_told_from_few(tiny_model, rows,
     assert saved_activations(accelerator, tiny_model(), objective, rows, micro) == pytest.approx(exact, rel=0.25)
 
 
-def test_a_step_that_takes_long_is_probed_with_fewer_rows(tiny_model, rows, objective, monkeypatch):
+def test_a_slow_step_is_probed_with_fewer_rows(tiny_model, rows, objective, monkeypatch):
     """By a clock on which each row takes 10 ms and nothing else takes time, a step of 40 takes 0.4 s."""
     clock = [0.0]
     accelerator, model = Accelerator(cpu=True), tiny_model()
@@ -156,7 +156,7 @@ def test_a_step_that_takes_long_is_probed_with_fewer_rows(tiny_model, rows, obje
     assert found.step_s == pytest.approx(0.01 * load.examples, rel=0.1)
 
 
-def test_a_device_of_the_table_is_forecast_by_its_data_sheet(foresee, capsys, monkeypatch):
+def test_a_known_device_is_forecast_from_its_data_sheet(foresee, capsys, monkeypatch):
     monkeypatch.setattr("decero.planning.forecast.probe", None)  # nothing is run
     found, device = foresee(device="l4", mixed_precision="bf16", num_processes=4), DEVICES["l4"]
     held = static_memory(tiny(0.0), OptimSection())
@@ -167,7 +167,7 @@ def test_a_device_of_the_table_is_forecast_by_its_data_sheet(foresee, capsys, mo
     assert "data sheet of L4 24 GB: time = FLOPs / (4 x 40% of its peak in bf16)" in said.replace("\n" + " " * 18, " ")
 
 
-def test_a_quarter_of_everything_and_the_weights_once_is_what_sharding_leaves(foresee, capsys):
+def test_sharding_leaves_a_share_and_one_copy_of_the_weights(foresee, capsys):
     alone = foresee(device="l4", num_processes=4)
     weights = sum(p.nbytes for p in tiny(0.0).parameters())
     said = capsys.readouterr().out.replace("\n" + " " * 18, " ")
@@ -180,7 +180,7 @@ def test_a_quarter_of_everything_and_the_weights_once_is_what_sharding_leaves(fo
     assert alone.memory - found.memory == pytest.approx(2 * weights)  # 16 bytes a parameter less (16 / 4 + 4)
 
 
-def test_what_does_not_fit_is_said_and_not_tried(foresee, capsys, monkeypatch):
+def test_a_run_that_does_not_fit_is_reported_not_probed(foresee, capsys, monkeypatch):
     monkeypatch.setattr("decero.planning.forecast.probe", None)
     monkeypatch.setattr("decero.planning.forecast._free_memory", lambda accelerator: 1e3)
     found = foresee()
@@ -188,6 +188,6 @@ def test_what_does_not_fit_is_said_and_not_tried(foresee, capsys, monkeypatch):
     assert "MORE THAN THE FREE 1 kB: lower" in capsys.readouterr().out.replace("\n" + " " * 18, " ")
 
 
-def test_settings_of_the_schedule_are_checked(foresee):
+def test_a_forecast_checks_the_schedule(foresee):
     with pytest.raises(UserError, match="num_warmup_steps 60 exceeds the 40 steps"):
         foresee(optim={"num_warmup_steps": 60})

@@ -32,7 +32,7 @@ def parameters(name, auto_class, fields):
         ("modern_encoder_decoder_tiny", AutoModelForSeq2SeqLM),
     ],
 )
-def test_a_preset_is_scaled_with_its_slots_as_they_are(name, auto_class):
+def test_scaling_a_preset_changes_only_its_sizes(name, auto_class):
     fields = family(ModelSection(config=str(PRESETS / f"{name}.yaml")))
     sample = [fields[0], fields[len(fields) // 2], fields[-1]]
     counts = [parameters(name, auto_class, each) for each in sample]
@@ -49,7 +49,7 @@ def test_a_preset_is_scaled_with_its_slots_as_they_are(name, auto_class):
     assert all(each["hidden_size"] == 64 * each["num_attention_heads"] for each in fields)
 
 
-def test_each_shape_of_the_family_is_larger_than_the_one_before_but_not_by_much():
+def test_shapes_of_a_family_grow_in_small_steps():
     fields = family(ModelSection(config=str(PRESETS / "modern_encoder_tiny.yaml")))
     layers = [each["num_hidden_layers"] * each["hidden_size"] ** 2 for each in fields]
     steps = [b / a for a, b in itertools.pairwise(layers)]
@@ -57,7 +57,7 @@ def test_each_shape_of_the_family_is_larger_than_the_one_before_but_not_by_much(
     assert max(steps) < 1.8
 
 
-def test_a_checkpoint_and_an_architecture_of_other_names_have_one_size():
+def test_checkpoints_and_other_size_names_have_no_family():
     assert family(ModelSection(name_or_path="some/model")) == []
     assert family(ModelSection(config=str(PRESETS / "stock_gpt2_tiny.yaml"))) == []
 
@@ -78,7 +78,7 @@ def test_the_choice_by_hand():
     seconds=st.tuples(st.floats(0.01, 1e7), st.floats(0.01, 1e7)),
     most_tokens=st.floats(1e4, 1e13),
 )
-def test_more_time_never_means_a_smaller_shape_or_fewer_tokens(shapes, seconds, most_tokens):
+def test_more_time_never_gives_a_smaller_shape_or_fewer_tokens(shapes, seconds, most_tokens):
     """However fast each shape may be, were a larger one even faster."""
     met = [1e5 * math.prod(ratio for ratio, _ in shapes[: i + 1]) for i in range(len(shapes))]
     speeds = [speed for _, speed in shapes]
@@ -91,7 +91,7 @@ def test_more_time_never_means_a_smaller_shape_or_fewer_tokens(shapes, seconds, 
     tokens=st.tuples(st.floats(1e4, 1e11), st.floats(1e4, 1e11)), batch=st.integers(1, 4096),
     compute=st.floats(1e-3, 1e6), growth=st.floats(1, 1e4),
 )  # fmt: skip
-def test_more_tokens_and_compute_never_end_in_fewer_tokens(tokens, batch, compute, growth):
+def test_more_tokens_and_compute_never_give_fewer_tokens(tokens, batch, compute, growth):
     less, more = sorted(tokens)
     plans = plan(less, batch, 120.5, compute), plan(more, batch, 120.5, compute * growth)
     assert plans[0].steps * plans[0].batch <= plans[1].steps * plans[1].batch

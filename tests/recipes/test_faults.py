@@ -132,14 +132,14 @@ def kill_and_resume(server, kind, undisturbed, folder, kills, ranks=1):
         ("streamed", ("while reading a stream", 5, 0), ("before a step", 0), 1),
     ],
 )
-def test_a_killed_run_ends_where_it_would_have_ended(server, undisturbed, kind, first, then, ranks, tmp_path):
+def test_a_killed_and_resumed_run_equals_an_undisturbed_one(server, undisturbed, kind, first, then, ranks, tmp_path):
     kills = [{"point": first[0], "call": first[1], "rank": first[2]}, {"point": then[0], "call": 1, "rank": then[1]}]
     assert kill_and_resume(server, kind, undisturbed, tmp_path / "run", kills, ranks) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(60))
-def test_any_kill_of_one_process(server, undisturbed, tmp_path, number, record_property):
+def test_random_kills_of_one_process_change_nothing(server, undisturbed, tmp_path, number, record_property):
     """`make faults`. The seed is the number: 15 for each kind of run, one to three kills each."""
     kills = draw(random.Random(number))
     fell = kill_and_resume(server, list(RUNS)[number % 4], undisturbed, tmp_path / "run", kills)
@@ -148,7 +148,7 @@ def test_any_kill_of_one_process(server, undisturbed, tmp_path, number, record_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(16))
-def test_any_kill_of_one_of_two_processes(server, undisturbed, tmp_path, number, record_property):
+def test_random_kills_of_one_of_two_processes_change_nothing(server, undisturbed, tmp_path, number, record_property):
     """`make faults`. One of two processes dies, the other is ended as a launcher does it, both resume together."""
     kills = draw(random.Random(1000 + number), ranks=2)
     fell = kill_and_resume(server, list(RUNS)[number % 4], undisturbed, tmp_path / "run", kills, ranks=2)
@@ -181,7 +181,7 @@ def test_a_launcher_that_restarts_resumes_by_itself(launched, undisturbed, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_stops_answering_ends_the_run_within_the_timeout(launched, tmp_path, rank):
+def test_a_hanging_process_ends_the_run_within_the_timeout(launched, tmp_path, rank):
     kill = {"point": "before a step", "call": 7, "rank": rank, "signal": signal.SIGSTOP}
     began = time.monotonic()
     done = launched("run", "training.ddp_timeout=15", kill=kill)
@@ -225,7 +225,7 @@ def flip_a_bit(path):
 
 @pytest.mark.parametrize("harm", [shorten, flip_a_bit, Path.unlink])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "random-0.safetensors", "state.json"])
-def test_damage_to_the_newest_checkpoint_costs_its_steps_and_nothing_else(stopped, tmp_path, harm, name):
+def test_damage_to_the_newest_checkpoint_costs_only_its_steps(stopped, tmp_path, harm, name):
     kept, resume, expected = stopped
     harm(kept[1] / name)
     done = resume()
@@ -235,7 +235,7 @@ def test_damage_to_the_newest_checkpoint_costs_its_steps_and_nothing_else(stoppe
     assert left_by(tmp_path / "run") == expected
 
 
-def test_damage_to_all_of_them_is_one_line(stopped):
+def test_damage_to_all_checkpoints_is_one_line(stopped):
     kept, resume, _ = stopped
     for path in kept:
         flip_a_bit(path / "model.safetensors")
@@ -245,7 +245,7 @@ def test_damage_to_all_of_them_is_one_line(stopped):
     assert "Traceback" not in done["said"]
 
 
-def test_a_clock_that_was_turned_back_changes_nothing(stopped, tmp_path):
+def test_wrong_file_times_change_nothing(stopped, tmp_path):
     """The newest checkpoint is that of the highest step, whatever the files' times say."""
     kept, resume, expected = stopped
     for age, path in ((-(10**6), kept[0]), (10**8, kept[1])):  # the older one is from the future
@@ -256,7 +256,7 @@ def test_a_clock_that_was_turned_back_changes_nothing(stopped, tmp_path):
     assert left_by(tmp_path / "run") == expected
 
 
-def test_the_second_of_two_runs_on_one_folder_refuses(stopped, tmp_path):
+def test_a_second_run_in_the_same_folder_is_refused(stopped, tmp_path):
     _, resume, _ = stopped
     with FileLock(tmp_path / "run" / ".lock"):
         done = resume()
@@ -282,7 +282,7 @@ def small_disk(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [8, 16, *range(40, 440, 40)])
-def test_a_full_disk_is_one_line_and_room_is_all_it_takes(server, undisturbed, small_disk, kilobytes):
+def test_a_full_disk_is_one_line_and_space_resumes_the_run(server, undisturbed, small_disk, kilobytes):
     words, expected = undisturbed("mlm")
     place, remount = small_disk
     remount(f"size={kilobytes}k")
@@ -298,7 +298,7 @@ def test_a_full_disk_is_one_line_and_room_is_all_it_takes(server, undisturbed, s
 
 
 @pytest.mark.slow
-def test_a_folder_that_became_read_only_is_one_line(server, undisturbed, small_disk):
+def test_a_read_only_folder_is_one_line(server, undisturbed, small_disk):
     words, expected = undisturbed("mlm")
     place, remount = small_disk
     remount("size=50m")

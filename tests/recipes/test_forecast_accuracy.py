@@ -52,7 +52,7 @@ def forecast(said):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_forecast_holds(shape, pretrain, launch, capsys):
+def test_forecasts_agree_with_measurements(shape, pretrain, launch, capsys):
     folder, config = pretrain
     words = [config, f"model.config=configs/model/{shape}.yaml", f"output={folder}/{shape}", *SHAPES[shape]]
     memory, step_s, evaluation_s = forecast(launch("pretrain_mlm", *words, "--dry-run", launcher=()).stdout)

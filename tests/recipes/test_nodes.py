@@ -67,7 +67,7 @@ def losses(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["multi_node", "fsdp2"])
-def test_two_machines_give_the_run_of_one(launch, cable, mlm, tmp_path, launcher):
+def test_two_machines_train_like_one(launch, cable, mlm, tmp_path, launcher):
     launch("pretrain_mlm", mlm, f"output={tmp_path}/one")
     running = start(mlm, f"output={tmp_path}/two", launcher=launcher)
     said = [process.communicate(timeout=280) for process in running]
@@ -79,7 +79,7 @@ def test_two_machines_give_the_run_of_one(launch, cable, mlm, tmp_path, launcher
 
 
 @pytest.mark.slow
-def test_a_cable_that_is_pulled_ends_the_run_on_both_sides_and_loses_nothing(launch, cable, mlm, tmp_path):
+def test_a_lost_connection_ends_both_machines_and_resumes(launch, cable, mlm, tmp_path):
     words = (
         "training.save_steps=5",
         "training.ddp_timeout=20",

@@ -39,7 +39,7 @@ def stepped(tiny_model):
 
 
 @pytest.mark.parametrize("tie", [True, False])
-def test_a_checkpoint_brings_back_weights_optimizer_and_random_state(stepped, tiny_model, tmp_path, tie):
+def test_a_checkpoint_restores_weights_optimizer_and_rng(stepped, tiny_model, tmp_path, tie):
     accelerator = Accelerator(cpu=True)
     model, optimizer = stepped(tie)
     path = save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 7, "tokens": 3})
@@ -78,7 +78,7 @@ def test_a_checkpoint_is_never_seen_half_written(stepped, tmp_path, monkeypatch)
         ((100, 200, 237, 300), 300, {"average_last": 3, "save_steps": 100}, None, (100, 200, 300)),
     ],
 )
-def test_pruning_keeps_what_somebody_will_ask_for(tmp_path, steps, newest, settings, best, left):
+def test_pruning_keeps_the_checkpoints_that_are_needed(tmp_path, steps, newest, settings, best, left):
     for step in steps:
         (tmp_path / f"step-{step:08d}").mkdir()
     (tmp_path / "step-00000200-good").mkdir()  # somebody's own
@@ -89,7 +89,7 @@ def test_pruning_keeps_what_somebody_will_ask_for(tmp_path, steps, newest, setti
     assert (tmp_path / "step-00000200-good").is_dir()
 
 
-def test_a_mean_is_that_of_the_planned_checkpoints_and_of_all_of_them(stepped, tmp_path):
+def test_the_mean_uses_exactly_the_planned_checkpoints(stepped, tmp_path):
     accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
     weight = model.get_input_embeddings().weight
     for step in (2, 4, 5, 6):  # a signal saved step 5
@@ -121,7 +121,7 @@ FILES = ["model.safetensors", "optimizer.safetensors", "random-0.safetensors", "
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("harm", [flip, cut, Path.unlink])
-def test_a_damaged_checkpoint_is_passed_over_and_the_line_says_why(stepped, tmp_path, name, harm, capsys):
+def test_a_damaged_checkpoint_is_skipped_with_a_reason(stepped, tmp_path, name, harm, capsys):
     accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
     for step in (1, 2):
         path = save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": step})
@@ -136,12 +136,12 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_line_says_why(stepped, tmp_
         to_resume(tmp_path, accelerator)
 
 
-def test_nothing_saved_is_nothing_to_resume(tmp_path):
+def test_without_checkpoints_there_is_nothing_to_resume(tmp_path):
     assert to_resume(tmp_path / "checkpoints", Accelerator(cpu=True)) is None
 
 
 @pytest.mark.parametrize("at", ["random-0.safetensors", "optimizer.safetensors", "manifest.json"])
-def test_a_disk_that_fills_up_leaves_the_checkpoint_before_it(stepped, tmp_path, monkeypatch, at):
+def test_a_full_disk_leaves_the_previous_checkpoint_intact(stepped, tmp_path, monkeypatch, at):
     accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
     save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 1})
     save, text = checkpoint.save_file, Path.write_text
@@ -167,7 +167,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before_it(stepped, tmp_path,
     assert newest_valid(tmp_path).name == "step-00000001"
 
 
-def test_a_folder_that_vanished_is_said_and_not_made_anew(stepped, tmp_path):
+def test_a_deleted_output_folder_is_reported_not_recreated(stepped, tmp_path):
     accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
     with pytest.raises(
         UserError, match="the output folder of the run no longer exists; there is no previous checkpoint"
@@ -176,7 +176,7 @@ def test_a_folder_that_vanished_is_said_and_not_made_anew(stepped, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_pruning_sweeps_up_what_a_kill_left(stepped, tmp_path):
+def test_pruning_deletes_leftovers_of_a_killed_run(stepped, tmp_path):
     accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
     for name in (".step-00000001.tmp", ".step-00000000.old"):
         (tmp_path / name).mkdir()
@@ -185,7 +185,7 @@ def test_pruning_sweeps_up_what_a_kill_left(stepped, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_tensor_that_is_missing_or_new_is_named(stepped, tmp_path):
+def test_missing_and_unexpected_tensors_are_named(stepped, tmp_path):
     accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
     path = save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 1})
     tensors = load_file(path / "model.safetensors")

@@ -66,7 +66,7 @@ def streamed(rows):
 @pytest.mark.parametrize("name", OBJECTIVES)
 @given(lengths=lengths, seed=seeds, world=worlds, spare=st.integers(0, 300), mean=st.sampled_from([0.5, 1.0, 3.0]))
 @settings(max_examples=25, deadline=None)
-def test_no_micro_batch_of_a_damaged_text_is_above_its_limit(
+def test_micro_batches_of_corrupted_text_stay_in_their_limit(
     sentinel_tokenizer, name, stream, packed, lengths, seed, world, spare, mean
 ):
     drawn = {} if name == "prefix_lm" else {"mean_noise_span_length": max(mean, 1.0) if name[0] == "s" else mean}
@@ -92,14 +92,14 @@ def pairs_of(sizes):
     spare=st.integers(0, 300),
 )
 @settings(max_examples=50, deadline=None)
-def test_no_micro_batch_of_pairs_is_above_its_limit(sentinel_tokenizer, packed, sizes, world, spare):
+def test_micro_batches_of_pairs_stay_in_their_limit(sentinel_tokenizer, packed, sizes, world, spare):
     limit = max(map(sum, sizes)) + spare
     assert_within(pairs_of(sizes), PairCollator(sentinel_tokenizer, 0), world, limit, packed)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_most_of_a_limit_is_used(sentinel_tokenizer, name, packed):
+def test_micro_batches_use_most_of_their_limit(sentinel_tokenizer, name, packed):
     rows = Dataset.from_dict({"input_ids": [row_of(LONGEST)] * 200})
     damage = OBJECTIVES[name](sentinel_tokenizer, 0, max_length=LONGEST)
     assert 800 < assert_within(rows, damage, 1, 1000, packed, global_batch_size=100) <= 1000
@@ -107,7 +107,7 @@ def test_most_of_a_limit_is_used(sentinel_tokenizer, name, packed):
 
 @pytest.mark.parametrize("length", [2, 7, LONGEST, 113])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_sizes_are_told_before_anything_is_drawn(sentinel_tokenizer, name, length):
+def test_sizes_are_known_before_random_draws(sentinel_tokenizer, name, length):
     """At most, and on average: within a token or a hundredth."""
     damage = OBJECTIVES[name](sentinel_tokenizer, 0, max_length=113)
     told = sizes_of(damage, np.array([length]), np.array([0]))
@@ -121,7 +121,7 @@ def test_sizes_are_told_before_anything_is_drawn(sentinel_tokenizer, name, lengt
 
 @pytest.mark.parametrize("stream", [False, True], ids=["rows", "stream"])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_step_reads_and_writes_its_budget_on_average(sentinel_tokenizer, name, stream):
+def test_a_step_has_its_token_budget_on_average(sentinel_tokenizer, name, stream):
     rows = [row_of(2 + 5 * i % (LONGEST - 1)) for i in range(300)]
     damage = OBJECTIVES[name](sentinel_tokenizer, 0, max_length=LONGEST)
     dataset = streamed(rows) if stream else Dataset.from_dict({"input_ids": rows})
@@ -143,7 +143,7 @@ def test_a_step_reads_and_writes_its_budget_on_average(sentinel_tokenizer, name,
         ),
     ],
 )
-def test_a_budget_below_the_longest_pair_is_refused_with_its_number(sentinel_tokenizer, budget, line):
+def test_a_budget_below_the_longest_pair_is_refused(sentinel_tokenizer, budget, line):
     """The longest of both sides, not the longest source or target."""
     rows, pairs = pairs_of([(50, 3), (4, 55), (29, 31), (5, 6)]), PairCollator(sentinel_tokenizer, 0)
     budget |= {"global_batch_size": None} if "global_batch_tokens" in budget else {}
@@ -152,7 +152,7 @@ def test_a_budget_below_the_longest_pair_is_refused_with_its_number(sentinel_tok
     begin(rows, pairs, **(budget | {name: 60 for name in budget if name.endswith("tokens")}))
 
 
-def test_a_budget_below_a_damaged_row_is_refused_by_both_of_its_sides(sentinel_tokenizer):
+def test_a_budget_below_both_sides_of_a_row_is_refused(sentinel_tokenizer):
     rows = [row_of(length) for length in (5, LONGEST, 7)]
     infilled = TextInfilling(sentinel_tokenizer, 0, max_length=LONGEST)  # a mask for nothing has no position left
     with pytest.raises(UserError, match="per_device_tokens 59 is less than the 60 tokens of example 1, the longest"):
@@ -163,7 +163,7 @@ def test_a_budget_below_a_damaged_row_is_refused_by_both_of_its_sides(sentinel_t
     begin(Dataset.from_dict({"input_ids": rows}), prefix, per_device_tokens=LONGEST + 2)
 
 
-def test_one_text_that_a_decoder_alone_reads_counts_as_it_did(sentinel_tokenizer):
+def test_one_sided_rows_are_counted_by_their_length(sentinel_tokenizer):
     """Bit for bit: a prompt and its completion are one row, and so are the tokens of an encoder."""
     rows = pairs_of([(3 + i * 7 % 23, 2 + i * 5 % 19) for i in range(43)])
     loader = begin(rows, PromptCompletion(sentinel_tokenizer), per_device_tokens=200)

@@ -26,14 +26,14 @@ def test_the_mean_loss_does_not_depend_on_the_batch_size(rows, frozen, tiny_mode
     assert model.training
 
 
-def test_evaluating_draws_nothing_from_the_random_state_of_training(rows, frozen, tiny_model):
+def test_evaluation_does_not_change_the_random_state(rows, frozen, tiny_model):
     model = tiny_model(dropout=0.3).train()
     before = torch.get_rng_state()
     mean_loss(Accelerator(cpu=True), model, rows, frozen, 7)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_the_table_of_masked_predictions_agrees_with_the_mean_loss(rows, frozen, tiny_model):
+def test_the_prediction_table_agrees_with_the_mean_loss(rows, frozen, tiny_model):
     accelerator, model = Accelerator(cpu=True), tiny_model()
     table = predict_masked(accelerator, model, rows, frozen, 9)
     loss = mean_loss(accelerator, model, rows, frozen, 9)

@@ -61,7 +61,7 @@ def short_of_memory(tiny_model):
 
 
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
-def test_a_run_short_of_memory_ends_where_one_with_enough_ends(fit, short_of_memory, tmp_path, capsys, error):
+def test_running_out_of_memory_does_not_change_the_result(fit, short_of_memory, tmp_path, capsys, error):
     expected = fit(tmp_path / "enough", optim=SGD, **WHOLE).model
     assert_same(fit(tmp_path / "short", model=short_of_memory(5, error=error), optim=SGD, **WHOLE).model, expected)
     assert said(capsys) == [
@@ -77,7 +77,7 @@ def test_workers_follow_the_new_size(fit, short_of_memory, tmp_path, capsys):
     assert said(capsys) == ["out of memory at step 3: micro-batches of 6 instead of 12 rows from here on"]
 
 
-def test_memory_that_runs_out_on_the_way_back_leaves_no_half_gradient(fit, tiny_model, tmp_path, capsys):
+def test_out_of_memory_in_backward_leaves_no_partial_gradient(fit, tiny_model, tmp_path, capsys):
     """The fifth backward pass fails between two layers: some gradients hold this micro-batch already, some do not."""
     expected = fit(tmp_path / "enough", optim=SGD).model
     model, passes = tiny_model(), []
@@ -92,9 +92,7 @@ def test_memory_that_runs_out_on_the_way_back_leaves_no_half_gradient(fit, tiny_
     assert said(capsys) == ["out of memory at step 2: micro-batches of 3 instead of 5 rows from here on"]
 
 
-def test_the_repeated_step_draws_dropout_as_if_it_had_begun_with_the_smaller_size(
-    fit, tiny_model, short_of_memory, tmp_path
-):
+def test_a_repeated_step_draws_the_dropout_of_the_smaller_size(fit, tiny_model, short_of_memory, tmp_path):
     """Two steps of whole batches, then halves: to the bit what a run gives that was told so beforehand."""
     told = tmp_path / "told"
     fit(told, model=tiny_model(0.1), max_train_steps=2, save_steps=2, optim={"schedule": "constant"}, **WHOLE)
@@ -116,7 +114,7 @@ def test_a_resumed_run_keeps_the_smaller_size(fit, tiny_model, short_of_memory, 
     assert said(capsys) == []
 
 
-def test_tokens_are_halved_where_tokens_are_counted(fit, short_of_memory, tmp_path, capsys):
+def test_a_token_limit_is_halved_in_tokens(fit, short_of_memory, tmp_path, capsys):
     tokens = {"per_device_batch_size": None, "per_device_tokens": 150, "optim": SGD}
     expected = fit(tmp_path / "enough", **tokens).model
     assert_same(fit(tmp_path / "short", model=short_of_memory(80, tokens=True), **tokens).model, expected)
@@ -125,7 +123,7 @@ def test_tokens_are_halved_where_tokens_are_counted(fit, short_of_memory, tmp_pa
     assert line.endswith(" tokens from here on")
 
 
-def test_auto_is_the_whole_share_or_what_the_memory_holds(fit, short_of_memory, tmp_path, capsys):
+def test_auto_uses_the_full_share_or_what_fits(fit, short_of_memory, tmp_path, capsys):
     expected, auto = fit(tmp_path / "enough", optim=SGD, **WHOLE).model, {"per_device_batch_size": "auto", "optim": SGD}
     assert_same(fit(tmp_path / "auto", **auto).model, expected, atol=0)
     assert said(capsys) == []
@@ -133,7 +131,7 @@ def test_auto_is_the_whole_share_or_what_the_memory_holds(fit, short_of_memory, 
     assert said(capsys) == ["out of memory at step 1: micro-batches of 6 instead of 12 rows from here on"]
 
 
-def test_one_example_that_does_not_fit_ends_the_run_with_the_mend(fit, short_of_memory):
+def test_one_example_that_does_not_fit_ends_the_run_with_advice(fit, short_of_memory):
     line = "out of memory at step 1: one example alone does not fit; set training.gradient_checkpointing=true or lower"
     with pytest.raises(UserError, match=line):
         fit(model=short_of_memory(0))
@@ -143,7 +141,7 @@ def test_one_example_that_does_not_fit_ends_the_run_with_the_mend(fit, short_of_
         fit(model=short_of_memory(0, after=0))
 
 
-def test_another_error_is_not_taken_for_a_lack_of_memory(fit, short_of_memory):
+def test_other_errors_are_not_mistaken_for_out_of_memory(fit, short_of_memory):
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         fit(model=short_of_memory(4, error=RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
 
@@ -161,13 +159,13 @@ def test_a_budget_is_given_in_exactly_one_way(settings, names):
         TrainingSection(max_train_steps=1, **settings)
 
 
-def test_settings_with_budgets_of_tokens_read_back_as_they_were_written():
+def test_token_budget_settings_survive_a_round_trip():
     training = TrainingSection(max_train_steps=1, global_batch_tokens=99, per_device_tokens=9)
     assert (training.global_batch_size, training.per_device_batch_size) == (None, None)
     assert TrainingSection(**training.model_dump()) == training
 
 
-def test_all_processes_take_the_smaller_size_when_one_of_them_lacks_memory(fit, rows, tokenizer_folder, tmp_path):
+def test_all_processes_shrink_when_one_runs_out_of_memory(fit, rows, tokenizer_folder, tmp_path):
     rows.save_to_disk(tmp_path / "rows")
     launcher = "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu_2_processes.yaml"
     words = "--main_process_port", "0", "tests/training/on_two_processes.py", tokenizer_folder, tmp_path / "rows"
@@ -198,7 +196,7 @@ def test_all_processes_take_the_smaller_size_when_one_of_them_lacks_memory(fit, 
 @pytest.mark.skipif(
     sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="a setting of glibc's allocator"
 )
-def test_memory_that_is_freed_is_not_given_back_to_be_filled_with_zeros_anew():
+def test_freed_memory_is_kept_for_the_next_step():
     """20 tensors of 40 MB, one after the other: pages that the system had to fill, with the setting and without."""
     program = (
         "import resource, torch\nfrom decero.training.runs import keep_freed_memory\n"

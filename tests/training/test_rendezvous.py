@@ -26,7 +26,7 @@ def launcher(monkeypatch):
     del store
 
 
-def test_a_new_attempt_does_not_read_the_addresses_of_the_dead(launcher):
+def test_a_restart_does_not_read_addresses_of_dead_processes(launcher):
     first, rank, processes = launcher(0)
     assert (rank, processes) == (1, 2)
     first.set("address", "of a process that died")
@@ -34,6 +34,6 @@ def test_a_new_attempt_does_not_read_the_addresses_of_the_dead(launcher):
     assert not launcher(1)[0].check(["address"])
 
 
-def test_without_a_launcher_that_restarts_nothing_is_changed(monkeypatch):
+def test_without_a_restarting_launcher_nothing_changes(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
     assert process_group_options(timedelta(seconds=5)).to_kwargs() == {"timeout": timedelta(seconds=5)}

@@ -119,30 +119,30 @@ def one(alone, tmp_path_factory):
     return folder
 
 
-def test_two_sharded_processes_are_the_run_of_one(two, one):
+def test_two_sharded_processes_equal_one_process(two, one):
     """Loss, gradient norm, evaluation with unequal shares, and the weights at the end."""
     assert_same_run(one / "mlm", two / "mlm")
     assert len(said(two / "mlm")["evaluated"]) == 2
 
 
-def test_the_best_model_and_what_it_writes_are_those_of_one_process(two, one):
+def test_the_best_sharded_model_generates_as_on_one_process(two, one):
     assert_same_run(one / "seq2seq", two / "seq2seq")
     assert said(two / "seq2seq")["best"] == pytest.approx(said(one / "seq2seq")["best"], abs=LOSS)
     assert any(said(two / "seq2seq")["written"])
 
 
-def test_the_mean_of_the_last_checkpoints_is_that_of_one_process(two, one):
+def test_the_mean_of_sharded_checkpoints_is_that_of_one_process(two, one):
     assert_same_run(one / "mean", two / "mean")
     ends = [load_file(two / name / "end.safetensors") for name in ("mean", "mlm")]
     assert any(not torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-def test_the_same_number_of_processes_resumes_bit_for_bit(two):
+def test_the_same_number_of_processes_resumes_exactly(two):
     assert_same_run(two / "undisturbed", two / "resumed", loss=0, weights=0)
     assert (two / "cut" / "checkpoints" / "step-00000006" / "model-1-of-2.safetensors").is_file()
 
 
-def test_one_process_goes_on_where_two_sharded_ones_stopped(two, one, alone, tmp_path, capsys):
+def test_one_process_resumes_a_run_of_two_sharded_ones(two, one, alone, tmp_path, capsys):
     shutil.copytree(two / "stopped", tmp_path / "stopped")
     rest = {"name": "end", "of": "stopped", "resume": True, "kind": "mlm", "training": {"save_steps": 6}}
     alone([rest | STEADY], tmp_path)
@@ -152,7 +152,7 @@ def test_one_process_goes_on_where_two_sharded_ones_stopped(two, one, alone, tmp
     assert {"model.safetensors", "optimizer.safetensors"} <= files
 
 
-def test_each_process_writes_its_rows_and_the_tied_weight_once(two):
+def test_each_process_writes_its_rows_and_tied_weights_once(two):
     """No pickle, no weight twice, and torch's own reader finds the tensors of the whole."""
     path = two / "stopped" / "checkpoints" / "step-00000003"
     names = {p.name for p in path.iterdir()}
@@ -167,7 +167,7 @@ def test_each_process_writes_its_rows_and_the_tied_weight_once(two):
     assert max(sizes) < 0.53 * sum(sizes)
 
 
-def test_torchs_own_reader_reads_a_cut_checkpoint(two):
+def test_torch_reads_a_sharded_checkpoint(two):
     from torch.distributed.checkpoint import HuggingFaceStorageReader, load
 
     path, end = two / "stopped" / "checkpoints" / "step-00000003", load_file(two / "stopped" / "end.safetensors")
@@ -177,7 +177,7 @@ def test_torchs_own_reader_reads_a_cut_checkpoint(two):
 
 
 @pytest.mark.parametrize("name", ["model-1-of-2.safetensors", "optimizer-0-of-2.safetensors"])
-def test_a_torn_or_missing_part_is_told(two, tmp_path, name):
+def test_an_incomplete_or_missing_shard_is_reported(two, tmp_path, name):
     path = tmp_path / "step-00000003"
     shutil.copytree(two / "stopped" / "checkpoints" / path.name, path)
     assert damage(path) is None
@@ -206,7 +206,7 @@ class FakeShard:
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
-def test_any_cut_reads_what_any_other_cut_wrote(tmp_path, processes):
+def test_any_sharding_reads_any_other_sharding(tmp_path, processes):
     """Five rows, one row, a number: fewer rows than processes, too."""
     tensors = {"five": torch.arange(15.0).reshape(5, 3), "one": torch.ones(1), "step": torch.tensor(4.0)}
     for rank in range(processes):
@@ -223,7 +223,7 @@ def test_any_cut_reads_what_any_other_cut_wrote(tmp_path, processes):
             assert all(torch.equal(stored.like("five", each), each.to_local()) for each in again)
 
 
-def test_a_checkpoint_of_another_shape_is_named(two, tiny_model):
+def test_a_checkpoint_of_another_shape_is_refused(two, tiny_model):
     path = two / "stopped" / "checkpoints" / "step-00000003"
     with pytest.raises(UserError, match=r"does not match the model of this run: tensor .*\(and \d+ more\)"):
         load_weights(path, tiny_model(hidden_size=26))
@@ -239,7 +239,7 @@ class Asked(nn.Module):
         self.head.weight = self.layers[1].weight
 
 
-def test_layers_are_found_and_one_that_shares_a_weight_stays_outside(tiny_model):
+def test_layers_are_found_except_one_with_a_shared_weight(tiny_model):
     assert len(layers_of(tiny_model())) == 2
     bert = BertForMaskedLM(BertConfig(hidden_size=22, num_hidden_layers=3, num_attention_heads=1, intermediate_size=7))
     assert layers_of(bert) == list(bert.bert.encoder.layer)
@@ -247,7 +247,7 @@ def test_layers_are_found_and_one_that_shares_a_weight_stays_outside(tiny_model)
     assert layers_of(asked) == [asked.layers[0], asked.layers[2]]
 
 
-def test_what_the_launcher_asks_for_is_taken_at_its_word(monkeypatch):
+def test_fsdp_options_of_the_launcher_are_obeyed_or_refused(monkeypatch):
     monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
     assert not sharding_requested()
     for variables, line in (
@@ -268,7 +268,7 @@ def test_what_the_launcher_asks_for_is_taken_at_its_word(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
-def test_every_kind_of_model_is_the_same_run_on_any_topology(launched, alone, tmp_path, processes):
+def test_every_kind_of_model_trains_alike_on_any_topology(launched, alone, tmp_path, processes):
     """Ours three ways and stock BERT two, on several processes, whole and sharded, against one process."""
     cases = [{"name": kind, "kind": kind} | STEADY for kind in KINDS]
     alone(cases, tmp_path / "one")
@@ -282,7 +282,7 @@ def test_every_kind_of_model_is_the_same_run_on_any_topology(launched, alone, tm
 
 
 @pytest.mark.slow
-def test_four_two_and_one_process_hand_a_run_on(launched, alone, tmp_path, capsys):
+def test_a_run_resumes_on_four_then_two_then_one_process(launched, alone, tmp_path, capsys):
     """Sharded on 4 for two steps, on 2 for two, whole on 2 for one, on one for one: the end of six on one process."""
     run = {"of": "run", "kind": "mlm", "resume": True} | STEADY
     alone([{"name": "whole", "kind": "mlm"} | STEADY], tmp_path)
@@ -301,7 +301,7 @@ def test_four_two_and_one_process_hand_a_run_on(launched, alone, tmp_path, capsy
 
 
 @pytest.mark.slow
-def test_a_run_goes_from_whole_weights_to_shards(launched, alone, tmp_path):
+def test_a_run_without_shards_resumes_with_shards(launched, alone, tmp_path):
     alone([{"name": "whole", "kind": "bert"} | STEADY], tmp_path)
     half = {"of": "run", "kind": "bert", "training": {"save_steps": 3, "max_train_steps": 3}} | STEADY
     launched([half | {"name": "half"}], tmp_path)

@@ -55,7 +55,7 @@ def test_a_step_is_the_same_rows_on_any_number_of_processes(stream, world, setti
 
 
 @pytest.mark.parametrize("settings", LIMITS)
-def test_a_smaller_cut_begins_the_same_step_again(stream, settings):
+def test_smaller_micro_batches_repeat_the_same_step(stream, settings):
     loader, straight = begin(stream, **settings), begin(stream, **settings)
     for step in range(7):
         micro_batches = loader.at(step)
@@ -73,7 +73,7 @@ def test_a_smaller_cut_begins_the_same_step_again(stream, settings):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_where_a_run_stands_is_json_and_found_again(stream, workers):
+def test_the_stream_position_is_json_and_can_be_restored(stream, workers):
     straight, state = begin(stream), None
     for step in range(12 if workers == 0 else 3):
         loader = begin(stream, dataloader_num_workers=workers)
@@ -97,7 +97,7 @@ class StopAt(BaseException):
 
 
 @pytest.mark.parametrize("budgets", [{}, TOKENS], ids=["rows", "tokens"])
-def test_a_run_on_a_stream_that_stopped_and_resumed_is_the_same_run(fit, stream, tiny_model, tmp_path, budgets):
+def test_a_resumed_streamed_run_equals_an_uninterrupted_one(fit, stream, tiny_model, tmp_path, budgets):
     """Over the end of an epoch, with dropout; the first life ends two steps after what it saved."""
     steps = {"max_train_steps": 9, "save_steps": 3, "dataset": stream} | budgets
     whole = fit(tmp_path / "whole", model=tiny_model(0.1), **steps)
@@ -113,7 +113,7 @@ def test_a_run_on_a_stream_that_stopped_and_resumed_is_the_same_run(fit, stream,
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_processes_that_work_ahead_end_with_the_run_however_it_ends(fit, stream, rows):
+def test_prefetch_workers_end_with_the_run(fit, stream, rows):
     """Those of a stream come in two layers. The collector would get them later, at five seconds each."""
     others = set(active_children())
     fit(dataset=stream, dataloader_num_workers=2)
@@ -124,7 +124,7 @@ def test_processes_that_work_ahead_end_with_the_run_however_it_ends(fit, stream,
         assert set(active_children()) <= others
 
 
-def test_the_order_of_a_stream_ends_where_it_always_ends(fit, stream):
+def test_the_losses_of_a_streamed_run_are_pinned(fit, stream):
     """Pinned: a change of order, masks or cut of streams moves these numbers, and a run that is under way."""
     assert losses(fit(dataset=stream)) == pytest.approx(PINNED, abs=2e-4)
 
@@ -132,14 +132,14 @@ def test_the_order_of_a_stream_ends_where_it_always_ends(fit, stream):
 PINNED = [4.62730, 4.62624, 4.28973, 4.15928, 4.19932, 3.86057]
 
 
-def test_packed_rows_of_a_stream_give_the_loss_of_padded_ones(fit, stream, objective):
+def test_packed_stream_rows_give_the_loss_of_padded_ones(fit, stream, objective):
     padded = losses(fit(dataset=stream, max_train_steps=2))
     packed = Objective(Packed(objective.collate, 64), objective.loss, objective.count)
     assert losses(fit(dataset=stream, objective=packed, max_train_steps=2)) == pytest.approx(padded, abs=1e-5)
 
 
-def test_a_stream_refuses_what_it_cannot_do(fit, stream):
-    with pytest.raises(UserError, match="streams have no length; set training.max_train_steps"):
+def test_settings_that_a_stream_cannot_follow_are_refused(fit, stream):
+    with pytest.raises(UserError, match=r"streams have no length; set training\.max_train_steps"):
         begin(stream, max_train_steps=None, num_train_epochs=1)
     with pytest.raises(UserError, match=r"global_batch_tokens 40 is less than the longest possible row \(48 tokens\)"):
         begin(stream, global_batch_size=None, global_batch_tokens=40)
