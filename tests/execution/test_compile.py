@@ -1,4 +1,4 @@
-"""training.compile: the same numbers from compiled layers, the same names in checkpoints, and no end of compiling."""
+"""training.compile: equal losses, equal names in checkpoints, few compilations."""
 
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,7 @@ SGD = {"name": "sgd", "learning_rate": 0.5}
 
 @pytest.fixture
 def traced(monkeypatch):
-    """Compiles everything but the kernels, which takes seconds instead of a minute; returns what it has counted."""
+    """Compile all but the kernels, in seconds instead of a minute; return the compile counters."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
@@ -66,7 +66,7 @@ def test_compiled_layers_train_alike_and_save_the_same_names(fit, traced, rows, 
     graphs = []
 
     def evaluate(model):
-        """On padded rows, whose shapes vary most."""
+        """Evaluate on padded rows, whose shapes vary most."""
         graphs.append(traced["unique_graphs"])
         return mean_loss(Accelerator(cpu=True), model, rows, objective, 7)
 
@@ -78,12 +78,12 @@ def test_compiled_layers_train_alike_and_save_the_same_names(fit, traced, rows, 
         assert losses(compiled, loss) == pytest.approx(losses(expected, loss), abs=1e-5)
     assert names(tmp_path / "compiled") == names(tmp_path / "eager")
     assert graphs[:2] == [0, 0]
-    assert 1 < graphs[2] <= 4, "a trial, and layers are one piece of code, and any number of rows is one shape"
-    assert traced["unique_graphs"] <= 9, "evaluation adds its own, once"
+    assert 1 < graphs[2] <= 4, "a trial, one graph for all layers, one shape for any number of rows"
+    assert traced["unique_graphs"] <= 9, "evaluation adds its own graphs once"
 
 
 def test_hooks_of_an_objective_act_on_compiled_layers(traced):
-    """A classifier of packed texts takes them apart behind the last layer, each batch in its own way."""
+    """A classifier of packed texts unpacks the output of the last layer, differently for each batch."""
     sizes = {"vocab_size": 37, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = DeceroEncoderConfig(**sizes, intermediate_size=31, pad_token_id=1, num_labels=5)
     model = DeceroEncoderForSequenceClassification(config).eval()
@@ -106,7 +106,7 @@ def test_hooks_of_an_objective_act_on_compiled_layers(traced):
     "stock", [hf.BertForMaskedLM, pytest.param(hf.T5ForConditionalGeneration, marks=pytest.mark.slow)]
 )
 def test_stock_layers_are_compiled_too(traced, stock):
-    """T5's stack hands a position bias from layer to layer, and has layers of two kinds."""
+    """T5 passes a position bias from layer to layer, and has two kinds of layers."""
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 31}
     model = stock(stock.config_class(vocab_size=37, decoder_start_token_id=0, **sizes)).eval()
     ids = torch.arange(3, 33).view(3, 10)

@@ -1,7 +1,7 @@
-"""FlexAttention over packed rows: loss, gradients and silence between texts as with a mask; chosen where it serves.
+"""FlexAttention over packed rows equals a dense mask; it is chosen only where it is supported.
 
-Its kernels need a GPU to train. Here torch's own uncompiled form runs, which asks the same mask about each pair; that
-the blocks are those of the mask, only a compiled kernel can show (the slow test, without gradients).
+Its kernels need a GPU to train. These tests run torch's uncompiled form, which applies the same mask to each pair. Only
+a compiled kernel can show that the blocks match the mask (the slow test, without gradients).
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ from decero.config.sections import ModelSection, TrainingSection
 from decero.data.packing import Packed
 from decero.execution import attention_kernels as attention
 from decero.execution import flex_attention as flex
-from decero.execution import optimize as economy
+from decero.execution import optimize as optimizing
 from decero.execution.attention_kernels import choose_attention
 from decero.execution.build import build_model
 from decero.execution.objective import Objective, classification, takes_selected_positions, token_loss
@@ -31,7 +31,7 @@ from decero.execution.packed_forward import packed_logits, prove
 
 CPU, CUDA, V = torch.device("cpu"), torch.device("cuda"), 37
 PRESETS = Path(__file__).parents[2] / "configs" / "model"
-LENGTHS = [150, 31, 97, 130, 5, 61]  # rows of 300: three blocks, some of one text, some of several, the last one torn
+LENGTHS = [150, 31, 97, 130, 5, 61]  # rows of 300 tokens: three blocks with one or several texts; the last is partial
 S = {"vocab_size": V, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 31}
 OURS = S | {"num_attention_heads": 6, "num_key_value_heads": 2, "pad_token_id": 1}
 STOCK = S | {"max_position_embeddings": 160, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -56,14 +56,14 @@ def stock_t5():
 
 @pytest.fixture
 def uncompiled(monkeypatch):
-    """torch refuses a gradient on a CPU for the sake of its compiled kernels; the plain form has one."""
+    """Allow gradients on a CPU: torch refuses them because of its compiled kernels."""
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
     monkeypatch.setattr(through, "WrappedFlexAttention", lambda training: lambda: flex_attention.flex_attention)
     monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True, raising=False)  # untraced
 
 
 def model_of(name):
-    """Large weights: nothing hides behind a residual."""
+    """Build a model with large weights, so that the residual stream hides no error."""
     model, generator = MODELS[name]().eval(), torch.Generator().manual_seed(11)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -143,7 +143,7 @@ def test_texts_of_a_row_do_not_affect_each_other(name, uncompiled):
 
 @pytest.mark.parametrize("name", ["llama", "our decoder"])
 def test_rotary_positions_do_not_mix_types_under_autocast(name, uncompiled, monkeypatch):
-    """They are turned in fp32, and values are not turned. Not every release of torch takes a mixture."""
+    """Queries and keys are rotated in fp32, values are not. Not every torch release accepts mixed dtypes."""
     model, seen, forward = model_of(name), set(), flex.flex_attention_forward
 
     def spy(module, *inputs, **kwargs):
@@ -174,7 +174,7 @@ def test_blocks_that_share_no_text_are_skipped():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["bert", "our decoder"])  # with blocks that are all seen, and without
+@pytest.mark.parametrize("name", ["bert", "our decoder"])  # with fully visible blocks, and without
 def test_a_compiled_kernel_reads_the_blocks_of_the_mask(name):
     model = model_of(name)
     packed = pack(model)
@@ -186,7 +186,7 @@ def test_a_compiled_kernel_reads_the_blocks_of_the_mask(name):
 
 @pytest.mark.slow
 def test_one_compiled_graph_handles_all_block_masks(monkeypatch):
-    """`training.compile` hands a new mask to the same code in each batch."""
+    """With `training.compile`, each batch passes a new mask to the same graph."""
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     model = model_of("our decoder")
@@ -200,12 +200,12 @@ def test_one_compiled_graph_handles_all_block_masks(monkeypatch):
         got, found = loss_and_gradients(model, batch, "flex")
         assert_close(got, loss, atol=0, rtol=1e-5)
         assert_close(found, gradients, atol=1e-4, rtol=1e-4)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3, "a trial, one shape, any number of rows"
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3, "a trial, one length, any number of rows"
     torch._dynamo.reset()
 
 
 def rows_of(model, tokens=512, **training):
-    """What `optimize` says and returns for rows that are to be packed into `tokens`."""
+    """Run `optimize` for rows to be packed into `tokens`; it prints its lines."""
     settings = TrainingSection(max_train_steps=1, **training)
     dataset = Dataset.from_dict({"input_ids": [[3] * length for length in LENGTHS]})
     objective = objective_for(model)
@@ -215,9 +215,9 @@ def rows_of(model, tokens=512, **training):
 
 @pytest.fixture
 def on_a_gpu(monkeypatch, uncompiled):
-    """As if the accelerator were one: what is chosen for it runs here in its plain form."""
+    """Choose kernels as on a GPU, and run them uncompiled on the CPU."""
     chosen = attention.choose_attention
-    monkeypatch.setattr(economy, "choose_attention", lambda model, device, *more: chosen(model, CUDA, *more))
+    monkeypatch.setattr(optimizing, "choose_attention", lambda model, device, *more: chosen(model, CUDA, *more))
     monkeypatch.setattr(attention, "trial", lambda *tried: None)
 
 
@@ -235,10 +235,10 @@ def bert(**fields):
     return hf.BertForMaskedLM(hf.BertConfig(**(STOCK | fields)))
 
 
-NOT_TAKEN = {
+UNSUPPORTED = {
     "short rows": (lambda: bert(), 256, "rows of 256 tokens have few blocks to skip"),
     "dropout": (lambda: bert(attention_probs_dropout_prob=0.1), 512, "attention_probs_dropout_prob is 0.1"),
-    "asks at places": (MODELS["our encoder"], 512, "the last layer computes only scored positions"),
+    "selected positions": (MODELS["our encoder"], 512, "the last layer computes only scored positions"),
     "our relative": (
         lambda: ours.DeceroDecoderForCausalLM(ours.DeceroDecoderConfig(**OURS, position_embedding_type="relative")),
         512, "it does not support relative positions"),
@@ -252,9 +252,9 @@ NOT_TAKEN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", NOT_TAKEN)
+@pytest.mark.parametrize("case", UNSUPPORTED)
 def test_flex_is_not_used_if_unsupported_with_a_reason(case, on_a_gpu):
-    make, row, why = NOT_TAKEN[case]
+    make, row, why = UNSUPPORTED[case]
     model = make()
     said = choose_attention(model, CUDA, "bf16", row)
     assert said.startswith("attention: sdpa, with a block mask for packed rows; flex_attention is not used: ")
@@ -338,7 +338,7 @@ def test_without_package_or_precision_flash_falls_back_to_sdpa():
 
 
 def test_a_kernel_may_be_set_under_another_name():
-    """transformers takes flash-attention from the kernels package where flash_attn is not installed."""
+    """Without flash_attn, transformers uses flash-attention of the kernels package."""
     model = model_of("llama")
 
     def renamed(name):
@@ -379,7 +379,7 @@ def test_a_supported_requested_kernel_is_kept(on_a_gpu):
     model.attention_requested = "flex_attention"
     said = "attention: flex (flex_attention for packed rows, sdpa for padded ones), as requested"
     assert choose_attention(model, CUDA, "bf16", 128) == said
-    assert not takes_selected_positions(model), "blocks are not picked apart by place"
+    assert not takes_selected_positions(model), "block masks cannot be indexed by position"
     model.set_attn_implementation("sdpa")
     assert choose_attention(model, CUDA, "bf16") == "attention: flex_attention, as requested"
     for kernel in ("eager", "sdpa"):

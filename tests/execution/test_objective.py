@@ -1,4 +1,4 @@
-"""Losses are sums over scored items; projecting only those changes the cost and nothing else."""
+"""Losses are sums over scored items. Projecting only those changes the cost, not the result."""
 
 from functools import partial
 
@@ -43,7 +43,7 @@ CONFIGS = [
     RobertaConfig(**SIZES, pad_token_id=1),
     MPNetConfig(**SIZES),
     ElectraConfig(**SIZES, embedding_size=22),
-    EsmConfig(**SIZES, pad_token_id=0, mask_token_id=4, token_dropout=False),  # a bias beside the projection
+    EsmConfig(**SIZES, pad_token_id=0, mask_token_id=4, token_dropout=False),  # has a separate bias
     DistilBertConfig(vocab_size=101, dim=22, n_layers=2, n_heads=2, hidden_dim=37),
     ModernBertConfig(**(SIZES | {"hidden_size": 20}), pad_token_id=0, global_attn_every_n_layers=1),
 ]
@@ -89,7 +89,7 @@ def test_projecting_only_selects_positions_and_leaves_no_hook():
 
 
 class Echo(torch.nn.Module):
-    """Gives back its inputs as logits."""
+    """Return the inputs as logits."""
 
     def forward(self, input_ids):
         return type("Output", (), {"logits": input_ids})()
@@ -139,12 +139,12 @@ def test_scored_queries_give_the_same_loss_and_gradient(backend, fields, packed)
         DeceroEncoderConfig(**SIZES, head_dim=10, **fields), attn_implementation=backend
     )
     b = batch()
-    b["labels"][2] = -100  # a row of which nothing is asked
+    b["labels"][2] = -100  # a row without scored positions
     b = Packed(lambda rows: b, 26).pack(b) if packed else b
     found = []
-    for told in (False, True):
+    for scored_queries in (False, True):
         model.zero_grad()
-        loss = token_loss(model.train(), b, scored_queries=told)
+        loss = token_loss(model.train(), b, scored_queries=scored_queries)
         loss.backward()
         found.append((loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
     torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-6, atol=1e-5)
@@ -155,8 +155,8 @@ def test_scored_queries_give_the_same_loss_and_gradient(backend, fields, packed)
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_scored_queries_compute_only_scored_positions(precision, monkeypatch):
-    """Of a model as a run has it: accelerate puts autocast around its forward."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # with no C++ compiler, too
+    """Test the model as a run prepares it: accelerate wraps its forward in autocast."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # works without a C++ compiler
     model = AutoModelForMaskedLM.from_config(DeceroEncoderConfig(**SIZES, head_dim=10))
     AcceleratorState._reset_state(reset_partial_state=True)
     model = Accelerator(cpu=True, mixed_precision=precision).prepare_model(model, evaluation_mode=True)

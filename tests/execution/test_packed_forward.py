@@ -1,4 +1,4 @@
-"""Packed rows through our models and stock ones: loss and gradients as padded, and no text hears of another."""
+"""Packed rows in decero and stock models: loss and gradients as padded, texts do not affect each other."""
 
 import pytest
 import torch
@@ -107,10 +107,10 @@ def _one_thread():
 
 @torch.no_grad()
 def redraw(model):
-    """Large weights: nothing hides behind a residual."""
+    """Draw large weights, so that the residual stream hides no error."""
     generator = torch.Generator().manual_seed(11)
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:  # Marian's waves are a formula
+        if parameter.requires_grad:  # Marian's sinusoidal positions are fixed
             centre = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
             parameter.copy_(centre + 0.2 * torch.randn(parameter.shape, generator=generator))
     return model.eval()
@@ -149,7 +149,7 @@ def gradients(loss, model):
 @pytest.mark.parametrize("p", [0.1, 0.3, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_drop_zeroes_the_requested_share_and_follows_the_seed(p, dtype):
-    x = torch.ones(3, 101, 1009, dtype=dtype, requires_grad=True)  # no multiple of four
+    x = torch.ones(3, 101, 1009, dtype=dtype, requires_grad=True)  # not a multiple of four
     torch.manual_seed(5)
     y, scale = drop(x, p)
     share = float((y == 0).float().mean())
@@ -157,7 +157,9 @@ def test_drop_zeroes_the_requested_share_and_follows_the_seed(p, dtype):
     assert scale * (1 - share) == pytest.approx(1, abs=0.01) or p == 1
     assert y.dtype == dtype
     rows = (y == 0).float().mean(dim=2)
-    assert float(rows.std()) == pytest.approx((p * (1 - p) / 1009) ** 0.5, rel=0.2, abs=1e-3)  # as of single draws
+    assert float(rows.std()) == pytest.approx(
+        (p * (1 - p) / 1009) ** 0.5, rel=0.2, abs=1e-3
+    )  # as for independent draws
     y.sum().backward()
     torch.testing.assert_close(x.grad, (y != 0).to(dtype))
     torch.manual_seed(5)
@@ -166,7 +168,7 @@ def test_drop_zeroes_the_requested_share_and_follows_the_seed(p, dtype):
 
 
 def test_dropout_of_the_matmul_kernel_keeps_the_mean():
-    """The mean over many draws is what attention without dropout gives."""
+    """The mean over many draws equals attention without dropout."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 2, 7, 5) for _ in range(3))
     expected, _ = matmul_attention(torch.nn.Identity(), q, k, v)
@@ -179,7 +181,7 @@ def test_dropout_of_the_matmul_kernel_keeps_the_mean():
 def test_packed_loss_and_gradients_equal_the_padded_ones(name, backend):
     model = redraw(TOKENS[name]())
     if name == "mpnet" and backend != "sdpa":
-        pytest.skip("MPNet has an attention of its own")
+        pytest.skip("MPNet has its own attention")
     model.set_attn_implementation(backend)
     batch = batch_for(model)
     packed = pack(batch)
@@ -305,7 +307,7 @@ def test_the_matmul_kernel_equals_sdpa(name):
     expected = model(**batch).logits
     model.set_attn_implementation("matmul")
     assert_close(model(**batch).logits[text], expected[text], atol=3e-5, rtol=1e-4)
-    del batch["attention_mask"]  # and with the mask left to the kernel
+    del batch["attention_mask"]  # also without a mask
     model.set_attn_implementation("sdpa")
     expected = model(**batch).logits
     model.set_attn_implementation("matmul")
@@ -322,7 +324,7 @@ WINDOWS = {
 
 @pytest.mark.parametrize("name", WINDOWS)
 def test_a_window_shorter_than_only_the_longest_texts_is_found(name):
-    """Short texts first: packed rows of them alone would be equal, and later ones would lose their window unseen."""
+    """Short texts come first. Packing only them shows no difference, but longer texts would lose their window."""
     rows = [{"input_ids": list(range(3, 3 + size))} for size in [4, 5, 4, 6, 3, 5, 4, 4, 5, 23, 21]]
     dataset = Dataset.from_list(rows)
 

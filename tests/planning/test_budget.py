@@ -1,4 +1,4 @@
-"""--budget: what is chosen fits, stays what it was chosen to be, and leaves what the command line says."""
+"""--budget: the choice fits the time, survives resuming, and respects the command line."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ class Settings(RunConfig):
 
 @pytest.fixture
 def spend(tmp_path, preset, rows, objective, tokenizer, monkeypatch):
-    """What a budget makes of the settings, and the lines that it says."""
+    """Return a function that applies a budget and returns the resulting settings."""
     monkeypatch.setattr(budgeting, "PROBE_SECONDS", 0.15)
     path, output = tmp_path / "run.yaml", tmp_path / "run"
     path.write_text(SETTINGS.format(preset=preset, output=output))
@@ -84,7 +84,7 @@ def test_the_choice_is_complete_printed_and_recorded(spend, tmp_path, capsys):
 
 
 def test_the_choice_fits_the_time(spend, capsys):
-    """The corpus, a thousand tokens, allows what it may be read; without that bound the time is the limit."""
+    """First the corpus (a thousand tokens, two epochs) is the limit, then the time."""
     spend("--budget", "1m", most_epochs=2.0)
     assert "2 epochs, the most for this objective is 2" in capsys.readouterr().out
     config = spend("--budget", "1m", "seed=1", most_epochs=1e6)
@@ -117,8 +117,8 @@ def test_a_checkpoint_keeps_its_shape_and_gets_steps(spend, tiny_model, tokenize
 
 def test_a_resumed_run_keeps_its_choice(spend, tmp_path, monkeypatch):
     config = spend("--budget", "1m")
-    (tmp_path / "run" / "metrics.jsonl").write_text("")  # it began
-    monkeypatch.setattr(budgeting, "probe", None)  # nothing is measured again
+    (tmp_path / "run" / "metrics.jsonl").write_text("")  # the run has started
+    monkeypatch.setattr(budgeting, "probe", None)  # must not measure again
     assert spend("--budget", "1m", "--resume") == config
     assert spend("--budget", "1m", "--resume").call.notes == config.call.notes
     with pytest.raises(UserError, match="was not started with --budget 2m; resume it with its own settings"):

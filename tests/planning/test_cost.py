@@ -1,4 +1,4 @@
-"""What a step costs, by arithmetic: held against hand counts, against torch's own counter, against real optimizers."""
+"""Calculated costs of a step, compared with hand counts, torch's FLOP counter and real optimizers."""
 
 import pytest
 import torch
@@ -82,8 +82,9 @@ def tokens_scored(batch):
 )
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 def test_the_flops_formula_agrees_with_torch(config, auto_class, kind, checkpointing):
-    """Within 4 %: biases and norms are counted like matrices, and torch sees matrices alone. When layers run twice,
-    torch spares itself the last product of each the second time.
+    """Within 4 %: the formula counts biases and norms like matrices, torch counts only matrix products.
+
+    With checkpointing within 10 %: torch skips the last product of each layer in the second pass.
     """
     model = auto_class.from_config(config, attn_implementation="eager").train()
     if checkpointing:
@@ -92,7 +93,7 @@ def test_the_flops_formula_agrees_with_torch(config, auto_class, kind, checkpoin
     if kind == "classes":
         objective = classification(lambda rows: {}, "single_label_classification")
     batch = batch_of(kind)
-    objective.loss(model, batch)  # asks once whether the projection is all there is to the scores
+    objective.loss(model, batch)  # the first call also checks the projection
     load = objective.size(batch, 3)
     with FlopCounterMode(display=False) as counted:
         objective.loss(model, batch).backward()
@@ -137,7 +138,7 @@ def test_saved_activations_by_hand():
     layer = nn.Linear(5, 11)
     with SavedActivations(layer) as kept:
         layer(torch.randn(7, 5)).tanh().sum()
-    assert kept.bytes == 4 * (7 * 5 + 7 * 11)  # what entered the layer, what left tanh; no weight
+    assert kept.bytes == 4 * (7 * 5 + 7 * 11)  # the input of the layer and the output of tanh, no weight
 
 
 def test_logits_bytes_are_those_of_one_chunk(tiny_model):

@@ -1,4 +1,4 @@
-"""A forecast: its counts are exact, its parts add up, it leaves no trace, and it stays within its time."""
+"""A forecast: exact counts, parts that add up, no side effects, limited time."""
 
 from pathlib import Path
 
@@ -38,10 +38,10 @@ def short(monkeypatch):
 
 @pytest.fixture
 def foresee(rows, objective, tiny_model, tmp_path, monkeypatch):
-    """A forecast of a tiny run, in a folder where nothing may be left."""
+    """Forecast a tiny run, in a folder that must stay empty."""
     monkeypatch.chdir(tmp_path)
 
-    def run(model=None, device=None, judged=False, optim=None, sharded=False, **training):
+    def run(model=None, device=None, evaluated=False, optim=None, sharded=False, **training):
         config = Settings(
             output="run", optim=OptimSection(**(optim or {})), training=TrainingSection(**STEPS | training)
         )
@@ -52,8 +52,8 @@ def foresee(rows, objective, tiny_model, tmp_path, monkeypatch):
             return mean_loss(accelerator, model, dataset, objective, 8)
 
         run = Run(accelerator, config.training, config.optim, tmp_path, sharded=sharded, config=config)
-        looks = (rows.select(range(20)), evaluate, evaluate) if judged else ()
-        return forecast(run, model or tiny_model(), objective, rows, *looks)
+        evaluation = (rows.select(range(20)), evaluate, evaluate) if evaluated else ()
+        return forecast(run, model or tiny_model(), objective, rows, *evaluation)
 
     return run
 
@@ -78,7 +78,7 @@ def test_counts_are_exact(foresee, tiny_model, rows, objective, capsys):
 
 def test_a_forecast_changes_no_file_and_no_random_state(foresee, tmp_path):
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    foresee(tiny(0.1), judged=True)
+    foresee(tiny(0.1), evaluated=True)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]
     assert list(tmp_path.iterdir()) == []
@@ -93,11 +93,11 @@ def tiny(dropout):
 
 
 def test_the_time_is_the_sum_of_steps_and_evaluations(foresee):
-    found = foresee(judged=True, eval_strategy="steps", eval_steps=15)
+    found = foresee(evaluated=True, eval_strategy="steps", eval_steps=15)
     assert found.step_s > 0
     assert found.train_s > 40 * found.step_s
     assert found.end_s > 0
-    found = foresee(judged=True, eval_strategy="no")
+    found = foresee(evaluated=True, eval_strategy="no")
     assert found.train_s == 40 * found.step_s
 
 
@@ -110,7 +110,7 @@ def test_the_memory_is_that_of_this_process(foresee):
     ("strategy", "count"), [({"eval_strategy": "no"}, 0), ({"eval_strategy": "steps", "eval_steps": 5}, 3), ({}, 3)]
 )
 def test_evaluations_are_counted_like_in_the_loop(fit, strategy, count):
-    """13 steps; an epoch of 61 rows by 12 has 6."""
+    """13 steps; an epoch of 61 rows has 6 steps of 12."""
     settings, seen = STEPS | strategy | {"max_train_steps": 13, "save_steps": None}, []
     assert evaluations(TrainingSection(**settings), 13, 6) == count
     fit(evaluate=lambda model: seen.append(1) or {"loss": 0.0}, **settings)
@@ -138,7 +138,7 @@ def test_activations_are_extrapolated_from_few_rows(tiny_model, rows, objective,
 
 
 def test_a_slow_step_is_probed_with_fewer_rows(tiny_model, rows, objective, monkeypatch):
-    """By a clock on which each row takes 10 ms and nothing else takes time, a step of 40 takes 0.4 s."""
+    """With a fake clock each row takes 10 ms and nothing else takes time, so a step of 40 takes 0.4 s."""
     clock = [0.0]
     accelerator, model = Accelerator(cpu=True), tiny_model()
 
@@ -157,10 +157,10 @@ def test_a_slow_step_is_probed_with_fewer_rows(tiny_model, rows, objective, monk
 
 
 def test_a_known_device_is_forecast_from_its_data_sheet(foresee, capsys, monkeypatch):
-    monkeypatch.setattr("decero.planning.forecast.probe", None)  # nothing is run
+    monkeypatch.setattr("decero.planning.forecast.probe", None)  # must not run anything
     found, device = foresee(device="l4", mixed_precision="bf16", num_processes=4), DEVICES["l4"]
-    held = static_memory(tiny(0.0), OptimSection())
-    assert found.step_s == pytest.approx(found.flops / (4 * 0.4 * 121e12) + 2 * held.total / device.bandwidth)
+    static = static_memory(tiny(0.0), OptimSection())
+    assert found.step_s == pytest.approx(found.flops / (4 * 0.4 * 121e12) + 2 * static.total / device.bandwidth)
     said = capsys.readouterr().out
     assert "a device, fits 24 GB: weights " in said
     assert "on 4 devices      sharded (FSDP2) weights, gradients and optimizer would take " in said

@@ -1,4 +1,4 @@
-"""Which shape for how much time: the family, the choice among it, and the laws at hand-made points."""
+"""The family of shapes, the choice among them, and the scaling laws at hand-computed points."""
 
 import itertools
 import math
@@ -63,14 +63,17 @@ def test_checkpoints_and_other_size_names_have_no_family():
 
 
 def test_the_choice_by_hand():
-    """Chinchilla: 70 M parameters want 1.4 G tokens."""
-    met, speeds = [1e6, 10e6, 70e6], [2e6, 1e6, 0.5e6]
-    assert choose(1.0, met, speeds, math.inf) == (0, 2e6)  # too little for any: the smallest, as long as it lasts
-    assert choose(150.0, met, speeds, math.inf) == (0, 200e6)  # 300 M would fit; the next one wants 200 M
-    assert choose(200.0, met, speeds, math.inf) == (1, 200e6)
-    assert choose(2800.0, met, speeds, math.inf) == (2, 1.4e9)
-    assert choose(1e9, met, speeds, math.inf) == (2, 5e14)
-    assert choose(1e9, met, speeds, 300e6) == (1, 300e6)  # the corpus holds no more
+    """Chinchilla: 70 M parameters need 1.4 G tokens."""
+    parameters_of, speeds = [1e6, 10e6, 70e6], [2e6, 1e6, 0.5e6]
+    assert choose(1.0, parameters_of, speeds, math.inf) == (
+        0,
+        2e6,
+    )  # too little for any shape: the smallest, for the whole time
+    assert choose(150.0, parameters_of, speeds, math.inf) == (0, 200e6)  # 300 M would fit; the next shape needs 200 M
+    assert choose(200.0, parameters_of, speeds, math.inf) == (1, 200e6)
+    assert choose(2800.0, parameters_of, speeds, math.inf) == (2, 1.4e9)
+    assert choose(1e9, parameters_of, speeds, math.inf) == (2, 5e14)
+    assert choose(1e9, parameters_of, speeds, 300e6) == (1, 300e6)  # the limit of the corpus
 
 
 @given(
@@ -79,10 +82,10 @@ def test_the_choice_by_hand():
     most_tokens=st.floats(1e4, 1e13),
 )
 def test_more_time_never_gives_a_smaller_shape_or_fewer_tokens(shapes, seconds, most_tokens):
-    """However fast each shape may be, were a larger one even faster."""
-    met = [1e5 * math.prod(ratio for ratio, _ in shapes[: i + 1]) for i in range(len(shapes))]
+    """For any speeds, even if a larger shape is faster."""
+    parameters_of = [1e5 * math.prod(ratio for ratio, _ in shapes[: i + 1]) for i in range(len(shapes))]
     speeds = [speed for _, speed in shapes]
-    less, more = (choose(time, met, speeds, most_tokens) for time in sorted(seconds))
+    less, more = (choose(time, parameters_of, speeds, most_tokens) for time in sorted(seconds))
     assert less[0] <= more[0]
     assert less[1] <= more[1]
 
@@ -104,7 +107,7 @@ def test_the_plan_by_hand():
     assert (larger.steps, larger.batch) == (16000, 40)
     assert larger.rate == pytest.approx(0.5946, abs=1e-4)
     assert plan(64e6, 10, 100, 64.0, fixed=True) == (64000, 10, larger.rate)
-    assert plan(6e5, 12, 100, 1 / 64) == (2000, 3, 1.0)  # a quarter; and the rate is not raised
+    assert plan(6e5, 12, 100, 1 / 64) == (2000, 3, 1.0)  # a quarter of the batch; the rate is not raised
     assert plan(6e5, 6, 100, 1 / 64) == (2000, 3, 1.0)  # 3 is odd
     assert plan(6e5, 12, 100, 1 / 64, least=4) == (1000, 6, 1.0)
     assert plan(10, 10, 100, 1e-9).steps == 1

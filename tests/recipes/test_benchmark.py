@@ -1,4 +1,4 @@
-"""The benchmark, as a user runs it; and that its race is fair: the same losses, the same texts, counted alike."""
+"""The benchmark as a user runs it, and its fairness: equal losses, equal texts, equal counting."""
 
 import json
 import os
@@ -40,7 +40,7 @@ FAMILIES = {  # what a kind is tried with: preset, family, other overrides
 
 @pytest.fixture(autouse=True)
 def _one_core():
-    """Recipes take every core; on a busy machine these tiny steps would wait for the second one most of the time."""
+    """Use one thread: on a busy machine these tiny steps would mostly wait for the second core."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -65,7 +65,7 @@ def prepared(kind, **changes):
 
 
 def plain_losses(name, arms):
-    """Each arm's loss of the same batch, which `check_equal` found to be one."""
+    """Return the losses of all arms on the same batch, which `check_equal` found to agree."""
     losses = {arm: each.plain_loss() for arm, each in arms.items()}
     check_equal(name, losses, CPU)
     return losses
@@ -73,7 +73,7 @@ def plain_losses(name, arms):
 
 @pytest.fixture
 def write(tmp_path):
-    """A configuration file (YAML reads JSON) of the works given."""
+    """Write a configuration file with these works (JSON is valid YAML)."""
 
     def write(works, **more):
         path = tmp_path / "benchmark.yaml"
@@ -171,7 +171,7 @@ def test_a_dry_run_counts_parameters_and_writes_nothing(launch, write, tmp_path)
 @pytest.mark.parametrize("fill", [1.0, 0.5])
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_all_arms_have_the_same_loss_on_the_same_texts(kind, fill):
-    """The stock class over padded rows with its own mean loss; the tricks over packed rows with theirs: fp32, 1e-5."""
+    """Stock class, padded rows, mean loss against packed rows and fused loss: equal to 1e-5 in fp32."""
     work, pair, texts = prepared(kind, fill=fill)
     arms = build_arms(work, pair, texts, CPU, seed=3)
     losses = plain_losses(kind, arms)
@@ -280,7 +280,7 @@ def test_span_corruption_flops_count_each_side_by_its_length():
 
 
 def test_memory_is_the_peak_of_a_step():
-    """Logits of every position against those of the scored ones: bytes are counted, so this owes nothing to luck."""
+    """Logits of all positions against scored ones only. Counted bytes are deterministic."""
     work, pair, texts = prepared(
         "mlm", fill=0.5, model=settings("mlm")["model"] | {"overrides": SIZES | {"vocab_size": 5003}}
     )
@@ -305,7 +305,7 @@ def test_rounds_alternate_direction_and_skip_the_warm_up():
 
 
 def test_ratios_compare_times_of_the_same_round():
-    """A machine that gets ten times slower half way moves no ratio."""
+    """A machine that becomes ten times slower halfway does not change the ratios."""
     found = paired_ratios([2.0, 2.2, 20.0, 21.0, 22.0], [1.0, 1.0, 10.0, 10.0, 10.0])
     assert found == {"median": 2.1, "quartiles": [2.0, 2.2], "extremes": [2.0, 2.2]}
 

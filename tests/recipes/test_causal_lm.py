@@ -1,4 +1,4 @@
-"""Causal recipes as a user runs them: what they leave, what bits a byte depend on and what not, what is refused."""
+"""Causal recipes as a user runs them: their files, bits per byte, and refused settings."""
 
 import json
 import math
@@ -43,7 +43,7 @@ def result(folder):
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
-    """Matrices this small are slower on two threads."""
+    """Use one thread: such small matrices are slower on two."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -98,7 +98,7 @@ def held_out(corpus):
 
 
 def stock(family, bpe, folder, **fields):
-    """A tiny stock checkpoint with the tokenizer beside it."""
+    """Save a tiny stock checkpoint with its tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(bpe)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     torch.manual_seed(5)
@@ -123,7 +123,7 @@ def test_pretraining_learns_and_writes_all_files(pretrained, held_out):
 
 
 def test_the_pretraining_loss_is_pinned(pretrained):
-    """Pinned: moves when rows, order, initialisation, schedule, optimizer or tokenizer move."""
+    """Changes of rows, order, initialisation, schedule, optimizer or tokenizer change it."""
     assert losses(pretrained)[:3] == pytest.approx(PINNED, abs=2e-3)
 
 
@@ -131,7 +131,7 @@ PINNED = [5.72405, 5.73639, 5.66739]
 
 
 def test_the_saved_tokenizer_leaves_a_prompt_open(pretrained):
-    """As transformers' users do it: the saved tokenizer begins a prompt and leaves it open, and </s> ends an answer."""
+    """As in transformers: the tokenizer adds a start token to a prompt and no end; </s> ends an answer."""
     tokenizer = AutoTokenizer.from_pretrained(pretrained / "model")
     model = AutoModelForCausalLM.from_pretrained(pretrained / "model")
     prompt = tokenizer("the team")["input_ids"]
@@ -208,7 +208,7 @@ def test_baselines_count_text_bytes_without_separators():
 
 @pytest.fixture(scope="module")
 def answers_corpus(tmp_path_factory):
-    """What is answered depends on the last word of the question alone."""
+    """Write questions whose answer depends only on their last word."""
     folder = tmp_path_factory.mktemp("pairs")
     colours, words = {"sky": "blue", "grass": "green", "snow": "white"}, ["what", "is", "now", "the"]
     for split, size in {"train": 61, "validation": 11, "test": 17}.items():
@@ -258,7 +258,7 @@ def test_fine_tuning_learns_to_answer_and_to_stop(tuned):
 
 
 def test_the_fine_tuning_loss_is_pinned(tuned):
-    """Pinned: moves when prompts, completions, order, schedule, optimizer or the model that it starts from move."""
+    """Changes of prompts, completions, order, schedule, optimizer or the pretrained model change it."""
     assert losses(tuned)[:3] == pytest.approx(PINNED_TUNED, abs=2e-3)
 
 
@@ -266,7 +266,7 @@ PINNED_TUNED = [4.47384, 4.25089, 4.12380]
 
 
 def test_the_loss_is_on_the_completion_only(bpe, pretrained):
-    """Equal to the model's own loss on labels, not shifted, that mark the completion and no token of the prompt."""
+    """It equals the model's own loss with unshifted labels for the completion only."""
     tokenizer = AutoTokenizer.from_pretrained(bpe)
     model = AutoModelForCausalLM.from_pretrained(pretrained / "model").eval()
     pairs = Dataset.from_dict({"source": ["what is the sky", "snow"], "target": ["blue", "white"]})

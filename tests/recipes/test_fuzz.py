@@ -36,7 +36,7 @@ def fuzz(examples):
 
 
 def one_line(error: UserError) -> str:
-    """What the user would see; it has to say something and not be a page."""
+    """Return the line that the user sees; check that it is neither empty nor too long."""
     said = " ".join(str(error).split())
     assert 10 < len(said) < 1200, said
     return said
@@ -60,7 +60,7 @@ JUNK = st.recursive(
 
 @st.composite
 def settings_gone_wrong(draw):
-    """The good ones after one to three mistakes: a value, a key or a section that does not belong."""
+    """Draw valid settings with one to three mistakes: a wrong value, key or section."""
     config = json.loads(json.dumps(GOOD))
     for _ in range(draw(st.integers(1, 3))):
         section = config
@@ -128,7 +128,7 @@ def test_random_command_lines_are_read_or_refused_in_one_line(words, tmp_path):
 
 
 def corpora(draw: random.Random) -> bytes:
-    """A text file that somebody might have."""
+    """Draw a messy text file."""
     line = "el mercado subió the market fell 数字".encode()
     kinds = [
         b"", b"\n" * 50, b"\x00" * 100, line + b"\x00" + line, b"\xff\xfe" + line, line[:-1], b"\xef\xbb\xbf" + line,
@@ -181,11 +181,11 @@ def test_random_parallel_files_are_paired_or_refused(left, right, sentinel_token
             one_line(error)
 
 
-# --- model folders of others
+# --- untrusted model folders
 
 
 class Trap:
-    """Unpickled, it would leave a file."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path

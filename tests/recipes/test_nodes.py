@@ -1,4 +1,4 @@
-"""Two machines, each with its own address: two network namespaces joined by a cable. Needs Linux, iproute2 and root."""
+"""Two machines, simulated by two connected network namespaces. Needs Linux, iproute2 and root."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def ip(*words):
 
 @pytest.fixture
 def cable():
-    """Two namespaces and a cable between them; or a skip where they cannot be made."""
+    """Connect two namespaces by a virtual cable; skip the test if that is not possible."""
     if shutil.which("ip") is None or os.geteuid() != 0:
         pytest.skip("network namespaces need iproute2 and root")
     try:
@@ -43,7 +43,7 @@ def cable():
 
 
 def start(config, *words, launcher="multi_node"):
-    """The command of docs/scaling.md on either machine, one process each. launcher: a file of configs/accelerate."""
+    """Start the command of docs/scaling.md on both machines. launcher: a file of configs/accelerate."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_", "WORLD_"))}
     running = []
     for number, node in enumerate(NODES):
@@ -95,7 +95,7 @@ def test_a_lost_connection_ends_both_machines_and_resumes(launch, cable, mlm, tm
     pulled = time.monotonic()
     said = [process.communicate(timeout=120)[1] for process in running]
     assert time.monotonic() - pulled < 90
-    assert all(process.returncode for process in running), "it had ended before"
+    assert all(process.returncode for process in running), "the run ended before"
     assert any("lost the others" in line for line in said), said
     kept = newest_valid(tmp_path / "two" / "checkpoints")
     assert kept is not None

@@ -1,4 +1,4 @@
-"""Each recipe, as a user runs it: what it leaves, what it says, what it refuses, on one process and on two."""
+"""Each recipe as a user runs it, on one process and on two: its files, its output, refused settings."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def test_pretraining_learns_and_writes_all_files(pretrained):
 
 
 def test_the_pretraining_loss_is_pinned(pretrained):
-    """Pinned: moves when order, masks, initialisation, schedule, optimizer or tokenizer move."""
+    """Changes of order, masks, initialisation, schedule, optimizer or tokenizer change it."""
     assert losses(pretrained)[:3] == pytest.approx(PINNED, abs=2e-3)
 
 
@@ -103,7 +103,7 @@ def test_a_dry_run_prints_and_writes_nothing(launch, mlm, tmp_path):
 
 
 def test_a_budget_run_equals_its_recorded_settings(launch, mlm, tmp_path, monkeypatch):
-    """With dropout: probing drew no random number that the run would have drawn."""
+    """With dropout: probing must not use random numbers of the run."""
     monkeypatch.setattr("decero.planning.budget.PROBE_SECONDS", 0.2)
     words = "--budget", "1m", "model.overrides.hidden_dropout_prob=0.1", "data.max_rows=10"
     said = launch("pretrain_mlm", mlm, f"output={tmp_path}/chosen", *words).stdout
@@ -117,7 +117,7 @@ def test_a_budget_run_equals_its_recorded_settings(launch, mlm, tmp_path, monkey
 
 
 def test_two_processes_give_the_loss_curve_of_one(launch, mlm, pretrained, tmp_path, two_processes):
-    """50 steps in fp32 without dropout, the same global batch: 1e-5."""
+    """50 steps in fp32 without dropout, with the same global batch: equal to 1e-5."""
     said = launch(
         "pretrain_mlm", mlm, f"output={tmp_path}/mlm", "training.save_steps=25", launcher=two_processes
     ).stdout

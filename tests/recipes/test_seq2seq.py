@@ -1,4 +1,4 @@
-"""Encoder-decoders as a user trains them: pretrained on plain text, fine-tuned on pairs, ours and stock."""
+"""Encoder-decoders as a user trains them: pretrained on text, fine-tuned on pairs, decero and stock."""
 
 import json
 import math
@@ -57,7 +57,7 @@ PINNED = [4.72606, 4.79743, 4.46963]
 
 
 def test_span_corruption_learns_and_its_loss_is_pinned(pretrained):
-    """Pinned: moves when order, spans, initialisation, schedule, optimizer or tokenizer move."""
+    """Changes of order, spans, initialisation, schedule, optimizer or tokenizer change the loss."""
     assert losses(pretrained)[:3] == pytest.approx(PINNED, abs=2e-3)
     assert losses(pretrained)[-1] < losses(pretrained)[0] - 1
     gains = losses(pretrained, "eval_source_gain")  # at steps 20 and 40
@@ -140,7 +140,7 @@ def test_a_run_stops_early_by_a_generation_metric(launch, translate, tmp_path):
 
 
 def test_answers_end_as_targets_do(launch, translate, trained_tokenizer, tmp_path):
-    """A WordPiece tokenizer ends texts with [SEP]; the preset's own id of an end is another token there."""
+    """A WordPiece tokenizer ends texts with [SEP]; the end id of the preset is another token there."""
     words = (
         f"tokenizer.name_or_path={trained_tokenizer}",
         f"output={tmp_path}/run",

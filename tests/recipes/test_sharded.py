@@ -1,4 +1,4 @@
-"""A recipe behind the FSDP2 file of the launcher, as a user starts it; what it may not ask for is refused in a line."""
+"""A recipe with the launcher's FSDP2 file, as a user starts it; unsupported options are refused in one line."""
 
 import json
 
@@ -20,7 +20,7 @@ def result(folder):
 
 @pytest.mark.slow  # what it rests on is in tests/training/test_sharding.py
 def test_a_sharded_recipe_equals_one_process(launch, mlm, tmp_path):
-    """50 steps in fp32 without dropout: 1e-5, and a model folder as any other."""
+    """50 steps in fp32 without dropout: equal to 1e-5, with an ordinary model folder."""
     launch("pretrain_mlm", mlm, f"output={tmp_path}/one", "training.save_steps=25")
     words = f"output={tmp_path}/two", "training.save_steps=25"
     said = launch("pretrain_mlm", mlm, *words, launcher=SHARDED).stdout
@@ -44,7 +44,7 @@ def test_a_sharded_recipe_equals_one_process(launch, mlm, tmp_path):
     ("asked", "line"),
     [
         ({"FSDP_VERSION": "1"}, "topology: FSDP 1 is not supported; set fsdp_version: 2"),
-        ({}, "topology: FSDP 1 is not supported"),  # what accelerate's launcher means by saying nothing
+        ({}, "topology: FSDP 1 is not supported"),  # the default of accelerate's launcher
         ({"FSDP_VERSION": "2"}, "topology: FSDP2 needs connected processes, but the launcher started separate ones"),
     ],
 )

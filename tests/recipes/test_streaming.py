@@ -1,4 +1,4 @@
-"""`data.streaming: true` as a user runs it: each pretraining recipe, killed and resumed, on two processes, refused."""
+"""`data.streaming: true` as a user runs it: every recipe, resuming, two processes, refused settings."""
 
 import json
 
@@ -62,7 +62,7 @@ class Killed(BaseException):
 
 
 def test_a_killed_streamed_run_resumes_exactly(launch, mlm, streamed, tmp_path, monkeypatch):
-    """Sixty texts, seven a step: 7 steps are within the first epoch, and the kill comes a step after a checkpoint."""
+    """60 texts in steps of seven: all 7 steps are in the first epoch. The kill comes one step after a checkpoint."""
     from decero.training import loop
 
     words, real = (mlm, f"output={tmp_path}/cut", *STREAM), loop.backward

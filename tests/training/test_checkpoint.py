@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, tied weights tied, the best one never deleted."""
+"""Checkpoints: complete or absent, tied weights stay tied, the best one is never deleted."""
 
 import shutil
 from pathlib import Path
@@ -73,7 +73,7 @@ def test_a_checkpoint_is_never_seen_half_written(stepped, tmp_path, monkeypatch)
     [
         ((1, 2, 3, 4), 4, {}, 2, (2, 4)),
         ((100, 200, 300), 300, {"save_total_limit": 2}, None, (200, 300)),
-        ((200, 237, 300), 237, {}, 200, (200, 237)),  # 300 was damaged; what was just saved stays
+        ((200, 237, 300), 237, {}, 200, (200, 237)),  # 300 is damaged; the newest save stays
         ((100, 200, 237), 237, {"average_last": 3, "save_steps": 100}, None, (100, 200, 237)),
         ((100, 200, 237, 300), 300, {"average_last": 3, "save_steps": 100}, None, (100, 200, 300)),
     ],
@@ -81,7 +81,7 @@ def test_a_checkpoint_is_never_seen_half_written(stepped, tmp_path, monkeypatch)
 def test_pruning_keeps_the_checkpoints_that_are_needed(tmp_path, steps, newest, settings, best, left):
     for step in steps:
         (tmp_path / f"step-{step:08d}").mkdir()
-    (tmp_path / "step-00000200-good").mkdir()  # somebody's own
+    (tmp_path / "step-00000200-good").mkdir()  # a copy that the user made
     selection = Selection(TrainingSection(max_train_steps=400, **settings), tmp_path)
     selection.best = {"step": best} if best else {}
     selection.prune(newest)
@@ -129,7 +129,7 @@ def test_a_damaged_checkpoint_is_skipped_with_a_reason(stepped, tmp_path, name, 
     harm(path / name)
     assert to_resume(tmp_path, accelerator).name == "step-00000001"
     said = capsys.readouterr().out
-    named = "" if (name, harm) == ("manifest.json", flip) else name  # then it is the manifest that accuses another
+    named = "" if (name, harm) == ("manifest.json", flip) else name  # a changed manifest blames another file
     assert f"{path}: skipped: {named}" in said
     harm(tmp_path / "step-00000001" / name)
     with pytest.raises(UserError, match="no checkpoint is intact; delete this folder to start the run again"):
@@ -159,7 +159,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint_intact(stepped, tmp_path, mo
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     monkeypatch.setattr(Path, "write_text", full_text)
-    line = "step-00000002: cannot write .*No space left on device.*; the previous checkpoint step-00000001 is intact"
+    line = "step-00000002: cannot write .*No space left on device.*; the previous step-00000001 is intact"
     with pytest.raises(UserError, match=line):
         save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 2})
     monkeypatch.undo()

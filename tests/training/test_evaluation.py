@@ -19,7 +19,7 @@ def frozen(tokenizer):
 
 
 def test_the_mean_loss_does_not_depend_on_the_batch_size(rows, frozen, tiny_model):
-    model = tiny_model(dropout=0.3).train()  # evaluation must switch dropout off, and on again
+    model = tiny_model(dropout=0.3).train()  # evaluation must turn dropout off, and on again
     found = [mean_loss(Accelerator(cpu=True), model, rows, frozen, size) for size in (1, 7, 61, 500)]
     assert all(f["scored"] == found[0]["scored"] for f in found)
     assert [f["loss"] for f in found] == pytest.approx([found[0]["loss"]] * 4, rel=1e-5)

@@ -1,4 +1,4 @@
-"""The loop: exact gradients, exact resume, schedules in optimizer steps, and a stop before a bad update."""
+"""The loop: exact gradients, exact resuming, schedules in optimizer steps, no bad updates."""
 
 import itertools
 import json
@@ -36,14 +36,14 @@ def weights(model):
 
 
 def step_of(rows, step):
-    """The rows of a step of 12 examples."""
+    """Return the rows of a step of 12 examples."""
     epoch, examples = next(Schedule(np.ones(len(rows), dtype=int), 12, seed=4).from_step(step, step + 1))
     return Rows(rows).__getitems__([RowIndex(epoch, int(row)) for row in examples])
 
 
 @pytest.fixture
 def gradient_of(rows, tiny_model, tmp_path):
-    """The gradient of the first step, under settings of training."""
+    """Return a function that computes the gradient of the first step with training settings."""
 
     def one_step(objective, **training):
         model = tiny_model()
@@ -54,7 +54,9 @@ def gradient_of(rows, tiny_model, tmp_path):
         )  # fmt: skip
         train(run, model, rows, objective)
         start = weights(tiny_model())
-        return {name: start[name] - value for name, value in weights(model).items()}  # rate 1: the gradient itself
+        return {
+            name: start[name] - value for name, value in weights(model).items()
+        }  # learning rate 1: the update is the gradient
 
     return one_step
 
@@ -66,7 +68,7 @@ def assert_same(gradient, expected):
 
 @pytest.mark.parametrize("size", [1, 2, 5, 7])
 def test_unequal_micro_batches_give_the_full_batch_gradient(rows, objective, gradient_of, size):
-    """Rows of a corpus differ in scored tokens; a mean of means would weigh them wrongly."""
+    """Rows differ in scored tokens, so a mean of means would be wrong."""
     counts = {objective.count(objective.collate([row])) for row in step_of(rows, 0)[:size]}
     assert size == 1 or len(counts) > 1
     whole = gradient_of(objective, global_batch_size=12, per_device_batch_size=12)
@@ -76,7 +78,7 @@ def test_unequal_micro_batches_give_the_full_batch_gradient(rows, objective, gra
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("tokens", [50, 70, 90])
 def test_token_limited_micro_batches_give_the_full_gradient(rows, objective, gradient_of, tokens, packed):
-    """Padding counts, packed rows have none; each layout reads the same twelve examples."""
+    """Padding counts; packed rows have none. Both layouts read the same twelve examples."""
     seen = []
 
     def watch(rows):
@@ -88,14 +90,14 @@ def test_token_limited_micro_batches_give_the_full_gradient(rows, objective, gra
     cut = replace(objective, collate=Packed(watch, 64) if packed else watch)
     whole = gradient_of(objective, global_batch_size=12, per_device_batch_size="auto")
     assert_same(gradient_of(cut, global_batch_size=12, per_device_tokens=tokens), whole)
-    micros = seen[1:]  # the first one looked for parameters that the objective never reaches
+    micros = seen[1:]  # the first call searches for unused parameters
     assert sum(examples for _, examples in micros) == 12
     assert all(size <= tokens or examples == 1 for size, examples in micros)
     assert 1 < len(micros) < 12
 
 
 def test_the_short_last_step_of_an_epoch_averages_its_own_items(rows, objective, tiny_model, fit):
-    """61 rows in batches of 12: the sixth step has fewer. Its loss is the mean over just those."""
+    """61 rows in batches of 12: the sixth step has one row, and its loss is the mean over that row."""
     last = len(rows) % 12
     assert last
     steps = -(-len(rows) // 12)
@@ -107,7 +109,7 @@ def test_the_short_last_step_of_an_epoch_averages_its_own_items(rows, objective,
 
 
 def test_the_losses_of_a_tiny_run_are_pinned(fit):
-    """Pinned: a change of order, masks, initialisation, schedule or optimizer moves these numbers."""
+    """Changes of order, masks, initialisation, schedule or optimizer change these numbers."""
     assert losses(fit()) == pytest.approx(PINNED, abs=2e-4)
 
 
@@ -119,7 +121,7 @@ PINNED = [4.62081, 4.50900, 4.38171, 4.28729, 4.11678, 3.94637]
 
 @pytest.mark.parametrize("budgets", [{}, TOKENS], ids=["examples", "tokens"])
 def test_a_resumed_run_equals_an_uninterrupted_one(fit, tiny_model, tmp_path, budgets):
-    """Dropout on: the random state must come back too."""
+    """With dropout, so the random state must be restored, too."""
     steps = {"max_train_steps": 9, "save_steps": 4} | budgets
     whole = fit(tmp_path / "whole", model=tiny_model(0.1), **steps)
     cut = steps | {"output": tmp_path / "cut"}
@@ -133,7 +135,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(fit, tiny_model, tmp_path, bu
 
 
 class StopAt(BaseException):
-    """Stands for a kill: raised where the loop evaluates."""
+    """Simulate a kill: raised where the loop evaluates."""
 
     def __init__(self, step):
         self.step = step
@@ -145,7 +147,7 @@ class StopAt(BaseException):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("save_steps", [4, None])
 def test_a_signal_stops_after_a_step_and_resuming_is_exact(fit, tiny_model, tmp_path, capsys, number, code, save_steps):
-    """Even where no checkpoints were asked for: what pre-emption would lose is saved."""
+    """Also without `save_steps`: a preempted run must not lose its work."""
     steps = {"max_train_steps": 9, "save_steps": save_steps}
     whole = fit(tmp_path / "whole", model=tiny_model(0.1), **steps)
     before = signal.getsignal(number)
@@ -180,8 +182,8 @@ def test_resuming_skips_an_incomplete_checkpoint(fit, tiny_model, tmp_path, caps
     cut = steps | {"output": tmp_path / "cut"}
     with pytest.raises(StopAt):
         fit(model=tiny_model(0.1), eval_strategy="steps", eval_steps=5, evaluate=StopAt(5), **cut)
-    torn = tmp_path / "cut" / "checkpoints" / "step-00000004" / "optimizer.safetensors"
-    torn.write_bytes(torn.read_bytes()[:100])
+    incomplete = tmp_path / "cut" / "checkpoints" / "step-00000004" / "optimizer.safetensors"
+    incomplete.write_bytes(incomplete.read_bytes()[:100])
     resumed = fit(model=tiny_model(0.1), resume=True, **cut)
     said = capsys.readouterr().out
     assert "step-00000004: skipped: optimizer.safetensors is incomplete" in said
@@ -283,7 +285,7 @@ def test_metrics_jsonl_has_one_line_per_step(fit, tmp_path):
 
 
 def test_data_wait_is_the_share_of_time_waiting_for_batches(fit, objective, tiny_model, tmp_path, monkeypatch):
-    """By a clock on which a look at it takes a millisecond, and a batch, or a forward pass, fifty."""
+    """With a fake clock: reading it takes 1 ms; a batch, or a forward pass, takes 50 ms."""
     clock = [0.0]
 
     def passes(seconds):
@@ -332,18 +334,18 @@ def test_workers_collate_the_same_batches(fit, tmp_path):
 
 
 def test_workers_ignore_group_signals_and_end_with_parent():
-    """A launcher, `timeout` and a terminal signal a whole group; a process that is killed takes no leave of anybody."""
+    """Launchers, `timeout` and terminals signal a whole group; a killed process cannot stop its workers."""
     reads, writes = os.pipe()
     if (child := os.fork()) == 0:
         found = prefetch(lambda item: (os.getpid(), os.getpgid(0)), itertools.count(), 2)
         os.write(writes, json.dumps([next(found), next(found)]).encode())
         signal.pause()
-    os.close(writes)  # the workers have it, too
+    os.close(writes)  # the workers hold it, too
     (first, group), (second, other) = json.loads(os.read(reads, 1000))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    assert {group, other} == {first, second}  # each its own
-    assert select.select([reads], [], [], 30)[0], "a worker lives on"
+    assert {group, other} == {first, second}  # each has its own group
+    assert select.select([reads], [], [], 30)[0], "a worker is still alive"
     assert os.read(reads, 1) == b""
     os.close(reads)
 

@@ -1,4 +1,4 @@
-"""Out of memory: the step is done again with smaller micro-batches on every process, and ends where it would have."""
+"""Out of memory: every process repeats the step with smaller micro-batches; the result does not change."""
 
 import json
 import os
@@ -23,7 +23,7 @@ ERRORS = {
     "python": MemoryError(),
 }
 WHOLE = {"per_device_batch_size": 12}
-SGD = {"name": "sgd", "learning_rate": 0.5}  # Adam divides by gradients near zero and so enlarges rounding
+SGD = {"name": "sgd", "learning_rate": 0.5}  # Adam divides by small gradients, which enlarges rounding errors
 
 
 def weights(model):
@@ -41,9 +41,9 @@ def said(capsys):
 
 @pytest.fixture
 def short_of_memory(tiny_model):
-    """A model that fails on more than `rows` rows (tokens if so asked), but not in its first `after` passes.
+    """Build a model that fails on more than `rows` rows (or tokens), but not in its first `after` passes.
 
-    The first two are one example's: they ask which parameters the loss reaches, and how the model projects.
+    The first two passes have one example. They find the unused parameters and check the projection.
     """
 
     def build(rows, *, dropout=0.0, error=ERRORS["an accelerator"], after=2, tokens=False):
@@ -54,7 +54,7 @@ def short_of_memory(tiny_model):
             if calls[-1] > rows and len(calls) > after:
                 raise error
 
-        model.model.layers[-1].register_forward_pre_hook(refuse)  # when layers before it have drawn their dropout
+        model.model.layers[-1].register_forward_pre_hook(refuse)  # after earlier layers have drawn their dropout
         return model
 
     return build
@@ -78,7 +78,7 @@ def test_workers_follow_the_new_size(fit, short_of_memory, tmp_path, capsys):
 
 
 def test_out_of_memory_in_backward_leaves_no_partial_gradient(fit, tiny_model, tmp_path, capsys):
-    """The fifth backward pass fails between two layers: some gradients hold this micro-batch already, some do not."""
+    """The fifth backward pass fails between two layers, when only some gradients include this micro-batch."""
     expected = fit(tmp_path / "enough", optim=SGD).model
     model, passes = tiny_model(), []
 
@@ -93,14 +93,14 @@ def test_out_of_memory_in_backward_leaves_no_partial_gradient(fit, tiny_model, t
 
 
 def test_a_repeated_step_draws_the_dropout_of_the_smaller_size(fit, tiny_model, short_of_memory, tmp_path):
-    """Two steps of whole batches, then halves: to the bit what a run gives that was told so beforehand."""
-    told = tmp_path / "told"
-    fit(told, model=tiny_model(0.1), max_train_steps=2, save_steps=2, optim={"schedule": "constant"}, **WHOLE)
-    state = told / "checkpoints" / "step-00000002" / "state.json"
+    """Two steps of full batches, then halves: exactly as a run that starts with this setting."""
+    preset = tmp_path / "preset"
+    fit(preset, model=tiny_model(0.1), max_train_steps=2, save_steps=2, optim={"schedule": "constant"}, **WHOLE)
+    state = preset / "checkpoints" / "step-00000002" / "state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"micro_batch": 6}))
     manifest = state.with_name("manifest.json")
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"state.json": _fingerprint(state)}))
-    expected = fit(told, model=tiny_model(0.1), resume=True, optim={"schedule": "constant"}, **WHOLE).model
+    expected = fit(preset, model=tiny_model(0.1), resume=True, optim={"schedule": "constant"}, **WHOLE).model
     short = short_of_memory(6, dropout=0.1, after=4)
     assert_same(fit(tmp_path / "short", model=short, optim={"schedule": "constant"}, **WHOLE).model, expected, atol=0)
 
@@ -182,9 +182,9 @@ def test_all_processes_shrink_when_one_runs_out_of_memory(fit, rows, tokenizer_f
         "out of memory at step 1: micro-batches of 1 instead of 2 rows from here on",
     ], done.stderr[-3000:]
     mend = "set training.gradient_checkpointing=true or lower data.max_length"
-    # Not a whole line of what was captured: another process may write between it and its end.
+    # Not compared as a whole line: another process may write in between.
     assert f"error: out of memory at step 1: one example alone does not fit; {mend}" in done.stderr, done.stderr[-6000:]
-    assert done.returncode == 1  # the launcher's own, of processes that ended with 2
+    assert done.returncode == 1  # of the launcher; its processes end with 2
     assert "exitcode  : 2" in done.stderr
     enough, short = (load_file(tmp_path / f"{name}.safetensors") for name in ("enough", "short"))
     alone = fit(max_train_steps=4, optim=SGD).model.state_dict()
@@ -197,7 +197,7 @@ def test_all_processes_shrink_when_one_runs_out_of_memory(fit, rows, tokenizer_f
     sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="a setting of glibc's allocator"
 )
 def test_freed_memory_is_kept_for_the_next_step():
-    """20 tensors of 40 MB, one after the other: pages that the system had to fill, with the setting and without."""
+    """Count page faults of 20 tensors of 40 MB in a row, with the setting and without."""
     program = (
         "import resource, torch\nfrom decero.training.runs import keep_freed_memory\n"
         "def filled():\n"

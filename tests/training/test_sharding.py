@@ -1,4 +1,4 @@
-"""FSDP2: a run that is sharded over processes is the run of one, and its checkpoints resume in any other cut."""
+"""FSDP2: a sharded run equals one process, and its checkpoints resume with any other sharding."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from decero.training.sharding import layers_of, sharding_requested
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = ROOT / "tests" / "training" / "on_processes.py"
-SGD = {"name": "sgd", "learning_rate": 0.5}  # Adam divides by gradients near zero and so enlarges rounding
+SGD = {"name": "sgd", "learning_rate": 0.5}  # Adam divides by small gradients, which enlarges rounding errors
 STEADY = {"optim": SGD | {"schedule": "constant"}}
 KINDS = ("mlm", "causal", "seq2seq", "bert", "classify")
 LOSS, WEIGHTS = 1e-5, 1e-5  # measured: docs/scaling.md
@@ -31,7 +31,7 @@ LOSS, WEIGHTS = 1e-5, 1e-5  # measured: docs/scaling.md
 
 @pytest.fixture(scope="module")
 def launched(tokenizer_folder):
-    """Run cases on several processes over gloo; returns how that ended."""
+    """Run cases on several processes over gloo; return the finished process."""
 
     def start(cases, folder, processes=2, expect=0):
         folder.mkdir(exist_ok=True)
@@ -67,7 +67,7 @@ def said(folder):
 
 
 def assert_same_run(one, other, loss=LOSS, weights=WEIGHTS):
-    """Losses of the steps that both made, evaluations, and the weights at the end."""
+    """Compare the losses of common steps, the evaluations and the final weights."""
     ours, theirs = said(one), said(other)
     steps = min(len(ours["loss"]), len(theirs["loss"]))
     assert steps
@@ -91,7 +91,7 @@ DROPS = {"kind": "mlm", "sharded": True, "dropout": 0.1, "optim": {"schedule": "
 
 @pytest.fixture(scope="module")
 def two(launched, tmp_path_factory):
-    """What two processes leave, sharded."""
+    """Run the cases sharded on two processes; return their folder."""
     folder = tmp_path_factory.mktemp("two")
     cases = [
         {"name": "mlm", "kind": "mlm", "sharded": True} | STEADY,
@@ -108,7 +108,7 @@ def two(launched, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one(alone, tmp_path_factory):
-    """The same on one process, whole."""
+    """Run the same cases on one process; return their folder."""
     folder = tmp_path_factory.mktemp("one")
     cases = [
         {"name": "mlm", "kind": "mlm"} | STEADY,
@@ -120,7 +120,7 @@ def one(alone, tmp_path_factory):
 
 
 def test_two_sharded_processes_equal_one_process(two, one):
-    """Loss, gradient norm, evaluation with unequal shares, and the weights at the end."""
+    """Compare loss, gradient norm, evaluation with unequal shares, and final weights."""
     assert_same_run(one / "mlm", two / "mlm")
     assert len(said(two / "mlm")["evaluated"]) == 2
 
@@ -153,7 +153,7 @@ def test_one_process_resumes_a_run_of_two_sharded_ones(two, one, alone, tmp_path
 
 
 def test_each_process_writes_its_rows_and_tied_weights_once(two):
-    """No pickle, no weight twice, and torch's own reader finds the tensors of the whole."""
+    """No pickle, no weight twice, and the shards together are the full tensors."""
     path = two / "stopped" / "checkpoints" / "step-00000003"
     names = {p.name for p in path.iterdir()}
     assert {f"{kind}-{rank}-of-2.safetensors" for kind in ("model", "optimizer") for rank in (0, 1)} < names
@@ -188,7 +188,7 @@ def test_an_incomplete_or_missing_shard_is_reported(two, tmp_path, name):
 
 
 class FakeShard:
-    """A tensor as the shard of one process sees it: torch's DTensor without the other processes."""
+    """A shard on one process, like torch's DTensor but without other processes."""
 
     def __init__(self, tensor, rank, size):
         self.tensor, self.rank, self.processes, self.shape = tensor, rank, size, tensor.shape
@@ -207,7 +207,7 @@ class FakeShard:
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
 def test_any_sharding_reads_any_other_sharding(tmp_path, processes):
-    """Five rows, one row, a number: fewer rows than processes, too."""
+    """Five rows, one row and a scalar, also with fewer rows than processes."""
     tensors = {"five": torch.arange(15.0).reshape(5, 3), "one": torch.ones(1), "step": torch.tensor(4.0)}
     for rank in range(processes):
         shards = {n: FakeShard(t, rank, processes) if t.dim() else t for n, t in tensors.items()}
@@ -229,8 +229,8 @@ def test_a_checkpoint_of_another_shape_is_refused(two, tiny_model):
         load_weights(path, tiny_model(hidden_size=26))
 
 
-class Asked(nn.Module):
-    """Two lists of layers, of which one shares a weight with what is outside."""
+class SharedWeight(nn.Module):
+    """A list of layers, one of which shares a weight with a module outside."""
 
     def __init__(self):
         super().__init__()
@@ -243,8 +243,8 @@ def test_layers_are_found_except_one_with_a_shared_weight(tiny_model):
     assert len(layers_of(tiny_model())) == 2
     bert = BertForMaskedLM(BertConfig(hidden_size=22, num_hidden_layers=3, num_attention_heads=1, intermediate_size=7))
     assert layers_of(bert) == list(bert.bert.encoder.layer)
-    asked = Asked()
-    assert layers_of(asked) == [asked.layers[0], asked.layers[2]]
+    model = SharedWeight()
+    assert layers_of(model) == [model.layers[0], model.layers[2]]
 
 
 def test_fsdp_options_of_the_launcher_are_obeyed_or_refused(monkeypatch):
@@ -269,7 +269,7 @@ def test_fsdp_options_of_the_launcher_are_obeyed_or_refused(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
 def test_every_kind_of_model_trains_alike_on_any_topology(launched, alone, tmp_path, processes):
-    """Ours three ways and stock BERT two, on several processes, whole and sharded, against one process."""
+    """Three decero models and two stock BERT models on several processes, sharded or not, against one."""
     cases = [{"name": kind, "kind": kind} | STEADY for kind in KINDS]
     alone(cases, tmp_path / "one")
     more = [{"name": "checkpointed", "kind": "bert", "training": {"gradient_checkpointing": True}} | STEADY]
@@ -283,19 +283,19 @@ def test_every_kind_of_model_trains_alike_on_any_topology(launched, alone, tmp_p
 
 @pytest.mark.slow
 def test_a_run_resumes_on_four_then_two_then_one_process(launched, alone, tmp_path, capsys):
-    """Sharded on 4 for two steps, on 2 for two, whole on 2 for one, on one for one: the end of six on one process."""
+    """Steps 1-2 sharded on 4, 3-4 sharded on 2, 5 on 2 without shards, 6 on one: equals one process."""
     run = {"of": "run", "kind": "mlm", "resume": True} | STEADY
     alone([{"name": "whole", "kind": "mlm"} | STEADY], tmp_path)
-    hands = {"a": (4, True, 2), "b": (2, True, 4), "c": (2, False, 5), "d": (1, False, 6)}
+    parts = {"a": (4, True, 2), "b": (2, True, 4), "c": (2, False, 5), "d": (1, False, 6)}
     before = 0
-    for name, (processes, sharded, last) in hands.items():
+    for name, (processes, sharded, last) in parts.items():
         case = run | {"name": name, "sharded": sharded, "training": {"save_steps": 1, "max_train_steps": last}}
         if processes > 1:
-            told = launched([case], tmp_path, processes).stdout
+            output = launched([case], tmp_path, processes).stdout
         else:
             alone([case], tmp_path)
-            told = capsys.readouterr().out
-        assert name == "a" or f"at step {before} of {last}" in told
+            output = capsys.readouterr().out
+        assert name == "a" or f"at step {before} of {last}" in output
         before = last
     assert_same_run(tmp_path / "whole", tmp_path / "d")
 

@@ -1,4 +1,4 @@
-"""Training on a stream: the same steps on any number of processes, killed or not, cut small or large."""
+"""Training on a stream: the same steps for any number of processes, micro-batch size, or restart."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from decero.training.data_loader import step_loader
 
 @pytest.fixture
 def stream(texts, tokenizer):
-    """61 rows in five files."""
+    """Make a stream of 61 rows in five files."""
     dataset = Dataset.from_dict({"text": texts}).to_iterable_dataset(num_shards=5)
     return tokenize_documents(Texts(dataset, "text", 17), tokenizer, max_length=48)
 
@@ -37,7 +37,7 @@ def begin(stream, rank=0, world=1, objective=SEEN, **settings):
 
 
 def read(micro_batches):
-    """Epoch, number and first tokens of each row that weighs something."""
+    """Return epoch, index and tokens of each row that is no dummy."""
     return [
         (r["epoch"], r["index"], tuple(r["input_ids"])) for micro in micro_batches if micro.weight for r in micro.batch
     ]
@@ -50,7 +50,7 @@ def test_a_step_is_the_same_rows_on_any_number_of_processes(stream, world, setti
     for step in range(14):  # three epochs, with shorter last steps
         loader = [each.at(step) for each in ranks]
         assert sorted(row for micro_batches in loader for row in read(micro_batches)) == sorted(read(alone.at(step)))
-        assert len({len(micro_batches) for micro_batches in loader}) == 1  # who has too few gets dummies
+        assert len({len(micro_batches) for micro_batches in loader}) == 1  # processes with fewer rows get dummies
         assert [each.state() for each in ranks] == [alone.state()] * world
 
 
@@ -90,7 +90,7 @@ def losses(result):
 
 
 class StopAt(BaseException):
-    """Stands for a kill: raised where the loop evaluates."""
+    """Simulate a kill: raised where the loop evaluates."""
 
     def __call__(self, model):
         raise self
@@ -98,7 +98,7 @@ class StopAt(BaseException):
 
 @pytest.mark.parametrize("budgets", [{}, TOKENS], ids=["rows", "tokens"])
 def test_a_resumed_streamed_run_equals_an_uninterrupted_one(fit, stream, tiny_model, tmp_path, budgets):
-    """Over the end of an epoch, with dropout; the first life ends two steps after what it saved."""
+    """Across the end of an epoch, with dropout; killed two steps after its checkpoint."""
     steps = {"max_train_steps": 9, "save_steps": 3, "dataset": stream} | budgets
     whole = fit(tmp_path / "whole", model=tiny_model(0.1), **steps)
     cut = steps | {"output": tmp_path / "cut"}
@@ -114,7 +114,7 @@ def test_a_resumed_streamed_run_equals_an_uninterrupted_one(fit, stream, tiny_mo
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_prefetch_workers_end_with_the_run(fit, stream, rows):
-    """Those of a stream come in two layers. The collector would get them later, at five seconds each."""
+    """A stream has two layers of workers. The garbage collector would need five seconds for each."""
     others = set(active_children())
     fit(dataset=stream, dataloader_num_workers=2)
     assert set(active_children()) <= others
@@ -125,7 +125,7 @@ def test_prefetch_workers_end_with_the_run(fit, stream, rows):
 
 
 def test_the_losses_of_a_streamed_run_are_pinned(fit, stream):
-    """Pinned: a change of order, masks or cut of streams moves these numbers, and a run that is under way."""
+    """A change of order, masks or steps changes these numbers, and would break runs in progress."""
     assert losses(fit(dataset=stream)) == pytest.approx(PINNED, abs=2e-4)
 
 

@@ -89,9 +89,7 @@ def save_checkpoint(
             if accelerator.is_main_process:
                 shutil.rmtree(temporary, ignore_errors=True)
             previous = newest_valid(folder)
-            intact = (
-                f"the previous checkpoint {previous.name} is intact" if previous else "there is no previous checkpoint"
-            )
+            intact = f"the previous {previous.name} is intact" if previous else "there is no previous checkpoint"
             raise UserError(f"{final}: cannot write the checkpoint: {why}; {intact}; fix this, then --resume")
         if everywhere:
             manifest = dict(sorted(item for files in gather_object([written]) for item in files.items()))
@@ -139,9 +137,8 @@ def load_weights(paths: Path | list[Path], model: nn.Module) -> None:
             missing = targets.keys() - tensors.found.keys() - {*json.loads(tensors.header["tied"])}
             other_shape = {n for n in tensors.found.keys() & targets.keys() if tensors.shape(n) != [*targets[n].shape]}
             if wrong := sorted(missing | other_shape) + sorted(tensors.found.keys() - targets.keys()):
-                raise UserError(
-                    f"{path}: does not match the model of this run: tensor {wrong[0]} (and {len(wrong) - 1} more)"
-                )
+                named = f"tensor {wrong[0]} (and {len(wrong) - 1} more)"
+                raise UserError(f"{path}: does not match the model of this run: {named}")
         for name in stored[0].found:
             target = targets[name]
             values = [tensors.like(name, target) for tensors in stored]
