@@ -157,9 +157,8 @@ def test_drop_zeroes_the_requested_share_and_follows_the_seed(p, dtype):
     assert scale * (1 - share) == pytest.approx(1, abs=0.01) or p == 1
     assert y.dtype == dtype
     rows = (y == 0).float().mean(dim=2)
-    assert float(rows.std()) == pytest.approx(
-        (p * (1 - p) / 1009) ** 0.5, rel=0.2, abs=1e-3
-    )  # as for independent draws
+    spread = (p * (1 - p) / 1009) ** 0.5  # of independent draws
+    assert float(rows.std()) == pytest.approx(spread, rel=0.2, abs=1e-3)
     y.sum().backward()
     torch.testing.assert_close(x.grad, (y != 0).to(dtype))
     torch.manual_seed(5)

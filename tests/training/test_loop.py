@@ -54,9 +54,8 @@ def gradient_of(rows, tiny_model, tmp_path):
         )  # fmt: skip
         train(run, model, rows, objective)
         start = weights(tiny_model())
-        return {
-            name: start[name] - value for name, value in weights(model).items()
-        }  # learning rate 1: the update is the gradient
+        # The learning rate is 1, so the update is the gradient.
+        return {name: start[name] - value for name, value in weights(model).items()}
 
     return one_step
 

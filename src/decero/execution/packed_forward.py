@@ -163,8 +163,8 @@ def prove(model: nn.Module, padded: Batch, packed: Batch, per_text: bool = False
     finally:
         bare.train(was_training)
         torch.backends.cuda.matmul.allow_tf32 = tf32
-    scale, error = float(expected.abs().max()), float((got - expected).abs().max())
+    scale, difference = float(expected.abs().max()), float((got - expected).abs().max())
     others = effect[1:] if per_text else effect[text_BL[text_BL > 0] != 1]
     if len(others) and float(others.max()) > 1e-6 * scale:
         return "texts in the same row affect each other"
-    return None if error <= 1e-4 * scale else f"packed and padded outputs differ by {error:.1g}"
+    return None if difference <= 1e-4 * scale else f"packed and padded outputs differ by {difference:.1g}"
