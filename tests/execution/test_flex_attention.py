@@ -256,9 +256,9 @@ UNSUPPORTED = {
 def test_flex_is_not_used_if_unsupported_with_a_reason(case, on_a_gpu):
     make, row, why = UNSUPPORTED[case]
     model = make()
-    said = choose_attention(model, CUDA, "bf16", row)
-    assert said.startswith("attention: sdpa, with a block mask for packed rows; flex_attention is not used: ")
-    assert why in said
+    line = choose_attention(model, CUDA, "bf16", row)
+    assert line.startswith("attention: sdpa, with a block mask for packed rows; flex_attention is not used: ")
+    assert why in line
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -268,8 +268,8 @@ def test_a_failed_trial_keeps_sdpa(monkeypatch):
 
     model = model_of("our decoder")
     monkeypatch.setattr(flex, "relative_error", broken)
-    said = choose_attention(model, CUDA, "bf16", 512)
-    assert said.endswith("is not used: a trial failed: PTXAS error: no kernel image")
+    line = choose_attention(model, CUDA, "bf16", 512)
+    assert line.endswith("is not used: a trial failed: PTXAS error: no kernel image")
     monkeypatch.setattr(flex, "relative_error", lambda *sizes: float("nan"))
     assert "is not used: in a trial it differed from sdpa by nan%" in choose_attention(model, CUDA, "no", 512)
     assert model.config._attn_implementation == "sdpa"
@@ -330,10 +330,10 @@ def test_without_package_or_precision_flash_falls_back_to_sdpa():
     model = model_of("llama")
     model.attention_requested, model.set_attn_implementation = "flash_attention_2", missing
     assert "needs training.mixed_precision=bf16" in choose_attention(model, CUDA, "no", 512)
-    said = choose_attention(model, CUDA, "bf16", 512)
-    assert said.startswith("attention: sdpa; packed rows need a block mask")
-    assert "; flash_attention_2 was requested, but the package flash_attn seems to be not installed. Please" in said
-    assert "\n" not in said
+    line = choose_attention(model, CUDA, "bf16", 512)
+    assert line.startswith("attention: sdpa; packed rows need a block mask")
+    assert "; flash_attention_2 was requested, but the package flash_attn seems to be not installed. Please" in line
+    assert "\n" not in line
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -359,8 +359,8 @@ def test_a_failed_kernel_change_is_undone():
         raise ValueError("an inner model has none")
 
     model.attention_requested, model.set_attn_implementation = "flash_attention_2", half
-    said = choose_attention(model, CUDA, "bf16")
-    assert said.endswith("; flash_attention_2 was requested, but an inner model has none")
+    line = choose_attention(model, CUDA, "bf16")
+    assert line.endswith("; flash_attention_2 was requested, but an inner model has none")
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -377,8 +377,8 @@ def test_a_supported_requested_kernel_is_kept(on_a_gpu):
     model = model_of("our encoder")
     assert takes_selected_positions(model)
     model.attention_requested = "flex_attention"
-    said = "attention: flex (flex_attention for packed rows, sdpa for padded ones), as requested"
-    assert choose_attention(model, CUDA, "bf16", 128) == said
+    line = "attention: flex (flex_attention for packed rows, sdpa for padded ones), as requested"
+    assert choose_attention(model, CUDA, "bf16", 128) == line
     assert not takes_selected_positions(model), "block masks cannot be indexed by position"
     model.set_attn_implementation("sdpa")
     assert choose_attention(model, CUDA, "bf16") == "attention: flex_attention, as requested"
@@ -388,7 +388,7 @@ def test_a_supported_requested_kernel_is_kept(on_a_gpu):
 
 
 @pytest.mark.parametrize(
-    ("machine", "has", "said"),
+    ("machine", "has", "warns"),
     [
         ("x86_64", {}, True),
         ("x86_64", {"_is_avx512_bf16_supported"}, False),
@@ -396,12 +396,12 @@ def test_a_supported_requested_kernel_is_kept(on_a_gpu):
         ("riscv64", {}, False),
     ],
 )
-def test_emulated_bf16_is_reported_and_kept(machine, has, said, monkeypatch):
+def test_emulated_bf16_is_reported_and_kept(machine, has, warns, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: machine)
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda name=name: name in has)
     warning = "; this CPU emulates bf16, which is slower than fp32"
-    assert choose_attention(model_of("bert"), CPU, "bf16").endswith(warning) is said
+    assert choose_attention(model_of("bert"), CPU, "bf16").endswith(warning) is warns
     assert warning not in choose_attention(model_of("bert"), CPU, "no")
 
 
