@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from decero.config.run_config import RunConfig
 from decero.config.sections import ModelSection, OptimSection, TokenizerSection, TrainingSection
-from decero.data.causal import PromptCompletion, strip_eos, tokenize_prompts
+from decero.data.causal import strip_eos
+from decero.data.completions import PromptCompletion, tokenize_prompts
 from decero.errors import UserError, run
 from decero.evaluation.text_metrics import text_signatures
 from decero.execution.build import build_model, tokenizer_for

@@ -12,14 +12,13 @@ from decero.data.causal import (
     OBJECTIVES,
     CausalLanguageModeling,
     Continuation,
-    PromptCompletion,
     count_bytes,
     start_id,
     strip_eos,
-    tokenize_prompts,
     tokenize_text,
 )
 from decero.data.collators import IGNORED
+from decero.data.completions import PromptCompletion, tokenize_prompts
 from decero.data.order import RowIndex, Rows
 from decero.data.tokenizer import train_tokenizer
 from decero.errors import UserError

@@ -6,7 +6,8 @@ import json
 import datasets
 import pytest
 
-from decero.data.corpus import EMBEDDED, load_corpus
+from decero.data.corpus import load_corpus
+from decero.data.embedded import EMBEDDED
 from decero.errors import UserError
 
 

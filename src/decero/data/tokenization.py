@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from decero.data.corpus import check_text
 from decero.data.stream import Stream, Texts
-from decero.data.tokenizer import around, splits_at_whitespace, word_starts
+from decero.data.tokenizer import around
+from decero.data.words import splits_at_whitespace, word_starts
 from decero.errors import UserError
 
 

@@ -34,7 +34,7 @@ from decero.config.pretraining import (
 from decero.config.run_config import RunConfig
 from decero.config.sections import ModelSection, OptimSection, TokenizerSection, TrainingSection
 from decero.config.yaml_files import read_yaml
-from decero.data import causal
+from decero.data import causal, completions
 from decero.data import corruption as denoising
 from decero.data.collators import Classification, MaskedLanguageModeling
 from decero.data.corpus import load_corpus, open_corpus
@@ -148,7 +148,7 @@ def _pair_rows(config: Any, tokenizer: Any, train: dict[str, Dataset], tokenize=
 
 def _prompt_rows(config: Any, tokenizer: Any, train: dict[str, Dataset]) -> Dataset:
     style = prompt_style(config.objective, tokenizer)
-    return _pair_rows(config, tokenizer, train, partial(causal.tokenize_prompts, **style))
+    return _pair_rows(config, tokenizer, train, partial(completions.tokenize_prompts, **style))
 
 
 def _masked(config: Any, tokenizer: Any, _start_id: Any) -> Objective:
@@ -202,7 +202,7 @@ RECIPES = {
     ),
     "finetune_causal_lm": Recipe(
         FinetuneCausalLM, AutoModelForCausalLM, ("eos_token",), _pairs, _prompt_rows,
-        lambda c, t, _: language_model(causal.PromptCompletion(t)),
+        lambda c, t, _: language_model(completions.PromptCompletion(t)),
     ),
 }  # fmt: skip
 
