@@ -23,7 +23,7 @@ def ordinary_row(mlm, length, seed=0):
 
 @settings(max_examples=100, deadline=None)
 @given(length=st.integers(0, 97), epoch=st.integers(0, 5), index=st.integers(0, 10**9))
-def test_a_mask_is_a_pure_function_that_leaves_special_tokens_alone(mlm, length, epoch, index):
+def test_a_mask_is_a_pure_function_and_skips_special_tokens(mlm, length, epoch, index):
     ids, starts = ordinary_row(mlm, length, index % 1000)
     before = ids.copy()
     read, labels = mlm.mask(ids, starts, epoch, index)
@@ -80,7 +80,7 @@ def test_a_word_longer_than_the_budget_can_still_be_chosen(mlm):
     assert (mlm.mask(ids, starts, 0, 0)[1] != IGNORED).sum() == 30
 
 
-def test_masks_differ_between_epochs_and_seeds_and_are_frozen_for_evaluation(mlm, tokenizer):
+def test_masks_change_by_epoch_and_seed_unless_frozen(mlm, tokenizer):
     ids, starts = ordinary_row(mlm, 59)
     draws = {tuple(mlm.mask(ids, starts, epoch, 3)[1].tolist()) for epoch in range(4)}
     assert len(draws) == 4

@@ -46,7 +46,7 @@ def test_text_on_both_sides_is_what_python_strips_something_to(left, right):
         assert rows_with_text(backwards, ["text"]).tolist() == chosen_by_python(left[::-1], left[::-1])
 
 
-def test_every_white_space_of_unicode_is_no_text_and_everything_else_is():
+def test_all_unicode_white_space_counts_as_no_text():
     points = [chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000]
     assert rows_with_text(column(points), ["text"]).tolist() == chosen_by_python(points, points)
 

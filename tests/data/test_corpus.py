@@ -38,7 +38,7 @@ def test_a_txt_file_is_cut_by_line_paragraph_or_document(tmp_path):
     assert list(cut["document"]) == ["one\ntwo\n\nthree\n"]
 
 
-def test_a_folder_and_a_glob_stand_for_their_files_in_a_fixed_order(tmp_path):
+def test_a_folder_and_a_glob_give_their_files_sorted(tmp_path):
     for name in ("b", "a", "c"):
         (tmp_path / f"{name}.txt").write_text(name)
     (tmp_path / "notes.md").write_text("no text of the corpus")
@@ -46,7 +46,7 @@ def test_a_folder_and_a_glob_stand_for_their_files_in_a_fixed_order(tmp_path):
         assert list(load_corpus(files={"train": str(pattern)})["train"]["text"]) == ["a", "b", "c"]
 
 
-def test_a_local_folder_in_the_hubs_layout_is_read_by_name_and_as_a_stream(tmp_path):
+def test_a_folder_in_the_hub_layout_is_read_by_name(tmp_path):
     for split, texts in {"train": ["a", "b", "c"], "test": ["d"]}.items():
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
     for streaming in (False, True):
@@ -54,7 +54,7 @@ def test_a_local_folder_in_the_hubs_layout_is_read_by_name_and_as_a_stream(tmp_p
         assert {s: list(d["text"]) for s, d in corpus.items()} == {"train": ["a", "b"], "test": ["d"]}
 
 
-def test_carving_depends_on_the_text_alone_so_growth_moves_no_row(tmp_path):
+def test_the_split_of_a_row_depends_on_its_text_alone(tmp_path):
     def carve(texts):
         (tmp_path / "x.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
         files = {"train": str(tmp_path / "x.jsonl")}
@@ -85,9 +85,9 @@ def test_bbc_news_is_whole_deduplicated_and_split_for_good():
     ("content", "arguments", "line"),
     [
         (b"caf\xc3\xa9\nni\xf1o\n", {}, "x.txt, line 2: byte 3 is not UTF-8"),
-        (b"", {}, "x.txt: is empty"),
+        (b"", {}, "x.txt: the file is empty"),
         (b"text\n", {"text_column": "txet"}, "there is no column 'txet'; did you mean text?"),
-        (b"a\n\nb\n", {"validation_fraction": 1e-9}, "too few to carve a validation split"),
+        (b"a\n\nb\n", {"validation_fraction": 1e-9}, "too few to split off validation"),
     ],
 )
 def test_what_is_wrong_with_a_text_file_is_said_in_one_line(tmp_path, content, arguments, line):
@@ -103,7 +103,7 @@ def test_what_is_wrong_with_a_text_file_is_said_in_one_line(tmp_path, content, a
         ({}, "give exactly one of data.name"),
         ({"name": "bbc_newz"}, "did you mean bbc_news?"),
         ({"files": {"train": "no/such/file.txt"}}, "no/such/file.txt: no such file"),
-        ({"files": {"trian": "x.txt"}}, "data.files.trian is no split; did you mean data.files.train?"),
+        ({"files": {"trian": "x.txt"}}, "data.files.trian: unknown split; did you mean data.files.train?"),
     ],
 )
 def test_a_source_that_is_not_there_is_named(arguments, line):
@@ -114,7 +114,7 @@ def test_a_source_that_is_not_there_is_named(arguments, line):
 
 def test_a_broken_json_line_names_its_file(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"text": "a"}\n{"text": \n')
-    with pytest.raises(UserError, match=r"x\.jsonl: cannot be read as jsonl"):
+    with pytest.raises(UserError, match=r"x\.jsonl: cannot read it as jsonl"):
         load_corpus(files={"train": str(tmp_path / "x.jsonl")})
 
 
@@ -124,7 +124,7 @@ def test_a_missing_file_beside_a_similar_one_names_it(tmp_path):
         load_corpus(files={"train": str(tmp_path / "corpsu.txt")})
 
 
-def test_a_byte_order_mark_is_no_text_and_other_splits_are_left_out(tmp_path):
+def test_a_byte_order_mark_and_other_splits_are_dropped(tmp_path):
     (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbfhello\n")
     assert load_corpus(files={"train": str(tmp_path / "train.txt")}, sample_by="line")["train"]["text"][0] == "hello"
     (tmp_path / "train.txt").unlink()

@@ -112,7 +112,7 @@ def test_damage_is_a_function_of_seed_epoch_and_example(sentinel_tokenizer, name
     assert read(frozen=True, epoch=1) == read(frozen=True, epoch=8)
 
 
-def test_sentinels_are_read_from_the_vocabulary_in_the_order_of_their_names():
+def test_sentinels_are_ordered_by_name():
     """T5's own fall from the top of the vocabulary."""
 
     class T5:
@@ -125,7 +125,7 @@ def test_sentinels_are_read_from_the_vocabulary_in_the_order_of_their_names():
 def test_a_tokenizer_that_cannot_is_refused(tokenizer, sentinel_tokenizer):
     with pytest.raises(UserError, match=r"needs 15 sentinels \(<extra_id_0> ...\) and it has 13; train one with"):
         SpanCorruption(sentinel_tokenizer, START, max_length=300)
-    with pytest.raises(UserError, match="it lacks eos_token, which a decoder needs"):
+    with pytest.raises(UserError, match="no eos_token, which a decoder needs"):
         SpanCorruption(tokenizer, START, max_length=20)
 
 

@@ -56,13 +56,13 @@ def test_numbers_to_regress_on_are_floats():
     ("train", "test", "problem_type", "line"),
     [
         (["ham", "spam"], ["spam", "spma"], SINGLE,
-         "test, row 1: has the label 'spma', which train never shows; did you mean spam?"),
-        (["a", "b"], ["a", None], SINGLE, "test, row 1: has no label"),
+         "test, row 1: label 'spma' is not in train; did you mean spam?"),
+        (["a", "b"], ["a", None], SINGLE, "test, row 1: no label"),
         (["a", "a"], ["a"], SINGLE, "holds 1 label"),
         ([["a"], ["b"]], [["a"]], SINGLE, "did you mean objective.problem_type=multi_label_classification?"),
         (["a", "b"], ["a"], MULTI, "did you mean objective.problem_type=single_label_classification?"),
-        ([1.0, 2.0], [float("nan")], REGRESSION, "test, row 0: nan is no number"),
-        (["one", "two"], ["two"], REGRESSION, "train, row 0: 'one' is no number"),
+        ([1.0, 2.0], [float("nan")], REGRESSION, "test, row 0: nan is not a finite number"),
+        (["one", "two"], ["two"], REGRESSION, "train, row 0: 'one' is not a finite number"),
     ],
 )  # fmt: skip
 def test_labels_that_do_not_fit_are_named_by_split_and_row(train, test, problem_type, line):
@@ -88,7 +88,7 @@ def test_a_budget_keeps_shares_and_depends_on_the_seed_alone():
 @pytest.mark.parametrize("budget", [2, 101])
 def test_a_budget_that_cannot_be_filled_is_refused(budget):
     train = Dataset.from_dict({"labels": [0, 1, 2] * 33 + [0]})
-    with pytest.raises(UserError, match=r"outside 3 \(one a class\) to 100"):
+    with pytest.raises(UserError, match=r"outside 3 \(one per class\) to 100"):
         label_budget(train, budget, SINGLE, seed=0)
 
 

@@ -27,7 +27,7 @@ def plans(draw):
 
 @settings(max_examples=100, deadline=None)
 @given(plan=plans())
-def test_every_number_of_processes_reads_the_same_examples_at_each_step(plan):
+def test_steps_do_not_depend_on_the_number_of_processes(plan):
     schedule, cut, world = plan
     for epoch, examples in schedule.from_step(0, 2 * schedule.steps_per_epoch):
         dealt = [shard_step(epoch, examples, cut, rank, world) for rank in range(world)]
@@ -41,7 +41,7 @@ def test_every_number_of_processes_reads_the_same_examples_at_each_step(plan):
 
 @settings(max_examples=100, deadline=None)
 @given(plan=plans())
-def test_an_epoch_of_steps_reads_every_example_once_and_no_step_is_empty(plan):
+def test_an_epoch_of_steps_reads_each_example_once(plan):
     schedule, steps = plan[0], plan[0].steps_per_epoch
     for epoch in range(2):
         windows = list(schedule.from_step(epoch * steps, (epoch + 1) * steps))
@@ -54,7 +54,7 @@ def test_an_epoch_of_steps_reads_every_example_once_and_no_step_is_empty(plan):
 
 @settings(max_examples=100, deadline=None)
 @given(plan=plans())
-def test_steps_never_fall_behind_their_budget_by_an_example_nor_run_ahead(plan):
+def test_steps_stay_within_one_example_of_their_budget(plan):
     schedule, read = plan[0], 0
     windows = [examples for _, examples in schedule.from_step(0, schedule.steps_per_epoch)]
     for step, examples in enumerate(windows[:-1], start=1):
@@ -84,7 +84,7 @@ def test_a_micro_batch_holds_so_many_tokens(padded, expected):
     assert [tokens[micro].tolist() for micro in micros] == expected
 
 
-def test_an_epoch_reads_every_example_once_in_another_order_each_time():
+def test_each_epoch_has_its_own_order_of_all_examples():
     orders = [epoch_order(5, epoch, 101).tolist() for epoch in range(3)]
     assert all(sorted(order) == list(range(101)) for order in orders)
     assert len(set(map(tuple, orders))) == 3
@@ -92,7 +92,7 @@ def test_an_epoch_reads_every_example_once_in_another_order_each_time():
     assert orders[1] != epoch_order(6, 1, 101).tolist()
 
 
-def test_rows_come_back_in_the_order_asked_for_and_know_their_place():
+def test_rows_come_in_the_requested_order_with_their_index():
     from datasets import Dataset
 
     rows = Rows(Dataset.from_dict({"input_ids": [[i] for i in range(7)]}))

@@ -67,7 +67,7 @@ def batch_of(lengths, **more):
     return {"input_ids": ids, "attention_mask": real.long()} | more
 
 
-def test_labels_of_texts_stay_in_order_and_labels_of_tokens_move_with_them():
+def test_text_labels_keep_order_and_token_labels_move():
     labels = torch.tensor([4, 2, 0, 1])
     packed = Packed(lambda rows: batch_of([5, 2, 7, 3], labels=labels), 8, per_text=("labels",))([])
     assert torch.equal(packed["labels"], labels)

@@ -24,7 +24,7 @@ def test_rows_hold_every_token_of_every_document_in_order(texts, tokenizer, proc
 
 
 @pytest.mark.parametrize("special", [True, False])
-def test_rows_are_those_of_the_tokenizer_that_hands_out_what_overflows(texts, tokenizer, special):
+def test_rows_equal_the_overflowing_rows_of_the_tokenizer(texts, tokenizer, special):
     long = [" ".join(texts[i : i + 5]) + " [MASK] <s>" for i in range(0, 60, 5)]
     rows = tokenize_documents(Dataset.from_dict({"text": long}), tokenizer, max_length=13, special_tokens=special)
     expected = tokenizer(
@@ -38,7 +38,7 @@ def test_rows_are_those_of_the_tokenizer_that_hands_out_what_overflows(texts, to
     assert any(not start for starts in inner for start in starts)
 
 
-def test_the_cache_is_found_again_and_depends_on_length_and_tokenizer(texts, tokenizer):
+def test_the_cache_depends_on_data_length_and_tokenizer(texts, tokenizer):
     data = Dataset.from_dict({"text": texts})
 
     def file(dataset=data, **settings):
@@ -54,7 +54,7 @@ def test_a_tokenizer_that_was_used_is_left_as_it_was(texts, tokenizer):
     assert tokenizer.backend_tokenizer.truncation is None
 
 
-def test_empty_documents_are_passed_over_and_an_empty_corpus_is_refused(tokenizer):
+def test_empty_documents_are_skipped_and_no_text_is_refused(tokenizer):
     rows = tokenize_documents(Dataset.from_dict({"text": ["", "the bank", None, "  "]}), tokenizer, max_length=9)
     assert len(rows) == 1
     with pytest.raises(UserError, match="no text is left"):

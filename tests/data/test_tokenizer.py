@@ -67,14 +67,14 @@ def test_the_corpus_comes_back(algorithm, lowercase):
     assert "".join(spanish.split()) == ("ñandú,pingüino¿año?" if lowercase else "Ñandú,pingüino¿año?")
 
 
-def test_nothing_is_dropped_but_what_the_declared_normalisation_drops(tokenizer):
+def test_only_the_declared_normalization_drops_characters(tokenizer):
     text = "niño 👨‍👩‍👧 1º ½ don't do not , . soft\xadhyphen"
     back = tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
     wordpiece = isinstance(tokenizer.backend_tokenizer.decoder, decoders.WordPiece)
     assert (back.replace(" ", "") if wordpiece else back) == (text.replace(" ", "") if wordpiece else text)
 
 
-def test_a_new_wordpiece_word_made_of_known_characters_is_never_unknown():
+def test_wordpiece_knows_any_word_of_known_characters():
     tokenizer = train("wordpiece")
     letters = sorted({c for c in "".join(TEXTS) if c.isalpha() and c.isascii()})
     assert tokenizer.unk_token_id not in tokenizer("".join(letters) + " " + "".join(reversed(letters)))["input_ids"]
@@ -160,7 +160,7 @@ def test_a_vocabulary_too_small_for_the_characters_is_refused(algorithm):
 
 
 def test_training_refusals():
-    with pytest.raises(UserError, match=r"wordpeice is none of wordpiece, .*did you mean wordpiece"):
+    with pytest.raises(UserError, match=r"tokenizer\.algorithm: unknown algorithm wordpeice; did you mean wordpiece\?"):
         train("wordpeice")
     for algorithm in ("wordpiece", "unigram"):
         with pytest.raises(UserError, match="no text"):
@@ -201,7 +201,7 @@ def test_ids_beyond_the_model_are_refused_by_the_largest_id(byte_level):
 
 
 def test_load_refusals(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="the folder holds none that loads") as refusal:
+    with pytest.raises(UserError, match="cannot read a tokenizer in this folder") as refusal:
         load_tokenizer(str(tmp_path))
     assert "\n" not in str(refusal.value)
     BertConfig().save_pretrained(tmp_path)  # AutoTokenizer would make a tokenizer of five special tokens here
@@ -217,17 +217,17 @@ def test_load_refusals(tmp_path, monkeypatch):
     )
     bare.save_pretrained(tmp_path / "bare")
     assert load_tokenizer(str(tmp_path / "bare")).get_vocab() == bare.get_vocab()
-    with pytest.raises(UserError, match="lacks mask_token, pad_token;"):
+    with pytest.raises(UserError, match="has no mask_token, no pad_token;"):
         load_tokenizer(str(tmp_path / "bare"), needs=("unk_token", "mask_token", "pad_token"))
     monkeypatch.setattr(PreTrainedTokenizerFast, "is_fast", False)
-    with pytest.raises(UserError, match="slow one"):
+    with pytest.raises(UserError, match="slow tokenizer"):
         load_tokenizer(str(tmp_path / "bare"))
 
 
 def test_remote_code_is_never_run_unasked(tmp_path):
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": [None, "evil.Evil"]}}))
-    with pytest.raises(UserError, match="the folder holds none that loads"):
+    with pytest.raises(UserError, match="cannot read a tokenizer in this folder"):
         load_tokenizer(str(tmp_path))
     assert not (tmp_path / "ran").exists()
 

@@ -77,7 +77,7 @@ def test_so_it_is_where_every_discount_is_estimated(order):
     np.testing.assert_allclose(ByteNgrams(train, order).probabilities(text), expected, rtol=1e-9)
 
 
-def test_counts_that_would_make_a_discount_negative_still_give_a_distribution():
+def test_negative_discounts_still_give_a_distribution():
     often = [1] * 10 + [2] + [3] * 10 + [4]  # eq. 17 gives D2 = 2 - 3 * 10/12 * 10 = -23
     train = b"".join(bytes([byte]) * n for byte, n in enumerate(often))
     p = ByteNgrams(train, 1).probabilities(bytes(range(256)))

@@ -32,7 +32,7 @@ def systems(share_a, share_b, n=53, seed=0):
 
 
 @pytest.mark.parametrize("metric", NAMES)
-def test_a_clearly_better_system_is_significant_from_both_sides_alike(metric):
+def test_a_clearly_better_system_is_significant_either_way(metric):
     a, b, texts = systems(0.05, 0.5)
     found = paired_bootstrap(a, b, texts, metric=metric, num_resamples=400)
     assert 0 < found.low < found.difference < found.high
@@ -54,7 +54,7 @@ def test_equally_good_systems_are_not_told_apart():
     assert found.p > 0.1
 
 
-def test_the_difference_is_that_of_sacrebleu_and_the_interval_that_of_resampled_texts():
+def test_difference_and_interval_match_sacrebleu_and_resampling():
     a, b, texts = systems(0.2, 0.3, n=31)
     found = paired_bootstrap(a, b, texts, metric="bleu")
 

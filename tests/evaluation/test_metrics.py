@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_refused():
         example_scores("single_label_classification", [], [])
 
 
-def test_every_metric_has_a_direction_and_every_problem_a_main_metric():
+def test_metrics_have_a_direction_and_problems_a_main_metric():
     for problem_type, names in METRICS.items():
         assert MAIN_METRIC[problem_type] in names
         assert tuple(compute_metrics(problem_type, *sample(problem_type))) == names

@@ -110,7 +110,7 @@ def test_the_facts_and_the_method_are_told(page):
         assert text in page.text
 
 
-def test_the_same_runs_give_the_same_bytes_whatever_the_users_matplotlibrc(folder, tmp_path):
+def test_reports_are_identical_whatever_the_matplotlibrc(folder, tmp_path):
     with matplotlib.rc_context({"axes.grid": False, "font.size": 20, "svg.hashsalt": None, "savefig.bbox": "tight"}):
         before = dict(matplotlib.rcParams)
         paths = write(tmp_path, some_runs())

@@ -40,7 +40,7 @@ def test_a_large_sample_agrees_with_the_paired_t_test():
     assert paired_permutation_test(a, b, seed=0) == pytest.approx(expected, abs=0.03)
 
 
-def test_p_is_uniform_under_the_null_and_tiny_for_a_clear_difference():
+def test_p_is_uniform_under_the_null_and_tiny_for_a_clear_gap():
     p = np.array([paired_permutation_test(*pair(s, shape=(2, 67)), seed=s, n_resamples=300) for s in range(300)])
     for level in (0.05, 0.25, 0.5):
         assert abs((p <= level).mean() - level) < 4 * math.sqrt(level * (1 - level) / len(p)) + 0.01

@@ -26,7 +26,7 @@ def seeds(contender, budget, *shares, **more):
     return [run(contender, budget, seed, share, **more) for seed, share in enumerate(shares)]
 
 
-def test_a_clear_winner_is_named_with_numbers_and_so_is_a_clear_loser():
+def test_a_clear_winner_and_a_clear_loser_are_named():
     ours, weak = seeds("ours", 50, 0.86, 0.87, 0.88), seeds("random", 50, 0.60, 0.61, 0.60)
     verdict = judge(ours + weak, metric="accuracy", reference="ours", seed=0)
     (comparison,) = verdict.comparisons
@@ -61,7 +61,7 @@ def test_identical_contenders_differ_in_nothing():
     assert verdict.comparisons[0].word == "no difference shown"
 
 
-def test_only_seeds_that_succeeded_for_both_are_paired_and_the_sentence_says_so():
+def test_only_seeds_that_succeeded_for_both_are_paired():
     runs = [run("ours", 9, 0, 0.9), run("ours", 9, 1, 0.1), run("ours", 9, 2, 0.9)]
     runs += [run("b", 9, 2, 0.4), failed("b", 9, 1), run("b", 9, 0, 0.4)]
     verdict = judge(runs, metric="accuracy", reference="ours", seed=0)

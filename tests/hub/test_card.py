@@ -117,14 +117,14 @@ def test_each_head_is_loaded_by_its_own_auto_class(model_type, architecture, aut
     assert f"\nmodel = {auto}.from_pretrained(" in said.text
 
 
-def test_a_head_of_somebody_elses_code_is_loaded_as_its_auto_map_says():
+def test_a_head_of_foreign_code_loads_as_its_auto_map_says():
     auto_map = {"AutoModel": "theirs.TheirModel", "AutoModelForCausalLM": "theirs.TheirCausalLM"}
     said = card({"model_type": "nobody-knows-it", "architectures": ["TheirCausalLM"], "auto_map": auto_map}, None, None)
     assert '\nmodel = AutoModelForCausalLM.from_pretrained("me/tiny", trust_remote_code=True)\n' in said.text
     assert said.data.pipeline_tag == "text-generation"
 
 
-def test_a_card_that_somebody_wrote_is_kept_word_for_word_and_its_metadata_completed():
+def test_a_users_card_is_kept_and_its_metadata_completed():
     mine = "---\nlicense: mit\npipeline_tag: zero-shot-classification\nmine: 1\n---\n\n# My words\n\n{{ not jinja }}\n"
     said = card(readme=mine)
     assert said.text == "\n# My words\n\n{{ not jinja }}\n"
@@ -141,7 +141,7 @@ def test_a_licence_alone_goes_into_the_card_that_is_written():
     assert "| accuracy | 0.8750 |" in said.text
 
 
-def test_a_card_of_an_earlier_push_is_written_anew_with_what_was_added_to_its_metadata():
+def test_an_earlier_pushed_card_is_rewritten_with_its_metadata():
     first = str(card()).replace("library_name:", "license: mit\nlibrary_name:")
     assert MARK in first
     said = card(result=RESULT | {"metric": {"accuracy": 0.5}}, readme=first)
@@ -182,7 +182,7 @@ def test_no_path_of_this_machine_travels(before, after):
     assert without_paths({"a": [before]}) == {"a": [after]}
 
 
-def test_a_record_is_found_beside_a_model_folder_and_inside_an_exported_one_and_nowhere_else(model_folder, tmp_path):
+def test_a_record_is_found_only_beside_or_in_a_model_folder(model_folder, tmp_path):
     result, settings = read_run(model_folder)
     assert result["seed"] == 3
     assert settings["data"]["name"] == "bbc_news"

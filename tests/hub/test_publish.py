@@ -41,7 +41,7 @@ def test_the_end_of_a_training_run_pushes_what_it_saved(model_folder, tokenizer,
     assert sent().private
 
 
-def test_a_push_makes_a_private_repository_and_one_commit_of_every_file(model_folder, hub, sent, capfd):
+def test_a_push_makes_a_private_repository_in_one_commit(model_folder, hub, sent, capfd):
     before = contents(model_folder.parent)
     push(model_folder, "me/tiny")
     assert sent().private
@@ -57,7 +57,7 @@ def test_a_push_makes_a_private_repository_and_one_commit_of_every_file(model_fo
     assert f"{hub.url}/me/tiny (private) now holds 7 files" in said
 
 
-def test_what_is_pushed_carries_the_runs_record_and_nobodys_folders(model_folder, hub, sent):
+def test_a_push_sends_the_run_record_without_local_paths(model_folder, hub, sent):
     push(model_folder, "me/tiny")
     record = json.loads(sent().files["run/result.json"])
     assert record["metric"] == {"eval_loss": 2.5, "eval_accuracy": 0.25}
@@ -69,7 +69,7 @@ def test_what_is_pushed_carries_the_runs_record_and_nobodys_folders(model_folder
         assert str(model_folder.parent).encode() not in content, name
 
 
-def test_a_second_push_of_the_same_folder_changes_nothing_and_says_so(model_folder, hub, sent, capfd):
+def test_pushing_the_same_folder_again_changes_nothing(model_folder, hub, sent, capfd):
     push(model_folder, "me/tiny")
     hub.requests.clear()
     push(model_folder, "me/tiny")
@@ -78,7 +78,7 @@ def test_a_second_push_of_the_same_folder_changes_nothing_and_says_so(model_fold
     assert "holds these very files already" in capfd.readouterr().out
 
 
-def test_a_push_of_other_weights_is_one_more_commit_without_the_weights_that_are_no_more(model_folder, hub, sent):
+def test_pushing_other_weights_deletes_the_stale_ones(model_folder, hub, sent):
     hub.add(
         "me/tiny",
         config__json=(model_folder / "config.json").read_bytes(),
@@ -104,7 +104,7 @@ def test_only_what_makes_the_model_is_sent(model_folder, hub, sent):
     }  # fmt: skip
 
 
-def test_public_is_asked_for_and_a_repository_that_is_there_stays_as_it_is(model_folder, hub, sent, capfd):
+def test_visibility_is_set_only_for_a_new_repository(model_folder, hub, sent, capfd):
     push(model_folder, "me/tiny", private=False)
     assert not sent().private
     sent().files.clear()
@@ -170,14 +170,14 @@ def shard(folder):
         (lambda f: (f / "README.md").write_text("---\na: [\n---\n"), "README.md: its metadata cannot be read"),
     ],
 )
-def test_a_folder_that_is_no_whole_model_is_refused_before_anything_is_sent(model_folder, hub, spoil, said):
+def test_an_incomplete_model_is_refused_before_sending(model_folder, hub, spoil, said):
     spoil(model_folder)
     with pytest.raises(UserError, match=said):
         push(model_folder, "me/tiny")
     assert hub.requests == []
 
 
-def test_the_folder_of_a_run_is_refused_with_the_folder_that_was_meant(model_folder, hub):
+def test_a_run_folder_is_refused_with_a_hint_to_its_model(model_folder, hub):
     with pytest.raises(UserError, match=r"holds no model.*; give .*/model"):
         push(model_folder.parent, "me/tiny")
 
@@ -203,7 +203,7 @@ def test_a_dataset_or_space_of_that_name_is_refused(model_folder, hub, kind):
         ({"model_type": "decero_encoder", "architectures": ["DeceroEncoderModel"]}, r"\(DeceroEncoderModel\)"),
     ],
 )
-def test_another_kind_of_model_is_overwritten_only_when_that_is_asked_for(model_folder, hub, sent, theirs, named):
+def test_another_kind_of_model_is_replaced_only_on_request(model_folder, hub, sent, theirs, named):
     hub.add("me/tiny", config__json=json.dumps(theirs).encode())
     with pytest.raises(UserError, match=rf"holds a .*{named}, and this is a decero_encoder \(DeceroEncoderForMaskedLM"):
         push(model_folder, "me/tiny")
@@ -217,9 +217,7 @@ ENDPOINTS = ("GET /api/models/", "/create", "/validate-yaml", "/preupload/", "/b
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("done", [False, True], ids=["not done", "done, answer lost"])
-def test_a_hub_that_cannot_answer_once_is_asked_again_and_nothing_is_done_twice(
-    model_folder, hub, sent, endpoint, done
-):
+def test_a_failed_request_is_retried_and_nothing_done_twice(model_folder, hub, sent, endpoint, done):
     hub.fail.append((endpoint, 503, done))
     push(model_folder, "me/tiny")
     assert hub.fail == []
@@ -242,9 +240,7 @@ def test_a_hub_that_stays_away_is_given_up_and_the_folder_kept(model_folder, hub
     assert (model_folder / "model.safetensors").is_file()
 
 
-def test_what_the_hub_refuses_is_one_line_at_once_and_never_says_the_token(
-    model_folder, hub, monkeypatch, capfd, caplog
-):
+def test_a_refusal_of_the_hub_is_one_line_without_the_token(model_folder, hub, monkeypatch, capfd, caplog):
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
     with pytest.raises(UserError, match=r"could not be pushed: 403.* the token may not write to me") as refused:
@@ -265,7 +261,7 @@ def test_the_token_is_never_said_when_all_goes_well(model_folder, hub, capfd, ca
     assert not any(hub.token.encode() in content for content in hub.repos["model", "me/tiny"].files.values())
 
 
-def test_a_card_that_somebody_wrote_is_kept_in_the_folder_and_on_the_hub(model_folder, hub, sent):
+def test_a_users_card_is_kept_in_the_folder_and_on_the_hub(model_folder, hub, sent):
     push(model_folder, "me/tiny")
     sent().files["README.md"] = b"---\nlicense: mit\n---\n# Written on the hub\n"
     push(model_folder, "me/tiny")

@@ -13,13 +13,13 @@ from decero.data.collators import IGNORED
 from decero.data.corpus import check_text
 from decero.data.pairs import Pair
 from decero.data.tokenization import map_rows
-from decero.data.tokenizer import around
+from decero.data.tokenizer import special_tokens_around
 from decero.errors import UserError
 
 
 @dataclass
 class PromptCompletion(Causal):
-    """A completion after its prompt, over rows of `tokenize_prompts`; the prompt is read and not scored."""
+    """Predict a completion from its prompt, over rows of `tokenize_prompts`; the prompt is not scored."""
 
     def pair(self, row: dict) -> Pair:
         prompt, completion = (np.asarray(row[name], dtype=np.int64) for name in ("input_ids", "labels"))
@@ -41,19 +41,23 @@ def tokenize_prompts(
     num_proc: int | None = None,
     where: str = "data",
 ) -> Dataset:
-    """One row a pair: `input_ids` of the prompt, `labels` of the completion and its end, `truncated` (was either cut?).
+    """Tokenize each pair to a row of `input_ids` (prompt), `labels` (completion and end token) and `truncated`.
 
-    A prompt is prefix + source + `separator` after what the tokenizer puts before a text; or with `chat` a turn of the
-    user, prefix + source, in the tokenizer's chat template, up to where the answer begins. The two sides are tokenized
-    apart, so that a prompt has the same tokens when its completion is yet to be written. Of a prompt that is too long
-    the source loses its end; a completion that is too long loses its own, and no end token teaches the model to stop.
+    truncated: whether either side was cut. where: the name of the data in error messages.
 
-    Raises UserError: a side that is missing (null) or no text, a prompt without room for a source, a template that
-    does not render, or whose answer does not follow the prompt.
+    A prompt is the tokenizer's start tokens + prefix + source + `separator`. With `chat` it is one user turn, prefix +
+    source, in the tokenizer's chat template, up to where the answer begins. Prompt and completion are tokenized
+    separately, so that a prompt has the same tokens at inference, when there is no completion yet.
+
+    A prompt over `max_source_length` loses the end of its source. A completion over `max_target_length` loses its end
+    and its end token, so the model does not learn to stop there.
+
+    Raises UserError: a missing (null) or non-text side; a prompt without room for a source; a chat template that
+    fails, or in which the answer does not follow the prompt.
     """
     for column, setting in ((source_column, "source_column"), (target_column, "target_column")):
         check_text(dataset, column, where, setting)
-    make = _Chat(tokenizer) if chat else _Plain(tokenizer, separator)
+    encoder = _Chat(tokenizer) if chat else _Plain(tokenizer, separator)
 
     def tokenize(batch):
         rows: dict[str, list] = {"input_ids": [], "labels": [], "truncated": []}
@@ -61,8 +65,8 @@ def tokenize_prompts(
             if source is None or target is None:
                 sides = f"{source_column!r} or {target_column!r}"
                 raise UserError(f"{where}: a row has no text (null) in {sides}; fill or drop it")
-            prompt, cut = _fit(lambda text: make.prompt(prefix + text), source, tokenizer, max_source_length)
-            completion = make.completion(prefix + source, target)
+            prompt, cut = _fit(lambda text: encoder.prompt(prefix + text), source, tokenizer, max_source_length)
+            completion = encoder.completion(prefix + source, target)
             rows["input_ids"].append(prompt)
             rows["labels"].append(completion[:max_target_length])
             rows["truncated"].append(cut or len(completion) > max_target_length)
@@ -84,13 +88,13 @@ def tokenize_prompts(
 
 @dataclass
 class _Plain:
-    """Text that goes on as text."""
+    """Encode prompt and completion as plain text."""
 
     tokenizer: PreTrainedTokenizerBase
     separator: str
 
     def __post_init__(self):
-        self.start, _ = around(self.tokenizer)
+        self.start, _ = special_tokens_around(self.tokenizer)
 
     def prompt(self, text: str) -> list[int]:
         return self.start + self.tokenizer(text + self.separator, **PLAIN)["input_ids"]
@@ -101,32 +105,32 @@ class _Plain:
 
 @dataclass
 class _Chat:
-    """A turn of the user and one of the assistant, as the template of the tokenizer writes them."""
+    """Encode a user turn and an assistant turn with the tokenizer's chat template."""
 
     tokenizer: PreTrainedTokenizerBase
 
-    def render(self, text: str, answer: str | None = None) -> str:
-        turns = [{"role": "user", "content": text}]
+    def render(self, question: str, answer: str | None = None) -> str:
+        turns = [{"role": "user", "content": question}]
         turns += [] if answer is None else [{"role": "assistant", "content": answer}]
         try:
-            said = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None)
+            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None)
         except Exception as error:  # a template may raise anything
             raise UserError(
                 f"tokenizer {self.tokenizer.name_or_path}: its chat template fails ({' '.join(str(error).split())}); "
                 "set objective.chat_template=off"
             ) from error
-        return str(said)
+        return str(text)
 
     def prompt(self, text: str) -> list[int]:
         return self.tokenizer(self.render(text), add_special_tokens=False, verbose=False)["input_ids"]
 
     def completion(self, text: str, answer: str) -> list[int]:
-        """What follows the prompt, up to the first end token; a template that writes none after an answer gets one."""
+        """Return the ids after the prompt, up to the first end token; add one if the template writes none."""
         before, whole = self.render(text), self.render(text, answer)
         if not whole.startswith(before):
             raise UserError(
-                f"tokenizer {self.tokenizer.name_or_path}: in its chat template an answer does not follow the prompt "
-                "as it is; set objective.chat_template=off"
+                f"tokenizer {self.tokenizer.name_or_path}: its chat template changes the prompt when an answer "
+                "follows; set objective.chat_template=off"
             )
         end = self.tokenizer.eos_token_id
         ids = self.tokenizer(whole[len(before) :], add_special_tokens=False, verbose=False)["input_ids"]
@@ -136,12 +140,13 @@ class _Chat:
 def _fit(
     encode: Callable[[str], Sequence[int]], source: str, tokenizer: PreTrainedTokenizerBase, limit: int
 ) -> tuple[list[int], bool]:
-    """The ids of a prompt around `source`, which loses its end until they are `limit` at most; and whether it did."""
+    """Encode a prompt in at most `limit` ids by cutting the end of `source`. Return the ids and whether it was cut."""
     ids, cut = encode(source), False
     while len(ids) > limit:
         if not source:
             raise UserError(
-                f"data.max_source_length {limit} leaves no room for a source: what stands around it takes {len(ids)}"
+                f"data.max_source_length {limit} leaves no room for a source: the prompt without it has {len(ids)} "
+                "tokens; raise data.max_source_length"
             )
         offsets = tokenizer(source, return_offsets_mapping=True, **PLAIN)["offset_mapping"]
         keep = len(offsets) - (len(ids) - limit)

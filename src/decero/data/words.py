@@ -1,4 +1,4 @@
-"""Where words begin among tokens, for whole-word masking."""
+"""Find the tokens that begin a word, for whole-word masking."""
 
 import re
 from collections.abc import Sequence
@@ -8,26 +8,27 @@ import numpy as np
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
-# isspace() of every code point up to U+3000, the last whitespace there is; the row after it stands for all that follow
+# isspace() of every code point up to U+3000, the last whitespace character; one more entry for all later code points
 IS_SPACE = np.array([chr(code).isspace() for code in range(0x3001)] + [False])
 
 
 def word_starts(rows: Sequence[Encoding], texts: Sequence[str], by_pre_token: bool = False) -> list[np.ndarray]:
-    """Which tokens begin a word: a bool array a row. The words to mask are the runs from one True to the next.
+    """Return one bool array per row: True at each token that begins a word.
 
-    rows: a fast tokenizer's encodings of the texts. A token starts a word when its pre-token (`word_ids`) differs from
-    its predecessor's or its first character lies in another whitespace word of the text; a special token and the first
-    of a row start their own. A whitespace word is a run of whitespace with what follows it, so a lone `▁` and the piece
-    after it are one word. Pre-tokens alone are right for WordPiece, byte-level BPE and Metaspace; whitespace is what
-    remains where there is no pre-tokenizer.
-    by_pre_token: the text need not be looked at, as `splits_at_whitespace` says.
+    rows: a fast tokenizer's encodings of the texts.
+    by_pre_token: do not look at the text; allowed when `splits_at_whitespace` is True.
+
+    A token begins a word when its pre-token (`word_ids`) differs from that of the token before it, or when its first
+    character is in another whitespace word of the text. Special tokens and the first token of a row always do. A
+    whitespace word is a run of whitespace and the characters after it, so a single `▁` and the piece after it are one
+    word. Pre-tokens are enough for WordPiece, byte-level BPE and Metaspace; whitespace is needed without pre-tokenizer.
     """
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     pre_tokens = np.array(list(chain.from_iterable(row.word_ids for row in rows)), dtype=np.float64)  # None: NaN
     starts = np.ones(len(pre_tokens), dtype=bool)
     starts[1:] = pre_tokens[1:] != pre_tokens[:-1]
     if not by_pre_token:
-        # All texts end to end, each closed by a newline: a trimmed token may start at the very end of its text
+        # Join all texts, each with a final newline, because a trimmed token may start at the end of its text
         whole = "".join(f"{text}\n" for text in texts).encode("utf-32-le", "surrogatepass")
         is_space = IS_SPACE[np.minimum(np.frombuffer(whole, dtype=np.uint32), len(IS_SPACE) - 1)]
         text_begins = np.cumsum([0] + [len(text) + 1 for text in texts])
@@ -40,18 +41,17 @@ def word_starts(rows: Sequence[Encoding], texts: Sequence[str], by_pre_token: bo
 
 
 def splits_at_whitespace(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether no pre-token goes on behind whitespace, so that `word_starts` has no use for characters, which cost time.
+    """Tell whether every pre-token ends at whitespace; then `word_starts` need not look at characters (slow).
 
-    Tried with the whitespace that texts have (of rare kinds some tokenizers make nothing) behind and before letters,
-    figures and punctuation.
+    Tests the common kinds of whitespace (some tokenizers drop rare kinds) between letters, digits and punctuation.
     """
     backend = tokenizer.backend_tokenizer
     if backend.pre_tokenizer is None:
         return False
     for left, space, right in product("a1!é中", (" ", "\n", "\t", "\r", "\xa0", "\u3000", "  ", " \n\n "), "a1!é中"):
         text = f"{left}{space}{right}"
-        read = backend.normalizer.normalize_str(text) if backend.normalizer else text
-        pieces = [read[begin:end] for _, (begin, end) in backend.pre_tokenizer.pre_tokenize_str(read)]
-        if len(read.split()) != 2 or any(re.search(r"\S\s", piece) for piece in pieces):
+        normal = backend.normalizer.normalize_str(text) if backend.normalizer else text
+        pieces = [normal[begin:end] for _, (begin, end) in backend.pre_tokenizer.pre_tokenize_str(normal)]
+        if len(normal.split()) != 2 or any(re.search(r"\S\s", piece) for piece in pieces):
             return False
     return True

@@ -77,7 +77,7 @@ def refused(source, out, said):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(("variant", "head"), SHAPES)
-def test_a_folder_there_and_back_holds_the_same_tensors_and_options(variant, head, dtype, stock_folder, tmp_path):
+def test_a_round_trip_keeps_tensors_and_options(variant, head, dtype, stock_folder, tmp_path):
     folder = stock_folder(variant, head, dtype)
     said = []
     ours = import_model(folder, tmp_path / "ours", said.append)
@@ -265,7 +265,7 @@ def test_code_of_a_folder_is_never_run(stock_folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "trick", ["pickle", "nothing", "cut short", "outside", "absolute", "link", "adapter", "float8"]
 )
-def test_weights_that_are_not_plain_safetensors_of_the_folder_are_refused(trick, stock_folder, tmp_path):
+def test_weights_other_than_plain_safetensors_are_refused(trick, stock_folder, tmp_path):
     folder = stock_folder()
     weights = folder / "model.safetensors"
     elsewhere = tmp_path / "elsewhere.safetensors"
@@ -326,7 +326,7 @@ def test_a_folder_that_is_there_is_left_alone(stock_folder, tmp_path):
         import_model(folder, folder / "config.json")
 
 
-def test_a_conversion_that_computes_something_else_leaves_nothing(stock_folder, tmp_path, monkeypatch):
+def test_a_conversion_with_other_outputs_leaves_nothing(stock_folder, tmp_path, monkeypatch):
     folder = stock_folder()
 
     def wrong(stock):

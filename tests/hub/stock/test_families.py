@@ -238,7 +238,7 @@ def test_a_bare_bert_without_its_pooler_stays_without(find_case):
     assert to_stock(ours, "bert").pooler is None
 
 
-def test_two_matrices_under_a_configuration_that_ties_them_stay_two(find_case):
+def test_two_matrices_under_a_tying_configuration_stay_two(find_case):
     stock = find_case("t5 1.1", "ForConditionalGeneration").stock()
     assert stock.config.tie_word_embeddings  # so T5Config has it, always
     ours = from_stock(stock)

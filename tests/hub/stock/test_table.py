@@ -77,7 +77,7 @@ def test_a_line_for_other_models_of_the_family_is_passed_over(gated):
         ),
     ],
 )
-def test_a_tensor_too_much_missing_misshapen_or_doubtful_is_named(source, wanted, said):
+def test_tensors_extra_missing_or_misshapen_are_named(source, wanted, said):
     source, wanted = ({name: numbers(*shape) for name, shape in tensors.items()} for tensors in (source, wanted))
     with pytest.raises(UserError, match=f"tensor {said}"):
         FAMILY.translate(source, wanted, "Model", to_stock=False)
