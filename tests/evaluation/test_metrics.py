@@ -95,9 +95,9 @@ def test_what_does_not_fit_is_refused():
         compute_metrics("single_label_clasification", [0], [0])
     with pytest.raises(UserError, match="diverged"):
         predict("single_label_classification", [[0.0, float("nan")]])
-    with pytest.raises(ValueError, match="one number an example"):
+    with pytest.raises(ValueError, match="one number per example"):
         predict("regression", np.zeros((3, 2)))
-    with pytest.raises(ValueError, match="one and the same"):  # would broadcast to (3, 3) unnoticed
+    with pytest.raises(ValueError, match="the same non-empty"):  # would broadcast to (3, 3) unnoticed
         compute_metrics("regression", np.zeros((3, 1)), np.zeros(3))
     with pytest.raises(ValueError, match="non-empty"):
         example_scores("single_label_classification", [], [])

@@ -51,8 +51,8 @@ def test_a_lucky_training_is_not_a_difference():
     assert comparison.p_adjusted < 0.05, "the permutation test alone would have named a winner"
     assert comparison.low < 0 < comparison.high
     assert (comparison.word, comparison.winner) == ("no difference shown", None)
-    assert verdict.sentences()[0].startswith("With every label, no difference is shown between ours")
-    assert "training luck alone could explain it" in verdict.sentences()[0]
+    assert verdict.sentences()[0].startswith("With all labels, no difference is shown between ours")
+    assert "the random seed of training could explain it" in verdict.sentences()[0]
 
 
 def test_identical_contenders_differ_in_nothing():
@@ -79,8 +79,8 @@ def test_what_cannot_be_compared_is_there_with_its_reason():
     reasons = {(c.other, c.budget): c.reason for c in verdict.comparisons}
     assert reasons == {
         ("b", 9): "every run of b failed",
-        ("c", 9): "c was not run there",
-        ("b", None): "b was not run there",
+        ("c", 9): "c has no run with this budget",
+        ("b", None): "b has no run with this budget",
         ("c", None): "no seed succeeded for both",
     }
     assert {c.word for c in verdict.comparisons} == {"not comparable"}
@@ -103,13 +103,13 @@ def test_the_table_orders_budgets_and_marks_cells():
     verdict = judge(runs, metric="accuracy", reference="ours", seed=0)
     assert verdict.budgets == (50, 1000, None)
     lines = verdict.table().splitlines()
-    assert lines[0].startswith("| contender | 50 labels | 1,000 labels | all labels | parameters | mean time a run |")
+    assert lines[0].startswith("| contender | 50 labels | 1,000 labels | all labels | parameters | mean time per run |")
     assert lines[2] == "| ours | 80.4 ± 0.0 | 80.4 ± 0.0 | 80.4 ± 0.0 | 4.4 M | 1.0 min | 2.0 h |"
     assert lines[3].startswith(r"| best\|one | 98.5 ± 0.7 ▲ | – | – |")
     assert lines[4].startswith("| worst | – | 24.7 ± 7.3 ▼ | – |")
     assert lines[5].startswith("| twin | – | – | 80.4 ± 0.0 ≈ |")
     assert verdict.summary()[0] == "ours against best|one, 3 label budgets: worse at 1, not comparable at 2."
-    assert "ours 1.0 min, after 2.0 h of pretraining paid once" in verdict.cost()
+    assert "ours 1.0 min, after one pretraining of 2.0 h" in verdict.cost()
 
 
 def test_a_metric_other_than_the_score_is_told_apart_from_it():
@@ -117,7 +117,7 @@ def test_a_metric_other_than_the_score_is_told_apart_from_it():
     worse = [run("b", 9, s, 0.5, metrics={"f1_macro": 0.40}) for s in range(3)]
     (sentence,) = judge(better + worse, metric="f1_macro", reference="ours", seed=0).sentences()
     assert "ours (30.0 ± 0.0) beats b (40.0 ± 0.0): 40.2 points [" in sentence
-    assert "more right answers an example for ours" in sentence
+    assert "more right answers per example for ours" in sentence
     assert "but macro F1 points the other way" in sentence
 
 
@@ -137,7 +137,7 @@ def test_errors_of_regression_are_told_in_their_own_unit():
 def test_a_single_seed_says_what_it_cannot_know():
     verdict = judge([run("a", 9, 0, 0.9), run("b", 9, 0, 0.4)], metric="accuracy", reference="a", seed=0)
     assert "a (89.7) beats b (40.2)" in verdict.sentences()[0]
-    assert "training luck is not in the interval" in verdict.sentences()[0]
+    assert "the interval does not include the variation between seeds" in verdict.sentences()[0]
 
 
 @pytest.mark.parametrize(

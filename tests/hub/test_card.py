@@ -151,7 +151,7 @@ def test_an_earlier_pushed_card_is_rewritten_with_its_metadata():
 
 
 def test_metadata_that_cannot_be_read_is_named():
-    with pytest.raises(UserError, match=r"README\.md: its metadata cannot be read"):
+    with pytest.raises(UserError, match=r"README\.md: cannot read its metadata"):
         card(readme="---\na: [\n---\ntext")
 
 

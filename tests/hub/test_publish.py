@@ -75,7 +75,7 @@ def test_pushing_the_same_folder_again_changes_nothing(model_folder, hub, sent, 
     push(model_folder, "me/tiny")
     assert len(sent().commits) == 1
     assert not [r for r in hub.requests if r.startswith("PUT") or "/commit/" in r]
-    assert "holds these very files already" in capfd.readouterr().out
+    assert "already has these files" in capfd.readouterr().out
 
 
 def test_pushing_other_weights_deletes_the_stale_ones(model_folder, hub, sent):
@@ -125,20 +125,20 @@ def test_a_dry_run_lists_everything_and_sends_nothing(model_folder, hub, monkeyp
     total = sum(int(line.split()[0].replace(",", "")) for line in said.splitlines() if " bytes  " in line)
     assert total % 2 == 0  # every size once, and their sum
     assert f"{total // 2:,} bytes  in 7 files" in said
-    assert "stays here" not in said
+    assert "not sent" not in said
     for name in ("run", "checkpoints"):
         (model_folder / name).mkdir()
     shutil.copy(model_folder.parent / "result.json", model_folder / "run")
     push(model_folder, "me/tiny", private=False, dry_run=True)
     said = capfd.readouterr().out
     assert "me/tiny (public" in said
-    assert "stays here: checkpoints\n" in said
+    assert "not sent: checkpoints\n" in said
 
 
 def test_a_push_without_a_token_is_refused_and_the_folder_kept(model_folder, hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("decero.hub.publish.get_token", lambda: None)
-    with pytest.raises(UserError, match=r"no token to push .* with; run `hf auth login` or set HF_TOKEN"):
+    with pytest.raises(UserError, match=r"no token to push .*; run `hf auth login` or set HF_TOKEN"):
         push(model_folder, "me/tiny")
     assert hub.requests == []
     assert (model_folder / "model.safetensors").is_file()
@@ -160,14 +160,14 @@ def shard(folder):
     [
         (lambda f: f.rename(f.with_name("modell")), "no such folder; did you mean .*/modell"),
         (lambda f: (f / "config.json").unlink(), "there is no config.json"),
-        (lambda f: (f / "config.json").write_text("{"), "config.json: is no JSON"),
-        (lambda f: (f / "config.json").write_text("{}"), "names no model_type"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json: invalid JSON"),
+        (lambda f: (f / "config.json").write_text("{}"), "config.json: no model_type"),
         (lambda f: (f / "model.safetensors").unlink(), "there is no model.safetensors"),
-        (lambda f: (f / "pytorch_model.bin").write_bytes(b""), "pytorch_model.bin may hold a pickle"),
-        (lambda f: (f / "model.pt").write_bytes(b""), "model.pt may hold a pickle"),
-        (cut, "model.safetensors: is no whole safetensors file"),
-        (shard, "names model-00002-of-00002.safetensors, which is not there"),
-        (lambda f: (f / "README.md").write_text("---\na: [\n---\n"), "README.md: its metadata cannot be read"),
+        (lambda f: (f / "pytorch_model.bin").write_bytes(b""), "pytorch_model.bin may be a pickle"),
+        (lambda f: (f / "model.pt").write_bytes(b""), "model.pt may be a pickle"),
+        (cut, "model.safetensors: not a complete safetensors file"),
+        (shard, "names model-00002-of-00002.safetensors, which does not exist"),
+        (lambda f: (f / "README.md").write_text("---\na: [\n---\n"), "README.md: cannot read its metadata"),
     ],
 )
 def test_an_incomplete_model_is_refused_before_sending(model_folder, hub, spoil, said):
@@ -178,13 +178,13 @@ def test_an_incomplete_model_is_refused_before_sending(model_folder, hub, spoil,
 
 
 def test_a_run_folder_is_refused_with_a_hint_to_its_model(model_folder, hub):
-    with pytest.raises(UserError, match=r"holds no model.*; give .*/model"):
+    with pytest.raises(UserError, match=r"no model in this folder.*; give .*/model"):
         push(model_folder.parent, "me/tiny")
 
 
 @pytest.mark.parametrize("name", ["not a name", "a/b/c", "tiny", "me/", "me/--x"])
 def test_a_name_that_is_none_is_refused_even_dry(model_folder, hub, name):
-    with pytest.raises(UserError, match="is no name of a repository"):
+    with pytest.raises(UserError, match="is not a repository name"):
         push(model_folder, name, dry_run=True)
 
 
@@ -228,13 +228,13 @@ def test_a_failed_request_is_retried_and_nothing_done_twice(model_folder, hub, s
 
 def test_a_hub_that_stays_away_is_given_up_and_the_folder_kept(model_folder, hub):
     hub.fail += [("/create", 502, False)] * 99
-    with pytest.raises(UserError, match="is kept but me/tiny could not be pushed: 502"):
+    with pytest.raises(UserError, match="is kept, but me/tiny could not be pushed: 502"):
         push(model_folder, "me/tiny")
     assert hub.waited == list(WAITS)
     hub.waited.clear()
     hub.shutdown()
     hub.server_close()
-    with pytest.raises(UserError, match=r"is kept but me/tiny could not be pushed: .*[Cc]onnect"):
+    with pytest.raises(UserError, match=r"is kept, but me/tiny could not be pushed: .*[Cc]onnect"):
         push(model_folder, "me/tiny")
     assert hub.waited == list(WAITS)
     assert (model_folder / "model.safetensors").is_file()

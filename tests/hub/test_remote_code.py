@@ -179,12 +179,12 @@ def test_other_models_and_existing_folders_are_refused(model_folder, tokenizer_f
     stock = BertConfig(vocab_size=11, hidden_size=6, num_hidden_layers=1, num_attention_heads=1, intermediate_size=5)
     with pytest.raises(UserError, match="BertForMaskedLM: holds a bert"):
         export_remote_code(AutoModelForMaskedLM.from_config(stock), tmp_path / "out")
-    with pytest.raises(UserError, match="holds a tokenizer and no model"):
+    with pytest.raises(UserError, match="holds a tokenizer but no model"):
         export_remote_code(tokenizer_folder, tmp_path / "out")
     with pytest.raises(UserError, match="no such folder"):
         export_remote_code(tmp_path / "nowhere", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         export_remote_code(model_folder, model_folder)
 
 

@@ -146,7 +146,7 @@ def another(option, value):
 )
 def test_a_stock_option_without_counterpart_is_refused_by_name(variant, head, option, value, find_case):
     case = find_case(variant, head)
-    with pytest.raises(UserError, match=f"{case.family.name} option {option}=.* has no counterpart here"):
+    with pytest.raises(UserError, match=f"{case.family.name} option {option}=.* has no counterpart in decero"):
         case.family.check_import(case.config(**{option: value}), head)
 
 
@@ -193,7 +193,7 @@ def test_a_field_that_a_family_cannot_express_is_refused_by_name(variant, head, 
     with pytest.raises(UserError) as refusal:
         case.family.check_export(config, head)
     said = str(refusal.value)
-    assert said == f"{field}={value!r} has no counterpart in {case.family.name}, which has {needs} there"
+    assert said == f"{field}={value!r} has no counterpart in {case.family.name}, which has {needs}"
 
 
 @pytest.mark.parametrize(
@@ -217,10 +217,10 @@ def test_a_field_that_acts_on_nothing_is_no_reason_to_refuse(variant, head, fiel
 
 def test_what_acts_in_training_alone_is_told_and_not_refused(find_case):
     case = find_case("gpt2", "Model")
-    assert case.family.check_import(case.config(embd_pdrop=0.5), "Model") == ["embd_pdrop=0.5 (acts in training alone)"]
+    assert case.family.check_import(case.config(embd_pdrop=0.5), "Model") == ["embd_pdrop=0.5 (only acts in training)"]
     config = case.family.our_config(case.config(), "Model")
     config.activation_dropout = 0.25
-    assert case.family.check_export(config, "Model") == ["activation_dropout=0.25 (acts in training alone)"]
+    assert case.family.check_export(config, "Model") == ["activation_dropout=0.25 (only acts in training)"]
 
 
 def test_a_head_that_a_family_lacks_is_refused(find_case):

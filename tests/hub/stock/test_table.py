@@ -66,14 +66,14 @@ def test_a_line_for_other_models_of_the_family_is_passed_over(gated):
         (
             {"wte.weight": (5, 3), "wpe.weight": (2, 3)},
             {"embed_tokens.weight": (5, 3)},
-            "wpe.weight has no counterpart here",
+            "wpe.weight has no counterpart in decero",
         ),
         ({"wte.weight": (5, 3)}, {"embed_tokens.weight": (5, 3), "norm.weight": (3,)}, "norm.weight is missing"),
         ({"wte.weight": (5, 3)}, {"embed_tokens.weight": (5, 7)}, r"embed_tokens.weight has shape \[5, 3\] instead of"),
         (
             {"h.0.fc.weight": (2, 3), "h.0.fc_gated.weight": (2, 3)},
             {"layers.0.up.weight": (2, 3)},
-            "layers.0.up.weight has two values: one is that of h.0.fc_gated.weight",
+            "layers.0.up.weight has two values; one is that of h.0.fc_gated.weight",
         ),
     ],
 )
@@ -90,7 +90,7 @@ def test_of_tensors_that_share_memory_one_name_is_enough():
     ours["decoder.embed_tokens.weight"] = ours["embed_tokens.weight"]
     assert FAMILY.translate(stock, ours, "Model", to_stock=False).keys() == {"embed_tokens.weight"}
     stock["decoder.wte.weight"] = shared.clone()
-    with pytest.raises(UserError, match=r"decoder\.wte\.weight has no counterpart here"):
+    with pytest.raises(UserError, match=r"decoder\.wte\.weight has no counterpart in decero"):
         FAMILY.translate(stock, ours, "Model", to_stock=False)
 
 
@@ -98,7 +98,7 @@ def test_two_values_for_what_is_one_tensor_there_are_refused():
     ours = {"embed_tokens.weight": numbers(5, 3), "layers.0.up.weight": numbers(5, 3)}
     stock = {"wte.weight": numbers(5, 3)}
     stock["h.0.fc.weight"] = stock["wte.weight"]
-    with pytest.raises(UserError, match=r"tensors h\.0\.fc\.weight, wte\.weight are one there, and have two values"):
+    with pytest.raises(UserError, match=r"tensors h\.0\.fc\.weight, wte\.weight are shared in the target model"):
         FAMILY.translate(ours, stock, "Model", to_stock=True)
 
 
@@ -106,7 +106,7 @@ def test_waves_that_are_none_are_refused(find_case):
     stock = find_case("marian", "ForConditionalGeneration").stock()
     with torch.no_grad():
         stock.model.decoder.embed_positions.weight[3, 5] += 0.01
-    with pytest.raises(UserError, match=r"decoder\.embed_positions\.weight is not the formula that marian has there"):
+    with pytest.raises(UserError, match=r"decoder\.embed_positions\.weight differs from the formula of marian"):
         from_stock(stock)
 
 
