@@ -1,4 +1,4 @@
-"""Causal rows and batches: every byte of a text is scored once, beside the logits that answer it, and no prompt is."""
+"""Causal rows and batches: every byte of a text is scored once, with the right logits; prompts are not scored."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def bpe(texts):
 
 @pytest.fixture
 def chatty(bpe, tmp_path):
-    """A copy, so that no test sees another's template."""
+    """A copy of the tokenizer, so that tests do not share a chat template."""
     bpe.save_pretrained(tmp_path)
     copy = AutoTokenizer.from_pretrained(tmp_path)
     copy.chat_template = TEMPLATE
@@ -111,7 +111,7 @@ def test_a_continuation_scores_only_what_follows_a_prefix(bpe, texts):
     for ids, labels, every in zip(rows["input_ids"], batch["labels"], whole["labels"], strict=True):
         first = int((labels != IGNORED).nonzero()[0])
         assert torch.equal(labels[first:], every[first:])
-        assert first <= len(ids) - 2  # a token of text at least, not the end alone
+        assert first <= len(ids) - 2  # at least one token of text, not only the end token
         skipped.append(first / (len(ids) - 1))
     assert min(skipped) == 0
     assert np.mean(skipped) == pytest.approx(0.5, abs=0.1)
@@ -177,7 +177,7 @@ def test_a_completion_and_its_end_are_scored_but_no_prompt(bpe, chatty):
     for row, (prompt, answer) in enumerate([("say: the market =>", "fell"), ("say: rose =>", "gained after </s>")]):
         labels = batch["labels"][row]
         first = int((labels != IGNORED).nonzero()[0])
-        read = batch["input_ids"][row][: first + 1].tolist()  # up to the token whose logits answer first
+        read = batch["input_ids"][row][: first + 1].tolist()  # up to the token that predicts the answer
         assert read == chatty(prompt)["input_ids"]
         assert read.count(chatty.bos_token_id) == 1
         said = labels[labels != IGNORED].tolist()

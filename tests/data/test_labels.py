@@ -1,4 +1,4 @@
-"""Labels in every layout that users have, and budgets of them."""
+"""Labels in every column layout, and label budgets."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def corpus(train, test, column="label"):
     ("train", "test", "names", "encoded"),
     [
         (["b", "a", "c", "a"], ["c", "b"], ["a", "b", "c"], [2, 1]),
-        ([10, 2, 30], [30, 2], ["2", "10", "30"], [2, 0]),  # numbers in their own order
+        ([10, 2, 30], [30, 2], ["2", "10", "30"], [2, 0]),  # in numeric order
         ([True, False], [False, True], ["False", "True"], [0, 1]),
     ],
 )
@@ -28,7 +28,7 @@ def test_single_labels_are_numbered_in_their_natural_order(train, test, names, e
     assert list(done["test"]["labels"]) == encoded
 
 
-def test_a_class_label_keeps_the_names_that_train_shows():
+def test_a_class_label_keeps_the_names_that_occur_in_train():
     feature = ClassLabel(names=["x", "never", "y"])
     data = DatasetDict({s: d.cast_column("label", feature) for s, d in corpus([0, 2, 2], [2, 0]).items()})
     done, names = encode_labels(data, "label", SINGLE)
@@ -36,7 +36,7 @@ def test_a_class_label_keeps_the_names_that_train_shows():
     assert list(done["test"]["labels"]) == [1, 0]
 
 
-def test_lists_and_columns_of_labels_mean_the_same():
+def test_label_lists_and_label_columns_give_the_same():
     lists, names = encode_labels(corpus([["a", "b"], [], ["c"]], [["b"]]), "label", MULTI)
     assert names == ["a", "b", "c"]
     assert list(lists["train"]["labels"]) == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
@@ -46,7 +46,7 @@ def test_lists_and_columns_of_labels_mean_the_same():
     assert list(done["train"]["labels"]) == list(lists["train"]["labels"])
 
 
-def test_numbers_to_regress_on_are_floats():
+def test_regression_labels_are_floats():
     done, names = encode_labels(corpus([1, 2.5, -3], [0]), "label", REGRESSION)
     assert names == ["value"]
     assert list(done["train"]["labels"]) == [1.0, 2.5, -3.0]
@@ -92,12 +92,12 @@ def test_a_budget_that_cannot_be_filled_is_refused(budget):
         label_budget(train, budget, SINGLE, seed=0)
 
 
-def test_a_split_without_any_label_is_no_split_to_score_on():
+def test_a_split_without_labels_is_dropped():
     feature = ClassLabel(names=["x", "y"])
     data = DatasetDict({s: d.cast_column("label", feature) for s, d in corpus([0, 1], [-1, -1]).items()})
     assert set(encode_labels(data, "label", SINGLE)[0]) == {"train"}
 
 
-def test_several_columns_are_for_several_labels():
+def test_several_columns_need_multi_label():
     with pytest.raises(UserError, match="several columns are"):
         encode_labels(corpus([1, 0], [1]), ["label", "label"], SINGLE)

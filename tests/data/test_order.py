@@ -1,4 +1,4 @@
-"""Order and masks are functions of (seed, epoch, example): of no process, batch or history."""
+"""Order and masks depend on (seed, epoch, example), not on processes, batches or history."""
 
 from itertools import chain
 
@@ -16,7 +16,7 @@ lengths = st.lists(st.integers(1, 13), min_size=1, max_size=41).map(np.array)
 
 @st.composite
 def plans(draw):
-    """A schedule and a cut, each of them counting examples or tokens, and how many processes share them."""
+    """Draw a schedule and a batch split, each in examples or tokens, and a number of processes."""
     tokens = draw(lengths)
     ones = np.ones_like(tokens)
     by_tokens, padded = draw(st.booleans()), draw(st.booleans())
@@ -65,7 +65,7 @@ def test_steps_stay_within_one_example_of_their_budget(plan):
 
 @settings(max_examples=100, deadline=None)
 @given(plan=plans(), start=st.integers(0, 20))
-def test_starting_at_a_step_is_what_reaching_it_would_read(plan, start):
+def test_starting_at_a_step_reads_what_reaching_it_reads(plan, start):
     schedule = plan[0]
     reached = [(epoch, examples.tolist()) for epoch, examples in schedule.from_step(0, start + 3)][start:]
     assert reached == [(epoch, examples.tolist()) for epoch, examples in schedule.from_step(start, start + 3)]
@@ -74,11 +74,11 @@ def test_starting_at_a_step_is_what_reaching_it_would_read(plan, start):
 @pytest.mark.parametrize(
     ("padded", "expected"),
     [
-        (False, [[5, 2, 3], [9], [12], [1, 4, 5]]),  # at most 10 in sum; what is longer stands alone
-        (True, [[12], [9], [5, 5], [4, 3], [2, 1]]),  # at most 10 with padding: like with like
+        (False, [[5, 2, 3], [9], [12], [1, 4, 5]]),  # a sum of at most 10; a longer example is alone
+        (True, [[12], [9], [5, 5], [4, 3], [2, 1]]),  # at most 10 with padding, sorted by length
     ],
 )
-def test_a_micro_batch_holds_so_many_tokens(padded, expected):
+def test_a_micro_batch_stays_within_its_limit(padded, expected):
     tokens = np.array([5, 2, 3, 9, 12, 1, 4, 5])
     micros = BatchSplit(tokens, 10, padded)(np.arange(8))
     assert [tokens[micro].tolist() for micro in micros] == expected

@@ -1,4 +1,4 @@
-"""Streams: each row once an epoch wherever a run is killed, the rows of the prepared way, a line for what breaks."""
+"""Streams: each row once per epoch, also after kills; the same rows as without streaming; errors of one line."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ from decero.errors import UserError
 
 
 def cut(texts):
-    """Text n becomes n % 4 rows of up to four tokens; the first two tell which row it is."""
+    """Cut text n into n % 4 rows of up to four tokens; the first two identify the row."""
     pieces = [(int(text), piece) for text in texts for piece in range(int(text) % 4)]
     return {"input_ids": [[n, piece, 0, 0][: 2 + n % 3] for n, piece in pieces]}
 
@@ -36,7 +36,7 @@ def told(step):
 
 
 def whole(stream, epochs=2, batch=5, in_tokens=False, seed=3):
-    """The steps of some epochs."""
+    """Return all steps of some epochs."""
     return list(
         takewhile(lambda step: step.epoch < epochs, stream.steps(seed, batch, np.asarray if in_tokens else None))
     )
@@ -69,14 +69,14 @@ def test_a_run_killed_repeatedly_reads_each_row_once_in_order(
         assert [told(step) for step in got] == [told(step) for step in expected]
 
 
-def test_a_step_of_rows_is_full_but_the_last_of_an_epoch():
+def test_steps_of_rows_are_full_except_the_last_of_an_epoch():
     steps = [step for step in whole(numbered(40, 3, 7)) if step.epoch == 0]
     assert [len(step.rows) for step in steps[:-1]] == [5] * (len(steps) - 1)
     assert len(steps[-1].rows) == 60 % 5 or 5
     assert [step.first for step in steps] == list(range(0, 60, 5))
 
 
-def test_a_step_of_tokens_ends_where_the_running_sum_does():
+def test_steps_of_tokens_follow_the_cumulative_sum():
     steps, read = whole(numbered(40, 3, 7), 1, 13, True), 0
     for number, (step, following) in enumerate(pairwise(steps), start=1):
         read += sum(len(row["input_ids"]) for row in step.rows)
@@ -94,7 +94,7 @@ def test_each_epoch_and_seed_has_its_own_order():
 
 
 def write(folder, kind, files=3, rows=11):
-    """Files of numbered texts, some of them blank or missing. Returns the pattern that finds them."""
+    """Write files of numbered texts and return a glob for them."""
     for number in range(files):
         texts = [str(number * rows + i) for i in range(rows)]
         path = folder / f"{number}.{kind}"
@@ -115,7 +115,7 @@ def opened(pattern, buffer_size=9, **source):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "jsonl.gz", "csv", "txt"])
-def test_files_of_each_kind_are_read_once_and_gone_on_with(tmp_path, kind):
+def test_files_of_each_kind_are_read_once_and_resumed(tmp_path, kind):
     pattern = write(tmp_path, kind)
 
     def begin():
@@ -129,7 +129,7 @@ def test_files_of_each_kind_are_read_once_and_gone_on_with(tmp_path, kind):
 
 
 def test_a_parquet_position_is_found_without_earlier_reads(tmp_path):
-    """Row groups before it are not touched, so that going on takes as long anywhere in a file."""
+    """Earlier row groups are not read, so resuming takes equally long anywhere in a file."""
     from datasets.packaged_modules.parquet.parquet import Parquet
 
     Dataset.from_dict({"text": [str(n) for n in range(4000)]}).to_parquet(tmp_path / "x.parquet", batch_size=50)
@@ -150,7 +150,7 @@ def test_a_parquet_position_is_found_without_earlier_reads(tmp_path):
 
 
 @pytest.mark.parametrize("how", ["documents", "bare documents", "text"])
-def test_a_stream_has_the_rows_of_the_prepared_corpus(tmp_path, texts, tokenizer, how):
+def test_a_stream_has_the_rows_of_the_tokenized_corpus(tmp_path, texts, tokenizer, how):
     lines = [*texts, "", "   ", None, *(" ".join(texts[i : i + 4]) for i in range(0, 60, 4))]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in lines))
     source = {"files": {"train": str(tmp_path / "x.jsonl")}}
@@ -172,7 +172,7 @@ def test_a_stream_has_the_rows_of_the_prepared_corpus(tmp_path, texts, tokenizer
     assert tokenizer.backend_tokenizer.truncation == before
 
 
-def test_validation_is_prepared_as_ever_and_bounded(tmp_path):
+def test_validation_of_a_stream_is_loaded_up_to_max_rows(tmp_path):
     write(tmp_path, "jsonl", files=1)
     files = {"train": str(tmp_path / "0.jsonl"), "validation": str(tmp_path / "0.jsonl")}
     corpus = open_corpus(streaming=True, files=files, max_rows=3)
@@ -209,7 +209,7 @@ def test_a_folder_in_the_hubs_layout_is_streamed_by_name(tmp_path):
         ({}, "give exactly one of"),
     ],
 )
-def test_what_cannot_be_streamed_is_said_in_one_line(tmp_path, source, line):
+def test_an_invalid_stream_is_reported_in_one_line(tmp_path, source, line):
     (tmp_path / "x.jsonl").write_text('{"text": "a", "number": 1}\n')
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "blank.jsonl").write_text("\n")

@@ -59,7 +59,7 @@ def is_roberta_style(tokenizer):
 
 @pytest.mark.parametrize("lowercase", [False, True])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_corpus_comes_back(algorithm, lowercase):
+def test_the_corpus_round_trips(algorithm, lowercase):
     tokenizer = train(algorithm, lowercase=lowercase)
     check_round_trip(tokenizer, TEXTS)
     check_fits_model(tokenizer, 400, "model")
@@ -82,7 +82,7 @@ def test_wordpiece_knows_any_word_of_known_characters():
 
 @settings(max_examples=300, deadline=None, database=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))
-def test_byte_level_bpe_brings_back_any_unicode(byte_level, text):
+def test_byte_level_bpe_round_trips_any_unicode(byte_level, text):
     check_round_trip(byte_level, [text])
     ids = byte_level(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert byte_level.decode(ids) == text
@@ -175,7 +175,7 @@ def test_round_trip_refusals():
         ):
             check_round_trip(tokenizer, ["niño", "niña Жук"])
         check_round_trip(tokenizer, ["niño", "niña Жук"], limit=1)
-        check_round_trip(tokenizer, ["[UNK] niño [MASK]"])  # spelled out, not unknown
+        check_round_trip(tokenizer, ["[UNK] niño [MASK]"])  # literal text, not the unknown token
     lossy = train("byte_level_bpe")
     lossy.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -248,7 +248,7 @@ def test_package_paths(tmp_path, monkeypatch):
 
 
 def spelled(vocab_of, **parts):
-    """A tokenizer whose vocabulary is spelled out: Unigram, so that a longer piece always wins."""
+    """A Unigram tokenizer with a given vocabulary, in which a longer piece always wins."""
     backend = Tokenizer(models.Unigram([("<unk>", -99.0), *((piece, -1.0) for piece in vocab_of)], unk_id=0))
     for part, value in parts.items():
         setattr(backend, part, value)
@@ -300,7 +300,7 @@ def test_word_starts_on_known_sentences(family):
     assert "".join(map(str, starts.astype(int))) == expected, tokenizer.tokenize(text)
 
 
-def test_without_a_pre_tokenizer_word_ids_alone_would_not_do():
+def test_without_a_pre_tokenizer_word_ids_are_not_enough():
     build, text, _ = FAMILIES["no_pre_tokenizer"]
     assert set(build()([text]).word_ids(0)) == {0}
 
@@ -323,13 +323,13 @@ WHITESPACE = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_who_splits_at_whitespace_is_known(family):
+def test_splits_at_whitespace_per_tokenizer_family(family):
     assert splits_at_whitespace(FAMILIES[family][0]()) is WHITESPACE[family]
 
 
 @given(st.lists(st.text("ab1!é中' \n\t\xa0\u3000", max_size=30), min_size=1, max_size=4))
 @settings(deadline=None)
-def test_where_pre_tokens_split_at_whitespace_they_are_enough(tokenizers_by_name, texts):
+def test_pre_tokens_are_enough_if_they_split_at_whitespace(tokenizers_by_name, texts):
     for tokenizer in tokenizers_by_name.values():
         assert splits_at_whitespace(tokenizer)
         encoded = tokenizer(texts).encodings

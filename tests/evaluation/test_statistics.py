@@ -1,4 +1,4 @@
-"""The tests and intervals: right by hand, right on average, the same from both sides."""
+"""Tests and intervals: correct by hand, correct on average, symmetric."""
 
 import math
 
@@ -14,7 +14,7 @@ SEEDS, EXAMPLES = 3, 11
 
 
 def pair(seed, gain=0.0, shape=(SEEDS, EXAMPLES)):
-    """0/1 scores of two systems that find the same examples hard; `gain` is how much more often the first is right."""
+    """0/1 scores of two systems with the same hard examples; the first is right more often by `gain`."""
     rng = np.random.default_rng(seed)
     ease = rng.uniform(0.2, 0.7, shape[1])
     return (rng.random(shape) < ease + gain).astype(float), (rng.random(shape) < ease).astype(float)

@@ -1,4 +1,4 @@
-"""Text metrics against sacreBLEU's own calls and against sums by hand, without a network."""
+"""Text metrics against sacreBLEU's own calls and calculations by hand, without a network."""
 
 import math
 import socket
@@ -58,7 +58,7 @@ def test_bleu_by_hand():
     assert found["bleu"] == pytest.approx(100 * math.exp(1 - 5 / 4))
 
 
-def test_the_signatures_say_under_which_settings():
+def test_the_signatures_name_the_settings():
     version = sacrebleu.__version__
     assert text_signatures("translation") == {
         "bleu": f"nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{version}",
@@ -81,7 +81,7 @@ def test_rouge_by_hand():
     )
 
 
-def test_rouge_lsum_takes_the_lines_of_the_reference_one_by_one():
+def test_rouge_lsum_compares_the_reference_line_by_line():
     assert summary_metrics(["a a"], ["a\na"])["rougeLsum"] == pytest.approx(100.0)  # each line finds its word
     assert summary_metrics(["a\na"], ["a a"])["rougeLsum"] == pytest.approx(50.0)  # both lines find the same word
 
@@ -97,7 +97,7 @@ def test_rouge_on_english_is_that_of_the_package_stemmed_or_not():
     assert PorterStemmer().stem("libraries") == PorterStemmer().stem("library"), "else stemming was not tested"
 
 
-def test_accents_and_scripts_survive():
+def test_accents_and_all_scripts_are_kept():
     assert words("¿Mañana, CAMIÓN-grúa?") == ["mañana", "camión", "grúa"]
     assert words("Ἑλλάς हिन्दी 3") == ["ἑλλάς", "हिन्दी", "3"]
     assert summary_metrics(["manana sera otro dia"], ["mañana será otro día"])["rouge1"] == pytest.approx(25.0)
@@ -151,12 +151,12 @@ def test_perplexity_and_bits_of_a_uniform_model():
 
 
 @given(st.floats(0, 1e4), st.integers(100, 10_000), st.integers(100, 10_000))
-def test_bits_and_perplexity_are_two_views_of_one_likelihood(nats, num_tokens, num_bytes):
+def test_bits_and_perplexity_agree_on_the_likelihood(nats, num_tokens, num_bytes):
     bits = math.log2(perplexity(nats, num_tokens)) * num_tokens
     assert bits_per_byte(nats, num_bytes) * num_bytes == pytest.approx(bits, abs=1e-6)
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_arguments_are_refused():
     with pytest.raises(UserError, match="did you mean translation"):
         compute_text_metrics("translaton", ["a"], ["a"])
     with pytest.raises(UserError, match="did you mean token_f1"):

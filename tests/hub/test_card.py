@@ -1,4 +1,4 @@
-"""The model card: says what was measured and no more, loads as it says, and keeps what somebody wrote."""
+"""The model card states only what was measured, its code loads the model, and it keeps a user's text."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def card(config=CONFIG, result=RESULT, settings=SETTINGS, readme=None):
     return ModelCard(model_card("me/tiny", config, result, settings, readme))
 
 
-def test_results_stand_in_the_metadata_and_in_the_text():
+def test_results_are_in_the_metadata_and_in_the_text():
     said = card()
     assert [(r.metric_type, r.metric_value, r.dataset_type, r.dataset_split) for r in said.data.eval_results] == [
         ("accuracy", 0.875, "stanfordnlp/imdb", "test"),
@@ -77,7 +77,7 @@ def test_without_a_record_nothing_is_claimed():
 
 @pytest.mark.parametrize("kind", ["stock", "decero", "remote code", "tokenizer"])
 def test_the_way_to_load_it_that_the_card_shows_works(model_folder, tokenizer, tmp_path, kind):
-    """The Python of the card is run, the repository's name in it exchanged for the folder."""
+    """Run the card's Python code, with the folder instead of the repository name."""
     folder = model_folder
     if kind == "stock":
         sizes = {"vocab_size": 97, "n_embd": 6, "n_layer": 1, "n_head": 1, "n_positions": 11}

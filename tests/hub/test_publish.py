@@ -1,4 +1,4 @@
-"""Publishing: an ordinary folder, and a push of it to a stand-in of the hub on loopback."""
+"""Saving a plain folder, and pushing it to a fake hub on loopback."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from decero.hub.publish import WAITS, publish, push
 
 @pytest.fixture
 def sent(hub):
-    """What the repository me/tiny holds."""
+    """Return the repository me/tiny."""
     return lambda: hub.repos["model", "me/tiny"]
 
 
@@ -183,7 +183,7 @@ def test_a_run_folder_is_refused_with_a_hint_to_its_model(model_folder, hub):
 
 
 @pytest.mark.parametrize("name", ["not a name", "a/b/c", "tiny", "me/", "me/--x"])
-def test_a_name_that_is_none_is_refused_even_dry(model_folder, hub, name):
+def test_an_invalid_name_is_refused_even_in_a_dry_run(model_folder, hub, name):
     with pytest.raises(UserError, match="is not a repository name"):
         push(model_folder, name, dry_run=True)
 
@@ -226,7 +226,7 @@ def test_a_failed_request_is_retried_and_nothing_done_twice(model_folder, hub, s
     assert hub.waited == [1]
 
 
-def test_a_hub_that_stays_away_is_given_up_and_the_folder_kept(model_folder, hub):
+def test_after_all_retries_the_push_ends_and_keeps_the_folder(model_folder, hub):
     hub.fail += [("/create", 502, False)] * 99
     with pytest.raises(UserError, match="is kept, but me/tiny could not be pushed: 502"):
         push(model_folder, "me/tiny")
@@ -245,7 +245,7 @@ def test_a_refusal_of_the_hub_is_one_line_without_the_token(model_folder, hub, m
     monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
     with pytest.raises(UserError, match=r"could not be pushed: 403.* the token may not write to me") as refused:
         push(model_folder, "me/tiny")
-    assert "Bearer ***" in str(refused.value)  # the stand-in quotes the header, which a hub should not
+    assert "Bearer ***" in str(refused.value)  # the fake hub quotes the header, which a hub should not
     assert refused.value.__cause__ is None
     assert refused.value.__suppress_context__  # no traceback quotes it either
     assert hub.waited == []
@@ -253,7 +253,7 @@ def test_a_refusal_of_the_hub_is_one_line_without_the_token(model_folder, hub, m
     assert "hf_of_somebody_else" not in str(refused.value) + said.out + said.err + caplog.text
 
 
-def test_the_token_is_never_said_when_all_goes_well(model_folder, hub, capfd, caplog):
+def test_the_token_is_never_printed_on_success(model_folder, hub, capfd, caplog):
     caplog.set_level(logging.DEBUG)
     push(model_folder, "me/tiny")
     said = capfd.readouterr()

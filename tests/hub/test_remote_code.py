@@ -1,4 +1,4 @@
-"""Every head of every shape, written with its code, loads and computes the same where decero is not installed."""
+"""Every exported head loads and computes the same without decero installed."""
 
 import inspect
 import json
@@ -64,7 +64,7 @@ save_file(out, sys.argv[2])
 
 
 def build(config_class, auto, sizes):
-    """A model whose every parameter is drawn anew: zeros and ones of a fresh one hide what was not loaded."""
+    """A model with random parameters; zeros and ones of a new model would hide parameters that were not loaded."""
     config = config_class(**sizes, bos_token_id=2, eos_token_id=3)
     if config.is_encoder_decoder:
         config.decoder_start_token_id = 2
@@ -94,7 +94,7 @@ def answers(model, name, auto):
 
 @pytest.fixture(scope="module")
 def computed(sizes, tokenizer, tmp_path_factory, hub_of_this_module):
-    """(here, elsewhere): name -> tensor, of every head from a folder and of one from the hub."""
+    """(with decero, without): name -> output tensor, of every head from a folder and of one from the hub."""
     work = tmp_path_factory.mktemp("remote")
     torch.manual_seed(0)
     here, jobs = {}, {}
@@ -128,7 +128,7 @@ def computed(sizes, tokenizer, tmp_path_factory, hub_of_this_module):
 
 
 @pytest.mark.parametrize("name", [*HEADS, "on the hub"])
-def test_a_head_computes_the_same_where_decero_is_not_installed(computed, name):
+def test_a_head_computes_the_same_without_decero(computed, name):
     here, elsewhere = computed
     for key in (name, f"{name}-base", f"{name}-generated"):
         if key in here:
@@ -136,12 +136,12 @@ def test_a_head_computes_the_same_where_decero_is_not_installed(computed, name):
             torch.testing.assert_close(elsewhere[key], here[key], atol=1e-6, rtol=0)
 
 
-def test_the_tokenizer_comes_along(computed):
+def test_the_tokenizer_is_exported(computed):
     here, elsewhere = computed
     assert torch.equal(here["tokens"], elsewhere["tokens"])
 
 
-def test_all_shapes_are_there():
+def test_all_shapes_are_exported():
     assert {config_class.model_type for config_class, _ in HEADS.values()} == {
         "decero_encoder", "decero_decoder", "decero_encoder_decoder",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""`decero import` and `decero export`: folders in, folders out, all at once or not at all, and no code run."""
+"""`decero import` and `decero export`: complete folders or none, and no foreign code runs."""
 
 import json
 import shutil
@@ -34,13 +34,13 @@ SHAPES = [
 FOR_TRANSFORMERS_4 = {
     "llama": {"rope_theta": 500.0},
     "modernbert": {"global_rope_theta": 700.0, "local_rope_theta": 50.0, "global_attn_every_n_layers": 3},
-    "t5 1.1": {"tie_word_embeddings": False},  # the truth, which T5Config itself does not write
+    "t5 1.1": {"tie_word_embeddings": False},  # as in the file; T5Config itself does not write it
 }
 
 
 @pytest.fixture
 def words():
-    """A tokenizer without a class of its own, of the 37 tokens that the tiny models know."""
+    """A plain fast tokenizer with the 37 tokens of the tiny models."""
     vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(33))])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -67,7 +67,7 @@ def edit(path, **changes):
 
 
 def refused(source, out, said):
-    """An import is refused, and nothing is left of it."""
+    """Check that an import is refused with this message and leaves no files; return the message."""
     before = set(out.parent.iterdir())
     with pytest.raises(UserError, match=said) as refusal:
         import_model(source, out)
@@ -111,8 +111,8 @@ def test_t5_1_1_loads_with_a_head_of_its_own_whatever_wrote_it(stock_folder, tmp
     assert (again / "config.json").read_text() == (tmp_path / "ours" / "config.json").read_text()
 
 
-def test_shards_old_names_and_what_nobody_needs(find_case, tmp_path, capsys):
-    """As BERT's own checkpoints are: pretraining heads, gamma and beta, position_ids, several files."""
+def test_shards_old_names_and_unused_tensors_are_read(find_case, tmp_path, capsys):
+    """As in BERT's own checkpoints: pretraining heads, gamma and beta, position_ids, several files."""
     case = find_case("bert", "ForMaskedLM")
     stock = hf.BertForPreTraining(case.config())
     stock.save_pretrained(tmp_path / "stock")
@@ -141,7 +141,7 @@ def test_shards_old_names_and_what_nobody_needs(find_case, tmp_path, capsys):
 
 
 def test_the_first_gpt2_and_t5_files(find_case, tmp_path, capsys):
-    """GPT-2's names lack the prefix and its masks are stored; T5 stores its embeddings three times, and a dead bias."""
+    """GPT-2's file has no prefix and stores masks; T5's stores its embeddings three times, and an unused bias."""
     dead = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
     for variant, head, buffer in (("gpt2", "ForCausalLM", "h.0.attn.bias"), ("t5", "ForConditionalGeneration", dead)):
         stock = find_case(variant, head).stock()
@@ -156,7 +156,7 @@ def test_the_first_gpt2_and_t5_files(find_case, tmp_path, capsys):
         assert all(torch.equal(again[name], tensor) for name, tensor in stock.state_dict().items())
 
 
-def test_tokenizer_and_generation_settings_come_along(stock_folder, words, tmp_path, capsys):
+def test_tokenizer_and_generation_settings_are_copied(stock_folder, words, tmp_path, capsys):
     folder = stock_folder("gpt2", "ForCausalLM")
     words.save_pretrained(folder)
     edit(folder / "generation_config.json", max_new_tokens=7, do_sample=True)
@@ -173,7 +173,7 @@ def test_tokenizer_and_generation_settings_come_along(stock_folder, words, tmp_p
     assert torch.equal(one.generate(texts, do_sample=False), other.generate(texts, do_sample=False))
 
 
-def test_labels_come_along(stock_folder, tmp_path):
+def test_labels_are_copied(stock_folder, tmp_path):
     names = {"id2label": {i: f"kind {i}" for i in range(5)}, "label2id": {f"kind {i}": i for i in range(5)}}
     folder = stock_folder("roberta", "ForTokenClassification")
     edit(folder / "config.json", **names)
@@ -238,12 +238,12 @@ def test_one_file_of_two_dtypes_loses_nothing(stock_folder, tmp_path, capsys):
         ({"num_hidden_layers": 1}, "unexpected tensor bert.encoder.layer.1.*; BertForMaskedLM has no such"),
         (
             {"intermediate_size": 43},
-            r"layer.0.intermediate.dense.bias has shape \[41\] but BertForMaskedLM needs \[43\]",
+            r"layer.0.intermediate.dense.bias has shape \[41\], but BertForMaskedLM needs \[43\]",
         ),
         ({"hidden_size": 35}, r"hidden size \(35\) is not a multiple|head_dim=11 has no"),
     ],
 )
-def test_a_configuration_that_does_not_fit_is_refused_by_name(changes, said, stock_folder, tmp_path):
+def test_an_option_without_counterpart_is_named(changes, said, stock_folder, tmp_path):
     folder = stock_folder()
     edit(folder / "config.json", **changes)
     assert refused(folder, tmp_path / "ours", said).startswith(str(folder))
@@ -300,7 +300,7 @@ def test_weights_other_than_plain_safetensors_are_refused(trick, stock_folder, t
     refused(folder, tmp_path / "ours", said)
 
 
-def test_waves_in_a_marian_file_are_checked_and_left_behind(stock_folder, tmp_path):
+def test_sinusoids_in_a_marian_file_are_checked_and_dropped(stock_folder, tmp_path):
     folder = stock_folder("marian", "ForConditionalGeneration")
     tensors = load_file(folder / "model.safetensors")
     name = "model.encoder.embed_positions.weight"
@@ -314,10 +314,10 @@ def test_waves_in_a_marian_file_are_checked_and_left_behind(stock_folder, tmp_pa
     refused(folder, tmp_path / "others", f"tensor {name} differs from the formula")
 
 
-def test_a_folder_that_is_there_is_left_alone(stock_folder, tmp_path):
+def test_an_existing_folder_is_not_overwritten(stock_folder, tmp_path):
     folder = stock_folder()
     (tmp_path / "ours").mkdir()
-    import_model(folder, tmp_path / "ours")  # empty is as good as none
+    import_model(folder, tmp_path / "ours")  # an empty folder counts as none
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "ours").iterdir()}
     for again in (lambda: import_model(folder, tmp_path / "ours"), lambda: export_model(folder, tmp_path / "ours")):
         with pytest.raises(UserError, match=r"already exists|not a decero model"):
@@ -379,7 +379,7 @@ def test_auto_finds_the_family(variant, head, family, find_case, tmp_path):
     assert json.loads((back / "config.json").read_text())["model_type"] == family
 
 
-def test_auto_says_why_no_family_can_and_takes_remote_code(find_case, tmp_path, capsys):
+def test_auto_says_why_no_family_fits_and_uses_remote_code(find_case, tmp_path, capsys):
     config = find_case("bert", "ForMaskedLM").ours().config
     config.norm_placement, config.final_norm, config.type_vocab_size = "pre", True, 0
     ours = find_case("bert", "ForMaskedLM").family.our_class("ForMaskedLM")(config)
@@ -404,14 +404,14 @@ def test_auto_says_why_no_family_can_and_takes_remote_code(find_case, tmp_path, 
         ("gpt2", "ours: family gpt2 cannot hold a DeceroEncoder .use: bert, roberta, distilbert, modernbert, t5"),
     ],
 )
-def test_a_family_that_cannot_is_refused(to, said, find_case, tmp_path):
+def test_a_family_that_cannot_hold_the_model_is_refused(to, said, find_case, tmp_path):
     find_case("bert", "Model").ours().save_pretrained(tmp_path / "ours")
     with pytest.raises(UserError, match=said):
         export_model(tmp_path / "ours", tmp_path / "back", to)
     assert not (tmp_path / "back").exists()
 
 
-def test_a_damaged_folder_of_ours_is_refused(find_case, tmp_path):
+def test_a_damaged_decero_folder_is_refused(find_case, tmp_path):
     find_case("bert", "ForMaskedLM").ours().save_pretrained(tmp_path / "ours")
     edit(tmp_path / "ours" / "config.json", num_hidden_layers=3, layer_types=None)
     with pytest.raises(UserError, match=r"ours: tensor model\.layers\.2\.mlp\.down_proj\.bias is missing"):

@@ -1,4 +1,4 @@
-"""The engine: lines of text read in both directions, and what is refused."""
+"""Reading the lines of a table in both directions, and the errors."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_names_layers_leaves_slices_and_forms_in_both_directions():
 
 
 @pytest.mark.parametrize("gated", [False, True])
-def test_a_line_for_other_models_of_the_family_is_passed_over(gated):
+def test_a_line_for_other_models_of_the_family_is_skipped(gated):
     ours = {"layers.0.up.weight": numbers(2, 3)} | ({"layers.0.gate.weight": numbers(2, 3)} if gated else {})
     stock = {"h.0.fc_gated.weight": numbers(2, 3), "h.0.gate.weight": numbers(2, 3)}
     stock = stock if gated else {"h.0.fc.weight": numbers(2, 3)}
@@ -83,9 +83,9 @@ def test_tensors_extra_missing_or_misshapen_are_named(source, wanted, said):
         FAMILY.translate(source, wanted, "Model", to_stock=False)
 
 
-def test_of_tensors_that_share_memory_one_name_is_enough():
+def test_one_name_is_enough_for_tensors_that_share_memory():
     shared = numbers(5, 3)
-    stock = {"wte.weight": shared, "decoder.wte.weight": shared}  # the second is on no line
+    stock = {"wte.weight": shared, "decoder.wte.weight": shared}  # no line has the second name
     ours = {"embed_tokens.weight": numbers(5, 3)}
     ours["decoder.embed_tokens.weight"] = ours["embed_tokens.weight"]
     assert FAMILY.translate(stock, ours, "Model", to_stock=False).keys() == {"embed_tokens.weight"}
@@ -94,7 +94,7 @@ def test_of_tensors_that_share_memory_one_name_is_enough():
         FAMILY.translate(stock, ours, "Model", to_stock=False)
 
 
-def test_two_values_for_what_is_one_tensor_there_are_refused():
+def test_two_values_for_one_shared_tensor_are_refused():
     ours = {"embed_tokens.weight": numbers(5, 3), "layers.0.up.weight": numbers(5, 3)}
     stock = {"wte.weight": numbers(5, 3)}
     stock["h.0.fc.weight"] = stock["wte.weight"]
@@ -102,7 +102,7 @@ def test_two_values_for_what_is_one_tensor_there_are_refused():
         FAMILY.translate(ours, stock, "Model", to_stock=True)
 
 
-def test_waves_that_are_none_are_refused(find_case):
+def test_position_tables_that_are_not_sinusoids_are_refused(find_case):
     stock = find_case("marian", "ForConditionalGeneration").stock()
     with torch.no_grad():
         stock.model.decoder.embed_positions.weight[3, 5] += 0.01
