@@ -318,7 +318,11 @@ def test_the_matmul_peak_is_positive():
     ("change", "words", "line"),
     [
         ({}, ["only=[mml]"], "only: mml is no work; did you mean mlm?"),
-        ({"stock": "bertt"}, [], "works.mlm: stock bertt: no bertt can hold a DeceroEncoder; did you mean bert?"),
+        (
+            {"stock": "bertt"},
+            [],
+            "works.mlm: stock bertt: family bertt cannot hold a DeceroEncoder; did you mean bert",
+        ),
         ({"stock": "t5"}, [], "works.mlm: stock t5: t5 has no DeceroEncoderForMaskedLM"),
         ({"length": 1000}, [], "works.mlm: length 1000 exceeds the 512 positions"),
         ({}, ["works.mlm.model.overrides.hidden_sise=4"], "hidden_sise is no field of DeceroEncoderConfig"),

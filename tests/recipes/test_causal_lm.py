@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from decero.data.causal import CausalLanguageModeling, PromptCompletion, tokenize_prompts, tokenize_text
+from decero.data.causal import CausalLanguageModeling, tokenize_text
+from decero.data.completions import PromptCompletion, tokenize_prompts
 from decero.data.packing import Packed
 from decero.execution.objective import language_model
 from decero.tasks.likelihood import baseline_bits_per_byte, text_likelihood
@@ -191,7 +192,7 @@ def test_a_checkpoint_is_measured_by_the_code_that_measured_its_run(launch, writ
     launch("evaluate_causal_lm", config, f"output={tmp_path}/test", "split=test", "per_device_eval_batch_size=1")
     assert result(tmp_path / "test")["bytes"] != before["bytes"]
     said = launch("evaluate_causal_lm", config, f"output={tmp_path}/no", "data.start_token=<s", expect=2).stderr
-    assert "data.start_token: <s is no token of" in said
+    assert "data.start_token: unknown token <s in" in said
     files = f"data={{files: {{train: {corpus}/train.jsonl}}, max_length: 17}}"
     said = launch("evaluate_causal_lm", config, f"output={tmp_path}/no", files, expect=2).stderr
     assert "split: the corpus has no validation, only train; name its files" in said
@@ -325,7 +326,7 @@ def test_a_model_with_a_chat_template_is_asked_in_it(launch, asked, pretrained, 
         ("pretrain_causal_lm", ["data.text_column=txet"], "there is no column 'txet'; did you mean text?"),
         ("pretrain_causal_lm", ["data.max_length=62"], "data.max_length 62 exceeds the 61 positions"),
         ("pretrain_causal_lm", ["objective.name=causal_ml"], "did you mean causal_lm?"),
-        ("pretrain_causal_lm", ["data.start_token=<S>"], "data.start_token: <S> is no token of"),
+        ("pretrain_causal_lm", ["data.start_token=<S>"], "data.start_token: unknown token <S> in"),
         ("pretrain_causal_lm", ["tokenizer={}"], "tokenizer.name_or_path is missing"),
         ("finetune_causal_lm", ["data.max_source_length=4"], "leaves no room for a source"),
         ("finetune_causal_lm", ["data.max_source_length=50"], "63 exceeds the 61 positions"),
@@ -346,7 +347,7 @@ def test_bad_input_is_one_line_and_exit_code_2(launch, causal, asked, tmp_path, 
 
 def test_a_tokenizer_without_an_end_is_refused(launch, causal, trained_tokenizer, tmp_path):
     words = f"output={tmp_path}/run", f"tokenizer.name_or_path={trained_tokenizer}"
-    assert "it lacks eos_token; choose another" in launch("pretrain_causal_lm", causal, *words, expect=2).stderr
+    assert "it has no eos_token; choose another" in launch("pretrain_causal_lm", causal, *words, expect=2).stderr
 
 
 def test_a_dry_run_and_a_budget_know_the_causal_recipes(launch, causal, asked, tmp_path, monkeypatch):

@@ -96,7 +96,7 @@ def test_a_cable_that_is_pulled_ends_the_run_on_both_sides_and_loses_nothing(lau
     said = [process.communicate(timeout=120)[1] for process in running]
     assert time.monotonic() - pulled < 90
     assert all(process.returncode for process in running), "it had ended before"
-    assert any("lost the others" in line for line in said), said
+    assert any("lost the other processes" in line for line in said), said
     kept = newest_valid(tmp_path / "two" / "checkpoints")
     assert kept is not None
     step = int(kept.name.removeprefix("step-"))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decero.config.sections import TrainingSection
-from decero.data.causal import PromptCompletion
+from decero.data.completions import PromptCompletion
 from decero.data.corruption import OBJECTIVES, PrefixLanguageModeling, TextInfilling
 from decero.data.packing import Packed
 from decero.data.pairs import PairCollator

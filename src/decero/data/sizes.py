@@ -49,9 +49,10 @@ def text_batch_size(batch: dict[str, Tensor], scored: int, examples: int) -> Bat
 
 
 class Sizes(NamedTuple):
-    """Tokens of examples, (examples,) each: those that are read and those that a decoder behind an encoder writes.
+    """Token counts of examples, (examples,) each.
 
-    read, written: at most. most, mean: of both together, at most and on average, which are one where nothing is drawn.
+    read: the input's tokens, at most. written: the tokens of an encoder-decoder's decoder, at most.
+    most, mean: of both sides together, at most and on average; equal unless the objective draws lengths at random.
     """
 
     read: np.ndarray
@@ -60,21 +61,21 @@ class Sizes(NamedTuple):
     mean: np.ndarray
 
     def counted(self, padded: bool) -> np.ndarray:
-        """What a `BatchSplit` counts: (examples, 2) where each side is padded to its own longest, else (examples,)."""
+        """Return the sizes for a `BatchSplit`: (examples, 2) if each side is padded on its own, else (examples,)."""
         return np.stack([self.read, self.written], axis=1) if padded else self.most
 
 
 def both_sides(read_N: np.ndarray, written_N: np.ndarray) -> Sizes:
-    """Sizes of examples of which it is known what is read and what is written."""
+    """Return the sizes of examples whose input and output lengths are known exactly."""
     return Sizes(read_N, written_N, read_N + written_N, read_N + written_N)
 
 
 def sizes_of(collate: Any, ids_N: np.ndarray, labels_N: np.ndarray) -> Sizes:
-    """Sizes of rows of so many `input_ids` and `labels`: a collator's `example_sizes` tells where it makes two sides.
+    """Return the sizes of rows with these numbers of `input_ids` and `labels`.
 
-    Of any other collator they are one side, and 1 at least.
+    A collator that makes two sides knows its own `example_sizes`. For any other, all tokens are one side, at least 1.
     """
-    tell = getattr(collate, "example_sizes", None)
-    if tell is not None:
-        return tell(ids_N, labels_N)
+    example_sizes = getattr(collate, "example_sizes", None)
+    if example_sizes is not None:
+        return example_sizes(ids_N, labels_N)
     return both_sides(np.maximum(ids_N + labels_N, 1), np.zeros_like(ids_N))
