@@ -22,7 +22,7 @@ SHAPES = {
 
 @pytest.fixture(scope="module")
 def pretrain(tmp_path_factory, launch):
-    """A corpus of 3,000 made-up texts, a tokenizer of 2,000 entries, and a run over them."""
+    """Make a corpus of 3,000 texts, a tokenizer of 2,000 entries and a configuration for them."""
     folder, draw = tmp_path_factory.mktemp("accuracy"), random.Random(7)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(3000)]
     often = [1 / (rank + 3) for rank in range(len(words))]
@@ -42,7 +42,7 @@ def pretrain(tmp_path_factory, launch):
 
 
 def forecast(said):
-    """Bytes, seconds a step and seconds an evaluation, as a reader of the lines would take them."""
+    """Read bytes, seconds per step and seconds per evaluation from the printed lines."""
     said = re.sub(r"\n {18}", " ", said)
     size, unit = re.search(r"^memory +([\d.]+) (.B) a device", said, flags=re.M).groups()
     step_s = float(re.search(r"steps of ([\d.e-]+) s", said).group(1))
@@ -52,7 +52,7 @@ def forecast(said):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_forecast_holds(shape, pretrain, launch, capsys):
+def test_forecasts_agree_with_measurements(shape, pretrain, launch, capsys):
     folder, config = pretrain
     words = [config, f"model.config=configs/model/{shape}.yaml", f"output={folder}/{shape}", *SHAPES[shape]]
     memory, step_s, evaluation_s = forecast(launch("pretrain_mlm", *words, "--dry-run", launcher=()).stdout)

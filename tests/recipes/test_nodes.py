@@ -1,4 +1,4 @@
-"""Two machines, each with its own address: two network namespaces joined by a cable. Needs Linux, iproute2 and root."""
+"""Two machines, simulated by two connected network namespaces. Needs Linux, iproute2 and root."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def ip(*words):
 
 @pytest.fixture
 def cable():
-    """Two namespaces and a cable between them; or a skip where they cannot be made."""
+    """Connect two namespaces by a virtual cable; skip the test if that is not possible."""
     if shutil.which("ip") is None or os.geteuid() != 0:
         pytest.skip("network namespaces need iproute2 and root")
     try:
@@ -67,7 +67,7 @@ def losses(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["multi_node", "fsdp2"])
-def test_two_machines_give_the_run_of_one(launch, cable, mlm, tmp_path, launcher):
+def test_two_machines_train_like_one(launch, cable, mlm, tmp_path, launcher):
     launch("pretrain_mlm", mlm, f"output={tmp_path}/one")
     running = start(mlm, f"output={tmp_path}/two", launcher=launcher)
     said = [process.communicate(timeout=280) for process in running]
@@ -79,7 +79,7 @@ def test_two_machines_give_the_run_of_one(launch, cable, mlm, tmp_path, launcher
 
 
 @pytest.mark.slow
-def test_a_cable_that_is_pulled_ends_the_run_on_both_sides_and_loses_nothing(launch, cable, mlm, tmp_path):
+def test_a_lost_connection_ends_both_machines_and_resumes(launch, cable, mlm, tmp_path):
     words = (
         "training.save_steps=5",
         "training.ddp_timeout=20",
@@ -95,8 +95,8 @@ def test_a_cable_that_is_pulled_ends_the_run_on_both_sides_and_loses_nothing(lau
     pulled = time.monotonic()
     said = [process.communicate(timeout=120)[1] for process in running]
     assert time.monotonic() - pulled < 90
-    assert all(process.returncode for process in running), "it had ended before"
-    assert any("lost the other processes" in line for line in said), said
+    assert all(process.returncode for process in running), "the run ended before"
+    assert any("lost the others" in line for line in said), said
     kept = newest_valid(tmp_path / "two" / "checkpoints")
     assert kept is not None
     step = int(kept.name.removeprefix("step-"))

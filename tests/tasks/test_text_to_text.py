@@ -137,5 +137,5 @@ def test_patience_ends_after_evaluations_without_a_better_one(tmp_path):
 def test_a_loss_is_better_when_it_is_lower(tmp_path):
     selection = Selection(TrainingSection(max_train_steps=9, metric_for_best_model="eval_loss"), tmp_path)
     assert [selection.is_better({"eval_loss": loss}, 1) for loss in (2.0, 2.5, 1.5)] == [True, False, True]
-    with pytest.raises(UserError, match="eval_loss is not among eval_bleu"):
+    with pytest.raises(UserError, match="unknown metric eval_loss; use one of eval_bleu"):
         selection.is_better({"eval_bleu": 1.0}, 2)

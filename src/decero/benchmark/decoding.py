@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from decero.config.benchmark import Workload
 from decero.data.sizes import BatchSize
 from decero.errors import UserError
-from decero.execution.weight_layout import laid_out
+from decero.execution.weight_layout import prepacked_weights
 from decero.inference.decode import decode
 from decero.planning.cost import flops
 
@@ -100,7 +100,7 @@ def build_decoders(
 def _decode_sorted(model: Any, sources: list[list[int]], limits: list[int], batch_size: int) -> list[list[int]]:
     order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
     answers: list[list[int]] = [[] for _ in sources]
-    with laid_out(model):  # once, as `decode` does for batches that it cuts itself
+    with prepacked_weights(model):  # once, as `decode` does for batches that it cuts itself
         for start in range(0, len(order), batch_size):
             some = order[start : start + batch_size]
             most = [limits[i] for i in some]

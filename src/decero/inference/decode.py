@@ -28,7 +28,7 @@ from decero.execution.transformers_internals import (
     holds_rows,
     replace_layers,
 )
-from decero.execution.weight_layout import laid_out
+from decero.execution.weight_layout import prepacked_weights
 from decero.inference.sampling import Sampling
 
 TOKENS_PER_BATCH = 8192
@@ -69,7 +69,7 @@ def decode(
     sampling with beams, or from a model that is read one source at a time.
     """
     answers: list[list[int]] = [[] for _ in sources]
-    with laid_out(model):  # once for all batches
+    with prepacked_weights(model):  # once for all batches
         for indices, batch in decode_batches(
             model, sources, max_new_tokens=max_new_tokens, num_beams=num_beams, tokens_per_batch=tokens_per_batch,
             length_penalty=length_penalty, sampling=sampling,
@@ -107,7 +107,7 @@ def decode_batches(
         room = None if model.config.is_encoder_decoder else positions_of(model)
         most_tokens = tokens_per_batch // beams if batched else 0
         for indices in batches_by_length([len(s) for s in sources], limits, most_tokens, room):
-            with torch.no_grad(), quiet(), laid_out(model):
+            with torch.no_grad(), quiet(), prepacked_weights(model):
                 some = [sources[i] for i in indices]
                 most = [limits[i] for i in indices]
                 answers = _answer(model, some, most, config, batched and beams == 1, _picker(sampling, indices, most))
