@@ -3,119 +3,29 @@
 accelerate launch recipes/finetune_seq2seq.py configs/finetune/translate_en_es.yaml [key.sub=value ...] [--dry-run]
 """
 
-from pathlib import Path
-
-from datasets import concatenate_datasets
-from transformers import AutoModelForSeq2SeqLM
-
-from decero.config.run_config import RunConfig
-from decero.config.sections import ModelSection, OptimSection, TokenizerSection, TrainingSection
-from decero.data.pairs import Seq2Seq, ShuffledSources
-from decero.errors import UserError, run
-from decero.evaluation.text_metrics import text_signatures
-from decero.execution.build import build_model, tokenizer_for
-from decero.execution.objective import language_model
-from decero.execution.optimize import optimize
-from decero.hub.publish import push, save
-from decero.planning.forecast import forecast
-from decero.tasks.text_to_text import (
-    GenerationSection,
-    TasksSection,
-    WritingSection,
-    answers,
-    learnt_by_default,
-    load_tasks,
-    mix,
-    score,
-    tokenize_tasks,
-    write_outputs,
-)
-from decero.training.evaluation import mean_loss
-from decero.training.loop import train
-from decero.training.runs import finished, main_first, start, write_result
-
-
-class FinetuneSeq2Seq(RunConfig):
-    options = (*RunConfig.options, "--device")
-
-    model: ModelSection
-    tokenizer: TokenizerSection = TokenizerSection()
-    data: TasksSection
-    objective: WritingSection = WritingSection()
-    generation: GenerationSection = GenerationSection()
-    optim: OptimSection = OptimSection()
-    training: TrainingSection
+from decero.config.finetuning import FinetuneSeq2Seq
+from decero.errors import run_script
 
 
 def main():
     config = FinetuneSeq2Seq.from_cli()
-    accelerator = start(config, config.training)
-    if record := finished(config):
-        return accelerator.print(f"{config.output} is finished: {record['split']} {record['metric']}")
-    output, data, generation = Path(config.output), config.data, config.generation
-    size, longest = config.training.per_device_eval_batch_size, max(data.max_source_length, data.max_target_length)
+    from decero.tasks import Seq2Seq, finish  # after --help and mistakes, which need no libraries
+    from decero.training.loop import train
+    from decero.training.records import finished
+    from decero.training.runs import open_run
 
-    tokenizer = tokenizer_for(config.tokenizer, config.model, needs=("pad_token",))
-    model = build_model(config.model, AutoModelForSeq2SeqLM, tokenizer, longest, config.seed)
-    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer("a")["input_ids"][-1]  # as targets do
-    with main_first(accelerator):  # one process writes the cache, the others read it
-        texts = load_tasks(data, config.seed)
-        rows = tokenize_tasks(texts, data, tokenizer, config.seed)
-    train_rows = mix(rows["train"], data.tasks, config.seed)
-    if cut := sum(train_rows["truncated"]) / len(train_rows):
-        accelerator.print(f"{cut:.1%} of the training pairs are longer than data.max_*_length and are cut")
-    held_out = "test" if "test" in rows else "validation"
-    if held_out not in rows:
-        raise UserError("there is neither a test nor a validation split to score on; give a task test_fraction")
-
-    pairs = Seq2Seq(tokenizer, model.config.decoder_start_token_id)
-    objective = language_model(pairs, config.objective.label_smoothing)
-    validation = concatenate_datasets(list(rows["validation"].values())) if "validation" in rows else None
-    looked = {name: part.select(range(min(generation.validation_rows, len(part))))
-           for name, part in rows.get("validation", {}).items()}  # fmt: skip
-
-    def generate(model, name, part, split, **settings):
-        written = answers(accelerator, model, tokenizer, part, generation, **settings)
-        return written, score(generation, written, texts[name][split]["target"][: len(part)])
-
-    def loss_of(model, dataset, collate):
-        return mean_loss(accelerator, model, dataset, language_model(collate), size)["loss"]
-
-    def evaluate(model, dataset=validation):  # of a part of the rows a part of the answers: a forecast asks for that
-        loss, other = (loss_of(model, dataset, each) for each in (pairs, ShuffledSources(pairs, dataset)))
-        metrics = {"loss": loss, "source_gain": other - loss}  # nats a token that the source is worth
-        if generation.validation_rows:
-            asked = {n: p.select(range(-(-len(p) * len(dataset) // len(validation or ())))) for n, p in looked.items()}
-            scores = [generate(model, name, part, "validation")[1] for name, part in asked.items()]
-            metrics |= {metric: sum(each[metric] for each in scores) / len(scores) for metric in scores[0]}
-        return metrics
-
-    objective = optimize(accelerator, model, objective, train_rows, longest, config.training)
-    if config.dry_run:
-        return forecast(config, accelerator, model, objective, train_rows, validation, evaluate if validation else None)
-    result = train(
-        accelerator, model, train_rows, objective, config.optim, config.training, output=output, seed=config.seed,
-        evaluate=evaluate if validation else None, resume=config.resume,
-    )  # fmt: skip
-
-    hypotheses, metric = {}, {}  # type: ignore[var-annotated]
-    for name, part in rows[held_out].items():
-        how = {"num_beams": generation.num_beams, "progress": f"{name} {held_out}"}
-        hypotheses[name], scores = generate(result.model, name, part, held_out, **how)
-        scores["loss"] = loss_of(result.model, part, pairs)
-        metric |= {f"{name}_{key}" if len(texts) > 1 else key: value for key, value in scores.items()}
-    record = {"seed": config.seed, "train_examples": len(train_rows), "metric": metric, "split": held_out}
-    record |= {"signatures": text_signatures(generation.metric), "tasks": list(texts)} | result.record()
-    if accelerator.is_main_process:
-        write_outputs(output, texts, held_out, hypotheses)
-    learnt_by_default(accelerator.unwrap_model(result.model), tokenizer, data, generation)
-    save(accelerator, result.model, tokenizer, output / "model")
-    write_result(output, accelerator, record)
-    if config.hub.repo_id and accelerator.is_main_process:  # after the record, which goes along
-        push(output / "model", config.hub.repo_id, config.hub.private)
-    accelerator.print(f"{output}/model: {held_out} " + ", ".join(f"{key} {value:.4f}" for key, value in metric.items()))
-    accelerator.end_training()
+    with open_run(config) as run:
+        if record := finished(config):
+            return run.print(f"{config.output} is finished: {record['metric']}")
+        task = Seq2Seq(config)
+        model = task.build_model()
+        data = task.load_data(run)
+        objective = task.optimize(run, model, data)
+        if config.dry_run:
+            return task.forecast(run, model, objective, data)
+        result = train(run, model, data.train, objective, task.evaluator(run, data))
+        finish(run, task, result, data)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

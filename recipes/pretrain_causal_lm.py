@@ -4,90 +4,32 @@ accelerate launch recipes/pretrain_causal_lm.py configs/pretrain/gpt_en.yaml [ke
     [--dry-run [--device h100]] [--budget 30m] [--resume]
 """
 
-from pathlib import Path
-
-from transformers import AutoModelForCausalLM
-
-from decero.config.pretraining import CausalSection, Pretraining, TextSection
-from decero.config.sections import ModelSection, OptimSection, TokenizerSection, TrainingSection
-from decero.data.causal import OBJECTIVES, count_bytes, strip_eos, tokenize_text
-from decero.data.corpus import open_corpus
-from decero.errors import run
-from decero.execution.build import build_model, tokenizer_for
-from decero.execution.objective import language_model
-from decero.execution.optimize import optimize
-from decero.hub.publish import push, save
-from decero.planning.budget import within_budget
-from decero.planning.forecast import forecast
-from decero.tasks.likelihood import text_likelihood
-from decero.training.loop import train
-from decero.training.runs import finished, main_first, start, write_result
-
-
-class PretrainCausalLM(Pretraining):
-    options = (*Pretraining.options, "--budget", "--device")
-
-    model: ModelSection
-    tokenizer: TokenizerSection = TokenizerSection()
-    data: TextSection
-    objective: CausalSection = CausalSection()
-    optim: OptimSection = OptimSection()
-    training: TrainingSection
+from decero.config.pretraining import PretrainCausalLM
+from decero.errors import run_script
 
 
 def main():
     config = PretrainCausalLM.from_cli()
-    accelerator = start(config, config.training)
-    if record := finished(config):
-        return accelerator.print(f"{config.output} is finished: {record['metric']}")
-    output, data, size = Path(config.output), config.data, config.training.per_device_eval_batch_size
+    from decero.tasks import CausalLM, finish  # after --help and mistakes, which need no libraries
+    from decero.training.loop import train
+    from decero.training.records import finished
+    from decero.training.runs import open_run
 
-    tokenizer = tokenizer_for(config.tokenizer, config.model, needs=("eos_token",))
-    strip_eos(tokenizer)
-
-    def build(section):
-        return build_model(section, AutoModelForCausalLM, tokenizer, data.max_length, config.seed)
-
-    model = build(config.model)
-    with main_first(accelerator):  # one process writes the cache, the others read it
-        corpus = open_corpus(**data.source())
-        rows = {
-            split: tokenize_text(
-                corpus[split], tokenizer, max_length=data.max_length, text_column=data.text_column,
-                start_token=data.start_token, num_proc=data.num_proc, where=split,
-            )
-            for split in ("train", "validation")
-            if split in corpus
-        }  # fmt: skip
-
-    objective = language_model(OBJECTIVES[config.objective.name](tokenizer, seed=config.seed))
-    held_out = rows.get("validation")
-
-    def evaluate(model, dataset=held_out):
-        return text_likelihood(accelerator, model, dataset, tokenizer, size)
-
-    if config.call.budget:  # up to four passes are worth almost what new text is (Muennighoff et al. 2023, section 5)
-        config = within_budget(config, accelerator, build, objective, rows["train"], held_out, evaluate, most_epochs=4)
-        model = build(config.model)
-    objective = optimize(accelerator, model, objective, rows["train"], data.max_length, config.training)
-    if config.dry_run:
-        return forecast(config, accelerator, model, objective, rows["train"], held_out, evaluate, evaluate)
-
-    result = train(
-        accelerator, model, rows["train"], objective, config.optim, config.training, output=output,
-        seed=config.seed, evaluate=evaluate if held_out else None, resume=config.resume,
-    )  # fmt: skip
-    metric = evaluate(result.model) if held_out else {}
-    save(accelerator, result.model, tokenizer, output / "model")
-    record = {"metric": metric, "seed": config.seed, "context": data.max_length}
-    record |= {"bytes": count_bytes(held_out)} if held_out else {}
-    write_result(output, accelerator, record | result.record())
-    if config.hub.repo_id and accelerator.is_main_process:  # after the record, which goes along
-        push(output / "model", config.hub.repo_id, config.hub.private)
-    figures = ", ".join(f"{name} {value:.4f}" for name, value in metric.items())
-    accelerator.print(f"{output}/model: {figures} (context {data.max_length} tokens)")
-    accelerator.end_training()
+    with open_run(config) as run:
+        if record := finished(config):
+            return run.print(f"{config.output} is finished: {record['metric']}")
+        task = CausalLM(config)
+        model = task.build_model()
+        data = task.load_data(run)
+        if config.call.budget:
+            run = task.within_budget(run, model, data)
+            model = task.build_model()
+        objective = task.optimize(run, model, data)
+        if config.dry_run:
+            return task.forecast(run, model, objective, data)
+        result = train(run, model, data.train, objective, task.evaluator(run, data))
+        finish(run, task, result, data)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

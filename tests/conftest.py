@@ -31,6 +31,7 @@ from decero.data.tokenizer import train_tokenizer
 from decero.execution.objective import masked_lm
 from decero.models import DeceroEncoderConfig
 from decero.training.loop import train
+from decero.training.runs import Run
 
 LINE = "the market rose fell sharply on monday as banks and shares in london gained after profit news from tokyo"
 WORDS = LINE.split(" ")
@@ -133,10 +134,10 @@ def fit(rows, objective, tiny_model, tmp_path):
         **training,
     ):  # fmt: skip
         settings = {"max_train_steps": 6, "global_batch_size": 12, "per_device_batch_size": 5, "logging_steps": 1}
-        return train(
-            Accelerator(cpu=True), model or tiny_model(), dataset, objective,
-            OptimSection(**({"learning_rate": 1e-2} | (optim or {}))), TrainingSection(**(settings | training)),
-            output=output, seed=4, evaluate=evaluate, resume=resume, progress=False,
+        run = Run(
+            Accelerator(cpu=True), TrainingSection(**(settings | training)),
+            OptimSection(**({"learning_rate": 1e-2} | (optim or {}))), output, seed=4, resume=resume, progress=False,
         )  # fmt: skip
+        return train(run, model or tiny_model(), dataset, objective, evaluate)
 
     return run

@@ -34,7 +34,7 @@ def root_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
 
 
-def run(main: Callable[[], None]) -> None:
+def run_script(main: Callable[[], None]) -> None:
     """Run a command. A `UserError` becomes one line on standard error and exit code 2; Ctrl-C gives exit code 130.
 
     File errors of the environment (disk full, read-only, broken or missing) also become one line and exit code 2.

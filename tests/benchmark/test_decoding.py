@@ -6,7 +6,8 @@ import torch
 
 from decero.benchmark.batches import describe, make_texts
 from decero.benchmark.decoding import answer_lengths, build_decoders, check_equal_answers, sources_of
-from decero.benchmark.workloads import Workload, build_pair
+from decero.benchmark.workloads import build_pair
+from decero.config.benchmark import Workload
 from decero.errors import UserError
 
 SIZES = {"vocab_size": 211, "hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3, "head_dim": 12}

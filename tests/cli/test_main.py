@@ -59,7 +59,7 @@ def test_help_names_every_command(capfd):
 def test_push_hands_on_what_was_asked(flags, options, monkeypatch):
     asked = {}
     monkeypatch.setattr(
-        "decero.cli.main.push", lambda folder, repo_id, **options: asked.update(options, folder=str(folder))
+        "decero.hub.publish.push", lambda folder, repo_id, **options: asked.update(options, folder=str(folder))
     )
     main(["push", "a/folder", "me/tiny", *flags])
     assert asked == options | {"folder": "a/folder"}
@@ -81,7 +81,7 @@ def test_a_disk_that_is_full_is_one_line_wherever_it_is_met(capsys, monkeypatch)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/a/metrics.jsonl")
 
     with pytest.raises(SystemExit) as end:
-        errors.run(log)
+        errors.run_script(log)
     assert (end.value.code, undone) == (2, [True])
     line = capsys.readouterr().err
     assert line.startswith("error: runs/a/metrics.jsonl: No space left on device; fix this, then start the same")
@@ -91,7 +91,7 @@ def test_a_disk_that_is_full_is_one_line_wherever_it_is_met(capsys, monkeypatch)
         raise OSError(errno.EBADF, "a fault of ours")
 
     with pytest.raises(OSError, match="a fault of ours"):
-        errors.run(programme)
+        errors.run_script(programme)
 
 
 def test_a_reader_who_has_enough_is_no_error():

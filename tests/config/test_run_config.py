@@ -7,10 +7,10 @@ import pytest
 from pydantic import Field
 
 from decero.config.command_line import seconds_of
+from decero.config.finetuning import FinetuneClassification
 from decero.config.run_config import RunConfig
 from decero.config.sections import DataSection, ModelSection, OptimSection, TrainingSection
 from decero.errors import UserError
-from decero.tasks.classification import FinetuneClassification
 
 
 class Example(RunConfig):

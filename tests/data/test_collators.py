@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from decero.data.collators import IGNORED, Classification, MaskedLanguageModeling
+from decero.data.collators import IGNORED, ClassificationCollator, MaskedLanguageModeling
 from decero.errors import UserError
 
 
@@ -118,10 +118,10 @@ def test_a_tokenizer_without_a_mask_token_is_refused(tokenizer):
 
 def test_classification_pads_to_the_longest_and_keeps_labels(tokenizer):
     rows = [{"input_ids": [2, 9, 3], "labels": 1}, {"input_ids": [2, 9, 8, 7, 3], "labels": 0}]
-    batch = Classification(tokenizer)(rows)
+    batch = ClassificationCollator(tokenizer)(rows)
     assert batch["input_ids"].shape == (2, 5)
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1] * 5]
     assert batch["labels"].tolist() == [1, 0]
     assert batch["labels"].dtype == torch.int64
-    many = Classification(tokenizer)([{"input_ids": [2, 3], "labels": [0.0, 1.0]}])
+    many = ClassificationCollator(tokenizer)([{"input_ids": [2, 3], "labels": [0.0, 1.0]}])
     assert many["labels"].dtype == torch.float32

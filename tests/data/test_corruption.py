@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from decero.data.collators import IGNORED
 from decero.data.corruption import OBJECTIVES, PrefixLanguageModeling, SpanCorruption, TextInfilling, sentinels_of
-from decero.data.pairs import Seq2Seq, ShuffledSources
+from decero.data.pairs import PairCollator, ShuffledSources
 from decero.errors import UserError
 
 START = 0
@@ -132,14 +132,14 @@ def test_a_tokenizer_without_the_needed_tokens_is_refused(tokenizer, sentinel_to
 def test_a_batch_of_pairs_is_padded(sentinel_tokenizer):
     pad = sentinel_tokenizer.pad_token_id
     rows = [{"input_ids": [60, 61, 1], "labels": [70, 1]}, {"input_ids": [62, 1], "labels": [71, 72, 73, 1]}]
-    batch = {name: tensor.tolist() for name, tensor in Seq2Seq(sentinel_tokenizer, 7)(rows).items()}
+    batch = {name: tensor.tolist() for name, tensor in PairCollator(sentinel_tokenizer, 7)(rows).items()}
     assert batch == {
         "input_ids": [[60, 61, 1], [62, 1, pad]],
         "attention_mask": [[1, 1, 1], [1, 1, 0]],
         "decoder_input_ids": [[7, 70, pad, pad], [7, 71, 72, 73]],
         "labels": [[70, 1, IGNORED, IGNORED], [71, 72, 73, 1]],
     }
-    strangers = ShuffledSources(Seq2Seq(sentinel_tokenizer, 7), Dataset.from_list(rows))
+    strangers = ShuffledSources(PairCollator(sentinel_tokenizer, 7), Dataset.from_list(rows))
     swapped = strangers([row | {"epoch": 0, "index": i} for i, row in enumerate(rows)])
     assert swapped["input_ids"].tolist() == [[62, 1, pad], [60, 61, 1]]
     assert swapped["labels"].tolist() == batch["labels"]

@@ -13,6 +13,7 @@ from decero.execution.build import build_model
 from decero.planning import budget as budgeting
 from decero.planning.budget import within_budget
 from decero.training.evaluation import mean_loss
+from decero.training.runs import Run
 
 SETTINGS = """\
 model: {{config: {preset}, overrides: {{hidden_dropout_prob: 0.1}}}}
@@ -52,7 +53,8 @@ def spend(tmp_path, preset, rows, objective, tokenizer, monkeypatch):
         def evaluate(model, dataset):
             return mean_loss(accelerator, model, dataset, objective, 8)
 
-        return within_budget(config, accelerator, build, objective, rows, held_out, evaluate, most_epochs)
+        run = Run(accelerator, config.training, config.optim, output, config.seed, config.resume, config=config)
+        return within_budget(run, build, objective, rows, held_out, evaluate, most_epochs).config
 
     return run
 

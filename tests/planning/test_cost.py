@@ -15,9 +15,10 @@ from transformers import (
 )
 
 from decero.config.sections import OptimSection
+from decero.data.sizes import BatchSize
 from decero.execution.objective import Objective, classification, token_loss
 from decero.models import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
-from decero.planning.cost import Load, SavedActivations, flops, load_of, logits_bytes, static_memory
+from decero.planning.cost import SavedActivations, flops, logits_bytes, static_memory
 from decero.training.optimizer import build_optimizer
 
 SIZES = {"vocab_size": 211, "hidden_size": 44, "num_hidden_layers": 3, "num_attention_heads": 2}
@@ -44,7 +45,7 @@ def test_flops_of_a_tiny_encoder_by_hand():
     layer = 4 * 6 * 6 + 2 * 6 * 10 + 2 * 6  # attention, feed-forward, two norms
     rest = model.num_parameters() - 11 * 6 - 2 * layer
     assert rest == 6 + 11  # the last norm, the bias of the scores
-    load = Load(texts=2, tokens=13, scored=3, places=14, pairs=2 * 7**2)
+    load = BatchSize(examples=2, tokens=13, scored=3, places=14, pairs=2 * 7**2)
     assert flops(model, load) == 6 * (2 * layer + rest) * 14 + 6 * 11 * 6 * 3 + 12 * 2 * 6 * 2 * 7**2
     assert flops(model, load.times(3)) == pytest.approx(3 * flops(model, load))
 
@@ -92,7 +93,7 @@ def test_the_formula_is_what_torch_counts(config, auto_class, kind, checkpointin
         objective = classification(lambda rows: {}, "single_label_classification")
     batch = batch_of(kind)
     objective.loss(model, batch)  # asks once whether the projection is all there is to the scores
-    load = load_of([batch], objective, texts=3)
+    load = objective.size(batch, 3)
     with FlopCounterMode(display=False) as counted:
         objective.loss(model, batch).backward()
     assert flops(model, load, per_text=kind == "classes") == pytest.approx(
@@ -103,8 +104,8 @@ def test_the_formula_is_what_torch_counts(config, auto_class, kind, checkpointin
 def test_a_load_counts_what_is_there_and_the_padding_around_it():
     batch = batch_of("seq2seq")
     batch["attention_mask"][0, 10:] = 0
-    load = load_of([batch, batch], Objective(lambda rows: {}, token_loss, tokens_scored), texts=6)
-    assert (load.texts, load.tokens, load.scored, load.places) == (6, 2 * (10 + 19 + 19) + 42, 42, 114)
+    load = Objective(lambda rows: {}, token_loss, tokens_scored).size(batch, 3).times(2)
+    assert (load.examples, load.tokens, load.scored, load.places) == (6, 2 * (10 + 19 + 19) + 42, 42, 114)
     assert (load.pairs, load.written_places, load.written_pairs) == (114 * 19, 42, 42 * 7)
     assert load.crossed_pairs == 42 * 19
     assert load.plus(load) == load.times(2)
@@ -140,6 +141,6 @@ def test_kept_for_the_backward_pass_by_hand():
 
 
 def test_logits_are_of_the_scored_places_of_a_chunk(tiny_model):
-    load = Load(texts=3, tokens=9, scored=7, places=9, pairs=27)
+    load = BatchSize(examples=3, tokens=9, scored=7, places=9, pairs=27)
     assert logits_bytes(tiny_model(), load) == 2 * 4 * 7 * 101
     assert logits_bytes(tiny_model(), load.times(1000)) == 2 * 4 * 512 * 101

@@ -13,13 +13,15 @@ from decero.config.command_line import Call
 from decero.config.devices import DEVICES
 from decero.config.run_config import RunConfig
 from decero.config.sections import OptimSection, TrainingSection
+from decero.data.sizes import BatchSize
 from decero.errors import UserError
 from decero.models import DeceroEncoderConfig
 from decero.planning import probe as probing
-from decero.planning.cost import Load, flops, static_memory
+from decero.planning.cost import flops, static_memory
 from decero.planning.forecast import evaluations, forecast, micro_batch, saved_activations
 from decero.planning.probe import probe, sample_load
 from decero.training.evaluation import mean_loss
+from decero.training.runs import Run
 
 STEPS = {"max_train_steps": 40, "global_batch_size": 12, "per_device_batch_size": 5}
 
@@ -39,7 +41,7 @@ def foresee(rows, objective, tiny_model, tmp_path, monkeypatch):
     """A forecast of a tiny run, in a folder where nothing may be left."""
     monkeypatch.chdir(tmp_path)
 
-    def run(model=None, device=None, judged=False, optim=None, **training):
+    def run(model=None, device=None, judged=False, optim=None, sharded=False, **training):
         config = Settings(
             output="run", optim=OptimSection(**(optim or {})), training=TrainingSection(**STEPS | training)
         )
@@ -49,8 +51,9 @@ def foresee(rows, objective, tiny_model, tmp_path, monkeypatch):
         def evaluate(model, dataset):
             return mean_loss(accelerator, model, dataset, objective, 8)
 
+        run = Run(accelerator, config.training, config.optim, tmp_path, sharded=sharded, config=config)
         looks = (rows.select(range(20)), evaluate, evaluate) if judged else ()
-        return forecast(config, accelerator, model or tiny_model(), objective, rows, *looks)
+        return forecast(run, model or tiny_model(), objective, rows, *looks)
 
     return run
 
@@ -60,13 +63,13 @@ def test_counts_are_exact(foresee, tiny_model, rows, objective, capsys):
     assert found.parameters == model.num_parameters()
     assert found.steps == 40
     epoch = [len(ids) for ids in rows["input_ids"]]
-    assert found.load.texts == pytest.approx(len(epoch) / -(-len(epoch) // 12))
+    assert found.load.examples == pytest.approx(len(epoch) / -(-len(epoch) // 12))
     assert found.load.tokens == pytest.approx(sum(epoch) / -(-len(epoch) // 12))
     assert found.flops == flops(model, found.load)
     said = capsys.readouterr().out
     assert f"parameters        {found.parameters:,}, {101 * 22:,} of them embeddings\n" in said
     assert f"training rows     {len(epoch):,} of {np.mean(epoch):.1f} tokens on average\n" in said
-    assert f"tokens a step     {found.load.tokens:,.0f} in {found.load.texts:,.0f} rows, " in said
+    assert f"tokens a step     {found.load.tokens:,.0f} in {found.load.examples:,.0f} rows, " in said
     assert "found by          counting: " in said
     assert "arithmetic: FLOPs = 6 x (weights a token meets x places + vocabulary x width x scored" in said
     assert "measuring: a step" in said
@@ -115,17 +118,20 @@ def test_evaluations_are_counted_as_the_loop_makes_them(fit, strategy, count):
 
 
 def test_a_micro_batch_is_what_a_device_computes_at_once():
-    load = Load(texts=64, tokens=6400, scored=960, places=6500, pairs=650000)
-    assert micro_batch(load, TrainingSection(max_train_steps=1, per_device_batch_size=16), 1).texts == 16
-    assert micro_batch(load, TrainingSection(max_train_steps=1, per_device_batch_size=16), 8).texts == 8
-    assert micro_batch(load, TrainingSection(max_train_steps=1, per_device_batch_size="auto"), 2).texts == 32
-    assert micro_batch(load, TrainingSection(max_train_steps=1, per_device_tokens=650), 1).texts == pytest.approx(6.4)
+    load = BatchSize(examples=64, tokens=6400, scored=960, places=6500, pairs=650000)
+    assert micro_batch(load, TrainingSection(max_train_steps=1, per_device_batch_size=16), 1).examples == 16
+    assert micro_batch(load, TrainingSection(max_train_steps=1, per_device_batch_size=16), 8).examples == 8
+    assert micro_batch(load, TrainingSection(max_train_steps=1, per_device_batch_size="auto"), 2).examples == 32
+    assert micro_batch(load, TrainingSection(max_train_steps=1, per_device_tokens=650), 1).examples == pytest.approx(
+        6.4
+    )
 
 
 def test_what_is_kept_grows_with_the_rows_and_is_told_from_few(tiny_model, rows, objective, monkeypatch):
     accelerator = Accelerator(cpu=True)
     settings = TrainingSection(**STEPS | {"global_batch_size": 48, "per_device_batch_size": 48})
-    micro = sample_load(accelerator, rows, objective, settings, 4).times(48 / 61 * 2)
+    run = Run(accelerator, settings, OptimSection(), Path("run"), seed=4)
+    micro = sample_load(run, rows, objective).times(48 / 61 * 2)
     exact = saved_activations(accelerator, tiny_model(), objective, rows, micro)
     monkeypatch.setattr("decero.planning.forecast.SAMPLE", 200)
     assert saved_activations(accelerator, tiny_model(), objective, rows, micro) == pytest.approx(exact, rel=0.25)
@@ -142,11 +148,12 @@ def test_a_step_that_takes_long_is_probed_with_fewer_rows(tiny_model, rows, obje
     model.register_forward_pre_hook(tick, with_kwargs=True)
     monkeypatch.setattr("decero.planning.probe.time.perf_counter", lambda: clock[0])
     settings = TrainingSection(max_train_steps=9, global_batch_size=40, per_device_batch_size=40)
-    load = sample_load(accelerator, rows, objective, settings, 4)
-    found = probe(accelerator, model, objective, rows, OptimSection(), settings, 4, load, seconds=0.5)
+    run = Run(accelerator, settings, OptimSection(), Path("run"), seed=4)
+    load = sample_load(run, rows, objective)
+    found = probe(run, model, objective, rows, load, seconds=0.5)
     assert clock[0] < 1.5
     assert found.share < 0.5
-    assert found.step_s == pytest.approx(0.01 * load.texts, rel=0.1)
+    assert found.step_s == pytest.approx(0.01 * load.examples, rel=0.1)
 
 
 def test_a_device_of_the_table_is_forecast_by_its_data_sheet(foresee, capsys, monkeypatch):
@@ -160,13 +167,12 @@ def test_a_device_of_the_table_is_forecast_by_its_data_sheet(foresee, capsys, mo
     assert "data sheet of L4 24 GB: time = FLOPs / (4 x 40% of its peak in bf16)" in said.replace("\n" + " " * 18, " ")
 
 
-def test_a_quarter_of_everything_and_the_weights_once_is_what_sharding_leaves(foresee, capsys, monkeypatch):
+def test_a_quarter_of_everything_and_the_weights_once_is_what_sharding_leaves(foresee, capsys):
     alone = foresee(device="l4", num_processes=4)
     weights = sum(p.nbytes for p in tiny(0.0).parameters())
     said = capsys.readouterr().out.replace("\n" + " " * 18, " ")
     assert f"would take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB of each instead of {4 * weights / 1e3:.3g} kB" in said
-    monkeypatch.setattr(Accelerator, "sharded", True, raising=False)
-    found = foresee(device="l4", num_processes=4)
+    found = foresee(device="l4", num_processes=4, sharded=True)
     said = capsys.readouterr().out.replace("\n" + " " * 18, " ")
     assert f" take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB of each" in said
     assert alone.memory - found.memory == pytest.approx(2 * weights)  # 16 bytes a parameter less (16 / 4 + 4)

@@ -15,7 +15,8 @@ from decero.benchmark.measure import interleaved, matmul_peak, paired_ratios
 from decero.benchmark.memory import peak_of_step
 from decero.benchmark.process import memory_of, processes
 from decero.benchmark.reading import main as reading
-from decero.benchmark.workloads import Workload, build_pair
+from decero.benchmark.workloads import build_pair
+from decero.config.benchmark import Workload
 from decero.data.tokenizer import load_tokenizer
 from decero.errors import UserError
 

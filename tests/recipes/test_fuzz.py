@@ -17,13 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from decero.config.finetuning import FinetuneClassification
 from decero.config.run_config import RunConfig
 from decero.data.corpus import load_corpus, read_parallel
 from decero.data.labels import encode_labels
 from decero.data.tokenization import tokenize_documents, tokenize_examples, tokenize_pairs
 from decero.errors import UserError
 from decero.hub.convert import import_model
-from decero.tasks.classification import FinetuneClassification
 
 FACTOR = 12 if os.environ.get("HYPOTHESIS_PROFILE") == "faults" else 1
 

@@ -43,7 +43,7 @@ def cable():
 
 
 def start(config, *words, launcher="multi_node"):
-    """The command of docs/scaling.md on either machine, one process each. launcher: a file of configs/accelerate."""
+    """Run the command of docs/guides/scaling.md on both machines. launcher: a file of configs/accelerate."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_", "WORLD_"))}
     running = []
     for number, node in enumerate(NODES):

@@ -4,19 +4,13 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from decero.config.sections import TrainingSection
+from decero.config.finetuning import FinetuneSeq2Seq, GenerationSection, PairData, PairTask
+from decero.config.sections import ModelSection, TrainingSection
 from decero.data.corpus import read_parallel
 from decero.data.tokenization import token_lengths, tokenize_pairs
 from decero.errors import UserError
-from decero.tasks.text_to_text import (
-    GenerationSection,
-    TaskSection,
-    TasksSection,
-    load_tasks,
-    mix,
-    score,
-    tokenize_tasks,
-)
+from decero.tasks import Seq2Seq
+from decero.tasks.text_to_text import load_pairs, mix, score
 from decero.training.best_checkpoint import Selection
 
 
@@ -30,18 +24,26 @@ def pairs(texts, tmp_path):
 
 def tasks(pairs, **more):
     task = {"files": {"train": pairs, "validation": pairs}, "source_column": "en", "target_column": "es"}
-    return TasksSection.model_validate({"tasks": {"a": task | more}})
+    return PairData.model_validate({"tasks": {"a": task | more}})
+
+
+def tokenized(data, tokenizer, split):
+    """The rows of task a, as `Seq2Seq` makes them."""
+    section = FinetuneSeq2Seq(output="run", model=ModelSection(config="x"), data=data, training={"max_train_steps": 1})
+    task = Seq2Seq(section)
+    task.tokenizer = tokenizer
+    return task.tokenize(task.corpus.splits[split], split)["a"]
 
 
 def test_training_pairs_with_an_empty_side_are_left_out_and_validation_is_whole(pairs):
-    corpus = load_tasks(tasks(pairs), seed=0)["a"]
+    corpus = load_pairs(tasks(pairs), seed=0)["a"]
     assert {split: len(rows) for split, rows in corpus.items()} == {"train": 60, "validation": 61}
     assert corpus["train"].column_names == ["source", "target"]
     assert corpus["train"][2]["source"].upper() == corpus["train"][2]["target"]
 
 
 def test_a_label_budget_is_a_choice_of_the_seed(pairs):
-    few = [load_tasks(tasks(pairs).model_copy(update={"max_train_rows": 13}), seed)["a"]["train"] for seed in (0, 0, 1)]
+    few = [load_pairs(tasks(pairs).model_copy(update={"max_train_rows": 13}), seed)["a"]["train"] for seed in (0, 0, 1)]
     chosen = [part["source"][:] for part in few]
     assert chosen[0] == chosen[1] != chosen[2]
     assert len(set(chosen[0])) == len(chosen[0]) == 13
@@ -49,7 +51,7 @@ def test_a_label_budget_is_a_choice_of_the_seed(pairs):
 
 def test_pairs_are_tokenized_with_their_prefix_and_say_when_they_were_cut(pairs, sentinel_tokenizer):
     data = tasks(pairs, prefix="bank: ").model_copy(update={"max_source_length": 30, "max_target_length": 17})
-    rows = tokenize_tasks(load_tasks(data, 0), data, sentinel_tokenizer, 0)["validation"]["a"]
+    rows = tokenized(data, sentinel_tokenizer, "validation")
     texts = Dataset.from_parquet(pairs)
     whole = [
         (sentinel_tokenizer("bank: " + en)["input_ids"], sentinel_tokenizer(es)["input_ids"])
@@ -65,10 +67,10 @@ def test_pairs_are_tokenized_with_their_prefix_and_say_when_they_were_cut(pairs,
 
 def test_a_weight_is_how_often_an_epoch_goes_through_a_task(pairs, sentinel_tokenizer):
     data = tasks(pairs)
-    rows = tokenize_tasks(load_tasks(data, 0), data, sentinel_tokenizer, 0)["train"]["a"]
+    rows = tokenized(data, sentinel_tokenizer, "train")
     weights = {"half": 0.5, "once": 1.0, "often": 2.25}
     sections = {
-        name: TaskSection(files={"train": "x"}, weight=weight, source_column="en") for name, weight in weights.items()
+        name: PairTask(files={"train": "x"}, weight=weight, source_column="en") for name, weight in weights.items()
     }
     mixed = mix(dict.fromkeys(weights, rows), sections, seed=3)
     assert len(mixed) == 30 + 60 + 135

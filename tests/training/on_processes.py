@@ -23,16 +23,18 @@ from transformers import (
     set_seed,
 )
 
+from decero.config.finetuning import GenerationSection
 from decero.config.sections import OptimSection, TrainingSection
-from decero.data.collators import Classification, MaskedLanguageModeling
-from decero.data.pairs import Seq2Seq
+from decero.data.collators import ClassificationCollator, MaskedLanguageModeling
+from decero.data.pairs import PairCollator
 from decero.data.tokenization import tokenize_documents
-from decero.errors import run
+from decero.errors import run_script
 from decero.execution.objective import classification, language_model, masked_lm
 from decero.models import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
-from decero.tasks.text_to_text import GenerationSection, answers
+from decero.tasks.text_to_text import answers
 from decero.training.evaluation import mean_loss
 from decero.training.loop import train
+from decero.training.runs import Run
 
 SIZES = {"vocab_size": 101, "hidden_size": 22, "num_hidden_layers": 2, "num_attention_heads": 1}
 LINE = "the market rose fell sharply on monday as banks and shares in london gained after profit news"
@@ -50,7 +52,7 @@ class NextToken:
     """A causal batch: each token is asked for the next."""
 
     def __init__(self, tokenizer):
-        self.pair = Seq2Seq(tokenizer, 0)
+        self.pair = PairCollator(tokenizer, 0)
 
     def __call__(self, rows):
         batch = self.pair([{"input_ids": row["input_ids"][:-1], "labels": row["input_ids"][1:]} for row in rows])
@@ -69,12 +71,12 @@ def task(kind: str, tokenizer, dropout: float):
     if kind == "seq2seq":
         ends = {"decoder_start_token_id": 2, "eos_token_id": 3, "pad_token_id": tokenizer.pad_token_id}
         model = AutoModelForSeq2SeqLM.from_config(DeceroEncoderDecoderConfig(**ours, **ends))
-        return model, language_model(Seq2Seq(tokenizer, 2))
+        return model, language_model(PairCollator(tokenizer, 2))
     bert = BertConfig(**ours, max_position_embeddings=61, num_labels=3)
     if kind == "bert":
         return BertForMaskedLM(bert), masked_lm(masks)
     single = "single_label_classification"
-    return BertForSequenceClassification(bert), classification(Classification(tokenizer), single)
+    return BertForSequenceClassification(bert), classification(ClassificationCollator(tokenizer), single)
 
 
 def study(cases: list[dict], tokenizer_folder: str, folder: str, accelerator: Accelerator) -> None:
@@ -87,7 +89,6 @@ def study(cases: list[dict], tokenizer_folder: str, folder: str, accelerator: Ac
         data = rows if kind in ("mlm", "bert", "causal") else rows.add_column("labels", labels)
         set_seed(0)
         model, objective = task(kind, tokenizer, case.get("dropout", 0.0))
-        accelerator.sharded = case.get("sharded", False)
         settings = {"max_train_steps": 6, "global_batch_size": 12, "per_device_batch_size": 2, "logging_steps": 1}
         held_out, generation = data.select(range(7)), GenerationSection(max_new_tokens=9)
         write = kind == "seq2seq"
@@ -98,11 +99,13 @@ def study(cases: list[dict], tokenizer_folder: str, folder: str, accelerator: Ac
                 found["letters"] = sum(map(len, answers(accelerator, model, tokenizer, data, generation)))
             return found
 
-        result = train(
-            accelerator, model, data, objective, OptimSection(**({"learning_rate": 1e-2} | case.get("optim", {}))),
+        run = Run(
+            accelerator,
             TrainingSection(**(settings | {"eval_strategy": "steps", "eval_steps": 3} | case.get("training", {}))),
-            output=output, seed=4, evaluate=evaluate, resume=case.get("resume", False), progress=False,
+            OptimSection(**({"learning_rate": 1e-2} | case.get("optim", {}))), output, seed=4,
+            resume=case.get("resume", False), sharded=case.get("sharded", False), progress=False,
         )  # fmt: skip
+        result = train(run, model, data, objective, evaluate)
         said = {"loss": [row["loss"] for row in result.history if "loss" in row]}
         said |= {"grad_norm": [row["grad_norm"] for row in result.history if "loss" in row]}
         said |= {"evaluated": [row for row in result.history if "eval_loss" in row], "best": result.best}
@@ -125,4 +128,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

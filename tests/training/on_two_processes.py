@@ -14,10 +14,11 @@ from transformers import AutoModelForMaskedLM, PreTrainedTokenizerFast, set_seed
 
 from decero.config.sections import OptimSection, TrainingSection
 from decero.data.collators import MaskedLanguageModeling
-from decero.errors import run
+from decero.errors import run_script
 from decero.execution.objective import masked_lm
 from decero.models import DeceroEncoderConfig
 from decero.training.loop import train
+from decero.training.runs import Run
 
 
 def main():
@@ -37,13 +38,12 @@ def main():
 
         model.register_forward_pre_hook(refuse, with_kwargs=True)
         training = TrainingSection(max_train_steps=4, global_batch_size=12, per_device_batch_size=5, logging_steps=1)
-        result = train(
-            accelerator, model, load_from_disk(rows), objective, OptimSection(name="sgd", learning_rate=0.5), training,
-            output=Path(output) / name, seed=4, progress=False,
-        )  # fmt: skip
+        optim = OptimSection(name="sgd", learning_rate=0.5)
+        run = Run(accelerator, training, optim, Path(output) / name, seed=4, progress=False)
+        result = train(run, model, load_from_disk(rows), objective)
         if accelerator.is_main_process:
             save_model(accelerator.unwrap_model(result.model), f"{output}/{name}.safetensors")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

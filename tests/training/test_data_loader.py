@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decero.config.sections import TrainingSection
-from decero.data.completions import PromptCompletion
 from decero.data.corruption import OBJECTIVES, PrefixLanguageModeling, TextInfilling
 from decero.data.packing import Packed
-from decero.data.pairs import Seq2Seq
+from decero.data.pairs import PairCollator
+from decero.data.prompt_completion import PromptCompletion
 from decero.data.sizes import sizes_of
 from decero.data.stream import Stream, Texts
 from decero.data.tokenization import token_lengths
@@ -40,7 +40,7 @@ def held(micro, padded):
     sides = "input_ids", "decoder_input_ids"
     if padded:
         return sum(micro.batch[side].numel() for side in sides)
-    return micro.size(language_model(None))[1] if micro.weight else 0
+    return micro.size(language_model(None)).tokens if micro.weight else 0
 
 
 def assert_within(dataset, collate, world, limit, packed, **budgets):
@@ -94,7 +94,7 @@ def pairs_of(sizes):
 @settings(max_examples=50, deadline=None)
 def test_no_micro_batch_of_pairs_is_above_its_limit(sentinel_tokenizer, packed, sizes, world, spare):
     limit = max(map(sum, sizes)) + spare
-    assert_within(pairs_of(sizes), Seq2Seq(sentinel_tokenizer, 0), world, limit, packed)
+    assert_within(pairs_of(sizes), PairCollator(sentinel_tokenizer, 0), world, limit, packed)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
@@ -145,7 +145,7 @@ def test_a_step_reads_and_writes_its_budget_on_average(sentinel_tokenizer, name,
 )
 def test_a_budget_below_the_longest_pair_is_refused_with_its_number(sentinel_tokenizer, budget, line):
     """The longest of both sides, not the longest source or target."""
-    rows, pairs = pairs_of([(50, 3), (4, 55), (29, 31), (5, 6)]), Seq2Seq(sentinel_tokenizer, 0)
+    rows, pairs = pairs_of([(50, 3), (4, 55), (29, 31), (5, 6)]), PairCollator(sentinel_tokenizer, 0)
     budget |= {"global_batch_size": None} if "global_batch_tokens" in budget else {}
     with pytest.raises(UserError, match=line):
         begin(rows, pairs, **budget)

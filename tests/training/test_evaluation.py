@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from datasets import Dataset
 from transformers import AutoModelForSequenceClassification
 
-from decero.data.collators import Classification, MaskedLanguageModeling
+from decero.data.collators import ClassificationCollator, MaskedLanguageModeling
 from decero.execution.objective import classification, masked_lm
 from decero.models import DeceroEncoderConfig
 from decero.training.evaluation import mean_loss, predict_logits, predict_masked
@@ -48,7 +48,7 @@ def test_logits_come_back_in_the_order_of_the_data(tokenizer, texts):
         vocab_size=101, hidden_size=22, num_hidden_layers=1, num_attention_heads=1, intermediate_size=37, num_labels=3
     )
     model = AutoModelForSequenceClassification.from_config(config).eval()
-    objective = classification(Classification(tokenizer), "single_label_classification")
+    objective = classification(ClassificationCollator(tokenizer), "single_label_classification")
     found = predict_logits(Accelerator(cpu=True), model, data, objective, 8)
     assert found.shape == (61, 3)
     with torch.no_grad():

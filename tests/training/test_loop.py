@@ -24,6 +24,7 @@ from decero.execution.objective import classification
 from decero.training.data_loader import prefetch
 from decero.training.gradient import freeze_unreached
 from decero.training.loop import train
+from decero.training.runs import Run
 
 
 def losses(result):
@@ -46,11 +47,12 @@ def gradient_of(rows, tiny_model, tmp_path):
 
     def one_step(objective, **training):
         model = tiny_model()
-        train(
-            Accelerator(cpu=True), model, rows, objective,
+        run = Run(
+            Accelerator(cpu=True), TrainingSection(max_train_steps=1, **training),
             OptimSection(name="sgd", learning_rate=1.0, weight_decay=0.0, max_grad_norm=None, schedule="constant"),
-            TrainingSection(max_train_steps=1, **training), output=tmp_path, seed=4, progress=False,
+            tmp_path, seed=4, progress=False,
         )  # fmt: skip
+        train(run, model, rows, objective)
         start = weights(tiny_model())
         return {name: start[name] - value for name, value in weights(model).items()}  # rate 1: the gradient itself
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from decero.benchmark.batches import Batch, Padded, as_stock_reads, make_batches, padded_batches
-from decero.benchmark.workloads import TrainingArm, Workload
+from decero.config.benchmark import TrainingArm, Workload
 from decero.config.sections import OptimSection
 from decero.errors import UserError
 from decero.execution.attention_kernels import choose_attention

@@ -13,14 +13,15 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from decero.benchmark.decoding import describe_decoding, skewed_lengths, sources_of
-from decero.benchmark.workloads import Workload
+from decero.config.benchmark import Workload
 from decero.data.collators import IGNORED
 from decero.data.corpus import load_corpus
 from decero.data.order import RowIndex, Rows, epoch_order
+from decero.data.sizes import BatchSize
 from decero.data.tokenizer import check_fits_model, load_tokenizer
 from decero.errors import UserError
 from decero.models.modeling_encoder_decoder import shift_right
-from decero.planning.cost import Load, flops
+from decero.planning.cost import flops
 
 Batch = dict[str, Tensor]
 SHORTEST = 4  # tokens of a text
@@ -151,8 +152,8 @@ def describe(work: Workload, texts: Dataset, ours: PreTrainedModel, seed: int) -
     scored = sum(int((batch["labels"] != IGNORED).sum()) for batch in batches)
     tokens = int(source.sum() + target.sum())
     places = sum(batch["input_ids"].numel() + batch["labels"].numel() * seq2seq for batch in batches)
-    load = Load(
-        texts=len(source), tokens=tokens, scored=scored, places=source.sum(),
+    load = BatchSize(
+        examples=len(source), tokens=tokens, scored=scored, places=source.sum(),
         pairs=_pairs_behind(source) if work.kind == "causal" else (source**2).sum(),
         written_places=target.sum(), written_pairs=_pairs_behind(target), crossed_pairs=(source * target).sum(),
     )  # fmt: skip

@@ -15,11 +15,12 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
-from decero.benchmark.workloads import Workload
+from decero.config.benchmark import Workload
+from decero.data.sizes import BatchSize
 from decero.errors import UserError
 from decero.execution.weight_layout import laid_out
 from decero.inference.decode import decode
-from decero.planning.cost import Load, flops
+from decero.planning.cost import flops
 
 SHORTEST = 4  # tokens of a source
 SOURCE_SPREAD = 0.6  # standard deviation of log length: half of the sentences lie within 0.67 to 1.5 times the median
@@ -153,8 +154,8 @@ def describe_decoding(work: Workload, sources: list[list[int]], ours: PreTrained
     batches = [slice(start, start + work.batch_size) for start in range(0, len(read), work.batch_size)]
     steps = sum(int(written[some].max()) * len(written[some]) for some in batches)
     tokens = int(written.sum())
-    load = Load(
-        texts=len(read), tokens=int(read.sum()) + tokens, scored=tokens, places=read.sum(), pairs=(read**2).sum(),
+    load = BatchSize(
+        examples=len(read), tokens=int(read.sum()) + tokens, scored=tokens, places=read.sum(), pairs=(read**2).sum(),
         written_places=tokens, written_pairs=float((written * (written + 1) / 2).sum()),
         crossed_pairs=(read * written).sum(),
     )  # fmt: skip

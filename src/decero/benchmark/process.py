@@ -20,9 +20,11 @@ from decero.benchmark.batches import make_texts
 from decero.benchmark.decoding import build_decoders, sources_of
 from decero.benchmark.measure import timed
 from decero.benchmark.memory import peak_of_step
-from decero.benchmark.workloads import ArmName, Workload, build_pair
-from decero.errors import UserError, run
-from decero.training.runs import keep_freed_memory, multiply_in_tf32
+from decero.benchmark.workloads import build_pair
+from decero.config.benchmark import ArmName, Workload
+from decero.errors import UserError, run_script
+from decero.training.memory import keep_freed_memory
+from decero.training.runs import multiply_in_tf32
 
 PATIENCE = 10  # seconds for an arm to end, which may be in the midst of a unit
 _FORKS = sys.platform == "linux"  # macOS has libraries that do not outlive a fork
@@ -117,7 +119,7 @@ def serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who ends this one
     os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler talks
     os.dup2(2, 1)  # what a library prints is no part of the tables
-    run(lambda: _serve(theirs, name, work, arm, device, seed, threads))
+    run_script(lambda: _serve(theirs, name, work, arm, device, seed, threads))
 
 
 def _serve(

@@ -28,7 +28,7 @@ from decero.data.order import RowIndex, Rows
 from decero.data.packing import Packed
 from decero.data.tokenization import count_tokens, tokenize_documents
 from decero.data.tokenizer import load_tokenizer
-from decero.errors import UserError, run
+from decero.errors import UserError, run_script
 from decero.training.data_loader import prefetch
 
 AT_ONCE = 1000  # texts that the library is given
@@ -116,4 +116,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

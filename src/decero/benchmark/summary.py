@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from decero.benchmark.batches import FORMULA
 from decero.benchmark.measure import paired_ratios, spread
-from decero.benchmark.workloads import ArmName, Workload
+from decero.config.benchmark import ArmName, Workload
 from decero.evaluation.figures import COLOURS, style
 from decero.evaluation.tables import escaped
 

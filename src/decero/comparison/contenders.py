@@ -10,83 +10,25 @@ import datasets
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
-from pydantic import Field, model_validator
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
-from decero.config.run_config import RunConfig
-from decero.config.sections import LabelledData, ModelSection, OptimSection, Section, TokenizerSection, TrainingSection
+from decero.config.comparison import Compare, Contender
+from decero.config.finetuning import FinetuneClassification
+from decero.config.sections import LabelledData
 from decero.data.packages import resolve_package_path
 from decero.errors import UserError, did_you_mean
+from decero.evaluation import verdict
 from decero.evaluation.metrics import MAIN_METRIC, METRICS, compute_metrics, example_scores
-from decero.evaluation.verdict import Run
-from decero.tasks.classification import ClassificationSection, FinetuneClassification, finetune, load_labelled
-from decero.training.runs import reset_peak_memory, write_result
-
-
-class Contender(Section):
-    """Who takes part. What it says of `optim` and `training` is laid over what is shared by all."""
-
-    model: ModelSection | None = Field(None, description="the encoder to fine-tune")
-    tfidf: bool = Field(
-        False, description="no encoder: TF-IDF of words and pairs + logistic regression, the honest floor"
-    )
-    tokenizer: TokenizerSection = TokenizerSection()
-    optim: dict[str, Any] = Field({}, description="settings of optim that differ for this contender")
-    training: dict[str, Any] = Field({}, description="settings of training that differ for this contender")
-
-    @model_validator(mode="after")
-    def _one_kind(self):
-        if self.tfidf == (self.model is not None):
-            raise ValueError("a contender is either a model or tfidf: true")
-        return self
-
-
-class Compare(RunConfig):
-    title: str = Field("Which model to ship", description="headline of the report")
-    contenders: dict[str, Contender] = Field(description="name -> who takes part")
-    reference: str = Field(description="the contender that the others are compared with")
-    seeds: list[int] = Field(
-        [0, 1, 2], min_length=1, description="each decides weights, order, dropout and label budget"
-    )
-    label_budgets: list[int | None] = Field([None], min_length=1, description="labelled examples; null: all of train")
-    keep_models: bool = Field(False, description="save model/ of every run, besides its predictions and metrics")
-    metric: str | None = Field(None, description="what the table shows; accuracy, f1_micro or mse when not set")
-    data: LabelledData
-    objective: ClassificationSection = ClassificationSection()
-    optim: OptimSection = OptimSection()
-    training: TrainingSection
-
-    @model_validator(mode="after")
-    def _known_names(self):
-        if self.reference not in self.contenders:
-            near = did_you_mean(self.reference, self.contenders)
-            raise ValueError(f"reference: {self.reference} is no contender{near}")
-        for name, values in (("seeds", self.seeds), ("label_budgets", self.label_budgets)):
-            if len(set(values)) < len(values):
-                raise ValueError(f"{name}: a value is given twice")
-        known = METRICS[self.objective.problem_type]
-        if self.metric is not None and self.metric not in known:
-            near = did_you_mean(self.metric, known) or f"; there are {', '.join(known)}"
-            raise ValueError(f"metric: {self.metric} is no metric of {self.objective.problem_type}{near}")
-        if self.hub.repo_id:
-            raise ValueError("hub.repo_id: a comparison publishes nothing; fine-tune the winner with it set")
-        for name, contender in self.contenders.items():
-            for key in {"mixed_precision", "num_processes"} & contender.training.keys():
-                raise ValueError(f"contenders.{name}.training.{key}: is one for all; set training.{key}")
-        if self.data.max_train_rows is not None:
-            raise ValueError("data.max_train_rows: in a comparison the budgets are label_budgets")
-        return self
-
-    @property
-    def main_metric(self) -> str:
-        return self.metric or MAIN_METRIC[self.objective.problem_type]
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.output)
+from decero.execution.unwrap import unwrap
+from decero.tasks import record_of
+from decero.tasks.classification import Classification, load_labelled
+from decero.training.loop import train
+from decero.training.memory import reset_peak_memory
+from decero.training.records import write_result
+from decero.training.runs import Run
 
 
 @dataclass(frozen=True)
@@ -107,8 +49,19 @@ class Cell:
         return f"{self.contender}, {self.budget or 'all'} labels, seed {self.seed}"
 
 
+def metric_of(config: Compare) -> str:
+    """The metric that decides. Raises UserError for one that the task does not have."""
+    problem_type = config.objective.problem_type
+    known = METRICS[problem_type]
+    if config.metric is not None and config.metric not in known:
+        near = did_you_mean(config.metric, known) or f"; there are {', '.join(known)}"
+        raise UserError(f"metric: {config.metric} is not a metric of {problem_type}{near}")
+    return config.metric or MAIN_METRIC[problem_type]
+
+
 def cells(config: Compare) -> list[Cell]:
     """Every run's settings. Raises UserError for a contender whose settings do not hold, before anything runs."""
+    metric_of(config)
     for budget in config.label_budgets:  # a budget that the data cannot fill is known before anything runs
         data = config.data.model_copy(update={"max_train_rows": budget})
         corpus, _ = load_labelled(data, config.objective.problem_type, config.seed)
@@ -175,19 +128,25 @@ def _fit_model(cell: Cell, accelerator: Accelerator) -> dict[str, Any]:
     if accelerator.is_main_process:
         _made(cell.folder).joinpath("config.yaml").write_text(cell.config.to_yaml(), encoding="utf-8")
     accelerator.wait_for_everyone()
+    run = Run(
+        accelerator, cell.config.training, cell.config.optim, cell.folder, cell.config.seed, cell.config.resume,
+        progress=False, tag=f"{cell.name}/", config=cell.config,
+    )  # fmt: skip
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()  # a line a run says enough
+    task = Classification(cell.config)
     try:
-        tuned = finetune(cell.config, accelerator, progress=False, tag=f"{cell.name}/")
+        data = task.load_data(run)
+        model = task.build_model()
+        result = train(run, model, data.train, task.optimize(run, model, data), task.evaluator(run, data))
+        record = record_of(run, task, result, data)
     finally:
         accelerator.free_memory()
         if not bars:
             datasets.enable_progress_bars()
-    assert tuned is not None  # only a dry run has no record
-    record, result, tokenizer = tuned
     if cell.keep_model and accelerator.is_main_process:
-        accelerator.unwrap_model(result.model).save_pretrained(cell.folder / "model")
-        tokenizer.save_pretrained(cell.folder / "model")
+        unwrap(result.model).save_pretrained(cell.folder / "model")
+        task.tokenizer.save_pretrained(cell.folder / "model")
     return {"status": "ok"} | record
 
 
@@ -234,7 +193,7 @@ def _read(cell: Cell) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def read_runs(table: list[Cell]) -> list[Run]:
+def read_runs(table: list[Cell]) -> list[verdict.Run]:
     """What every run left behind, for the verdict. Each prediction of the test set was made once."""
     runs = []
     for cell in table:
@@ -247,7 +206,7 @@ def read_runs(table: list[Cell]) -> list[Run]:
             if (log := cell.folder / "metrics.jsonl").is_file():
                 curve = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         runs.append(
-            Run(
+            verdict.Run(
                 contender=cell.contender, budget=cell.budget, seed=cell.seed, status=record["status"],
                 error=record.get("error"), metrics=record["metric"], scores=scores, curve=curve,
                 wall_time_s=record.get("wall_time_s", 0.0), num_parameters=record.get("num_parameters", 0),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from decero.data.pairs import Pair, Seq2Seq
+from decero.data.pairs import Pair, PairCollator
 from decero.data.sizes import Sizes, both_sides
 from decero.errors import UserError
 
@@ -28,7 +28,7 @@ def sentinels_of(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
 
 
 @dataclass
-class Denoising(Seq2Seq):
+class DenoisingCollator(PairCollator):
     """The base of the objectives below.
 
     max_length: tokens of the longest row. frozen: treat every epoch as epoch 0.
@@ -64,7 +64,7 @@ class Denoising(Seq2Seq):
 
 
 @dataclass
-class SpanCorruption(Denoising):
+class SpanCorruption(DenoisingCollator):
     """Replace spans of tokens by sentinels: span corruption of T5 (Raffel et al. 2020, sections 3.1.4, 3.3.4).
 
     A share `mlm_probability` of the tokens is removed, in spans of `mean_noise_span_length` tokens on average. The
@@ -120,7 +120,7 @@ def _segments(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
 
 
 @dataclass
-class TextInfilling(Denoising):
+class TextInfilling(DenoisingCollator):
     """Replace spans of tokens by one mask each: text infilling of BART (Lewis et al. 2020, section 2.2).
 
     Span lengths are Poisson(`mean_noise_span_length`), until a share `mlm_probability` of the tokens is gone. A span of
@@ -174,7 +174,7 @@ class TextInfilling(Denoising):
 
 
 @dataclass
-class PrefixLanguageModeling(Denoising):
+class PrefixLanguageModeling(DenoisingCollator):
     """Encode the beginning of a text and let the decoder write the rest; the cut is uniform.
 
     Source: prefix language modelling, Raffel et al. 2020, section 3.2.3.
@@ -189,7 +189,7 @@ class PrefixLanguageModeling(Denoising):
         return ids_L[:cut], ids_L[cut:]
 
 
-OBJECTIVES: dict[str, type[Denoising]] = {
+OBJECTIVES: dict[str, type[DenoisingCollator]] = {
     "span_corruption": SpanCorruption,
     "text_infilling": TextInfilling,
     "prefix_lm": PrefixLanguageModeling,

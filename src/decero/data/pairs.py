@@ -1,6 +1,6 @@
 """Batches for an encoder-decoder: source and target, for every text-to-text task.
 
-Only `Seq2Seq` makes the padding, the decoder's shifted input and the -100 of labels that are not scored.
+Only `PairCollator` makes the padding, the decoder's shifted input and the -100 of labels that are not scored.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass
-class Seq2Seq:
+class PairCollator:
     """Pad sources and targets on the right to the longest of the batch.
 
     decoder_start_token_id: the decoder's first input token, from the model's configuration. The rest of its input is
@@ -60,7 +60,7 @@ class ShuffledSources:
     the batch and the number of processes, so it is not part of the same text.
     """
 
-    pairs: Seq2Seq
+    pairs: PairCollator
     dataset: Dataset
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:

@@ -1,8 +1,57 @@
-"""Compute how many tokens an example will have on the device, from its row's length, before collating."""
+"""Sizes of examples and batches: tokens read, tokens written, and the positions that they take."""
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """The size of one batch, or of several batches and processes together.
+
+    examples: texts, pairs or pictures.
+    tokens: input and target tokens without padding; budgets count these.
+    scored: items in the sum of the loss.
+    places: positions, padding included, or patches of a picture.
+    pairs: pairs of positions in self-attention: places times the length of their row.
+    written_places, written_pairs: the same for the decoder of an encoder-decoder.
+    crossed_pairs: pairs of positions in cross-attention: decoder positions times encoder positions.
+    """
+
+    examples: float
+    tokens: float
+    scored: float
+    places: float
+    pairs: float
+    written_places: float = 0.0
+    written_pairs: float = 0.0
+    crossed_pairs: float = 0.0
+
+    def plus(self, other: "BatchSize") -> "BatchSize":
+        return BatchSize(
+            *(one + another for one, another in zip(vars(self).values(), vars(other).values(), strict=True))
+        )
+
+    def times(self, factor: float) -> "BatchSize":
+        return BatchSize(*(factor * value for value in vars(self).values()))
+
+
+def text_batch_size(batch: dict[str, Tensor], scored: int, examples: int) -> BatchSize:
+    """Return the size of a token batch, padded or packed.
+
+    batch: `input_ids`, `attention_mask` and, for an encoder-decoder, `decoder_input_ids`. scored, examples: its counts.
+    """
+    rows, length = batch["input_ids"].shape
+    tokens = int(batch["attention_mask"].sum())
+    if "decoder_input_ids" not in batch:
+        return BatchSize(examples, tokens, scored, rows * length, rows * length**2)
+    written_rows, written = batch["decoder_input_ids"].shape
+    return BatchSize(
+        examples, tokens + scored, scored, rows * length, rows * length**2,
+        written_rows * written, written_rows * written**2, written_rows * written * length,
+    )  # fmt: skip
 
 
 class Sizes(NamedTuple):

@@ -5,7 +5,7 @@ the rows of a batch of texts) are functions of (seed, epoch, position). So a res
 beginning and makes the same rows: no row is lost or read twice.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -126,6 +126,10 @@ class Stream:
     texts: Texts
     cut: Callable[[list[str]], dict[str, list]]
     max_length: int
+
+    def lengths(self, rows: Sequence[dict]) -> np.ndarray:
+        """Return the number of tokens of each row, (rows,)."""
+        return np.array([len(row["input_ids"]) for row in rows], dtype=np.int64)
 
     @cached_property
     def first_rows(self) -> Dataset:

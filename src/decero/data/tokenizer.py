@@ -212,6 +212,13 @@ def check_round_trip(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], *
             raise UserError(f"tokenizer: document {number} does not round-trip: {problem}; {fix}")
 
 
+def bytes_per_token(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], limit: int = 1000) -> float:
+    """Return the mean number of UTF-8 bytes per token over the first `limit` texts."""
+    sample = list(islice(texts, limit))
+    tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False, verbose=False)["input_ids"])
+    return sum(len(text.encode()) for text in sample) / max(tokens, 1)
+
+
 def check_fits_model(tokenizer: PreTrainedTokenizerFast, vocab_size: int, where: str) -> None:
     """Raise UserError when the largest id has no embedding; the number of tokens can be less, with gaps."""
     largest = max(tokenizer.get_vocab().values())

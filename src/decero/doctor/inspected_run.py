@@ -13,18 +13,16 @@ import torch
 import xxhash
 from accelerate.utils import send_to_device
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from decero.config.sections import ModelSection
 from decero.config.yaml_files import read_yaml
-from decero.data.causal import strip_eos
 from decero.data.order import RowIndex, Rows, epoch_order
-from decero.data.sizes import sizes_of
-from decero.data.tokenization import side_lengths, token_lengths
-from decero.doctor.recipes import RECIPES, Corpus, Recipe, recipe_of
+from decero.data.stream import Texts
+from decero.doctor.identify import recipe_of
 from decero.errors import UserError
-from decero.execution.build import build_model, tokenizer_for
 from decero.execution.objective import Batch, Objective
+from decero.tasks import TASKS, Corpus, Task
 
 CHARACTERS = 4_000_000  # of train that are tokenized: half a minute on one core
 BATCH_ROWS, BATCH_TOKENS = 8, 1024  # of a batch that is tried
@@ -50,19 +48,24 @@ class Folded(NamedTuple):
 class InspectedRun:
     """A run before or after it ran. folder: where it ran, if it did."""
 
-    config: Any
-    name: str
-    recipe: Recipe
+    task: Task
     corpus: Corpus
     folder: Path | None = None
 
-    @cached_property
+    @property
+    def config(self) -> Any:
+        """The settings of the run."""
+        return self.task.config
+
+    @property
+    def name(self) -> str:
+        """The recipe that the settings are for."""
+        return self.task.recipe
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """The run's own. Raises UserError for none, or one that does not match its checkpoint."""
-        found = tokenizer_for(self.config.tokenizer, self.config.model, needs=self.recipe.needs)
-        if self.recipe.auto_class is AutoModelForCausalLM:
-            strip_eos(found)  # as these recipes do, whose cached rows are then found
-        return found
+        return self.task.tokenizer
 
     @cached_property
     def folded(self) -> dict[str, Folded]:
@@ -87,21 +90,22 @@ class InspectedRun:
         train = self.corpus.splits["train"]
         if self.share < 1:
             train = {task: d.select(_even(len(d), math.ceil(len(d) * self.share))) for task, d in train.items()}
-        rows = self.recipe.rows(self.config, self.tokenizer, train)
-        if getattr(self.model_config, "type_vocab_size", 2) < 2 and "token_type_ids" in rows.column_names:
-            rows = rows.remove_columns("token_type_ids")  # as the recipe does
-        return rows
+        return self.task.mix(self.task.tokenize(train, "train"))
 
     @cached_property
     def model_config(self) -> Any:
         """The configuration of the model as it starts. Raises UserError for one that cannot be built."""
-        return self.build().config
+        return self.model.config
 
     @cached_property
     def objective(self) -> Objective:
-        return self.recipe.objective(
-            self.config, self.tokenizer, getattr(self.model_config, "decoder_start_token_id", None)
-        )
+        """What the run reports: its loss without label smoothing."""
+        return self.task.reported_objective(self.model)
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The model as the run starts; to look at, not to change."""
+        return self.build()
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
@@ -122,29 +126,12 @@ class InspectedRun:
 
     def build(self, section: ModelSection | None = None) -> PreTrainedModel:
         """A copy of the model as the run starts, or another one for its task. Raises UserError as the recipe does."""
-        names = self.corpus.label_names
-        fields: dict[str, Any] = {}
-        if names:
-            fields = {"num_labels": len(names), "problem_type": self.config.objective.problem_type}
-            fields |= {"id2label": dict(enumerate(names)), "label2id": {n: i for i, n in enumerate(names)}}
-        model = build_model(
-            section or self.config.model, self.recipe.auto_class, self.tokenizer, self.longest, self.config.seed,
-            **fields,
-        )  # fmt: skip
+        model = self.task.build_model(section)
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[arg-type]
-
-    @property
-    def longest(self) -> int:
-        """Tokens that the model must have positions for."""
-        data = self.config.data
-        if not hasattr(data, "tasks"):
-            return data.max_length
-        sides = data.max_source_length, data.max_target_length
-        return sum(sides) if self.name == "finetune_causal_lm" else max(sides)
 
     def batch(self, number: int = 0) -> Batch:
         """A small batch of the rows that the run reads first: other rows for another `number`, the same every time."""
-        order, lengths = epoch_order(self.config.seed, 0, len(self.rows)), token_lengths(self.rows)
+        order, lengths = epoch_order(self.config.seed, 0, len(self.rows)), self.objective.row_sizes(self.rows).most
         start = number * BATCH_ROWS % max(1, len(order) - BATCH_ROWS + 1)
         chosen = order[start : start + BATCH_ROWS]
         fits = max(2, int((np.cumsum(lengths[chosen]) <= BATCH_TOKENS).sum()))
@@ -168,7 +155,7 @@ class InspectedRun:
             return training.max_train_steps
         size = len(self.rows)
         if training.global_batch_tokens:
-            size = int(sizes_of(self.objective.collate, *side_lengths(self.rows)).mean.sum())
+            size = int(self.objective.row_sizes(self.rows).mean.sum())
         whole = size / self.share
         return training.num_train_epochs * math.ceil(
             whole / (training.global_batch_size or training.global_batch_tokens)
@@ -203,10 +190,16 @@ def open_run(where: str, asked: str | None = None) -> InspectedRun:
             f"{path}: asks for code from elsewhere (model.trust_remote_code), and a folder may be anybody's; "
             "to run that code give the configuration file instead"
         )
-    name = recipe_of(path, asked)
-    recipe = RECIPES[name]
-    config: Any = recipe.schema.load(str(path))
-    return InspectedRun(config, name, recipe, recipe.read(config), folder)
+    kind = TASKS[recipe_of(path, asked)]
+    config: Any = kind.Config.load(str(path))
+    if hasattr(config.objective, "scored_queries"):
+        config.objective.scored_queries = False  # the same loss, and every layer is seen with every token
+    task = kind(config)
+    corpus = task.read_corpus(strict=False)
+    task.corpus = corpus  # what its labels are; read once
+    if isinstance(corpus.splits["train"].get(""), Texts):
+        corpus.splits["train"][""] = corpus.splits["train"][""].first(config.data.buffer_size)
+    return InspectedRun(task, corpus, folder)
 
 
 def _fold(parts: dict[str, Dataset], columns: tuple[str, ...]) -> Folded:

@@ -10,7 +10,6 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoConfig
 
-from decero.data.tokenization import token_lengths
 from decero.data.tokenizer import load_tokenizer
 from decero.doctor.findings import Finding, percent
 from decero.doctor.inspected_run import InspectedRun
@@ -21,7 +20,7 @@ SHORT = 5  # ordinary tokens: with fewer a row has next to nothing to say
 
 def rows(work: InspectedRun) -> Iterator[Finding]:
     """Texts with next to nothing in them, and text that data.max_length cuts away: warn from 5 % and 10 % on."""
-    lengths, of, pretrains = token_lengths(work.rows), _of(work), work.name.startswith("pretrain")
+    lengths, of, pretrains = work.objective.row_sizes(work.rows).most, _of(work), work.name.startswith("pretrain")
     begins = [text[:200] for text in work.some_texts(1000)]
     ids = work.tokenizer(begins, add_special_tokens=False, verbose=False)["input_ids"] if begins else []
     short, found = float(np.mean([len(each) < SHORT for each in ids] or [False])), False

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -90,6 +91,11 @@ class Verdict:
     def sentences(self) -> list[str]:
         """Return one sentence per comparison, whoever wins."""
         return [wording.sentence(self, comparison) for comparison in self.comparisons]
+
+    def record(self) -> dict[str, Any]:
+        """Return `metric` (the mean per contender and budget), `table` and `sentences`, for result.json."""
+        means = {f"{c.contender}, {c.budget or 'all'} labels": c.mean if c.n_ok else None for c in self.cells}
+        return {"metric": means, "table": self.table(), "sentences": self.summary() + self.sentences()}
 
     def table(self) -> str:
         """Return a Markdown table, contender by label budget, and the legend of its marks."""

@@ -6,10 +6,10 @@ from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers import PreTrainedModel
 
 from decero.execution.flex_attention import FLEX, LONG_ROW, trial, unfit
+from decero.execution.transformers_internals import attention_of, register_attention, supports
 
 UNAVAILABLE = (ValueError, ImportError, OSError, RuntimeError)
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
@@ -57,8 +57,7 @@ def drop(x: Tensor, p: float) -> tuple[Tensor, float]:
     return x.masked_fill(gone, 0), 2**16 / (2**16 - cut)
 
 
-AttentionInterface.register("matmul", matmul_attention)
-AttentionMaskInterface.register("matmul", sdpa_mask)
+register_attention("matmul", matmul_attention)
 
 
 def choose_attention(model: PreTrainedModel, device: torch.device, precision: str, row: int = 0) -> str:
@@ -68,23 +67,23 @@ def choose_attention(model: PreTrainedModel, device: torch.device, precision: st
     (`model.attn_implementation`), or that the model was given, is kept where the device serves it; the line says where
     it does not, and which one is taken instead.
     """
-    asked, has = getattr(model, "attention_asked", None), model.config._attn_implementation
+    asked, has = getattr(model, "attention_asked", None), attention_of(model)
     asked = asked or (has if "flash" in has or "flex" in has else None)
     emulated = _emulated() if device.type == "cpu" and precision == "bf16" else ""
     if asked is None:
         return _fastest(model, device, precision, row) + emulated
     why = _serve(model, asked, device, precision, row)
     if why is None:
-        now = model.config._attn_implementation
+        now = attention_of(model)
         both = f", which is {asked} for packed rows and sdpa for others" if now == FLEX else ""
         return f"attention: {now}{both}, as asked{emulated}"
     if "flash" in has or "flex" in has:
-        _give(model, "sdpa" if model._supports_sdpa else "eager")
+        _give(model, "sdpa" if supports(model, "sdpa") else "eager")
     return f"{_fastest(model, device, precision, row=0)}; {asked} was asked for, but {why}{emulated}"
 
 
 def _fastest(model: PreTrainedModel, device: torch.device, precision: str, row: int) -> str:
-    has = model.config._attn_implementation
+    has = attention_of(model)
     if has != "sdpa":
         return f"attention: {has}, as the model has it"
     if device.type == "cpu" and precision == "bf16":
@@ -129,14 +128,14 @@ def _serve(model: PreTrainedModel, asked: str, device: torch.device, precision: 
 
 def _give(model: PreTrainedModel, name: str) -> str | None:
     """Set a kernel; or leave the model as it was and return why it, or what is installed, does not have this one."""
-    before = model.config._attn_implementation
+    before = attention_of(model)
     try:
         model.set_attn_implementation(name)
     except UNAVAILABLE as error:
         with suppress(*UNAVAILABLE):  # its outer part may have changed before an inner one refused
             model.set_attn_implementation(before)
         return " ".join(str(error).split())[:200]
-    has = model.config._attn_implementation
+    has = attention_of(model)
     served = has == name or (name.startswith("flash") and "flash" in has)  # of the kernels package, by another name
     return None if served else "this model cannot change its attention"
 

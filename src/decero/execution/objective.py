@@ -12,28 +12,56 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
 from torch import Tensor, nn
 
 from decero.data.collators import IGNORED
+from decero.data.packing import Packed
+from decero.data.sizes import BatchSize, Sizes, sizes_of, text_batch_size
+from decero.data.tokenization import side_lengths
 from decero.execution.linear_cross_entropy import linear_cross_entropy
 from decero.execution.packed_forward import logits_of
+from decero.execution.transformers_internals import attention_of
+from decero.execution.unwrap import unwrap
 
 Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """collate: rows -> batch. loss: (model, batch) -> the summed loss. count: batch -> items that the sum is over.
+    """What the training loop knows of a task.
 
-    per_text: names of tensors that hold one item a text, where the others hold one a token.
+    collate: rows -> batch. loss: (model, batch) -> the summed loss. count: batch -> items that the sum is over.
+    per_text: names of tensors that hold one item a text; the others hold one item a token.
+    batch_size: (batch, scored items, examples) -> its size. row_lengths: rows -> tokens read and tokens written, both
+    (rows,). These two say how large data is, so that loader, forecast and packing read no field by name. A picture is
+    one row of length 1.
+    packable: whether several rows may share one, as texts do.
     """
 
     collate: Callable[[list[dict]], Batch]
     loss: Callable[[nn.Module, Batch], Tensor]
     count: Callable[[Batch], int]
     per_text: tuple[str, ...] = ()
+    batch_size: Callable[[Batch, int, int], BatchSize] = text_batch_size
+    row_lengths: Callable[[Dataset], tuple[np.ndarray, np.ndarray]] = side_lengths
+    packable: bool = True
+
+    @property
+    def packed(self) -> bool:
+        """Whether batches are packed rows."""
+        return isinstance(self.collate, Packed)
+
+    def size(self, batch: Batch, examples: int) -> BatchSize:
+        """The size of a collated batch of so many examples."""
+        return self.batch_size(batch, self.count(batch), examples)
+
+    def row_sizes(self, rows: Dataset) -> Sizes:
+        """The sizes of rows before they are collated."""
+        return sizes_of(self.collate, *self.row_lengths(rows))
 
 
 def masked_lm(collate: Callable[[list[dict]], Batch], scored_queries: bool = True) -> Objective:
@@ -97,12 +125,12 @@ def takes_selected_positions(model: nn.Module) -> bool:
 
     FlexAttention's blocks are not picked apart by place; `choose_attention` takes it for such a model only when asked.
     """
-    bare: Any = getattr(model, "module", model)
+    bare = unwrap(model)
     if "selected_positions" not in inspect.signature(bare.forward).parameters:
         return False
     # `compile_layers`, which wants one shape; the model's own forward is accelerate's to replace (autocast)
     compiled = any("forward" in vars(module) for module in bare.modules() if module is not bare)
-    return not compiled and bare.config._attn_implementation in ("sdpa", "eager", "matmul")
+    return not compiled and attention_of(bare) in ("sdpa", "eager", "matmul")
 
 
 def scored_first(scored_BL: Tensor) -> Tensor:
@@ -129,14 +157,14 @@ def only_projects(model: nn.Module, batch: Batch, scored_BL: Tensor) -> bool:
 
 def has_bias_beside(model: nn.Module, projection: Any) -> bool:
     """Whether the head learns a bias that is not the projection's own (ESM): while it is zero, no logit tells."""
-    bare: Any = getattr(model, "module", model)
+    bare = unwrap(model)
     size = (len(projection.weight),)
     return any(p.shape == size and p is not projection.bias for p in bare.parameters() if p.requires_grad)
 
 
 def output_projection(model: nn.Module) -> Any:
     """Raises TypeError for a model without output embeddings."""
-    bare: Any = getattr(model, "module", model)
+    bare = unwrap(model)
     projection = bare.get_output_embeddings()
     if projection is None:
         raise TypeError(f"{type(bare).__name__} has no output embeddings to project with")

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,18 +10,18 @@ from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from decero.config.sections import TrainingSection
 from decero.data.order import RowIndex, Rows
 from decero.data.packing import Packed
 from decero.data.stream import Stream
-from decero.data.tokenization import token_lengths
 from decero.errors import UserError, root_line
 from decero.execution.attention_kernels import choose_attention
 from decero.execution.flex_attention import FLEX
 from decero.execution.objective import Objective
 from decero.execution.packed_forward import prove
+from decero.execution.transformers_internals import GradientCheckpointingLayer, attention_of
+from decero.execution.unwrap import unwrap
 
 SHORTEST_ROW = 128  # below that the matrices are too thin to be fast, and short rows are harder to fill
 
@@ -45,8 +44,8 @@ def optimize(
     packs = capacity if training.packing != "off" else 0
     kernel = choose_attention(model, accelerator.device, training.mixed_precision, packs)
     objective, said = pack_if_proven(objective, model, dataset, capacity, training.packing)
-    if training.compile and isinstance(objective.collate, Packed):
-        objective = replace(objective, collate=replace(objective.collate, full=True))
+    if training.compile and objective.packed:
+        objective = replace(objective, collate=replace(objective.collate, full=True))  # type: ignore[type-var]
     if not quiet:
         accelerator.print(f"{kernel}\n{said}")
     elif "was asked for" in kernel:  # and could not be had: that is never left unsaid
@@ -66,27 +65,34 @@ def pack_if_proven(
     """
     if choice == "off":
         return objective, "packing: off, rows are padded"
+    if not objective.packable:
+        if choice == "on":
+            raise UserError("training.packing: rows of this task cannot share one; set training.packing=auto")
+        return objective, "packing: off, each row stands alone"
     source = Rows(dataset)
-    longest = np.argsort(-token_lengths(source.dataset), kind="stable")[:4]  # a window is seen by what is longer
+    longest = np.argsort(-objective.row_sizes(source.dataset).most, kind="stable")[
+        :4
+    ]  # a window is seen by what is longer
     some = list(dict.fromkeys([*longest.tolist(), *range(min(4, len(source)))]))
     rows = source.__getitems__([RowIndex(0, index) for index in some])
     padded = objective.collate(rows)
-    widest = max(t.shape[1] for name, t in padded.items() if name.endswith("attention_mask"))
-    roomy = max(capacity, 2 * widest)  # two texts a row
+    size = objective.size(padded, len(rows))
+    longest_row = int(max(size.places, size.written_places)) // len(rows)
+    roomy = max(capacity, 2 * longest_row)  # two texts a row
     trial = Packed(objective.collate, roomy, per_text=objective.per_text).pack(padded)
     device = next(model.parameters()).device
-    bare: Any = getattr(model, "module", model)
+    bare = unwrap(model)
     proven = partial(
         prove, model, send_to_device(padded, device), send_to_device(trial, device), per_text=bool(objective.per_text)
     )
     why, after_all = proven(), ""
-    if why is not None and "flex" in bare.config._attn_implementation:
+    if why is not None and "flex" in attention_of(bare):
         # The kernel is what may be at fault, and padding is the dearer way out.
         after_all = f"; attention: sdpa after all, for under flex_attention {why}"
         bare.set_attn_implementation("sdpa")
         why = proven()
     if why is None:
-        one_shape = bare.config._attn_implementation == FLEX  # it is compiled
+        one_shape = attention_of(bare) == FLEX  # it is compiled
         collate = Packed(objective.collate, capacity, per_text=objective.per_text, full=one_shape)
         return replace(
             objective, collate=collate

@@ -15,11 +15,12 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from decero.errors import UserError
 from decero.execution.flex_attention import document_mask
+from decero.execution.positions import first_position
+from decero.execution.transformers_internals import attention_of, takes_cache
+from decero.execution.unwrap import unwrap
 from decero.models.modeling_encoder import Pooler
 
 Batch = dict[str, Tensor]
-# These count positions from their padding id on.
-COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text", "longformer", "xlm-roberta-xl")
 
 
 def block_mask(
@@ -43,19 +44,19 @@ def block_mask(
 
 def packed_outputs(model: nn.Module, batch: Batch) -> Any:
     """The outputs of `model` for a packed batch; its labels are kept back."""
-    bare: Any = getattr(model, "module", model)
-    config, backend = bare.config, bare.config._attn_implementation
+    bare = unwrap(model)
+    config, backend = bare.config, attention_of(bare)
     if "flash" in backend:
         raise UserError(f"packing: {backend} takes no block mask; set model.attn_implementation=sdpa")
     reading, text_BL = dict(batch), batch["text_ids"]
     for name in ("labels", "text_ids", "decoder_text_ids", "attention_mask"):
         reading.pop(name, None)
-    if config.model_type in COUNT_FROM_PADDING:
-        reading["position_ids"] = reading["position_ids"] + (config.pad_token_id or 0) + 1
+    if first := first_position(bare):
+        reading["position_ids"] = reading["position_ids"] + first
     takes = inspect.signature(bare.forward).parameters
     reading = {n: t for n, t in reading.items() if not n.endswith("position_ids") or n in takes}
     if not config.is_encoder_decoder:
-        causal = bare.can_generate() or bool(getattr(config, "is_decoder", False)) or "past_key_values" in takes
+        causal = bare.can_generate() or bool(getattr(config, "is_decoder", False)) or takes_cache(takes)
         mask = block_mask(text_BL, text_BL, causal, backend, bare.dtype)
         cache = {"use_cache": False} if "use_cache" in takes else {}
         return model(**reading, attention_mask=mask, **cache)
@@ -82,7 +83,7 @@ def texts_before_heads(model: nn.Module, batch: Batch):
 
     Raises UserError for a model whose layers cannot be told.
     """
-    bare: Any = getattr(model, "module", model)
+    bare = unwrap(model)
     depth = bare.config.num_hidden_layers
     stacks = [m for m in bare.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if len(stacks) != 1:
@@ -132,7 +133,7 @@ def prove(model: nn.Module, padded: Batch, packed: Batch, per_text: bool = False
     Asked in fp32 and without dropout. That other texts are not heard is exact: when one text is read backwards, the
     outputs of the others do not change by a bit's worth, whatever the weights are.
     """
-    bare: Any = getattr(model, "module", model)
+    bare = unwrap(model)
     side = "decoder_" if bare.config.is_encoder_decoder and not per_text else ""
     text_BL, position_BL = packed[f"{side}text_ids"], packed[f"{side}position_ids"]
 

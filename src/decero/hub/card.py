@@ -12,6 +12,7 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 from ruamel.yaml import YAML
 
 from decero.errors import UserError
+from decero.execution.transformers_internals import heads_of
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 MARK = "<!-- This card was written by `decero push`. Without this line it is yours, and the next push keeps it. -->"
@@ -168,8 +169,7 @@ def _auto_class(config: dict[str, Any]) -> str | None:
     if config["model_type"] in transformers.CONFIG_MAPPING:
         config_class = transformers.CONFIG_MAPPING[config["model_type"]]
         for name in HEADS:
-            found = getattr(transformers, name)._model_mapping.get(config_class, None)
-            if architecture in {c.__name__ for c in (found if isinstance(found, tuple) else (found,)) if c}:
+            if architecture in {head.__name__ for head in heads_of(getattr(transformers, name), config_class)}:
                 return name
     return None
 

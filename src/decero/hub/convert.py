@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedModel
 from transformers.utils import logging
 
 import decero.models
 from decero.errors import UserError
+from decero.execution.transformers_internals import StrictDataclassError
 from decero.hub.card import read_run
 from decero.hub.families import FAMILIES
 from decero.hub.folders import DTYPES, claimed, common_dtype, copy_tokenizer, find, read_config, read_headers

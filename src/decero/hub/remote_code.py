@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
-from transformers.dynamic_module_utils import get_relative_import_files
 
 from decero.errors import UserError
+from decero.execution.transformers_internals import get_relative_import_files
 from decero.hub.card import read_run
 from decero.hub.folders import claimed
 from decero.hub.publish import model_files, run_files

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 import decero.models
 from decero.errors import UserError
+from decero.execution.transformers_internals import StrictDataclassError
 from decero.hub.tensors import translate
 
 CARRIED = ("id2label", "label2id", "problem_type")

@@ -4,6 +4,7 @@ import torch
 from transformers import PreTrainedModel
 
 from decero.errors import UserError
+from decero.execution.positions import positions_of
 from decero.hub.table import Family
 
 TOLERANCE = 1e-4  # absolute for outputs up to 1, relative above
@@ -20,7 +21,7 @@ def random_batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     pad = config.pad_token_id
     single = pad is None and "Classification" in type(model).__name__
-    longest = min(23, config.max_position_embeddings)
+    longest = min(23, positions_of(model) or 23)
 
     def text(prefix: str, longest: int) -> dict[str, torch.Tensor]:
         lengths = torch.tensor([[longest], [max(1, longest - 5)], [max(1, longest // 3)]])[: 1 if single else 3]

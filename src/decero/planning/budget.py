@@ -5,25 +5,22 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from datasets import Dataset
 from transformers import PreTrainedModel
 
 from decero.config.command_line import seconds_of
-from decero.config.run_config import RunConfig
 from decero.config.sections import ModelSection
-from decero.data.sizes import sizes_of
+from decero.data.sizes import BatchSize
 from decero.data.stream import Stream
-from decero.data.tokenization import side_lengths
 from decero.errors import UserError
 from decero.execution.objective import Objective
 from decero.execution.optimize import optimize
 from decero.formatting import count, duration
-from decero.planning.cost import Load, flops
+from decero.planning.cost import flops
 from decero.planning.probe import Evaluate, main_process_value, probe, sample_load, time_evaluation
 from decero.planning.scaling_laws import (
     BATCH_EXPONENT,
@@ -37,9 +34,9 @@ from decero.planning.scaling_laws import (
     plan,
 )
 from decero.training.data_loader import StepLoader
-from decero.training.runs import reset_peak_memory, settle
+from decero.training.memory import reset_peak_memory
+from decero.training.runs import Run, settle
 
-C = TypeVar("C", bound=RunConfig)
 Build = Callable[[ModelSection], PreTrainedModel]
 
 KEPT_BACK = 0.1  # share of the time for evaluating and saving
@@ -53,10 +50,10 @@ SETTLED = {  # what a budget decides, by section
 
 
 def within_budget(
-    config: C, accelerator: Accelerator, build: Build, objective: Objective,
-    dataset: Dataset | Stream, held_out: Dataset | None, evaluate: Evaluate | None, most_epochs: float,
-) -> C:  # fmt: skip
-    """The settings with what --budget decides filled in: told, and unless this is a dry run written down.
+    run: Run, build: Build, objective: Objective, dataset: Dataset | Stream, held_out: Dataset | None,
+    evaluate: Evaluate | None, most_epochs: float,
+) -> Run:  # fmt: skip
+    """The run with what --budget decides filled in: printed, and unless this is a dry run written down.
 
     What stands on the command line stays as it is. build: a model section to its model. most_epochs: how often the
     objective may read its text.
@@ -68,11 +65,12 @@ def within_budget(
             "--budget counts the tokens that there are, and a stream does not say; leave --budget out "
             "(--dry-run says how long training.max_train_steps will take), or data.streaming"
         )
-    if config.resume and (Path(config.output) / "config.yaml").is_file():
+    config = run.config
+    if run.resume and (Path(config.output) / "config.yaml").is_file():
         chosen, notes = _chosen_before(config)
     else:
-        budget = Budget(config, accelerator, build, objective, dataset, held_out, evaluate)
-        chosen, notes = main_process_value(accelerator, budget.decide(most_epochs))
+        budget = Budget(run, build, objective, dataset, held_out, evaluate)
+        chosen, notes = main_process_value(run.accelerator, budget.decide(most_epochs))
         reset_peak_memory()
     settings = config.model_dump()
     for section, values in chosen.items():
@@ -81,9 +79,9 @@ def within_budget(
     result._call = config.call
     result.call.notes = tuple(notes)
     if not config.dry_run:  # which shows them with the settings
-        accelerator.print("\n".join(notes))
-        settle(result, accelerator)
-    return result
+        run.print(*notes)
+        settle(result, run.accelerator)
+    return run.with_settings(result)
 
 
 def _chosen_before(config: Any) -> tuple[dict[str, Any], list[str]]:
@@ -106,15 +104,17 @@ class Budget:
     """One decision: shapes, what they cost a token, how fast this machine turned out to be."""
 
     def __init__(
-        self, config: Any, accelerator: Accelerator, build: Build, objective: Objective, dataset: Dataset,
-        held_out: Dataset | None, evaluate: Evaluate | None,
+        self, run: Run, build: Build, objective: Objective, dataset: Dataset, held_out: Dataset | None,
+        evaluate: Evaluate | None,
     ):  # fmt: skip
-        self.config, self.accelerator, self.build, self.objective = config, accelerator, build, objective
+        self.run, self.build, self.objective = run, build, objective
+        self.config, self.accelerator = run.config, run.accelerator
+        config = run.config
         self.dataset, self.held_out, self.evaluate = dataset, held_out, evaluate
         self.is_given = any(f"model.overrides.{name}" in config.call.given for name in SIZES)
         self.fields = [] if self.is_given else family(config.model)
         self.sections = [self._section(fields) for fields in self.fields] or [config.model]
-        self.load: Load = Load(0, 0, 0, 0, 0)
+        self.load: BatchSize = BatchSize(0, 0, 0, 0, 0)
         self.costs: list[float] = []  # FLOPs a token, of each shape
         self.measured: dict[int, float] = {}  # shape -> FLOP/s
         self.evaluation_s = 0.0  # seconds of an evaluation, of the shape measured last
@@ -122,7 +122,7 @@ class Budget:
     def decide(self, most_epochs: float) -> tuple[dict[str, Any], list[str]]:
         """The settings by section, and the lines that say why."""
         training, given = self.config.training, self.config.call.given
-        tokens_N = sizes_of(self.objective.collate, *side_lengths(self.dataset)).mean
+        tokens_N = self.objective.row_sizes(self.dataset).mean
         most = most_epochs * float(tokens_N.sum())
         index, tokens, seconds, reserve = self.search(most)
         cost = self.costs[index]
@@ -191,14 +191,12 @@ class Budget:
             self.accelerator, model, self.objective, self.dataset, config.data.max_length, training, quiet=True
         )
         if not self.costs:
-            self.load = sample_load(self.accelerator, self.dataset, objective, training, config.seed)
+            self.load = sample_load(self.run, self.dataset, objective)
             self.costs = self.all_costs()
-        found = probe(
-            self.accelerator, model, objective, self.dataset, config.optim, training, config.seed, self.load, SECONDS
-        )
+        found = probe(self.run, model, objective, self.dataset, self.load, SECONDS)
         self.measured[index] = main_process_value(self.accelerator, self.costs[index] * self.load.tokens / found.step_s)
         size = training.per_device_eval_batch_size
-        evaluation_s = time_evaluation(self.accelerator, self.evaluate, model, self.held_out, size)
+        evaluation_s = time_evaluation(self.accelerator, self.evaluate, model, objective, self.held_out, size)
         self.evaluation_s = main_process_value(self.accelerator, evaluation_s)
         self.accelerator.free_memory()
 

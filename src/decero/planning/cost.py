@@ -1,7 +1,6 @@
 """What a step costs, by arithmetic: operations, and bytes of weights, gradients and optimizer state."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from decero.config.sections import OptimSection
-from decero.data.packing import Batch
-from decero.execution.objective import Objective
+from decero.data.sizes import BatchSize
+from decero.execution.unwrap import unwrap
 
 FORMULA = (
     "6 x (weights a token meets x places + vocabulary x width x scored + 2 x layers x width x places x row length)"
@@ -19,56 +18,13 @@ FORMULA = (
 FROM_ENCODER = re.compile(r"(cross_attn|encoder_attn|EncDecAttention)\.[kv](_proj)?\.")
 
 
-@dataclass(frozen=True)
-class Load:
-    """What passes through the model in a step, over all processes. Places are tokens with the padding around them.
-
-    tokens: as budgets count them, those that a decoder behind an encoder writes included. pairs: places times the
-    length of their row, summed. written, crossed: the same for a decoder beside an encoder, and what it looks back at.
-    """
-
-    texts: float
-    tokens: float
-    scored: float
-    places: float
-    pairs: float
-    written_places: float = 0.0
-    written_pairs: float = 0.0
-    crossed_pairs: float = 0.0
-
-    def plus(self, other: "Load") -> "Load":
-        return Load(*(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True)))
-
-    def times(self, factor: float) -> "Load":
-        return Load(*(factor * value for value in vars(self).values()))
-
-
-def load_of(batches: Iterable[Batch], objective: Objective, texts: int) -> Load:
-    """The sum over collated micro-batches, of `texts` examples together."""
-    total = dict.fromkeys(Load.__dataclass_fields__, 0.0)
-    for batch in batches:
-        rows, length = batch["input_ids"].shape
-        total["places"] += rows * length
-        total["pairs"] += rows * length**2
-        scored = objective.count(batch)
-        total["tokens"] += int(batch["attention_mask"].sum())
-        total["scored"] += scored
-        if "decoder_input_ids" in batch:
-            rows, written = batch["decoder_input_ids"].shape
-            total["tokens"] += scored
-            total["written_places"] += rows * written
-            total["written_pairs"] += rows * written**2
-            total["crossed_pairs"] += rows * written * length
-    return Load(**(total | {"texts": texts}))
-
-
-def flops(model: nn.Module, load: Load, per_text: bool = False) -> float:
+def flops(model: nn.Module, load: BatchSize, per_text: bool = False) -> float:
     """FORMULA, forward and backward (2 + 4 a weight and place: Kaplan et al. 2020, section 2.1).
 
     Weights are all but embeddings; a decoder's meet the written places, and what pools or classifies meets texts where
     `per_text`. With gradient checkpointing layers run forward twice, so 8 takes the place of 6.
     """
-    bare: Any = getattr(model, "module", model)
+    bare = unwrap(model)
     config = bare.config
     checkpointed = [m for m in bare.modules() if getattr(m, "gradient_checkpointing", False)]
     twice = {id(p) for module in checkpointed for p in module.parameters()}
@@ -84,7 +40,7 @@ def flops(model: nn.Module, load: Load, per_text: bool = False) -> float:
         if config.is_encoder_decoder and id(weight) not in reading and not FROM_ENCODER.search(name):
             seen = load.written_places
         if per_text and ("pooler" in name or not name.startswith(f"{bare.base_model_prefix}.")):
-            seen = load.texts
+            seen = load.examples
         total += (8 if id(weight) in twice else 6) * weight.numel() * seen
     size = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
     width = float(config.num_attention_heads * size if size else config.hidden_size)
@@ -141,7 +97,7 @@ def _moments(weight: Tensor, optim: OptimSection) -> int:
     return copies * weight.numel()
 
 
-def logits_bytes(model: nn.Module, load: Load, chunk: int = 512) -> float:
+def logits_bytes(model: nn.Module, load: BatchSize, chunk: int = 512) -> float:
     """Scores of the vocabulary and their softmax in fp32, for the scored places of a chunk; nothing without a head."""
     projection = model.get_output_embeddings()  # type: ignore[operator]
     return 0.0 if projection is None else 8.0 * min(load.scored, chunk) * projection.weight.shape[0]

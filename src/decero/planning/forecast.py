@@ -2,7 +2,6 @@
 
 import textwrap
 from dataclasses import dataclass
-from typing import Any
 
 import psutil
 import torch
@@ -15,16 +14,17 @@ from transformers import PreTrainedModel
 from decero.config.devices import UTILISATION, Device
 from decero.config.sections import TrainingSection
 from decero.data.order import RowIndex, Rows
-from decero.data.sizes import sizes_of
+from decero.data.sizes import BatchSize
 from decero.data.stream import Stream
-from decero.data.tokenization import side_lengths, token_lengths
 from decero.execution.objective import Objective
+from decero.execution.transformers_internals import attention_of
 from decero.formatting import duration
-from decero.planning.cost import FORMULA, Load, SavedActivations, StaticMemory, flops, logits_bytes, static_memory
+from decero.planning.cost import FORMULA, SavedActivations, StaticMemory, flops, logits_bytes, static_memory
 from decero.planning.probe import Evaluate, Probe, main_process_value, probe, sample_load, time_evaluation
 from decero.training.data_loader import step_loader
+from decero.training.memory import give_back_memory, peak_memory
 from decero.training.optimizer import build_optimizer, learning_rate_at
-from decero.training.runs import give_back_memory, peak_memory
+from decero.training.runs import Run
 
 SAMPLE = 2048  # tokens of the forward pass whose kept tensors are counted
 
@@ -35,7 +35,7 @@ class Forecast:
 
     parameters: int
     steps: int
-    load: Load
+    load: BatchSize
     flops: float
     memory: float
     step_s: float | None
@@ -44,25 +44,26 @@ class Forecast:
 
 
 def forecast(
-    config: Any, accelerator: Accelerator, model: PreTrainedModel, objective: Objective,
+    run: Run, model: PreTrainedModel, objective: Objective,
     dataset: Dataset | Stream, held_out: Dataset | None = None, evaluate: Evaluate | None = None,
     judge: Evaluate | None = None,
 ) -> Forecast:  # fmt: skip
     """Say what the run would do and cost, on this machine or on `config.call.device`. Nothing is written.
 
-    config: settings with `optim` and `training`. evaluate: what is done with the `held_out` rows during training.
-    judge: what is done with them at the end. `model` is not to be used afterwards.
+    evaluate: what is done with the `held_out` rows during training. judge: what is done with them at the end. `model`
+    is not to be used afterwards.
     """
-    training, seed, device = config.training, config.seed, config.call.device
+    config, accelerator, training, seed = run.config, run.accelerator, run.training, run.seed
+    device = config.call.device
     loader = step_loader(accelerator, dataset, objective, training, seed)
     steps, per_epoch = loader.last, loader.steps_per_epoch
-    learning_rate_at(build_optimizer(model, config.optim), config.optim, steps)  # their settings are checked, too
+    learning_rate_at(build_optimizer(model, run.optim), run.optim, steps)  # their settings are checked, too
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if device and model.config._attn_implementation == "matmul":
+    if device and attention_of(model) == "matmul":
         model.set_attn_implementation("sdpa")  # what an accelerator runs
-    load = sample_load(accelerator, dataset, objective, training, seed)
-    per_text, held = bool(objective.per_text), static_memory(model, config.optim)
+    load = sample_load(run, dataset, objective)
+    per_text, held = bool(objective.per_text), static_memory(model, run.optim)
     a_step = flops(model, load, per_text)
     devices = (device and training.num_processes) or accelerator.num_processes
     micro = micro_batch(load, training, devices)
@@ -73,29 +74,29 @@ def forecast(
     embeddings = sum({id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}.values())
 
     measured: Probe | None = None
-    sharded = getattr(accelerator, "sharded", False)
+    sharded = run.sharded
     mine = held.sharded(devices) if sharded else held
     needed, free = mine.total + kept + logits, _free_memory(accelerator)
     step_s = evaluation_s = end_s = None
     if device:
         rate = devices * device.flops(training.mixed_precision)
         step_s = a_step / rate + 2 * held.total / (devices if sharded else 1) / device.bandwidth
-        looked = 0 if held_out is None else sizes_of(objective.collate, *side_lengths(held_out)).mean.sum()
+        looked = 0 if held_out is None else objective.row_sizes(held_out).mean.sum()
         passed = float(looked) / load.tokens
         evaluation_s = end_s = passed * a_step / 3 / rate
     elif main_process_value(accelerator, needed < free):
-        measured = probe(accelerator, model, objective, dataset, config.optim, training, seed, load)
+        measured = probe(run, model, objective, dataset, load)
         size = training.per_device_eval_batch_size
-        evaluation_s = time_evaluation(accelerator, evaluate, model, held_out, size) if looks else 0.0
-        end_s = time_evaluation(accelerator, judge, model, held_out, size)
+        evaluation_s = time_evaluation(accelerator, evaluate, model, objective, held_out, size) if looks else 0.0
+        end_s = time_evaluation(accelerator, judge, model, objective, held_out, size)
         step_s = measured.step_s
     peak = peak_memory(accelerator) if measured else needed
     if measured and measured.share < 1:
-        peak += kept * (1 - min(1.0, measured.share * load.texts / devices / micro.texts))
+        peak += kept * (1 - min(1.0, measured.share * load.examples / devices / micro.examples))
     train_s = None if step_s is None else steps * step_s + looks * (evaluation_s or 0)
 
     filled = load.tokens / (load.places + load.written_places)
-    lengths, streamed = token_lengths(Rows(dataset).dataset), isinstance(dataset, Stream)
+    lengths, streamed = objective.row_sizes(Rows(dataset).dataset).most, isinstance(dataset, Stream)
     time = "not found, for what does not fit cannot be timed"
     if train_s is not None and step_s is not None:
         then = f" and {looks:,} evaluation{'s' * (looks != 1)} of {duration(evaluation_s or 0)}" if looks else ""
@@ -105,7 +106,7 @@ def forecast(
     lines = {
         "parameters": f"{parameters:,}, {embeddings:,} of them embeddings",
         "training rows": f"{which}{len(lengths):,} of {lengths.mean():.1f} tokens on average",
-        "tokens a step": f"{load.tokens:,.0f} in {load.texts:,.0f} rows, {load.scored:,.0f} "
+        "tokens a step": f"{load.tokens:,.0f} in {load.examples:,.0f} rows, {load.scored:,.0f} "
         f"{'texts' if per_text else 'of them'} scored; {filled:.0%} of the places hold a token",
         "steps": f"{steps:,}" + ("" if streamed else f" ({steps / per_epoch:.2f} epochs)"),
         "FLOPs": f"{a_step:.3g} a step, {a_step * steps:.3g} in all",
@@ -129,18 +130,18 @@ def evaluations(training: TrainingSection, steps: int, steps_per_epoch: float) -
     return int(-(-steps // every)) if every else 0
 
 
-def micro_batch(load: Load, training: TrainingSection, devices: int) -> Load:
+def micro_batch(load: BatchSize, training: TrainingSection, devices: int) -> BatchSize:
     """What one device computes at once."""
-    share = load.texts / devices
+    share = load.examples / devices
     if training.per_device_tokens:
-        share = min(share, training.per_device_tokens * load.texts / (load.places + load.written_places))
+        share = min(share, training.per_device_tokens * load.examples / (load.places + load.written_places))
     elif isinstance(training.per_device_batch_size, int):
         share = min(share, training.per_device_batch_size)
-    return load.times(max(1.0, share) / load.texts)
+    return load.times(max(1.0, share) / load.examples)
 
 
 def saved_activations(
-    accelerator: Accelerator, model: PreTrainedModel, objective: Objective, dataset: Dataset | Stream, micro: Load
+    accelerator: Accelerator, model: PreTrainedModel, objective: Objective, dataset: Dataset | Stream, micro: BatchSize
 ) -> float:
     """Bytes that a micro-batch keeps for the backward pass, weights not counted.
 
@@ -148,17 +149,17 @@ def saved_activations(
     """
     model.to(accelerator.device).train()  # type: ignore[arg-type]
     model = accelerator.prepare_model(model, evaluation_mode=True)
-    many = max(1, min(round(micro.texts), round(SAMPLE / (micro.tokens / micro.texts))))
+    many = max(1, min(round(micro.examples), round(SAMPLE / (micro.tokens / micro.examples))))
     counted: dict[int, tuple[float, int]] = {}
     rows = Rows(dataset)
-    for texts in {many, max(1, many // 3)} if many < round(micro.texts) else {many}:
+    for texts in {many, max(1, many // 3)} if many < round(micro.examples) else {many}:
         some = rows.__getitems__([RowIndex(0, i) for i in range(min(texts, len(rows)))])
         batch = send_to_device(objective.collate(some), accelerator.device)
         devices = [accelerator.device] if accelerator.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), SavedActivations(model) as kept:
             loss = objective.loss(model, batch)
-            places = sum(batch[n].numel() for n in ("input_ids", "decoder_input_ids") if n in batch)
-            counted[texts] = places, kept.bytes
+            size = objective.size(batch, len(some))
+            counted[texts] = size.places + size.written_places, kept.bytes
         del loss
     (places, most), (fewer, least) = counted[many], counted[min(counted)]
     wanted = micro.places + micro.written_places

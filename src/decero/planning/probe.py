@@ -4,7 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,14 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 
-from decero.config.sections import OptimSection, TrainingSection
 from decero.data.order import Rows
-from decero.data.packing import Packed
+from decero.data.sizes import BatchSize
 from decero.data.stream import Stream
-from decero.data.tokenization import token_lengths
 from decero.execution.objective import Objective
-from decero.planning.cost import Load, load_of
 from decero.training.data_loader import step_loader
 from decero.training.loop import train
-from decero.training.runs import peak_memory
+from decero.training.memory import peak_memory
+from decero.training.runs import Run
 from decero.training.sharding import Sharded
 
 Evaluate = Callable[[nn.Module, Dataset], Any]  # what a recipe does with held-out rows
@@ -52,25 +50,23 @@ class _Over(Exception):  # noqa: N818 (no error)
     """The probe has what it wants."""
 
 
-def sample_load(
-    accelerator: Accelerator, dataset: Dataset | Stream, objective: Objective, training: TrainingSection, seed: int
-) -> Load:
+def sample_load(run: Run, dataset: Dataset | Stream, objective: Objective) -> BatchSize:
     """What a step of the run reads, on average over its first ones."""
-    alone = training.model_copy(update={"dataloader_num_workers": 0})
-    total = Load(0, 0, 0, 0, 0)
-    with closing(step_loader(accelerator, dataset, objective, alone, seed)) as loader:
+    alone = run.training.model_copy(update={"dataloader_num_workers": 0})
+    total = BatchSize(0, 0, 0, 0, 0)
+    with closing(step_loader(run.accelerator, dataset, objective, alone, run.seed)) as loader:
         for step in range(int(min(8, loader.last, loader.steps_per_epoch))):
             micro_batches = loader.at(step)
-            texts = sum(len(m.indices) * m.weight for m in micro_batches)
-            total = total.plus(load_of((m.batch for m in micro_batches if m.weight), objective, texts))
-            if total.texts >= 512:  # enough to know, and long steps take long to collate
+            for micro in micro_batches:
+                total = total.plus(micro.size(objective))
+            if total.examples >= 512:  # enough to know, and long steps take long to collate
                 break
-    return total.times(accelerator.num_processes / (step + 1))
+    return total.times(run.accelerator.num_processes / (step + 1))
 
 
 def probe(
-    accelerator: Accelerator, model: PreTrainedModel, objective: Objective, dataset: Dataset | Stream,
-    optim: OptimSection, training: TrainingSection, seed: int, load: Load, seconds: float | None = None,
+    run: Run, model: PreTrainedModel, objective: Objective, dataset: Dataset | Stream, load: BatchSize,
+    seconds: float | None = None,
 ) -> Probe:  # fmt: skip
     """Train `model`, which is not to be used afterwards, for about `seconds` (SECONDS) with the loop of the run.
 
@@ -78,6 +74,7 @@ def probe(
     through it and a step of a single one.
     """
     seconds = SECONDS if seconds is None else seconds
+    accelerator = run.accelerator
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), tempfile.TemporaryDirectory(prefix="decero-probe-") as folder:
 
@@ -90,38 +87,40 @@ def probe(
             cut |= {"max_train_steps": most, "num_train_epochs": None, "save_steps": None, "compile": False}
             cut |= {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": None, "logging_steps": most}
             with suppress(_Over):
-                train(
-                    accelerator, model, rows, objective,
-                    optim.model_copy(update={"num_warmup_steps": 0, "learning_rate": 1e-9}),  # nothing can diverge
-                    training.model_copy(update=cut), output=Path(folder), seed=seed, evaluate=stop, progress=False,
+                short = replace(
+                    run,
+                    optim=run.optim.model_copy(update={"num_warmup_steps": 0, "learning_rate": 1e-9}),  # cannot diverge
+                    training=run.training.model_copy(update=cut), output=Path(folder), resume=False, progress=False,
                 )  # fmt: skip
+                train(short, model, rows, objective, evaluate=stop)
             return np.diff(stop.times).tolist()
 
         world = accelerator.num_processes
         one = min(timed(dataset, world, seconds / 4, 4))  # an example a process: too small to take long
         affordable = main_process_value(accelerator, max(1, int(seconds / (WARM_UP + 3) / one)) * world)
-        examples = None if affordable >= load.texts else affordable
-        if not isinstance(objective.collate, Packed):  # the rows that take most memory meet sooner or later
+        examples = None if affordable >= load.examples else affordable
+        if not objective.packed:  # the rows that take most memory meet sooner or later
             some = Rows(dataset).dataset
-            longest = np.argsort(-token_lengths(some), kind="stable")[: examples or round(load.texts)]
+            longest = np.argsort(-objective.row_sizes(some).most, kind="stable")[: examples or round(load.examples)]
             timed(some.select(longest), examples, 0, 1)
         times = timed(dataset, examples, seconds, ENOUGH + WARM_UP)
     counted = times[WARM_UP - 1 :] or times
     step_s, share = float(np.median(counted)), 1.0
     if examples is not None:
-        share = examples / load.texts
+        share = examples / load.examples
         each = (step_s - one) / (examples - world) if examples > world and step_s > one else step_s / examples
-        step_s += each * (load.texts - examples)
+        step_s += each * (load.examples - examples)
     return Probe(step_s, len(counted), share, peak_memory(accelerator))
 
 
 def time_evaluation(
-    accelerator: Accelerator, look: Evaluate | None, model: nn.Module, held_out: Dataset | None, batch_size: int
-) -> float:
+    accelerator: Accelerator, look: Evaluate | None, model: nn.Module, objective: Objective, held_out: Dataset | None,
+    batch_size: int,
+) -> float:  # fmt: skip
     """Seconds that all held-out rows take, by a few batches. The first has the longest rows, for the memory."""
     if look is None or held_out is None:
         return 0.0
-    lengths, size = token_lengths(held_out), batch_size * accelerator.num_processes
+    lengths, size = objective.row_sizes(held_out).most, batch_size * accelerator.num_processes
     order, seconds = np.argsort(-lengths, kind="stable"), 0.0
     for some in (order[:size], order[:: -(-len(order) // (2 * size))]):
         started = time.perf_counter()

@@ -1,1 +1,19 @@
-"""What a model is trained for: one file a task."""
+"""What a model is trained for: one file a task, and the table of them all."""
+
+from decero.tasks.base import Corpus, Scores, Task, TaskData
+from decero.tasks.causal_lm import CausalLM
+from decero.tasks.classification import Classification
+from decero.tasks.completion import Completion
+from decero.tasks.denoising import Denoising
+from decero.tasks.finish import finish, record_of
+from decero.tasks.masked_lm import MaskedLM
+from decero.tasks.seq2seq import Seq2Seq
+
+TASKS: dict[str, type[Task]] = {
+    task.recipe: task for task in (MaskedLM, Denoising, CausalLM, Classification, Seq2Seq, Completion)
+}  # recipe -> its task
+
+__all__ = [
+    "TASKS", "CausalLM", "Classification", "Completion", "Corpus", "Denoising", "MaskedLM", "Scores", "Seq2Seq", "Task",
+    "TaskData", "finish", "record_of",
+]  # fmt: skip

@@ -4,15 +4,20 @@ from collections.abc import Sequence
 
 import numpy as np
 from accelerate import Accelerator
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from decero.data.causal import CausalLanguageModeling, count_bytes
+from decero.config.pretraining import EvaluateCausalLM
+from decero.data.causal import CausalLanguageModeling, count_bytes, tokenize_text
+from decero.data.corpus import load_corpus
+from decero.data.tokenization import count_tokens
+from decero.errors import UserError
 from decero.evaluation.baselines import COMPRESSORS, ByteNgrams, compressed_bits_per_byte
 from decero.evaluation.text_metrics import bits_per_byte, perplexity
 from decero.execution.objective import language_model
 from decero.training.evaluation import mean_loss
+from decero.training.runs import Run, main_first
 
 BASELINES = ("ngram", *COMPRESSORS)
 BETWEEN = "\0"  # documents, for the baselines
@@ -48,3 +53,33 @@ def baseline_bits_per_byte(name: str, train: Sequence[str], test: Sequence[str])
     bits = -np.log2(ByteNgrams(read).probabilities(text))
     bits[np.cumsum(sizes + 1) - 1] = 0
     return float(bits.sum() / sizes.sum())
+
+
+def scored_rows(run: Run, tokenizer: PreTrainedTokenizerBase) -> tuple[DatasetDict, Dataset]:
+    """The corpus of an evaluation, and the token rows of the split that is scored.
+
+    Raises UserError for a split that is not there.
+    """
+    config, data = run.config, run.config.data
+    with main_first(run.accelerator):
+        corpus = load_corpus(**data.source())
+        if config.split not in corpus:
+            raise UserError(f"split: the corpus has no {config.split}, only {', '.join(corpus)}; name its files")
+        rows = tokenize_text(
+            corpus[config.split], tokenizer, max_length=data.max_length, text_column=data.text_column,
+            start_token=data.start_token, num_proc=data.num_proc, where=config.split,
+        )  # fmt: skip
+    return corpus, rows
+
+
+def rows_facts(rows: Dataset) -> dict[str, int | None]:
+    """`bytes` of text (None where tokens do not give it back) and `tokens` of text in all rows."""
+    return {"bytes": count_bytes(rows), "tokens": count_tokens(rows) - len(rows)}
+
+
+def baselines(config: EvaluateCausalLM, corpus: DatasetDict) -> dict[str, float]:
+    """Bits a byte of the baselines that the settings ask for."""
+    if not config.baselines:
+        return {}
+    train, text = ([t or "" for t in corpus[split][config.data.text_column]] for split in ("train", config.split))
+    return {name: baseline_bits_per_byte(name, train, text) for name in config.baselines}

@@ -1,93 +1,112 @@
-"""Text-to-text tasks: pairs of texts from anywhere, told apart by a prefix, mixed by weight, scored on what is written.
+"""Tasks of pairs of texts: read from anywhere, told apart by a prefix, mixed by weight, scored on what is written.
 
-Everything a model may be asked to write is such a task: Raffel et al. 2020, section 2.4.
+Translation, summaries and most else can be put this way: Raffel et al. 2020, section 2.4.
 """
 
-from collections.abc import Callable
+from abc import abstractmethod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict, concatenate_datasets
-from pydantic import Field, field_validator, model_validator
+from torch import nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from decero.config.sections import Section, SourceSection
+from decero.config.finetuning import GenerationSection, PairData, PairTask
 from decero.data.columns import rows_with_text
 from decero.data.corpus import check_text, load_corpus, read_parallel
-from decero.data.tokenization import tokenize_pairs
 from decero.errors import UserError
-from decero.evaluation.text_metrics import TEXT_METRICS, compute_text_metrics
+from decero.evaluation.text_metrics import TEXT_METRICS, compute_text_metrics, text_signatures
 from decero.inference.decode import TOKENS_PER_BATCH, decode
+from decero.tasks.base import Corpus, Scores, Task, TaskData
+from decero.training.evaluation import mean_loss
+from decero.training.runs import Run
 from decero.training.sharding import whole
 
-Texts = dict[str, DatasetDict]  # task -> split -> rows of `source` and `target`
+Texts = dict[str, DatasetDict]  # part -> split -> rows of `source` and `target`
 
 
-class TaskSection(SourceSection):
-    parallel: dict[str, list[str]] | None = Field(
-        None, description="instead: train, validation, test -> [sources.txt, targets.txt]; line n answers line n"
-    )
-    source_column: str = Field("source", description="column of what is read")
-    target_column: str = Field("target", description="column of what is to be written")
-    prefix: str = Field("", description="put before every source, e.g. 'summarize: '")
-    weight: float = Field(1.0, gt=0, description="times an epoch goes through it; 0.5 draws half of it")
+class TextToText(Task):
+    """What `Seq2Seq` and `Completion` share: data, evaluation by writing, scores."""
 
-    @model_validator(mode="after")
-    def _one_source(self):
-        if sum(each is not None for each in (self.name, self.files, self.parallel)) != 1:
-            raise ValueError("a task has exactly one of name (a data set), files (split -> paths) and parallel")
-        if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError("validation_fraction and test_fraction leave nothing to train on")
-        if self.streaming and self.name is None:
-            raise ValueError("streaming is for data sets by name; files are memory-mapped already, leave it out")
-        return self
+    generates = True
+    length_settings = "data.max_source_length or data.max_target_length"
+
+    def read_corpus(self, strict: bool = True) -> Corpus:
+        splits: dict[str, dict[str, Dataset]] = {}
+        for name, corpus in load_pairs(self.config.data, self.config.seed).items():
+            for split, dataset in corpus.items():
+                splits.setdefault(split, {})[name] = dataset
+        return Corpus(splits, ("source", "target"))
+
+    def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
+        data = self.config.data
+        return {
+            name: self.tokenize_part(
+                dataset, self.tokenizer, max_source_length=data.max_source_length,
+                max_target_length=data.max_target_length, prefix=data.tasks[name].prefix, num_proc=data.num_proc,
+                where=f"{name} {split}",
+            )
+            for name, dataset in parts.items()
+        }  # fmt: skip
+
+    @abstractmethod
+    def tokenize_part(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> Dataset:
+        """Rows of `input_ids`, `labels` and `truncated`."""
+
+    def mix(self, rows: dict[str, Any]) -> Dataset:
+        return mix(rows, self.config.data.tasks, self.config.seed)
+
+    def evaluate(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> dict[str, float]:
+        """`loss`, and the metrics of answers to the first `validation_rows` of each part, averaged over parts.
+
+        Of a part of the validation rows, the same part of the answers: the forecast asks for that.
+        """
+        metrics = super().evaluate(run, model, rows, data)
+        generation, everything = self.config.generation, len(data.validation or ())
+        if not generation.validation_rows:
+            return metrics
+        found = []
+        for name, part in data.held_out["validation"].items():
+            answered = min(generation.validation_rows, len(part))
+            answered = -(-answered * len(rows) // everything)
+            found.append(self._write(run, model, name, part.select(range(answered)), "validation")[1])
+        return metrics | {metric: sum(each[metric] for each in found) / len(found) for metric in found[0]}
+
+    def _write(
+        self, run: Run, model: nn.Module, part: str, rows: Dataset, split: str, **settings: Any
+    ) -> tuple[list[str], dict[str, float]]:
+        """The answers to the first rows of a part, and their metrics."""
+        generation, references = self.config.generation, self.corpus.splits[split][part]["target"][: len(rows)]
+        written = answers(run.accelerator, model, self.tokenizer, rows, generation, **settings)
+        return written, score(generation, written, references)
+
+    def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
+        generation, split = self.config.generation, data.scored_split
+        size, objective = run.training.per_device_eval_batch_size, self.reported_objective(model)
+        parts = data.held_out[split]
+        metric: dict[str, float] = {}
+        hypotheses: dict[str, list[str]] = {}
+        for name, rows in parts.items():
+            how = {"num_beams": generation.num_beams, "progress": f"{name} {split}" if run.progress else None}
+            hypotheses[name], found = self._write(run, model, name, rows, split, **how)
+            found["loss"] = mean_loss(run.accelerator, model, rows, objective, size)["loss"]
+            metric |= {f"{name}_{key}" if len(parts) > 1 else key: value for key, value in found.items()}
+        if run.is_main:
+            write_outputs(run.output, self.corpus.splits[split], hypotheses)
+        facts = {"train_examples": len(data.train), "split": split}  # type: ignore[arg-type]
+        return Scores(metric, facts | {"signatures": text_signatures(generation.metric), "tasks": list(parts)})
+
+    def prepare_to_save(self, model: Any) -> None:
+        how = self.config.generation.model_dump(include={"num_beams", "max_new_tokens", "length_penalty"})
+        model.generation_config.update(**how)
 
 
-class TasksSection(Section):
-    tasks: dict[str, TaskSection] = Field(description="name -> a data set of pairs")
-    max_source_length: int = Field(128, ge=4, description="tokens of a source, prefix and special ones included")
-    max_target_length: int = Field(128, ge=4, description="tokens of a target, special ones included")
-    max_train_rows: int | None = Field(
-        None, ge=1, description="label budget: train on so many pairs of each task, chosen by the seed"
-    )
-    num_proc: int | None = Field(None, ge=1, description="processes that tokenize; chosen by corpus size when not set")
-
-    @field_validator("tasks")
-    @classmethod
-    def _some(cls, tasks):
-        if not tasks:
-            raise ValueError("name at least one task")
-        return tasks
-
-
-class WritingSection(Section):
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over the vocabulary")
-
-
-class GenerationSection(Section):
-    metric: Literal["translation", "summarization", "text"] = Field(
-        "text", description="BLEU and chrF, ROUGE, or exact match and F1 of words"
-    )
-    num_beams: int = Field(1, ge=1, description="beams at the end of the run; evaluations on the way are greedy")
-    length_penalty: float = Field(1.0, description="above 1 long answers are preferred, with beams")
-    max_new_tokens: int = Field(128, ge=1, description="tokens an answer, at most")
-    validation_rows: int = Field(
-        200, ge=0, description="pairs of each validation split that evaluations answer; 0: only the loss is looked at"
-    )
-
-    @model_validator(mode="after")
-    def _penalty_of_beams(self):
-        if self.num_beams == 1 and self.length_penalty != 1.0:
-            raise ValueError("generation.length_penalty compares beams; raise generation.num_beams or leave it out")
-        return self
-
-
-def load_tasks(data: TasksSection, seed: int) -> Texts:
+def load_pairs(data: PairData, seed: int) -> Texts:
     """The pairs of every task, train cut to the label budget. Training pairs with an empty side are left out.
 
     Raises UserError: what `load_corpus` refuses, a column that is missing or not text, no pair that is left.
@@ -95,7 +114,7 @@ def load_tasks(data: TasksSection, seed: int) -> Texts:
     return {name: _load(f"data.tasks.{name}", task, data.max_train_rows, seed) for name, task in data.tasks.items()}
 
 
-def _load(where: str, task: TaskSection, budget: int | None, seed: int) -> DatasetDict:
+def _load(where: str, task: PairTask, budget: int | None, seed: int) -> DatasetDict:
     columns = {task.source_column: "source", task.target_column: "target"}
     if task.parallel is not None:
         columns = {"source": "source", "target": "target"}
@@ -117,23 +136,7 @@ def _load(where: str, task: TaskSection, budget: int | None, seed: int) -> Datas
     return corpus
 
 
-def tokenize_tasks(
-    texts: Texts, data: TasksSection, tokenizer: PreTrainedTokenizerBase, seed: int,
-    tokenize: Callable[..., Dataset] = tokenize_pairs,
-) -> dict[str, dict[str, Dataset]]:  # fmt: skip
-    """split -> task -> rows of token ids, in the order of the texts. tokenize: takes what `tokenize_pairs` takes."""
-    rows: dict[str, dict[str, Dataset]] = {}
-    for name, corpus in texts.items():
-        for split, dataset in corpus.items():
-            rows.setdefault(split, {})[name] = tokenize(
-                dataset, tokenizer, max_source_length=data.max_source_length,
-                max_target_length=data.max_target_length, prefix=data.tasks[name].prefix, num_proc=data.num_proc,
-                where=f"{name} {split}",
-            )  # fmt: skip
-    return rows
-
-
-def mix(rows: dict[str, Dataset], tasks: dict[str, TaskSection], seed: int) -> Dataset:
+def mix(rows: dict[str, Dataset], tasks: dict[str, PairTask], seed: int) -> Dataset:
     """One data set in which each task stands as often as its weight says: 2.5 is twice, and half of it once more."""
     parts: list[Dataset] = []
     for name, dataset in rows.items():
@@ -175,24 +178,11 @@ def score(generation: GenerationSection, hypotheses: list[str], references: list
     return {name: found[name] for name in TEXT_METRICS[generation.metric]}
 
 
-def learnt_by_default(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: TasksSection, generation: GenerationSection
-) -> None:
-    """Have the checkpoint do by default what it was taught here: how much it reads, behind which prefix, how it writes.
-
-    More of a source than `max_source_length` was never read: `model_max_length` of the tokenizer.
-    """
-    tokenizer.model_max_length = data.max_source_length
-    model.config.task_specific_params = {name: {"prefix": task.prefix} for name, task in data.tasks.items()}
-    how = generation.model_dump(include={"num_beams", "max_new_tokens", "length_penalty"})
-    model.generation_config.update(**how)  # type: ignore[union-attr]
-
-
-def write_outputs(output: Path, texts: Texts, split: str, hypotheses: dict[str, list[str]]) -> None:
+def write_outputs(output: Path, parts: dict[str, Dataset], hypotheses: dict[str, list[str]]) -> None:
     """outputs.parquet: task, source, reference and hypothesis side by side, in the order of the data."""
     tables = [
         pd.DataFrame({"task": name, "source": pair["source"][:], "reference": pair["target"][:], "hypothesis": written})
         for name, written in hypotheses.items()
-        for pair in [texts[name][split]]
+        for pair in [parts[name]]
     ]
     pd.concat(tables, ignore_index=True).to_parquet(output / "outputs.parquet", index=False)

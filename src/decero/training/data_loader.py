@@ -19,10 +19,8 @@ from torch.utils.data import DataLoader
 
 from decero.config.sections import TrainingSection
 from decero.data.order import BatchSplit, RowIndex, Rows, Schedule, shard_step
-from decero.data.packing import Packed
-from decero.data.sizes import Sizes, both_sides, sizes_of
+from decero.data.sizes import BatchSize, Sizes, both_sides, sizes_of
 from decero.data.stream import Stream
-from decero.data.tokenization import side_lengths
 from decero.errors import UserError
 from decero.execution.objective import Batch, Objective
 
@@ -36,11 +34,9 @@ class MicroBatch(NamedTuple):
     indices: list[int]
     weight: int
 
-    def size(self, objective: Objective) -> list[int]:
-        """Scored items and real tokens, those that a decoder behind an encoder writes included."""
-        scored = objective.count(self.batch)
-        tokens = int(self.batch["attention_mask"].sum()) + ("decoder_input_ids" in self.batch) * scored
-        return [self.weight * scored, self.weight * tokens]
+    def size(self, objective: Objective) -> BatchSize:
+        """Its size; nothing for a dummy."""
+        return objective.size(self.batch, len(self.indices)).times(self.weight)
 
 
 class StepLoader:
@@ -62,7 +58,7 @@ class StepLoader:
         self.rows, self.objective = Rows(dataset), objective
         tokens, most = training.global_batch_tokens, training.per_device_tokens
         ones = np.ones(len(dataset), dtype=np.int64)
-        sizes = sizes_of(objective.collate, *side_lengths(dataset)) if tokens or most else both_sides(ones, 0 * ones)
+        sizes = objective.row_sizes(dataset) if tokens or most else both_sides(ones, 0 * ones)
         if tokens and tokens < (mean := sizes.mean.max()):
             raise UserError(
                 f"training.global_batch_tokens {tokens} is less than the {mean} tokens of the longest example; {MEND}"
@@ -76,7 +72,7 @@ class StepLoader:
         self.steps_per_epoch: float = self.schedule.steps_per_epoch
         self.last = training.max_train_steps or (training.num_train_epochs or 0) * self.schedule.steps_per_epoch
         if most:
-            self.unit, padded = "tokens", not isinstance(objective.collate, Packed)
+            self.unit, padded = "tokens", not objective.packed
             self.split = BatchSplit(sizes.counted(padded), most, padded)
         else:
             size = training.per_device_batch_size
@@ -162,7 +158,7 @@ class StreamedStepLoader(StepLoader):
         self.tokens_of = (lambda lengths: self._sizes(lengths).mean) if tokens else None
         self.last, self.steps_per_epoch = training.max_train_steps, math.inf
         if most:
-            self.unit, padded = "tokens", not isinstance(objective.collate, Packed)
+            self.unit, padded = "tokens", not objective.packed
             self.split = BatchSplit(np.empty(0, dtype=np.int64), most, padded)
         else:
             size = training.per_device_batch_size
@@ -191,8 +187,7 @@ class StreamedStepLoader(StepLoader):
             ):
                 sizes = np.ones(len(rows), dtype=np.int64)
                 if self.unit == "tokens":
-                    lengths = np.array([len(row["input_ids"]) for row in rows])
-                    sizes = self._sizes(lengths).counted(self.split.padded)
+                    sizes = self._sizes(self.stream.lengths(rows)).counted(self.split.padded)
                 micro_batches = shard_step(
                     epoch, np.arange(len(rows)), replace(self.split, sizes=sizes), self.rank, self.world_size
                 )

@@ -13,7 +13,6 @@ from torch import nn
 
 from decero.data.collators import IGNORED
 from decero.data.order import RowIndex, Rows
-from decero.data.tokenization import token_lengths
 from decero.execution.objective import Batch, Objective, projecting_only
 from decero.execution.packed_forward import logits_of
 from decero.training.sharding import evaluating
@@ -23,7 +22,7 @@ def _batches(
     accelerator: Accelerator, dataset: Dataset, objective: Objective, batch_size: int
 ) -> Iterator[tuple[list[int], Batch]]:
     """This rank's share of the examples, longest first: little padding, and an out-of-memory shows at once."""
-    rows, lengths = Rows(dataset), token_lengths(dataset)
+    rows, lengths = Rows(dataset), objective.row_sizes(dataset).most
     order = np.argsort(-lengths, kind="stable")[accelerator.process_index :: accelerator.num_processes]
     for start in range(0, len(order), batch_size):
         indices = order[start : start + batch_size].tolist()

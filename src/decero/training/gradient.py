@@ -2,20 +2,22 @@
 
 import math
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device
+from accelerate.utils import gather_object, send_to_device
 from accelerate.utils.memory import clear_device_cache
 from torch import Tensor, nn
 
 from decero.errors import UserError
 from decero.execution.objective import Objective
+from decero.execution.unwrap import unwrap
 from decero.training.checkpoint import random_state, restore_random_state
 from decero.training.data_loader import MicroBatch, StepLoader
-from decero.training.nonfinite import bad_loss
-from decero.training.sharding import Sharded, loss_of
+from decero.training.sharding import Sharded, full, loss_of, whole
+
+MEND = "nothing was updated; lower optim.learning_rate, raise optim.num_warmup_steps or set training.mixed_precision=no"
 
 
 class Gradient(NamedTuple):
@@ -45,7 +47,8 @@ def backward(
     before = random_state()
     while True:
         micro_batches = loader.at(step)
-        counts = torch.tensor([micro.size(objective) for micro in micro_batches], dtype=torch.float64).sum(dim=0)
+        sizes = [micro.size(objective) for micro in micro_batches]
+        counts = torch.tensor([(size.scored, size.tokens) for size in sizes], dtype=torch.float64).sum(dim=0)
         scored, tokens = accelerator.reduce(counts.to(accelerator.device), reduction="sum").tolist()
         losses, failed = accumulate(accelerator, model, objective, micro_batches, max(scored, 1.0))
         if failed:
@@ -116,7 +119,7 @@ def out_of_memory(error: BaseException) -> bool:
 def mend(model: nn.Module) -> str:
     """What makes one example take less memory."""
     smaller = "lower training.per_device_batch_size or per_device_tokens, " if isinstance(model, Sharded) else ""
-    if getattr(getattr(model, "module", model), "is_gradient_checkpointing", False):
+    if getattr(unwrap(model), "is_gradient_checkpointing", False):
         return f"{smaller}lower data.max_length or take a smaller model"
     return f"{smaller}set training.gradient_checkpointing=true or lower data.max_length"
 
@@ -144,9 +147,55 @@ def freeze_unreached(accelerator: Accelerator, model: nn.Module, objective: Obje
         _, failed = accumulate(accelerator, model, objective, [row_alone], 1.0)
     if accelerator.gather(torch.tensor([failed is not None], device=accelerator.device)).any():
         raise UserError(f"out of memory before the first step: one example alone does not fit; {mend(model)}")
-    named = getattr(model, "module", model).named_parameters()
+    named = unwrap(model).named_parameters()
     unreached = [(name, p) for name, p in named if p.requires_grad and p.grad is None]
     for _, parameter in unreached:
         parameter.requires_grad_(False)
     model.zero_grad()
     return [name for name, _ in unreached]
+
+
+def bad_loss(accelerator: Accelerator, model: nn.Module, objective: Any, suspect: Any, step: int) -> str:
+    """The line for a loss that is not finite; every process calls it, the one that met the loss tells the others."""
+    found = []
+    with whole(accelerator, model) as bare:
+        if suspect is not None:
+            layer = first_bad_layer(bare, objective, send_to_device(suspect.batch, accelerator.device))
+            where = f"on examples {_some(suspect.indices)}; first bad output: {layer}"
+            found = [f"step {step + 1}: the loss is not finite {where}; {MEND}"]
+    return next(iter(gather_object(found)), f"step {step + 1}: the loss is not finite; {MEND}")
+
+
+def bad_gradient(model: nn.Module, indices: list[int], step: int) -> str:
+    """The line for a gradient that is not finite though the loss was; every process calls it."""
+    bare = unwrap(model)
+    bad = (n for n, p in bare.named_parameters() if p.grad is not None and not torch.isfinite(full(p.grad)).all())
+    name = next(bad, "some parameter")
+    return f"step {step + 1}: the gradient of {name} is not finite on examples {_some(indices)}; {MEND}"
+
+
+def _some(indices: list[int]) -> str:
+    return ", ".join(map(str, indices[:8])) + (", ..." if len(indices) > 8 else "")
+
+
+@torch.no_grad()
+def first_bad_layer(model: nn.Module, objective: Any, batch: dict[str, torch.Tensor]) -> str:
+    """The name of the first module, in order of computation, whose output holds a NaN or an infinity."""
+    bad: list[str] = []
+
+    def watch(name: str):
+        def hook(_module, _inputs, output):
+            tensors = output if isinstance(output, tuple | list) else [output]
+            floats = [t for t in tensors if torch.is_tensor(t) and t.is_floating_point()]
+            if not bad and not all(torch.isfinite(t).all() for t in floats):
+                bad.append(name)
+
+        return hook
+
+    hooks = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    try:
+        objective.loss(model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return bad[0] if bad else "the loss itself"

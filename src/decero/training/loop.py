@@ -7,30 +7,28 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import broadcast
 from datasets import Dataset
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from decero.config.sections import OptimSection, TrainingSection
 from decero.data.order import RowIndex, Rows, seed_sequence
 from decero.data.stream import Stream
 from decero.errors import UserError
 from decero.execution.objective import Objective
 from decero.execution.optimize import compile_layers
+from decero.execution.unwrap import unwrap
 from decero.training.best_checkpoint import Selection
 from decero.training.checkpoint import load_checkpoint, save_checkpoint, to_resume
 from decero.training.data_loader import step_loader
-from decero.training.gradient import backward, freeze_unreached
+from decero.training.gradient import backward, bad_gradient, freeze_unreached
 from decero.training.metrics_log import MetricsLog
-from decero.training.nonfinite import bad_gradient
 from decero.training.optimizer import build_optimizer, learning_rate_at
+from decero.training.runs import Run
 from decero.training.sharding import Sharded, full, shard
 from decero.training.signals import Interruption
 
@@ -51,7 +49,7 @@ class TrainResult:
 
     def record(self) -> dict[str, Any]:
         """The cost of the run. FLOPs as transformers counts them: 6 x tokens x weights without embeddings."""
-        bare = getattr(self.model, "module", self.model)
+        bare = unwrap(self.model)
         weights = bare.num_parameters(exclude_embeddings=True)
         return {
             "steps": self.step,
@@ -65,29 +63,21 @@ class TrainResult:
 
 
 def train(
-    accelerator: Accelerator,
+    run: Run,
     model: PreTrainedModel,
     dataset: Dataset | Stream,
     objective: Objective,
-    optim: OptimSection,
-    training: TrainingSection,
-    *,
-    output: Path,
-    seed: int,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
-    resume: bool = False,
-    progress: bool = True,
-    tag: str = "",
 ) -> TrainResult:
-    """Train `model` on `dataset`; a step means an optimizer step, always.
+    """Train `model` on `dataset`. A step is an optimizer step, always.
 
-    The gradient of a step is that of the mean loss over the scored items of its whole global batch, however it is cut
-    into micro-batches and dealt to processes. evaluate: model -> metrics, called as `training.eval_strategy` says.
-    tag: goes before the names that trackers see, to tell several runs of one process apart. Where the launcher asks for
-    shards (`accelerator.sharded`) `evaluate` gets a `Sharded`, which `evaluating` makes whole; the result is whole.
+    The gradient of a step is that of the mean loss over the scored items of its whole global batch, however the batch
+    is split into micro-batches and over processes. evaluate: model -> metrics, called as `training.eval_strategy` says.
+    In a sharded run `evaluate` gets a `Sharded` model, which `evaluating` makes whole; the result is whole.
 
-    Raises UserError, before the update, when a loss or gradient is not finite: names step, batch and layer.
+    Raises UserError, before the update, when a loss or gradient is not finite: it names step, batch and layer.
     """
+    accelerator, training, optim, output, seed = run.accelerator, run.training, run.optim, run.output, run.seed
     loader = step_loader(accelerator, dataset, objective, training, seed)
     last, steps_per_epoch = loader.last, loader.steps_per_epoch
     if training.metric_for_best_model and evaluate is None:
@@ -99,7 +89,7 @@ def train(
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     given: Any = model
-    if getattr(accelerator, "sharded", False):
+    if run.sharded:
         model = shard(accelerator, model)  # type: ignore[assignment]
     if frozen := freeze_unreached(accelerator, model, objective, Rows(dataset).__getitems__([RowIndex(0, 0)])[0]):
         accelerator.print(f"not reached by this objective, so not trained: {', '.join(frozen)}")
@@ -115,7 +105,7 @@ def train(
 
     result, first, checkpoints = TrainResult(model), 0, output / "checkpoints"
     running, selection = {"loss": 0.0, "steps": 0}, Selection(training, checkpoints)
-    if newest := to_resume(checkpoints, accelerator) if resume else None:
+    if newest := to_resume(checkpoints, accelerator) if run.resume else None:
         state = load_checkpoint(newest, accelerator, model, optimizer)
         first, running, result.tokens = state["step"], state["running"], state["tokens"]
         selection.best, selection.stale = state["best"], state.get("stale", 0)
@@ -125,11 +115,11 @@ def train(
         accelerator.print(f"resuming {output} at step {first} of {last}")
     elif accelerator.is_main_process:
         shutil.rmtree(checkpoints, ignore_errors=True)  # of an attempt that nobody resumes
-    log = MetricsLog(accelerator, output, first, tag)
+    log = MetricsLog(accelerator, output, first, run.tag)
     result.history = log.rows
     shown = tqdm(
         total=last, initial=first, unit="step", dynamic_ncols=True, desc=output.name,
-        disable=not (accelerator.is_main_process and progress), mininterval=0.5 if sys.stderr.isatty() else 15,
+        disable=not (accelerator.is_main_process and run.progress), mininterval=0.5 if sys.stderr.isatty() else 15,
     )  # fmt: skip
     started, spent, tokens_before, since = time.perf_counter(), result.wall_time_s, result.tokens, time.perf_counter()
     with closing(loader), Interruption(accelerator) as interruption, shown as bar:

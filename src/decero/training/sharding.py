@@ -15,9 +15,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from decero.errors import UserError
+from decero.execution.transformers_internals import GradientCheckpointingLayer
 
 LAYER_LISTS = ("layers", "layer", "block", "h")
 # What the launcher's file may ask for besides, and would not get.

@@ -1,0 +1,13 @@
+"""The settings that every run which trains a model has."""
+
+from decero.config.run_config import RunConfig
+from decero.config.sections import ModelSection, OptimSection, TokenizerSection, TrainingSection
+
+
+class TrainingRun(RunConfig):
+    options = (*RunConfig.options, "--device")
+
+    model: ModelSection
+    tokenizer: TokenizerSection = TokenizerSection()
+    optim: OptimSection = OptimSection()
+    training: TrainingSection

@@ -1,0 +1,206 @@
+"""What a task is: everything that recipes, doctor, forecast and comparison need to know of it, in one class."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
+
+from datasets import Dataset, concatenate_datasets
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from decero.config.sections import ModelSection
+from decero.config.training_run import TrainingRun
+from decero.data.stream import Stream
+from decero.errors import UserError
+from decero.execution.build import build_model, tokenizer_for
+from decero.execution.objective import Objective
+from decero.execution.optimize import optimize
+from decero.planning.budget import within_budget
+from decero.planning.forecast import Forecast, forecast
+from decero.training.evaluation import mean_loss
+from decero.training.runs import Run, main_first
+
+Evaluate = Callable[..., dict[str, float]]  # (model, rows=validation) -> metrics
+
+
+class Corpus(NamedTuple):
+    """The texts of a run.
+
+    splits: split -> part -> rows. A part is a data set of its own, such as one translation task of several; a corpus of
+    one part names it "". columns: those that hold text. label_names: of a classifier.
+    """
+
+    splits: dict[str, dict[str, Any]]
+    columns: tuple[str, ...]
+    label_names: tuple[str, ...] = ()
+
+
+@dataclass
+class TaskData:
+    """The tokenized rows of a run. held_out: split -> part -> rows, of all splits but train."""
+
+    train: Dataset | Stream
+    held_out: dict[str, dict[str, Dataset]] = field(default_factory=dict)
+
+    @cached_property
+    def validation(self) -> Dataset | None:
+        """All validation rows, or None."""
+        parts = list(self.held_out.get("validation", {}).values())
+        return concatenate_datasets(parts) if len(parts) > 1 else parts[0] if parts else None
+
+    @property
+    def scored_split(self) -> str:
+        """The split of the final scores: test, or validation where there is no test. Raises UserError for neither."""
+        for split in ("test", "validation"):
+            if split in self.held_out:
+                return split
+        raise UserError(
+            "there is neither a test nor a validation split to score on; give data.test_fraction (for pairs of texts: "
+            "test_fraction of a task)"
+        )
+
+
+class Scores(NamedTuple):
+    """The scores of a trained model. metric: name -> value, the main one first. record: more facts for result.json."""
+
+    metric: dict[str, float]
+    record: dict[str, Any]
+
+
+class Task(ABC):
+    """One thing that a model can be trained for.
+
+    recipe: name of the script that trains it. Config: its settings. auto_class: which head the model has.
+    tokenizer_needs: special tokens that the tokenizer must have. splits: those that are read, None for all.
+    most_epochs: how often `--budget` may read the same text. generates: whether the model writes text.
+    """
+
+    recipe: ClassVar[str]
+    Config: ClassVar[type[TrainingRun]]
+    auto_class: ClassVar[Any]
+    tokenizer_needs: ClassVar[tuple[str, ...]]
+    splits: ClassVar[tuple[str, ...] | None] = None
+    most_epochs: ClassVar[float] = 1
+    generates: ClassVar[bool] = False
+
+    def __init__(self, config: Any):
+        self.config = config
+
+    # --- tokenizer and data
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer that was named, or the checkpoint's own. Raises UserError for none, or for a missing token."""
+        return self.load_tokenizer()
+
+    def load_tokenizer(self) -> PreTrainedTokenizerFast:
+        return tokenizer_for(self.config.tokenizer, self.config.model, needs=self.tokenizer_needs)
+
+    @property
+    def max_length(self) -> int:
+        """Positions that the model must have."""
+        return self.config.data.max_length
+
+    @abstractmethod
+    def read_corpus(self, strict: bool = True) -> Corpus:
+        """The texts as they are. strict: refuse labels that train does not have; the doctor reports them instead."""
+
+    @abstractmethod
+    def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
+        """part -> texts, to part -> rows of tokens. Raises UserError where no row is left."""
+
+    def mix(self, rows: dict[str, Any]) -> Any:
+        """The rows of all parts of train as one data set."""
+        return rows[""]
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The texts, read once."""
+        return self.read_corpus()
+
+    def load_data(self, run: Run) -> TaskData:
+        """Read the corpus and tokenize it. The main process goes first and writes the cache."""
+        with main_first(run.accelerator):
+            splits = {split: parts for split, parts in self.corpus.splits.items() if split in (self.splits or (split,))}
+            rows = {split: self.tokenize(parts, split) for split, parts in splits.items()}
+        train = self.mix(rows.pop("train"))
+        cut = sum(train["truncated"]) / len(train) if "truncated" in getattr(train, "column_names", ()) else 0
+        if cut and run.progress:
+            run.print(f"{cut:.1%} of the training texts are longer than {self.length_settings} and are cut")
+        return TaskData(train, rows)
+
+    length_settings: ClassVar[str] = "data.max_length"
+
+    # --- model and objective
+
+    def model_fields(self) -> dict[str, Any]:
+        """Fields of the model's configuration that the task decides, such as the labels of a classifier."""
+        return {}
+
+    def build_model(self, section: ModelSection | None = None) -> PreTrainedModel:
+        """The model as the run starts, or another one for the same task. Raises UserError as `build_model` does."""
+        section = section or self.config.model
+        return build_model(
+            section, self.auto_class, self.tokenizer, self.max_length, self.config.seed, **self.model_fields()
+        )
+
+    @abstractmethod
+    def objective(self, model: nn.Module) -> Objective:
+        """What is trained: the collator and the loss."""
+
+    @abstractmethod
+    def reported_objective(self, model: nn.Module) -> Objective:
+        """What evaluations report: without label smoothing, and with the same masks every time."""
+
+    def optimize(self, run: Run, model: PreTrainedModel, data: TaskData) -> Objective:
+        """The objective after choosing the attention kernel and packing rows where that is proven to be exact."""
+        accelerator, quiet = run.accelerator, not run.progress
+        return optimize(
+            accelerator, model, self.objective(model), data.train, self.max_length, run.training, quiet=quiet
+        )
+
+    # --- evaluation
+
+    def evaluate(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> dict[str, float]:
+        """The metrics of validation rows during training; `loss` is one of them."""
+        objective, size = self.reported_objective(model), run.training.per_device_eval_batch_size
+        return {"loss": mean_loss(run.accelerator, model, rows, objective, size)["loss"]}
+
+    def evaluator(self, run: Run, data: TaskData) -> Evaluate | None:
+        """`evaluate` on the validation rows, or on some of them; None where there are none."""
+        if data.validation is None:
+            return None
+        return lambda model, rows=data.validation: self.evaluate(run, model, rows, data)
+
+    @abstractmethod
+    def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
+        """The final scores. Writes a row an example (or token) to predictions.parquet or outputs.parquet."""
+
+    def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:  # noqa: B027
+        """The part of `score` whose time the forecast measures on a few rows; nothing by default."""
+
+    def prepare_to_save(self, model: Any) -> None:  # noqa: B027
+        """Write into the checkpoint what it was taught here, such as how it generates."""
+
+    @property
+    def remark(self) -> str:
+        """What to print behind the final scores."""
+        return ""
+
+    # --- planning
+
+    def forecast(self, run: Run, model: PreTrainedModel, objective: Objective, data: TaskData) -> Forecast:
+        """Print what the run would do and cost. Nothing is written."""
+        times_scoring = type(self).scoring_pass is not Task.scoring_pass
+        judge = (lambda model, rows: self.scoring_pass(run, model, rows, data)) if times_scoring else None
+        return forecast(run, model, objective, data.train, data.validation, self.evaluator(run, data), judge)
+
+    def within_budget(self, run: Run, model: nn.Module, data: TaskData) -> Run:
+        """The run with the shape, batch, steps and schedule that fit into `--budget`. `model` gives the objective."""
+        evaluate = self.evaluator(run, data)
+        objective = self.objective(model)
+        found = within_budget(run, self.build_model, objective, data.train, data.validation, evaluate, self.most_epochs)
+        self.config = found.config
+        return found

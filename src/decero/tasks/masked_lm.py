@@ -1,0 +1,66 @@
+"""Masked language modelling for encoders (Devlin et al. 2019; masks drawn anew each epoch: Liu et al. 2019)."""
+
+from typing import Any
+
+from datasets import Dataset
+from torch import nn
+from transformers import AutoModelForMaskedLM
+
+from decero.config.pretraining import PretrainMLM, UnlabelledData
+from decero.data.collators import MaskedLanguageModeling
+from decero.data.corpus import open_corpus
+from decero.data.tokenization import tokenize_documents
+from decero.execution.objective import Objective, masked_lm
+from decero.tasks.base import Corpus, Scores, Task, TaskData
+from decero.training.evaluation import judge_tokens, predict_masked
+from decero.training.runs import Run
+
+
+class MaskedLM(Task):
+    recipe, Config, auto_class = "pretrain_mlm", PretrainMLM, AutoModelForMaskedLM
+    tokenizer_needs = ("mask_token", "pad_token")
+    splits = ("train", "validation")
+    most_epochs = 40  # BERT read its text 40 times (Devlin et al. 2019, appendix A.2)
+
+    def read_corpus(self, strict: bool = True) -> Corpus:
+        return read_documents(self.config.data)
+
+    def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
+        data = self.config.data
+        rows = tokenize_documents(
+            parts[""], self.tokenizer, max_length=data.max_length, text_column=data.text_column,
+            num_proc=data.num_proc, where=split,
+        )  # fmt: skip
+        return {"": rows}
+
+    def _objective(self, frozen: bool) -> Objective:
+        settings = self.config.objective.model_dump(exclude={"scored_queries"})
+        collate = MaskedLanguageModeling(self.tokenizer, seed=self.config.seed, frozen=frozen, **settings)
+        # A compiler wants one shape; the last layer would compute another number of positions in each batch.
+        return masked_lm(collate, self.config.objective.scored_queries and not self.config.training.compile)
+
+    def objective(self, model: nn.Module) -> Objective:
+        return self._objective(frozen=False)
+
+    def reported_objective(self, model: nn.Module) -> Objective:
+        return self._objective(frozen=True)
+
+    def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
+        return Scores(score_tokens(self, run, model, data), {})
+
+    def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:
+        size = run.training.per_device_eval_batch_size
+        return predict_masked(run.accelerator, model, rows, self.reported_objective(model), size)
+
+
+def read_documents(data: UnlabelledData) -> Corpus:
+    """Text without labels; a stream of it with `data.streaming`."""
+    return Corpus({split: {"": texts} for split, texts in open_corpus(**data.source()).items()}, (data.text_column,))
+
+
+def score_tokens(task: Task, run: Run, model: nn.Module, data: TaskData) -> dict[str, float]:
+    """Loss and accuracy over the scored validation tokens, each of which goes to predictions.parquet."""
+    if data.validation is None:
+        return {}
+    size = run.training.per_device_eval_batch_size
+    return judge_tokens(run.accelerator, model, data.validation, task.reported_objective(model), size, run.output)

@@ -1,0 +1,33 @@
+"""Every task is complete, and its recipe uses it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from decero.config.training_run import TrainingRun
+from decero.tasks import TASKS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_recipe_uses_the_settings_and_the_task_of_its_name(name):
+    text = (ROOT / "recipes" / f"{name}.py").read_text(encoding="utf-8")
+    task = TASKS[name]
+    assert re.search(rf"config = {task.Config.__name__}\.from_cli\(\)", text)
+    assert re.search(rf"task = {task.__name__}\(config\)", text)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_names_its_settings_head_and_special_tokens(name):
+    task = TASKS[name]
+    assert issubclass(task.Config, TrainingRun)
+    assert task.auto_class.__name__.startswith("AutoModelFor")
+    assert task.tokenizer_needs
+    assert not task.__abstractmethods__
+
+
+def test_every_recipe_that_trains_a_model_has_a_task():
+    others = {"benchmark", "compare", "evaluate_causal_lm", "train_tokenizer"}
+    assert {path.stem for path in (ROOT / "recipes").glob("*.py")} == set(TASKS) | others
