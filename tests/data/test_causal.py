@@ -18,8 +18,8 @@ from decero.data.causal import (
     tokenize_text,
 )
 from decero.data.collators import IGNORED
-from decero.data.completions import PromptCompletion, tokenize_prompts
 from decero.data.order import RowIndex, Rows
+from decero.data.prompt_completion import PromptCompletion, tokenize_prompts
 from decero.data.tokenizer import train_tokenizer
 from decero.errors import UserError
 

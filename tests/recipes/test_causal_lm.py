@@ -11,8 +11,8 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from decero.data.causal import CausalLanguageModeling, tokenize_text
-from decero.data.completions import PromptCompletion, tokenize_prompts
 from decero.data.packing import Packed
+from decero.data.prompt_completion import PromptCompletion, tokenize_prompts
 from decero.execution.objective import language_model
 from decero.tasks.likelihood import baseline_bits_per_byte, text_likelihood
 from decero.training.evaluation import mean_loss

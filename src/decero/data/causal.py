@@ -1,4 +1,4 @@
-"""Rows and labels for a causal language model over whole documents; for prompts see completions.py.
+"""Rows and labels for a causal language model over whole documents; for prompts see prompt_completion.py.
 
 Labels are already shifted: labels[t] is the token after input_ids[t], and `token_loss` compares it with logits[t]. The
 forward pass of a model shifts its labels itself, so never pass these labels to it.

@@ -1,4 +1,4 @@
-"""How large examples and batches are: tokens that are read, tokens that are written, and the places they take."""
+"""Sizes of examples and batches: tokens read, tokens written, and the positions that they take."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,12 +9,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BatchSize:
-    """What passes through the model: of one batch, or summed over batches and processes.
+    """The size of one batch, or of several batches and processes together.
 
-    examples: texts, pairs or pictures. tokens: real ones, read and written; what budgets count. scored: items that the
-    loss is summed over. places: tokens with the padding around them, or patches of a picture. pairs: places times the
-    length of their row. written_places, written_pairs: the same for a decoder behind an encoder. crossed_pairs: written
-    places times the places that they look back at.
+    examples: texts, pairs or pictures.
+    tokens: input and target tokens without padding; budgets count these.
+    scored: items in the sum of the loss.
+    places: positions, padding included, or patches of a picture.
+    pairs: pairs of positions in self-attention: places times the length of their row.
+    written_places, written_pairs: the same for the decoder of an encoder-decoder.
+    crossed_pairs: pairs of positions in cross-attention: decoder positions times encoder positions.
     """
 
     examples: float
@@ -28,7 +31,7 @@ class BatchSize:
 
     def plus(self, other: "BatchSize") -> "BatchSize":
         return BatchSize(
-            *(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True))
+            *(one + another for one, another in zip(vars(self).values(), vars(other).values(), strict=True))
         )
 
     def times(self, factor: float) -> "BatchSize":
@@ -36,7 +39,10 @@ class BatchSize:
 
 
 def text_batch_size(batch: dict[str, Tensor], scored: int, examples: int) -> BatchSize:
-    """The size of a batch of tokens, padded or packed: `input_ids`, `attention_mask`, perhaps `decoder_input_ids`."""
+    """Return the size of a token batch, padded or packed.
+
+    batch: `input_ids`, `attention_mask` and, for an encoder-decoder, `decoder_input_ids`. scored, examples: its counts.
+    """
     rows, length = batch["input_ids"].shape
     tokens = int(batch["attention_mask"].sum())
     if "decoder_input_ids" not in batch:

@@ -128,7 +128,7 @@ class Stream:
     max_length: int
 
     def lengths(self, rows: Sequence[dict]) -> np.ndarray:
-        """Tokens of each of its rows."""
+        """Return the number of tokens of each row, (rows,)."""
         return np.array([len(row["input_ids"]) for row in rows], dtype=np.int64)
 
     @cached_property

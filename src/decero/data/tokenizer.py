@@ -213,7 +213,7 @@ def check_round_trip(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], *
 
 
 def bytes_per_token(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], limit: int = 1000) -> float:
-    """UTF-8 bytes that a token stands for, on average over the first `limit` texts."""
+    """Return the mean number of UTF-8 bytes per token over the first `limit` texts."""
     sample = list(islice(texts, limit))
     tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False, verbose=False)["input_ids"])
     return sum(len(text.encode()) for text in sample) / max(tokens, 1)

@@ -93,7 +93,7 @@ class Verdict:
         return [wording.sentence(self, comparison) for comparison in self.comparisons]
 
     def record(self) -> dict[str, Any]:
-        """`metric` (the mean of each contender and budget), `table` and `sentences`, for result.json."""
+        """Return `metric` (the mean per contender and budget), `table` and `sentences`, for result.json."""
         means = {f"{c.contender}, {c.budget or 'all'} labels": c.mean if c.n_ok else None for c in self.cells}
         return {"metric": means, "table": self.table(), "sentences": self.summary() + self.sentences()}
 
