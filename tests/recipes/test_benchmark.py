@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from decero.benchmark.arms import ARMS, build_arms, check_equal
 from decero.benchmark.batches import describe, make_texts, padded_batches
 from decero.benchmark.measure import interleaved, matmul_peak, paired_ratios
-from decero.benchmark.memory import peak_of_step
+from decero.benchmark.peak_memory import peak_of_step
 from decero.benchmark.process import memory_of, processes
 from decero.benchmark.reading import main as reading
 from decero.benchmark.workloads import build_pair
