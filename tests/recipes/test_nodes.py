@@ -96,7 +96,7 @@ def test_a_lost_connection_ends_both_machines_and_resumes(launch, cable, mlm, tm
     said = [process.communicate(timeout=120)[1] for process in running]
     assert time.monotonic() - pulled < 90
     assert all(process.returncode for process in running), "the run ended before"
-    assert any("lost the others" in line for line in said), said
+    assert any("lost the other processes" in line for line in said), said
     kept = newest_valid(tmp_path / "two" / "checkpoints")
     assert kept is not None
     step = int(kept.name.removeprefix("step-"))
