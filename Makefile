@@ -3,25 +3,55 @@
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := $(BIN)/python
-# The torch to install; on a machine with an accelerator TORCH=torch takes the newest with its CUDA
+SHELL := bash
+# The torch to install. TORCH=torch takes the newest, with CUDA on Linux; TORCH=torch==2.11.0 takes that one.
 TORCH ?= torch==2.13.0
+PIP := pip==26.3
+UV := uv==0.13.9
+# A worker a core, four at most; a file of tests at a time.
+PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help install quickstart test test-slow faults lint clean
+.PHONY: help install lock quickstart test test-latest test-oldest test-slow faults lint docs clean
 
 help:
 	@echo "make quickstart   corpus in, verdict out: train a tokenizer, pretrain, compare (runs/quickstart/)"
 	@echo "make test         the tests, minutes long; make test-slow the longer ones"
+	@echo "make test-latest  the tests with the newest release of every dependency, in .venv-latest"
+	@echo "make test-oldest  the tests with the oldest releases that pyproject.toml allows, in .venv-oldest"
 	@echo "make faults       kill runs at every moment and damage what they leave: which come back bit for bit"
 	@echo "make lint         ruff and mypy"
-	@echo "make install      .venv with everything; the others make it when it is missing"
+	@echo "make docs         build the documentation site; warnings are errors"
+	@echo "make install      .venv with what constraints.txt locks, and torch; the others make it when it is missing"
+	@echo "make lock         write constraints.txt anew from the newest releases that pyproject.toml allows"
+	@echo "make clean        remove the environments, runs/ and builds"
 
 install: .venv/installed
 
-.venv/installed: pyproject.toml
+# The lock first, so that torch finds what it needs and adds only itself and its CUDA packages.
+.venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet $(PIP)
+	$(BIN)/pip install --quiet --no-deps --require-hashes --build-constraint constraints.txt --requirement constraints.txt
 	$(BIN)/pip install --quiet "$(TORCH)"
-	$(BIN)/pip install --quiet --editable ".[quickstart,dev]"
+	$(BIN)/pip install --quiet --no-deps --build-constraint constraints.txt --editable .
+	$(BIN)/pip check
+	@touch $@
+
+# A torch named by hand is installed even where another one is.
+ifneq ($(origin TORCH),file)
+.PHONY: .venv/installed
+endif
+
+# The lock leaves torch out: its file and its CUDA packages differ by machine. TORCH names its version instead.
+# It adds what torch needs besides (networkx, sympy) and what builds packages (setuptools).
+lock: .venv-uv/installed
+	printf 'networkx\nsetuptools\nsympy\n' | .venv-uv/bin/uv pip compile --quiet --upgrade --universal \
+		--python-version 3.11 --generate-hashes --excludes <(echo torch) --all-extras --custom-compile-command "make lock" \
+		--output-file constraints.txt pyproject.toml -
+
+.venv-uv/installed: Makefile
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/pip install --quiet $(UV)
 	@touch $@
 
 # Each step resumes what it finds: run again, it goes on where it stopped and repeats nothing that is done.
@@ -30,9 +60,20 @@ quickstart: install
 	$(RUN) recipes/pretrain_mlm.py configs/pretrain/mlm_quickstart.yaml --resume
 	$(RUN) recipes/compare.py configs/compare/quickstart.yaml --resume
 
-# A worker a core, four at most; a file of tests at a time.
 test: install
-	$(RUN) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	$(RUN) $(PYTEST)
+
+# test-latest: does tomorrow's release break us? It lifts the upper bounds of pyproject.toml.
+# test-oldest: is every lower bound true? Both take the torch that TORCH names; uv leaves it alone. So torch's own lower
+# bound is not tested here (2.13.0 was): on Linux the older wheels want gigabytes of CUDA. Try it with TORCH=torch==2.9.0.
+test-latest: OPTIONS := --overrides <(sed -n 's/^ *"\([^>]*\)>=[^"]*,<.*/\1/p' pyproject.toml)
+test-oldest: OPTIONS := --resolution lowest-direct
+test-latest test-oldest: test-%: .venv-uv/installed
+	$(PYTHON) -m venv .venv-$*
+	.venv-uv/bin/uv pip install --quiet --upgrade --python .venv-$* --excludes <(echo torch) $(OPTIONS) \
+		--editable ".[quickstart,dev]"
+	.venv-$*/bin/pip install --quiet "$(TORCH)"
+	.venv-$*/bin/python $(PYTEST)
 
 test-slow: install
 	$(RUN) -m pytest -m slow
@@ -47,5 +88,8 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: install
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv runs build dist src/*.egg-info
+	rm -rf .venv .venv-* runs site build dist src/*.egg-info

@@ -18,6 +18,8 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```python\n# (\S+): (\S+)\n(.*?)^```$", PAGE, flags=re.M | re.S)
 LINKS = re.findall(r"\[`([\w.]+)`\]\(\.\./([\w/.]+\.py)\)", PAGE)
 
+ROOMS = sorted(path.parent.name for path in (ROOT / "src" / "decero").glob("*/__init__.py"))
+
 # What a preset states besides the slots of a shape: how large, how long, how regular, which tokens.
 SIZES = re.compile(
     r"vocab_size|hidden_size|intermediate_size|head_dim|decoder_layers|num_(hidden_layers|attention_heads)|"
@@ -81,8 +83,9 @@ def test_every_slip_names_a_check():
         assert re.search(r"\[`test_\w+`\]\(\.\./tests/", item), item
 
 
-def test_every_other_name_in_backticks_is_one_that_the_code_or_a_preset_has():
-    known = {path.stem for path in (ROOT / "configs" / "model").glob("*.yaml")} | {"python", "models", "hub"}
+def test_every_name_in_backticks_exists():
+    known = {path.stem for path in (ROOT / "configs" / "model").glob("*.yaml")} | {"python"}
+    known |= {path.stem for path in (ROOT / "src" / "decero").iterdir()}
     for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "recipes").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             for attribute in ("name", "id", "attr", "arg", "value"):
@@ -91,6 +94,31 @@ def test_every_other_name_in_backticks_is_one_that_the_code_or_a_preset_has():
     known |= set(re.findall(r"[\w-]+", (ROOT / "pyproject.toml").read_text(encoding="utf-8")))
     for word in re.findall(r"(?<!\[)`([A-Za-z_][\w.]*)`", PAGE):
         assert set(word.split(".")) <= known, word
+
+
+# --- the table of rooms
+
+
+def room_rows() -> dict[str, list[str]]:
+    """room -> the rooms that it may import, as the page states them."""
+    table = PAGE.split("## Rooms")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", table, flags=re.M)
+    return {room: sorted(re.findall(r"`(\w+)`", cell)) for room, cell in rows}
+
+
+def test_every_room_has_a_row():
+    assert sorted(room_rows()) == ROOMS
+
+
+def test_rows_state_the_imports_that_are_tested():
+    text = (ROOT / "tests" / "test_architecture.py").read_text(encoding="utf-8")
+    [allowed] = [
+        n.value for n in ast.parse(text).body if getattr(getattr(n, "targets", [None])[0], "id", "") == "ALLOWED"
+    ]
+    stated = room_rows()
+    for key, value in zip(allowed.keys, allowed.values, strict=True):
+        rooms = sorted(e.value for e in getattr(value, "elts", []))
+        assert stated[key.value] == rooms, key.value
 
 
 # --- the table of slots

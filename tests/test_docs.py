@@ -1,38 +1,44 @@
 """Docs and config headers rot even in admired repositories: a path or command in them that is not there fails here."""
 
-import importlib
+import importlib.util
 import re
 import shlex
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from decero.cli.main import COMMANDS, Parser
-from decero.config.run_config import RunConfig
 from decero.config.yaml_files import read_yaml
 from decero.errors import UserError
 from decero.hub.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *DOCS]
 RUNS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if p.parent.name not in ("model", "accelerate"))
 LAUNCHERS = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
 
 
-def recipe_config(name: str) -> type[RunConfig]:
-    """The settings class that a recipe parses its command line with: `config = NAME.from_cli()`."""
-    text = (ROOT / "recipes" / name).read_text(encoding="utf-8")
-    parsed = re.search(r"config = (\w+)\.from_cli\(\)", text)
-    assert parsed is not None
-    module = re.search(rf"^from (decero\.config\.\w+) import .*\b{parsed[1]}\b", text, flags=re.M)
-    assert module is not None
-    return getattr(importlib.import_module(module[1]), parsed[1])
+def generator() -> ModuleType:
+    """docs/generate_reference.py as a module."""
+    spec = importlib.util.spec_from_file_location("generate_reference", ROOT / "docs" / "generate_reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+REFERENCE = generator()
+RECIPES = dict(REFERENCE.recipe_classes())
+GENERATED = REFERENCE.pages()
 
 
 def commands(text: str) -> list[list[str]]:
     """Every command line of a text that runs a recipe, launcher and environment taken off."""
     found = []
-    for line in text.replace("\\\n", " ").splitlines():
+    for line in re.sub(r" *\\\n *", " ", text).splitlines():
         match = re.search(r"(recipes/\w+\.py .*)", line.strip("# `"))
         if match and re.search(r"(python3?|accelerate launch|torchrun|\$\(RUN\))\b.*recipes/|^\s*\$\(RUN\)", line):
             words = shlex.split(re.split(r"  +|\s#|`| \[", match.group(1))[0])
@@ -62,39 +68,84 @@ def check(words: list[str], monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
     recipe, *rest = words
     assert (ROOT / recipe).is_file(), recipe
-    config = recipe_config(Path(recipe).name).from_cli(rest)
+    config = RECIPES[Path(recipe).name].from_cli(rest)
     for setting in re.findall(r"[\w./-]*configs/[\w./-]+\.yaml", config.to_yaml()):
         assert (ROOT / setting).is_file(), setting
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_path_and_command_of_a_page_exists(page, monkeypatch):
     text = page.read_text(encoding="utf-8")
     for path in re.findall(r"(?<![\w/.-])((?:configs|recipes|src|tests|docs)/[\w./-]*\w)", text):
-        assert (ROOT / path).exists(), f"{page.name}: {path}"
+        assert (ROOT / path).exists(), f"{name_of(page)}: {path}"
     for link in re.findall(r"\]\((?!http|#)([^)#]+)", text):
-        assert (page.parent / link).exists(), f"{page.name}: {link}"
+        assert (page.parent / link).exists(), f"{name_of(page)}: {link}"
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.M)
     for target in re.findall(r"\bmake ([a-z][\w-]*)`", text) + re.findall(r"^make ([\w-]+)", text, flags=re.M):
-        assert target in targets, f"{page.name}: make {target}"
+        assert target in targets, f"{name_of(page)}: make {target}"
     for words in commands(text):
         check(words, monkeypatch)
     for words in own_commands(text):
         check_own(words)
 
 
-def test_the_readme_shows_every_command_and_every_family():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_pages_show_every_command_and_every_family():
+    shown = {words[0] for page in PAGES for words in own_commands(page.read_text(encoding="utf-8"))}
     subcommands = Parser(prog="decero").add_subparsers()
     for add in COMMANDS:
         add(subcommands)
-    assert {words[0] for words in own_commands(text)} == set(subcommands.choices)
-    line = re.search(r"^Both ways for (.*?)\.", text, flags=re.M | re.S)
-    assert line is not None
-    assert re.findall(r"`(\w+)`", line.group(1)) == list(dict.fromkeys(family.name for family in FAMILIES))
+    assert shown == set(subcommands.choices)
+    table = (ROOT / "docs" / "guides" / "hub.md").read_text(encoding="utf-8")
+    families = re.findall(r"^\| `(\w+)` \| yes \| yes \|$", table, flags=re.M)
+    assert families == list(dict.fromkeys(family.name for family in FAMILIES))
 
 
-def test_a_command_with_a_flag_or_family_that_is_not_there_is_noticed():
+def test_the_readme_is_short():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 150
+    for line in lines:
+        assert len(line) <= 120 or line.startswith("|"), line
+
+
+def test_the_readme_links_to_every_guide():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for page in (ROOT / "docs" / "guides").glob("*.md"):
+        assert f"(docs/guides/{page.name})" in readme, page.name
+
+
+def test_every_page_is_in_the_sites_navigation():
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    named = re.findall(r"(?:: |- )(\S+\.md)$", site, flags=re.M)
+    assert sorted(named) == sorted(str(page.relative_to(ROOT / "docs")) for page in DOCS)
+
+
+@pytest.mark.parametrize("page", GENERATED)
+def test_the_reference_is_what_the_code_says(page):
+    written = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert written == GENERATED[page], "run: python docs/generate_reference.py"
+
+
+def test_new_imports_of_the_changelog_exist():
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8").split("| old import")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| `decero[\w.]+` \| (.*) \|$", changes, flags=re.M)
+    assert rows
+    for module in re.findall(r"`([\w.]+)`", " ".join(rows)):
+        assert importlib.util.find_spec(module) is not None, module
+
+
+def test_an_experiments_page_says_when_it_was_measured():
+    for page in (ROOT / "docs" / "experiments").glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        if page.name != "index.md":
+            assert re.search(r"^\| figures \| commit \| date \| older than \|$", text, flags=re.M), page.name
+            assert re.search(r"^\| .* \| `[0-9a-f]{7}`.* \| \d{4}-\d\d-\d\d \|", text, flags=re.M), page.name
+
+
+def test_an_unknown_flag_or_family_is_noticed():
     check_own(["export", "model", "out", "--to", "bert"])
     with pytest.raises(UserError, match="--dry"):
         check_own(["push", "model", "me/model", "--dry"])
@@ -109,7 +160,10 @@ def test_a_runs_header_says_source_command_time_and_number(path, monkeypatch):
     assert text.startswith("#"), "no header"
     assert "source:" in header
     assert re.search(r"\d+ (s|min|h)\b", header), "no time"
-    assert "docs/experiments.md" in header, "says not where it was measured"
+    pages = re.findall(r"docs/experiments/\w+\.md", header)
+    assert pages, "says not where it was measured"
+    for page in pages:
+        assert (ROOT / page).is_file(), page
     found = commands(header)
     assert found, "no command"
     assert all(str(path.relative_to(ROOT)) in words for words in found)
@@ -118,7 +172,7 @@ def test_a_runs_header_says_source_command_time_and_number(path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", LAUNCHERS, ids=lambda p: p.name)
-def test_a_launcher_file_is_one_that_accelerate_reads_and_its_command_exists(path, monkeypatch):
+def test_accelerate_reads_a_launcher_file_and_its_command_exists(path, monkeypatch):
     from accelerate.commands.config.config_args import load_config_from_file
 
     load_config_from_file(str(path))

@@ -59,7 +59,7 @@ def test_help_names_every_command(capfd):
 def test_push_hands_on_what_was_asked(flags, options, monkeypatch):
     asked = {}
     monkeypatch.setattr(
-        "decero.cli.main.push", lambda folder, repo_id, **options: asked.update(options, folder=str(folder))
+        "decero.hub.publish.push", lambda folder, repo_id, **options: asked.update(options, folder=str(folder))
     )
     main(["push", "a/folder", "me/tiny", *flags])
     assert asked == options | {"folder": "a/folder"}
@@ -84,7 +84,7 @@ def test_a_disk_that_is_full_is_one_line_wherever_it_is_met(capsys, monkeypatch)
         errors.run_script(log)
     assert (end.value.code, undone) == (2, [True])
     line = capsys.readouterr().err
-    assert line.startswith("error: runs/a/metrics.jsonl: No space left on device; mend that, then start the same")
+    assert line.startswith("error: runs/a/metrics.jsonl: No space left on device; fix this, then start the same")
     assert line.count("\n") == 1
 
     def programme():

@@ -47,6 +47,7 @@ MODELS = {
         ours.DeceroEncoderConfig(**OURS, num_labels=5, classifier_pooling="mean")
     ),
 }
+FLASH = "flash_attention_2"
 
 
 def stock_t5():
@@ -312,7 +313,7 @@ def test_an_unsupported_requested_kernel_is_replaced(asked, why, tokenizer):
     section = ModelSection(config=str(PRESETS / "modern_decoder_tiny.yaml"), attn_implementation=asked)
     model = build_model(section, hf.AutoModelForCausalLM, tokenizer, 48, seed=0)
     assert model.config._attn_implementation == "sdpa"
-    assert choose_attention(model, CPU, "no", 512).endswith(f"; {asked} was requested, but {why}")
+    assert choose_attention(model, CPU, "no", 512, asked).endswith(f"; {asked} was requested, but {why}")
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -328,9 +329,9 @@ def test_without_package_or_precision_flash_falls_back_to_sdpa():
         raise ImportError("the package flash_attn seems to be not installed.\nPlease refer to the documentation")
 
     model = model_of("llama")
-    model.attention_requested, model.set_attn_implementation = "flash_attention_2", missing
-    assert "needs training.mixed_precision=bf16" in choose_attention(model, CUDA, "no", 512)
-    line = choose_attention(model, CUDA, "bf16", 512)
+    model.set_attn_implementation = missing
+    assert "needs training.mixed_precision=bf16" in choose_attention(model, CUDA, "no", 512, FLASH)
+    line = choose_attention(model, CUDA, "bf16", 512, FLASH)
     assert line.startswith("attention: sdpa; packed rows need a block mask")
     assert "; flash_attention_2 was requested, but the package flash_attn seems to be not installed. Please" in line
     assert "\n" not in line
@@ -344,8 +345,9 @@ def test_a_kernel_may_be_set_under_another_name():
     def renamed(name):
         model.config._attn_implementation = {"flash_attention_2": "kernels-community/flash-attn2"}.get(name, name)
 
-    model.attention_requested, model.set_attn_implementation = "flash_attention_2", renamed
-    assert choose_attention(model, CUDA, "bf16", 512) == "attention: kernels-community/flash-attn2, as requested"
+    model.set_attn_implementation = renamed
+    line = choose_attention(model, CUDA, "bf16", 512, FLASH)
+    assert line == "attention: kernels-community/flash-attn2, as requested"
 
 
 def test_a_failed_kernel_change_is_undone():
@@ -358,33 +360,32 @@ def test_a_failed_kernel_change_is_undone():
         model.config._attn_implementation = name
         raise ValueError("an inner model has none")
 
-    model.attention_requested, model.set_attn_implementation = "flash_attention_2", half
-    line = choose_attention(model, CUDA, "bf16")
+    model.set_attn_implementation = half
+    line = choose_attention(model, CUDA, "bf16", requested=FLASH)
     assert line.endswith("; flash_attention_2 was requested, but an inner model has none")
     assert model.config._attn_implementation == "sdpa"
 
 
 def test_a_replaced_kernel_is_reported_even_when_quiet(rows, objective, tiny_model, capsys):
-    model = tiny_model()
-    optimize(Accelerator(cpu=True), model, objective, rows, 48, TrainingSection(max_train_steps=1), quiet=True)
+    accelerator, model, training = Accelerator(cpu=True), tiny_model(), TrainingSection(max_train_steps=1)
+    optimize(accelerator, model, objective, rows, 48, training, quiet=True)
     assert capsys.readouterr().out == ""
-    model.attention_requested = "flash_attention_2"
-    optimize(Accelerator(cpu=True), model, objective, rows, 48, TrainingSection(max_train_steps=1), quiet=True)
+    optimize(accelerator, model, objective, rows, 48, training, quiet=True, attention=FLASH)
     assert capsys.readouterr().out.endswith("; flash_attention_2 was requested, but it does not run on a CPU\n")
 
 
 def test_a_supported_requested_kernel_is_kept(on_a_gpu):
     model = model_of("our encoder")
     assert takes_selected_positions(model)
-    model.attention_requested = "flex_attention"
+    flex_kernel = "flex_attention"
     line = "attention: flex (flex_attention for packed rows, sdpa for padded ones), as requested"
-    assert choose_attention(model, CUDA, "bf16", 128) == line
+    assert choose_attention(model, CUDA, "bf16", 128, flex_kernel) == line
     assert not takes_selected_positions(model), "block masks cannot be indexed by position"
     model.set_attn_implementation("sdpa")
-    assert choose_attention(model, CUDA, "bf16") == "attention: flex_attention, as requested"
+    line = choose_attention(model, CUDA, "bf16", requested=flex_kernel)
+    assert line == "attention: flex_attention, as requested"
     for kernel in ("eager", "sdpa"):
-        model.attention_requested = kernel
-        assert choose_attention(model, CPU, "bf16", 512).startswith(f"attention: {kernel}, as requested")
+        assert choose_attention(model, CPU, "bf16", 512, kernel).startswith(f"attention: {kernel}, as requested")
 
 
 @pytest.mark.parametrize(

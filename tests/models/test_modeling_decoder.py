@@ -23,6 +23,7 @@ from decero.models import (
     DeceroDecoderForSequenceClassification,
     DeceroDecoderModel,
 )
+from decero.models.compatibility import CACHE
 
 BACKENDS = ["eager", "sdpa"]
 POSITIONS = ["sinusoidal", "sinusoidal_halves", "learned", "rotary", "relative", "none"]
@@ -448,7 +449,7 @@ def test_the_cache_is_returned_when_it_is_used(make_model, batch):
     assert [layer.keys.shape for layer in cache.layers] == [(3, 1, 2, 14), (3, 1, 7, 14)]  # a window of 3 keeps 2
     given = []
     layer = model.model.layers[0]
-    layer.register_forward_pre_hook(lambda m, a, kwargs: given.append(kwargs["past_key_values"]), with_kwargs=True)
+    layer.register_forward_pre_hook(lambda m, a, kwargs: given.append(kwargs[CACHE]), with_kwargs=True)
     assert model(**batch, use_cache=False).past_key_values is None
     model.config.use_cache = False
     assert model(**batch).past_key_values is None

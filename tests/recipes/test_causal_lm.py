@@ -10,8 +10,9 @@ from accelerate import Accelerator
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from decero.data.causal import CausalLanguageModeling, PromptCompletion, tokenize_prompts, tokenize_text
+from decero.data.causal import CausalLanguageModeling, tokenize_text
 from decero.data.packing import Packed
+from decero.data.prompt_completion import PromptCompletion, tokenize_prompts
 from decero.execution.objective import language_model
 from decero.tasks.likelihood import baseline_bits_per_byte, text_likelihood
 from decero.training.evaluation import mean_loss
@@ -191,7 +192,7 @@ def test_a_checkpoint_scores_as_its_run_did(launch, write_config, corpus, pretra
     launch("evaluate_causal_lm", config, f"output={tmp_path}/test", "split=test", "per_device_eval_batch_size=1")
     assert result(tmp_path / "test")["bytes"] != before["bytes"]
     printed = launch("evaluate_causal_lm", config, f"output={tmp_path}/no", "data.start_token=<s", expect=2).stderr
-    assert "data.start_token: <s is no token of" in printed
+    assert "data.start_token: unknown token <s in" in printed
     files = f"data={{files: {{train: {corpus}/train.jsonl}}, max_length: 17}}"
     printed = launch("evaluate_causal_lm", config, f"output={tmp_path}/no", files, expect=2).stderr
     assert "split: the corpus has no validation, only train; name its files" in printed
@@ -327,7 +328,7 @@ def test_a_chat_template_formats_the_prompts(launch, asked, pretrained, tmp_path
         ("pretrain_causal_lm", ["data.text_column=txet"], "there is no column 'txet'; did you mean text?"),
         ("pretrain_causal_lm", ["data.max_length=62"], "data.max_length 62 exceeds the 61 positions"),
         ("pretrain_causal_lm", ["objective.name=causal_ml"], "did you mean causal_lm?"),
-        ("pretrain_causal_lm", ["data.start_token=<S>"], "data.start_token: <S> is no token of"),
+        ("pretrain_causal_lm", ["data.start_token=<S>"], "data.start_token: unknown token <S> in"),
         ("pretrain_causal_lm", ["tokenizer={}"], "tokenizer.name_or_path is missing"),
         ("finetune_causal_lm", ["data.max_source_length=4"], "leaves no room for a source"),
         ("finetune_causal_lm", ["data.max_source_length=50"], "63 exceeds the 61 positions"),
@@ -348,7 +349,7 @@ def test_bad_input_is_one_line_and_exit_code_2(launch, causal, asked, tmp_path, 
 
 def test_a_tokenizer_without_an_end_token_is_refused(launch, causal, trained_tokenizer, tmp_path):
     words = f"output={tmp_path}/run", f"tokenizer.name_or_path={trained_tokenizer}"
-    assert "it lacks eos_token; choose another" in launch("pretrain_causal_lm", causal, *words, expect=2).stderr
+    assert "it has no eos_token; choose another" in launch("pretrain_causal_lm", causal, *words, expect=2).stderr
 
 
 def test_dry_run_and_budget_work_with_causal_recipes(launch, causal, asked, tmp_path, monkeypatch):

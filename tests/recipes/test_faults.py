@@ -187,7 +187,7 @@ def test_a_hanging_process_ends_the_run_within_the_timeout(launched, tmp_path, r
     done = launched("run", "training.ddp_timeout=15", kill=kill)
     assert time.monotonic() - began < 150  # the launcher gives the silent one 30 s to leave
     assert done.returncode != 0
-    assert f"error: process {1 - rank} of 2 lost the others" in done.stderr
+    assert f"error: process {1 - rank} of 2 lost the other processes" in done.stderr
     assert "start the same command again with --resume" in done.stderr
     assert newest_valid(tmp_path / "run" / "checkpoints").name == "step-00000006"
     assert launched("run", "training.ddp_timeout=15", "--resume").returncode == 0

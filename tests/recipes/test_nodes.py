@@ -43,7 +43,7 @@ def cable():
 
 
 def start(config, *words, launcher="multi_node"):
-    """Start the command of docs/scaling.md on both machines. launcher: a file of configs/accelerate."""
+    """Run the command of docs/guides/scaling.md on both machines. launcher: a file of configs/accelerate."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_", "WORLD_"))}
     running = []
     for number, node in enumerate(NODES):
@@ -96,7 +96,7 @@ def test_a_lost_connection_ends_both_machines_and_resumes(launch, cable, mlm, tm
     printed = [process.communicate(timeout=120)[1] for process in running]
     assert time.monotonic() - pulled < 90
     assert all(process.returncode for process in running), "the run ended before"
-    assert any("lost the others" in line for line in printed), printed
+    assert any("lost the other processes" in line for line in printed), printed
     kept = newest_valid(tmp_path / "two" / "checkpoints")
     assert kept is not None
     step = int(kept.name.removeprefix("step-"))

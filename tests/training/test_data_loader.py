@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decero.config.sections import TrainingSection
-from decero.data.causal import PromptCompletion
 from decero.data.corruption import OBJECTIVES, PrefixLanguageModeling, TextInfilling
 from decero.data.packing import Packed
 from decero.data.pairs import PairCollator
+from decero.data.prompt_completion import PromptCompletion
 from decero.data.sizes import sizes_of
 from decero.data.stream import Stream, Texts
 from decero.data.tokenization import token_lengths

@@ -26,7 +26,7 @@ PROCESSES = ROOT / "tests" / "training" / "on_processes.py"
 SGD = {"name": "sgd", "learning_rate": 0.5}  # Adam divides by small gradients, which enlarges rounding errors
 STEADY = {"optim": SGD | {"schedule": "constant"}}
 KINDS = ("mlm", "causal", "seq2seq", "bert", "classify")
-LOSS, WEIGHTS = 1e-5, 1e-5  # measured: docs/scaling.md
+LOSS, WEIGHTS = 1e-5, 1e-5  # measured: docs/experiments/scaling.md
 
 
 @pytest.fixture(scope="module")

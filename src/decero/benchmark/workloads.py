@@ -3,7 +3,6 @@
 from typing import Any
 
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -15,6 +14,8 @@ from transformers import (
 from decero.config.benchmark import Workload
 from decero.errors import UserError
 from decero.execution.build import read_preset
+from decero.execution.positions import positions_of
+from decero.execution.transformers_internals import StrictDataclassError
 from decero.hub.stock import to_stock
 
 AUTO_CLASSES: dict[str, Any] = {
@@ -42,7 +43,7 @@ def build_pair(name: str, work: Workload, seed: int) -> tuple[PreTrainedModel, P
         raise UserError(f"works.{name}: {work.model.config} as {work.kind}: {said[:300]}") from error
     except UserError as error:
         raise UserError(f"works.{name}: {error}") from error
-    positions = config.max_position_embeddings
+    positions = positions_of(ours) or work.length
     if config.position_embedding_type == "learned" and work.length > positions:
         raise UserError(f"works.{name}: length {work.length} exceeds the {positions} positions of {work.model.config}")
     try:

@@ -10,9 +10,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from decero import inference
 from decero.errors import UserError
-from decero.inference.decode import TOKENS_PER_BATCH
 
 
 def add_translate(commands) -> None:
@@ -58,9 +56,7 @@ def _parser(commands, name: str, what: str) -> argparse.ArgumentParser:
         "text", nargs="?", default="-", metavar="TEXT|FILE|-", help="a text, a file of lines, or - for standard input"
     )
     parser.add_argument("--jsonl", action="store_true", help="a JSON object a line, with all that was found")
-    parser.add_argument(
-        "--batch-tokens", type=_positive, default=TOKENS_PER_BATCH, metavar="N", help="tokens a batch, at most"
-    )
+    parser.add_argument("--batch-tokens", type=_positive, default=8192, metavar="N", help="tokens a batch, at most")
     if name != "generate":
         parser.add_argument(
             "--too-long", choices=("split", "cut"), default="cut" if name == "summarize" else "split",
@@ -88,6 +84,8 @@ def _positive(word: str) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from decero import inference  # after --help and mistakes, which need no libraries
+
     command = arguments.command
     loading = {name: getattr(arguments, name) for name in ("revision", "trust_remote_code", "bf16")}
     loaded = inference.load(arguments.model, command, **loading)
@@ -165,7 +163,7 @@ def _written(text: str, answer: str) -> str:
     return _json(text=text, output=answer)
 
 
-def _holes(text: str, filled: inference.Filled) -> str:
+def _holes(text: str, filled: Any) -> str:
     holes = [[{"token": token, "probability": p} for token, p in hole] for hole in filled.holes]
     return _json(text=text, output=filled.text, holes=holes)
 

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from pydantic import ValidationError
 from transformers import (
     AutoConfig,
@@ -20,6 +19,7 @@ from decero.config.yaml_files import read_yaml
 from decero.data.packages import resolve_package_path
 from decero.errors import UserError, did_you_mean
 from decero.execution.build import read_preset
+from decero.execution.transformers_internals import StrictDataclassError, heads_of
 from decero.tasks import TASKS
 
 
@@ -78,4 +78,4 @@ def _kind(section: ModelSection) -> Any:
         raise UserError(f"model: {section.config or section.name_or_path}: {' '.join(str(error).split())}") from error
     if config.is_encoder_decoder:
         return AutoModelForSeq2SeqLM
-    return AutoModelForMaskedLM if type(config) in AutoModelForMaskedLM._model_mapping else AutoModelForCausalLM
+    return AutoModelForMaskedLM if heads_of(AutoModelForMaskedLM, type(config)) else AutoModelForCausalLM

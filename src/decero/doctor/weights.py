@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers.activations import ReLUSquaredActivation
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from decero.config.sections import ModelSection
 from decero.doctor.findings import Finding, Severity, percent
 from decero.doctor.inspected_run import InspectedRun, scored
 from decero.doctor.tokens import entropy, uniform
 from decero.execution.objective import Batch
+from decero.execution.transformers_internals import GradientCheckpointingLayer
 from decero.training.optimizer import build_optimizer, learning_rate_at
 
 STEPS, SECONDS, LEAST = 100, 20, 20  # of overfitting: at most, at most, at least

@@ -6,10 +6,10 @@ from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers import PreTrainedModel
 
 from decero.execution.flex_attention import FLEX, LONG_ROW, trial, unsupported_feature
+from decero.execution.transformers_internals import attention_of, register_attention, supports
 
 UNAVAILABLE = (ValueError, ImportError, OSError, RuntimeError)
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
@@ -59,34 +59,35 @@ def drop(x: Tensor, p: float) -> tuple[Tensor, float]:
     return x.masked_fill(dropped, 0), 2**16 / (2**16 - threshold)
 
 
-AttentionInterface.register("matmul", matmul_attention)
-AttentionMaskInterface.register("matmul", sdpa_mask)
+register_attention("matmul", matmul_attention)
 
 
-def choose_attention(model: PreTrainedModel, device: torch.device, precision: str, row: int = 0) -> str:
+def choose_attention(
+    model: PreTrainedModel, device: torch.device, precision: str, row: int = 0, requested: str | None = None
+) -> str:
     """Give the model the fastest kernel for its device; return a line that says which one and why.
 
-    precision: `no` or `bf16`. row: tokens in a packed row, 0 for padded rows. A requested kernel
-    (`model.attn_implementation`, or one that the model already has) is kept if device and model support it. Otherwise
-    another is used, and the line says why.
+    precision: `no` or `bf16`. row: tokens in a packed row, 0 for padded rows. requested: the setting
+    `model.attn_implementation`. A requested kernel, or one that the model already has, is kept if device and model
+    support it. Otherwise another is used, and the line says why.
     """
-    requested, current = getattr(model, "attention_requested", None), model.config._attn_implementation
+    current = attention_of(model)
     requested = requested or (current if "flash" in current or "flex" in current else None)
     warning = _bf16_warning() if device.type == "cpu" and precision == "bf16" else ""
     if requested is None:
         return _set_fastest(model, device, precision, row) + warning
     why = _set_requested(model, requested, device, precision, row)
     if why is None:
-        now = model.config._attn_implementation
+        now = attention_of(model)
         both = f" ({requested} for packed rows, sdpa for padded ones)" if now == FLEX else ""
         return f"attention: {now}{both}, as requested{warning}"
     if "flash" in current or "flex" in current:
-        _set_kernel(model, "sdpa" if model._supports_sdpa else "eager")
+        _set_kernel(model, "sdpa" if supports(model, "sdpa") else "eager")
     return f"{_set_fastest(model, device, precision, row=0)}; {requested} {WAS_REQUESTED}, but {why}{warning}"
 
 
 def _set_fastest(model: PreTrainedModel, device: torch.device, precision: str, row: int) -> str:
-    current = model.config._attn_implementation
+    current = attention_of(model)
     if current != "sdpa":
         return f"attention: {current}, from the model's config"
     if device.type == "cpu" and precision == "bf16":
@@ -132,14 +133,14 @@ def _set_requested(model: PreTrainedModel, name: str, device: torch.device, prec
 
 def _set_kernel(model: PreTrainedModel, name: str) -> str | None:
     """Set a kernel. If it is not available, leave the model unchanged and return why."""
-    before = model.config._attn_implementation
+    before = attention_of(model)
     try:
         model.set_attn_implementation(name)
     except UNAVAILABLE as error:
         with suppress(*UNAVAILABLE):  # the outer model may have changed before an inner one failed
             model.set_attn_implementation(before)
         return " ".join(str(error).split())[:200]
-    now = model.config._attn_implementation
+    now = attention_of(model)
     is_set = now == name or (name.startswith("flash") and "flash" in now)  # the kernels package uses other names
     return None if is_set else "this model cannot change its attention"
 

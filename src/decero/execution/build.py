@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from decero.config.sections import ModelSection, TokenizerSection
@@ -13,6 +12,8 @@ from decero.config.yaml_files import read_yaml
 from decero.data.packages import resolve_package_path
 from decero.data.tokenizer import check_fits_model, load_tokenizer
 from decero.errors import UserError, did_you_mean
+from decero.execution.positions import positions_of
+from decero.execution.transformers_internals import StrictDataclassError, heads_of
 from decero.models import AUTO_CLASSES
 
 
@@ -69,9 +70,8 @@ def build_model(
     vocabulary, and a `max_length` beyond its positions.
     """
     overrides = section.overrides | fields
-    requested = section.attn_implementation
-    if requested in ("sdpa", "eager"):
-        overrides["attn_implementation"] = requested
+    if section.attn_implementation in ("sdpa", "eager"):  # the device decides on others: `choose_attention`
+        overrides["attn_implementation"] = section.attn_implementation
     source = str(section.config or section.name_or_path)
     transformers.set_seed(seed)
     level = transformers.logging.get_verbosity()
@@ -100,14 +100,12 @@ def build_model(
     finally:
         transformers.logging.set_verbosity(level)
         transformers.logging.enable_progress_bar()
-    positions = _positions(model.config)
+    positions = positions_of(model)
     if positions is not None and max_length > positions:
         raise UserError(
             f"data.max_length {max_length} exceeds the {positions} positions of {source}; lower it to {positions}"
         )
     tokenizer.model_max_length = max(tokenizer.model_max_length, max_length)
-    if requested is not None:
-        model.attention_requested = requested  # `choose_attention` checks whether the device supports it
     return model
 
 
@@ -141,7 +139,7 @@ def _special_ids(fields: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> 
 
 def _check_shape(config: PreTrainedConfig, auto_class: type) -> None:
     """Raise ValueError for a preset of the wrong kind. transformers would list every configuration it knows."""
-    if type(config) not in auto_class._model_mapping:  # type: ignore[attr-defined]
+    if not heads_of(auto_class, type(config)):
         ours = [known.model_type for known, heads in AUTO_CLASSES.items() if auto_class in heads]
         raise ValueError(f"no {auto_class.__name__} for model_type {config.model_type}; use {' or '.join(ours)}")
 
@@ -154,17 +152,3 @@ def _check_fields(config, fields: dict[str, Any], source: str) -> None:
     for name in fields:
         if name not in known:
             raise UserError(f"{source}: unknown field {name} of {type(config).__name__}{did_you_mean(name, known)}")
-
-
-def _positions(config) -> int | None:
-    """How many tokens a row may have. RoBERTa's family counts positions from the padding id on."""
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None or positions <= 0:
-        return None
-    offset = "roberta" in config.model_type or config.model_type in (
-        "camembert",
-        "mpnet",
-        "longformer",
-        "data2vec-text",
-    )
-    return positions - (config.pad_token_id or 0) - 1 if offset else positions

@@ -12,12 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.integrations.flex_attention import flex_attention_forward
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers import PreTrainedModel
 
 from decero.errors import root_line
+from decero.execution.transformers_internals import (
+    flex_attention_forward,
+    register_attention,
+    sdpa_attention_forward,
+    supports,
+)
 
 FLEX = "flex"
 LONG_ROW = 512  # four blocks; fewer leave little to skip. A guess, not a measurement
@@ -60,15 +63,14 @@ def flex_or_sdpa(module: nn.Module, q_BHLK, k_BGMK, v_BGMK, attention_mask=None,
     return flex_attention_forward(module, q_BHLK, k_BGMK, v_BGMK, attention_mask, **kwargs)[0], None
 
 
-AttentionInterface.register(FLEX, flex_or_sdpa)
-AttentionMaskInterface.register(FLEX, sdpa_mask)  # padded rows use sdpa
+register_attention(FLEX, flex_or_sdpa)  # padded rows use sdpa
 
 
 def unsupported_feature(model: PreTrainedModel) -> str | None:
     """Return what FlexAttention does not support in this model, or None."""
     config: Any = model.config
     fields = config.to_dict()
-    if not model._supports_flex_attn:
+    if not supports(model, "flex_attn"):
         return f"{type(model).__name__} does not support it"
     for name, value in fields.items():
         if "att" in name and "drop" in name and isinstance(value, int | float) and value > 0:

@@ -24,6 +24,7 @@ from decero.data.sizes import BatchSize, Sizes, sizes_of, text_batch_size
 from decero.data.tokenization import side_lengths
 from decero.execution.linear_cross_entropy import linear_cross_entropy
 from decero.execution.packed_forward import logits_of
+from decero.execution.transformers_internals import attention_of
 from decero.execution.unwrap import unwrap
 
 Batch = dict[str, Tensor]
@@ -133,7 +134,7 @@ def takes_selected_positions(model: nn.Module) -> bool:
         return False
     # `compile_layers` replaces the forward of layers and needs one shape. accelerate replaces the model's own forward.
     compiled = any("forward" in vars(module) for module in bare.modules() if module is not bare)
-    return not compiled and bare.config._attn_implementation in ("sdpa", "eager", "matmul")
+    return not compiled and attention_of(bare) in ("sdpa", "eager", "matmul")
 
 
 def scored_first(scored_BL: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from decero.config.sections import TrainingSection
 from decero.data.order import RowIndex, Rows
@@ -21,6 +20,7 @@ from decero.execution.attention_kernels import WAS_REQUESTED, choose_attention
 from decero.execution.flex_attention import FLEX
 from decero.execution.objective import Objective
 from decero.execution.packed_forward import prove
+from decero.execution.transformers_internals import GradientCheckpointingLayer, attention_of
 from decero.execution.unwrap import unwrap
 
 SHORTEST_ROW = 128  # shorter rows make matrix products slow and are harder to fill
@@ -34,15 +34,18 @@ def optimize(
     max_length: int,
     training: TrainingSection,
     quiet: bool = False,
+    attention: str | None = None,
 ) -> Objective:
     """Choose the attention kernel and decide whether to pack rows; return the objective to train with.
+
+    attention: the kernel that the settings ask for, if any. quiet: print only that it cannot be used.
 
     Raises UserError when `training.packing` is `on` and the model cannot be packed.
     """
     model.to(accelerator.device)  # type: ignore[arg-type]
     capacity = max(max_length, SHORTEST_ROW)
     row = capacity if training.packing != "off" else 0
-    kernel_line = choose_attention(model, accelerator.device, training.mixed_precision, row)
+    kernel_line = choose_attention(model, accelerator.device, training.mixed_precision, row, attention)
     objective, packing_line = pack_if_proven(objective, model, dataset, capacity, training.packing)
     if training.compile and objective.packed:
         objective = replace(objective, collate=replace(objective.collate, full=True))  # type: ignore[type-var]
@@ -85,13 +88,13 @@ def pack_if_proven(
         prove, model, send_to_device(padded, device), send_to_device(packed, device), per_text=bool(objective.per_text)
     )
     why, change = prove_here(), ""
-    if why is not None and "flex" in bare.config._attn_implementation:
+    if why is not None and "flex" in attention_of(bare):
         # The kernel may be the cause. Try sdpa first, because padding costs more.
         change = f"; attention: changed to sdpa, because with flex_attention {why}"
         bare.set_attn_implementation("sdpa")
         why = prove_here()
     if why is None:
-        one_shape = bare.config._attn_implementation == FLEX  # FlexAttention is compiled
+        one_shape = attention_of(bare) == FLEX  # FlexAttention is compiled
         collate = Packed(objective.collate, capacity, per_text=objective.per_text, full=one_shape)
         line = f"packing: rows of {capacity} tokens, attention stays within each text{change}"
         return replace(objective, collate=collate), line

@@ -15,12 +15,12 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from decero.errors import UserError
 from decero.execution.flex_attention import document_mask
+from decero.execution.positions import first_position
+from decero.execution.transformers_internals import attention_of, takes_cache
 from decero.execution.unwrap import unwrap
 from decero.models.modeling_encoder import Pooler
 
 Batch = dict[str, Tensor]
-# These count positions from their padding id on.
-COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet", "data2vec-text", "longformer", "xlm-roberta-xl")
 
 
 def block_mask(
@@ -45,18 +45,18 @@ def block_mask(
 def packed_outputs(model: nn.Module, batch: Batch) -> Any:
     """Run `model` on a packed batch without its labels. Raises UserError for flash kernels."""
     bare = unwrap(model)
-    config, backend = bare.config, bare.config._attn_implementation
+    config, backend = bare.config, attention_of(bare)
     if "flash" in backend:
         raise UserError(f"packing: {backend} does not support block masks; set model.attn_implementation=sdpa")
     inputs, text_BL = dict(batch), batch["text_ids"]
     for name in ("labels", "text_ids", "decoder_text_ids", "attention_mask"):
         inputs.pop(name, None)
-    if config.model_type in COUNT_FROM_PADDING:
-        inputs["position_ids"] = inputs["position_ids"] + (config.pad_token_id or 0) + 1
+    if first := first_position(bare):
+        inputs["position_ids"] = inputs["position_ids"] + first
     accepted = inspect.signature(bare.forward).parameters
     inputs = {n: t for n, t in inputs.items() if not n.endswith("position_ids") or n in accepted}
     if not config.is_encoder_decoder:
-        causal = bare.can_generate() or bool(getattr(config, "is_decoder", False)) or "past_key_values" in accepted
+        causal = bare.can_generate() or bool(getattr(config, "is_decoder", False)) or takes_cache(accepted)
         mask = block_mask(text_BL, text_BL, causal, backend, bare.dtype)
         cache = {"use_cache": False} if "use_cache" in accepted else {}
         return model(**inputs, attention_mask=mask, **cache)

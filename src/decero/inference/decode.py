@@ -14,12 +14,20 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import EncoderDecoderCache, GenerationConfig, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation import logits_process
 from transformers.modeling_outputs import BaseModelOutput
 
 from decero.errors import UserError
+from decero.execution.positions import positions_of
+from decero.execution.transformers_internals import (
+    CACHE,
+    DynamicLayer,
+    generate_with,
+    handed_cache,
+    holds_rows,
+    replace_layers,
+)
 from decero.execution.weight_layout import prepacked_weights
 from decero.inference.sampling import Sampling
 
@@ -89,14 +97,14 @@ def decode_batches(
     beams = config.num_beams or 1
     if beams > 1 and len(set(limits)) > 1 and not isinstance(max_new_tokens, int):
         raise UserError("max_new_tokens: beams take one number for all sources")
-    batched = _remembers_rows(model)
+    batched = holds_rows(model)  # others (XLNet, Mamba, code from the hub) read one source at a time
     if sampling and (beams > 1 or not batched):
         why = f"{beams} beams are" if beams > 1 else f"{model.config.model_type} is"
         raise UserError(f"temperature, top_p: {why} not sampled; leave them out" + " or set one beam" * (beams > 1))
     was_training = model.training
     model.eval()
     try:
-        room = None if model.config.is_encoder_decoder else _positions(model)
+        room = None if model.config.is_encoder_decoder else positions_of(model)
         most_tokens = tokens_per_batch // beams if batched else 0
         for indices in batches_by_length([len(s) for s in sources], limits, most_tokens, room):
             with torch.no_grad(), quiet(), prepacked_weights(model):
@@ -155,7 +163,7 @@ def _limits(model: PreTrainedModel, sources: Sequence[Sequence[int]], most: int 
     limits = [most] * len(sources) if isinstance(most, int) else list(most)
     if min(limits, default=1) < 1:
         raise UserError("max_new_tokens: at least 1")
-    positions = _positions(model)
+    positions = positions_of(model, decoder=True)  # a causal model has what it reads in them, too
     for place, (source, limit) in enumerate(zip(sources, limits, strict=True)):
         if not len(source):
             raise UserError(f"source {place + 1} is empty: there is nothing to read")
@@ -169,23 +177,6 @@ def _limits(model: PreTrainedModel, sources: Sequence[Sequence[int]], most: int 
             )
         limits[place] = min(limit, room)
     return limits
-
-
-def _positions(model: PreTrainedModel) -> int | None:
-    """Of what the model writes; a causal one has what it reads in them, too. None is no limit."""
-    positions = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-    return positions if positions and positions > 0 else None
-
-
-def _remembers_rows(model: PreTrainedModel) -> bool:
-    """Whether what the model remembers are keys and values a row, as transformers' dynamic cache holds them.
-
-    Others (XLNet, Mamba, code from the hub) read one source at a time: whether they heed padding is not known.
-    """
-    config = model.config.get_text_config(decoder=True)
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    supported = getattr(model, "_supports_default_dynamic_cache", lambda: False)
-    return supported() and kinds <= {"full_attention", "sliding_attention"} and not model.is_remote_code()
 
 
 @contextmanager
@@ -217,7 +208,7 @@ def _answer(
     inputs |= {"generation_config": config, "max_new_tokens": max(limits)}
     if leaves:
         written: list[list[int]] = [[] for _ in sources]
-        model.generate(**inputs, custom_generate=partial(_one_by_one, limits=limits, written=written, pick=pick))  # type: ignore[operator]
+        generate_with(model, partial(_one_by_one, limits=limits, written=written, pick=pick), **inputs)
         return written
     ids_BL = model.generate(**inputs)  # type: ignore[operator]
     start = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
@@ -288,12 +279,8 @@ def _one_by_one(
     pick: which token, as `_picker` says.
     """
     encoded = model.config.is_encoder_decoder
-    mask_BM, cache = state.get("attention_mask"), state["past_key_values"]
-    own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-    own.layers = [GrowingLayer() if type(layer) is DynamicLayer else layer for layer in own.layers]
-    own.layer_class_to_replicate = GrowingLayer  # for what is missing: transformers counts T5's encoder
-    if encoded:
-        cache.cross_attention_cache.layer_class_to_replicate = DynamicLayer
+    mask_BM, cache = state.get("attention_mask"), handed_cache(state)
+    replace_layers(cache, GrowingLayer)
     may_leave = all(type(each) in ROW_BY_ROW for each in logits_processor)
     takes = inspect.signature(model.forward).parameters
     keep = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
@@ -310,7 +297,7 @@ def _one_by_one(
             reads = {"decoder_input_ids": new_BL, "encoder_outputs": BaseModelOutput(last_hidden_state=hidden_BMD)}
         else:
             reads = {"input_ids": new_BL} | ({} if positions_BL is None else {"position_ids": positions_BL})
-        outputs = model(**reads, attention_mask=mask_BM, past_key_values=cache, use_cache=True, **keep)
+        outputs = model(**reads, attention_mask=mask_BM, use_cache=True, **{CACHE: cache}, **keep)
         logits_BV = outputs.logits[:, -1]
         if logits_processor:
             logits_BV = logits_processor(ids_BL, logits_BV.float())

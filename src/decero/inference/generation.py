@@ -10,6 +10,7 @@ from decero.errors import UserError
 from decero.execution.weight_layout import prepacked_weights
 from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn, in_order, pieces, windows
 from decero.inference.decode import TOKENS_PER_BATCH, decode_batches
+from decero.inference.generation_check import check_generation
 from decero.inference.loading import Loaded, load
 from decero.inference.sampling import Sampling
 
@@ -60,6 +61,10 @@ def _answer(
     temperature: float | None = None, top_p: float | None = None, seed: int | None = None,
 ) -> Iterator[str]:  # fmt: skip
     loaded = load(model, command)
+    if not loaded.generation_checked:  # once a model
+        loaded.generation_checked = True
+        if said := check_generation(loaded.model):
+            warn(said)
     too_long = too_long or ("cut" if command == "summarize" else "split")
     prefix, suffix = frame_of(loaded, command, prefix)
     if chat:

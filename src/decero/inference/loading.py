@@ -17,26 +17,31 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto import modeling_auto
 
 from decero.data.packages import resolve_package_path
 from decero.data.tokenizer import check_fits_model
 from decero.errors import UserError, did_you_mean
-from decero.execution.packed_forward import COUNT_FROM_PADDING
+from decero.execution.positions import positions_of
+from decero.execution.transformers_internals import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
 from decero.models import AUTO_CLASSES
 
 # What a head does -> its Auto class, transformers' table of such heads, and the commands for it. The first that fits
 # counts: transformers lists BartForConditionalGeneration among masked language models, too.
 KINDS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
     "writes an answer to a text": (
-        AutoModelForSeq2SeqLM, modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, ("translate", "summarize"),
+        AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, ("translate", "summarize"),
     ),
     "classifies texts": (
-        AutoModelForSequenceClassification, modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
         ("classify",),
     ),
-    "writes on from a text": (AutoModelForCausalLM, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, ("generate",)),
-    "fills holes in a text": (AutoModelForMaskedLM, modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("fill",)),
+    "writes on from a text": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, ("generate",)),
+    "fills holes in a text": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("fill",)),
 }  # fmt: skip
 
 
@@ -47,17 +52,15 @@ class Loaded:
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    generation_checked: bool = False
 
     def positions(self) -> int | None:
-        """How many tokens a source may have, special ones included; None is no limit. RoBERTa counts from padding on.
+        """How many tokens a source may have, special ones included; None is no limit.
 
         The smaller of what the model's configuration and its tokenizer say: T5's distances know no end, its tokenizer
         does.
         """
-        config = self.model.config.get_text_config()
-        own = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-        if own and config.model_type in COUNT_FROM_PADDING:
-            own -= (config.pad_token_id or 0) + 1
+        own = positions_of(self.model) or getattr(self.model.config.get_text_config(), "n_positions", None)
         limits = [limit for limit in (own, self.tokenizer.model_max_length) if limit and 0 < limit < 10**9]
         return min(limits, default=None)
 

@@ -6,7 +6,8 @@ Dimensions: B batch, L length, M memory (key) length, D model, H heads, G key-va
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .compatibility import attention_function, known_memory
 
 
 def softmax_or_zero(scores_BHLM):
@@ -116,7 +117,7 @@ class MultiHeadAttention(nn.Module):
         q_BHLK = self.heads(self.q_proj(hidden_BLD))
         if rotary is not None:
             q_BHLK = rotate(q_BHLK, *rotary)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attend = attention_function(self.config, eager_attention_forward)
         dropout = self.attention_dropout if self.training else 0.0
         mix_BLHK, weights_BHLM = attend(
             self, q_BHLK, k_BGMK, v_BGMK, attention_mask, scaling=self.scaling, dropout=dropout, **kwargs
@@ -142,8 +143,6 @@ class CrossAttention(MultiHeadAttention):
     def keys_values(self, memory_BMD, rotary, past_key_values):
         if past_key_values is None:
             return super().keys_values(memory_BMD, rotary, None)
-        remembered = past_key_values.cross_attention_cache
-        if not past_key_values.is_updated.get(self.layer_idx):
-            past_key_values.is_updated[self.layer_idx] = True
-            return super().keys_values(memory_BMD, rotary, remembered)
-        return remembered.layers[self.layer_idx].keys, remembered.layers[self.layer_idx].values
+        if (remembered := known_memory(past_key_values, self.layer_idx)) is not None:
+            return remembered
+        return super().keys_values(memory_BMD, rotary, past_key_values.cross_attention_cache)

@@ -5,11 +5,11 @@ Dimensions: B batch, L length, D model, F feed-forward.
 
 import torch
 from torch import nn
-from transformers import EncoderDecoderCache
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import CrossAttention, SelfAttention, gather_positions
+from .compatibility import self_attention_cache, takes_either_name
 
 
 class RMSNorm(nn.Module):
@@ -103,13 +103,13 @@ class DecoderLayer(EncoderLayer):
             self.cross_attn = CrossAttention(config, layer_idx)
             self.pre_cross_norm, self.post_cross_norm = norm_pair(config)
 
+    @takes_either_name
     def forward(
         self, hidden_BLD, attention_mask=None, rotary=None, memory_BMD=None, memory_mask=None, past_key_values=None,
         **kwargs,
     ):  # fmt: skip
         """As the encoder's; memory_BMD: (batch, memory, model) with memory_mask (batch, 1, length, memory)."""
-        crossed = isinstance(past_key_values, EncoderDecoderCache)
-        own = past_key_values.self_attention_cache if crossed else past_key_values
+        own = self_attention_cache(past_key_values)
         mix_BLD, _ = self.self_attn(self.pre_attn_norm(hidden_BLD), attention_mask, rotary, own, **kwargs)
         hidden_BLD = self.post_attn_norm(hidden_BLD + self.dropout(mix_BLD))
         if memory_BMD is not None:

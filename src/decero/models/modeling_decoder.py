@@ -13,17 +13,19 @@ from transformers.masking_utils import (
     create_causal_mask,
     create_sliding_window_causal_mask,
 )
-from transformers.modeling_outputs import (
-    BaseModelOutputWithPastAndCrossAttentions,
-    CausalLMOutputWithPast,
-    SequenceClassifierOutputWithPast,
-)
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import CrossAttention, SelfAttention
+from .compatibility import (
+    CACHE,
+    BaseModelOutputWithPastAndCrossAttentions,
+    CausalLMOutputWithPast,
+    SequenceClassifierOutputWithPast,
+    self_attention_cache,
+)
 from .configuration_decero import DeceroDecoderConfig
 from .layers import DecoderLayer
 from .modeling_stack import DeceroPreTrainedModel, DeceroStack
@@ -72,8 +74,8 @@ class DeceroDecoderModel(DeceroDecoderPreTrainedModel, DeceroStack):
                 mask = attention_mask[kind]
             else:
                 mask = MASKS[kind](
-                    config=self.config, inputs_embeds=hidden_BLD, attention_mask=attention_mask, past_key_values=cache,
-                    position_ids=position_ids,
+                    config=self.config, inputs_embeds=hidden_BLD, attention_mask=attention_mask,
+                    position_ids=position_ids, **{CACHE: cache},
                 )  # fmt: skip
                 if kind == "sliding_attention" and attention_mask is not None and attention_mask.dim() == 4:
                     mask = self.within_window(mask)
@@ -103,8 +105,7 @@ class DeceroDecoderModel(DeceroDecoderPreTrainedModel, DeceroStack):
         `inputs_embeds` is given, and for a text longer than learned positions reach.
         """
         # Only a cache that was handed over remembers anything; a new one would hide packed rows from the mask builder.
-        crossed = isinstance(past_key_values, EncoderDecoderCache)
-        cache = past_key_values.self_attention_cache if crossed else past_key_values  # type: ignore[union-attr]
+        cache = self_attention_cache(past_key_values)
         past = 0
         if cache is not None:
             past = cache.get_seq_length()
@@ -124,11 +125,10 @@ class DeceroDecoderModel(DeceroDecoderPreTrainedModel, DeceroStack):
         for layer, kind in zip(self.layers, self.layer_types, strict=True):
             hidden_BLD = layer(
                 hidden_BLD, masks[kind], rotary[kind], encoder_hidden_states, memory_mask,
-                past_key_values=past_key_values, **kwargs,
+                **{CACHE: past_key_values}, **kwargs,
             )  # fmt: skip
-        return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.norm(hidden_BLD), past_key_values=past_key_values if use_cache else None
-        )
+        remembered = {CACHE: past_key_values if use_cache else None}
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.norm(hidden_BLD), **remembered)  # type: ignore[arg-type]
 
 
 class DeceroDecoderForCausalLM(DeceroDecoderPreTrainedModel, GenerationMixin):
@@ -161,8 +161,8 @@ class DeceroDecoderForCausalLM(DeceroDecoderPreTrainedModel, GenerationMixin):
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
         return CausalLMOutputWithPast(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions,
+            **{CACHE: outputs.cache},
         )  # fmt: skip
 
 
@@ -210,6 +210,6 @@ class DeceroDecoderForSequenceClassification(DeceroDecoderPreTrainedModel):
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config, **kwargs)
         return SequenceClassifierOutputWithPast(
-            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions,
+            **{CACHE: outputs.cache},
         )  # fmt: skip

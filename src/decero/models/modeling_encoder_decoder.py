@@ -8,11 +8,12 @@ from torch import nn
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
 from transformers.loss.loss_utils import ForMaskedLMLoss
-from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput, Seq2SeqModelOutput
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
+from .compatibility import CACHE, Seq2SeqLMOutput, Seq2SeqModelOutput
 from .configuration_decero import DeceroEncoderDecoderConfig
 from .modeling_decoder import DeceroDecoderModel
 from .modeling_encoder import DeceroEncoderModel
@@ -102,7 +103,7 @@ class DeceroEncoderDecoderModel(DeceroEncoderDecoderPreTrainedModel):
         )  # fmt: skip
         return Seq2SeqModelOutput(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: outputs.cache},
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
@@ -155,7 +156,7 @@ class DeceroEncoderDecoderForConditionalGeneration(DeceroEncoderDecoderPreTraine
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: outputs.cache},
             decoder_hidden_states=outputs.decoder_hidden_states,
             decoder_attentions=outputs.decoder_attentions,
             cross_attentions=outputs.cross_attentions,

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
+from .compatibility import NAMES, refuses_unknown
 from .configuration_decero import DeceroConfig
 from .embeddings import POSITIONS, RelativePositionBias, rotary_positions
 from .layers import build_norm
@@ -25,6 +26,12 @@ class DeceroPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    _skip_keys_device_placement = list(NAMES)  # the cache stays where its layers are
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "forward" in vars(cls):
+            cls.forward = refuses_unknown(cls.forward)
 
     @torch.no_grad()
     def _init_weights(self, module):

@@ -187,8 +187,9 @@ class Budget:
         config, training = self.config, self.config.training
         model = self.build(self.sections[index])
         objective = optimize(
-            self.accelerator, model, self.objective, self.dataset, config.data.max_length, training, quiet=True
-        )
+            self.accelerator, model, self.objective, self.dataset, config.data.max_length, training, quiet=True,
+            attention=config.model.attn_implementation,
+        )  # fmt: skip
         if not self.costs:
             self.load = sample_load(self.run, self.dataset, objective)
             self.costs = self.all_costs()

@@ -17,6 +17,7 @@ from decero.data.order import RowIndex, Rows
 from decero.data.sizes import BatchSize
 from decero.data.stream import Stream
 from decero.execution.objective import Objective
+from decero.execution.transformers_internals import attention_of
 from decero.formatting import duration
 from decero.planning.cost import FORMULA, SavedActivations, StaticMemory, flops, logits_bytes, static_memory
 from decero.planning.probe import Evaluate, Probe, main_process_value, probe, sample_load, time_evaluation
@@ -63,7 +64,7 @@ def forecast(
     learning_rate_at(build_optimizer(model, run.optim), run.optim, steps)  # also checks their settings
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if device and model.config._attn_implementation == "matmul":
+    if device and attention_of(model) == "matmul":
         model.set_attn_implementation("sdpa")  # the kernel on an accelerator
     load = sample_load(run, dataset, objective)
     per_text, static = bool(objective.per_text), static_memory(model, run.optim)

@@ -1,13 +1,16 @@
 """The end of a run: score the model, save it, write the record, push."""
 
+import sys
 from typing import Any
 
 from decero.execution.unwrap import unwrap
 from decero.hub.publish import push, save
+from decero.inference.generation_check import check_generation
 from decero.tasks.base import Task, TaskData
 from decero.training.loop import TrainResult
 from decero.training.records import write_result
 from decero.training.runs import Run
+from decero.training.sharding import whole
 
 
 def record_of(run: Run, task: Task, result: TrainResult, data: TaskData) -> dict[str, Any]:
@@ -24,6 +27,8 @@ def finish(run: Run, task: Task, result: TrainResult, data: TaskData) -> None:
     record = record_of(run, task, result, data)
     folder, hub = run.output / "model", run.config.hub
     task.prepare_to_save(unwrap(result.model))
+    if task.generates:
+        warn_of_generation(run, result.model)
     save(run.accelerator, result.model, task.tokenizer, folder)
     write_result(run.output, run.accelerator, record)
     if hub.repo_id and run.is_main:
@@ -31,3 +36,11 @@ def finish(run: Run, task: Task, result: TrainResult, data: TaskData) -> None:
     split = f"{record['split']} " if "split" in record else ""
     figures = ", ".join(f"{name} {value:.4f}" for name, value in record["metric"].items())
     run.print(f"{folder}: {split}{figures}{task.remark}")
+
+
+def warn_of_generation(run: Run, model: Any) -> None:
+    """Warn on standard error when the model does not generate as it should. All processes must call it."""
+    with whole(run.accelerator, model) as bare:
+        problem = check_generation(bare, autocast=run.training.mixed_precision != "no")
+    if problem and run.is_main:
+        sys.stderr.write(f"warning: {problem}\n")

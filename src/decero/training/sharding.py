@@ -16,9 +16,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from decero.errors import UserError
+from decero.execution.transformers_internals import GradientCheckpointingLayer
 
 LAYER_LISTS = ("layers", "layer", "block", "h")
 # Other requests of the launcher's file that are not supported.

@@ -1,0 +1,123 @@
+"""All that decero touches inside transformers and huggingface_hub: each may move with any release of theirs.
+
+Code that is not exported imports it from here; what travels with a checkpoint, from `decero.models.compatibility`.
+Each name has a test of its own in tests/execution/test_transformers_internals.py, which says in one line what moved.
+
+    layers of a cache        DynamicLayer, Cache.layers, layer_class_to_replicate        decoding
+    a loop of our own        generate(custom_generate=...) and the name of the cache     decoding
+    whose rows may leave     _supports_default_dynamic_cache, is_remote_code             decoding
+    attention by name        AttentionInterface, AttentionMaskInterface, sdpa_mask,      flex, matmul
+                             config._attn_implementation, _supports_*
+    a mask taken as it is    what the mask builders do with 4 dimensions                 packed rows
+    heads of an Auto class   _model_mapping, MODEL_FOR_..._MAPPING_NAMES                 presets, model cards, commands
+    layers to recompute      GradientCheckpointingLayer                                  sharding, memory
+    exported code            get_relative_import_files                                   remote code
+    a refused configuration  StrictDataclassError                                        presets, checkpoints
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AttentionInterface, Cache, EncoderDecoderCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.integrations.flex_attention import flex_attention_forward
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
+
+from decero.models.compatibility import CACHE, NAMES
+
+__all__ = [
+    "CACHE",
+    "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+    "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+    "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "DynamicLayer",
+    "GradientCheckpointingLayer",
+    "StrictDataclassError",
+    "attention_of",
+    "flex_attention_forward",
+    "generate_with",
+    "get_relative_import_files",
+    "handed_cache",
+    "heads_of",
+    "holds_rows",
+    "register_attention",
+    "remembers_keys",
+    "replace_layers",
+    "sdpa_attention_forward",
+    "supports",
+    "takes_cache",
+]
+
+
+def attention_of(model: PreTrainedModel) -> str:
+    """The name of the attention kernel that a model has."""
+    return model.config._attn_implementation
+
+
+def supports(model: PreTrainedModel, kernel: str) -> bool:
+    """Whether a model's class says that it runs with a kernel: `sdpa`, `flex_attn`."""
+    return bool(getattr(model, f"_supports_{kernel}", False))
+
+
+def register_attention(name: str, function: Callable[..., Any]) -> None:
+    """Make a kernel known under a name; its masks are made as for sdpa."""
+    AttentionInterface.register(name, function)
+    AttentionMaskInterface.register(name, sdpa_mask)
+
+
+def heads_of(auto_class: Any, config_class: type) -> tuple[type, ...]:
+    """The classes that an Auto class makes of a configuration, ours among them; none where it knows none."""
+    found = auto_class._model_mapping.get(config_class, None)
+    return found if isinstance(found, tuple) else () if found is None else (found,)
+
+
+def takes_cache(parameters: Iterable[str]) -> bool:
+    """Whether a forward pass with these parameters remembers what it read: only what writes does."""
+    return not set(NAMES).isdisjoint(parameters)
+
+
+def remembers_keys(model: PreTrainedModel) -> bool:
+    """Whether what a model remembers are keys and values, as transformers' dynamic cache holds them."""
+    config = model.config.get_text_config(decoder=True)
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    supported = getattr(model, "_supports_default_dynamic_cache", lambda: False)
+    return supported() and kinds <= {"full_attention", "sliding_attention"}
+
+
+def holds_rows(model: PreTrainedModel) -> bool:
+    """Whether rows may leave what a model remembers, and padding is heeded. Of code from the hub it is not known."""
+    return remembers_keys(model) and not model.is_remote_code()
+
+
+def generate_with(model: PreTrainedModel, loop: Callable[..., Any], **inputs: Any) -> Any:
+    """Let transformers prepare all that generating needs, then call `loop(model, input_ids, ..., **state)`."""
+    return model.generate(**inputs, custom_generate=loop)  # type: ignore[operator]
+
+
+def handed_cache(state: dict[str, Any]) -> Cache:
+    """The cache that `generate` hands to a loop, by whichever name."""
+    found = [state[name] for name in NAMES if state.get(name) is not None]
+    if not found:
+        raise RuntimeError(f"transformers hands no cache to custom_generate, only {', '.join(sorted(state))}")
+    return found[0]
+
+
+def replace_layers(cache: Cache, layer_class: type[DynamicLayer]) -> None:
+    """Have an empty cache remember what is written in layers of `layer_class`; those with a window stay as they are."""
+    crossed = isinstance(cache, EncoderDecoderCache)
+    own: Any = cache.self_attention_cache if crossed else cache  # type: ignore[attr-defined]
+    own.layers = [layer_class() if type(layer) is DynamicLayer else layer for layer in own.layers]
+    own.layer_class_to_replicate = layer_class  # for what is missing: transformers counts T5's encoder
+    if crossed:
+        cache.cross_attention_cache.layer_class_to_replicate = DynamicLayer  # type: ignore[attr-defined]

@@ -1,0 +1,50 @@
+"""Start-up: `--help` and mistakes answer before any large library is imported, and importing decero stays cheap."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LARGE = ["torch", "transformers", "datasets", "accelerate", "pandas", "sklearn", "scipy", "matplotlib"]
+HELP = """
+import io, json, runpy, sys
+from contextlib import redirect_stdout
+found = {}
+for path in PATHS:
+    sys.argv, said = [path, "--help"], io.StringIO()
+    try:
+        with redirect_stdout(said):
+            runpy.run_path(path, run_name="__main__")
+    except SystemExit as ended:
+        assert not ended.code, path
+    found[path] = [len(said.getvalue()), [name for name in LARGE if name in sys.modules]]
+print(json.dumps(found))
+"""
+
+
+def ask(code: str) -> str:
+    """What a new process prints."""
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_help_imports_no_large_library():
+    paths = [str(path) for path in sorted((ROOT / "recipes").glob("*.py"))] + [str(ROOT / "src/decero/__main__.py")]
+    found = json.loads(ask(HELP.replace("PATHS", repr(paths)).replace("LARGE", repr(LARGE))))
+    for path in paths:
+        length, imported = found[path]
+        assert length > 200, path
+        assert not imported, f"{path} --help imports {imported}"
+
+
+def test_importing_decero_imports_no_large_library():
+    code = f"import decero, sys; print([name for name in {LARGE} if name in sys.modules])"
+    assert ask(code).strip() == "[]"
+
+
+@pytest.mark.parametrize("first", ["import decero, transformers", "import transformers, decero"])
+def test_models_are_registered_in_either_order(first):
+    code = f"{first}; print(type(transformers.AutoConfig.for_model('decero_encoder')).__name__)"
+    assert ask(code).strip() == "DeceroEncoderConfig"
