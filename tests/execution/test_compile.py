@@ -50,8 +50,8 @@ def test_without_a_compiler_training_is_not_compiled(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     model = hf.BertModel(hf.BertConfig(hidden_size=6, num_hidden_layers=1, num_attention_heads=1, intermediate_size=5))
-    said = compile_layers(model)
-    assert said == "compile: off, this machine cannot compile: InvalidCxxCompiler: no working C++ compiler found"
+    line = compile_layers(model)
+    assert line == "compile: off, this machine cannot compile: InvalidCxxCompiler: no working C++ compiler found"
     assert not any("forward" in vars(module) for module in model.modules())
 
 

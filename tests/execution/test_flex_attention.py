@@ -257,9 +257,9 @@ UNSUPPORTED = {
 def test_flex_is_not_used_if_unsupported_with_a_reason(case, on_a_gpu):
     make, row, why = UNSUPPORTED[case]
     model = make()
-    said = choose_attention(model, CUDA, "bf16", row)
-    assert said.startswith("attention: sdpa, with a block mask for packed rows; flex_attention is not used: ")
-    assert why in said
+    line = choose_attention(model, CUDA, "bf16", row)
+    assert line.startswith("attention: sdpa, with a block mask for packed rows; flex_attention is not used: ")
+    assert why in line
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -269,8 +269,8 @@ def test_a_failed_trial_keeps_sdpa(monkeypatch):
 
     model = model_of("our decoder")
     monkeypatch.setattr(flex, "relative_error", broken)
-    said = choose_attention(model, CUDA, "bf16", 512)
-    assert said.endswith("is not used: a trial failed: PTXAS error: no kernel image")
+    line = choose_attention(model, CUDA, "bf16", 512)
+    assert line.endswith("is not used: a trial failed: PTXAS error: no kernel image")
     monkeypatch.setattr(flex, "relative_error", lambda *sizes: float("nan"))
     assert "is not used: in a trial it differed from sdpa by nan%" in choose_attention(model, CUDA, "no", 512)
     assert model.config._attn_implementation == "sdpa"
@@ -331,10 +331,10 @@ def test_without_package_or_precision_flash_falls_back_to_sdpa():
     model = model_of("llama")
     model.set_attn_implementation = missing
     assert "needs training.mixed_precision=bf16" in choose_attention(model, CUDA, "no", 512, FLASH)
-    said = choose_attention(model, CUDA, "bf16", 512, FLASH)
-    assert said.startswith("attention: sdpa; packed rows need a block mask")
-    assert "; flash_attention_2 was requested, but the package flash_attn seems to be not installed. Please" in said
-    assert "\n" not in said
+    line = choose_attention(model, CUDA, "bf16", 512, FLASH)
+    assert line.startswith("attention: sdpa; packed rows need a block mask")
+    assert "; flash_attention_2 was requested, but the package flash_attn seems to be not installed. Please" in line
+    assert "\n" not in line
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -346,8 +346,8 @@ def test_a_kernel_may_be_set_under_another_name():
         model.config._attn_implementation = {"flash_attention_2": "kernels-community/flash-attn2"}.get(name, name)
 
     model.set_attn_implementation = renamed
-    said = choose_attention(model, CUDA, "bf16", 512, FLASH)
-    assert said == "attention: kernels-community/flash-attn2, as requested"
+    line = choose_attention(model, CUDA, "bf16", 512, FLASH)
+    assert line == "attention: kernels-community/flash-attn2, as requested"
 
 
 def test_a_failed_kernel_change_is_undone():
@@ -361,8 +361,8 @@ def test_a_failed_kernel_change_is_undone():
         raise ValueError("an inner model has none")
 
     model.set_attn_implementation = half
-    said = choose_attention(model, CUDA, "bf16", requested=FLASH)
-    assert said.endswith("; flash_attention_2 was requested, but an inner model has none")
+    line = choose_attention(model, CUDA, "bf16", requested=FLASH)
+    assert line.endswith("; flash_attention_2 was requested, but an inner model has none")
     assert model.config._attn_implementation == "sdpa"
 
 
@@ -378,18 +378,18 @@ def test_a_supported_requested_kernel_is_kept(on_a_gpu):
     model = model_of("our encoder")
     assert takes_selected_positions(model)
     flex_kernel = "flex_attention"
-    said = "attention: flex (flex_attention for packed rows, sdpa for padded ones), as requested"
-    assert choose_attention(model, CUDA, "bf16", 128, flex_kernel) == said
+    line = "attention: flex (flex_attention for packed rows, sdpa for padded ones), as requested"
+    assert choose_attention(model, CUDA, "bf16", 128, flex_kernel) == line
     assert not takes_selected_positions(model), "block masks cannot be indexed by position"
     model.set_attn_implementation("sdpa")
-    said = choose_attention(model, CUDA, "bf16", requested=flex_kernel)
-    assert said == "attention: flex_attention, as requested"
+    line = choose_attention(model, CUDA, "bf16", requested=flex_kernel)
+    assert line == "attention: flex_attention, as requested"
     for kernel in ("eager", "sdpa"):
         assert choose_attention(model, CPU, "bf16", 512, kernel).startswith(f"attention: {kernel}, as requested")
 
 
 @pytest.mark.parametrize(
-    ("machine", "has", "said"),
+    ("machine", "has", "warns"),
     [
         ("x86_64", {}, True),
         ("x86_64", {"_is_avx512_bf16_supported"}, False),
@@ -397,12 +397,12 @@ def test_a_supported_requested_kernel_is_kept(on_a_gpu):
         ("riscv64", {}, False),
     ],
 )
-def test_emulated_bf16_is_reported_and_kept(machine, has, said, monkeypatch):
+def test_emulated_bf16_is_reported_and_kept(machine, has, warns, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: machine)
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda name=name: name in has)
     warning = "; this CPU emulates bf16, which is slower than fp32"
-    assert choose_attention(model_of("bert"), CPU, "bf16").endswith(warning) is said
+    assert choose_attention(model_of("bert"), CPU, "bf16").endswith(warning) is warns
     assert warning not in choose_attention(model_of("bert"), CPU, "no")
 
 

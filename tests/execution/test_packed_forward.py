@@ -157,9 +157,8 @@ def test_drop_zeroes_the_requested_share_and_follows_the_seed(p, dtype):
     assert scale * (1 - share) == pytest.approx(1, abs=0.01) or p == 1
     assert y.dtype == dtype
     rows = (y == 0).float().mean(dim=2)
-    assert float(rows.std()) == pytest.approx(
-        (p * (1 - p) / 1009) ** 0.5, rel=0.2, abs=1e-3
-    )  # as for independent draws
+    spread = (p * (1 - p) / 1009) ** 0.5  # of independent draws
+    assert float(rows.std()) == pytest.approx(spread, rel=0.2, abs=1e-3)
     y.sum().backward()
     torch.testing.assert_close(x.grad, (y != 0).to(dtype))
     torch.manual_seed(5)
@@ -258,17 +257,17 @@ def test_prove_detects_a_small_leak_between_texts(monkeypatch):
 def test_packing_follows_the_setting(choice, packs):
     model = TOKENS["bert"]()
     objective = Objective(lambda rows: batch_for(model), token_loss, lambda batch: 1)
-    chosen, said = pack_if_proven(objective, model, Dataset.from_dict({"input_ids": [[3]] * 8}), 16, choice)
+    chosen, line = pack_if_proven(objective, model, Dataset.from_dict({"input_ids": [[3]] * 8}), 16, choice)
     assert isinstance(chosen.collate, Packed) is packs
-    assert said.startswith("packing: rows of 16" if packs else "packing: off")
+    assert line.startswith("packing: rows of 16" if packs else "packing: off")
 
 
 def test_a_model_that_cannot_be_packed_is_padded_or_refused():
     model = REFUSED["xlnet"]()
     objective = Objective(lambda rows: batch_for(model), token_loss, lambda batch: 1)
-    chosen, said = pack_if_proven(objective, model, Dataset.from_dict({"input_ids": [[3]] * 8}), 16, "auto")
+    chosen, line = pack_if_proven(objective, model, Dataset.from_dict({"input_ids": [[3]] * 8}), 16, "auto")
     assert chosen is objective
-    assert "packed rows would change the result" in said
+    assert "packed rows would change the result" in line
     with pytest.raises(UserError, match=r"training\.packing: xlnet cannot be packed"):
         pack_if_proven(objective, model, Dataset.from_dict({"input_ids": [[3]] * 8}), 16, "on")
 
@@ -357,8 +356,8 @@ def test_a_classifier_that_cannot_be_packed_is_padded(family):
         return {"input_ids": ids, "attention_mask": (ids != 1).long(), "labels": labels}
 
     objective = classification(collate, "single_label_classification")
-    kept, said = pack_if_proven(objective, redraw(model), dataset, 32, "auto")
+    kept, line = pack_if_proven(objective, redraw(model), dataset, 32, "auto")
     assert kept is objective
-    assert said.startswith("packing: off, packed rows would change the result")
+    assert line.startswith("packing: off, packed rows would change the result")
     with pytest.raises(UserError, match="cannot be packed"):
         pack_if_proven(objective, model, dataset, 32, "on")

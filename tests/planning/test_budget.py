@@ -72,10 +72,10 @@ def test_the_choice_is_complete_printed_and_recorded(spend, tmp_path, capsys):
     assert 0 < config.optim.learning_rate <= 1e-3
     assert config.training.eval_strategy == "steps"
     assert config.training.eval_steps == config.training.save_steps <= config.training.max_train_steps
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     written = (tmp_path / "run" / "config.yaml").read_text()
     for line in ("--budget 1m: ", "  shape: ", "  speed: ", "  tokens: ", "  steps: ", "  batch: "):
-        assert f"\n{line}" in f"\n{said}"
+        assert f"\n{line}" in f"\n{printed}"
         assert f"\n# {line}" in f"\n{written}"
     assert "Hoffmann et al. 2022" in written
     again = Settings.load(str(tmp_path / "run" / "config.yaml"))
@@ -88,9 +88,9 @@ def test_the_choice_fits_the_time(spend, capsys):
     spend("--budget", "1m", most_epochs=2.0)
     assert "2 epochs, the most for this objective is 2" in capsys.readouterr().out
     config = spend("--budget", "1m", "seed=1", most_epochs=1e6)
-    said = capsys.readouterr().out
-    assert "as many as fit in the time" in said or "as many as the next larger shape needs" in said
-    step_s = float(said.split("  steps: ")[1].split(" of ")[1].split(" s")[0])
+    printed = capsys.readouterr().out
+    assert "as many as fit in the time" in printed or "as many as the next larger shape needs" in printed
+    step_s = float(printed.split("  steps: ")[1].split(" of ")[1].split(" s")[0])
     assert config.training.max_train_steps * step_s <= 0.9 * 60 * 1.01
 
 
@@ -100,11 +100,11 @@ def test_the_command_line_overrides_the_choice(spend, capsys):
     assert (config.optim.learning_rate, config.optim.schedule) == (5e-4, "constant")
     assert config.training.global_batch_size == 6
     assert config.model.overrides == {"hidden_dropout_prob": 0.1, "hidden_size": 22}
-    said = capsys.readouterr().out
-    assert "shape: unchanged, " in said
-    assert "the command line sets its size" in said
+    printed = capsys.readouterr().out
+    assert "shape: unchanged, " in printed
+    assert "the command line sets its size" in printed
     kept = "optim.learning_rate, optim.schedule, training.global_batch_size"
-    assert f"unchanged, from the command line: {kept}\n" in said
+    assert f"unchanged, from the command line: {kept}\n" in printed
 
 
 def test_a_checkpoint_keeps_its_shape_and_gets_steps(spend, tiny_model, tokenizer, tmp_path, capsys):

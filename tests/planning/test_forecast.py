@@ -66,14 +66,14 @@ def test_counts_are_exact(foresee, tiny_model, rows, objective, capsys):
     assert found.load.examples == pytest.approx(len(epoch) / -(-len(epoch) // 12))
     assert found.load.tokens == pytest.approx(sum(epoch) / -(-len(epoch) // 12))
     assert found.flops == flops(model, found.load)
-    said = capsys.readouterr().out
-    assert f"parameters        {found.parameters:,}, {101 * 22:,} of them embeddings\n" in said
-    assert f"training rows     {len(epoch):,} of {np.mean(epoch):.1f} tokens on average\n" in said
-    assert f"tokens a step     {found.load.tokens:,.0f} in {found.load.examples:,.0f} rows, " in said
-    assert "found by          counting: " in said
-    assert "arithmetic: FLOPs = 6 x (weights x positions + vocabulary x width x scored" in said
-    assert "measuring: a step" in said
-    assert max(map(len, said.splitlines())) <= 120
+    printed = capsys.readouterr().out
+    assert f"parameters        {found.parameters:,}, {101 * 22:,} of them embeddings\n" in printed
+    assert f"training rows     {len(epoch):,} of {np.mean(epoch):.1f} tokens on average\n" in printed
+    assert f"tokens a step     {found.load.tokens:,.0f} in {found.load.examples:,.0f} rows, " in printed
+    assert "found by          counting: " in printed
+    assert "arithmetic: FLOPs = 6 x (weights x positions + vocabulary x width x scored" in printed
+    assert "measuring: a step" in printed
+    assert max(map(len, printed.splitlines())) <= 120
 
 
 def test_a_forecast_changes_no_file_and_no_random_state(foresee, tmp_path):
@@ -161,22 +161,25 @@ def test_a_known_device_is_forecast_from_its_data_sheet(foresee, capsys, monkeyp
     found, device = foresee(device="l4", mixed_precision="bf16", num_processes=4), DEVICES["l4"]
     static = static_memory(tiny(0.0), OptimSection())
     assert found.step_s == pytest.approx(found.flops / (4 * 0.4 * 121e12) + 2 * static.total / device.bandwidth)
-    said = capsys.readouterr().out
-    assert "a device, fits 24 GB: weights " in said
-    assert "on 4 devices      sharded (FSDP2) weights, gradients and optimizer would take " in said
-    assert "data sheet of L4 24 GB: time = FLOPs / (4 x 40% of its peak in bf16)" in said.replace("\n" + " " * 18, " ")
+    printed = capsys.readouterr().out
+    assert "a device, fits 24 GB: weights " in printed
+    assert "on 4 devices      sharded (FSDP2) weights, gradients and optimizer would take " in printed
+    assert "data sheet of L4 24 GB: time = FLOPs / (4 x 40% of its peak in bf16)" in printed.replace(
+        "\n" + " " * 18, " "
+    )
 
 
 def test_sharding_leaves_a_share_and_one_copy_of_the_weights(foresee, capsys):
     alone = foresee(device="l4", num_processes=4)
     weights = sum(p.nbytes for p in tiny(0.0).parameters())
-    said = capsys.readouterr().out.replace("\n" + " " * 18, " ")
+    printed = capsys.readouterr().out.replace("\n" + " " * 18, " ")
     assert (
-        f"would take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB a device instead of {4 * weights / 1e3:.3g} kB" in said
+        f"would take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB a device instead of {4 * weights / 1e3:.3g} kB"
+        in printed
     )
     found = foresee(device="l4", num_processes=4, sharded=True)
-    said = capsys.readouterr().out.replace("\n" + " " * 18, " ")
-    assert f" take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB a device" in said
+    printed = capsys.readouterr().out.replace("\n" + " " * 18, " ")
+    assert f" take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB a device" in printed
     assert alone.memory - found.memory == pytest.approx(2 * weights)  # 16 bytes a parameter less (16 / 4 + 4)
 
 

@@ -64,16 +64,13 @@ def test_checkpoints_and_other_size_names_have_no_family():
 
 def test_the_choice_by_hand():
     """Chinchilla: 70 M parameters need 1.4 G tokens."""
-    parameters_of, speeds = [1e6, 10e6, 70e6], [2e6, 1e6, 0.5e6]
-    assert choose(1.0, parameters_of, speeds, math.inf) == (
-        0,
-        2e6,
-    )  # too little for any shape: the smallest, for the whole time
-    assert choose(150.0, parameters_of, speeds, math.inf) == (0, 200e6)  # 300 M would fit; the next shape needs 200 M
-    assert choose(200.0, parameters_of, speeds, math.inf) == (1, 200e6)
-    assert choose(2800.0, parameters_of, speeds, math.inf) == (2, 1.4e9)
-    assert choose(1e9, parameters_of, speeds, math.inf) == (2, 5e14)
-    assert choose(1e9, parameters_of, speeds, 300e6) == (1, 300e6)  # the limit of the corpus
+    counts, speeds = [1e6, 10e6, 70e6], [2e6, 1e6, 0.5e6]
+    assert choose(1.0, counts, speeds, math.inf) == (0, 2e6)  # too little for any shape: the smallest, until the end
+    assert choose(150.0, counts, speeds, math.inf) == (0, 200e6)  # 300 M would fit; the next shape needs 200 M
+    assert choose(200.0, counts, speeds, math.inf) == (1, 200e6)
+    assert choose(2800.0, counts, speeds, math.inf) == (2, 1.4e9)
+    assert choose(1e9, counts, speeds, math.inf) == (2, 5e14)
+    assert choose(1e9, counts, speeds, 300e6) == (1, 300e6)  # the limit of the corpus
 
 
 @given(
@@ -83,9 +80,9 @@ def test_the_choice_by_hand():
 )
 def test_more_time_never_gives_a_smaller_shape_or_fewer_tokens(shapes, seconds, most_tokens):
     """For any speeds, even if a larger shape is faster."""
-    parameters_of = [1e5 * math.prod(ratio for ratio, _ in shapes[: i + 1]) for i in range(len(shapes))]
+    counts = [1e5 * math.prod(ratio for ratio, _ in shapes[: i + 1]) for i in range(len(shapes))]
     speeds = [speed for _, speed in shapes]
-    less, more = (choose(time, parameters_of, speeds, most_tokens) for time in sorted(seconds))
+    less, more = (choose(time, counts, speeds, most_tokens) for time in sorted(seconds))
     assert less[0] <= more[0]
     assert less[1] <= more[1]
 

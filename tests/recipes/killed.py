@@ -98,7 +98,7 @@ def child(order, rank, port):
         ranks = {"RANK": rank, "WORLD_SIZE": order["ranks"], "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         ranks |= {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": order["ranks"]}
         os.environ.update({name: str(value) for name, value in ranks.items()})
-    with Path(f"{order['said']}-{rank}").open("w") as out, redirect_stdout(out), redirect_stderr(out):
+    with Path(f"{order['output']}-{rank}").open("w") as out, redirect_stdout(out), redirect_stderr(out):
         if order["kill"] and order["kill"].get("rank", 0) == rank:
             arm(order["kill"])
         code = 0
@@ -133,8 +133,8 @@ def serve():
                 bad.append(code)
                 for other in alive:  # what a launcher does with the others
                     os.kill(other, signal.SIGTERM)
-        said = "".join(Path(f"{order['said']}-{rank}").read_text()[-2000:] for rank in range(order["ranks"]))
-        print(json.dumps({"code": -9 if -9 in bad else [*bad, 0][0], "said": said}), flush=True)
+        output = "".join(Path(f"{order['output']}-{rank}").read_text()[-2000:] for rank in range(order["ranks"]))
+        print(json.dumps({"code": -9 if -9 in bad else [*bad, 0][0], "output": output}), flush=True)
 
 
 if __name__ == "__main__":

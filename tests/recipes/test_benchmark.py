@@ -87,11 +87,11 @@ def write(tmp_path):
 def test_a_benchmark_writes_a_record_a_table_and_a_figure(launch, write, tmp_path):
     goals = {"at_least": {"stock fp32": 0.001, "tuned": 1e9}, "memory_at_most": 9.0}
     works = {"mlm": settings("mlm", fill=0.5, batches=2, **goals)}
-    said = launch("benchmark", write(works)).stdout
+    printed = launch("benchmark", write(works)).stdout
     folder = tmp_path / "run"
     assert {p.name for p in folder.iterdir()} >= {"result.json", "benchmark.md", "speed.png", "speed.svg"}
     record = json.loads((folder / "result.json").read_text())
-    assert record["table"] in said
+    assert record["table"] in printed
     assert record["table"] in (folder / "benchmark.md").read_text()
     assert record["matmul_peak"].keys() == {"fp32", "bf16"}
     assert record["works"].keys() == works.keys()
@@ -156,15 +156,15 @@ def test_a_dead_arm_is_one_line_and_keeps_measured_times():
 
 
 def test_a_dry_run_counts_parameters_and_writes_nothing(launch, write, tmp_path):
-    said = launch(
+    printed = launch(
         "benchmark", write({"a": settings("causal"), "b": settings("seq2seq")}), "only=[b]", "--dry-run"
     ).stdout
-    lines = [line.split() for line in said.splitlines() if line.startswith("    ") and "parameters" in line]
+    lines = [line.split() for line in printed.splitlines() if line.startswith("    ") and "parameters" in line]
     assert [line[-3] for line in lines] == ["T5ForConditionalGeneration"] * 3 + [
         "DeceroEncoderDecoderForConditionalGeneration"
     ]
     assert len({line[-2] for line in lines}) == 1
-    assert "GPT2LMHeadModel" not in said
+    assert "GPT2LMHeadModel" not in printed
     assert not (tmp_path / "run").exists()
 
 
@@ -242,14 +242,14 @@ def test_texts_of_a_file_are_read_and_too_few_are_refused(corpus, trained_tokeni
 def test_reading_is_compared_with_the_library_alone(corpus, trained_tokenizer, capsys):
     files, cache = [f"{corpus}/{split}.jsonl" for split in ("train", "test")], datasets.config.HF_DATASETS_CACHE
     reading([str(trained_tokenizer), *files, "--max-length", "13", "--rounds", "2"])
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     tokenizer = load_tokenizer(str(trained_tokenizer))
     lines = [json.loads(line)["text"] for file in files for line in Path(file).read_text().splitlines()]
     lengths = [len(ids) for ids in tokenizer(lines, add_special_tokens=False)["input_ids"]]
     rows = [min(11, left) for length in lengths for left in range(length, 1, -11)]  # [CLS] and [SEP] beside them
     size = f" cores, 90 texts, {len(rows)} rows of at most 13, {sum(rows) + 2 * len(rows):,} tokens"
-    assert said.splitlines()[0].endswith(size)
-    assert [line.partition(":")[0] for line in said.splitlines()[1:]] == [
+    assert printed.splitlines()[0].endswith(size)
+    assert [line.partition(":")[0] for line in printed.splitlines()[1:]] == [
         "tokenizers alone", "tokenised", "tokenised and packed"
     ]  # fmt: skip
     assert cache == datasets.config.HF_DATASETS_CACHE
@@ -333,9 +333,9 @@ def test_the_matmul_peak_is_positive():
 )
 def test_bad_input_is_one_line_before_anything_is_timed(launch, write, tmp_path, change, words, line):
     done = launch("benchmark", write({"mlm": settings("mlm") | change}), *words, expect=2)
-    said = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
-    assert len(said) == 1, done.stderr
-    assert line in said[0]
+    errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert line in errors[0]
     assert not (tmp_path / "run").exists()
 
 

@@ -118,9 +118,9 @@ def test_pretraining_learns_and_writes_all_files(pretrained, held_out):
     assert record["context"] == 17
     metric = record["metric"]
     assert metric["perplexity"] == pytest.approx(math.exp(metric["loss"]))
-    looks = [row["eval_bits_per_byte"] for row in read(pretrained) if "eval_bits_per_byte" in row]
-    assert looks[-1] == pytest.approx(metric["bits_per_byte"], rel=1e-5)
-    assert looks[-1] < looks[0] < 8
+    evaluated = [row["eval_bits_per_byte"] for row in read(pretrained) if "eval_bits_per_byte" in row]
+    assert evaluated[-1] == pytest.approx(metric["bits_per_byte"], rel=1e-5)
+    assert evaluated[-1] < evaluated[0] < 8
 
 
 def test_the_pretraining_loss_is_pinned(pretrained):
@@ -169,8 +169,8 @@ def test_bits_per_byte_do_not_depend_on_batch_size_or_packing(bpe, pretrained, h
 
 
 def test_packed_training_equals_padded_training(launch, causal, pretrained, tmp_path):
-    said = launch("pretrain_causal_lm", causal, f"output={tmp_path}/run", "training.packing=off").stdout
-    assert "packing: off" in said
+    printed = launch("pretrain_causal_lm", causal, f"output={tmp_path}/run", "training.packing=off").stdout
+    assert "packing: off" in printed
     assert losses(tmp_path / "run") == pytest.approx(losses(pretrained), abs=1e-4)
     one, other = (result(folder)["metric"]["bits_per_byte"] for folder in (tmp_path / "run", pretrained))
     assert one == pytest.approx(other, abs=1e-4)
@@ -182,20 +182,20 @@ def test_a_checkpoint_scores_as_its_run_did(launch, write_config, corpus, pretra
         f"output: {tmp_path}/one\nmodel: {{name_or_path: {pretrained}/model}}\ndata: {{files: FILES, max_length: 17}}\n"
         "tracking: {trackers: []}\n",
     )
-    said = launch("evaluate_causal_lm", config, "baselines=[ngram, lzma, zlib]").stdout
+    printed = launch("evaluate_causal_lm", config, "baselines=[ngram, lzma, zlib]").stdout
     record, before = result(tmp_path / "one"), result(pretrained)
     assert record["metric"] == pytest.approx(before["metric"], rel=1e-5)
     assert record["bytes"] == before["bytes"]
-    assert "context 17 tokens" in said
-    assert f"ngram: bits_per_byte {record['baselines']['ngram']:.4f}" in said
+    assert "context 17 tokens" in printed
+    assert f"ngram: bits_per_byte {record['baselines']['ngram']:.4f}" in printed
     assert 0 < record["baselines"]["ngram"] < record["baselines"]["zlib"] < 8
     launch("evaluate_causal_lm", config, f"output={tmp_path}/test", "split=test", "per_device_eval_batch_size=1")
     assert result(tmp_path / "test")["bytes"] != before["bytes"]
-    said = launch("evaluate_causal_lm", config, f"output={tmp_path}/no", "data.start_token=<s", expect=2).stderr
-    assert "data.start_token: unknown token <s in" in said
+    printed = launch("evaluate_causal_lm", config, f"output={tmp_path}/no", "data.start_token=<s", expect=2).stderr
+    assert "data.start_token: unknown token <s in" in printed
     files = f"data={{files: {{train: {corpus}/train.jsonl}}, max_length: 17}}"
-    said = launch("evaluate_causal_lm", config, f"output={tmp_path}/no", files, expect=2).stderr
-    assert "split: the corpus has no validation, only train; name its files" in said
+    printed = launch("evaluate_causal_lm", config, f"output={tmp_path}/no", files, expect=2).stderr
+    assert "split: the corpus has no validation, only train; name its files" in printed
 
 
 def test_baselines_count_text_bytes_without_separators():
@@ -291,8 +291,10 @@ def test_the_loss_is_on_the_completion_only(bpe, pretrained):
 def test_stock_decoders_take_the_same_recipes(launch, causal, asked, bpe, tmp_path, family):
     folder = stock(family, bpe, tmp_path / "stock")
     words = f"model={{name_or_path: {folder}}}", "tokenizer={}"
-    said = launch("pretrain_causal_lm", causal, *words, f"output={tmp_path}/run", "training.max_train_steps=3").stdout
-    assert "packing: rows of 128 tokens, attention stays within each text" in said
+    printed = launch(
+        "pretrain_causal_lm", causal, *words, f"output={tmp_path}/run", "training.max_train_steps=3"
+    ).stdout
+    assert "packing: rows of 128 tokens, attention stays within each text" in printed
     assert result(tmp_path / "run")["metric"]["bits_per_byte"] < 8
     AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
     words = *words, f"output={tmp_path}/tuned", "training.max_train_steps=3", "generation.num_beams=2"
@@ -338,9 +340,9 @@ def test_a_chat_template_formats_the_prompts(launch, asked, pretrained, tmp_path
 def test_bad_input_is_one_line_and_exit_code_2(launch, causal, asked, tmp_path, recipe, words, line):
     config = causal if recipe == "pretrain_causal_lm" else asked
     done = launch(recipe, config, f"output={tmp_path}/run", *words, expect=2)
-    said = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
-    assert len(said) == 1, done.stderr
-    assert line in said[0]
+    errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert line in errors[0]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
@@ -352,14 +354,14 @@ def test_a_tokenizer_without_an_end_token_is_refused(launch, causal, trained_tok
 
 def test_dry_run_and_budget_work_with_causal_recipes(launch, causal, asked, tmp_path, monkeypatch):
     monkeypatch.setattr("decero.planning.budget.PROBE_SECONDS", 0.1)
-    said = launch("pretrain_causal_lm", causal, f"output={tmp_path}/none", "--dry-run").stdout
-    assert "tokens a step" in said
-    said = launch("finetune_causal_lm", asked, f"output={tmp_path}/none", "--dry-run").stdout
-    assert "tokens a step" in said
+    printed = launch("pretrain_causal_lm", causal, f"output={tmp_path}/none", "--dry-run").stdout
+    assert "tokens a step" in printed
+    printed = launch("finetune_causal_lm", asked, f"output={tmp_path}/none", "--dry-run").stdout
+    assert "tokens a step" in printed
     assert not (tmp_path / "none").exists()
-    said = launch("pretrain_causal_lm", causal, f"output={tmp_path}/run", "--budget", "3m", "data.max_rows=10",
+    printed = launch("pretrain_causal_lm", causal, f"output={tmp_path}/run", "--budget", "3m", "data.max_rows=10",
                   "model.overrides.num_hidden_layers=1").stdout  # fmt: skip
-    assert "--budget 3m: " in said
+    assert "--budget 3m: " in printed
     assert result(tmp_path / "run")["metric"]["bits_per_byte"] > 0
 
 

@@ -53,7 +53,7 @@ class Server:
 
     def run(self, recipe, words, kill=None, ranks=1):
         order = {"recipe": recipe, "words": list(map(str, words)), "ranks": ranks, "kill": kill}
-        order["said"] = str(self.folder / "said.txt")
+        order["output"] = str(self.folder / "output.txt")
         print(json.dumps(order), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
@@ -86,7 +86,7 @@ def undisturbed(server, request, tmp_path_factory):
             words += STREAM if kind == "streamed" else ()
             folder = tmp_path_factory.mktemp("undisturbed") / kind
             done = server.run(RUNS[kind], [*words, f"output={folder}"], ranks=ranks)
-            assert done["code"] == 0, done["said"]
+            assert done["code"] == 0, done["output"]
             made[kind, ranks] = (words, left_by(folder))
         return made[kind, ranks]
 
@@ -111,7 +111,7 @@ def kill_and_resume(server, kind, undisturbed, folder, kills, ranks=1):
         assert done["code"] in (0, -9), (kill, done)
         begun, fell = True, fell + (done["code"] == -9)
     done = server.run(RUNS[kind], [*words, "--resume"], ranks=ranks)
-    assert done["code"] == 0, (kills, done["said"])
+    assert done["code"] == 0, (kills, done["output"])
     files, log = left_by(folder)
     assert files == expected[0], kills
     assert log == expected[1], kills
@@ -229,9 +229,9 @@ def test_damage_to_the_newest_checkpoint_costs_only_its_steps(stopped, tmp_path,
     kept, resume, expected = stopped
     harm(kept[1] / name)
     done = resume()
-    assert done["code"] == 0, done["said"]
-    assert f"step-00000006: skipped: {name} " in done["said"]
-    assert "at step 4 of 9" in done["said"]
+    assert done["code"] == 0, done["output"]
+    assert f"step-00000006: skipped: {name} " in done["output"]
+    assert "at step 4 of 9" in done["output"]
     assert left_by(tmp_path / "run") == expected
 
 
@@ -241,8 +241,8 @@ def test_damage_to_all_checkpoints_is_one_line(stopped):
         flip_a_bit(path / "model.safetensors")
     done = resume()
     assert done["code"] == 2
-    assert "checkpoints: no checkpoint is intact; delete this folder to start the run again" in done["said"]
-    assert "Traceback" not in done["said"]
+    assert "checkpoints: no checkpoint is intact; delete this folder to start the run again" in done["output"]
+    assert "Traceback" not in done["output"]
 
 
 def test_wrong_file_times_change_nothing(stopped, tmp_path):
@@ -252,7 +252,7 @@ def test_wrong_file_times_change_nothing(stopped, tmp_path):
         for file in (path, *path.iterdir()):
             os.utime(file, (time.time() - age,) * 2)
     done = resume()
-    assert "at step 6 of 9" in done["said"]
+    assert "at step 6 of 9" in done["output"]
     assert left_by(tmp_path / "run") == expected
 
 
@@ -261,7 +261,7 @@ def test_a_second_run_in_the_same_folder_is_refused(stopped, tmp_path):
     with FileLock(tmp_path / "run" / ".lock"):
         done = resume()
     assert done["code"] == 2
-    assert "run is being written by another run; wait for it, or give another output=FOLDER" in done["said"]
+    assert "run is being written by another run; wait for it, or give another output=FOLDER" in done["output"]
     assert resume()["code"] == 0
 
 
@@ -288,12 +288,12 @@ def test_a_full_disk_is_one_line_and_space_resumes_the_run(server, undisturbed, 
     remount(f"size={kilobytes}k")
     words = [*words, f"output={place}/run"]
     done = server.run("pretrain_mlm", words)
-    assert done["code"] == 2, done["said"]
-    assert "No space left on device" in done["said"]
-    assert "Traceback" not in done["said"]
+    assert done["code"] == 2, done["output"]
+    assert "No space left on device" in done["output"]
+    assert "Traceback" not in done["output"]
     remount("size=50m")
     done = server.run("pretrain_mlm", [*words, "--resume"])
-    assert done["code"] == 0, done["said"]
+    assert done["code"] == 0, done["output"]
     assert left_by(place / "run") == expected
 
 
@@ -306,9 +306,9 @@ def test_a_read_only_folder_is_one_line(server, undisturbed, small_disk):
     assert server.run("pretrain_mlm", words, STOP)["code"] == -9
     remount("ro")
     done = server.run("pretrain_mlm", [*words, "--resume"])
-    assert done["code"] == 2, done["said"]
-    assert "cannot be written: Read-only file system" in done["said"]
-    assert "Traceback" not in done["said"]
+    assert done["code"] == 2, done["output"]
+    assert "cannot be written: Read-only file system" in done["output"]
+    assert "Traceback" not in done["output"]
     remount("rw", "size=50m")
     assert server.run("pretrain_mlm", [*words, "--resume"])["code"] == 0
     assert left_by(place / "run") == expected

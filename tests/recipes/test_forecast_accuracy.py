@@ -41,14 +41,14 @@ def pretrain(tmp_path_factory, launch):
     return folder, config
 
 
-def forecast(said):
+def forecast(printed):
     """Read bytes, seconds per step and seconds per evaluation from the printed lines."""
-    said = re.sub(r"\n {18}", " ", said)
-    size, unit = re.search(r"^memory +([\d.]+) (.B) a device", said, flags=re.M).groups()
-    step_s = float(re.search(r"steps of ([\d.e-]+) s", said).group(1))
-    look, look_unit = re.search(r"evaluations? of ([\d.]+) (s|min)", said).groups()
+    printed = re.sub(r"\n {18}", " ", printed)
+    size, unit = re.search(r"^memory +([\d.]+) (.B) a device", printed, flags=re.M).groups()
+    step_s = float(re.search(r"steps of ([\d.e-]+) s", printed).group(1))
+    evaluation, evaluation_unit = re.search(r"evaluations? of ([\d.]+) (s|min)", printed).groups()
     factor = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[unit]
-    return float(size) * factor, step_s, float(look) * {"s": 1, "min": 60}[look_unit]
+    return float(size) * factor, step_s, float(evaluation) * {"s": 1, "min": 60}[evaluation_unit]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -37,9 +37,9 @@ def fuzz(examples):
 
 def one_line(error: UserError) -> str:
     """Return the line that the user sees; check that it is neither empty nor too long."""
-    said = " ".join(str(error).split())
-    assert 10 < len(said) < 1200, said
-    return said
+    message = " ".join(str(error).split())
+    assert 10 < len(message) < 1200, message
+    return message
 
 
 GOOD = {

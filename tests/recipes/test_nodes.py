@@ -70,10 +70,10 @@ def losses(folder):
 def test_two_machines_train_like_one(launch, cable, mlm, tmp_path, launcher):
     launch("pretrain_mlm", mlm, f"output={tmp_path}/one")
     running = start(mlm, f"output={tmp_path}/two", launcher=launcher)
-    said = [process.communicate(timeout=280) for process in running]
-    assert [process.returncode for process in running] == [0, 0], said
-    assert "topology: 2 processes on cpu" in said[0][0]
-    assert ("sharded (FSDP2)" in said[0][0]) == (launcher == "fsdp2")
+    printed = [process.communicate(timeout=280) for process in running]
+    assert [process.returncode for process in running] == [0, 0], printed
+    assert "topology: 2 processes on cpu" in printed[0][0]
+    assert ("sharded (FSDP2)" in printed[0][0]) == (launcher == "fsdp2")
     assert len(losses(tmp_path / "two")) == len(losses(tmp_path / "one")) == 50
     assert np.abs(np.subtract(losses(tmp_path / "one"), losses(tmp_path / "two"))).max() <= 1e-5
 
@@ -93,10 +93,10 @@ def test_a_lost_connection_ends_both_machines_and_resumes(launch, cable, mlm, tm
         time.sleep(0.2)  # for another process
     ip("-n", NODES[1], "link", "set", "plug1", "down")
     pulled = time.monotonic()
-    said = [process.communicate(timeout=120)[1] for process in running]
+    printed = [process.communicate(timeout=120)[1] for process in running]
     assert time.monotonic() - pulled < 90
     assert all(process.returncode for process in running), "the run ended before"
-    assert any("lost the other processes" in line for line in said), said
+    assert any("lost the other processes" in line for line in printed), printed
     kept = newest_valid(tmp_path / "two" / "checkpoints")
     assert kept is not None
     step = int(kept.name.removeprefix("step-"))

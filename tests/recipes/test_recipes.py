@@ -88,17 +88,17 @@ def test_a_run_without_a_newer_setting_can_be_resumed(launch, mlm, pretrained):
     assert older != text
     record.write_text(older)
     try:
-        said = launch("pretrain_mlm", mlm, f"output={pretrained}", "training.save_steps=25", "--resume").stdout
+        printed = launch("pretrain_mlm", mlm, f"output={pretrained}", "training.save_steps=25", "--resume").stdout
     finally:
         record.write_text(text)
-    assert "is finished" in said
+    assert "is finished" in printed
 
 
 def test_a_dry_run_prints_and_writes_nothing(launch, mlm, tmp_path):
-    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", "--dry-run").stdout
-    assert "parameters        " in said
-    assert "tokens a step" in said
-    assert "learning_rate: 0.01" in said
+    printed = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", "--dry-run").stdout
+    assert "parameters        " in printed
+    assert "tokens a step" in printed
+    assert "learning_rate: 0.01" in printed
     assert not (tmp_path / "none").exists()
 
 
@@ -106,9 +106,9 @@ def test_a_budget_run_equals_its_recorded_settings(launch, mlm, tmp_path, monkey
     """With dropout: probing must not use random numbers of the run."""
     monkeypatch.setattr("decero.planning.budget.PROBE_SECONDS", 0.2)
     words = "--budget", "1m", "model.overrides.hidden_dropout_prob=0.1", "data.max_rows=10"
-    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/chosen", *words).stdout
-    assert "--budget 1m: " in said
-    assert "shape: 128 x " in said
+    printed = launch("pretrain_mlm", mlm, f"output={tmp_path}/chosen", *words).stdout
+    assert "--budget 1m: " in printed
+    assert "shape: 128 x " in printed
     assert 0 < result(tmp_path / "chosen")["wall_time_s"] < 60
     launch("pretrain_mlm", tmp_path / "chosen" / "config.yaml", f"output={tmp_path}/again")
     assert losses(tmp_path / "again") == losses(tmp_path / "chosen")
@@ -118,10 +118,10 @@ def test_a_budget_run_equals_its_recorded_settings(launch, mlm, tmp_path, monkey
 
 def test_two_processes_give_the_loss_curve_of_one(launch, mlm, pretrained, tmp_path, two_processes):
     """50 steps in fp32 without dropout, with the same global batch: equal to 1e-5."""
-    said = launch(
+    printed = launch(
         "pretrain_mlm", mlm, f"output={tmp_path}/mlm", "training.save_steps=25", launcher=two_processes
     ).stdout
-    assert "topology: 2 processes on cpu" in said
+    assert "topology: 2 processes on cpu" in printed
     assert np.abs(np.subtract(losses(tmp_path / "mlm"), losses(pretrained))).max() <= 1e-5
     ours, theirs = (result(f)["metric"]["eval_loss"] for f in (tmp_path / "mlm", pretrained))
     assert ours == pytest.approx(theirs, abs=1e-5)
@@ -155,19 +155,19 @@ def test_a_launcher_that_silently_starts_one_process_is_refused(launch, mlm, tmp
         "--dynamo_backend",
         "no",
     )
-    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", launcher=launcher, expect=1).stderr
-    assert "asked for several processes but started one" in said
-    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", "training.num_processes=2", expect=2).stderr
-    assert "training.num_processes is 2, but the launcher started 1" in said
+    printed = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", launcher=launcher, expect=1).stderr
+    assert "asked for several processes but started one" in printed
+    printed = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", "training.num_processes=2", expect=2).stderr
+    assert "training.num_processes is 2, but the launcher started 1" in printed
 
 
 def test_fine_tuning_starts_from_the_pretrained_model(launch, classify, pretrained, tmp_path):
-    said = launch(
+    printed = launch(
         "finetune_classification", classify, f"output={tmp_path}/run", f"model={{name_or_path: {pretrained}/model}}",
         "tokenizer={}", "training.max_train_steps=30",
         "training.metric_for_best_model=eval_accuracy", "training.eval_strategy=epoch",
     ).stdout  # fmt: skip
-    assert "test accuracy" in said
+    assert "test accuracy" in printed
     record = result(tmp_path / "run")
     assert record["metric"]["accuracy"] > 0.9
     assert record["label_names"] == ["money", "sport"]
@@ -212,9 +212,9 @@ def test_multi_label_and_regression_are_learned(launch, classify, tmp_path, prob
 )
 def test_bad_input_is_one_line_and_writes_nothing(launch, classify, tmp_path, words, line):
     done = launch("finetune_classification", classify, f"output={tmp_path}/run", *words, expect=2)
-    said = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
-    assert len(said) == 1, done.stderr
-    assert line in said[0]
+    errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert line in errors[0]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
@@ -243,13 +243,13 @@ tracking: {{trackers: []}}
 
 def test_a_comparison_uses_equal_examples_and_counts_failures(launch, comparison, tmp_path):
     assert "16 runs" in launch("compare", comparison, "--dry-run").stdout
-    said = launch("compare", comparison).stdout
+    printed = launch("compare", comparison).stdout
     folder = tmp_path / "compare"
     made = {p.name for p in folder.iterdir()}
     assert made >= {"report.html", "verdict.md", "metric_by_budget.svg", "cost_quality.png", "result.json", "runs"}
     record = result(folder)
     assert (record["runs"], record["failed"]) == (16, 4)
-    assert "broken" in said
+    assert "broken" in printed
     assert all(len(pd.read_parquet(p)) == 30 for p in folder.rglob("predictions.parquet"))
     first = pd.read_parquet(folder / "runs/ours/labels-8/seed-0/predictions.parquet")
     assert (
@@ -291,8 +291,8 @@ tracking: {{trackers: []}}
 """,
     )
     assert "reference: our is no contender; did you mean ours?" in launch("compare", config, expect=2).stderr
-    said = launch("compare", config, "reference=ours", expect=2).stderr
-    assert "contenders.ours: optim.learning_ratee is no setting; did you mean optim.learning_rate?" in said
+    printed = launch("compare", config, "reference=ours", expect=2).stderr
+    assert "contenders.ours: optim.learning_ratee is no setting; did you mean optim.learning_rate?" in printed
     assert not (tmp_path / "compare").exists()
 
 

@@ -79,11 +79,11 @@ def test_the_other_objectives_learn_too(launch, denoise, tmp_path, name):
 
 def test_a_pretrained_model_learns_to_translate(launch, translate, pretrained, tmp_path):
     words = f"model={{name_or_path: {pretrained}/model}}", "tokenizer={}", "training.max_train_steps=160"
-    said = launch(
+    printed = launch(
         "finetune_seq2seq", translate, f"output={tmp_path}/run", *words, "training.eval_steps=80",
         "generation.num_beams=3", "generation.length_penalty=0.9",
     ).stdout  # fmt: skip
-    assert "packing: rows of 128 tokens, attention stays within each text" in said
+    assert "packing: rows of 128 tokens, attention stays within each text" in printed
     record, outputs = result(tmp_path / "run"), pd.read_parquet(tmp_path / "run" / "outputs.parquet")
     assert set(record["metric"]) == {"bleu", "chrf", "loss"}
     assert record["signatures"]["bleu"].startswith("nrefs:1|case:mixed")
@@ -176,9 +176,9 @@ def test_two_processes_generate_like_one(launch, translate, tmp_path, two_proces
 )
 def test_bad_input_is_one_line_and_exit_code_2(launch, translate, tmp_path, words, line):
     done = launch("finetune_seq2seq", translate, f"output={tmp_path}/run", *words, expect=2)
-    said = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
-    assert len(said) == 1, done.stderr
-    assert line in said[0]
+    errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert line in errors[0]
 
 
 @pytest.mark.parametrize(
@@ -193,6 +193,6 @@ def test_bad_input_is_one_line_and_exit_code_2(launch, translate, tmp_path, word
     ],
 )
 def test_a_bad_objective_is_one_line_and_exit_code_2(launch, denoise, tmp_path, words, line):
-    said = launch("pretrain_seq2seq", denoise, f"output={tmp_path}/run", *words, expect=2).stderr
-    assert line in said
+    printed = launch("pretrain_seq2seq", denoise, f"output={tmp_path}/run", *words, expect=2).stderr
+    assert line in printed
     assert not (tmp_path / "run").exists()

@@ -23,9 +23,9 @@ def test_a_sharded_recipe_equals_one_process(launch, mlm, tmp_path):
     """50 steps in fp32 without dropout: equal to 1e-5, with an ordinary model folder."""
     launch("pretrain_mlm", mlm, f"output={tmp_path}/one", "training.save_steps=25")
     words = f"output={tmp_path}/two", "training.save_steps=25"
-    said = launch("pretrain_mlm", mlm, *words, launcher=SHARDED).stdout
-    assert "topology: 2 processes on cpu" in said
-    assert "fp32, sharded (FSDP2)" in said
+    printed = launch("pretrain_mlm", mlm, *words, launcher=SHARDED).stdout
+    assert "topology: 2 processes on cpu" in printed
+    assert "fp32, sharded (FSDP2)" in printed
     assert np.abs(np.subtract(losses(tmp_path / "one"), losses(tmp_path / "two"))).max() <= 1e-5
     one, two = result(tmp_path / "one"), result(tmp_path / "two")
     assert two["metric"] == pytest.approx(one["metric"], abs=1e-5)
@@ -58,6 +58,6 @@ def test_unsupported_sharding_is_refused(launch, mlm, tmp_path, monkeypatch, ask
 
 @pytest.mark.slow
 def test_a_dry_run_with_shards_prints_their_memory(launch, mlm, tmp_path):
-    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", "--dry-run", launcher=SHARDED).stdout
-    assert "sharded (FSDP2) weights, gradients and optimizer take" in " ".join(said.split())
-    assert "dry run: nothing was trained and nothing written" in said
+    printed = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", "--dry-run", launcher=SHARDED).stdout
+    assert "sharded (FSDP2) weights, gradients and optimizer take" in " ".join(printed.split())
+    assert "dry run: nothing was trained and nothing written" in printed

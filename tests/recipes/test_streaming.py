@@ -102,10 +102,10 @@ def test_the_other_recipes_read_streams_too(launch, request, recipe, tmp_path):
 
 def test_a_dry_run_of_a_stream_prints_and_writes_nothing(launch, mlm, tmp_path, monkeypatch):
     monkeypatch.setattr("decero.planning.probe.SECONDS", 0.2)
-    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", *STREAM, "--dry-run").stdout
-    assert "training rows     a stream; its first " in said
-    assert "steps             7\n" in said
-    assert "reading and tokenising of the stream" in " ".join(said.split())
+    printed = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", *STREAM, "--dry-run").stdout
+    assert "training rows     a stream; its first " in printed
+    assert "steps             7\n" in printed
+    assert "reading and tokenising of the stream" in " ".join(printed.split())
     assert not (tmp_path / "none").exists()
 
 

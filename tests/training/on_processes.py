@@ -1,8 +1,8 @@
 """Train cases on one or several processes for test_sharding.py. Results must not depend on the number of processes.
 
 Arguments: CASES TOKENIZER FOLDER. CASES is a JSON list of settings, one run each. Writes the final weights to
-FOLDER/NAME/end.safetensors and the results to FOLDER/NAME/said.json. A case: name, kind, sharded, resume, dropout, of
-(the run's folder), training, optim.
+FOLDER/NAME/end.safetensors and the results to FOLDER/NAME/results.json. A case: name, kind, sharded, resume,
+dropout, of (the run's folder), training, optim.
 """
 
 import json
@@ -107,18 +107,21 @@ def study(cases: list[dict], tokenizer_folder: str, folder: str, accelerator: Ac
             resume=case.get("resume", False), sharded=case.get("sharded", False), progress=False,
         )  # fmt: skip
         result = train(run, model, data, objective, evaluate)
-        said = {"loss": [row["loss"] for row in result.history if "loss" in row]}
-        said |= {"grad_norm": [row["grad_norm"] for row in result.history if "loss" in row]}
-        said |= {"evaluated": [row for row in result.history if "eval_loss" in row], "best": result.best}
-        said |= {"record": result.record() | {"wall_time_s": 0, "save_time_s": 0}, "class": type(result.model).__name__}
+        results = {"loss": [row["loss"] for row in result.history if "loss" in row]}
+        results |= {"grad_norm": [row["grad_norm"] for row in result.history if "loss" in row]}
+        results |= {"evaluated": [row for row in result.history if "eval_loss" in row], "best": result.best}
+        results |= {
+            "record": result.record() | {"wall_time_s": 0, "save_time_s": 0},
+            "class": type(result.model).__name__,
+        }
         if write:
-            said["written"] = answers(accelerator, result.model, tokenizer, held_out, generation)
+            results["written"] = answers(accelerator, result.model, tokenizer, held_out, generation)
         if accelerator.is_main_process:
             end = Path(folder) / case["name"]
             end.mkdir(exist_ok=True)
             weights = {name: p.detach().clone() for name, p in result.model.named_parameters()}
             save_file(weights, end / "end.safetensors")
-            (end / "said.json").write_text(json.dumps(said))
+            (end / "results.json").write_text(json.dumps(results))
         accelerator.wait_for_everyone()
 
 

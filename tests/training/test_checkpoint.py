@@ -128,9 +128,9 @@ def test_a_damaged_checkpoint_is_skipped_with_a_reason(stepped, tmp_path, name, 
         assert damage(path) is None
     harm(path / name)
     assert to_resume(tmp_path, accelerator).name == "step-00000001"
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     named = "" if (name, harm) == ("manifest.json", flip) else name  # a changed manifest blames another file
-    assert f"{path}: skipped: {named}" in said
+    assert f"{path}: skipped: {named}" in printed
     harm(tmp_path / "step-00000001" / name)
     with pytest.raises(UserError, match="no checkpoint is intact; delete this folder to start the run again"):
         to_resume(tmp_path, accelerator)

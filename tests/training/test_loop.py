@@ -54,9 +54,8 @@ def gradient_of(rows, tiny_model, tmp_path):
         )  # fmt: skip
         train(run, model, rows, objective)
         start = weights(tiny_model())
-        return {
-            name: start[name] - value for name, value in weights(model).items()
-        }  # learning rate 1: the update is the gradient
+        # The learning rate is 1, so the update is the gradient.
+        return {name: start[name] - value for name, value in weights(model).items()}
 
     return one_step
 
@@ -185,9 +184,9 @@ def test_resuming_skips_an_incomplete_checkpoint(fit, tiny_model, tmp_path, caps
     incomplete = tmp_path / "cut" / "checkpoints" / "step-00000004" / "optimizer.safetensors"
     incomplete.write_bytes(incomplete.read_bytes()[:100])
     resumed = fit(model=tiny_model(0.1), resume=True, **cut)
-    said = capsys.readouterr().out
-    assert "step-00000004: skipped: optimizer.safetensors is incomplete" in said
-    assert "at step 2 of 9" in said
+    printed = capsys.readouterr().out
+    assert "step-00000004: skipped: optimizer.safetensors is incomplete" in printed
+    assert "at step 2 of 9" in printed
     assert losses(resumed) == losses(whole)
     for name, value in weights(whole.model).items():
         assert torch.equal(value, weights(resumed.model)[name]), name

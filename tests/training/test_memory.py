@@ -35,7 +35,7 @@ def assert_same(model, expected, atol=1e-6):
         torch.testing.assert_close(weights(model)[name], value, rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def said(capsys):
+def memory_lines(capsys):
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith("out of memory")]
 
 
@@ -64,7 +64,7 @@ def short_of_memory(tiny_model):
 def test_running_out_of_memory_does_not_change_the_result(fit, short_of_memory, tmp_path, capsys, error):
     expected = fit(tmp_path / "enough", optim=SGD, **WHOLE).model
     assert_same(fit(tmp_path / "short", model=short_of_memory(5, error=error), optim=SGD, **WHOLE).model, expected)
-    assert said(capsys) == [
+    assert memory_lines(capsys) == [
         "out of memory at step 1: micro-batches of 6 instead of 12 rows from here on",
         "out of memory at step 1: micro-batches of 3 instead of 6 rows from here on",
     ]
@@ -74,7 +74,7 @@ def test_workers_follow_the_new_size(fit, short_of_memory, tmp_path, capsys):
     expected = fit(tmp_path / "enough", optim=SGD, **WHOLE).model
     short = short_of_memory(6, after=4)
     assert_same(fit(tmp_path / "short", model=short, optim=SGD, dataloader_num_workers=2, **WHOLE).model, expected)
-    assert said(capsys) == ["out of memory at step 3: micro-batches of 6 instead of 12 rows from here on"]
+    assert memory_lines(capsys) == ["out of memory at step 3: micro-batches of 6 instead of 12 rows from here on"]
 
 
 def test_out_of_memory_in_backward_leaves_no_partial_gradient(fit, tiny_model, tmp_path, capsys):
@@ -89,7 +89,7 @@ def test_out_of_memory_in_backward_leaves_no_partial_gradient(fit, tiny_model, t
 
     model.model.layers[1].mlp.up_proj.weight.register_hook(refuse)
     assert_same(fit(tmp_path / "short", model=model, optim=SGD).model, expected)
-    assert said(capsys) == ["out of memory at step 2: micro-batches of 3 instead of 5 rows from here on"]
+    assert memory_lines(capsys) == ["out of memory at step 2: micro-batches of 3 instead of 5 rows from here on"]
 
 
 def test_a_repeated_step_draws_the_dropout_of_the_smaller_size(fit, tiny_model, short_of_memory, tmp_path):
@@ -109,16 +109,16 @@ def test_a_resumed_run_keeps_the_smaller_size(fit, tiny_model, short_of_memory, 
     steps = {"save_steps": 4, "optim": {"schedule": "constant"}} | WHOLE
     whole = fit(tmp_path / "whole", model=short_of_memory(6, dropout=0.1), **steps).model
     fit(tmp_path / "cut", model=short_of_memory(6, dropout=0.1), max_train_steps=4, **steps)
-    assert len(said(capsys)) == 2
+    assert len(memory_lines(capsys)) == 2
     assert_same(fit(tmp_path / "cut", model=tiny_model(0.1), resume=True, **steps).model, whole, atol=0)
-    assert said(capsys) == []
+    assert memory_lines(capsys) == []
 
 
 def test_a_token_limit_is_halved_in_tokens(fit, short_of_memory, tmp_path, capsys):
     tokens = {"per_device_batch_size": None, "per_device_tokens": 150, "optim": SGD}
     expected = fit(tmp_path / "enough", **tokens).model
     assert_same(fit(tmp_path / "short", model=short_of_memory(80, tokens=True), **tokens).model, expected)
-    (line,) = said(capsys)
+    (line,) = memory_lines(capsys)
     assert line.startswith("out of memory at step 1: micro-batches of ")
     assert line.endswith(" tokens from here on")
 
@@ -126,9 +126,9 @@ def test_a_token_limit_is_halved_in_tokens(fit, short_of_memory, tmp_path, capsy
 def test_auto_uses_the_full_share_or_what_fits(fit, short_of_memory, tmp_path, capsys):
     expected, auto = fit(tmp_path / "enough", optim=SGD, **WHOLE).model, {"per_device_batch_size": "auto", "optim": SGD}
     assert_same(fit(tmp_path / "auto", **auto).model, expected, atol=0)
-    assert said(capsys) == []
+    assert memory_lines(capsys) == []
     assert_same(fit(tmp_path / "short", model=short_of_memory(7), **auto).model, expected)
-    assert said(capsys) == ["out of memory at step 1: micro-batches of 6 instead of 12 rows from here on"]
+    assert memory_lines(capsys) == ["out of memory at step 1: micro-batches of 6 instead of 12 rows from here on"]
 
 
 def test_one_example_that_does_not_fit_ends_the_run_with_advice(fit, short_of_memory):

@@ -62,13 +62,13 @@ def alone(tokenizer_folder):
     return start
 
 
-def said(folder):
-    return json.loads((folder / "said.json").read_text())
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
 
 
 def assert_same_run(one, other, loss=LOSS, weights=WEIGHTS):
     """Compare the losses of common steps, the evaluations and the final weights."""
-    ours, theirs = said(one), said(other)
+    ours, theirs = results_of(one), results_of(other)
     steps = min(len(ours["loss"]), len(theirs["loss"]))
     assert steps
     for name in ("loss", "grad_norm"):
@@ -122,13 +122,13 @@ def one(alone, tmp_path_factory):
 def test_two_sharded_processes_equal_one_process(two, one):
     """Compare loss, gradient norm, evaluation with unequal shares, and final weights."""
     assert_same_run(one / "mlm", two / "mlm")
-    assert len(said(two / "mlm")["evaluated"]) == 2
+    assert len(results_of(two / "mlm")["evaluated"]) == 2
 
 
 def test_the_best_sharded_model_generates_as_on_one_process(two, one):
     assert_same_run(one / "seq2seq", two / "seq2seq")
-    assert said(two / "seq2seq")["best"] == pytest.approx(said(one / "seq2seq")["best"], abs=LOSS)
-    assert any(said(two / "seq2seq")["written"])
+    assert results_of(two / "seq2seq")["best"] == pytest.approx(results_of(one / "seq2seq")["best"], abs=LOSS)
+    assert any(results_of(two / "seq2seq")["written"])
 
 
 def test_the_mean_of_sharded_checkpoints_is_that_of_one_process(two, one):

@@ -154,8 +154,8 @@ class Budget:
             f"  tokens: {count(round(total))}, {total / tokens_N.sum():.2g} epochs, {limit}",
             f"  steps: {planned.steps:,} of {step_tokens / speed:.3g} s, {duration(total / speed)} in total",
             f"  batch: {planned.batch:,} {'rows' if rows else 'tokens'} instead of {before:,}; learning rate: "
-            f"{planned.rate:.2g} x the preset; scaled by ({compute:.2g} x compute) to the power {BATCH_EXPONENT} "
-            f"and {RATE_EXPONENT} (Bi et al. 2024, fitted to causal models)",
+            f"{planned.rate:.2g} x the configured one; scaled by ({compute:.2g} x compute) to the power "
+            f"{BATCH_EXPONENT} and {RATE_EXPONENT} (Bi et al. 2024, fitted to causal models)",
         ]
         kept = sorted(given & {f"{section}.{name}" for section, names in CHOSEN.items() for name in names})
         return chosen, notes + [f"  unchanged, from the command line: {', '.join(kept)}"] * bool(kept)

@@ -15,7 +15,7 @@ from decero.execution.objective import Objective
 from decero.execution.unwrap import unwrap
 from decero.training.checkpoint import random_state, restore_random_state
 from decero.training.data_loader import MicroBatch, StepLoader
-from decero.training.sharding import Sharded, full, loss_of, whole
+from decero.training.sharding import Sharded, full, loss_of, unsharded
 
 MEND = "nothing was updated; lower optim.learning_rate, raise optim.num_warmup_steps or set training.mixed_precision=no"
 
@@ -159,7 +159,7 @@ def freeze_unreached(accelerator: Accelerator, model: nn.Module, objective: Obje
 def bad_loss(accelerator: Accelerator, model: nn.Module, objective: Any, suspect: Any, step: int) -> str:
     """Describe a loss that is not finite. All processes must call it; those with a suspect batch share the details."""
     found = []
-    with whole(accelerator, model) as bare:
+    with unsharded(accelerator, model) as bare:
         if suspect is not None:
             layer = first_bad_layer(bare, objective, send_to_device(suspect.batch, accelerator.device))
             examples = _first_few(suspect.indices)

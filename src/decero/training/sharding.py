@@ -132,7 +132,7 @@ def loss_of(model: nn.Module, loss: Callable[..., Tensor], batch: Any, last: boo
 
 
 @contextmanager
-def whole(accelerator: Accelerator, model: nn.Module) -> Iterator[Any]:
+def unsharded(accelerator: Accelerator, model: nn.Module) -> Iterator[Any]:
     """Yield the model without wrappers, complete on every process, for evaluation and generation.
 
     Processes evaluate different numbers of batches and generate different numbers of tokens, so they must not wait
@@ -148,8 +148,8 @@ def whole(accelerator: Accelerator, model: nn.Module) -> Iterator[Any]:
 
 @contextmanager
 def evaluating(accelerator: Accelerator, model: nn.Module) -> Iterator[Any]:
-    """Yield the model as `whole` does, in evaluation mode (no dropout)."""
-    with whole(accelerator, model) as bare:
+    """Yield the model as `unsharded` does, in evaluation mode (no dropout)."""
+    with unsharded(accelerator, model) as bare:
         was_training = bare.training
         bare.eval()
         yield bare
