@@ -25,7 +25,9 @@ def main():
     tokenizer = tokenizer_for(config.tokenizer, config.model, needs=("eos_token",))
     model = build_model(config.model, AutoModelForCausalLM, tokenizer, data.max_length, config.seed)
     corpus, rows = scored_rows(opened, tokenizer)
-    opened.print(choose_attention(model, accelerator.device, config.mixed_precision))
+    opened.print(
+        choose_attention(model, accelerator.device, config.mixed_precision, requested=config.model.attn_implementation)
+    )
     model = accelerator.prepare_model(model, evaluation_mode=True)  # computes as it does in a run
     metric = text_likelihood(accelerator, model, rows, tokenizer, config.per_device_eval_batch_size)
     facts = rows_facts(rows)

@@ -21,6 +21,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
+from hypothesis import HealthCheck, settings
 from transformers import AutoModelForMaskedLM, set_seed
 
 import decero  # noqa: F401 (registers the models)
@@ -32,6 +33,10 @@ from decero.execution.objective import masked_lm
 from decero.models import DeceroEncoderConfig
 from decero.training.loop import train
 from decero.training.runs import Run
+
+# On a busy machine drawing examples may be slow; that is no failure of a test.
+settings.register_profile("decero", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("decero")
 
 LINE = "the market rose fell sharply on monday as banks and shares in london gained after profit news from tokyo"
 WORDS = LINE.split(" ")

@@ -55,7 +55,7 @@ def test_a_room_imports_only_the_rooms_below_it(room):
         assert not extra, f"{path} imports {extra}"
 
 
-def test_relative_imports_stand_in_models_alone_and_models_has_no_others_of_ours():
+def test_only_models_has_relative_imports_and_no_others_of_ours():
     for path in SOURCE.rglob("*.py"):
         levels = {
             n.level for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ImportFrom)
@@ -93,3 +93,20 @@ def test_nothing_loads_a_pickle():
         text = path.read_text(encoding="utf-8")
         assert "torch.load(" not in text, path
         assert "import pickle" not in text, path
+
+
+def test_no_two_rooms_have_a_module_or_class_of_one_name():
+    places: dict[str, set[str]] = {}
+    for path in SOURCE.rglob("*.py"):
+        if path.stem.startswith("__") or "metric_modules" in path.parts:
+            continue
+        room = path.relative_to(SOURCE).parts[0]
+        classes = [n.name for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.ClassDef)]
+        for name in [path.stem, *(name for name in classes if not name.startswith("_"))]:
+            places.setdefault(name, set()).add(room)
+    twice = {name: sorted(rooms) for name, rooms in places.items() if len(rooms) > 1}
+    assert not twice
+
+
+def test_the_engine_has_at_most_15_modules():
+    assert len([path for path in (SOURCE / "training").glob("*.py") if path.stem != "__init__"]) <= 15

@@ -1,9 +1,10 @@
-"""Durations and counts in words."""
+"""Format durations and counts for people."""
 
 import math
 
 
 def duration(seconds: float) -> str:
+    """Format seconds in the largest unit that fits: `1.5 h`, `12.0 s`; `–` for NaN."""
     if math.isnan(seconds):
         return "–"
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
@@ -13,7 +14,7 @@ def duration(seconds: float) -> str:
 
 
 def count(number: int) -> str:
-    """Parameters: `4.4 M`."""
+    """Format a number of parameters: `4.4 M`; `–` for 0."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.1f} {unit}"

@@ -84,7 +84,7 @@ def test_a_full_disk_gives_one_line(capsys, monkeypatch):
         errors.run_script(log)
     assert (end.value.code, undone) == (2, [True])
     line = capsys.readouterr().err
-    assert line.startswith("error: runs/a/metrics.jsonl: No space left on device; mend that, then start the same")
+    assert line.startswith("error: runs/a/metrics.jsonl: No space left on device; fix this, then start the same")
     assert line.count("\n") == 1
 
     def programme():

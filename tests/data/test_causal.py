@@ -1,4 +1,4 @@
-"""Causal rows and batches: every byte of a text is scored once, beside the logits that answer it, and no prompt is."""
+"""Causal rows and batches: every byte of a text is scored once, with the right logits; prompts are not scored."""
 
 import numpy as np
 import pytest
@@ -12,15 +12,14 @@ from decero.data.causal import (
     OBJECTIVES,
     CausalLanguageModeling,
     Continuation,
-    PromptCompletion,
     count_bytes,
     start_id,
     strip_eos,
-    tokenize_prompts,
     tokenize_text,
 )
 from decero.data.collators import IGNORED
 from decero.data.order import RowIndex, Rows
+from decero.data.prompt_completion import PromptCompletion, tokenize_prompts
 from decero.data.tokenizer import train_tokenizer
 from decero.errors import UserError
 
@@ -38,7 +37,7 @@ def bpe(texts):
 
 @pytest.fixture
 def chatty(bpe, tmp_path):
-    """A copy, so that no test sees another's template."""
+    """A copy of the tokenizer, so that tests do not share a chat template."""
     bpe.save_pretrained(tmp_path)
     copy = AutoTokenizer.from_pretrained(tmp_path)
     copy.chat_template = TEMPLATE
@@ -86,13 +85,13 @@ def test_any_text_is_scored_to_the_byte(bpe, text, max_length):
     assert bpe.decode(scored(batch)) == f"x{text}"
 
 
-def test_a_tokenizer_that_does_not_give_the_text_back_earns_no_bytes(tokenizer, bpe):
+def test_bytes_are_null_when_decoding_changes_the_text(tokenizer, bpe):
     rows = tokenize_text(documents(["The market"]), tokenizer, max_length=9, start_token="[CLS]")
     assert count_bytes(rows) is None  # it lowercases
     assert count_bytes(tokenize_text(documents(["The market"]), bpe, max_length=9)) == 10
 
 
-def test_a_label_is_the_next_token_and_the_end_follows_the_document_alone(bpe):
+def test_labels_are_the_next_token_and_the_end_of_the_document(bpe):
     ids = bpe("the market rose", add_special_tokens=False)["input_ids"]
     rows = tokenize_text(documents(["the market rose"]), bpe, max_length=len(ids))
     batch = batch_of(CausalLanguageModeling(bpe), rows)
@@ -103,7 +102,7 @@ def test_a_label_is_the_next_token_and_the_end_follows_the_document_alone(bpe):
     assert scored(batch_of(CausalLanguageModeling(bpe, score_ends=False), rows)) == ids
 
 
-def test_a_continuation_scores_what_follows_a_prefix_and_nothing_else(bpe, texts):
+def test_a_continuation_scores_only_what_follows_a_prefix(bpe, texts):
     rows = tokenize_text(documents(texts), bpe, max_length=23)
     whole = batch_of(CausalLanguageModeling(bpe), rows)
     batch = batch_of(Continuation(bpe, seed=3), rows)
@@ -112,7 +111,7 @@ def test_a_continuation_scores_what_follows_a_prefix_and_nothing_else(bpe, texts
     for ids, labels, every in zip(rows["input_ids"], batch["labels"], whole["labels"], strict=True):
         first = int((labels != IGNORED).nonzero()[0])
         assert torch.equal(labels[first:], every[first:])
-        assert first <= len(ids) - 2  # a token of text at least, not the end alone
+        assert first <= len(ids) - 2  # at least one token of text, not only the end token
         skipped.append(first / (len(ids) - 1))
     assert min(skipped) == 0
     assert np.mean(skipped) == pytest.approx(0.5, abs=0.1)
@@ -136,12 +135,12 @@ def test_a_prefix_is_a_function_of_seed_epoch_and_example(bpe, texts):
     }
 
 
-def test_what_stands_before_a_text_is_the_start_or_what_was_named(bpe):
+def test_the_start_token_is_bos_or_the_named_one(bpe):
     assert start_id(bpe) == bpe.bos_token_id
     assert start_id(bpe, "</s>") == bpe.eos_token_id
     rows = tokenize_text(documents(["the market"]), bpe, max_length=9, start_token="</s>")
     assert rows[0]["input_ids"][0] == bpe.eos_token_id
-    with pytest.raises(UserError, match=r"data.start_token: </d> is no token of .*; did you mean </s>\?"):
+    with pytest.raises(UserError, match=r"data.start_token: unknown token </d> in .*; did you mean </s>\?"):
         start_id(bpe, "</d>")
     with pytest.raises(UserError, match="no text is left after tokenization"):
         tokenize_text(documents([""]), bpe, max_length=9)
@@ -165,7 +164,7 @@ def pairs(sources, targets):
     return Dataset.from_dict({"source": sources, "target": targets})
 
 
-def test_a_completion_is_scored_with_its_end_and_its_prompt_is_not(bpe, chatty):
+def test_a_completion_and_its_end_are_scored_but_no_prompt(bpe, chatty):
     strip_eos(chatty)
     rows = tokenize_prompts(
         pairs(["the market", "rose"], ["fell", "gained after </s>"]), chatty, max_source_length=31,
@@ -178,7 +177,7 @@ def test_a_completion_is_scored_with_its_end_and_its_prompt_is_not(bpe, chatty):
     for row, (prompt, answer) in enumerate([("say: the market =>", "fell"), ("say: rose =>", "gained after </s>")]):
         labels = batch["labels"][row]
         first = int((labels != IGNORED).nonzero()[0])
-        read = batch["input_ids"][row][: first + 1].tolist()  # up to the token whose logits answer first
+        read = batch["input_ids"][row][: first + 1].tolist()  # up to the token that predicts the answer
         assert read == chatty(prompt)["input_ids"]
         assert read.count(chatty.bos_token_id) == 1
         said = labels[labels != IGNORED].tolist()
@@ -222,7 +221,7 @@ def test_a_long_source_loses_its_end_and_the_prompt_stays_whole(chatty, texts, c
     assert said.startswith(head)
     assert said.endswith(tail)
     assert source.startswith(said.removeprefix(head).removesuffix(tail))
-    with pytest.raises(UserError, match=r"data.max_source_length 5 leaves no room for a source: what stands around it"):
+    with pytest.raises(UserError, match=r"data.max_source_length 5 leaves no room for a source: the prompt without it"):
         tokenize_prompts(
             pairs([source], ["fell"]), chatty, max_source_length=5, max_target_length=31, prefix="say: ", **style
         )
@@ -245,5 +244,5 @@ def test_pairs_and_templates_that_cannot_be_used_are_refused(chatty):
     chatty.chat_template = (
         "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
     )
-    with pytest.raises(UserError, match="an answer does not follow the prompt as it is"):
+    with pytest.raises(UserError, match="its chat template changes the prompt when an answer follows"):
         tokenize_prompts(pairs(["a"], ["b"]), chatty, chat=True, **lengths)

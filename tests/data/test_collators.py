@@ -1,4 +1,4 @@
-"""Masked language modelling draws what the paper says, from nothing but (seed, epoch, example)."""
+"""Masks have the shares of the paper and depend only on (seed, epoch, example)."""
 
 import hypothesis.strategies as st
 import numpy as np
@@ -23,7 +23,7 @@ def ordinary_row(mlm, length, seed=0):
 
 @settings(max_examples=100, deadline=None)
 @given(length=st.integers(0, 97), epoch=st.integers(0, 5), index=st.integers(0, 10**9))
-def test_a_mask_is_a_pure_function_that_leaves_special_tokens_alone(mlm, length, epoch, index):
+def test_a_mask_is_a_pure_function_and_skips_special_tokens(mlm, length, epoch, index):
     ids, starts = ordinary_row(mlm, length, index % 1000)
     before = ids.copy()
     read, labels = mlm.mask(ids, starts, epoch, index)
@@ -52,7 +52,7 @@ def test_shares_are_15_percent_scored_of_which_80_10_10(mlm):
         kept += (read[hit] == ids[hit]).sum()
     assert scored / total == pytest.approx(0.15, abs=0.003)
     assert masked / scored == pytest.approx(0.8, abs=0.01)
-    by_chance = 0.1 / len(mlm.ordinary)  # a random token may be the one that stood there
+    by_chance = 0.1 / len(mlm.ordinary)  # a random token may equal the original
     assert kept / scored == pytest.approx(0.1 + by_chance, abs=0.01)
 
 
@@ -80,7 +80,7 @@ def test_a_word_longer_than_the_budget_can_still_be_chosen(mlm):
     assert (mlm.mask(ids, starts, 0, 0)[1] != IGNORED).sum() == 30
 
 
-def test_masks_differ_between_epochs_and_seeds_and_are_frozen_for_evaluation(mlm, tokenizer):
+def test_masks_change_by_epoch_and_seed_unless_frozen(mlm, tokenizer):
     ids, starts = ordinary_row(mlm, 59)
     draws = {tuple(mlm.mask(ids, starts, epoch, 3)[1].tolist()) for epoch in range(4)}
     assert len(draws) == 4
@@ -90,7 +90,7 @@ def test_masks_differ_between_epochs_and_seeds_and_are_frozen_for_evaluation(mlm
     assert len({tuple(frozen.mask(ids, starts, epoch, 3)[0].tolist()) for epoch in range(4)}) == 1
 
 
-def test_a_batch_is_its_rows_side_by_side_whatever_their_company(mlm):
+def test_a_row_does_not_depend_on_the_rest_of_its_batch(mlm):
     rows = []
     for index, length in enumerate((17, 5, 29)):
         ids, starts = ordinary_row(mlm, length, index)

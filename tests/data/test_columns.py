@@ -1,4 +1,4 @@
-"""Columns of text are asked without lists of texts, and answer as Python would."""
+"""Functions on text columns give the results of plain Python, without lists of texts."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def column(values, kind="string", name="text"):
 
 
 def cut_and_swapped(values):
-    """Of two tables, and with rows selected: what is memory-mapped comes in chunks, and not always all of it."""
+    """A data set of two tables with selected rows, so that it has several chunks and unused rows."""
     half = concatenate_datasets([column(values[:7]), column(values[7:])])
     return half.select(range(len(values) - 1, -1, -1))
 
@@ -35,7 +35,7 @@ def chosen_by_python(left, right):
 
 @settings(deadline=None)
 @given(left=texts, right=texts)
-def test_text_on_both_sides_is_what_python_strips_something_to(left, right):
+def test_rows_with_text_agree_with_python_strip(left, right):
     size = min(len(left), len(right))
     left, right = left[:size], right[:size]
     with pytest.MonkeyPatch.context() as patch:
@@ -46,18 +46,18 @@ def test_text_on_both_sides_is_what_python_strips_something_to(left, right):
         assert rows_with_text(backwards, ["text"]).tolist() == chosen_by_python(left[::-1], left[::-1])
 
 
-def test_every_white_space_of_unicode_is_no_text_and_everything_else_is():
+def test_all_unicode_white_space_counts_as_no_text():
     points = [chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000]
     assert rows_with_text(column(points), ["text"]).tolist() == chosen_by_python(points, points)
 
 
-def test_a_column_that_is_null_throughout_has_no_text():
+def test_a_null_column_has_no_text():
     assert rows_with_text(Dataset.from_dict({"text": [None, None]}), ["text"]).tolist() == []
 
 
 @settings(deadline=None)
 @given(values=texts)
-def test_hashes_are_those_of_the_texts(values):
+def test_hashes_equal_those_of_single_texts(values):
     expected = [xxhash.xxh64_intdigest(str(text).encode()) for text in values]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(columns, "CHUNK", 5)
@@ -66,7 +66,7 @@ def test_hashes_are_those_of_the_texts(values):
 
 
 def carved_one_by_one(texts, wanted):
-    """How rows were carved when they were looked at one after the other."""
+    """The reference implementation: one row after the other."""
     places = {split: [] for split in ("train", *wanted)}
     for index, text in enumerate(texts):
         point, place = xxhash.xxh64_intdigest(str(text).encode()) / 2**64, "train"
@@ -80,7 +80,7 @@ def carved_one_by_one(texts, wanted):
 
 
 @pytest.mark.parametrize("wanted", [{"validation": 0.2, "test": 0.3}, {"test": 0.1}])
-def test_carving_takes_the_rows_that_it_always_took(wanted):
+def test_new_splits_equal_those_of_the_reference(wanted):
     texts = [f"row {i % 900}" if i % 7 else None for i in range(1000)]
     train = Dataset.from_dict({"text": texts, "number": range(1000)})
     found = _carve(DatasetDict(train=train), wanted, "text", "data")

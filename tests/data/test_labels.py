@@ -1,4 +1,4 @@
-"""Labels in every layout that users have, and budgets of them."""
+"""Labels in every column layout, and label budgets."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def corpus(train, test, column="label"):
     ("train", "test", "names", "encoded"),
     [
         (["b", "a", "c", "a"], ["c", "b"], ["a", "b", "c"], [2, 1]),
-        ([10, 2, 30], [30, 2], ["2", "10", "30"], [2, 0]),  # numbers in their own order
+        ([10, 2, 30], [30, 2], ["2", "10", "30"], [2, 0]),  # in numeric order
         ([True, False], [False, True], ["False", "True"], [0, 1]),
     ],
 )
@@ -28,7 +28,7 @@ def test_single_labels_are_numbered_in_their_natural_order(train, test, names, e
     assert list(done["test"]["labels"]) == encoded
 
 
-def test_a_class_label_keeps_the_names_that_train_shows():
+def test_a_class_label_keeps_the_names_that_occur_in_train():
     feature = ClassLabel(names=["x", "never", "y"])
     data = DatasetDict({s: d.cast_column("label", feature) for s, d in corpus([0, 2, 2], [2, 0]).items()})
     done, names = encode_labels(data, "label", SINGLE)
@@ -36,7 +36,7 @@ def test_a_class_label_keeps_the_names_that_train_shows():
     assert list(done["test"]["labels"]) == [1, 0]
 
 
-def test_lists_and_columns_of_labels_mean_the_same():
+def test_label_lists_and_label_columns_give_the_same():
     lists, names = encode_labels(corpus([["a", "b"], [], ["c"]], [["b"]]), "label", MULTI)
     assert names == ["a", "b", "c"]
     assert list(lists["train"]["labels"]) == [[1, 1, 0], [0, 0, 0], [0, 0, 1]]
@@ -46,7 +46,7 @@ def test_lists_and_columns_of_labels_mean_the_same():
     assert list(done["train"]["labels"]) == list(lists["train"]["labels"])
 
 
-def test_numbers_to_regress_on_are_floats():
+def test_regression_labels_are_floats():
     done, names = encode_labels(corpus([1, 2.5, -3], [0]), "label", REGRESSION)
     assert names == ["value"]
     assert list(done["train"]["labels"]) == [1.0, 2.5, -3.0]
@@ -56,13 +56,13 @@ def test_numbers_to_regress_on_are_floats():
     ("train", "test", "problem_type", "line"),
     [
         (["ham", "spam"], ["spam", "spma"], SINGLE,
-         "test, row 1: has the label 'spma', which train never shows; did you mean spam?"),
-        (["a", "b"], ["a", None], SINGLE, "test, row 1: has no label"),
+         "test, row 1: label 'spma' is not in train; did you mean spam?"),
+        (["a", "b"], ["a", None], SINGLE, "test, row 1: no label"),
         (["a", "a"], ["a"], SINGLE, "holds 1 label"),
         ([["a"], ["b"]], [["a"]], SINGLE, "did you mean objective.problem_type=multi_label_classification?"),
         (["a", "b"], ["a"], MULTI, "did you mean objective.problem_type=single_label_classification?"),
-        ([1.0, 2.0], [float("nan")], REGRESSION, "test, row 0: nan is no number"),
-        (["one", "two"], ["two"], REGRESSION, "train, row 0: 'one' is no number"),
+        ([1.0, 2.0], [float("nan")], REGRESSION, "test, row 0: nan is not a finite number"),
+        (["one", "two"], ["two"], REGRESSION, "train, row 0: 'one' is not a finite number"),
     ],
 )  # fmt: skip
 def test_labels_that_do_not_fit_are_named_by_split_and_row(train, test, problem_type, line):
@@ -88,16 +88,16 @@ def test_a_budget_keeps_shares_and_depends_on_the_seed_alone():
 @pytest.mark.parametrize("budget", [2, 101])
 def test_a_budget_that_cannot_be_filled_is_refused(budget):
     train = Dataset.from_dict({"labels": [0, 1, 2] * 33 + [0]})
-    with pytest.raises(UserError, match=r"outside 3 \(one a class\) to 100"):
+    with pytest.raises(UserError, match=r"outside 3 \(one per class\) to 100"):
         label_budget(train, budget, SINGLE, seed=0)
 
 
-def test_a_split_without_any_label_is_no_split_to_score_on():
+def test_a_split_without_labels_is_dropped():
     feature = ClassLabel(names=["x", "y"])
     data = DatasetDict({s: d.cast_column("label", feature) for s, d in corpus([0, 1], [-1, -1]).items()})
     assert set(encode_labels(data, "label", SINGLE)[0]) == {"train"}
 
 
-def test_several_columns_are_for_several_labels():
+def test_several_columns_need_multi_label():
     with pytest.raises(UserError, match="several columns are"):
         encode_labels(corpus([1, 0], [1]), ["label", "label"], SINGLE)

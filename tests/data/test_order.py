@@ -1,4 +1,4 @@
-"""Order and masks are functions of (seed, epoch, example): of no process, batch or history."""
+"""Order and masks depend on (seed, epoch, example), not on processes, batches or history."""
 
 from itertools import chain
 
@@ -16,7 +16,7 @@ lengths = st.lists(st.integers(1, 13), min_size=1, max_size=41).map(np.array)
 
 @st.composite
 def plans(draw):
-    """A schedule and a cut, each of them counting examples or tokens, and how many processes share them."""
+    """Draw a schedule and a batch split, each in examples or tokens, and a number of processes."""
     tokens = draw(lengths)
     ones = np.ones_like(tokens)
     by_tokens, padded = draw(st.booleans()), draw(st.booleans())
@@ -27,7 +27,7 @@ def plans(draw):
 
 @settings(max_examples=100, deadline=None)
 @given(plan=plans())
-def test_every_number_of_processes_reads_the_same_examples_at_each_step(plan):
+def test_steps_do_not_depend_on_the_number_of_processes(plan):
     schedule, cut, world = plan
     for epoch, examples in schedule.from_step(0, 2 * schedule.steps_per_epoch):
         dealt = [shard_step(epoch, examples, cut, rank, world) for rank in range(world)]
@@ -41,7 +41,7 @@ def test_every_number_of_processes_reads_the_same_examples_at_each_step(plan):
 
 @settings(max_examples=100, deadline=None)
 @given(plan=plans())
-def test_an_epoch_of_steps_reads_every_example_once_and_no_step_is_empty(plan):
+def test_an_epoch_of_steps_reads_each_example_once(plan):
     schedule, steps = plan[0], plan[0].steps_per_epoch
     for epoch in range(2):
         windows = list(schedule.from_step(epoch * steps, (epoch + 1) * steps))
@@ -54,7 +54,7 @@ def test_an_epoch_of_steps_reads_every_example_once_and_no_step_is_empty(plan):
 
 @settings(max_examples=100, deadline=None)
 @given(plan=plans())
-def test_steps_never_fall_behind_their_budget_by_an_example_nor_run_ahead(plan):
+def test_steps_stay_within_one_example_of_their_budget(plan):
     schedule, read = plan[0], 0
     windows = [examples for _, examples in schedule.from_step(0, schedule.steps_per_epoch)]
     for step, examples in enumerate(windows[:-1], start=1):
@@ -65,7 +65,7 @@ def test_steps_never_fall_behind_their_budget_by_an_example_nor_run_ahead(plan):
 
 @settings(max_examples=100, deadline=None)
 @given(plan=plans(), start=st.integers(0, 20))
-def test_starting_at_a_step_is_what_reaching_it_would_read(plan, start):
+def test_starting_at_a_step_reads_what_reaching_it_reads(plan, start):
     schedule = plan[0]
     reached = [(epoch, examples.tolist()) for epoch, examples in schedule.from_step(0, start + 3)][start:]
     assert reached == [(epoch, examples.tolist()) for epoch, examples in schedule.from_step(start, start + 3)]
@@ -74,17 +74,17 @@ def test_starting_at_a_step_is_what_reaching_it_would_read(plan, start):
 @pytest.mark.parametrize(
     ("padded", "expected"),
     [
-        (False, [[5, 2, 3], [9], [12], [1, 4, 5]]),  # at most 10 in sum; what is longer stands alone
-        (True, [[12], [9], [5, 5], [4, 3], [2, 1]]),  # at most 10 with padding: like with like
+        (False, [[5, 2, 3], [9], [12], [1, 4, 5]]),  # a sum of at most 10; a longer example is alone
+        (True, [[12], [9], [5, 5], [4, 3], [2, 1]]),  # at most 10 with padding, sorted by length
     ],
 )
-def test_a_micro_batch_holds_so_many_tokens(padded, expected):
+def test_a_micro_batch_stays_within_its_limit(padded, expected):
     tokens = np.array([5, 2, 3, 9, 12, 1, 4, 5])
     micros = BatchSplit(tokens, 10, padded)(np.arange(8))
     assert [tokens[micro].tolist() for micro in micros] == expected
 
 
-def test_an_epoch_reads_every_example_once_in_another_order_each_time():
+def test_each_epoch_has_its_own_order_of_all_examples():
     orders = [epoch_order(5, epoch, 101).tolist() for epoch in range(3)]
     assert all(sorted(order) == list(range(101)) for order in orders)
     assert len(set(map(tuple, orders))) == 3
@@ -92,7 +92,7 @@ def test_an_epoch_reads_every_example_once_in_another_order_each_time():
     assert orders[1] != epoch_order(6, 1, 101).tolist()
 
 
-def test_rows_come_back_in_the_order_asked_for_and_know_their_place():
+def test_rows_come_in_the_requested_order_with_their_index():
     from datasets import Dataset
 
     rows = Rows(Dataset.from_dict({"input_ids": [[i] for i in range(7)]}))

@@ -1,4 +1,4 @@
-"""Packing lays texts out in rows: none lost, none cut, none touching another, few rows."""
+"""Packing puts texts in few rows, and loses, cuts and mixes none."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ LENGTHS = st.lists(st.integers(1, 17), min_size=1, max_size=41)
 
 @settings(max_examples=200, deadline=None)
 @given(LENGTHS, st.integers(1, 23))
-def test_every_text_has_one_row_and_no_row_holds_more_than_fits(lengths, capacity):
+def test_every_text_has_one_row_within_its_capacity(lengths, capacity):
     rows = best_fit([[n] for n in lengths], [capacity])
     assert sorted(text for row in rows for text in row) == list(range(len(lengths)))
     assert all(len(row) == 1 or sum(lengths[text] for text in row) <= capacity for row in rows)
@@ -20,9 +20,9 @@ def test_every_text_has_one_row_and_no_row_holds_more_than_fits(lengths, capacit
 
 @settings(max_examples=200, deadline=None)
 @given(LENGTHS)
-def test_best_fit_needs_at_most_eleven_ninths_of_the_fewest_rows(lengths):
+def test_best_fit_needs_at_most_11_9_of_the_fewest_rows(lengths):
     capacity = 17
-    fewest = -(-sum(lengths) // capacity)  # a bound that no packing beats
+    fewest = -(-sum(lengths) // capacity)  # a lower bound for any packing
     assert len(best_fit([[n] for n in lengths], [capacity])) <= 11 / 9 * max(fewest, sum(n > 8 for n in lengths)) + 1
 
 
@@ -67,7 +67,7 @@ def batch_of(lengths, **more):
     return {"input_ids": ids, "attention_mask": real.long()} | more
 
 
-def test_labels_of_texts_stay_in_order_and_labels_of_tokens_move_with_them():
+def test_text_labels_keep_order_and_token_labels_move():
     labels = torch.tensor([4, 2, 0, 1])
     packed = Packed(lambda rows: batch_of([5, 2, 7, 3], labels=labels), 8, per_text=("labels",))([])
     assert torch.equal(packed["labels"], labels)
@@ -86,7 +86,7 @@ def test_a_packed_batch_is_the_same_each_time():
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_whole_rows_are_left_as_they_are_and_short_ones_are_not():
+def test_full_rows_stay_unchanged_and_short_ones_are_packed():
     whole, short = batch_of([8, 8, 8]), batch_of([4, 4, 4])
     assert Packed(lambda rows: whole, 8)([]) is whole
     assert Packed(lambda rows: short, 8)([])["input_ids"].shape == (2, 8)

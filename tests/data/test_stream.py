@@ -1,4 +1,4 @@
-"""Streams: each row once an epoch wherever a run is killed, the rows of the prepared way, a line for what breaks."""
+"""Streams: each row once per epoch, also after kills; the same rows as without streaming; errors of one line."""
 
 import gzip
 import json
@@ -21,7 +21,7 @@ from decero.errors import UserError
 
 
 def cut(texts):
-    """Text n becomes n % 4 rows of up to four tokens; the first two tell which row it is."""
+    """Cut text n into n % 4 rows of up to four tokens; the first two identify the row."""
     pieces = [(int(text), piece) for text in texts for piece in range(int(text) % 4)]
     return {"input_ids": [[n, piece, 0, 0][: 2 + n % 3] for n, piece in pieces]}
 
@@ -36,7 +36,7 @@ def told(step):
 
 
 def whole(stream, epochs=2, batch=5, in_tokens=False, seed=3):
-    """The steps of some epochs."""
+    """Return all steps of some epochs."""
     return list(
         takewhile(lambda step: step.epoch < epochs, stream.steps(seed, batch, np.asarray if in_tokens else None))
     )
@@ -52,7 +52,7 @@ def rows_of(steps, epoch):
     side_by_side=st.integers(1, 5), batch=st.integers(4, 9), in_tokens=st.booleans(), seed=st.integers(0, 99),
     data=st.data(),
 )  # fmt: skip
-def test_a_run_that_is_killed_again_and_again_reads_each_row_once_in_the_same_order(
+def test_a_run_killed_repeatedly_reads_each_row_once_in_order(
     size, shards, buffer_size, together, side_by_side, batch, in_tokens, seed, data
 ):
     with patch.object(streams, "TOGETHER", together), patch.object(streams, "SIDE_BY_SIDE", side_by_side):
@@ -69,21 +69,21 @@ def test_a_run_that_is_killed_again_and_again_reads_each_row_once_in_the_same_or
         assert [told(step) for step in got] == [told(step) for step in expected]
 
 
-def test_a_step_of_rows_is_full_but_the_last_of_an_epoch():
+def test_steps_of_rows_are_full_except_the_last_of_an_epoch():
     steps = [step for step in whole(numbered(40, 3, 7)) if step.epoch == 0]
     assert [len(step.rows) for step in steps[:-1]] == [5] * (len(steps) - 1)
     assert len(steps[-1].rows) == 60 % 5 or 5
     assert [step.first for step in steps] == list(range(0, 60, 5))
 
 
-def test_a_step_of_tokens_ends_where_the_running_sum_does():
+def test_steps_of_tokens_follow_the_cumulative_sum():
     steps, read = whole(numbered(40, 3, 7), 1, 13, True), 0
     for number, (step, following) in enumerate(pairwise(steps), start=1):
         read += sum(len(row["input_ids"]) for row in step.rows)
         assert read <= number * 13 < read + len(following.rows[0]["input_ids"])
 
 
-def test_epochs_and_seeds_have_orders_of_their_own_and_none_is_that_of_the_files():
+def test_each_epoch_and_seed_has_its_own_order():
     stream = numbered(200, 4, 100)
     steps = whole(stream)
     orders = [rows_of(steps, 0), rows_of(steps, 1), rows_of(whole(stream, 1, seed=4), 0)]
@@ -94,7 +94,7 @@ def test_epochs_and_seeds_have_orders_of_their_own_and_none_is_that_of_the_files
 
 
 def write(folder, kind, files=3, rows=11):
-    """Files of numbered texts, some of them blank or missing. Returns the pattern that finds them."""
+    """Write files of numbered texts and return a glob for them."""
     for number in range(files):
         texts = [str(number * rows + i) for i in range(rows)]
         path = folder / f"{number}.{kind}"
@@ -115,7 +115,7 @@ def opened(pattern, buffer_size=9, **source):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "jsonl.gz", "csv", "txt"])
-def test_files_of_each_kind_are_read_once_and_gone_on_with(tmp_path, kind):
+def test_files_of_each_kind_are_read_once_and_resumed(tmp_path, kind):
     pattern = write(tmp_path, kind)
 
     def begin():
@@ -128,8 +128,8 @@ def test_files_of_each_kind_are_read_once_and_gone_on_with(tmp_path, kind):
         assert told(next(begin().steps(3, 7, None, state))) == told(after)
 
 
-def test_a_place_in_a_parquet_file_is_found_without_reading_what_stands_before(tmp_path):
-    """Row groups before it are not touched, so that going on takes as long anywhere in a file."""
+def test_a_parquet_position_is_found_without_earlier_reads(tmp_path):
+    """Earlier row groups are not read, so resuming takes equally long anywhere in a file."""
     from datasets.packaged_modules.parquet.parquet import Parquet
 
     Dataset.from_dict({"text": [str(n) for n in range(4000)]}).to_parquet(tmp_path / "x.parquet", batch_size=50)
@@ -150,7 +150,7 @@ def test_a_place_in_a_parquet_file_is_found_without_reading_what_stands_before(t
 
 
 @pytest.mark.parametrize("how", ["documents", "bare documents", "text"])
-def test_a_stream_has_the_rows_of_the_prepared_corpus(tmp_path, texts, tokenizer, how):
+def test_a_stream_has_the_rows_of_the_tokenized_corpus(tmp_path, texts, tokenizer, how):
     lines = [*texts, "", "   ", None, *(" ".join(texts[i : i + 4]) for i in range(0, 60, 4))]
     (tmp_path / "x.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in lines))
     source = {"files": {"train": str(tmp_path / "x.jsonl")}}
@@ -172,7 +172,7 @@ def test_a_stream_has_the_rows_of_the_prepared_corpus(tmp_path, texts, tokenizer
     assert tokenizer.backend_tokenizer.truncation == before
 
 
-def test_validation_is_prepared_as_ever_and_bounded(tmp_path):
+def test_validation_of_a_stream_is_loaded_up_to_max_rows(tmp_path):
     write(tmp_path, "jsonl", files=1)
     files = {"train": str(tmp_path / "0.jsonl"), "validation": str(tmp_path / "0.jsonl")}
     corpus = open_corpus(streaming=True, files=files, max_rows=3)
@@ -196,17 +196,20 @@ def test_a_folder_in_the_hubs_layout_is_streamed_by_name(tmp_path):
         ({"files": {"train": "FOLDER/none*.jsonl"}}, r"none\*.jsonl: no such file"),
         ({"files": {"train": "FOLDER/x.jsonl"}, "text_column": "txt"}, r"no column 'txt'; did you mean text\?"),
         ({"files": {"train": "FOLDER/x.jsonl"}, "text_column": "number"}, "column 'number' holds int64, not text"),
-        ({"files": {"train": "FOLDER/empty.jsonl"}}, r"empty\.jsonl: is empty; give it text, or leave it out"),
+        ({"files": {"train": "FOLDER/empty.jsonl"}}, r"empty\.jsonl: the file is empty; give it text, or remove it"),
         ({"files": {"train": "FOLDER/blank.jsonl"}}, "the train split is empty"),
-        ({"files": {"validation": "FOLDER/x.jsonl"}}, "no train split among validation; name it data.files.train"),
+        ({"files": {"validation": "FOLDER/x.jsonl"}}, "no train split; found validation; give data.files.train"),
         ({"files": {"trian": "FOLDER/x.jsonl"}}, r"did you mean data\.files\.train\?"),
-        ({"files": {"train": "FOLDER/x.jsonl"}, "validation_fraction": 0.1}, r"give data\.files\.validation, or leave"),
-        ({"files": {"train": "FOLDER/x.jsonl"}, "test_fraction": 0.1}, r"data\.test_fraction: nothing can be carved"),
-        ({"name": "bbc_news"}, r"leave data\.streaming out"),
+        (
+            {"files": {"train": "FOLDER/x.jsonl"}, "validation_fraction": 0.1},
+            r"give data\.files\.validation, or",
+        ),
+        ({"files": {"train": "FOLDER/x.jsonl"}, "test_fraction": 0.1}, r"data\.test_fraction: cannot split off rows"),
+        ({"name": "bbc_news"}, r"remove data\.streaming"),
         ({}, "give exactly one of"),
     ],
 )
-def test_what_cannot_be_streamed_is_said_in_one_line(tmp_path, source, line):
+def test_an_invalid_stream_is_reported_in_one_line(tmp_path, source, line):
     (tmp_path / "x.jsonl").write_text('{"text": "a", "number": 1}\n')
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "blank.jsonl").write_text("\n")
@@ -216,8 +219,8 @@ def test_what_cannot_be_streamed_is_said_in_one_line(tmp_path, source, line):
     assert "\n" not in str(refused.value)
 
 
-def test_a_stream_that_ends_before_a_step_is_full_or_without_text_is_refused():
-    with pytest.raises(UserError, match=r"ends after 7 rows, before one step is full; lower .*_size \(now 10\)"):
+def test_a_stream_without_one_full_step_or_text_is_refused():
+    with pytest.raises(UserError, match=r"ends after 7 rows, before the first step is full; lower .*_size \(now 10\)"):
         whole(numbered(6, 1, 9), batch=10)
     with pytest.raises(UserError, match=r"ends after \d+ tokens, .* lower training\.global_batch_tokens \(now 99\)"):
         whole(numbered(6, 1, 9), batch=99, in_tokens=True)
@@ -230,21 +233,21 @@ def test_a_stream_that_ends_before_a_step_is_full_or_without_text_is_refused():
             _ = stream.first_rows
 
 
-def test_a_file_that_breaks_is_named_and_mended_it_is_gone_on_with(tmp_path):
+def test_a_broken_file_is_named_and_resumed_once_fixed(tmp_path):
     pattern = write(tmp_path, "jsonl")
     steps = whole(Stream(opened(pattern), cut, 4), 1, 7)
     broken = tmp_path / "1.jsonl"
     text = broken.read_text()
     broken.write_text(text[:100] + "\n{broken\n")
-    with pytest.raises(UserError, match=r"1\.jsonl: cannot be read on: .*; mend it, then --resume"):
+    with pytest.raises(UserError, match=r"1\.jsonl: cannot read on: .*; fix the file, then --resume"):
         whole(Stream(opened(pattern), cut, 4), 1, 7)
     broken.write_text(text)
     assert told(next(Stream(opened(pattern), cut, 4).steps(3, 7, None, steps[2].after))) == told(steps[3])
 
 
-def test_another_number_of_files_than_the_run_began_with_is_refused(tmp_path):
+def test_a_changed_number_of_files_is_refused(tmp_path):
     pattern = write(tmp_path, "txt")
     steps = whole(Stream(opened(pattern), cut, 4), 1, 7)
     (tmp_path / "9.txt").write_text("7")
-    with pytest.raises(UserError, match=r"has 4 files and had 3 when the run began; bring back"):
+    with pytest.raises(UserError, match=r"has 4 files, but had 3 when the run began; restore"):
         next(Stream(opened(pattern), cut, 4).steps(3, 7, None, steps[1].after))

@@ -1,4 +1,4 @@
-"""Text becomes rows once; nothing is lost, and the cache knows what it was made of."""
+"""Tokenization loses nothing, and its cache depends on all inputs."""
 
 from itertools import chain
 
@@ -16,7 +16,7 @@ def test_rows_hold_every_token_of_every_document_in_order(texts, tokenizer, proc
     special = {tokenizer.cls_token_id, tokenizer.sep_token_id}
     kept = [i for ids in rows["input_ids"] for i in ids if i not in special]
     whole = list(chain(*tokenizer(long, add_special_tokens=False)["input_ids"]))
-    assert len(kept) >= len(whole) - len(long)  # a tail of a single token is dropped
+    assert len(kept) >= len(whole) - len(long)  # a last row of a single token is dropped
     assert max(map(len, rows["input_ids"])) == 13
     assert all(ids[0] == tokenizer.cls_token_id and ids[-1] == tokenizer.sep_token_id for ids in rows["input_ids"])
     assert [len(i) for i in rows["input_ids"]] == [len(s) for s in rows["starts_word"]]
@@ -24,7 +24,7 @@ def test_rows_hold_every_token_of_every_document_in_order(texts, tokenizer, proc
 
 
 @pytest.mark.parametrize("special", [True, False])
-def test_rows_are_those_of_the_tokenizer_that_hands_out_what_overflows(texts, tokenizer, special):
+def test_rows_equal_the_overflowing_rows_of_the_tokenizer(texts, tokenizer, special):
     long = [" ".join(texts[i : i + 5]) + " [MASK] <s>" for i in range(0, 60, 5)]
     rows = tokenize_documents(Dataset.from_dict({"text": long}), tokenizer, max_length=13, special_tokens=special)
     expected = tokenizer(
@@ -38,7 +38,7 @@ def test_rows_are_those_of_the_tokenizer_that_hands_out_what_overflows(texts, to
     assert any(not start for starts in inner for start in starts)
 
 
-def test_the_cache_is_found_again_and_depends_on_length_and_tokenizer(texts, tokenizer):
+def test_the_cache_depends_on_data_length_and_tokenizer(texts, tokenizer):
     data = Dataset.from_dict({"text": texts})
 
     def file(dataset=data, **settings):
@@ -49,19 +49,19 @@ def test_the_cache_is_found_again_and_depends_on_length_and_tokenizer(texts, tok
     assert file() != file(Dataset.from_dict({"text": texts[1:]}))
 
 
-def test_a_tokenizer_that_was_used_is_left_as_it_was(texts, tokenizer):
+def test_tokenization_restores_the_tokenizer_settings(texts, tokenizer):
     tokenize_documents(Dataset.from_dict({"text": texts[:3]}), tokenizer, max_length=11)
     assert tokenizer.backend_tokenizer.truncation is None
 
 
-def test_empty_documents_are_passed_over_and_an_empty_corpus_is_refused(tokenizer):
+def test_empty_documents_are_skipped_and_no_text_is_refused(tokenizer):
     rows = tokenize_documents(Dataset.from_dict({"text": ["", "the bank", None, "  "]}), tokenizer, max_length=9)
     assert len(rows) == 1
     with pytest.raises(UserError, match="no text is left"):
         tokenize_documents(Dataset.from_dict({"text": ["", " "]}), tokenizer, max_length=9, where="train")
 
 
-def test_examples_stay_one_row_each_and_say_what_was_cut(texts, tokenizer):
+def test_each_example_is_one_row_with_a_truncated_flag(texts, tokenizer):
     data = Dataset.from_dict({"text": ["the bank", "", texts[10] * 3], "labels": [0, 1, 0]})
     rows = tokenize_examples(data, tokenizer, max_length=9)
     assert list(rows["labels"]) == [0, 1, 0]

@@ -14,10 +14,9 @@ from decero.data.tokenizer import (
     check_round_trip,
     load_tokenizer,
     resolve_package_path,
-    splits_at_whitespace,
     train_tokenizer,
-    word_starts,
 )
+from decero.data.words import splits_at_whitespace, word_starts
 from decero.errors import UserError
 
 ALGORITHMS = ["wordpiece", "byte_level_bpe", "unigram"]
@@ -60,7 +59,7 @@ def is_roberta_style(tokenizer):
 
 @pytest.mark.parametrize("lowercase", [False, True])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_the_corpus_comes_back(algorithm, lowercase):
+def test_the_corpus_round_trips(algorithm, lowercase):
     tokenizer = train(algorithm, lowercase=lowercase)
     check_round_trip(tokenizer, TEXTS)
     check_fits_model(tokenizer, 400, "model")
@@ -68,14 +67,14 @@ def test_the_corpus_comes_back(algorithm, lowercase):
     assert "".join(spanish.split()) == ("ñandú,pingüino¿año?" if lowercase else "Ñandú,pingüino¿año?")
 
 
-def test_nothing_is_dropped_but_what_the_declared_normalisation_drops(tokenizer):
+def test_only_the_declared_normalization_drops_characters(tokenizer):
     text = "niño 👨‍👩‍👧 1º ½ don't do not , . soft\xadhyphen"
     back = tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"])
     wordpiece = isinstance(tokenizer.backend_tokenizer.decoder, decoders.WordPiece)
     assert (back.replace(" ", "") if wordpiece else back) == (text.replace(" ", "") if wordpiece else text)
 
 
-def test_a_new_wordpiece_word_made_of_known_characters_is_never_unknown():
+def test_wordpiece_knows_any_word_of_known_characters():
     tokenizer = train("wordpiece")
     letters = sorted({c for c in "".join(TEXTS) if c.isalpha() and c.isascii()})
     assert tokenizer.unk_token_id not in tokenizer("".join(letters) + " " + "".join(reversed(letters)))["input_ids"]
@@ -83,7 +82,7 @@ def test_a_new_wordpiece_word_made_of_known_characters_is_never_unknown():
 
 @settings(max_examples=300, deadline=None, database=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))
-def test_byte_level_bpe_brings_back_any_unicode(byte_level, text):
+def test_byte_level_bpe_round_trips_any_unicode(byte_level, text):
     check_round_trip(byte_level, [text])
     ids = byte_level(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     assert byte_level.decode(ids) == text
@@ -161,7 +160,7 @@ def test_a_vocabulary_too_small_for_the_characters_is_refused(algorithm):
 
 
 def test_training_refusals():
-    with pytest.raises(UserError, match=r"wordpeice is none of wordpiece, .*did you mean wordpiece"):
+    with pytest.raises(UserError, match=r"tokenizer\.algorithm: unknown algorithm wordpeice; did you mean wordpiece\?"):
         train("wordpeice")
     for algorithm in ("wordpiece", "unigram"):
         with pytest.raises(UserError, match="no text"):
@@ -176,7 +175,7 @@ def test_round_trip_refusals():
         ):
             check_round_trip(tokenizer, ["niño", "niña Жук"])
         check_round_trip(tokenizer, ["niño", "niña Жук"], limit=1)
-        check_round_trip(tokenizer, ["[UNK] niño [MASK]"])  # spelled out, not unknown
+        check_round_trip(tokenizer, ["[UNK] niño [MASK]"])  # literal text, not the unknown token
     lossy = train("byte_level_bpe")
     lossy.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -202,7 +201,7 @@ def test_ids_beyond_the_model_are_refused_by_the_largest_id(byte_level):
 
 
 def test_load_refusals(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="the folder holds none that loads") as refusal:
+    with pytest.raises(UserError, match="cannot read a tokenizer in this folder") as refusal:
         load_tokenizer(str(tmp_path))
     assert "\n" not in str(refusal.value)
     BertConfig().save_pretrained(tmp_path)  # AutoTokenizer would make a tokenizer of five special tokens here
@@ -218,17 +217,17 @@ def test_load_refusals(tmp_path, monkeypatch):
     )
     bare.save_pretrained(tmp_path / "bare")
     assert load_tokenizer(str(tmp_path / "bare")).get_vocab() == bare.get_vocab()
-    with pytest.raises(UserError, match="lacks mask_token, pad_token;"):
+    with pytest.raises(UserError, match="has no mask_token, no pad_token;"):
         load_tokenizer(str(tmp_path / "bare"), needs=("unk_token", "mask_token", "pad_token"))
     monkeypatch.setattr(PreTrainedTokenizerFast, "is_fast", False)
-    with pytest.raises(UserError, match="slow one"):
+    with pytest.raises(UserError, match="slow tokenizer"):
         load_tokenizer(str(tmp_path / "bare"))
 
 
 def test_remote_code_is_never_run_unasked(tmp_path):
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": [None, "evil.Evil"]}}))
-    with pytest.raises(UserError, match="the folder holds none that loads"):
+    with pytest.raises(UserError, match="cannot read a tokenizer in this folder"):
         load_tokenizer(str(tmp_path))
     assert not (tmp_path / "ran").exists()
 
@@ -249,7 +248,7 @@ def test_package_paths(tmp_path, monkeypatch):
 
 
 def spelled(vocab_of, **parts):
-    """A tokenizer whose vocabulary is spelled out: Unigram, so that a longer piece always wins."""
+    """A Unigram tokenizer with a given vocabulary, in which a longer piece always wins."""
     backend = Tokenizer(models.Unigram([("<unk>", -99.0), *((piece, -1.0) for piece in vocab_of)], unk_id=0))
     for part, value in parts.items():
         setattr(backend, part, value)
@@ -301,7 +300,7 @@ def test_word_starts_on_known_sentences(family):
     assert "".join(map(str, starts.astype(int))) == expected, tokenizer.tokenize(text)
 
 
-def test_without_a_pre_tokenizer_word_ids_alone_would_not_do():
+def test_without_a_pre_tokenizer_word_ids_are_not_enough():
     build, text, _ = FAMILIES["no_pre_tokenizer"]
     assert set(build()([text]).word_ids(0)) == {0}
 
@@ -324,13 +323,13 @@ WHITESPACE = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_who_splits_at_whitespace_is_known(family):
+def test_splits_at_whitespace_per_tokenizer_family(family):
     assert splits_at_whitespace(FAMILIES[family][0]()) is WHITESPACE[family]
 
 
 @given(st.lists(st.text("ab1!é中' \n\t\xa0\u3000", max_size=30), min_size=1, max_size=4))
 @settings(deadline=None)
-def test_where_pre_tokens_split_at_whitespace_they_are_enough(tokenizers_by_name, texts):
+def test_pre_tokens_are_enough_if_they_split_at_whitespace(tokenizers_by_name, texts):
     for tokenizer in tokenizers_by_name.values():
         assert splits_at_whitespace(tokenizer)
         encoded = tokenizer(texts).encodings

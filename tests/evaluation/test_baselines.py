@@ -1,4 +1,4 @@
-"""The n-gram model is a distribution and Kneser-Ney's; a compressor is charged for the test text alone."""
+"""The n-gram model is a Kneser-Ney distribution; a compressor counts only the bits of the test text."""
 
 import math
 import zlib
@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from decero.evaluation import ByteNgrams, compressed_bits_per_byte, ngram_bits_per_byte
 
-FEW = st.lists(st.sampled_from(b"abc\x00\xff"), max_size=60).map(bytes)  # few letters, so that contexts come again
+FEW = st.lists(st.sampled_from(b"abc\x00\xff"), max_size=60).map(bytes)  # few letters, so that contexts repeat
 ENGLISH = "the cat sat on the mat and the dog sat on the log; " * 40
 
 
 def plain_kneser_ney(train: bytes, order: int):
-    """p(byte, context) as the paper writes it, in dictionaries: slow, and nothing shared with what is tested."""
+    """p(byte, context) from the paper's formula, with dictionaries: slow, and independent of the tested code."""
     counts = {order: Counter(train[i : i + order] for i in range(len(train) - order + 1))}
     for n in range(order - 1, 0, -1):
         before = defaultdict(set)
@@ -68,7 +68,7 @@ def test_it_is_kneser_ney_as_the_paper_writes_it(train, text, order):
 
 
 @pytest.mark.parametrize("order", [1, 3, 5])
-def test_so_it_is_where_every_discount_is_estimated(order):
+def test_it_is_kneser_ney_with_all_discounts_estimated(order):
     rng = np.random.default_rng(order)
     train = bytes(rng.zipf(1.4, 700) % 17)
     p = plain_kneser_ney(train, order)
@@ -77,7 +77,7 @@ def test_so_it_is_where_every_discount_is_estimated(order):
     np.testing.assert_allclose(ByteNgrams(train, order).probabilities(text), expected, rtol=1e-9)
 
 
-def test_counts_that_would_make_a_discount_negative_still_give_a_distribution():
+def test_negative_discounts_still_give_a_distribution():
     often = [1] * 10 + [2] + [3] * 10 + [4]  # eq. 17 gives D2 = 2 - 3 * 10/12 * 10 = -23
     train = b"".join(bytes([byte]) * n for byte, n in enumerate(often))
     p = ByteNgrams(train, 1).probabilities(bytes(range(256)))
@@ -90,7 +90,7 @@ def test_a_training_text_shorter_than_the_order_is_learnt_from():
     assert ByteNgrams(b"ab", 6).probabilities(b"ab")[1] > 1 / 2
 
 
-def test_bits_of_the_unknown_of_noise_and_of_the_expected():
+def test_bits_of_unseen_random_and_expected_text():
     noise = np.random.default_rng(0).bytes(20_000)
     assert ngram_bits_per_byte(b"", noise) == pytest.approx(8.0)
     assert 8.0 < ngram_bits_per_byte(noise, np.random.default_rng(1).bytes(5000)) < 8.5
@@ -106,21 +106,21 @@ def test_a_text_is_its_utf8_bytes():
     assert len(ByteNgrams(train).probabilities(test)) == len(test.encode()) == len(test) + 2
 
 
-def test_a_compressor_pays_for_the_test_text_alone():
+def test_a_compressor_counts_only_the_test_text():
     rng = np.random.default_rng(0)
     noise, other = rng.bytes(100_000), rng.bytes(20_000)
     for compressor in ("lzma", "zlib"):
         assert compressed_bits_per_byte(noise, other, compressor) == pytest.approx(8, abs=0.05)
         assert compressed_bits_per_byte(ENGLISH, ENGLISH, compressor) < 0.15
     assert compressed_bits_per_byte(noise, noise[:20_000], "lzma") < 0.3
-    assert compressed_bits_per_byte(noise, noise[:20_000], "zlib") > 7.9  # out of its sight
+    assert compressed_bits_per_byte(noise, noise[:20_000], "zlib") > 7.9  # outside its window
     expected = 8 * (len(zlib.compress(b"abcabd", 9)) - len(zlib.compress(b"abc", 9))) / 3
     assert math.isclose(compressed_bits_per_byte(b"abc", b"abd", "zlib"), expected)
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_arguments_are_refused():
     for function in (compressed_bits_per_byte, ngram_bits_per_byte):
-        with pytest.raises(ValueError, match="not empty"):
+        with pytest.raises(ValueError, match="the test text is empty"):
             function(b"abc", "")
     for order in (0, 9):
         with pytest.raises(ValueError, match="1 to 8"):

@@ -1,4 +1,4 @@
-"""The paired bootstrap: the same from both sides, quiet about equals, loud about a clear winner."""
+"""The paired bootstrap: symmetric, no false alarm for equal systems, significant for a clear winner."""
 
 import math
 
@@ -18,7 +18,7 @@ def references(n, rng):
 
 
 def garbled(texts, share, rng):
-    """Each word replaced, with this probability, by another; every fifth sentence is left whole."""
+    """Replace each word by another with this probability; every fifth sentence stays unchanged."""
     return [
         text if i % 5 == 0 else " ".join(w if rng.random() > share else str(rng.choice(WORDS)) for w in text.split())
         for i, text in enumerate(texts)
@@ -32,7 +32,7 @@ def systems(share_a, share_b, n=53, seed=0):
 
 
 @pytest.mark.parametrize("metric", NAMES)
-def test_a_clearly_better_system_is_significant_from_both_sides_alike(metric):
+def test_a_clearly_better_system_is_significant_either_way(metric):
     a, b, texts = systems(0.05, 0.5)
     found = paired_bootstrap(a, b, texts, metric=metric, num_resamples=400)
     assert 0 < found.low < found.difference < found.high
@@ -42,19 +42,19 @@ def test_a_clearly_better_system_is_significant_from_both_sides_alike(metric):
 
 
 @pytest.mark.parametrize("metric", NAMES)
-def test_identical_systems_differ_in_nothing(metric):
+def test_identical_systems_have_no_difference(metric):
     a, _, texts = systems(0.3, 0.3)
     assert paired_bootstrap(a, a, texts, metric=metric, num_resamples=100) == (0.0, 0.0, 0.0, 1.0)
 
 
-def test_equally_good_systems_are_not_told_apart():
+def test_equally_good_systems_are_not_significant():
     a, b, texts = systems(0.3, 0.3)
     found = paired_bootstrap(a, b, texts)
     assert found.low < 0 < found.high
     assert found.p > 0.1
 
 
-def test_the_difference_is_that_of_sacrebleu_and_the_interval_that_of_resampled_texts():
+def test_difference_and_interval_match_sacrebleu_and_resampling():
     a, b, texts = systems(0.2, 0.3, n=31)
     found = paired_bootstrap(a, b, texts, metric="bleu")
 
@@ -71,7 +71,7 @@ def test_the_difference_is_that_of_sacrebleu_and_the_interval_that_of_resampled_
     assert (found.low, found.high) == pytest.approx((low, high), abs=noise)
 
 
-def test_the_seed_fixes_the_result_and_nothing_else_does(monkeypatch):
+def test_the_result_depends_only_on_the_seed(monkeypatch):
     a, b, texts = systems(0.2, 0.3)
     found = paired_bootstrap(a, b, texts, seed=3)
     monkeypatch.setenv("SACREBLEU_SEED", "77")
@@ -82,7 +82,7 @@ def test_the_seed_fixes_the_result_and_nothing_else_does(monkeypatch):
     assert (other.low, other.high) != (found.low, found.high)
 
 
-def test_false_alarms_are_as_rare_as_promised():
+def test_the_false_alarm_rate_is_five_percent():
     rng, alarms, rounds = np.random.default_rng(0), 0, 300
     for i in range(rounds):
         a, b = (["x" if right else "y" for right in rng.random(61) < 0.6] for _ in range(2))
@@ -93,7 +93,7 @@ def test_false_alarms_are_as_rare_as_promised():
     assert abs(alarms / rounds - 0.05) < 4 * math.sqrt(0.05 * 0.95 / rounds)
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_arguments_are_refused():
     a, b, texts = systems(0.2, 0.3, n=5)
     with pytest.raises(ValueError, match="pair up"):
         paired_bootstrap(a[1:], b, texts)

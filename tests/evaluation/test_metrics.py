@@ -35,7 +35,7 @@ def test_single_label_metrics_are_those_of_sklearn():
 
 def test_multi_label_metrics_are_those_of_sklearn():
     predictions, references = sample("multi_label_classification")
-    predictions[0] = references[0]  # else no label set is right by luck
+    predictions[0] = references[0]  # otherwise no label set is right by chance
     assert compute_metrics("multi_label_classification", predictions, references) == pytest.approx(
         {
             "f1_micro": sklearn.metrics.f1_score(references, predictions, average="micro"),
@@ -83,27 +83,27 @@ def test_example_scores_add_up_to_a_metric(problem_type, metric, sign):
     assert sign * scores.mean() == pytest.approx(compute_metrics(problem_type, predictions, references)[metric])
 
 
-def test_predict_takes_the_largest_those_above_zero_or_the_value():
+def test_predict_for_each_problem_type():
     logits = np.array([[-2.0, 1.0, 3.0], [0.5, -1.0, 0.0]], dtype=np.float32)
     np.testing.assert_array_equal(predict("single_label_classification", logits), [2, 0])
     np.testing.assert_array_equal(predict("multi_label_classification", logits), [[0, 1, 1], [1, 0, 0]])
     np.testing.assert_array_equal(predict("regression", logits[:1].T), [-2.0, 1.0, 3.0])
 
 
-def test_what_does_not_fit_is_refused():
+def test_invalid_arguments_are_refused():
     with pytest.raises(UserError, match="did you mean single_label_classification"):
         compute_metrics("single_label_clasification", [0], [0])
     with pytest.raises(UserError, match="diverged"):
         predict("single_label_classification", [[0.0, float("nan")]])
-    with pytest.raises(ValueError, match="one number an example"):
+    with pytest.raises(ValueError, match="one number per example"):
         predict("regression", np.zeros((3, 2)))
-    with pytest.raises(ValueError, match="one and the same"):  # would broadcast to (3, 3) unnoticed
+    with pytest.raises(ValueError, match="the same non-empty"):  # would broadcast to (3, 3) unnoticed
         compute_metrics("regression", np.zeros((3, 1)), np.zeros(3))
     with pytest.raises(ValueError, match="non-empty"):
         example_scores("single_label_classification", [], [])
 
 
-def test_every_metric_has_a_direction_and_every_problem_a_main_metric():
+def test_metrics_have_a_direction_and_problems_a_main_metric():
     for problem_type, names in METRICS.items():
         assert MAIN_METRIC[problem_type] in names
         assert tuple(compute_metrics(problem_type, *sample(problem_type))) == names

@@ -1,4 +1,4 @@
-"""The report: complete, self-contained, safe with any text, and the same bytes twice."""
+"""The report is complete, self-contained, safe with any text, and reproducible."""
 
 import html.parser
 import re
@@ -34,7 +34,7 @@ def write(folder, runs, reference="ours"):
 
 
 class Page(html.parser.HTMLParser):
-    """Tags, attributes and the visible text of each table row."""
+    """Collect tags, attributes and the visible text of each table row."""
 
     def __init__(self, text):
         super().__init__()
@@ -80,7 +80,7 @@ def test_the_page_is_well_formed_and_needs_nothing_else(page, folder):
     assert not re.search(r"url\(|@import|https?://", (folder / "report.html").read_text(encoding="utf-8"))
 
 
-def test_text_is_shown_as_it_is_never_run(page, folder):
+def test_text_is_shown_and_never_run(page, folder):
     assert page.tags.count("b") == len(judge(some_runs(), metric="accuracy", reference="ours").comparisons) + 3
     assert page.text.count("<script>alert(1)</script>") >= 4  # title, sentence, table, error
     assert "2 <b>cores</b>" in page.text
@@ -89,7 +89,7 @@ def test_text_is_shown_as_it_is_never_run(page, folder):
     assert "&lt;script&gt;" in markdown
 
 
-def test_the_verdict_comes_first_and_in_full(page):
+def test_the_complete_verdict_comes_first(page):
     verdict = judge(some_runs(), metric="accuracy", reference="ours")
     places = [page.text.index(text) for text in [*verdict.summary(), *verdict.sentences(), verdict.cost()]]
     assert places == sorted(places)
@@ -105,12 +105,12 @@ def test_every_run_is_in_a_row_and_a_failed_one_has_its_error(page):
     assert sum("1 of 2 failed" in row for row in page.rows) == 1
 
 
-def test_the_facts_and_the_method_are_told(page):
+def test_the_page_has_the_facts_and_the_method(page):
     for text in ("permutation test", "Holm", "4 here", "accelerate launch recipes/compare.py"):
         assert text in page.text
 
 
-def test_the_same_runs_give_the_same_bytes_whatever_the_users_matplotlibrc(folder, tmp_path):
+def test_reports_are_identical_whatever_the_matplotlibrc(folder, tmp_path):
     with matplotlib.rc_context({"axes.grid": False, "font.size": 20, "svg.hashsalt": None, "savefig.bbox": "tight"}):
         before = dict(matplotlib.rcParams)
         paths = write(tmp_path, some_runs())
@@ -137,12 +137,12 @@ def test_the_same_runs_give_the_same_bytes_whatever_the_users_matplotlibrc(folde
     ],
 )
 @pytest.mark.filterwarnings("error")
-def test_odd_sets_of_runs_still_make_a_report(runs, tmp_path):
+def test_unusual_sets_of_runs_still_make_a_report(runs, tmp_path):
     assert all(path.stat().st_size > 100 for path in write(tmp_path, runs))
     assert Page((tmp_path / "report.html").read_text(encoding="utf-8")).open == []
 
 
-def test_contenders_keep_a_look_of_their_own():
+def test_each_contender_keeps_its_colour_and_marker():
     from decero.evaluation.figures import _look
 
     runs = some_runs((3,), [f"{i}" for i in range(20)] + ["ours"])

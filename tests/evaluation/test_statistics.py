@@ -1,4 +1,4 @@
-"""The tests and intervals: right by hand, right on average, the same from both sides."""
+"""Tests and intervals: correct by hand, correct on average, symmetric."""
 
 import math
 
@@ -14,7 +14,7 @@ SEEDS, EXAMPLES = 3, 11
 
 
 def pair(seed, gain=0.0, shape=(SEEDS, EXAMPLES)):
-    """0/1 scores of two systems that find the same examples hard; `gain` is how much more often the first is right."""
+    """0/1 scores of two systems with the same hard examples; the first is right more often by `gain`."""
     rng = np.random.default_rng(seed)
     ease = rng.uniform(0.2, 0.7, shape[1])
     return (rng.random(shape) < ease + gain).astype(float), (rng.random(shape) < ease).astype(float)
@@ -40,7 +40,7 @@ def test_a_large_sample_agrees_with_the_paired_t_test():
     assert paired_permutation_test(a, b, seed=0) == pytest.approx(expected, abs=0.03)
 
 
-def test_p_is_uniform_under_the_null_and_tiny_for_a_clear_difference():
+def test_p_is_uniform_under_the_null_and_tiny_for_a_clear_gap():
     p = np.array([paired_permutation_test(*pair(s, shape=(2, 67)), seed=s, n_resamples=300) for s in range(300)])
     for level in (0.05, 0.25, 0.5):
         assert abs((p <= level).mean() - level) < 4 * math.sqrt(level * (1 - level) / len(p)) + 0.01

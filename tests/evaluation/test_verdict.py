@@ -1,4 +1,4 @@
-"""What is declared, what is not, and how it is said."""
+"""When a winner is named, and the wording of a verdict."""
 
 import math
 
@@ -12,7 +12,7 @@ N = 97
 
 
 def run(contender, budget, seed, right, **more):
-    """A run that gets a share `right` of the test set right: the same easy examples first, whatever the contender."""
+    """A run with a share `right` of correct answers; the same easy examples are right first for every contender."""
     scores = (np.arange(N) < round(right * N)).astype(float)
     fields = {"metrics": {"accuracy": scores.mean()}, "scores": scores, "wall_time_s": 60.0}
     return Run(contender, budget, seed, "ok", **({"num_parameters": 4_400_000} | fields | more))
@@ -26,7 +26,7 @@ def seeds(contender, budget, *shares, **more):
     return [run(contender, budget, seed, share, **more) for seed, share in enumerate(shares)]
 
 
-def test_a_clear_winner_is_named_with_numbers_and_so_is_a_clear_loser():
+def test_a_clear_winner_and_a_clear_loser_are_named():
     ours, weak = seeds("ours", 50, 0.86, 0.87, 0.88), seeds("random", 50, 0.60, 0.61, 0.60)
     verdict = judge(ours + weak, metric="accuracy", reference="ours", seed=0)
     (comparison,) = verdict.comparisons
@@ -51,17 +51,17 @@ def test_a_lucky_training_is_not_a_difference():
     assert comparison.p_adjusted < 0.05, "the permutation test alone would have named a winner"
     assert comparison.low < 0 < comparison.high
     assert (comparison.word, comparison.winner) == ("no difference shown", None)
-    assert verdict.sentences()[0].startswith("With every label, no difference is shown between ours")
-    assert "training luck alone could explain it" in verdict.sentences()[0]
+    assert verdict.sentences()[0].startswith("With all labels, no difference is shown between ours")
+    assert "the random seed of training could explain it" in verdict.sentences()[0]
 
 
-def test_identical_contenders_differ_in_nothing():
+def test_identical_contenders_have_no_difference():
     verdict = judge(seeds("a", 5, 0.5, 0.6) + seeds("b", 5, 0.5, 0.6), metric="accuracy", reference="a", seed=0)
     assert verdict.comparisons[0].p == verdict.comparisons[0].p_adjusted == 1.0
     assert verdict.comparisons[0].word == "no difference shown"
 
 
-def test_only_seeds_that_succeeded_for_both_are_paired_and_the_sentence_says_so():
+def test_only_seeds_that_succeeded_for_both_are_paired():
     runs = [run("ours", 9, 0, 0.9), run("ours", 9, 1, 0.1), run("ours", 9, 2, 0.9)]
     runs += [run("b", 9, 2, 0.4), failed("b", 9, 1), run("b", 9, 0, 0.4)]
     verdict = judge(runs, metric="accuracy", reference="ours", seed=0)
@@ -73,14 +73,14 @@ def test_only_seeds_that_succeeded_for_both_are_paired_and_the_sentence_says_so(
     assert "(1 of 3 failed)" in verdict.table()
 
 
-def test_what_cannot_be_compared_is_there_with_its_reason():
+def test_a_missing_comparison_has_its_reason():
     runs = [run("ours", 9, 0, 0.9), failed("b", 9, 0), run("ours", None, 0, 0.9), run("c", None, 3, 0.9)]
     verdict = judge(runs, metric="accuracy", reference="ours", seed=0)
     reasons = {(c.other, c.budget): c.reason for c in verdict.comparisons}
     assert reasons == {
         ("b", 9): "every run of b failed",
-        ("c", 9): "c was not run there",
-        ("b", None): "b was not run there",
+        ("c", 9): "c has no run with this budget",
+        ("b", None): "b has no run with this budget",
         ("c", None): "no seed succeeded for both",
     }
     assert {c.word for c in verdict.comparisons} == {"not comparable"}
@@ -103,25 +103,25 @@ def test_the_table_orders_budgets_and_marks_cells():
     verdict = judge(runs, metric="accuracy", reference="ours", seed=0)
     assert verdict.budgets == (50, 1000, None)
     lines = verdict.table().splitlines()
-    assert lines[0].startswith("| contender | 50 labels | 1,000 labels | all labels | parameters | mean time a run |")
+    assert lines[0].startswith("| contender | 50 labels | 1,000 labels | all labels | parameters | mean time per run |")
     assert lines[2] == "| ours | 80.4 ± 0.0 | 80.4 ± 0.0 | 80.4 ± 0.0 | 4.4 M | 1.0 min | 2.0 h |"
     assert lines[3].startswith(r"| best\|one | 98.5 ± 0.7 ▲ | – | – |")
     assert lines[4].startswith("| worst | – | 24.7 ± 7.3 ▼ | – |")
     assert lines[5].startswith("| twin | – | – | 80.4 ± 0.0 ≈ |")
     assert verdict.summary()[0] == "ours against best|one, 3 label budgets: worse at 1, not comparable at 2."
-    assert "ours 1.0 min, after 2.0 h of pretraining paid once" in verdict.cost()
+    assert "ours 1.0 min, after one pretraining of 2.0 h" in verdict.cost()
 
 
-def test_a_metric_other_than_the_score_is_told_apart_from_it():
+def test_sentences_tell_the_metric_from_the_example_score():
     better = [run("ours", 9, s, 0.9, metrics={"f1_macro": 0.30}) for s in range(3)]
     worse = [run("b", 9, s, 0.5, metrics={"f1_macro": 0.40}) for s in range(3)]
     (sentence,) = judge(better + worse, metric="f1_macro", reference="ours", seed=0).sentences()
     assert "ours (30.0 ± 0.0) beats b (40.0 ± 0.0): 40.2 points [" in sentence
-    assert "more right answers an example for ours" in sentence
+    assert "more right answers per example for ours" in sentence
     assert "but macro F1 points the other way" in sentence
 
 
-def test_errors_of_regression_are_told_in_their_own_unit():
+def test_regression_differences_have_the_unit_of_the_error():
     rng = np.random.default_rng(0)
     runs = []
     for name, noise in (("ours", 0.1), ("b", 0.5)):
@@ -134,10 +134,10 @@ def test_errors_of_regression_are_told_in_their_own_unit():
     assert "ours (0.010 ± " in verdict.sentences()[0]
 
 
-def test_a_single_seed_says_what_it_cannot_know():
+def test_a_single_seed_says_what_is_missing():
     verdict = judge([run("a", 9, 0, 0.9), run("b", 9, 0, 0.4)], metric="accuracy", reference="a", seed=0)
     assert "a (89.7) beats b (40.2)" in verdict.sentences()[0]
-    assert "training luck is not in the interval" in verdict.sentences()[0]
+    assert "the interval does not include the variation between seeds" in verdict.sentences()[0]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What surrounds a run: the model that a preset becomes."""
+"""Building models and tokenizers from presets and checkpoints."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ PRESETS = Path(__file__).parents[2] / "configs" / "model"
 
 @pytest.fixture(scope="module")
 def byte_level(texts):
-    """Its ids: <s> 0, <pad> 1, </s> 2; the WordPiece fixture has [PAD] 0 and neither of the others."""
+    """Train a tokenizer with <s> 0, <pad> 1, </s> 2. The WordPiece fixture has only [PAD] 0."""
     return train_tokenizer(
         texts, algorithm="byte_level_bpe", vocab_size=261, model_max_length=64, show_progress=False
     )  # fmt: skip
@@ -39,7 +39,7 @@ def model_of(name, auto_class, tokenizer, max_length=48, **overrides):
         ("stock_marian_tiny", AutoModelForSeq2SeqLM),
     ],
 )
-def test_a_preset_of_each_shape_is_built_with_the_ids_of_the_runs_tokenizer(name, auto_class, byte_level, tokenizer):
+def test_presets_are_built_with_the_special_ids_of_the_tokenizer(name, auto_class, byte_level, tokenizer):
     config = model_of(name, auto_class, byte_level).config
     assert (config.pad_token_id, config.eos_token_id) == (1, 2)
     if config.is_encoder_decoder:
@@ -51,26 +51,26 @@ def test_a_preset_of_each_shape_is_built_with_the_ids_of_the_runs_tokenizer(name
     assert model_of(name, auto_class, tokenizer, eos_token_id=7).config.eos_token_id == 7
 
 
-def test_a_preset_of_another_shape_is_refused_in_a_line_that_says_which_to_take(tokenizer):
+def test_a_preset_of_the_wrong_kind_is_refused_with_advice(tokenizer):
     with pytest.raises(UserError) as refused:
         model_of("gpt2", AutoModelForMaskedLM, tokenizer)
     assert str(refused.value).endswith(
-        "gpt2.yaml: no AutoModelForMaskedLM for model_type decero_decoder; take a decero_encoder"
+        "gpt2.yaml: no AutoModelForMaskedLM for model_type decero_decoder; use decero_encoder"
     )
 
 
-@pytest.mark.parametrize(("own", "asked"), [(None, ["v2"]), ("another/one", [None, "v2"])])
-def test_a_checkpoint_that_is_pinned_brings_the_tokenizer_of_that_revision(own, asked, tokenizer, monkeypatch):
+@pytest.mark.parametrize(("own", "revisions"), [(None, ["v2"]), ("another/one", [None, "v2"])])
+def test_a_pinned_checkpoint_uses_the_tokenizer_of_its_revision(own, revisions, tokenizer, monkeypatch):
     seen = []
     monkeypatch.setattr(
         "decero.execution.build.load_tokenizer", lambda name, **how: seen.append(how.get("revision")) or tokenizer
     )
     tokenizer_for(TokenizerSection(name_or_path=own), ModelSection(name_or_path="a/model", revision="v2"), needs=())
-    assert seen == asked
+    assert seen == revisions
 
 
 def test_rows_may_be_as_long_as_the_positions_of_a_text(tokenizer):
-    """RoBERTa's table has 514 rows, of which a text has 512."""
+    """RoBERTa has 514 position embeddings, 512 of them for a text."""
     sizes = {"vocab_size": 101, "hidden_size": 24, "num_hidden_layers": 1, "intermediate_size": 32}
     assert model_of("roberta_base", AutoModelForMaskedLM, tokenizer, max_length=512, **sizes).config.pad_token_id == 0
     with pytest.raises(UserError, match="exceeds the 512 positions"):

@@ -1,4 +1,4 @@
-"""training.compile: the same numbers from compiled layers, the same names in checkpoints, and no end of compiling."""
+"""training.compile: equal losses, equal names in checkpoints, few compilations."""
 
 from dataclasses import replace
 from functools import partial
@@ -23,7 +23,7 @@ SGD = {"name": "sgd", "learning_rate": 0.5}
 
 @pytest.fixture
 def traced(monkeypatch):
-    """Compiles everything but the kernels, which takes seconds instead of a minute; returns what it has counted."""
+    """Compile all but the kernels, in seconds instead of a minute; return the compile counters."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
@@ -41,7 +41,7 @@ def names(folder):
         return sorted(file.keys())
 
 
-def test_a_machine_that_cannot_compile_trains_without_and_says_so(monkeypatch):
+def test_without_a_compiler_training_is_not_compiled(monkeypatch):
     def broken(forward, **settings):
         def called(*inputs):
             raise RuntimeError("InvalidCxxCompiler: no working C++ compiler found\nmany more lines")
@@ -50,8 +50,8 @@ def test_a_machine_that_cannot_compile_trains_without_and_says_so(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", broken)
     model = hf.BertModel(hf.BertConfig(hidden_size=6, num_hidden_layers=1, num_attention_heads=1, intermediate_size=5))
-    said = compile_layers(model)
-    assert said == "compile: off, for this machine cannot: InvalidCxxCompiler: no working C++ compiler found"
+    line = compile_layers(model)
+    assert line == "compile: off, this machine cannot compile: InvalidCxxCompiler: no working C++ compiler found"
     assert not any("forward" in vars(module) for module in model.modules())
 
 
@@ -62,13 +62,11 @@ def test_a_machine_that_cannot_compile_trains_without_and_says_so(monkeypatch):
         pytest.param({"gradient_checkpointing": True}, id="recomputed", marks=pytest.mark.slow),
     ],
 )
-def test_compiled_layers_train_as_the_others_and_leave_the_same_checkpoint(
-    fit, traced, rows, objective, tmp_path, settings
-):
+def test_compiled_layers_train_alike_and_save_the_same_names(fit, traced, rows, objective, tmp_path, settings):
     graphs = []
 
     def evaluate(model):
-        """On padded rows, whose shapes vary most."""
+        """Evaluate on padded rows, whose shapes vary most."""
         graphs.append(traced["unique_graphs"])
         return mean_loss(Accelerator(cpu=True), model, rows, objective, 7)
 
@@ -80,12 +78,12 @@ def test_compiled_layers_train_as_the_others_and_leave_the_same_checkpoint(
         assert losses(compiled, loss) == pytest.approx(losses(expected, loss), abs=1e-5)
     assert names(tmp_path / "compiled") == names(tmp_path / "eager")
     assert graphs[:2] == [0, 0]
-    assert 1 < graphs[2] <= 4, "a trial, and layers are one piece of code, and any number of rows is one shape"
-    assert traced["unique_graphs"] <= 9, "evaluation adds its own, once"
+    assert 1 < graphs[2] <= 4, "a trial, one graph for all layers, one shape for any number of rows"
+    assert traced["unique_graphs"] <= 9, "evaluation adds its own graphs once"
 
 
 def test_hooks_of_an_objective_act_on_compiled_layers(traced):
-    """A classifier of packed texts takes them apart behind the last layer, each batch in its own way."""
+    """A classifier of packed texts unpacks the output of the last layer, differently for each batch."""
     sizes = {"vocab_size": 37, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = DeceroEncoderConfig(**sizes, intermediate_size=31, pad_token_id=1, num_labels=5)
     model = DeceroEncoderForSequenceClassification(config).eval()
@@ -108,7 +106,7 @@ def test_hooks_of_an_objective_act_on_compiled_layers(traced):
     "stock", [hf.BertForMaskedLM, pytest.param(hf.T5ForConditionalGeneration, marks=pytest.mark.slow)]
 )
 def test_stock_layers_are_compiled_too(traced, stock):
-    """T5's stack hands a position bias from layer to layer, and has layers of two kinds."""
+    """T5 passes a position bias from layer to layer, and has two kinds of layers."""
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 31}
     model = stock(stock.config_class(vocab_size=37, decoder_start_token_id=0, **sizes)).eval()
     ids = torch.arange(3, 33).view(3, 10)
@@ -120,7 +118,7 @@ def test_stock_layers_are_compiled_too(traced, stock):
     assert traced["unique_graphs"] > 1
 
 
-def test_packed_rows_are_whole_only_for_a_compiler(rows, objective, tiny_model):
+def test_packed_rows_have_full_length_only_when_compiled(rows, objective, tiny_model):
     def columns(**settings):
         training = TrainingSection(max_train_steps=1, **settings)
         chosen = optimize(Accelerator(cpu=True), tiny_model(), objective, rows, 48, training, quiet=True)
@@ -131,13 +129,13 @@ def test_packed_rows_are_whole_only_for_a_compiler(rows, objective, tiny_model):
     assert columns() < 128
 
 
-def test_a_model_whose_layers_cannot_be_told_is_refused():
-    with pytest.raises(UserError, match=r"training\.compile: cannot tell which are the layers of Linear"):
+def test_compiling_without_known_layers_is_refused():
+    with pytest.raises(UserError, match=r"training\.compile: cannot find the layers of Linear"):
         compile_layers(nn.Linear(2, 2))
 
 
 @pytest.mark.slow
-def test_compiled_kernels_train_as_the_others(fit, objective, tmp_path):
+def test_compiled_kernels_train_like_eager_ones(fit, objective, tmp_path):
     packed = replace(objective, collate=Packed(objective.collate, 64, full=True))
     expected = fit(tmp_path / "eager", objective=packed, optim=SGD)
     assert losses(fit(tmp_path / "compiled", objective=packed, optim=SGD, compile=True)) == pytest.approx(
@@ -146,7 +144,7 @@ def test_compiled_kernels_train_as_the_others(fit, objective, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_resumed_run_compiles_anew_and_goes_on(fit, tiny_model, tmp_path):
+def test_a_resumed_run_compiles_again(fit, tiny_model, tmp_path):
     steps = {"save_steps": 3, "optim": {"schedule": "constant"}, "compile": True}
     whole = fit(tmp_path / "whole", model=tiny_model(0.1), **steps)
     fit(tmp_path / "cut", model=tiny_model(0.1), max_train_steps=3, **steps)

@@ -1,7 +1,7 @@
-"""FlexAttention over packed rows: loss, gradients and silence between texts as with a mask; chosen where it serves.
+"""FlexAttention over packed rows equals a dense mask; it is chosen only where it is supported.
 
-Its kernels need a GPU to train. Here torch's own uncompiled form runs, which asks the same mask about each pair; that
-the blocks are those of the mask, only a compiled kernel can show (the slow test, without gradients).
+Its kernels need a GPU to train. These tests run torch's uncompiled form, which applies the same mask to each pair. Only
+a compiled kernel can show that the blocks match the mask (the slow test, without gradients).
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ from decero.config.sections import ModelSection, TrainingSection
 from decero.data.packing import Packed
 from decero.execution import attention_kernels as attention
 from decero.execution import flex_attention as flex
-from decero.execution import optimize as economy
+from decero.execution import optimize as optimizing
 from decero.execution.attention_kernels import choose_attention
 from decero.execution.build import build_model
 from decero.execution.objective import Objective, classification, takes_selected_positions, token_loss
@@ -31,7 +31,7 @@ from decero.execution.packed_forward import packed_logits, prove
 
 CPU, CUDA, V = torch.device("cpu"), torch.device("cuda"), 37
 PRESETS = Path(__file__).parents[2] / "configs" / "model"
-LENGTHS = [150, 31, 97, 130, 5, 61]  # rows of 300: three blocks, some of one text, some of several, the last one torn
+LENGTHS = [150, 31, 97, 130, 5, 61]  # rows of 300 tokens: three blocks with one or several texts; the last is partial
 S = {"vocab_size": V, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 31}
 OURS = S | {"num_attention_heads": 6, "num_key_value_heads": 2, "pad_token_id": 1}
 STOCK = S | {"max_position_embeddings": 160, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -47,6 +47,7 @@ MODELS = {
         ours.DeceroEncoderConfig(**OURS, num_labels=5, classifier_pooling="mean")
     ),
 }
+FLASH = "flash_attention_2"
 
 
 def stock_t5():
@@ -56,14 +57,14 @@ def stock_t5():
 
 @pytest.fixture
 def uncompiled(monkeypatch):
-    """torch refuses a gradient on a CPU for the sake of its compiled kernels; the plain form has one."""
+    """Allow gradients on a CPU: torch refuses them because of its compiled kernels."""
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
     monkeypatch.setattr(through, "WrappedFlexAttention", lambda training: lambda: flex_attention.flex_attention)
     monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True, raising=False)  # untraced
 
 
 def model_of(name):
-    """Large weights: nothing hides behind a residual."""
+    """Build a model with large weights, so that the residual stream hides no error."""
     model, generator = MODELS[name]().eval(), torch.Generator().manual_seed(11)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -111,7 +112,7 @@ def loss_and_gradients(model, batch, backend):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_blocks_of_packed_rows_give_the_padded_loss_and_gradients(name, uncompiled):
+def test_flex_on_packed_rows_gives_padded_loss_and_gradients(name, uncompiled):
     model = model_of(name)
     expected, gradients = loss_and_gradients(model, batch_for(model), "eager")
     packed = pack(model)
@@ -125,7 +126,7 @@ def test_blocks_of_packed_rows_give_the_padded_loss_and_gradients(name, uncompil
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_no_text_of_a_row_hears_of_another(name, uncompiled):
+def test_texts_of_a_row_do_not_affect_each_other(name, uncompiled):
     model = model_of(name)
     model.set_attn_implementation("flex")
     packed, per_text = pack(model), "Classification" in type(model).__name__
@@ -143,7 +144,7 @@ def test_no_text_of_a_row_hears_of_another(name, uncompiled):
 
 @pytest.mark.parametrize("name", ["llama", "our decoder"])
 def test_rotary_positions_do_not_mix_types_under_autocast(name, uncompiled, monkeypatch):
-    """They are turned in fp32, and values are not turned. Not every release of torch takes a mixture."""
+    """Queries and keys are rotated in fp32, values are not. Not every torch release accepts mixed dtypes."""
     model, seen, forward = model_of(name), set(), flex.flex_attention_forward
 
     def spy(module, *inputs, **kwargs):
@@ -158,13 +159,13 @@ def test_rotary_positions_do_not_mix_types_under_autocast(name, uncompiled, monk
     assert_close(loss, expected, atol=0, rtol=5e-3)
 
 
-def test_biases_of_positions_are_refused_and_what_is_not_packed_goes_to_sdpa():
+def test_flex_refuses_a_position_bias_and_pads_with_sdpa():
     model = stock_t5().eval()
     batch = batch_for(model)
     expected = model(**batch).logits
     model.set_attn_implementation("flex")
     assert torch.equal(model(**batch).logits, expected)
-    assert "flex_attention is not given biases of positions" in prove(model, batch, pack(model))
+    assert "flex_attention does not support a position bias" in prove(model, batch, pack(model))
 
 
 def test_blocks_that_share_no_text_are_skipped():
@@ -174,7 +175,7 @@ def test_blocks_that_share_no_text_are_skipped():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["bert", "our decoder"])  # with blocks that are all seen, and without
+@pytest.mark.parametrize("name", ["bert", "our decoder"])  # with fully visible blocks, and without
 def test_a_compiled_kernel_reads_the_blocks_of_the_mask(name):
     model = model_of(name)
     packed = pack(model)
@@ -185,8 +186,8 @@ def test_a_compiled_kernel_reads_the_blocks_of_the_mask(name):
 
 
 @pytest.mark.slow
-def test_compiled_layers_take_blocks_and_one_graph_serves_all_batches(monkeypatch):
-    """`training.compile` hands a new mask to the same code in each batch."""
+def test_one_compiled_graph_handles_all_block_masks(monkeypatch):
+    """With `training.compile`, each batch passes a new mask to the same graph."""
     monkeypatch.setattr(flex_attention, "_validate_device", lambda *tensors: None)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     model = model_of("our decoder")
@@ -200,12 +201,12 @@ def test_compiled_layers_take_blocks_and_one_graph_serves_all_batches(monkeypatc
         got, found = loss_and_gradients(model, batch, "flex")
         assert_close(got, loss, atol=0, rtol=1e-5)
         assert_close(found, gradients, atol=1e-4, rtol=1e-4)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3, "a trial, one shape, any number of rows"
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3, "a trial, one length, any number of rows"
     torch._dynamo.reset()
 
 
 def rows_of(model, tokens=512, **training):
-    """What `optimize` says and returns for rows that are to be packed into `tokens`."""
+    """Run `optimize` for rows to be packed into `tokens`; it prints its lines."""
     settings = TrainingSection(max_train_steps=1, **training)
     dataset = Dataset.from_dict({"input_ids": [[3] * length for length in LENGTHS]})
     objective = objective_for(model)
@@ -215,78 +216,78 @@ def rows_of(model, tokens=512, **training):
 
 @pytest.fixture
 def on_a_gpu(monkeypatch, uncompiled):
-    """As if the accelerator were one: what is chosen for it runs here in its plain form."""
+    """Choose kernels as on a GPU, and run them uncompiled on the CPU."""
     chosen = attention.choose_attention
-    monkeypatch.setattr(economy, "choose_attention", lambda model, device, *more: chosen(model, CUDA, *more))
+    monkeypatch.setattr(optimizing, "choose_attention", lambda model, device, *more: chosen(model, CUDA, *more))
     monkeypatch.setattr(attention, "trial", lambda *tried: None)
 
 
-def test_flex_is_taken_where_it_serves_and_compilers_see_one_length(on_a_gpu, capsys):
+def test_flex_is_chosen_if_supported_with_rows_of_one_length(on_a_gpu, capsys):
     model = model_of("our decoder")
     objective = rows_of(model)
     assert model.config._attn_implementation == "flex"
     assert objective.collate(Dataset.from_dict({"input_ids": [[3] * 9] * 3}))["input_ids"].shape == (1, 512)
     kernel, packing = capsys.readouterr().out.splitlines()
-    assert kernel.startswith("attention: flex, which skips blocks of packed rows that share no text")
-    assert packing == "packing: rows of 512 tokens; no text sees another"
+    assert kernel.startswith("attention: flex (skips blocks of packed rows that share no text)")
+    assert packing == "packing: rows of 512 tokens, attention stays within each text"
 
 
 def bert(**fields):
     return hf.BertForMaskedLM(hf.BertConfig(**(STOCK | fields)))
 
 
-NOT_TAKEN = {
+UNSUPPORTED = {
     "short rows": (lambda: bert(), 256, "rows of 256 tokens have few blocks to skip"),
     "dropout": (lambda: bert(attention_probs_dropout_prob=0.1), 512, "attention_probs_dropout_prob is 0.1"),
-    "asks at places": (MODELS["our encoder"], 512, "the last layer can compute scored positions alone"),
+    "selected positions": (MODELS["our encoder"], 512, "the last layer computes only scored positions"),
     "our relative": (
         lambda: ours.DeceroDecoderForCausalLM(ours.DeceroDecoderConfig(**OURS, position_embedding_type="relative")),
-        512, "relative positions are added to the scores"),
-    "t5": (stock_t5, 512, "relative positions are added to the scores"),
+        512, "it does not support relative positions"),
+    "t5": (stock_t5, 512, "it does not support relative positions"),
     "windows": (
         lambda: ours.DeceroDecoderForCausalLM(ours.DeceroDecoderConfig(**OURS, sliding_window=3)),
-        512, "some layers see a window"),
+        512, "sliding-window layers need a dense mask"),
     "no support": (lambda: hf.GPT2LMHeadModel(hf.GPT2Config(
         vocab_size=V, n_embd=24, n_layer=1, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)),
         512, "GPT2LMHeadModel does not support it"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", NOT_TAKEN)
-def test_flex_is_left_alone_where_it_cannot_serve_and_the_line_says_why(case, on_a_gpu):
-    make, row, why = NOT_TAKEN[case]
+@pytest.mark.parametrize("case", UNSUPPORTED)
+def test_flex_is_not_used_if_unsupported_with_a_reason(case, on_a_gpu):
+    make, row, why = UNSUPPORTED[case]
     model = make()
-    said = choose_attention(model, CUDA, "bf16", row)
-    assert said.startswith("attention: sdpa; packed rows give it a block mask, for flex_attention was not taken: ")
-    assert why in said
+    line = choose_attention(model, CUDA, "bf16", row)
+    assert line.startswith("attention: sdpa, with a block mask for packed rows; flex_attention is not used: ")
+    assert why in line
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_a_trial_that_fails_leaves_sdpa(monkeypatch):
+def test_a_failed_trial_keeps_sdpa(monkeypatch):
     def broken(*sizes):
         raise RuntimeError("PTXAS error: no kernel image\nmany more lines")
 
     model = model_of("our decoder")
-    monkeypatch.setattr(flex, "disagreement", broken)
-    said = choose_attention(model, CUDA, "bf16", 512)
-    assert said.endswith("was not taken: a trial failed: PTXAS error: no kernel image")
-    monkeypatch.setattr(flex, "disagreement", lambda *sizes: float("nan"))
-    assert "was not taken: in a trial it was nan% away from sdpa" in choose_attention(model, CUDA, "no", 512)
+    monkeypatch.setattr(flex, "relative_error", broken)
+    line = choose_attention(model, CUDA, "bf16", 512)
+    assert line.endswith("is not used: a trial failed: PTXAS error: no kernel image")
+    monkeypatch.setattr(flex, "relative_error", lambda *sizes: float("nan"))
+    assert "is not used: in a trial it differed from sdpa by nan%" in choose_attention(model, CUDA, "no", 512)
     assert model.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_trial_compares_mix_and_gradients(dtype, uncompiled, monkeypatch):
+def test_the_trial_compares_outputs_and_gradients(dtype, uncompiled, monkeypatch):
     sizes = 4, 2, 16, 300
-    assert max(flex.disagreement(*sizes, causal, CPU, dtype) for causal in (False, True)) < 0.02
+    assert max(flex.relative_error(*sizes, causal, CPU, dtype) for causal in (False, True)) < 0.02
     right = flex.document_mask
     monkeypatch.setattr(flex, "document_mask", lambda query, key, causal: right(query, key, not causal))
-    assert flex.disagreement(*sizes, True, CPU, dtype) > 0.1
+    assert flex.relative_error(*sizes, True, CPU, dtype) > 0.1
     monkeypatch.setattr(flex, "document_mask", lambda query, key, causal: right(query.clamp(max=2), key, causal))
-    assert flex.disagreement(*sizes, False, CPU, dtype) > 0.1
+    assert flex.relative_error(*sizes, False, CPU, dtype) > 0.1
 
 
-def test_packed_rows_that_fail_under_flex_are_packed_with_sdpa(on_a_gpu, monkeypatch, capsys):
+def test_rows_that_fail_with_flex_are_packed_with_sdpa(on_a_gpu, monkeypatch, capsys):
     everything = lambda query, key, causal: flex.create_block_mask(  # noqa: E731
         lambda b, h, q, k: q == q, len(query), None, query.shape[1], key.shape[1], device="cpu"
     )
@@ -295,60 +296,61 @@ def test_packed_rows_that_fail_under_flex_are_packed_with_sdpa(on_a_gpu, monkeyp
     assert isinstance(rows_of(model).collate, Packed)
     assert model.config._attn_implementation == "sdpa"
     assert capsys.readouterr().out.splitlines()[1] == (
-        "packing: rows of 512 tokens; no text sees another; attention: sdpa after all, for under flex_attention texts "
-        "of one row hear of each other"
+        "packing: rows of 512 tokens, attention stays within each text; attention: changed to sdpa, because with "
+        "flex_attention texts in the same row affect each other"
     )
 
 
 @pytest.mark.parametrize(
     ("asked", "why"),
     [
-        ("flash_attention_2", "it has no kernel for a CPU"),
-        ("flash_attention_3", "it has no kernel for a CPU"),
+        ("flash_attention_2", "it does not run on a CPU"),
+        ("flash_attention_3", "it does not run on a CPU"),
         ("flex_attention", "it has no backward pass on a CPU"),
     ],
 )
-def test_a_kernel_that_this_device_cannot_serve_is_replaced_and_said(asked, why, tokenizer):
+def test_an_unsupported_requested_kernel_is_replaced(asked, why, tokenizer):
     section = ModelSection(config=str(PRESETS / "modern_decoder_tiny.yaml"), attn_implementation=asked)
     model = build_model(section, hf.AutoModelForCausalLM, tokenizer, 48, seed=0)
     assert model.config._attn_implementation == "sdpa"
-    assert choose_attention(model, CPU, "no", 512).endswith(f"; {asked} was asked for, but {why}")
+    assert choose_attention(model, CPU, "no", 512, asked).endswith(f"; {asked} was requested, but {why}")
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_a_model_that_was_given_a_kernel_for_gpus_is_taken_from_it():
+def test_a_gpu_kernel_is_replaced_on_a_cpu():
     model = model_of("bert")
     model.set_attn_implementation("flex_attention")
-    assert "flex_attention was asked for, but it has no backward pass on a CPU" in choose_attention(model, CPU, "no")
+    assert "flex_attention was requested, but it has no backward pass on a CPU" in choose_attention(model, CPU, "no")
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_a_gpu_without_the_package_or_the_precision_of_a_kernel_falls_back():
+def test_without_package_or_precision_flash_falls_back_to_sdpa():
     def missing(name):
         raise ImportError("the package flash_attn seems to be not installed.\nPlease refer to the documentation")
 
     model = model_of("llama")
-    model.attention_asked, model.set_attn_implementation = "flash_attention_2", missing
-    assert "computes in bf16, and mixed_precision is no" in choose_attention(model, CUDA, "no", 512)
-    said = choose_attention(model, CUDA, "bf16", 512)
-    assert said.startswith("attention: sdpa, transformers' own")
-    assert "; flash_attention_2 was asked for, but the package flash_attn seems to be not installed. Please" in said
-    assert "\n" not in said
+    model.set_attn_implementation = missing
+    assert "needs training.mixed_precision=bf16" in choose_attention(model, CUDA, "no", 512, FLASH)
+    line = choose_attention(model, CUDA, "bf16", 512, FLASH)
+    assert line.startswith("attention: sdpa; packed rows need a block mask")
+    assert "; flash_attention_2 was requested, but the package flash_attn seems to be not installed. Please" in line
+    assert "\n" not in line
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_a_kernel_that_comes_under_another_name_was_served():
-    """transformers takes flash-attention from the kernels package where flash_attn is not installed."""
+def test_a_kernel_may_be_set_under_another_name():
+    """Without flash_attn, transformers uses flash-attention of the kernels package."""
     model = model_of("llama")
 
     def renamed(name):
         model.config._attn_implementation = {"flash_attention_2": "kernels-community/flash-attn2"}.get(name, name)
 
-    model.attention_asked, model.set_attn_implementation = "flash_attention_2", renamed
-    assert choose_attention(model, CUDA, "bf16", 512) == "attention: kernels-community/flash-attn2, as asked"
+    model.set_attn_implementation = renamed
+    line = choose_attention(model, CUDA, "bf16", 512, FLASH)
+    assert line == "attention: kernels-community/flash-attn2, as requested"
 
 
-def test_a_change_of_kernels_that_broke_off_is_taken_back():
+def test_a_failed_kernel_change_is_undone():
     model = model_of("llama")
     whole = model.set_attn_implementation
 
@@ -358,37 +360,36 @@ def test_a_change_of_kernels_that_broke_off_is_taken_back():
         model.config._attn_implementation = name
         raise ValueError("an inner model has none")
 
-    model.attention_asked, model.set_attn_implementation = "flash_attention_2", half
-    said = choose_attention(model, CUDA, "bf16")
-    assert said.endswith("; flash_attention_2 was asked for, but an inner model has none")
+    model.set_attn_implementation = half
+    line = choose_attention(model, CUDA, "bf16", requested=FLASH)
+    assert line.endswith("; flash_attention_2 was requested, but an inner model has none")
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_a_replaced_kernel_is_said_where_nothing_else_is(rows, objective, tiny_model, capsys):
-    model = tiny_model()
-    optimize(Accelerator(cpu=True), model, objective, rows, 48, TrainingSection(max_train_steps=1), quiet=True)
+def test_a_replaced_kernel_is_reported_even_when_quiet(rows, objective, tiny_model, capsys):
+    accelerator, model, training = Accelerator(cpu=True), tiny_model(), TrainingSection(max_train_steps=1)
+    optimize(accelerator, model, objective, rows, 48, training, quiet=True)
     assert capsys.readouterr().out == ""
-    model.attention_asked = "flash_attention_2"
-    optimize(Accelerator(cpu=True), model, objective, rows, 48, TrainingSection(max_train_steps=1), quiet=True)
-    assert capsys.readouterr().out.endswith("; flash_attention_2 was asked for, but it has no kernel for a CPU\n")
+    optimize(accelerator, model, objective, rows, 48, training, quiet=True, attention=FLASH)
+    assert capsys.readouterr().out.endswith("; flash_attention_2 was requested, but it does not run on a CPU\n")
 
 
-def test_what_was_asked_for_and_can_be_served_is_kept(on_a_gpu):
+def test_a_supported_requested_kernel_is_kept(on_a_gpu):
     model = model_of("our encoder")
     assert takes_selected_positions(model)
-    model.attention_asked = "flex_attention"
-    said = "attention: flex, which is flex_attention for packed rows and sdpa for others, as asked"
-    assert choose_attention(model, CUDA, "bf16", 128) == said
-    assert not takes_selected_positions(model), "blocks are not picked apart by place"
+    flex_kernel = "flex_attention"
+    line = "attention: flex (flex_attention for packed rows, sdpa for padded ones), as requested"
+    assert choose_attention(model, CUDA, "bf16", 128, flex_kernel) == line
+    assert not takes_selected_positions(model), "block masks cannot be indexed by position"
     model.set_attn_implementation("sdpa")
-    assert choose_attention(model, CUDA, "bf16") == "attention: flex_attention, as asked"
+    line = choose_attention(model, CUDA, "bf16", requested=flex_kernel)
+    assert line == "attention: flex_attention, as requested"
     for kernel in ("eager", "sdpa"):
-        model.attention_asked = kernel
-        assert choose_attention(model, CPU, "bf16", 512).startswith(f"attention: {kernel}, as asked")
+        assert choose_attention(model, CPU, "bf16", 512, kernel).startswith(f"attention: {kernel}, as requested")
 
 
 @pytest.mark.parametrize(
-    ("machine", "has", "said"),
+    ("machine", "has", "warns"),
     [
         ("x86_64", {}, True),
         ("x86_64", {"_is_avx512_bf16_supported"}, False),
@@ -396,17 +397,17 @@ def test_what_was_asked_for_and_can_be_served_is_kept(on_a_gpu):
         ("riscv64", {}, False),
     ],
 )
-def test_bf16_that_a_processor_does_not_have_is_said_and_kept(machine, has, said, monkeypatch):
+def test_emulated_bf16_is_reported_and_kept(machine, has, warns, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: machine)
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda name=name: name in has)
-    warning = "; this CPU has no bf16 products of its own: they are emulated, slower than fp32"
-    assert choose_attention(model_of("bert"), CPU, "bf16").endswith(warning) is said
+    warning = "; this CPU emulates bf16, which is slower than fp32"
+    assert choose_attention(model_of("bert"), CPU, "bf16").endswith(warning) is warns
     assert warning not in choose_attention(model_of("bert"), CPU, "no")
 
 
 @pytest.mark.parametrize("has", [True, False])
-def test_an_arm_processor_is_asked_in_its_own_way(has, monkeypatch):
+def test_bf16_support_is_detected_on_arm(has, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has)
-    assert ("emulated" in choose_attention(model_of("bert"), CPU, "bf16")) is not has
+    assert ("emulates" in choose_attention(model_of("bert"), CPU, "bf16")) is not has

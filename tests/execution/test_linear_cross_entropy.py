@@ -1,4 +1,4 @@
-"""The fused projection and loss: equal to doing one after the other, in value, gradient, any chunk and type."""
+"""The fused loss equals projection and cross-entropy in value and gradient, for any chunk and dtype."""
 
 import pytest
 import torch
@@ -20,23 +20,23 @@ def make(items=29, vocabulary=41, model=13, dtype=torch.float32):
 @pytest.mark.parametrize("chunk", [1, 7, 29, 512])
 @pytest.mark.parametrize("has_bias", [True, False])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_value_and_gradients_are_those_of_project_then_cross_entropy(chunk, has_bias, smoothing):
+def test_loss_and_gradients_equal_the_unfused_ones(chunk, has_bias, smoothing):
     hidden, weight, bias, labels = make()
-    wanted = (hidden, weight, bias) if has_bias else (hidden, weight)
+    inputs = (hidden, weight, bias) if has_bias else (hidden, weight)
     expected = F.cross_entropy(F.linear(hidden, weight, bias if has_bias else None), labels, reduction="sum",
                                label_smoothing=smoothing)  # fmt: skip
     got = linear_cross_entropy(hidden, weight, bias if has_bias else None, labels, chunk, smoothing)
     assert_close(got, expected)
-    # Scaled, as a loss that is divided by a step's items is.
-    for mine, theirs in zip(
-        torch.autograd.grad(got * 0.3, wanted), torch.autograd.grad(expected * 0.3, wanted), strict=True
+    # Scaled, because the loop divides the loss by the items of a step.
+    for fused, unfused in zip(
+        torch.autograd.grad(got * 0.3, inputs), torch.autograd.grad(expected * 0.3, inputs), strict=True
     ):
-        assert_close(mine, theirs, atol=2e-6, rtol=1e-5)
+        assert_close(fused, unfused, atol=2e-6, rtol=1e-5)
 
 
-def test_it_is_differentiated_right_by_numbers():
+def test_gradients_pass_the_numerical_check():
     hidden, weight, bias, labels = make(5, 7, 3, torch.float64)
-    # The softmax is fp32 on purpose, so the step is large for doubles.
+    # The softmax is always fp32, so the finite-difference step is large.
     torch.autograd.gradcheck(
         lambda *inputs: linear_cross_entropy(*inputs, labels, 2).double(), (hidden, weight, bias), eps=1e-3, atol=5e-3
     )
@@ -49,7 +49,7 @@ def test_without_gradients_only_the_projection_is_computed():
     assert counter.get_total_flops() == 2 * 29 * 41 * 13
 
 
-def test_what_needs_no_gradient_gets_none():
+def test_frozen_inputs_get_no_gradient():
     hidden, weight, bias, labels = make()
     weight.requires_grad_(False)
     linear_cross_entropy(hidden, weight, bias, labels).backward()
@@ -59,7 +59,7 @@ def test_what_needs_no_gradient_gets_none():
         assert not linear_cross_entropy(hidden, weight, bias, labels).requires_grad
 
 
-def test_autocast_multiplies_in_bfloat16_and_keeps_the_types_of_the_gradients():
+def test_autocast_multiplies_in_bf16_and_keeps_gradient_types():
     hidden, weight, bias, labels = make()
     exact = linear_cross_entropy(hidden, weight, bias, labels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -70,7 +70,7 @@ def test_autocast_multiplies_in_bfloat16_and_keeps_the_types_of_the_gradients():
     assert {t.grad.dtype for t in (hidden, weight, bias)} == {torch.float32}
 
 
-def test_nothing_scored_is_a_loss_of_zero_with_gradients_of_zero():
+def test_no_scored_items_give_zero_loss_and_gradients():
     hidden, weight, bias, labels = make()
     loss = linear_cross_entropy(hidden[:0], weight, bias, labels[:0])
     loss.backward()

@@ -1,4 +1,4 @@
-"""Losses are sums over scored items; projecting only those changes the cost and nothing else."""
+"""Losses are sums over scored items. Projecting only those changes the cost, not the result."""
 
 from functools import partial
 
@@ -43,7 +43,7 @@ CONFIGS = [
     RobertaConfig(**SIZES, pad_token_id=1),
     MPNetConfig(**SIZES),
     ElectraConfig(**SIZES, embedding_size=22),
-    EsmConfig(**SIZES, pad_token_id=0, mask_token_id=4, token_dropout=False),  # a bias beside the projection
+    EsmConfig(**SIZES, pad_token_id=0, mask_token_id=4, token_dropout=False),  # has a separate bias
     DistilBertConfig(vocab_size=101, dim=22, n_layers=2, n_heads=2, hidden_dim=37),
     ModernBertConfig(**(SIZES | {"hidden_size": 20}), pad_token_id=0, global_attn_every_n_layers=1),
 ]
@@ -60,7 +60,7 @@ def batch(seed=0):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c.model_type)
-def test_the_masked_loss_is_the_stock_loss_times_its_items_and_so_is_its_gradient(config):
+def test_masked_loss_and_gradient_are_stock_times_the_items(config):
     model = AutoModelForMaskedLM.from_config(config).eval()
     b = batch()
     scored = int((b["labels"] != -100).sum())
@@ -76,7 +76,7 @@ def test_the_masked_loss_is_the_stock_loss_times_its_items_and_so_is_its_gradien
             torch.testing.assert_close(gradients[name], p.grad, rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_projecting_only_gives_rows_for_scored_positions_and_leaves_no_hook():
+def test_projecting_only_selects_positions_and_leaves_no_hook():
     model = AutoModelForMaskedLM.from_config(CONFIGS[0]).eval()
     b = batch()
     scored = b.pop("labels") != -100
@@ -89,7 +89,7 @@ def test_projecting_only_gives_rows_for_scored_positions_and_leaves_no_hook():
 
 
 class Echo(torch.nn.Module):
-    """Gives back its inputs as logits."""
+    """Return the inputs as logits."""
 
     def forward(self, input_ids):
         return type("Output", (), {"logits": input_ids})()
@@ -103,14 +103,14 @@ class Echo(torch.nn.Module):
         ("regression", torch.randn(5, 1), torch.randn(5), lambda p, t: F.mse_loss(p[:, 0], t)),
     ],
 )  # fmt: skip
-def test_classification_losses_are_five_times_the_mean_over_five_examples(problem_type, logits, labels, expected):
+def test_classification_losses_are_sums_over_examples(problem_type, logits, labels, expected):
     objective = classification(lambda rows: {}, problem_type)
     b = {"input_ids": logits, "labels": labels}
     torch.testing.assert_close(objective.loss(Echo(), b), 5 * expected(logits, labels))
     assert objective.count(b) == 5
 
 
-def test_a_head_that_reads_its_projection_and_never_calls_it_has_its_own_loss():
+def test_a_head_that_never_calls_its_projection_keeps_its_loss():
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
     narrow = {"embedding_size": 20, "intra_bottleneck_size": 24, "num_feedforward_networks": 1}
     model = AutoModelForMaskedLM.from_config(MobileBertConfig(vocab_size=101, **sizes, **narrow)).eval()
@@ -119,7 +119,7 @@ def test_a_head_that_reads_its_projection_and_never_calls_it_has_its_own_loss():
     torch.testing.assert_close(token_loss(model, b), model(**b).loss * scored)
 
 
-def test_a_first_batch_that_asks_for_nothing_decides_nothing():
+def test_a_batch_without_scored_items_decides_nothing():
     model = AutoModelForMaskedLM.from_config(DeceroEncoderConfig(**SIZES, head_dim=10)).eval()
     b = batch()
     assert token_loss(model, b | {"labels": torch.full_like(b["labels"], -100)}) == 0
@@ -134,17 +134,17 @@ def test_a_first_batch_that_asks_for_nothing_decides_nothing():
     {"position_embedding_type": "relative", "scale_attn_weights": False}, {"num_key_value_heads": 1},
 ], ids=["rotary", "post", "sliding", "relative", "grouped"])  # fmt: skip
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_last_layer_that_computes_scored_positions_alone_gives_the_same_loss_and_gradient(backend, fields, packed):
+def test_scored_queries_give_the_same_loss_and_gradient(backend, fields, packed):
     model = AutoModelForMaskedLM.from_config(
         DeceroEncoderConfig(**SIZES, head_dim=10, **fields), attn_implementation=backend
     )
     b = batch()
-    b["labels"][2] = -100  # a row of which nothing is asked
+    b["labels"][2] = -100  # a row without scored positions
     b = Packed(lambda rows: b, 26).pack(b) if packed else b
     found = []
-    for told in (False, True):
+    for scored_queries in (False, True):
         model.zero_grad()
-        loss = token_loss(model.train(), b, scored_queries=told)
+        loss = token_loss(model.train(), b, scored_queries=scored_queries)
         loss.backward()
         found.append((loss.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
     torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-6, atol=1e-5)
@@ -154,9 +154,9 @@ def test_a_last_layer_that_computes_scored_positions_alone_gives_the_same_loss_a
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
-def test_the_last_layer_then_computes_no_others(precision, monkeypatch):
-    """Of a model as a run has it: accelerate puts autocast around its forward."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # with no C++ compiler, too
+def test_scored_queries_compute_only_scored_positions(precision, monkeypatch):
+    """Test the model as a run prepares it: accelerate wraps its forward in autocast."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # works without a C++ compiler
     model = AutoModelForMaskedLM.from_config(DeceroEncoderConfig(**SIZES, head_dim=10))
     AcceleratorState._reset_state(reset_partial_state=True)
     model = Accelerator(cpu=True, mixed_precision=precision).prepare_model(model, evaluation_mode=True)

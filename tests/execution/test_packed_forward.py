@@ -1,4 +1,4 @@
-"""Packed rows through our models and stock ones: loss and gradients as padded, and no text hears of another."""
+"""Packed rows in decero and stock models: loss and gradients as padded, texts do not affect each other."""
 
 import pytest
 import torch
@@ -107,10 +107,10 @@ def _one_thread():
 
 @torch.no_grad()
 def redraw(model):
-    """Large weights: nothing hides behind a residual."""
+    """Draw large weights, so that the residual stream hides no error."""
     generator = torch.Generator().manual_seed(11)
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:  # Marian's waves are a formula
+        if parameter.requires_grad:  # Marian's sinusoidal positions are fixed
             centre = 1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0
             parameter.copy_(centre + 0.2 * torch.randn(parameter.shape, generator=generator))
     return model.eval()
@@ -148,8 +148,8 @@ def gradients(loss, model):
 
 @pytest.mark.parametrize("p", [0.1, 0.3, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_dropped_weights_are_the_share_asked_for_and_the_seeds_own(p, dtype):
-    x = torch.ones(3, 101, 1009, dtype=dtype, requires_grad=True)  # no multiple of four
+def test_drop_zeroes_the_requested_share_and_follows_the_seed(p, dtype):
+    x = torch.ones(3, 101, 1009, dtype=dtype, requires_grad=True)  # not a multiple of four
     torch.manual_seed(5)
     y, scale = drop(x, p)
     share = float((y == 0).float().mean())
@@ -157,7 +157,8 @@ def test_dropped_weights_are_the_share_asked_for_and_the_seeds_own(p, dtype):
     assert scale * (1 - share) == pytest.approx(1, abs=0.01) or p == 1
     assert y.dtype == dtype
     rows = (y == 0).float().mean(dim=2)
-    assert float(rows.std()) == pytest.approx((p * (1 - p) / 1009) ** 0.5, rel=0.2, abs=1e-3)  # as of single draws
+    spread = (p * (1 - p) / 1009) ** 0.5  # of independent draws
+    assert float(rows.std()) == pytest.approx(spread, rel=0.2, abs=1e-3)
     y.sum().backward()
     torch.testing.assert_close(x.grad, (y != 0).to(dtype))
     torch.manual_seed(5)
@@ -165,8 +166,8 @@ def test_dropped_weights_are_the_share_asked_for_and_the_seeds_own(p, dtype):
     assert not torch.equal(drop(x, p)[0], y) or p == 1
 
 
-def test_a_kernel_of_two_products_drops_as_often_as_it_scales():
-    """The mean over many draws is what attention without dropout gives."""
+def test_dropout_of_the_matmul_kernel_keeps_the_mean():
+    """The mean over many draws equals attention without dropout."""
     torch.manual_seed(0)
     q, k, v = (torch.randn(1, 2, 7, 5) for _ in range(3))
     expected, _ = matmul_attention(torch.nn.Identity(), q, k, v)
@@ -176,10 +177,10 @@ def test_a_kernel_of_two_products_drops_as_often_as_it_scales():
 
 @pytest.mark.parametrize("backend", ["sdpa", "eager", "matmul"])
 @pytest.mark.parametrize("name", TOKENS)
-def test_packed_loss_and_gradients_are_the_padded_ones(name, backend):
+def test_packed_loss_and_gradients_equal_the_padded_ones(name, backend):
     model = redraw(TOKENS[name]())
     if name == "mpnet" and backend != "sdpa":
-        pytest.skip("MPNet has an attention of its own")
+        pytest.skip("MPNet has its own attention")
     model.set_attn_implementation(backend)
     batch = batch_for(model)
     packed = pack(batch)
@@ -213,7 +214,7 @@ def test_a_classifier_reads_each_text_of_a_packed_row(name):
 
 
 @pytest.mark.parametrize("name", [*TOKENS, *(f"{name} classifier" for name in TEXTS)])
-def test_no_text_of_a_row_hears_of_another(name):
+def test_texts_of_a_row_do_not_affect_each_other(name):
     per_text = name.endswith(" classifier")
     model = redraw((TEXTS[name.removesuffix(" classifier")] if per_text else TOKENS[name])())
     packed = pack(batch_for(model, per_text), ("labels",) if per_text else ())
@@ -231,47 +232,47 @@ def test_no_text_of_a_row_hears_of_another(name):
 
 
 @pytest.mark.parametrize("name", TOKENS)
-def test_what_packs_equally_is_proven_even_before_it_learned_anything(name):
+def test_prove_accepts_untrained_models_that_pack(name):
     model = TOKENS[name]().eval()
     batch = batch_for(model)
     assert prove(model, batch, pack(batch)) is None
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_does_not_pack_equally_is_refused_even_before_it_learned_anything(name):
+def test_prove_refuses_untrained_models_that_do_not_pack(name):
     model = REFUSED[name]().eval()
     batch = batch_for(model)
     assert prove(model, batch, pack(batch))
 
 
-def test_a_leak_is_heard_however_small(monkeypatch):
+def test_prove_detects_a_small_leak_between_texts(monkeypatch):
     model = hf.BertForMaskedLM(hf.BertConfig(**STOCK))
     batch = batch_for(model)
     leaky = lambda query, key, causal, backend, dtype: torch.ones(len(query), 1, query.shape[1], key.shape[1]).bool()  # noqa: E731
     monkeypatch.setattr("decero.execution.packed_forward.block_mask", leaky)
-    assert prove(model, batch, pack(batch)) == "texts of one row hear of each other"
+    assert prove(model, batch, pack(batch)) == "texts in the same row affect each other"
 
 
 @pytest.mark.parametrize(("choice", "packs"), [("auto", True), ("on", True), ("off", False)])
-def test_packing_is_what_was_chosen(choice, packs):
+def test_packing_follows_the_setting(choice, packs):
     model = TOKENS["bert"]()
     objective = Objective(lambda rows: batch_for(model), token_loss, lambda batch: 1)
-    chosen, said = pack_if_proven(objective, model, Dataset.from_dict({"input_ids": [[3]] * 8}), 16, choice)
+    chosen, line = pack_if_proven(objective, model, Dataset.from_dict({"input_ids": [[3]] * 8}), 16, choice)
     assert isinstance(chosen.collate, Packed) is packs
-    assert said.startswith("packing: rows of 16" if packs else "packing: off")
+    assert line.startswith("packing: rows of 16" if packs else "packing: off")
 
 
 def test_a_model_that_cannot_be_packed_is_padded_or_refused():
     model = REFUSED["xlnet"]()
     objective = Objective(lambda rows: batch_for(model), token_loss, lambda batch: 1)
-    chosen, said = pack_if_proven(objective, model, Dataset.from_dict({"input_ids": [[3]] * 8}), 16, "auto")
+    chosen, line = pack_if_proven(objective, model, Dataset.from_dict({"input_ids": [[3]] * 8}), 16, "auto")
     assert chosen is objective
-    assert "would not give the same" in said
+    assert "packed rows would change the result" in line
     with pytest.raises(UserError, match=r"training\.packing: xlnet cannot be packed"):
         pack_if_proven(objective, model, Dataset.from_dict({"input_ids": [[3]] * 8}), 16, "on")
 
 
-def test_proving_changes_nothing_in_the_model():
+def test_prove_does_not_change_the_model():
     model = TOKENS["bert"]().train()
     before, state = {n: p.clone() for n, p in model.state_dict().items()}, torch.get_rng_state()
     batch = batch_for(model)
@@ -283,16 +284,16 @@ def test_proving_changes_nothing_in_the_model():
 
 
 @pytest.mark.parametrize(("precision", "kernel"), [("no", "sdpa"), ("bf16", "matmul")])
-def test_the_kernel_is_chosen_by_device_and_precision_and_said(precision, kernel):
+def test_the_kernel_is_chosen_by_device_and_precision(precision, kernel):
     model = TOKENS["bert"]()
     assert choose_attention(model, torch.device("cpu"), precision).startswith(f"attention: {kernel}")
     assert model.config._attn_implementation == kernel
 
 
-def test_a_kernel_that_was_asked_for_is_kept():
+def test_the_kernel_of_the_config_is_kept():
     model = TOKENS["bert"]()
     model.set_attn_implementation("eager")
-    assert choose_attention(model, torch.device("cpu"), "bf16") == "attention: eager, as the model has it"
+    assert choose_attention(model, torch.device("cpu"), "bf16") == "attention: eager, from the model's config"
 
 
 @pytest.mark.parametrize(
@@ -305,7 +306,7 @@ def test_the_matmul_kernel_equals_sdpa(name):
     expected = model(**batch).logits
     model.set_attn_implementation("matmul")
     assert_close(model(**batch).logits[text], expected[text], atol=3e-5, rtol=1e-4)
-    del batch["attention_mask"]  # and with the mask left to the kernel
+    del batch["attention_mask"]  # also without a mask
     model.set_attn_implementation("sdpa")
     expected = model(**batch).logits
     model.set_attn_implementation("matmul")
@@ -321,8 +322,8 @@ WINDOWS = {
 
 
 @pytest.mark.parametrize("name", WINDOWS)
-def test_a_window_that_only_the_longest_texts_outgrow_is_seen(name):
-    """Short texts first: packed rows of them alone would be equal, and later ones would lose their window unseen."""
+def test_a_window_shorter_than_only_the_longest_texts_is_found(name):
+    """Short texts come first. Packing only them shows no difference, but longer texts would lose their window."""
     rows = [{"input_ids": list(range(3, 3 + size))} for size in [4, 5, 4, 6, 3, 5, 4, 4, 5, 23, 21]]
     dataset = Dataset.from_list(rows)
 
@@ -332,9 +333,9 @@ def test_a_window_that_only_the_longest_texts_outgrow_is_seen(name):
 
     objective = Objective(collate, token_loss, lambda batch: 1)
     model = redraw(WINDOWS[name]())
-    assert "packed rows would not give the same" in pack_if_proven(objective, model, dataset, 64, "auto")[1]
+    assert "packed rows would change the result" in pack_if_proven(objective, model, dataset, 64, "auto")[1]
     short = Dataset.from_list(rows[:9])
-    assert "no text sees another" in pack_if_proven(objective, model, short, 64, "auto")[1]
+    assert "attention stays within each text" in pack_if_proven(objective, model, short, 64, "auto")[1]
 
 
 @pytest.mark.parametrize("family", ["bart", "gpt2"])
@@ -355,8 +356,8 @@ def test_a_classifier_that_cannot_be_packed_is_padded(family):
         return {"input_ids": ids, "attention_mask": (ids != 1).long(), "labels": labels}
 
     objective = classification(collate, "single_label_classification")
-    kept, said = pack_if_proven(objective, redraw(model), dataset, 32, "auto")
+    kept, line = pack_if_proven(objective, redraw(model), dataset, 32, "auto")
     assert kept is objective
-    assert said.startswith("packing: off, for packed rows would not give the same")
+    assert line.startswith("packing: off, packed rows would change the result")
     with pytest.raises(UserError, match="cannot be packed"):
         pack_if_proven(objective, model, dataset, 32, "on")

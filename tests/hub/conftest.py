@@ -1,4 +1,4 @@
-"""A stand-in of the hub on loopback: the endpoints that a push, with large files, and a load need, and a memory."""
+"""A fake hub on loopback, with the endpoints that a push (with large files) and a load need."""
 
 import base64
 import hashlib
@@ -36,7 +36,7 @@ class Repo:
 class Hub(ThreadingHTTPServer):
     """repos: (kind, id) -> Repo. blobs: sha256 -> large file. requests: "METHOD path".
 
-    fail: [(pattern of a request, status, whether it is done all the same)], each used up by the first that matches.
+    fail: [(request pattern, status, whether to execute the request anyway)]; each entry fails one request.
     """
 
     daemon_threads = True
@@ -47,7 +47,7 @@ class Hub(ThreadingHTTPServer):
         self.repos, self.blobs, self.requests, self.fail, self.lock = {}, {}, [], [], Lock()
 
     def add(self, repo_id, kind="model", private=True, **files):
-        """A repository that is there already; `files`: contents, __ in a name standing for the dot."""
+        """Add a repository. files: name -> content, with __ for the dot in a name."""
         files = {name.replace("__", "."): content for name, content in files.items()}
         self.repos[kind, repo_id] = Repo(repo_id, private, files)
 
@@ -102,7 +102,7 @@ class StandIn(BaseHTTPRequestHandler):
             self.answer({"error": f"no such endpoint: {request}"}, 404)
 
     def answer(self, content, status=200, **headers):
-        if getattr(self, "quiet", None):  # it was done; the answer is lost
+        if getattr(self, "quiet", None):  # the request was executed, but the answer is lost
             content, status, headers = {"error": "bad gateway"}, self.quiet, {}
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
@@ -114,7 +114,7 @@ class StandIn(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def repo(self, kind, repo_id):
-        """The repository, or None when there is none for whoever asks, which was then said."""
+        """Return the repository; if the client may not see it, answer with an error and return None."""
         found = self.server.repos.get((kind, repo_id))
         if found is None or (found.private and self.headers["Authorization"] != f"Bearer {TOKEN}"):
             self.answer({"error": "Repository not found"}, 404, X_Error_Code="RepoNotFound")
@@ -199,7 +199,7 @@ ROUTES = [
 
 
 def stand_in(monkeypatch):
-    """The stand-in, with the library in this process pointed at it, and no waiting: `hub.waited` says how long."""
+    """The fake hub, used by the library in this process. Retries do not wait; `hub.waited` has the seconds."""
     server = Hub()
     server.waited, server.token = [], TOKEN
     Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -238,7 +238,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def sizes():
-    """Prime, or odd times odd: a swapped axis meets another size. The head size is even because rotary turns pairs."""
+    """Prime or odd sizes, so that swapped axes never match. The head size is even, because rotary needs pairs."""
     return {
         "vocab_size": 101,
         "hidden_size": 33,
@@ -268,5 +268,5 @@ def _a_run(tokenizer, sizes, tmp_path_factory):
 
 @pytest.fixture
 def model_folder(_a_run, tmp_path):
-    """The `model` folder of a finished run, its record and settings beside it: paths of somebody's home in both."""
+    """The `model` folder of a finished run, with record and settings beside it; both contain home paths."""
     return shutil.copytree(_a_run, tmp_path / "run") / "model"

@@ -1,4 +1,4 @@
-"""The model card: says what was measured and no more, loads as it says, and keeps what somebody wrote."""
+"""The model card states only what was measured, its code loads the model, and it keeps a user's text."""
 
 import json
 import re
@@ -37,7 +37,7 @@ def card(config=CONFIG, result=RESULT, settings=SETTINGS, readme=None):
     return ModelCard(model_card("me/tiny", config, result, settings, readme))
 
 
-def test_results_stand_in_the_metadata_and_in_the_text():
+def test_results_are_in_the_metadata_and_in_the_text():
     said = card()
     assert [(r.metric_type, r.metric_value, r.dataset_type, r.dataset_split) for r in said.data.eval_results] == [
         ("accuracy", 0.875, "stanfordnlp/imdb", "test"),
@@ -77,7 +77,7 @@ def test_without_a_record_nothing_is_claimed():
 
 @pytest.mark.parametrize("kind", ["stock", "decero", "remote code", "tokenizer"])
 def test_the_way_to_load_it_that_the_card_shows_works(model_folder, tokenizer, tmp_path, kind):
-    """The Python of the card is run, the repository's name in it exchanged for the folder."""
+    """Run the card's Python code, with the folder instead of the repository name."""
     folder = model_folder
     if kind == "stock":
         sizes = {"vocab_size": 97, "n_embd": 6, "n_layer": 1, "n_head": 1, "n_positions": 11}
@@ -117,14 +117,14 @@ def test_each_head_is_loaded_by_its_own_auto_class(model_type, architecture, aut
     assert f"\nmodel = {auto}.from_pretrained(" in said.text
 
 
-def test_a_head_of_somebody_elses_code_is_loaded_as_its_auto_map_says():
+def test_a_head_of_foreign_code_loads_as_its_auto_map_says():
     auto_map = {"AutoModel": "theirs.TheirModel", "AutoModelForCausalLM": "theirs.TheirCausalLM"}
     said = card({"model_type": "nobody-knows-it", "architectures": ["TheirCausalLM"], "auto_map": auto_map}, None, None)
     assert '\nmodel = AutoModelForCausalLM.from_pretrained("me/tiny", trust_remote_code=True)\n' in said.text
     assert said.data.pipeline_tag == "text-generation"
 
 
-def test_a_card_that_somebody_wrote_is_kept_word_for_word_and_its_metadata_completed():
+def test_a_users_card_is_kept_and_its_metadata_completed():
     mine = "---\nlicense: mit\npipeline_tag: zero-shot-classification\nmine: 1\n---\n\n# My words\n\n{{ not jinja }}\n"
     said = card(readme=mine)
     assert said.text == "\n# My words\n\n{{ not jinja }}\n"
@@ -141,7 +141,7 @@ def test_a_licence_alone_goes_into_the_card_that_is_written():
     assert "| accuracy | 0.8750 |" in said.text
 
 
-def test_a_card_of_an_earlier_push_is_written_anew_with_what_was_added_to_its_metadata():
+def test_an_earlier_pushed_card_is_rewritten_with_its_metadata():
     first = str(card()).replace("library_name:", "license: mit\nlibrary_name:")
     assert MARK in first
     said = card(result=RESULT | {"metric": {"accuracy": 0.5}}, readme=first)
@@ -151,7 +151,7 @@ def test_a_card_of_an_earlier_push_is_written_anew_with_what_was_added_to_its_me
 
 
 def test_metadata_that_cannot_be_read_is_named():
-    with pytest.raises(UserError, match=r"README\.md: its metadata cannot be read"):
+    with pytest.raises(UserError, match=r"README\.md: cannot read its metadata"):
         card(readme="---\na: [\n---\ntext")
 
 
@@ -182,7 +182,7 @@ def test_no_path_of_this_machine_travels(before, after):
     assert without_paths({"a": [before]}) == {"a": [after]}
 
 
-def test_a_record_is_found_beside_a_model_folder_and_inside_an_exported_one_and_nowhere_else(model_folder, tmp_path):
+def test_a_record_is_found_only_beside_or_in_a_model_folder(model_folder, tmp_path):
     result, settings = read_run(model_folder)
     assert result["seed"] == 3
     assert settings["data"]["name"] == "bbc_news"

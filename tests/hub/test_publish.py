@@ -1,4 +1,4 @@
-"""Publishing: an ordinary folder, and a push of it to a stand-in of the hub on loopback."""
+"""Saving a plain folder, and pushing it to a fake hub on loopback."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from decero.hub.publish import WAITS, publish, push
 
 @pytest.fixture
 def sent(hub):
-    """What the repository me/tiny holds."""
+    """Return the repository me/tiny."""
     return lambda: hub.repos["model", "me/tiny"]
 
 
@@ -41,7 +41,7 @@ def test_the_end_of_a_training_run_pushes_what_it_saved(model_folder, tokenizer,
     assert sent().private
 
 
-def test_a_push_makes_a_private_repository_and_one_commit_of_every_file(model_folder, hub, sent, capfd):
+def test_a_push_makes_a_private_repository_in_one_commit(model_folder, hub, sent, capfd):
     before = contents(model_folder.parent)
     push(model_folder, "me/tiny")
     assert sent().private
@@ -57,7 +57,7 @@ def test_a_push_makes_a_private_repository_and_one_commit_of_every_file(model_fo
     assert f"{hub.url}/me/tiny (private) now holds 7 files" in said
 
 
-def test_what_is_pushed_carries_the_runs_record_and_nobodys_folders(model_folder, hub, sent):
+def test_a_push_sends_the_run_record_without_local_paths(model_folder, hub, sent):
     push(model_folder, "me/tiny")
     record = json.loads(sent().files["run/result.json"])
     assert record["metric"] == {"eval_loss": 2.5, "eval_accuracy": 0.25}
@@ -69,16 +69,16 @@ def test_what_is_pushed_carries_the_runs_record_and_nobodys_folders(model_folder
         assert str(model_folder.parent).encode() not in content, name
 
 
-def test_a_second_push_of_the_same_folder_changes_nothing_and_says_so(model_folder, hub, sent, capfd):
+def test_pushing_the_same_folder_again_changes_nothing(model_folder, hub, sent, capfd):
     push(model_folder, "me/tiny")
     hub.requests.clear()
     push(model_folder, "me/tiny")
     assert len(sent().commits) == 1
     assert not [r for r in hub.requests if r.startswith("PUT") or "/commit/" in r]
-    assert "holds these very files already" in capfd.readouterr().out
+    assert "already has these files" in capfd.readouterr().out
 
 
-def test_a_push_of_other_weights_is_one_more_commit_without_the_weights_that_are_no_more(model_folder, hub, sent):
+def test_pushing_other_weights_deletes_the_stale_ones(model_folder, hub, sent):
     hub.add(
         "me/tiny",
         config__json=(model_folder / "config.json").read_bytes(),
@@ -104,7 +104,7 @@ def test_only_what_makes_the_model_is_sent(model_folder, hub, sent):
     }  # fmt: skip
 
 
-def test_public_is_asked_for_and_a_repository_that_is_there_stays_as_it_is(model_folder, hub, sent, capfd):
+def test_visibility_is_set_only_for_a_new_repository(model_folder, hub, sent, capfd):
     push(model_folder, "me/tiny", private=False)
     assert not sent().private
     sent().files.clear()
@@ -125,20 +125,20 @@ def test_a_dry_run_lists_everything_and_sends_nothing(model_folder, hub, monkeyp
     total = sum(int(line.split()[0].replace(",", "")) for line in said.splitlines() if " bytes  " in line)
     assert total % 2 == 0  # every size once, and their sum
     assert f"{total // 2:,} bytes  in 7 files" in said
-    assert "stays here" not in said
+    assert "not sent" not in said
     for name in ("run", "checkpoints"):
         (model_folder / name).mkdir()
     shutil.copy(model_folder.parent / "result.json", model_folder / "run")
     push(model_folder, "me/tiny", private=False, dry_run=True)
     said = capfd.readouterr().out
     assert "me/tiny (public" in said
-    assert "stays here: checkpoints\n" in said
+    assert "not sent: checkpoints\n" in said
 
 
 def test_a_push_without_a_token_is_refused_and_the_folder_kept(model_folder, hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("decero.hub.publish.get_token", lambda: None)
-    with pytest.raises(UserError, match=r"no token to push .* with; run `hf auth login` or set HF_TOKEN"):
+    with pytest.raises(UserError, match=r"no token to push .*; run `hf auth login` or set HF_TOKEN"):
         push(model_folder, "me/tiny")
     assert hub.requests == []
     assert (model_folder / "model.safetensors").is_file()
@@ -160,31 +160,31 @@ def shard(folder):
     [
         (lambda f: f.rename(f.with_name("modell")), "no such folder; did you mean .*/modell"),
         (lambda f: (f / "config.json").unlink(), "there is no config.json"),
-        (lambda f: (f / "config.json").write_text("{"), "config.json: is no JSON"),
-        (lambda f: (f / "config.json").write_text("{}"), "names no model_type"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json: invalid JSON"),
+        (lambda f: (f / "config.json").write_text("{}"), "config.json: no model_type"),
         (lambda f: (f / "model.safetensors").unlink(), "there is no model.safetensors"),
-        (lambda f: (f / "pytorch_model.bin").write_bytes(b""), "pytorch_model.bin may hold a pickle"),
-        (lambda f: (f / "model.pt").write_bytes(b""), "model.pt may hold a pickle"),
-        (cut, "model.safetensors: is no whole safetensors file"),
-        (shard, "names model-00002-of-00002.safetensors, which is not there"),
-        (lambda f: (f / "README.md").write_text("---\na: [\n---\n"), "README.md: its metadata cannot be read"),
+        (lambda f: (f / "pytorch_model.bin").write_bytes(b""), "pytorch_model.bin may be a pickle"),
+        (lambda f: (f / "model.pt").write_bytes(b""), "model.pt may be a pickle"),
+        (cut, "model.safetensors: not a complete safetensors file"),
+        (shard, "names model-00002-of-00002.safetensors, which does not exist"),
+        (lambda f: (f / "README.md").write_text("---\na: [\n---\n"), "README.md: cannot read its metadata"),
     ],
 )
-def test_a_folder_that_is_no_whole_model_is_refused_before_anything_is_sent(model_folder, hub, spoil, said):
+def test_an_incomplete_model_is_refused_before_sending(model_folder, hub, spoil, said):
     spoil(model_folder)
     with pytest.raises(UserError, match=said):
         push(model_folder, "me/tiny")
     assert hub.requests == []
 
 
-def test_the_folder_of_a_run_is_refused_with_the_folder_that_was_meant(model_folder, hub):
-    with pytest.raises(UserError, match=r"holds no model.*; give .*/model"):
+def test_a_run_folder_is_refused_with_a_hint_to_its_model(model_folder, hub):
+    with pytest.raises(UserError, match=r"no model in this folder.*; give .*/model"):
         push(model_folder.parent, "me/tiny")
 
 
 @pytest.mark.parametrize("name", ["not a name", "a/b/c", "tiny", "me/", "me/--x"])
-def test_a_name_that_is_none_is_refused_even_dry(model_folder, hub, name):
-    with pytest.raises(UserError, match="is no name of a repository"):
+def test_an_invalid_name_is_refused_even_in_a_dry_run(model_folder, hub, name):
+    with pytest.raises(UserError, match="is not a repository name"):
         push(model_folder, name, dry_run=True)
 
 
@@ -203,7 +203,7 @@ def test_a_dataset_or_space_of_that_name_is_refused(model_folder, hub, kind):
         ({"model_type": "decero_encoder", "architectures": ["DeceroEncoderModel"]}, r"\(DeceroEncoderModel\)"),
     ],
 )
-def test_another_kind_of_model_is_overwritten_only_when_that_is_asked_for(model_folder, hub, sent, theirs, named):
+def test_another_kind_of_model_is_replaced_only_on_request(model_folder, hub, sent, theirs, named):
     hub.add("me/tiny", config__json=json.dumps(theirs).encode())
     with pytest.raises(UserError, match=rf"holds a .*{named}, and this is a decero_encoder \(DeceroEncoderForMaskedLM"):
         push(model_folder, "me/tiny")
@@ -217,9 +217,7 @@ ENDPOINTS = ("GET /api/models/", "/create", "/validate-yaml", "/preupload/", "/b
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("done", [False, True], ids=["not done", "done, answer lost"])
-def test_a_hub_that_cannot_answer_once_is_asked_again_and_nothing_is_done_twice(
-    model_folder, hub, sent, endpoint, done
-):
+def test_a_failed_request_is_retried_and_nothing_done_twice(model_folder, hub, sent, endpoint, done):
     hub.fail.append((endpoint, 503, done))
     push(model_folder, "me/tiny")
     assert hub.fail == []
@@ -228,28 +226,26 @@ def test_a_hub_that_cannot_answer_once_is_asked_again_and_nothing_is_done_twice(
     assert hub.waited == [1]
 
 
-def test_a_hub_that_stays_away_is_given_up_and_the_folder_kept(model_folder, hub):
+def test_after_all_retries_the_push_ends_and_keeps_the_folder(model_folder, hub):
     hub.fail += [("/create", 502, False)] * 99
-    with pytest.raises(UserError, match="is kept but me/tiny could not be pushed: 502"):
+    with pytest.raises(UserError, match="is kept, but me/tiny could not be pushed: 502"):
         push(model_folder, "me/tiny")
     assert hub.waited == list(WAITS)
     hub.waited.clear()
     hub.shutdown()
     hub.server_close()
-    with pytest.raises(UserError, match=r"is kept but me/tiny could not be pushed: .*[Cc]onnect"):
+    with pytest.raises(UserError, match=r"is kept, but me/tiny could not be pushed: .*[Cc]onnect"):
         push(model_folder, "me/tiny")
     assert hub.waited == list(WAITS)
     assert (model_folder / "model.safetensors").is_file()
 
 
-def test_what_the_hub_refuses_is_one_line_at_once_and_never_says_the_token(
-    model_folder, hub, monkeypatch, capfd, caplog
-):
+def test_a_refusal_of_the_hub_is_one_line_without_the_token(model_folder, hub, monkeypatch, capfd, caplog):
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
     with pytest.raises(UserError, match=r"could not be pushed: 403.* the token may not write to me") as refused:
         push(model_folder, "me/tiny")
-    assert "Bearer ***" in str(refused.value)  # the stand-in quotes the header, which a hub should not
+    assert "Bearer ***" in str(refused.value)  # the fake hub quotes the header, which a hub should not
     assert refused.value.__cause__ is None
     assert refused.value.__suppress_context__  # no traceback quotes it either
     assert hub.waited == []
@@ -257,7 +253,7 @@ def test_what_the_hub_refuses_is_one_line_at_once_and_never_says_the_token(
     assert "hf_of_somebody_else" not in str(refused.value) + said.out + said.err + caplog.text
 
 
-def test_the_token_is_never_said_when_all_goes_well(model_folder, hub, capfd, caplog):
+def test_the_token_is_never_printed_on_success(model_folder, hub, capfd, caplog):
     caplog.set_level(logging.DEBUG)
     push(model_folder, "me/tiny")
     said = capfd.readouterr()
@@ -265,7 +261,7 @@ def test_the_token_is_never_said_when_all_goes_well(model_folder, hub, capfd, ca
     assert not any(hub.token.encode() in content for content in hub.repos["model", "me/tiny"].files.values())
 
 
-def test_a_card_that_somebody_wrote_is_kept_in_the_folder_and_on_the_hub(model_folder, hub, sent):
+def test_a_users_card_is_kept_in_the_folder_and_on_the_hub(model_folder, hub, sent):
     push(model_folder, "me/tiny")
     sent().files["README.md"] = b"---\nlicense: mit\n---\n# Written on the hub\n"
     push(model_folder, "me/tiny")

@@ -1,4 +1,4 @@
-"""Every head of every shape, written with its code, loads and computes the same where decero is not installed."""
+"""Every exported head loads and computes the same without decero installed."""
 
 import inspect
 import json
@@ -64,7 +64,7 @@ save_file(out, sys.argv[2])
 
 
 def build(config_class, auto, sizes):
-    """A model whose every parameter is drawn anew: zeros and ones of a fresh one hide what was not loaded."""
+    """A model with random parameters; zeros and ones of a new model would hide parameters that were not loaded."""
     config = config_class(**sizes, bos_token_id=2, eos_token_id=3)
     if config.is_encoder_decoder:
         config.decoder_start_token_id = 2
@@ -94,7 +94,7 @@ def answers(model, name, auto):
 
 @pytest.fixture(scope="module")
 def computed(sizes, tokenizer, tmp_path_factory, hub_of_this_module):
-    """(here, elsewhere): name -> tensor, of every head from a folder and of one from the hub."""
+    """(with decero, without): name -> output tensor, of every head from a folder and of one from the hub."""
     work = tmp_path_factory.mktemp("remote")
     torch.manual_seed(0)
     here, jobs = {}, {}
@@ -128,7 +128,7 @@ def computed(sizes, tokenizer, tmp_path_factory, hub_of_this_module):
 
 
 @pytest.mark.parametrize("name", [*HEADS, "on the hub"])
-def test_a_head_computes_the_same_where_decero_is_not_installed(computed, name):
+def test_a_head_computes_the_same_without_decero(computed, name):
     here, elsewhere = computed
     for key in (name, f"{name}-base", f"{name}-generated"):
         if key in here:
@@ -136,19 +136,19 @@ def test_a_head_computes_the_same_where_decero_is_not_installed(computed, name):
             torch.testing.assert_close(elsewhere[key], here[key], atol=1e-6, rtol=0)
 
 
-def test_the_tokenizer_comes_along(computed):
+def test_the_tokenizer_is_exported(computed):
     here, elsewhere = computed
     assert torch.equal(here["tokens"], elsewhere["tokens"])
 
 
-def test_all_shapes_are_there():
+def test_all_shapes_are_exported():
     assert {config_class.model_type for config_class, _ in HEADS.values()} == {
         "decero_encoder", "decero_decoder", "decero_encoder_decoder",
     }  # fmt: skip
     assert len(HEADS) >= 10
 
 
-def test_the_code_is_copied_as_it_is_and_no_more_of_it_than_is_needed(model_folder, tmp_path):
+def test_only_the_needed_code_is_copied_unchanged(model_folder, tmp_path):
     out = export_remote_code(model_folder, tmp_path / "out")
     source = Path(inspect.getfile(decero.models)).parent
     copied = {path.name: path.read_bytes() for path in out.glob("*.py")}
@@ -159,7 +159,7 @@ def test_the_code_is_copied_as_it_is_and_no_more_of_it_than_is_needed(model_fold
     assert "modeling_decoder.py" not in copied
 
 
-def test_an_export_of_a_folder_brings_every_head_tokenizer_weights_and_record(model_folder, tmp_path):
+def test_an_export_has_all_heads_tokenizer_weights_and_record(model_folder, tmp_path):
     out = export_remote_code(model_folder, tmp_path / "out")
     config = json.loads((out / "config.json").read_text())
     assert config.pop("auto_map") == {
@@ -175,16 +175,16 @@ def test_an_export_of_a_folder_brings_every_head_tokenizer_weights_and_record(mo
     assert json.loads((out / "run" / "result.json").read_text())["metric"]["eval_loss"] == 2.5
 
 
-def test_what_needs_no_code_of_ours_or_would_be_overwritten_is_refused(model_folder, tokenizer_folder, tmp_path):
+def test_other_models_and_existing_folders_are_refused(model_folder, tokenizer_folder, tmp_path):
     stock = BertConfig(vocab_size=11, hidden_size=6, num_hidden_layers=1, num_attention_heads=1, intermediate_size=5)
     with pytest.raises(UserError, match="BertForMaskedLM: holds a bert"):
         export_remote_code(AutoModelForMaskedLM.from_config(stock), tmp_path / "out")
-    with pytest.raises(UserError, match="holds a tokenizer and no model"):
+    with pytest.raises(UserError, match="holds a tokenizer but no model"):
         export_remote_code(tokenizer_folder, tmp_path / "out")
     with pytest.raises(UserError, match="no such folder"):
         export_remote_code(tmp_path / "nowhere", tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         export_remote_code(model_folder, model_folder)
 
 
@@ -193,14 +193,14 @@ SIZES = {
 }  # fmt: skip
 
 
-def test_an_export_with_its_own_code_is_loaded_without_decero_and_compared(tmp_path):
+def test_a_remote_code_export_is_checked_without_decero(tmp_path):
     DeceroEncoderForMaskedLM(DeceroEncoderConfig(**SIZES)).save_pretrained(tmp_path / "ours")
     said = []
     export_model(tmp_path / "ours", tmp_path / "out", "remote-code", say=said.append)
     assert re.search(r"largest difference of logits in fp32, loaded without decero: 0\.0e\+00", said[0])
 
 
-def test_an_export_whose_code_computes_something_else_is_taken_back(tmp_path, monkeypatch):
+def test_an_export_with_other_outputs_is_removed(tmp_path, monkeypatch):
     DeceroEncoderForMaskedLM(DeceroEncoderConfig(**SIZES)).save_pretrained(tmp_path / "ours")
     copy = shutil.copyfile
 
@@ -215,7 +215,7 @@ def test_an_export_whose_code_computes_something_else_is_taken_back(tmp_path, mo
     assert not (tmp_path / "out").exists()
 
 
-def test_an_export_that_does_not_load_without_decero_is_taken_back(tmp_path, monkeypatch):
+def test_an_export_that_fails_to_load_is_removed(tmp_path, monkeypatch):
     DeceroEncoderForMaskedLM(DeceroEncoderConfig(**SIZES)).save_pretrained(tmp_path / "ours")
     monkeypatch.setattr("decero.hub.remote_code.get_relative_import_files", lambda source: [])
     with pytest.raises(UserError, match="does not load without decero"):

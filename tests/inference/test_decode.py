@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from decero.errors import UserError
-from decero.execution.weight_layout import laid_out
+from decero.execution.weight_layout import prepacked_weights
 from decero.inference.decode import batches_by_length, decode, decode_batches
 from decero.models import DeceroDecoderConfig, DeceroEncoderDecoderConfig
 
@@ -240,15 +240,15 @@ def test_laid_out_weights_give_the_same_and_leave_no_trace(sources):
     ids = torch.tensor([sources[1]])
     with torch.no_grad():
         before = model(input_ids=ids, decoder_input_ids=ids).logits
-        with laid_out(model) as layers:
+        with prepacked_weights(model) as layers:
             assert layers == 2 * 6 + 2 * 10 + 1  # encoder, decoder, head
             inside = model(input_ids=ids, decoder_input_ids=ids).logits
-            with laid_out(model) as again:
+            with prepacked_weights(model) as again:
                 assert again == 0
     torch.testing.assert_close(inside, before, atol=1e-4, rtol=1e-4)
     assert not any("forward" in vars(module) for module in model.modules())
-    with laid_out(model):
+    with prepacked_weights(model):
         model(input_ids=ids, decoder_input_ids=ids).logits.sum().backward()
     assert model.lm_head.weight.grad is not None
-    with laid_out(model.bfloat16()) as layers:
+    with prepacked_weights(model.bfloat16()) as layers:
         assert layers == 0

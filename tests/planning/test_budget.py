@@ -1,4 +1,4 @@
-"""--budget: what is chosen fits, stays what it was chosen to be, and leaves what the command line says."""
+"""--budget: the choice fits the time, survives resuming, and respects the command line."""
 
 import pytest
 import torch
@@ -36,8 +36,8 @@ class Settings(RunConfig):
 
 @pytest.fixture
 def spend(tmp_path, preset, rows, objective, tokenizer, monkeypatch):
-    """What a budget makes of the settings, and the lines that it says."""
-    monkeypatch.setattr(budgeting, "SECONDS", 0.15)
+    """Return a function that applies a budget and returns the resulting settings."""
+    monkeypatch.setattr(budgeting, "PROBE_SECONDS", 0.15)
     path, output = tmp_path / "run.yaml", tmp_path / "run"
     path.write_text(SETTINGS.format(preset=preset, output=output))
 
@@ -59,7 +59,7 @@ def spend(tmp_path, preset, rows, objective, tokenizer, monkeypatch):
     return run
 
 
-def test_what_is_chosen_is_whole_said_and_written_down(spend, tmp_path, capsys):
+def test_the_choice_is_complete_printed_and_recorded(spend, tmp_path, capsys):
     before = torch.get_rng_state()
     config = spend("--budget", "1m")
     assert torch.equal(torch.get_rng_state(), before)
@@ -68,14 +68,14 @@ def test_what_is_chosen_is_whole_said_and_written_down(spend, tmp_path, capsys):
     assert shape["hidden_size"] == 64 * shape["num_attention_heads"] >= 128
     assert config.training.max_train_steps > 1
     assert config.training.num_train_epochs is None
-    assert 0 < config.optim.num_warmup_steps == round(0.05 * config.training.max_train_steps)
+    assert config.optim.num_warmup_steps == round(0.05 * config.training.max_train_steps)
     assert 0 < config.optim.learning_rate <= 1e-3
     assert config.training.eval_strategy == "steps"
     assert config.training.eval_steps == config.training.save_steps <= config.training.max_train_steps
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     written = (tmp_path / "run" / "config.yaml").read_text()
     for line in ("--budget 1m: ", "  shape: ", "  speed: ", "  tokens: ", "  steps: ", "  batch: "):
-        assert f"\n{line}" in f"\n{said}"
+        assert f"\n{line}" in f"\n{printed}"
         assert f"\n# {line}" in f"\n{written}"
     assert "Hoffmann et al. 2022" in written
     again = Settings.load(str(tmp_path / "run" / "config.yaml"))
@@ -83,28 +83,28 @@ def test_what_is_chosen_is_whole_said_and_written_down(spend, tmp_path, capsys):
     assert read_yaml(tmp_path / "run" / "config.yaml") == config.model_dump()
 
 
-def test_the_time_of_a_budget_holds(spend, capsys):
-    """The corpus, a thousand tokens, allows what it may be read; without that bound the time is the limit."""
+def test_the_choice_fits_the_time(spend, capsys):
+    """First the corpus (a thousand tokens, two epochs) is the limit, then the time."""
     spend("--budget", "1m", most_epochs=2.0)
-    assert "2 epochs, no objective of this kind is given more than 2" in capsys.readouterr().out
+    assert "2 epochs, the most for this objective is 2" in capsys.readouterr().out
     config = spend("--budget", "1m", "seed=1", most_epochs=1e6)
-    said = capsys.readouterr().out
-    assert "all that fit" in said or "as many as the next larger shape would want" in said
-    step_s = float(said.split("  steps: ")[1].split(" of ")[1].split(" s")[0])
+    printed = capsys.readouterr().out
+    assert "as many as fit in the time" in printed or "as many as the next larger shape needs" in printed
+    step_s = float(printed.split("  steps: ")[1].split(" of ")[1].split(" s")[0])
     assert config.training.max_train_steps * step_s <= 0.9 * 60 * 1.01
 
 
-def test_the_command_line_has_the_last_word(spend, capsys):
+def test_the_command_line_overrides_the_choice(spend, capsys):
     words = "optim.learning_rate=5e-4", "optim.schedule=constant", "training.global_batch_size=6"
     config = spend("--budget", "1m", *words, "model.overrides.hidden_size=22")
     assert (config.optim.learning_rate, config.optim.schedule) == (5e-4, "constant")
     assert config.training.global_batch_size == 6
     assert config.model.overrides == {"hidden_dropout_prob": 0.1, "hidden_size": 22}
-    said = capsys.readouterr().out
-    assert "shape: as it is, " in said
-    assert "its size stands on the command line" in said
+    printed = capsys.readouterr().out
+    assert "shape: unchanged, " in printed
+    assert "the command line sets its size" in printed
     kept = "optim.learning_rate, optim.schedule, training.global_batch_size"
-    assert f"from the command line, so kept: {kept}\n" in said
+    assert f"unchanged, from the command line: {kept}\n" in printed
 
 
 def test_a_checkpoint_keeps_its_shape_and_gets_steps(spend, tiny_model, tokenizer, tmp_path, capsys):
@@ -112,22 +112,22 @@ def test_a_checkpoint_keeps_its_shape_and_gets_steps(spend, tiny_model, tokenize
     config = spend("--budget", "1m", f"model={{name_or_path: {tmp_path}/checkpoint}}")
     assert config.model.overrides == {}
     assert config.training.max_train_steps > 1
-    assert "shape: as it is, " in capsys.readouterr().out
+    assert "shape: unchanged, " in capsys.readouterr().out
 
 
-def test_a_resumed_run_goes_on_with_what_was_chosen(spend, tmp_path, monkeypatch):
+def test_a_resumed_run_keeps_its_choice(spend, tmp_path, monkeypatch):
     config = spend("--budget", "1m")
-    (tmp_path / "run" / "metrics.jsonl").write_text("")  # it began
-    monkeypatch.setattr(budgeting, "probe", None)  # nothing is measured again
+    (tmp_path / "run" / "metrics.jsonl").write_text("")  # the run has started
+    monkeypatch.setattr(budgeting, "probe", None)  # must not measure again
     assert spend("--budget", "1m", "--resume") == config
     assert spend("--budget", "1m", "--resume").call.notes == config.call.notes
-    with pytest.raises(UserError, match="was not begun with --budget 2m; resume it with the settings that it has"):
+    with pytest.raises(UserError, match="was not started with --budget 2m; resume it with its own settings"):
         spend("--budget", "2m", "--resume")
     with pytest.raises(UserError, match=r"holds a run with other settings \(here: seed: 1\)"):
         spend("--budget", "1m", "--resume", "seed=1")
 
 
-def test_a_budget_that_is_gone_before_training_begins_is_one_line(spend):
+def test_a_budget_without_time_to_train_is_refused(spend):
     with pytest.raises(
         UserError, match=r"--budget: 0\.01s leaves no time to train: reading and probing took"
     ) as refused:
@@ -135,6 +135,6 @@ def test_a_budget_that_is_gone_before_training_begins_is_one_line(spend):
     assert "\n" not in str(refused.value)
 
 
-def test_a_dry_run_writes_nothing_down(spend, tmp_path):
+def test_a_dry_run_of_a_budget_writes_nothing(spend, tmp_path):
     spend("--budget", "1m", "--dry-run")
     assert list((tmp_path / "run").iterdir()) == []

@@ -1,4 +1,4 @@
-"""What a step costs, by arithmetic: held against hand counts, against torch's own counter, against real optimizers."""
+"""Calculated costs of a step, compared with hand counts, torch's FLOP counter and real optimizers."""
 
 import pytest
 import torch
@@ -81,9 +81,10 @@ def tokens_scored(batch):
     ids=["encoder", "untied", "classifier", "decoder", "encoder-decoder", "bert", "t5", "marian"],
 )
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
-def test_the_formula_is_what_torch_counts(config, auto_class, kind, checkpointing):
-    """Within 4 %: biases and norms are counted like matrices, and torch sees matrices alone. When layers run twice,
-    torch spares itself the last product of each the second time.
+def test_the_flops_formula_agrees_with_torch(config, auto_class, kind, checkpointing):
+    """Within 4 %: the formula counts biases and norms like matrices, torch counts only matrix products.
+
+    With checkpointing within 10 %: torch skips the last product of each layer in the second pass.
     """
     model = auto_class.from_config(config, attn_implementation="eager").train()
     if checkpointing:
@@ -92,7 +93,7 @@ def test_the_formula_is_what_torch_counts(config, auto_class, kind, checkpointin
     if kind == "classes":
         objective = classification(lambda rows: {}, "single_label_classification")
     batch = batch_of(kind)
-    objective.loss(model, batch)  # asks once whether the projection is all there is to the scores
+    objective.loss(model, batch)  # the first call also checks the projection
     load = objective.size(batch, 3)
     with FlopCounterMode(display=False) as counted:
         objective.loss(model, batch).backward()
@@ -101,7 +102,7 @@ def test_the_formula_is_what_torch_counts(config, auto_class, kind, checkpointin
     )
 
 
-def test_a_load_counts_what_is_there_and_the_padding_around_it():
+def test_a_batch_size_counts_tokens_and_padding():
     batch = batch_of("seq2seq")
     batch["attention_mask"][0, 10:] = 0
     load = Objective(lambda rows: {}, token_loss, tokens_scored).size(batch, 3).times(2)
@@ -118,7 +119,7 @@ def test_a_load_counts_what_is_there_and_the_padding_around_it():
         ("rmsprop", {}), ("rmsprop", {"momentum": 0.9, "centered": True}), ("adafactor", {}),
     ],
 )  # fmt: skip
-def test_what_an_optimizer_remembers_is_what_was_forecast(tiny_model, name, arguments):
+def test_optimizer_memory_is_as_forecast(tiny_model, name, arguments):
     model = tiny_model()
     optim = OptimSection(name=name, arguments=arguments)
     optimizer = build_optimizer(model, optim)
@@ -133,14 +134,14 @@ def test_what_an_optimizer_remembers_is_what_was_forecast(tiny_model, name, argu
     assert held.total == held.weights + held.gradients + held.optimizer
 
 
-def test_kept_for_the_backward_pass_by_hand():
+def test_saved_activations_by_hand():
     layer = nn.Linear(5, 11)
     with SavedActivations(layer) as kept:
         layer(torch.randn(7, 5)).tanh().sum()
-    assert kept.bytes == 4 * (7 * 5 + 7 * 11)  # what entered the layer, what left tanh; no weight
+    assert kept.bytes == 4 * (7 * 5 + 7 * 11)  # the input of the layer and the output of tanh, no weight
 
 
-def test_logits_are_of_the_scored_places_of_a_chunk(tiny_model):
+def test_logits_bytes_are_those_of_one_chunk(tiny_model):
     load = BatchSize(examples=3, tokens=9, scored=7, places=9, pairs=27)
     assert logits_bytes(tiny_model(), load) == 2 * 4 * 7 * 101
     assert logits_bytes(tiny_model(), load.times(1000)) == 2 * 4 * 512 * 101

@@ -1,4 +1,4 @@
-"""A forecast: its counts are exact, its parts add up, it leaves no trace, and it stays within its time."""
+"""A forecast: exact counts, parts that add up, no side effects, limited time."""
 
 from pathlib import Path
 
@@ -38,10 +38,10 @@ def short(monkeypatch):
 
 @pytest.fixture
 def foresee(rows, objective, tiny_model, tmp_path, monkeypatch):
-    """A forecast of a tiny run, in a folder where nothing may be left."""
+    """Forecast a tiny run, in a folder that must stay empty."""
     monkeypatch.chdir(tmp_path)
 
-    def run(model=None, device=None, judged=False, optim=None, sharded=False, **training):
+    def run(model=None, device=None, evaluated=False, optim=None, sharded=False, **training):
         config = Settings(
             output="run", optim=OptimSection(**(optim or {})), training=TrainingSection(**STEPS | training)
         )
@@ -52,8 +52,8 @@ def foresee(rows, objective, tiny_model, tmp_path, monkeypatch):
             return mean_loss(accelerator, model, dataset, objective, 8)
 
         run = Run(accelerator, config.training, config.optim, tmp_path, sharded=sharded, config=config)
-        looks = (rows.select(range(20)), evaluate, evaluate) if judged else ()
-        return forecast(run, model or tiny_model(), objective, rows, *looks)
+        evaluation = (rows.select(range(20)), evaluate, evaluate) if evaluated else ()
+        return forecast(run, model or tiny_model(), objective, rows, *evaluation)
 
     return run
 
@@ -66,19 +66,19 @@ def test_counts_are_exact(foresee, tiny_model, rows, objective, capsys):
     assert found.load.examples == pytest.approx(len(epoch) / -(-len(epoch) // 12))
     assert found.load.tokens == pytest.approx(sum(epoch) / -(-len(epoch) // 12))
     assert found.flops == flops(model, found.load)
-    said = capsys.readouterr().out
-    assert f"parameters        {found.parameters:,}, {101 * 22:,} of them embeddings\n" in said
-    assert f"training rows     {len(epoch):,} of {np.mean(epoch):.1f} tokens on average\n" in said
-    assert f"tokens a step     {found.load.tokens:,.0f} in {found.load.examples:,.0f} rows, " in said
-    assert "found by          counting: " in said
-    assert "arithmetic: FLOPs = 6 x (weights a token meets x places + vocabulary x width x scored" in said
-    assert "measuring: a step" in said
-    assert max(map(len, said.splitlines())) <= 120
+    printed = capsys.readouterr().out
+    assert f"parameters        {found.parameters:,}, {101 * 22:,} of them embeddings\n" in printed
+    assert f"training rows     {len(epoch):,} of {np.mean(epoch):.1f} tokens on average\n" in printed
+    assert f"tokens a step     {found.load.tokens:,.0f} in {found.load.examples:,.0f} rows, " in printed
+    assert "found by          counting: " in printed
+    assert "arithmetic: FLOPs = 6 x (weights x positions + vocabulary x width x scored" in printed
+    assert "measuring: a step" in printed
+    assert max(map(len, printed.splitlines())) <= 120
 
 
-def test_it_leaves_no_file_and_no_random_state_behind(foresee, tmp_path):
+def test_a_forecast_changes_no_file_and_no_random_state(foresee, tmp_path):
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
-    foresee(tiny(0.1), judged=True)
+    foresee(tiny(0.1), evaluated=True)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]
     assert list(tmp_path.iterdir()) == []
@@ -92,16 +92,16 @@ def tiny(dropout):
         return AutoModelForMaskedLM.from_config(config)
 
 
-def test_the_time_is_steps_and_evaluations_and_what_follows(foresee):
-    found = foresee(judged=True, eval_strategy="steps", eval_steps=15)
+def test_the_time_is_the_sum_of_steps_and_evaluations(foresee):
+    found = foresee(evaluated=True, eval_strategy="steps", eval_steps=15)
     assert found.step_s > 0
     assert found.train_s > 40 * found.step_s
     assert found.end_s > 0
-    found = foresee(judged=True, eval_strategy="no")
+    found = foresee(evaluated=True, eval_strategy="no")
     assert found.train_s == 40 * found.step_s
 
 
-def test_memory_is_that_of_this_process(foresee):
+def test_the_memory_is_that_of_this_process(foresee):
     found, resident = foresee(), psutil.Process().memory_info().rss
     assert 0.5 * resident < found.memory < 4 * resident + 2**30
 
@@ -109,15 +109,15 @@ def test_memory_is_that_of_this_process(foresee):
 @pytest.mark.parametrize(
     ("strategy", "count"), [({"eval_strategy": "no"}, 0), ({"eval_strategy": "steps", "eval_steps": 5}, 3), ({}, 3)]
 )
-def test_evaluations_are_counted_as_the_loop_makes_them(fit, strategy, count):
-    """13 steps; an epoch of 61 rows by 12 has 6."""
+def test_evaluations_are_counted_like_in_the_loop(fit, strategy, count):
+    """13 steps; an epoch of 61 rows has 6 steps of 12."""
     settings, seen = STEPS | strategy | {"max_train_steps": 13, "save_steps": None}, []
     assert evaluations(TrainingSection(**settings), 13, 6) == count
     fit(evaluate=lambda model: seen.append(1) or {"loss": 0.0}, **settings)
     assert len(seen) == count
 
 
-def test_a_micro_batch_is_what_a_device_computes_at_once():
+def test_the_micro_batch_size_follows_the_settings():
     load = BatchSize(examples=64, tokens=6400, scored=960, places=6500, pairs=650000)
     assert micro_batch(load, TrainingSection(max_train_steps=1, per_device_batch_size=16), 1).examples == 16
     assert micro_batch(load, TrainingSection(max_train_steps=1, per_device_batch_size=16), 8).examples == 8
@@ -127,7 +127,7 @@ def test_a_micro_batch_is_what_a_device_computes_at_once():
     )
 
 
-def test_what_is_kept_grows_with_the_rows_and_is_told_from_few(tiny_model, rows, objective, monkeypatch):
+def test_activations_are_extrapolated_from_few_rows(tiny_model, rows, objective, monkeypatch):
     accelerator = Accelerator(cpu=True)
     settings = TrainingSection(**STEPS | {"global_batch_size": 48, "per_device_batch_size": 48})
     run = Run(accelerator, settings, OptimSection(), Path("run"), seed=4)
@@ -137,8 +137,8 @@ def test_what_is_kept_grows_with_the_rows_and_is_told_from_few(tiny_model, rows,
     assert saved_activations(accelerator, tiny_model(), objective, rows, micro) == pytest.approx(exact, rel=0.25)
 
 
-def test_a_step_that_takes_long_is_probed_with_fewer_rows(tiny_model, rows, objective, monkeypatch):
-    """By a clock on which each row takes 10 ms and nothing else takes time, a step of 40 takes 0.4 s."""
+def test_a_slow_step_is_probed_with_fewer_rows(tiny_model, rows, objective, monkeypatch):
+    """With a fake clock each row takes 10 ms and nothing else takes time, so a step of 40 takes 0.4 s."""
     clock = [0.0]
     accelerator, model = Accelerator(cpu=True), tiny_model()
 
@@ -156,36 +156,41 @@ def test_a_step_that_takes_long_is_probed_with_fewer_rows(tiny_model, rows, obje
     assert found.step_s == pytest.approx(0.01 * load.examples, rel=0.1)
 
 
-def test_a_device_of_the_table_is_forecast_by_its_data_sheet(foresee, capsys, monkeypatch):
-    monkeypatch.setattr("decero.planning.forecast.probe", None)  # nothing is run
+def test_a_known_device_is_forecast_from_its_data_sheet(foresee, capsys, monkeypatch):
+    monkeypatch.setattr("decero.planning.forecast.probe", None)  # must not run anything
     found, device = foresee(device="l4", mixed_precision="bf16", num_processes=4), DEVICES["l4"]
-    held = static_memory(tiny(0.0), OptimSection())
-    assert found.step_s == pytest.approx(found.flops / (4 * 0.4 * 121e12) + 2 * held.total / device.bandwidth)
-    said = capsys.readouterr().out
-    assert "a device, fits 24 GB: weights " in said
-    assert "on 4 devices      sharded (FSDP2) weights, gradients and optimizer would take " in said
-    assert "data sheet of L4 24 GB: time = FLOPs / (4 x 40% of its peak in bf16)" in said.replace("\n" + " " * 18, " ")
+    static = static_memory(tiny(0.0), OptimSection())
+    assert found.step_s == pytest.approx(found.flops / (4 * 0.4 * 121e12) + 2 * static.total / device.bandwidth)
+    printed = capsys.readouterr().out
+    assert "a device, fits 24 GB: weights " in printed
+    assert "on 4 devices      sharded (FSDP2) weights, gradients and optimizer would take " in printed
+    assert "data sheet of L4 24 GB: time = FLOPs / (4 x 40% of its peak in bf16)" in printed.replace(
+        "\n" + " " * 18, " "
+    )
 
 
-def test_a_quarter_of_everything_and_the_weights_once_is_what_sharding_leaves(foresee, capsys):
+def test_sharding_leaves_a_share_and_one_copy_of_the_weights(foresee, capsys):
     alone = foresee(device="l4", num_processes=4)
     weights = sum(p.nbytes for p in tiny(0.0).parameters())
-    said = capsys.readouterr().out.replace("\n" + " " * 18, " ")
-    assert f"would take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB of each instead of {4 * weights / 1e3:.3g} kB" in said
+    printed = capsys.readouterr().out.replace("\n" + " " * 18, " ")
+    assert (
+        f"would take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB a device instead of {4 * weights / 1e3:.3g} kB"
+        in printed
+    )
     found = foresee(device="l4", num_processes=4, sharded=True)
-    said = capsys.readouterr().out.replace("\n" + " " * 18, " ")
-    assert f" take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB of each" in said
+    printed = capsys.readouterr().out.replace("\n" + " " * 18, " ")
+    assert f" take {(16 / 4 + 4) / 4 * weights / 1e3:.3g} kB a device" in printed
     assert alone.memory - found.memory == pytest.approx(2 * weights)  # 16 bytes a parameter less (16 / 4 + 4)
 
 
-def test_what_does_not_fit_is_said_and_not_tried(foresee, capsys, monkeypatch):
+def test_a_run_that_does_not_fit_is_reported_not_probed(foresee, capsys, monkeypatch):
     monkeypatch.setattr("decero.planning.forecast.probe", None)
     monkeypatch.setattr("decero.planning.forecast._free_memory", lambda accelerator: 1e3)
     found = foresee()
     assert found.train_s is None
-    assert "MORE THAN THE 1 kB THAT ARE FREE" in capsys.readouterr().out.replace("\n" + " " * 18, " ")
+    assert "MORE THAN THE FREE 1 kB: lower" in capsys.readouterr().out.replace("\n" + " " * 18, " ")
 
 
-def test_settings_of_the_schedule_are_checked(foresee):
+def test_a_forecast_checks_the_schedule(foresee):
     with pytest.raises(UserError, match="num_warmup_steps 60 exceeds the 40 steps"):
         foresee(optim={"num_warmup_steps": 60})

@@ -1,4 +1,4 @@
-"""Which shape for how much time: the family, the choice among it, and the laws at hand-made points."""
+"""The family of shapes, the choice among them, and the scaling laws at hand-computed points."""
 
 import itertools
 import math
@@ -32,7 +32,7 @@ def parameters(name, auto_class, fields):
         ("modern_encoder_decoder_tiny", AutoModelForSeq2SeqLM),
     ],
 )
-def test_a_preset_is_scaled_with_its_slots_as_they_are(name, auto_class):
+def test_scaling_a_preset_changes_only_its_sizes(name, auto_class):
     fields = family(ModelSection(config=str(PRESETS / f"{name}.yaml")))
     sample = [fields[0], fields[len(fields) // 2], fields[-1]]
     counts = [parameters(name, auto_class, each) for each in sample]
@@ -49,7 +49,7 @@ def test_a_preset_is_scaled_with_its_slots_as_they_are(name, auto_class):
     assert all(each["hidden_size"] == 64 * each["num_attention_heads"] for each in fields)
 
 
-def test_each_shape_of_the_family_is_larger_than_the_one_before_but_not_by_much():
+def test_shapes_of_a_family_grow_in_small_steps():
     fields = family(ModelSection(config=str(PRESETS / "modern_encoder_tiny.yaml")))
     layers = [each["num_hidden_layers"] * each["hidden_size"] ** 2 for each in fields]
     steps = [b / a for a, b in itertools.pairwise(layers)]
@@ -57,20 +57,20 @@ def test_each_shape_of_the_family_is_larger_than_the_one_before_but_not_by_much(
     assert max(steps) < 1.8
 
 
-def test_a_checkpoint_and_an_architecture_of_other_names_have_one_size():
+def test_checkpoints_and_other_size_names_have_no_family():
     assert family(ModelSection(name_or_path="some/model")) == []
     assert family(ModelSection(config=str(PRESETS / "stock_gpt2_tiny.yaml"))) == []
 
 
 def test_the_choice_by_hand():
-    """Chinchilla: 70 M parameters want 1.4 G tokens."""
-    met, speeds = [1e6, 10e6, 70e6], [2e6, 1e6, 0.5e6]
-    assert choose(1.0, met, speeds, math.inf) == (0, 2e6)  # too little for any: the smallest, as long as it lasts
-    assert choose(150.0, met, speeds, math.inf) == (0, 200e6)  # 300 M would fit; the next one wants 200 M
-    assert choose(200.0, met, speeds, math.inf) == (1, 200e6)
-    assert choose(2800.0, met, speeds, math.inf) == (2, 1.4e9)
-    assert choose(1e9, met, speeds, math.inf) == (2, 5e14)
-    assert choose(1e9, met, speeds, 300e6) == (1, 300e6)  # the corpus holds no more
+    """Chinchilla: 70 M parameters need 1.4 G tokens."""
+    counts, speeds = [1e6, 10e6, 70e6], [2e6, 1e6, 0.5e6]
+    assert choose(1.0, counts, speeds, math.inf) == (0, 2e6)  # too little for any shape: the smallest, until the end
+    assert choose(150.0, counts, speeds, math.inf) == (0, 200e6)  # 300 M would fit; the next shape needs 200 M
+    assert choose(200.0, counts, speeds, math.inf) == (1, 200e6)
+    assert choose(2800.0, counts, speeds, math.inf) == (2, 1.4e9)
+    assert choose(1e9, counts, speeds, math.inf) == (2, 5e14)
+    assert choose(1e9, counts, speeds, 300e6) == (1, 300e6)  # the limit of the corpus
 
 
 @given(
@@ -78,11 +78,11 @@ def test_the_choice_by_hand():
     seconds=st.tuples(st.floats(0.01, 1e7), st.floats(0.01, 1e7)),
     most_tokens=st.floats(1e4, 1e13),
 )
-def test_more_time_never_means_a_smaller_shape_or_fewer_tokens(shapes, seconds, most_tokens):
-    """However fast each shape may be, were a larger one even faster."""
-    met = [1e5 * math.prod(ratio for ratio, _ in shapes[: i + 1]) for i in range(len(shapes))]
+def test_more_time_never_gives_a_smaller_shape_or_fewer_tokens(shapes, seconds, most_tokens):
+    """For any speeds, even if a larger shape is faster."""
+    counts = [1e5 * math.prod(ratio for ratio, _ in shapes[: i + 1]) for i in range(len(shapes))]
     speeds = [speed for _, speed in shapes]
-    less, more = (choose(time, met, speeds, most_tokens) for time in sorted(seconds))
+    less, more = (choose(time, counts, speeds, most_tokens) for time in sorted(seconds))
     assert less[0] <= more[0]
     assert less[1] <= more[1]
 
@@ -91,7 +91,7 @@ def test_more_time_never_means_a_smaller_shape_or_fewer_tokens(shapes, seconds, 
     tokens=st.tuples(st.floats(1e4, 1e11), st.floats(1e4, 1e11)), batch=st.integers(1, 4096),
     compute=st.floats(1e-3, 1e6), growth=st.floats(1, 1e4),
 )  # fmt: skip
-def test_more_tokens_and_compute_never_end_in_fewer_tokens(tokens, batch, compute, growth):
+def test_more_tokens_and_compute_never_give_fewer_tokens(tokens, batch, compute, growth):
     less, more = sorted(tokens)
     plans = plan(less, batch, 120.5, compute), plan(more, batch, 120.5, compute * growth)
     assert plans[0].steps * plans[0].batch <= plans[1].steps * plans[1].batch
@@ -104,7 +104,7 @@ def test_the_plan_by_hand():
     assert (larger.steps, larger.batch) == (16000, 40)
     assert larger.rate == pytest.approx(0.5946, abs=1e-4)
     assert plan(64e6, 10, 100, 64.0, fixed=True) == (64000, 10, larger.rate)
-    assert plan(6e5, 12, 100, 1 / 64) == (2000, 3, 1.0)  # a quarter; and the rate is not raised
+    assert plan(6e5, 12, 100, 1 / 64) == (2000, 3, 1.0)  # a quarter of the batch; the rate is not raised
     assert plan(6e5, 6, 100, 1 / 64) == (2000, 3, 1.0)  # 3 is odd
     assert plan(6e5, 12, 100, 1 / 64, least=4) == (1000, 6, 1.0)
     assert plan(10, 10, 100, 1e-9).steps == 1

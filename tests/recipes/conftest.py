@@ -1,4 +1,4 @@
-"""Recipes run as a user runs them, in the repository's root, on a tiny corpus."""
+"""Run recipes as a user does, from the root of the repository, on a tiny corpus."""
 
 import io
 import json
@@ -26,7 +26,7 @@ TOPICS = {
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
-    """Two topics, 90 short texts: jsonl files by split."""
+    """Write 90 short texts of two topics into one jsonl file per split."""
     folder, draw = tmp_path_factory.mktemp("corpus"), random.Random(5)
     for split, size in {"train": 60, "validation": 15, "test": 30}.items():
         rows = []
@@ -39,15 +39,17 @@ def corpus(tmp_path_factory):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """How many kills fell in the runs that came back whole: a drawn moment that is never reached is no kill."""
+    """Print how many kills happened in passing tests; kills at unreached points do not count."""
     passed = terminalreporter.stats.get("passed", [])
-    fell = [value for report in passed for name, value in report.user_properties if name == "kills"]
-    if fell:
-        terminalreporter.write_line(f"{sum(fell)} SIGKILLs fell in {len(fell)} runs that ended as if none had")
+    kills = [value for report in passed for name, value in report.user_properties if name == "kills"]
+    if kills:
+        terminalreporter.write_line(
+            f"{sum(kills)} SIGKILLs in {len(kills)} runs, all with the result of an undisturbed run"
+        )
 
 
 class Done(NamedTuple):
-    """What a recipe said and how it ended."""
+    """The output and exit code of a recipe."""
 
     returncode: int
     stdout: str
@@ -55,7 +57,7 @@ class Done(NamedTuple):
 
 
 def alone(recipe: str, words: list[str]) -> Done:
-    """Run a recipe's file as `__main__` in this process: the same lines, without ten seconds of imports each time."""
+    """Run a recipe as `__main__` in this process, which saves ten seconds of imports each time."""
     out, err, argv, folder = io.StringIO(), io.StringIO(), sys.argv, Path.cwd()
     sys.argv, code = [f"recipes/{recipe}.py", *words], 0
     os.chdir(ROOT)
@@ -68,13 +70,13 @@ def alone(recipe: str, words: list[str]) -> Done:
     finally:
         sys.argv = argv
         os.chdir(folder)
-        while LOCKS:  # a process that ends lets go of its folder
+        while LOCKS:  # an ended process would release its folder
             LOCKS.pop().release()
     return Done(code, out.getvalue(), err.getvalue())
 
 
 def launched(recipe: str, words: list[str], launcher: Sequence[str]) -> Done:
-    """Run a recipe as a user does: processes of their own, through accelerate's launcher when one is given."""
+    """Run a recipe in its own processes, with accelerate's launcher if options are given."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_", "WORLD_"))}
     env = clean | {
         "HF_HUB_OFFLINE": "1",
@@ -90,7 +92,7 @@ def launched(recipe: str, words: list[str], launcher: Sequence[str]) -> Done:
 
 @pytest.fixture(scope="session")
 def launch():
-    """Run a recipe and say how it ended. `launcher`: the launcher's words; () a bare process; None this process."""
+    """Run a recipe and return its result. `launcher`: launcher options; () a bare process; None this process."""
 
     def run(recipe, *words, launcher=None, expect=0):
         texts = list(map(str, words))
@@ -108,7 +110,7 @@ def two_processes():
 
 @pytest.fixture(scope="session")
 def write_config(tmp_path_factory, corpus):
-    """A configuration file with the corpus filled in."""
+    """Write a configuration file with the corpus filled in."""
 
     def write(name, text):
         path = tmp_path_factory.mktemp("configs") / f"{name}.yaml"
@@ -195,7 +197,7 @@ def shape(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def translate(write_config, sentinels, shape, tmp_path_factory):
-    """A language of five words in which each word has another name."""
+    """Write pairs of a language of five words and its translation."""
     folder, draw = tmp_path_factory.mktemp("pairs"), random.Random(7)
     words = {"team": "bank", "match": "rate", "goal": "profit", "late": "weaker", "crowd": "market"}
     for split, size in {"train": 83, "validation": 13, "test": 17}.items():

@@ -1,12 +1,12 @@
-"""Runs recipes and kills them (SIGKILL) at a chosen moment. Two ways to start it:
+"""Run recipes and kill them (SIGKILL) at a chosen point. Two ways to start it:
 
-    python killed.py                       imports once, then a run for each JSON line {recipe, words, ranks, kill} on
-                                           stdin; answers a line each: -9 if a rank was killed, else how the first ended
-                                           that did not end well, 0 if all did; and the last of what they said
-    KILL='{...}' accelerate launch killed.py RECIPE WORDS...      one rank of several dies
+    python killed.py                       imports once, then runs each JSON line {recipe, words, ranks, kill} of stdin;
+                                           answers one line each: exit code (-9 if a rank was killed, else the first
+                                           other than 0) and the end of the output
+    KILL='{...}' accelerate launch killed.py RECIPE WORDS...      kills one rank of several
 
-A kill is {"point", "call", "rank", "signal"}: at the so-manieth call of that point; SIGSTOP makes a process that never
-answers. Processes that the launcher started anew are left in peace. Nothing in decero knows of this.
+A kill is {"point", "call", "rank", "signal"}: it happens at that call of that point. SIGSTOP makes a process hang.
+Processes that the launcher restarted are not killed again. decero itself has no code for this.
 """
 
 import json
@@ -27,7 +27,7 @@ def die(number=signal.SIGKILL):
 
 
 def points():
-    """Moments by name: the object that holds a function, its name, whether to die before, in the midst or after it."""
+    """Return the points by name: (object, function name, whether to die before, in the middle or after)."""
     import datasets
     import torch
 
@@ -63,7 +63,7 @@ def points():
 
 
 def arm(kill):
-    """Let the process die there."""
+    """Make the process die at the point of `kill`."""
     holder, name, moment = points()[kill["point"]]
     real, left, number = getattr(holder, name), [kill["call"]], kill.get("signal", signal.SIGKILL)
 
@@ -71,7 +71,7 @@ def arm(kill):
         left[0] -= 1
         if left[0] == 0 and moment == "before":
             die(number)
-        if left[0] == 0 and moment == "midst":  # half of it is on the disk
+        if left[0] == 0 and moment == "midst":  # half of the file is on disk
             result = real(*args, **kwargs)
             path = args[0] if holder is Path else Path(args[1])
             os.truncate(path, path.stat().st_size // 2)
@@ -91,14 +91,14 @@ def start(recipe, words):
 
 
 def child(order, rank, port):
-    """One rank of a run in a process of its own. Returns its number."""
+    """Run one rank in its own process; return the process id."""
     if number := os.fork():
         return number
     if order["ranks"] > 1:
         ranks = {"RANK": rank, "WORLD_SIZE": order["ranks"], "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         ranks |= {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": order["ranks"]}
         os.environ.update({name: str(value) for name, value in ranks.items()})
-    with Path(f"{order['said']}-{rank}").open("w") as out, redirect_stdout(out), redirect_stderr(out):
+    with Path(f"{order['output']}-{rank}").open("w") as out, redirect_stdout(out), redirect_stderr(out):
         if order["kill"] and order["kill"].get("rank", 0) == rank:
             arm(order["kill"])
         code = 0
@@ -133,8 +133,8 @@ def serve():
                 bad.append(code)
                 for other in alive:  # what a launcher does with the others
                     os.kill(other, signal.SIGTERM)
-        said = "".join(Path(f"{order['said']}-{rank}").read_text()[-2000:] for rank in range(order["ranks"]))
-        print(json.dumps({"code": -9 if -9 in bad else [*bad, 0][0], "said": said}), flush=True)
+        output = "".join(Path(f"{order['output']}-{rank}").read_text()[-2000:] for rank in range(order["ranks"]))
+        print(json.dumps({"code": -9 if -9 in bad else [*bad, 0][0], "output": output}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The benchmark, as a user runs it; and that its race is fair: the same losses, the same texts, counted alike."""
+"""The benchmark as a user runs it, and its fairness: equal losses, equal texts, equal counting."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from decero.benchmark.arms import ARMS, build_arms, check_equal
 from decero.benchmark.batches import describe, make_texts, padded_batches
 from decero.benchmark.measure import interleaved, matmul_peak, paired_ratios
-from decero.benchmark.memory import peak_of_step
+from decero.benchmark.peak_memory import peak_of_step
 from decero.benchmark.process import memory_of, processes
 from decero.benchmark.reading import main as reading
 from decero.benchmark.workloads import build_pair
@@ -40,7 +40,7 @@ FAMILIES = {  # what a kind is tried with: preset, family, other overrides
 
 @pytest.fixture(autouse=True)
 def _one_core():
-    """Recipes take every core; on a busy machine these tiny steps would wait for the second one most of the time."""
+    """Use one thread: on a busy machine these tiny steps would mostly wait for the second core."""
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -65,7 +65,7 @@ def prepared(kind, **changes):
 
 
 def plain_losses(name, arms):
-    """Each arm's loss of the same batch, which `check_equal` found to be one."""
+    """Return the losses of all arms on the same batch, which `check_equal` found to agree."""
     losses = {arm: each.plain_loss() for arm, each in arms.items()}
     check_equal(name, losses, CPU)
     return losses
@@ -73,7 +73,7 @@ def plain_losses(name, arms):
 
 @pytest.fixture
 def write(tmp_path):
-    """A configuration file (YAML reads JSON) of the works given."""
+    """Write a configuration file with these works (JSON is valid YAML)."""
 
     def write(works, **more):
         path = tmp_path / "benchmark.yaml"
@@ -84,14 +84,14 @@ def write(tmp_path):
     return write
 
 
-def test_a_run_leaves_a_record_a_table_and_a_figure(launch, write, tmp_path):
+def test_a_benchmark_writes_a_record_a_table_and_a_figure(launch, write, tmp_path):
     goals = {"at_least": {"stock fp32": 0.001, "tuned": 1e9}, "memory_at_most": 9.0}
     works = {"mlm": settings("mlm", fill=0.5, batches=2, **goals)}
-    said = launch("benchmark", write(works)).stdout
+    printed = launch("benchmark", write(works)).stdout
     folder = tmp_path / "run"
     assert {p.name for p in folder.iterdir()} >= {"result.json", "benchmark.md", "speed.png", "speed.svg"}
     record = json.loads((folder / "result.json").read_text())
-    assert record["table"] in said
+    assert record["table"] in printed
     assert record["table"] in (folder / "benchmark.md").read_text()
     assert record["matmul_peak"].keys() == {"fp32", "bf16"}
     assert record["works"].keys() == works.keys()
@@ -117,7 +117,7 @@ def test_a_run_leaves_a_record_a_table_and_a_figure(launch, write, tmp_path):
     assert record["table"] in launch("benchmark", tmp_path / "benchmark.yaml", "--resume").stdout
 
 
-def test_a_run_that_was_stopped_goes_on_behind_the_last_work_it_measured(launch, write, tmp_path):
+def test_a_stopped_benchmark_resumes_after_the_last_work(launch, write, tmp_path):
     small = {"batch_size": 2, "rounds": 1, "tricks": False}
     both = {"mlm": settings("mlm", **small), "causal": settings("causal", **small)}
     path, folder = write(both, memory=False), tmp_path / "run"
@@ -133,7 +133,7 @@ def test_a_run_that_was_stopped_goes_on_behind_the_last_work_it_measured(launch,
     assert again["causal"]["loss"] == first["causal"]["loss"]
 
 
-def test_a_first_work_that_was_refused_leaves_the_folder_free(launch, write, tmp_path, monkeypatch):
+def test_a_refused_first_work_leaves_the_folder_free(launch, write, tmp_path, monkeypatch):
     path = write({"mlm": settings("mlm", rounds=1)})
     monkeypatch.setattr("decero.benchmark.process.serve", os._exit)  # which wants other arguments
     done = launch("benchmark", path, expect=2)
@@ -141,7 +141,7 @@ def test_a_first_work_that_was_refused_leaves_the_folder_free(launch, write, tmp
     assert not (tmp_path / "run").exists()
 
 
-def test_an_arm_whose_process_dies_is_one_line_and_loses_no_time_that_was_measured():
+def test_a_dead_arm_is_one_line_and_keeps_measured_times():
     work = Workload.model_validate(settings("mlm", tricks=False))
     with processes("mlm", work, CPU, seed=3) as (arms, facts):
         assert facts.keys() == arms.keys() == {"stock fp32", "ours"}
@@ -154,28 +154,28 @@ def test_an_arm_whose_process_dies_is_one_line_and_loses_no_time_that_was_measur
 
 
 def test_a_dry_run_counts_parameters_and_writes_nothing(launch, write, tmp_path):
-    said = launch(
+    printed = launch(
         "benchmark", write({"a": settings("causal"), "b": settings("seq2seq")}), "only=[b]", "--dry-run"
     ).stdout
-    lines = [line.split() for line in said.splitlines() if line.startswith("    ") and "parameters" in line]
+    lines = [line.split() for line in printed.splitlines() if line.startswith("    ") and "parameters" in line]
     assert [line[-3] for line in lines] == ["T5ForConditionalGeneration"] * 3 + [
         "DeceroEncoderDecoderForConditionalGeneration"
     ]
     assert len({line[-2] for line in lines}) == 1
-    assert "GPT2LMHeadModel" not in said
+    assert "GPT2LMHeadModel" not in printed
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("fill", [1.0, 0.5])
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_all_arms_have_the_same_loss_of_the_same_texts(kind, fill):
-    """The stock class over padded rows with its own mean loss; the tricks over packed rows with theirs: fp32, 1e-5."""
+def test_all_arms_have_the_same_loss_on_the_same_texts(kind, fill):
+    """Stock class, padded rows, mean loss against packed rows and fused loss: equal to 1e-5 in fp32."""
     work, pair, texts = prepared(kind, fill=fill)
     arms = build_arms(work, pair, texts, CPU, seed=3)
     losses = plain_losses(kind, arms)
     assert max(losses.values()) - min(losses.values()) <= 1e-5
     for arm in ("tuned", "ours"):
-        assert any("no text sees another" in line for line in arms[arm].says)  # packed, not given up
+        assert any("attention stays within each text" in line for line in arms[arm].says)  # packed, not given up
         assert "text_ids" in arms[arm].batches[0]
     assert type(arms["tuned"].model) is type(arms["stock fp32"].model)
     assert type(arms["ours"].model) is not type(arms["tuned"].model)
@@ -196,7 +196,7 @@ def test_each_arm_trains(tmp_path):
     assert all(arm.plain_loss() < before[name] - 0.05 for name, arm in arms.items())
 
 
-def test_arms_that_do_not_do_the_same_are_no_race():
+def test_arms_with_different_losses_are_refused():
     work, pair, texts = prepared("mlm")
     arms = build_arms(work, pair, texts, CPU, seed=3)
     with torch.no_grad():
@@ -205,7 +205,7 @@ def test_arms_that_do_not_do_the_same_are_no_race():
         plain_losses("mlm", arms)
 
 
-def test_lengths_are_spread_around_what_fill_says_and_follow_the_seed():
+def test_lengths_spread_around_fill_and_follow_the_seed():
     work, (ours, _), texts = prepared("mlm", fill=0.5, length=101, batch_size=400)
     lengths = [len(row) for row in texts["input_ids"]]
     assert sum(lengths) / len(lengths) == pytest.approx(50.5, abs=0.1)
@@ -237,17 +237,17 @@ def test_texts_of_a_file_are_read_and_too_few_are_refused(corpus, trained_tokeni
         prepared("classification", texts=files, batch_size=61)
 
 
-def test_reading_is_timed_beside_the_library_alone(corpus, trained_tokenizer, capsys):
+def test_reading_is_compared_with_the_library_alone(corpus, trained_tokenizer, capsys):
     files, cache = [f"{corpus}/{split}.jsonl" for split in ("train", "test")], datasets.config.HF_DATASETS_CACHE
     reading([str(trained_tokenizer), *files, "--max-length", "13", "--rounds", "2"])
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     tokenizer = load_tokenizer(str(trained_tokenizer))
     lines = [json.loads(line)["text"] for file in files for line in Path(file).read_text().splitlines()]
     lengths = [len(ids) for ids in tokenizer(lines, add_special_tokens=False)["input_ids"]]
     rows = [min(11, left) for length in lengths for left in range(length, 1, -11)]  # [CLS] and [SEP] beside them
     size = f" cores, 90 texts, {len(rows)} rows of at most 13, {sum(rows) + 2 * len(rows):,} tokens"
-    assert said.splitlines()[0].endswith(size)
-    assert [line.partition(":")[0] for line in said.splitlines()[1:]] == [
+    assert printed.splitlines()[0].endswith(size)
+    assert [line.partition(":")[0] for line in printed.splitlines()[1:]] == [
         "tokenizers alone", "tokenised", "tokenised and packed"
     ]  # fmt: skip
     assert cache == datasets.config.HF_DATASETS_CACHE
@@ -256,7 +256,7 @@ def test_reading_is_timed_beside_the_library_alone(corpus, trained_tokenizer, ca
 
 
 @pytest.mark.parametrize(("kind", "more"), [("classification", {}), ("mlm", {"mlm_probability": 0.999999})])
-def test_flops_are_those_that_a_step_takes_when_nothing_is_padding_or_unscored(kind, more):
+def test_useful_flops_exclude_padding_and_unscored_positions(kind, more):
     work, (ours, _), texts = prepared(kind, **more)
     ours.set_attn_implementation("eager")
     batch = padded_batches(work, texts, ours.config, 3)[0]
@@ -265,7 +265,7 @@ def test_flops_are_those_that_a_step_takes_when_nothing_is_padding_or_unscored(k
     assert describe(work, texts, ours, 3)["flops"] == pytest.approx(counter.get_total_flops(), rel=VECTORS)
 
 
-def test_the_flops_of_span_corruption_count_each_side_for_its_own_length():
+def test_span_corruption_flops_count_each_side_by_its_length():
     work, (ours, _), texts = prepared("seq2seq", batch_size=1)
     ours.set_attn_implementation("eager")
     batch = padded_batches(work, texts, ours.config, 3)[0]
@@ -277,8 +277,8 @@ def test_the_flops_of_span_corruption_count_each_side_for_its_own_length():
     assert describe(work, texts, ours, 3)["flops"] == pytest.approx(counter.get_total_flops() - unseen, rel=VECTORS)
 
 
-def test_memory_is_what_a_step_holds_at_its_highest():
-    """Logits of every position against those of the scored ones: bytes are counted, so this owes nothing to luck."""
+def test_memory_is_the_peak_of_a_step():
+    """Logits of all positions against scored ones only. Counted bytes are deterministic."""
     work, pair, texts = prepared(
         "mlm", fill=0.5, model=settings("mlm")["model"] | {"overrides": SIZES | {"vocab_size": 5003}}
     )
@@ -290,7 +290,7 @@ def test_memory_is_what_a_step_holds_at_its_highest():
     assert peaks["ours"]["step_bytes"] < 0.7 * peaks["stock fp32"]["step_bytes"]
 
 
-def test_rounds_are_interleaved_there_and_back_and_the_warm_up_is_not_counted():
+def test_rounds_alternate_direction_and_skip_the_warm_up():
     calls, ticks = [], []
     arms = {name: (lambda name=name: calls.append(name) or float(len(calls))) for name in "abcd"}
     times = interleaved(arms, rounds=4, warmup=2, seed=1, tick=lambda: ticks.append(1))
@@ -302,8 +302,8 @@ def test_rounds_are_interleaved_there_and_back_and_the_warm_up_is_not_counted():
     assert times == {name: [1.0 + i for i in range(8, 24) if calls[i] == name] for name in "abcd"}
 
 
-def test_ratios_are_of_two_times_of_one_round():
-    """A machine that gets ten times slower half way moves no ratio."""
+def test_ratios_compare_times_of_the_same_round():
+    """A machine that becomes ten times slower halfway does not change the ratios."""
     found = paired_ratios([2.0, 2.2, 20.0, 21.0, 22.0], [1.0, 1.0, 10.0, 10.0, 10.0])
     assert found == {"median": 2.1, "quartiles": [2.0, 2.2], "extremes": [2.0, 2.2]}
 
@@ -316,10 +316,14 @@ def test_the_matmul_peak_is_positive():
     ("change", "words", "line"),
     [
         ({}, ["only=[mml]"], "only: unknown workload mml; did you mean mlm?"),
-        ({"stock": "bertt"}, [], "works.mlm: stock bertt: no bertt can hold a DeceroEncoder; did you mean bert?"),
+        (
+            {"stock": "bertt"},
+            [],
+            "works.mlm: stock bertt: family bertt cannot hold a DeceroEncoder; did you mean bert",
+        ),
         ({"stock": "t5"}, [], "works.mlm: stock t5: t5 has no DeceroEncoderForMaskedLM"),
         ({"length": 1000}, [], "works.mlm: length 1000 exceeds the 512 positions"),
-        ({}, ["works.mlm.model.overrides.hidden_sise=4"], "hidden_sise is no field of DeceroEncoderConfig"),
+        ({}, ["works.mlm.model.overrides.hidden_sise=4"], "unknown field hidden_sise of DeceroEncoderConfig"),
         ({}, ["works.mlm.model.overrides.num_attention_heads=5"], "is not a multiple of num_attention_heads 5"),
         ({"kind": "causal"}, [], "works.mlm: configs/model/bert_base.yaml as causal"),
         ({}, ["works.mlm.batchsize=4"], "unknown setting works.mlm.batchsize; did you mean works.mlm.batch_size?"),
@@ -327,14 +331,14 @@ def test_the_matmul_peak_is_positive():
 )
 def test_bad_input_is_one_line_before_anything_is_timed(launch, write, tmp_path, change, words, line):
     done = launch("benchmark", write({"mlm": settings("mlm") | change}), *words, expect=2)
-    said = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
-    assert len(said) == 1, done.stderr
-    assert line in said[0]
+    errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert line in errors[0]
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("kind", ["mlm", "seq2seq"])
-def test_without_tricks_ours_does_what_the_stock_class_does(kind):
+def test_without_tricks_decero_computes_like_the_stock_class(kind):
     work, pair, texts = prepared(kind, tricks=False, fill=0.6)
     assert work.arms() == ("stock fp32", "ours")
     arms = build_arms(work, pair, texts, CPU, 3, work.arms())

@@ -1,4 +1,4 @@
-"""Causal recipes as a user runs them: what they leave, what bits a byte depend on and what not, what is refused."""
+"""Causal recipes as a user runs them: their files, bits per byte, and refused settings."""
 
 import json
 import math
@@ -10,8 +10,9 @@ from accelerate import Accelerator
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from decero.data.causal import CausalLanguageModeling, PromptCompletion, tokenize_prompts, tokenize_text
+from decero.data.causal import CausalLanguageModeling, tokenize_text
 from decero.data.packing import Packed
+from decero.data.prompt_completion import PromptCompletion, tokenize_prompts
 from decero.execution.objective import language_model
 from decero.tasks.likelihood import baseline_bits_per_byte, text_likelihood
 from decero.training.evaluation import mean_loss
@@ -43,7 +44,7 @@ def result(folder):
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread():
-    """Matrices this small are slower on two threads."""
+    """Use one thread: such small matrices are slower on two."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -98,7 +99,7 @@ def held_out(corpus):
 
 
 def stock(family, bpe, folder, **fields):
-    """A tiny stock checkpoint with the tokenizer beside it."""
+    """Save a tiny stock checkpoint with its tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(bpe)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
     torch.manual_seed(5)
@@ -108,7 +109,7 @@ def stock(family, bpe, folder, **fields):
     return folder
 
 
-def test_pretraining_leaves_a_whole_run_that_learnt(pretrained, held_out):
+def test_pretraining_learns_and_writes_all_files(pretrained, held_out):
     made = {p.name for p in pretrained.iterdir()} - {".lock", "logs"}
     assert made == {"config.yaml", "metrics.jsonl", "checkpoints", "model", "result.json"}
     assert losses(pretrained)[-1] < losses(pretrained)[0] - 0.8
@@ -117,21 +118,21 @@ def test_pretraining_leaves_a_whole_run_that_learnt(pretrained, held_out):
     assert record["context"] == 17
     metric = record["metric"]
     assert metric["perplexity"] == pytest.approx(math.exp(metric["loss"]))
-    looks = [row["eval_bits_per_byte"] for row in read(pretrained) if "eval_bits_per_byte" in row]
-    assert looks[-1] == pytest.approx(metric["bits_per_byte"], rel=1e-5)
-    assert looks[-1] < looks[0] < 8
+    evaluated = [row["eval_bits_per_byte"] for row in read(pretrained) if "eval_bits_per_byte" in row]
+    assert evaluated[-1] == pytest.approx(metric["bits_per_byte"], rel=1e-5)
+    assert evaluated[-1] < evaluated[0] < 8
 
 
-def test_pretraining_ends_where_it_always_ends(pretrained):
-    """Pinned: moves when rows, order, initialisation, schedule, optimizer or tokenizer move."""
+def test_the_pretraining_loss_is_pinned(pretrained):
+    """Changes of rows, order, initialisation, schedule, optimizer or tokenizer change it."""
     assert losses(pretrained)[:3] == pytest.approx(PINNED, abs=2e-3)
 
 
 PINNED = [5.72405, 5.73639, 5.66739]
 
 
-def test_what_was_trained_reads_a_prompt_that_does_not_end(pretrained):
-    """As transformers' users do it: the saved tokenizer begins a prompt and leaves it open, and </s> ends an answer."""
+def test_the_saved_tokenizer_leaves_a_prompt_open(pretrained):
+    """As in transformers: the tokenizer adds a start token to a prompt and no end; </s> ends an answer."""
     tokenizer = AutoTokenizer.from_pretrained(pretrained / "model")
     model = AutoModelForCausalLM.from_pretrained(pretrained / "model")
     prompt = tokenizer("the team")["input_ids"]
@@ -140,7 +141,7 @@ def test_what_was_trained_reads_a_prompt_that_does_not_end(pretrained):
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
 
 
-def test_bits_a_byte_depend_on_neither_batch_size_nor_packing_and_are_the_sum_of_all(bpe, pretrained, held_out):
+def test_bits_per_byte_do_not_depend_on_batch_size_or_packing(bpe, pretrained, held_out):
     tokenizer = AutoTokenizer.from_pretrained(bpe)
     model = AutoModelForCausalLM.from_pretrained(pretrained / "model")
     accelerator, size = Accelerator(cpu=True), sum(len(text.encode()) for text in held_out)
@@ -167,37 +168,37 @@ def test_bits_a_byte_depend_on_neither_batch_size_nor_packing_and_are_the_sum_of
     assert set(text_likelihood(accelerator, model, lossy, tokenizer, 64)) == {"loss", "perplexity"}
 
 
-def test_packed_training_is_padded_training(launch, causal, pretrained, tmp_path):
-    said = launch("pretrain_causal_lm", causal, f"output={tmp_path}/run", "training.packing=off").stdout
-    assert "packing: off" in said
+def test_packed_training_equals_padded_training(launch, causal, pretrained, tmp_path):
+    printed = launch("pretrain_causal_lm", causal, f"output={tmp_path}/run", "training.packing=off").stdout
+    assert "packing: off" in printed
     assert losses(tmp_path / "run") == pytest.approx(losses(pretrained), abs=1e-4)
     one, other = (result(folder)["metric"]["bits_per_byte"] for folder in (tmp_path / "run", pretrained))
     assert one == pytest.approx(other, abs=1e-4)
 
 
-def test_a_checkpoint_is_measured_by_the_code_that_measured_its_run(launch, write_config, corpus, pretrained, tmp_path):
+def test_a_checkpoint_scores_as_its_run_did(launch, write_config, corpus, pretrained, tmp_path):
     config = write_config(
         "evaluate",
         f"output: {tmp_path}/one\nmodel: {{name_or_path: {pretrained}/model}}\ndata: {{files: FILES, max_length: 17}}\n"
         "tracking: {trackers: []}\n",
     )
-    said = launch("evaluate_causal_lm", config, "baselines=[ngram, lzma, zlib]").stdout
+    printed = launch("evaluate_causal_lm", config, "baselines=[ngram, lzma, zlib]").stdout
     record, before = result(tmp_path / "one"), result(pretrained)
     assert record["metric"] == pytest.approx(before["metric"], rel=1e-5)
     assert record["bytes"] == before["bytes"]
-    assert "context 17 tokens" in said
-    assert f"ngram: bits_per_byte {record['baselines']['ngram']:.4f}" in said
+    assert "context 17 tokens" in printed
+    assert f"ngram: bits_per_byte {record['baselines']['ngram']:.4f}" in printed
     assert 0 < record["baselines"]["ngram"] < record["baselines"]["zlib"] < 8
     launch("evaluate_causal_lm", config, f"output={tmp_path}/test", "split=test", "per_device_eval_batch_size=1")
     assert result(tmp_path / "test")["bytes"] != before["bytes"]
-    said = launch("evaluate_causal_lm", config, f"output={tmp_path}/no", "data.start_token=<s", expect=2).stderr
-    assert "data.start_token: <s is no token of" in said
+    printed = launch("evaluate_causal_lm", config, f"output={tmp_path}/no", "data.start_token=<s", expect=2).stderr
+    assert "data.start_token: unknown token <s in" in printed
     files = f"data={{files: {{train: {corpus}/train.jsonl}}, max_length: 17}}"
-    said = launch("evaluate_causal_lm", config, f"output={tmp_path}/no", files, expect=2).stderr
-    assert "split: the corpus has no validation, only train; name its files" in said
+    printed = launch("evaluate_causal_lm", config, f"output={tmp_path}/no", files, expect=2).stderr
+    assert "split: the corpus has no validation, only train; name its files" in printed
 
 
-def test_baselines_count_bytes_of_text_and_no_separator():
+def test_baselines_count_text_bytes_without_separators():
     train, test = ["the market rose", "shares fell"] * 7, ["the market fell", "año"]
     ngram = baseline_bits_per_byte("ngram", train, test)
     assert 0 < ngram < 8
@@ -208,7 +209,7 @@ def test_baselines_count_bytes_of_text_and_no_separator():
 
 @pytest.fixture(scope="module")
 def answers_corpus(tmp_path_factory):
-    """What is answered depends on the last word of the question alone."""
+    """Write questions whose answer depends only on their last word."""
     folder = tmp_path_factory.mktemp("pairs")
     colours, words = {"sky": "blue", "grass": "green", "snow": "white"}, ["what", "is", "now", "the"]
     for split, size in {"train": 61, "validation": 11, "test": 17}.items():
@@ -245,7 +246,7 @@ def tuned(launch, asked, tmp_path_factory):
     return folder
 
 
-def test_fine_tuning_teaches_to_answer_and_to_stop(tuned):
+def test_fine_tuning_learns_to_answer_and_to_stop(tuned):
     record = result(tuned)
     assert record["metric"]["exact_match"] > 0.9
     assert (record["split"], record["separator"], record["train_examples"]) == ("test", "\n", 61)
@@ -257,16 +258,16 @@ def test_fine_tuning_teaches_to_answer_and_to_stop(tuned):
     assert config.task_specific_params == {"colours": {"prefix": "Q: ", "suffix": "\n"}}
 
 
-def test_fine_tuning_ends_where_it_always_ends(tuned):
-    """Pinned: moves when prompts, completions, order, schedule, optimizer or the model that it starts from move."""
+def test_the_fine_tuning_loss_is_pinned(tuned):
+    """Changes of prompts, completions, order, schedule, optimizer or the pretrained model change it."""
     assert losses(tuned)[:3] == pytest.approx(PINNED_TUNED, abs=2e-3)
 
 
 PINNED_TUNED = [4.47384, 4.25089, 4.12380]
 
 
-def test_the_loss_is_that_of_the_completion_alone(bpe, pretrained):
-    """Equal to the model's own loss on labels, not shifted, that mark the completion and no token of the prompt."""
+def test_the_loss_is_on_the_completion_only(bpe, pretrained):
+    """It equals the model's own loss with unshifted labels for the completion only."""
     tokenizer = AutoTokenizer.from_pretrained(bpe)
     model = AutoModelForCausalLM.from_pretrained(pretrained / "model").eval()
     pairs = Dataset.from_dict({"source": ["what is the sky", "snow"], "target": ["blue", "white"]})
@@ -290,8 +291,10 @@ def test_the_loss_is_that_of_the_completion_alone(bpe, pretrained):
 def test_stock_decoders_take_the_same_recipes(launch, causal, asked, bpe, tmp_path, family):
     folder = stock(family, bpe, tmp_path / "stock")
     words = f"model={{name_or_path: {folder}}}", "tokenizer={}"
-    said = launch("pretrain_causal_lm", causal, *words, f"output={tmp_path}/run", "training.max_train_steps=3").stdout
-    assert "packing: rows of 128 tokens; no text sees another" in said
+    printed = launch(
+        "pretrain_causal_lm", causal, *words, f"output={tmp_path}/run", "training.max_train_steps=3"
+    ).stdout
+    assert "packing: rows of 128 tokens, attention stays within each text" in printed
     assert result(tmp_path / "run")["metric"]["bits_per_byte"] < 8
     AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "model")
     words = *words, f"output={tmp_path}/tuned", "training.max_train_steps=3", "generation.num_beams=2"
@@ -299,7 +302,7 @@ def test_stock_decoders_take_the_same_recipes(launch, causal, asked, bpe, tmp_pa
     assert len(pd.read_parquet(tmp_path / "tuned" / "outputs.parquet")) == 17
 
 
-def test_a_model_with_a_chat_template_is_asked_in_it(launch, asked, pretrained, tmp_path):
+def test_a_chat_template_formats_the_prompts(launch, asked, pretrained, tmp_path):
     AutoModelForCausalLM.from_pretrained(pretrained / "model").save_pretrained(tmp_path / "chatty")
     tokenizer = AutoTokenizer.from_pretrained(pretrained / "model")
     tokenizer.chat_template = TEMPLATE
@@ -325,7 +328,7 @@ def test_a_model_with_a_chat_template_is_asked_in_it(launch, asked, pretrained, 
         ("pretrain_causal_lm", ["data.text_column=txet"], "there is no column 'txet'; did you mean text?"),
         ("pretrain_causal_lm", ["data.max_length=62"], "data.max_length 62 exceeds the 61 positions"),
         ("pretrain_causal_lm", ["objective.name=causal_ml"], "did you mean causal_lm?"),
-        ("pretrain_causal_lm", ["data.start_token=<S>"], "data.start_token: <S> is no token of"),
+        ("pretrain_causal_lm", ["data.start_token=<S>"], "data.start_token: unknown token <S> in"),
         ("pretrain_causal_lm", ["tokenizer={}"], "tokenizer.name_or_path is missing"),
         ("finetune_causal_lm", ["data.max_source_length=4"], "leaves no room for a source"),
         ("finetune_causal_lm", ["data.max_source_length=50"], "63 exceeds the 61 positions"),
@@ -337,32 +340,32 @@ def test_a_model_with_a_chat_template_is_asked_in_it(launch, asked, pretrained, 
 def test_bad_input_is_one_line_and_exit_code_2(launch, causal, asked, tmp_path, recipe, words, line):
     config = causal if recipe == "pretrain_causal_lm" else asked
     done = launch(recipe, config, f"output={tmp_path}/run", *words, expect=2)
-    said = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
-    assert len(said) == 1, done.stderr
-    assert line in said[0]
+    errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert line in errors[0]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
 
-def test_a_tokenizer_without_an_end_is_refused(launch, causal, trained_tokenizer, tmp_path):
+def test_a_tokenizer_without_an_end_token_is_refused(launch, causal, trained_tokenizer, tmp_path):
     words = f"output={tmp_path}/run", f"tokenizer.name_or_path={trained_tokenizer}"
-    assert "it lacks eos_token; choose another" in launch("pretrain_causal_lm", causal, *words, expect=2).stderr
+    assert "it has no eos_token; choose another" in launch("pretrain_causal_lm", causal, *words, expect=2).stderr
 
 
-def test_a_dry_run_and_a_budget_know_the_causal_recipes(launch, causal, asked, tmp_path, monkeypatch):
-    monkeypatch.setattr("decero.planning.budget.SECONDS", 0.1)
-    said = launch("pretrain_causal_lm", causal, f"output={tmp_path}/none", "--dry-run").stdout
-    assert "tokens a step" in said
-    said = launch("finetune_causal_lm", asked, f"output={tmp_path}/none", "--dry-run").stdout
-    assert "tokens a step" in said
+def test_dry_run_and_budget_work_with_causal_recipes(launch, causal, asked, tmp_path, monkeypatch):
+    monkeypatch.setattr("decero.planning.budget.PROBE_SECONDS", 0.1)
+    printed = launch("pretrain_causal_lm", causal, f"output={tmp_path}/none", "--dry-run").stdout
+    assert "tokens a step" in printed
+    printed = launch("finetune_causal_lm", asked, f"output={tmp_path}/none", "--dry-run").stdout
+    assert "tokens a step" in printed
     assert not (tmp_path / "none").exists()
-    said = launch("pretrain_causal_lm", causal, f"output={tmp_path}/run", "--budget", "3m", "data.max_rows=10",
+    printed = launch("pretrain_causal_lm", causal, f"output={tmp_path}/run", "--budget", "3m", "data.max_rows=10",
                   "model.overrides.num_hidden_layers=1").stdout  # fmt: skip
-    assert "--budget 3m: " in said
+    assert "--budget 3m: " in printed
     assert result(tmp_path / "run")["metric"]["bits_per_byte"] > 0
 
 
-def test_a_continuation_is_learnt_too(launch, causal, pretrained, tmp_path):
+def test_continuations_are_learned(launch, causal, pretrained, tmp_path):
     words = f"output={tmp_path}/run", "objective.name=continuation", "training.max_train_steps=5"
     launch("pretrain_causal_lm", causal, *words)
     assert losses(tmp_path / "run")[0] != losses(pretrained)[0]

@@ -1,7 +1,7 @@
-"""A run that is killed at any moment, again and again, ends bit for bit where it would have ended; so does one whose
-files are damaged, whose disk is full, whose clock is wrong. What cannot go on says why in one line.
+"""Killed runs resume with bit-identical results, also with damaged files, a full disk or a wrong clock.
 
-A few of each here; `make faults` makes the whole matrix: every moment, three kinds of run, one process and two.
+A run that cannot resume says why in one line. A few cases run here; `make faults` runs them all: every point, three
+kinds of run, one process and two.
 """
 
 import json
@@ -26,7 +26,7 @@ RUNS = {
 STREAM = ("data.streaming=true", "data.buffer_size=20")
 SAVING = ("training.max_train_steps=9", "training.save_steps=2", "training.save_total_limit=2")
 DROPOUT = ("model.overrides.hidden_dropout_prob=0.1", "model.overrides.attention_probs_dropout_prob=0.1")
-# Where a run of nine steps passes how often, roughly; a kill that is never reached is no kill and is not counted.
+# How often a run of nine steps passes each point, roughly. A kill at an unreached point does not count.
 POINTS = {
     "before a step": 9, "after a gradient": 9, "in the update": 9, "while reading data": 40, "while tokenizing": 2,
     "before a file of a checkpoint": 15, "in the midst of a file of a checkpoint": 15, "before the manifest": 20,
@@ -42,7 +42,7 @@ RESUMING = {
 
 
 class Server:
-    """Children of a process that has imported everything."""
+    """Start runs as children of a process that has already imported everything."""
 
     def __init__(self, folder):
         env = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true"}
@@ -53,7 +53,7 @@ class Server:
 
     def run(self, recipe, words, kill=None, ranks=1):
         order = {"recipe": recipe, "words": list(map(str, words)), "ranks": ranks, "kill": kill}
-        order["said"] = str(self.folder / "said.txt")
+        order["output"] = str(self.folder / "output.txt")
         print(json.dumps(order), file=self.process.stdin, flush=True)
         return json.loads(self.process.stdout.readline())
 
@@ -67,7 +67,7 @@ def server(tmp_path_factory):
 
 
 def left_by(folder):
-    """What a run left, but for its times: weights, optimizer and log."""
+    """Return weights, optimizer and log of a run, without times."""
     last = max((folder / "checkpoints").glob("step-*"))
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     timeless = [{k: v for k, v in row.items() if k not in ("tokens_per_s", "data_wait")} for row in log]
@@ -77,7 +77,7 @@ def left_by(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(server, request, tmp_path_factory):
-    """Each kind of run as it is when nobody disturbs it, made once: its words and what it left."""
+    """Run each kind once without kills; return its words and results."""
     made = {}
 
     def of(kind, ranks=1):
@@ -86,7 +86,7 @@ def undisturbed(server, request, tmp_path_factory):
             words += STREAM if kind == "streamed" else ()
             folder = tmp_path_factory.mktemp("undisturbed") / kind
             done = server.run(RUNS[kind], [*words, f"output={folder}"], ranks=ranks)
-            assert done["code"] == 0, done["said"]
+            assert done["code"] == 0, done["output"]
             made[kind, ranks] = (words, left_by(folder))
         return made[kind, ranks]
 
@@ -94,7 +94,7 @@ def undisturbed(server, request, tmp_path_factory):
 
 
 def draw(dice, ranks=1):
-    """One to three kills: where the first falls, then where resuming falls. Of two ranks the second writes less."""
+    """Draw one kill of the run and up to two while resuming. Of two ranks, the second writes less."""
     first, rank = dice.choice(list(POINTS)), dice.randrange(ranks)
     kills = [{"point": first, "call": dice.randint(1, max(1, POINTS[first] // ranks)), "rank": rank}]
     for point in dice.choices(list(RESUMING), k=dice.randint(0, 2)):
@@ -103,7 +103,7 @@ def draw(dice, ranks=1):
 
 
 def kill_and_resume(server, kind, undisturbed, folder, kills, ranks=1):
-    """Returns how many kills fell. Fails unless the run ends as if nothing had been."""
+    """Kill and resume a run, check that its result is that of an undisturbed run, and return the number of kills."""
     words, expected = undisturbed(kind, ranks)
     words, fell, begun = [*words, f"output={folder}"], 0, False
     for kill in kills:
@@ -111,7 +111,7 @@ def kill_and_resume(server, kind, undisturbed, folder, kills, ranks=1):
         assert done["code"] in (0, -9), (kill, done)
         begun, fell = True, fell + (done["code"] == -9)
     done = server.run(RUNS[kind], [*words, "--resume"], ranks=ranks)
-    assert done["code"] == 0, (kills, done["said"])
+    assert done["code"] == 0, (kills, done["output"])
     files, log = left_by(folder)
     assert files == expected[0], kills
     assert log == expected[1], kills
@@ -132,15 +132,15 @@ def kill_and_resume(server, kind, undisturbed, folder, kills, ranks=1):
         ("streamed", ("while reading a stream", 5, 0), ("before a step", 0), 1),
     ],
 )
-def test_a_killed_run_ends_where_it_would_have_ended(server, undisturbed, kind, first, then, ranks, tmp_path):
+def test_a_killed_and_resumed_run_equals_an_undisturbed_one(server, undisturbed, kind, first, then, ranks, tmp_path):
     kills = [{"point": first[0], "call": first[1], "rank": first[2]}, {"point": then[0], "call": 1, "rank": then[1]}]
     assert kill_and_resume(server, kind, undisturbed, tmp_path / "run", kills, ranks) == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(60))
-def test_any_kill_of_one_process(server, undisturbed, tmp_path, number, record_property):
-    """`make faults`. The seed is the number: 15 for each kind of run, one to three kills each."""
+def test_random_kills_of_one_process_change_nothing(server, undisturbed, tmp_path, number, record_property):
+    """Run by `make faults`: 15 seeds for each kind of run, one to three kills each."""
     kills = draw(random.Random(number))
     fell = kill_and_resume(server, list(RUNS)[number % 4], undisturbed, tmp_path / "run", kills)
     record_property("kills", fell)
@@ -148,8 +148,8 @@ def test_any_kill_of_one_process(server, undisturbed, tmp_path, number, record_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(16))
-def test_any_kill_of_one_of_two_processes(server, undisturbed, tmp_path, number, record_property):
-    """`make faults`. One of two processes dies, the other is ended as a launcher does it, both resume together."""
+def test_random_kills_of_one_of_two_processes_change_nothing(server, undisturbed, tmp_path, number, record_property):
+    """Run by `make faults`: one of two processes dies, the other is stopped like by a launcher, both resume."""
     kills = draw(random.Random(1000 + number), ranks=2)
     fell = kill_and_resume(server, list(RUNS)[number % 4], undisturbed, tmp_path / "run", kills, ranks=2)
     record_property("kills", fell)
@@ -157,7 +157,7 @@ def test_any_kill_of_one_of_two_processes(server, undisturbed, tmp_path, number,
 
 @pytest.fixture
 def launched(mlm, two_processes, tmp_path):
-    """Start a run on two processes with the launcher; one of them may be killed."""
+    """Start a run on two processes with the launcher; one may be killed."""
 
     def start(name, *more, kill=None, launcher=()):
         env = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "MASTER_", "WORLD_"))}
@@ -181,26 +181,26 @@ def test_a_launcher_that_restarts_resumes_by_itself(launched, undisturbed, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_stops_answering_ends_the_run_within_the_timeout(launched, tmp_path, rank):
+def test_a_hanging_process_ends_the_run_within_the_timeout(launched, tmp_path, rank):
     kill = {"point": "before a step", "call": 7, "rank": rank, "signal": signal.SIGSTOP}
     began = time.monotonic()
     done = launched("run", "training.ddp_timeout=15", kill=kill)
     assert time.monotonic() - began < 150  # the launcher gives the silent one 30 s to leave
     assert done.returncode != 0
-    assert f"error: process {1 - rank} of 2 lost the others" in done.stderr
+    assert f"error: process {1 - rank} of 2 lost the other processes" in done.stderr
     assert "start the same command again with --resume" in done.stderr
     assert newest_valid(tmp_path / "run" / "checkpoints").name == "step-00000006"
     assert launched("run", "training.ddp_timeout=15", "--resume").returncode == 0
 
 
-# --- damage that is done to a run's folder while nobody runs
+# --- damage to the folder of a run that is not running
 
 STOP = {"point": "before a step", "call": 8}  # steps 2, 4 and 6 are saved, the last two of them kept
 
 
 @pytest.fixture
 def stopped(server, undisturbed, tmp_path):
-    """A run that died at its eighth step, and a way to resume it."""
+    """Kill a run at its eighth step; return its checkpoints, a way to resume it, and the expected result."""
     words, expected = undisturbed("mlm")
     words = [*words, f"output={tmp_path}/run"]
     assert server.run("pretrain_mlm", words, STOP)["code"] == -9
@@ -225,49 +225,49 @@ def flip_a_bit(path):
 
 @pytest.mark.parametrize("harm", [shorten, flip_a_bit, Path.unlink])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "random-0.safetensors", "state.json"])
-def test_damage_to_the_newest_checkpoint_costs_its_steps_and_nothing_else(stopped, tmp_path, harm, name):
+def test_damage_to_the_newest_checkpoint_costs_only_its_steps(stopped, tmp_path, harm, name):
     kept, resume, expected = stopped
     harm(kept[1] / name)
     done = resume()
-    assert done["code"] == 0, done["said"]
-    assert f"step-00000006: passed over, for {name} is" in done["said"]
-    assert "at step 4 of 9" in done["said"]
+    assert done["code"] == 0, done["output"]
+    assert f"step-00000006: skipped: {name} " in done["output"]
+    assert "at step 4 of 9" in done["output"]
     assert left_by(tmp_path / "run") == expected
 
 
-def test_damage_to_all_of_them_is_one_line(stopped):
+def test_damage_to_all_checkpoints_is_one_line(stopped):
     kept, resume, _ = stopped
     for path in kept:
         flip_a_bit(path / "model.safetensors")
     done = resume()
     assert done["code"] == 2
-    assert "checkpoints: holds no checkpoint that is whole; delete it to begin the run again" in done["said"]
-    assert "Traceback" not in done["said"]
+    assert "checkpoints: no checkpoint is intact; delete this folder to start the run again" in done["output"]
+    assert "Traceback" not in done["output"]
 
 
-def test_a_clock_that_was_turned_back_changes_nothing(stopped, tmp_path):
-    """The newest checkpoint is that of the highest step, whatever the files' times say."""
+def test_wrong_file_times_change_nothing(stopped, tmp_path):
+    """The newest checkpoint is that of the highest step; file times do not matter."""
     kept, resume, expected = stopped
     for age, path in ((-(10**6), kept[0]), (10**8, kept[1])):  # the older one is from the future
         for file in (path, *path.iterdir()):
             os.utime(file, (time.time() - age,) * 2)
     done = resume()
-    assert "at step 6 of 9" in done["said"]
+    assert "at step 6 of 9" in done["output"]
     assert left_by(tmp_path / "run") == expected
 
 
-def test_the_second_of_two_runs_on_one_folder_refuses(stopped, tmp_path):
+def test_a_second_run_in_the_same_folder_is_refused(stopped, tmp_path):
     _, resume, _ = stopped
     with FileLock(tmp_path / "run" / ".lock"):
         done = resume()
     assert done["code"] == 2
-    assert "run is being written by another run; wait for it, or give another output=FOLDER" in done["said"]
+    assert "run is being written by another run; wait for it, or give another output=FOLDER" in done["output"]
     assert resume()["code"] == 0
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own, mounted and changed by its options."""
+    """Mount a separate file system, and remount it with other options."""
     place = tmp_path / "disk"
     place.mkdir()
 
@@ -282,23 +282,23 @@ def small_disk(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [8, 16, *range(40, 440, 40)])
-def test_a_full_disk_is_one_line_and_room_is_all_it_takes(server, undisturbed, small_disk, kilobytes):
+def test_a_full_disk_is_one_line_and_space_resumes_the_run(server, undisturbed, small_disk, kilobytes):
     words, expected = undisturbed("mlm")
     place, remount = small_disk
     remount(f"size={kilobytes}k")
     words = [*words, f"output={place}/run"]
     done = server.run("pretrain_mlm", words)
-    assert done["code"] == 2, done["said"]
-    assert "No space left on device" in done["said"]
-    assert "Traceback" not in done["said"]
+    assert done["code"] == 2, done["output"]
+    assert "No space left on device" in done["output"]
+    assert "Traceback" not in done["output"]
     remount("size=50m")
     done = server.run("pretrain_mlm", [*words, "--resume"])
-    assert done["code"] == 0, done["said"]
+    assert done["code"] == 0, done["output"]
     assert left_by(place / "run") == expected
 
 
 @pytest.mark.slow
-def test_a_folder_that_became_read_only_is_one_line(server, undisturbed, small_disk):
+def test_a_read_only_folder_is_one_line(server, undisturbed, small_disk):
     words, expected = undisturbed("mlm")
     place, remount = small_disk
     remount("size=50m")
@@ -306,9 +306,9 @@ def test_a_folder_that_became_read_only_is_one_line(server, undisturbed, small_d
     assert server.run("pretrain_mlm", words, STOP)["code"] == -9
     remount("ro")
     done = server.run("pretrain_mlm", [*words, "--resume"])
-    assert done["code"] == 2, done["said"]
-    assert "cannot be written: Read-only file system" in done["said"]
-    assert "Traceback" not in done["said"]
+    assert done["code"] == 2, done["output"]
+    assert "cannot be written: Read-only file system" in done["output"]
+    assert "Traceback" not in done["output"]
     remount("rw", "size=50m")
     assert server.run("pretrain_mlm", [*words, "--resume"])["code"] == 0
     assert left_by(place / "run") == expected

@@ -22,7 +22,7 @@ SHAPES = {
 
 @pytest.fixture(scope="module")
 def pretrain(tmp_path_factory, launch):
-    """A corpus of 3,000 made-up texts, a tokenizer of 2,000 entries, and a run over them."""
+    """Make a corpus of 3,000 texts, a tokenizer of 2,000 entries and a configuration for them."""
     folder, draw = tmp_path_factory.mktemp("accuracy"), random.Random(7)
     words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(2, 9))) for _ in range(3000)]
     often = [1 / (rank + 3) for rank in range(len(words))]
@@ -41,18 +41,18 @@ def pretrain(tmp_path_factory, launch):
     return folder, config
 
 
-def forecast(said):
-    """Bytes, seconds a step and seconds an evaluation, as a reader of the lines would take them."""
-    said = re.sub(r"\n {18}", " ", said)
-    size, unit = re.search(r"^memory +([\d.]+) (.B) a device", said, flags=re.M).groups()
-    step_s = float(re.search(r"steps of ([\d.e-]+) s", said).group(1))
-    look, look_unit = re.search(r"evaluations? of ([\d.]+) (s|min)", said).groups()
+def forecast(printed):
+    """Read bytes, seconds per step and seconds per evaluation from the printed lines."""
+    printed = re.sub(r"\n {18}", " ", printed)
+    size, unit = re.search(r"^memory +([\d.]+) (.B) a device", printed, flags=re.M).groups()
+    step_s = float(re.search(r"steps of ([\d.e-]+) s", printed).group(1))
+    evaluation, evaluation_unit = re.search(r"evaluations? of ([\d.]+) (s|min)", printed).groups()
     factor = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[unit]
-    return float(size) * factor, step_s, float(look) * {"s": 1, "min": 60}[look_unit]
+    return float(size) * factor, step_s, float(evaluation) * {"s": 1, "min": 60}[evaluation_unit]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_forecast_holds(shape, pretrain, launch, capsys):
+def test_forecasts_agree_with_measurements(shape, pretrain, launch, capsys):
     folder, config = pretrain
     words = [config, f"model.config=configs/model/{shape}.yaml", f"output={folder}/{shape}", *SHAPES[shape]]
     memory, step_s, evaluation_s = forecast(launch("pretrain_mlm", *words, "--dry-run", launcher=()).stdout)

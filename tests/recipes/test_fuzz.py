@@ -36,10 +36,10 @@ def fuzz(examples):
 
 
 def one_line(error: UserError) -> str:
-    """What the user would see; it has to say something and not be a page."""
-    said = " ".join(str(error).split())
-    assert 10 < len(said) < 1200, said
-    return said
+    """Return the line that the user sees; check that it is neither empty nor too long."""
+    message = " ".join(str(error).split())
+    assert 10 < len(message) < 1200, message
+    return message
 
 
 GOOD = {
@@ -60,7 +60,7 @@ JUNK = st.recursive(
 
 @st.composite
 def settings_gone_wrong(draw):
-    """The good ones after one to three mistakes: a value, a key or a section that does not belong."""
+    """Draw valid settings with one to three mistakes: a wrong value, key or section."""
     config = json.loads(json.dumps(GOOD))
     for _ in range(draw(st.integers(1, 3))):
         section = config
@@ -81,7 +81,7 @@ def settings_gone_wrong(draw):
 
 @fuzz(150)
 @given(config=settings_gone_wrong())
-def test_settings_gone_wrong_are_read_or_refused_in_one_line(config, tmp_path):
+def test_broken_settings_are_read_or_refused_in_one_line(config, tmp_path):
     path = tmp_path / "config.yaml"
     try:
         with path.open("w", encoding="utf-8") as file:
@@ -101,7 +101,7 @@ def test_settings_gone_wrong_are_read_or_refused_in_one_line(config, tmp_path):
 
 @fuzz(60)
 @given(content=st.binary(max_size=200))
-def test_bytes_that_are_no_settings_are_refused_in_one_line(content, tmp_path):
+def test_random_bytes_as_settings_are_refused_in_one_line(content, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_bytes(content)
     with pytest.raises(UserError) as refused:  # no such bytes hold a model, data and training
@@ -115,7 +115,7 @@ WORDS = st.text(alphabet=st.characters(codec="utf-8"), max_size=20)
 
 @fuzz(80)
 @given(words=st.lists(WORDS | st.builds("{}={}".format, KEYS, st.text(max_size=12)), min_size=1, max_size=4))
-def test_words_of_a_command_line_are_read_or_refused_in_one_line(words, tmp_path):
+def test_random_command_lines_are_read_or_refused_in_one_line(words, tmp_path):
     path = tmp_path / "config.yaml"
     with path.open("w", encoding="utf-8") as file:
         YAML().dump(GOOD, file)
@@ -128,7 +128,7 @@ def test_words_of_a_command_line_are_read_or_refused_in_one_line(words, tmp_path
 
 
 def corpora(draw: random.Random) -> bytes:
-    """A text file that somebody might have."""
+    """Draw a messy text file."""
     line = "el mercado subió the market fell 数字".encode()
     kinds = [
         b"", b"\n" * 50, b"\x00" * 100, line + b"\x00" + line, b"\xff\xfe" + line, line[:-1], b"\xef\xbb\xbf" + line,
@@ -144,7 +144,7 @@ def corpora(draw: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("number", range(60 * FACTOR))
-def test_corpora_nobody_would_wish_for_are_read_or_refused_in_one_line(number, tokenizer, tmp_path):
+def test_messy_corpora_are_read_or_refused_in_one_line(number, tokenizer, tmp_path):
     dice = random.Random(number)
     name = f"corpus.{dice.choice(['txt', 'jsonl', 'json', 'csv', 'tsv', 'parquet', 'txt.gz', 'exe', ''])}"
     path = tmp_path / name
@@ -168,7 +168,7 @@ def test_corpora_nobody_would_wish_for_are_read_or_refused_in_one_line(number, t
     left=st.lists(st.text(alphabet=st.characters(codec="utf-8"), max_size=30), min_size=1, max_size=8),
     right=st.lists(st.text(alphabet=st.characters(codec="utf-8"), max_size=30), min_size=1, max_size=8),
 )
-def test_parallel_files_of_any_text_are_paired_or_refused_in_one_line(left, right, sentinel_tokenizer):
+def test_random_parallel_files_are_paired_or_refused(left, right, sentinel_tokenizer):
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / "a.txt", Path(folder) / "b.txt"]
         for path, lines in zip(paths, (left, right), strict=True):
@@ -181,11 +181,11 @@ def test_parallel_files_of_any_text_are_paired_or_refused_in_one_line(left, righ
             one_line(error)
 
 
-# --- model folders of others
+# --- untrusted model folders
 
 
 class Trap:
-    """Unpickled, it would leave a file."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -242,9 +242,7 @@ HARMS = {
 
 
 @pytest.mark.parametrize("harm", HARMS)
-def test_a_model_folder_that_is_not_what_it_says_is_refused_or_read_without_running_anything(
-    harm, model_folder, tmp_path
-):
+def test_a_fake_model_folder_never_runs_code(harm, model_folder, tmp_path):
     name, change = HARMS[harm]
     change(model_folder / name)
     trap = tmp_path / "sprung"
@@ -258,7 +256,7 @@ def test_a_model_folder_that_is_not_what_it_says_is_refused_or_read_without_runn
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
-def test_a_pickle_is_never_opened_whatever_it_is_called(name, model_folder, tmp_path):
+def test_a_pickle_is_never_opened_under_any_name(name, model_folder, tmp_path):
     import pickle
 
     trap = tmp_path / "sprung"
@@ -271,7 +269,7 @@ def test_a_pickle_is_never_opened_whatever_it_is_called(name, model_folder, tmp_
     assert not (tmp_path / "out").exists()
 
 
-def test_weights_may_not_point_out_of_their_folder(model_folder, tmp_path):
+def test_weight_files_outside_the_folder_are_refused(model_folder, tmp_path):
     (tmp_path / "secret.safetensors").write_bytes((model_folder / "model.safetensors").read_bytes())
     (model_folder / "model.safetensors").unlink()
     index = {"metadata": {}, "weight_map": {"bert.embeddings.word_embeddings.weight": "../secret.safetensors"}}
@@ -282,6 +280,6 @@ def test_weights_may_not_point_out_of_their_folder(model_folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_no_row_is_no_crash(tokenizer):
+def test_an_empty_corpus_does_not_crash(tokenizer):
     with pytest.raises(UserError, match="no text is left"):
         tokenize_documents(Dataset.from_dict({"text": ["", " \n"]}), tokenizer, max_length=8)

@@ -1,4 +1,4 @@
-"""Two machines, each with its own address: two network namespaces joined by a cable. Needs Linux, iproute2 and root."""
+"""Two machines, simulated by two connected network namespaces. Needs Linux, iproute2 and root."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def ip(*words):
 
 @pytest.fixture
 def cable():
-    """Two namespaces and a cable between them; or a skip where they cannot be made."""
+    """Connect two namespaces by a virtual cable; skip the test if that is not possible."""
     if shutil.which("ip") is None or os.geteuid() != 0:
         pytest.skip("network namespaces need iproute2 and root")
     try:
@@ -67,19 +67,19 @@ def losses(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["multi_node", "fsdp2"])
-def test_two_machines_give_the_run_of_one(launch, cable, mlm, tmp_path, launcher):
+def test_two_machines_train_like_one(launch, cable, mlm, tmp_path, launcher):
     launch("pretrain_mlm", mlm, f"output={tmp_path}/one")
     running = start(mlm, f"output={tmp_path}/two", launcher=launcher)
-    said = [process.communicate(timeout=280) for process in running]
-    assert [process.returncode for process in running] == [0, 0], said
-    assert "topology: 2 processes on cpu" in said[0][0]
-    assert ("sharded (FSDP2)" in said[0][0]) == (launcher == "fsdp2")
+    printed = [process.communicate(timeout=280) for process in running]
+    assert [process.returncode for process in running] == [0, 0], printed
+    assert "topology: 2 processes on cpu" in printed[0][0]
+    assert ("sharded (FSDP2)" in printed[0][0]) == (launcher == "fsdp2")
     assert len(losses(tmp_path / "two")) == len(losses(tmp_path / "one")) == 50
     assert np.abs(np.subtract(losses(tmp_path / "one"), losses(tmp_path / "two"))).max() <= 1e-5
 
 
 @pytest.mark.slow
-def test_a_cable_that_is_pulled_ends_the_run_on_both_sides_and_loses_nothing(launch, cable, mlm, tmp_path):
+def test_a_lost_connection_ends_both_machines_and_resumes(launch, cable, mlm, tmp_path):
     words = (
         "training.save_steps=5",
         "training.ddp_timeout=20",
@@ -93,10 +93,10 @@ def test_a_cable_that_is_pulled_ends_the_run_on_both_sides_and_loses_nothing(lau
         time.sleep(0.2)  # for another process
     ip("-n", NODES[1], "link", "set", "plug1", "down")
     pulled = time.monotonic()
-    said = [process.communicate(timeout=120)[1] for process in running]
+    printed = [process.communicate(timeout=120)[1] for process in running]
     assert time.monotonic() - pulled < 90
-    assert all(process.returncode for process in running), "it had ended before"
-    assert any("lost the others" in line for line in said), said
+    assert all(process.returncode for process in running), "the run ended before"
+    assert any("lost the other processes" in line for line in printed), printed
     kept = newest_valid(tmp_path / "two" / "checkpoints")
     assert kept is not None
     step = int(kept.name.removeprefix("step-"))

@@ -1,4 +1,4 @@
-"""Each recipe, as a user runs it: what it leaves, what it says, what it refuses, on one process and on two."""
+"""Each recipe as a user runs it, on one process and on two: its files, its output, refused settings."""
 
 import json
 import math
@@ -31,7 +31,7 @@ def pretrained(launch, mlm, tmp_path_factory):
     return folder
 
 
-def test_a_trained_tokenizer_is_an_ordinary_one(trained_tokenizer):
+def test_a_trained_tokenizer_loads_with_transformers(trained_tokenizer):
     tokenizer = AutoTokenizer.from_pretrained(trained_tokenizer)
     assert tokenizer.is_fast
     ids = tokenizer("The market feared")["input_ids"]
@@ -40,7 +40,7 @@ def test_a_trained_tokenizer_is_an_ordinary_one(trained_tokenizer):
     assert set(result(trained_tokenizer.parent)) >= RECORD
 
 
-def test_pretraining_leaves_a_whole_run_that_learnt(pretrained):
+def test_pretraining_learns_and_writes_all_files(pretrained):
     made = {p.name for p in pretrained.iterdir()} - {".lock", "logs"}
     assert made == {"config.yaml", "metrics.jsonl", "checkpoints", "model", "predictions.parquet", "result.json"}
     record = result(pretrained)
@@ -51,8 +51,8 @@ def test_pretraining_leaves_a_whole_run_that_learnt(pretrained):
     assert sum(p.numel() for p in model.parameters()) == record["num_parameters"]
 
 
-def test_pretraining_ends_where_it_always_ends(pretrained):
-    """Pinned: moves when order, masks, initialisation, schedule, optimizer or tokenizer move."""
+def test_the_pretraining_loss_is_pinned(pretrained):
+    """Changes of order, masks, initialisation, schedule, optimizer or tokenizer change it."""
     assert losses(pretrained)[:3] == pytest.approx(PINNED, abs=2e-3)
 
 
@@ -67,12 +67,12 @@ def test_every_scored_token_of_validation_is_predicted_once(pretrained):
     assert -table["log_probability"].mean() == pytest.approx(record["metric"]["eval_loss"], rel=1e-5)
 
 
-def test_the_record_says_what_part_of_the_time_went_into_checkpoints(pretrained):
+def test_the_record_has_the_time_spent_on_checkpoints(pretrained):
     record = result(pretrained)
     assert 0 < record["save_time_s"] < record["wall_time_s"]
 
 
-def test_a_finished_run_is_not_run_again_and_another_is_not_written_over_it(launch, mlm, pretrained):
+def test_a_finished_run_is_neither_repeated_nor_overwritten(launch, mlm, pretrained):
     words = mlm, f"output={pretrained}", "training.save_steps=25"
     assert "is finished" in launch("pretrain_mlm", *words, "--resume").stdout
     refused = launch("pretrain_mlm", *words, expect=2).stderr.splitlines()[-1]
@@ -81,34 +81,34 @@ def test_a_finished_run_is_not_run_again_and_another_is_not_written_over_it(laun
     assert "holds a run with other settings (here: seed: 4)" in refused
 
 
-def test_a_run_that_began_before_a_setting_was_invented_is_resumed(launch, mlm, pretrained):
+def test_a_run_without_a_newer_setting_can_be_resumed(launch, mlm, pretrained):
     record = pretrained / "config.yaml"
     text = record.read_text()
     older = "".join(line for line in text.splitlines(True) if "ddp_timeout" not in line)
     assert older != text
     record.write_text(older)
     try:
-        said = launch("pretrain_mlm", mlm, f"output={pretrained}", "training.save_steps=25", "--resume").stdout
+        printed = launch("pretrain_mlm", mlm, f"output={pretrained}", "training.save_steps=25", "--resume").stdout
     finally:
         record.write_text(text)
-    assert "is finished" in said
+    assert "is finished" in printed
 
 
-def test_a_dry_run_tells_and_writes_nothing(launch, mlm, tmp_path):
-    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", "--dry-run").stdout
-    assert "parameters        " in said
-    assert "tokens a step" in said
-    assert "learning_rate: 0.01" in said
+def test_a_dry_run_prints_and_writes_nothing(launch, mlm, tmp_path):
+    printed = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", "--dry-run").stdout
+    assert "parameters        " in printed
+    assert "tokens a step" in printed
+    assert "learning_rate: 0.01" in printed
     assert not (tmp_path / "none").exists()
 
 
-def test_a_budget_is_the_run_that_it_wrote_down(launch, mlm, tmp_path, monkeypatch):
-    """With dropout: probing drew no random number that the run would have drawn."""
-    monkeypatch.setattr("decero.planning.budget.SECONDS", 0.2)
+def test_a_budget_run_equals_its_recorded_settings(launch, mlm, tmp_path, monkeypatch):
+    """With dropout: probing must not use random numbers of the run."""
+    monkeypatch.setattr("decero.planning.budget.PROBE_SECONDS", 0.2)
     words = "--budget", "1m", "model.overrides.hidden_dropout_prob=0.1", "data.max_rows=10"
-    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/chosen", *words).stdout
-    assert "--budget 1m: " in said
-    assert "shape: 128 x " in said
+    printed = launch("pretrain_mlm", mlm, f"output={tmp_path}/chosen", *words).stdout
+    assert "--budget 1m: " in printed
+    assert "shape: 128 x " in printed
     assert 0 < result(tmp_path / "chosen")["wall_time_s"] < 60
     launch("pretrain_mlm", tmp_path / "chosen" / "config.yaml", f"output={tmp_path}/again")
     assert losses(tmp_path / "again") == losses(tmp_path / "chosen")
@@ -117,11 +117,11 @@ def test_a_budget_is_the_run_that_it_wrote_down(launch, mlm, tmp_path, monkeypat
 
 
 def test_two_processes_give_the_loss_curve_of_one(launch, mlm, pretrained, tmp_path, two_processes):
-    """50 steps in fp32 without dropout, the same global batch: 1e-5."""
-    said = launch(
+    """50 steps in fp32 without dropout, with the same global batch: equal to 1e-5."""
+    printed = launch(
         "pretrain_mlm", mlm, f"output={tmp_path}/mlm", "training.save_steps=25", launcher=two_processes
     ).stdout
-    assert "topology: 2 processes on cpu" in said
+    assert "topology: 2 processes on cpu" in printed
     assert np.abs(np.subtract(losses(tmp_path / "mlm"), losses(pretrained))).max() <= 1e-5
     ours, theirs = (result(f)["metric"]["eval_loss"] for f in (tmp_path / "mlm", pretrained))
     assert ours == pytest.approx(theirs, abs=1e-5)
@@ -155,19 +155,19 @@ def test_a_launcher_that_silently_starts_one_process_is_refused(launch, mlm, tmp
         "--dynamo_backend",
         "no",
     )
-    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", launcher=launcher, expect=1).stderr
-    assert "asked for several processes and started one" in said
-    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", "training.num_processes=2", expect=2).stderr
-    assert "training.num_processes asks for 2, the launcher gave 1" in said
+    printed = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", launcher=launcher, expect=1).stderr
+    assert "asked for several processes but started one" in printed
+    printed = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", "training.num_processes=2", expect=2).stderr
+    assert "training.num_processes is 2, but the launcher started 1" in printed
 
 
-def test_fine_tuning_starts_from_what_was_pretrained(launch, classify, pretrained, tmp_path):
-    said = launch(
+def test_fine_tuning_starts_from_the_pretrained_model(launch, classify, pretrained, tmp_path):
+    printed = launch(
         "finetune_classification", classify, f"output={tmp_path}/run", f"model={{name_or_path: {pretrained}/model}}",
         "tokenizer={}", "training.max_train_steps=30",
         "training.metric_for_best_model=eval_accuracy", "training.eval_strategy=epoch",
     ).stdout  # fmt: skip
-    assert "test accuracy" in said
+    assert "test accuracy" in printed
     record = result(tmp_path / "run")
     assert record["metric"]["accuracy"] > 0.9
     assert record["label_names"] == ["money", "sport"]
@@ -179,7 +179,7 @@ def test_fine_tuning_starts_from_what_was_pretrained(launch, classify, pretraine
     ("problem_type", "column", "metric"),
     [("multi_label_classification", "tags", "f1_micro"), ("regression", "score", "mse")],
 )
-def test_several_labels_and_numbers_are_learnt_too(launch, classify, tmp_path, problem_type, column, metric):
+def test_multi_label_and_regression_are_learned(launch, classify, tmp_path, problem_type, column, metric):
     words = f"objective.problem_type={problem_type}", f"data.label_column={column}", f"output={tmp_path}/run"
     launch("finetune_classification", classify, *words, "training.max_train_steps=12")
     record = result(tmp_path / "run")
@@ -197,7 +197,7 @@ def test_several_labels_and_numbers_are_learnt_too(launch, classify, tmp_path, p
         (["model.overrides.vocab_size=40"], "vocab_size"),
         (
             ["model.overrides.hidden_sise=40"],
-            "hidden_sise is no field of DeceroEncoderConfig; did you mean hidden_size?",
+            "unknown field hidden_sise of DeceroEncoderConfig; did you mean hidden_size?",
         ),
         (["model.overrides.num_attention_heads=3"], "is not a multiple of num_attention_heads 3"),
         (["tokenizer={}"], "tokenizer.name_or_path is missing"),
@@ -205,16 +205,16 @@ def test_several_labels_and_numbers_are_learnt_too(launch, classify, tmp_path, p
         (["optim.num_warmup_steps=60"], "optim.num_warmup_steps 60 exceeds the 50 steps"),
         (
             ["optim.arguments.betaz=1"],
-            "optim.arguments.betaz is no argument of AdamW; did you mean optim.arguments.betas?",
+            "optim.arguments.betaz: unknown argument of AdamW; did you mean optim.arguments.betas?",
         ),
         (["training.max_train_step=1"], "did you mean training.max_train_steps?"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2_with_nothing_half_written(launch, classify, tmp_path, words, line):
+def test_bad_input_is_one_line_and_writes_nothing(launch, classify, tmp_path, words, line):
     done = launch("finetune_classification", classify, f"output={tmp_path}/run", *words, expect=2)
-    said = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
-    assert len(said) == 1, done.stderr
-    assert line in said[0]
+    errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert line in errors[0]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
 
@@ -241,15 +241,15 @@ tracking: {{trackers: []}}
     )
 
 
-def test_a_comparison_judges_on_the_same_examples_counts_failures_and_resumes(launch, comparison, tmp_path):
+def test_a_comparison_uses_equal_examples_and_counts_failures(launch, comparison, tmp_path):
     assert "16 runs" in launch("compare", comparison, "--dry-run").stdout
-    said = launch("compare", comparison).stdout
+    printed = launch("compare", comparison).stdout
     folder = tmp_path / "compare"
     made = {p.name for p in folder.iterdir()}
     assert made >= {"report.html", "verdict.md", "metric_by_budget.svg", "cost_quality.png", "result.json", "runs"}
     record = result(folder)
     assert (record["runs"], record["failed"]) == (16, 4)
-    assert "broken" in said
+    assert "broken" in printed
     assert all(len(pd.read_parquet(p)) == 30 for p in folder.rglob("predictions.parquet"))
     first = pd.read_parquet(folder / "runs/ours/labels-8/seed-0/predictions.parquet")
     assert (
@@ -272,7 +272,7 @@ def test_a_comparison_in_two_processes_trains_as_one_does(launch, comparison, tm
     assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "two" / cell / "model").num_labels == 2
 
 
-def test_a_comparison_with_a_bad_contender_stops_before_the_first_run(
+def test_a_bad_contender_is_refused_before_the_first_run(
     launch, write_config, trained_tokenizer, architecture, tmp_path
 ):
     config = write_config(
@@ -291,8 +291,8 @@ tracking: {{trackers: []}}
 """,
     )
     assert "reference: unknown contender our; did you mean ours?" in launch("compare", config, expect=2).stderr
-    said = launch("compare", config, "reference=ours", expect=2).stderr
-    assert "contenders.ours: unknown setting optim.learning_ratee; did you mean optim.learning_rate?" in said
+    printed = launch("compare", config, "reference=ours", expect=2).stderr
+    assert "contenders.ours: unknown setting optim.learning_ratee; did you mean optim.learning_rate?" in printed
     assert not (tmp_path / "compare").exists()
 
 

@@ -1,4 +1,4 @@
-"""Encoder-decoders as a user trains them: pretrained on plain text, fine-tuned on pairs, ours and stock."""
+"""Encoder-decoders as a user trains them: pretrained on text, fine-tuned on pairs, decero and stock."""
 
 import json
 import math
@@ -56,8 +56,8 @@ def pretrained(launch, denoise, tmp_path_factory):
 PINNED = [4.72606, 4.79743, 4.46963]
 
 
-def test_span_corruption_learns_and_ends_where_it_always_ends(pretrained):
-    """Pinned: moves when order, spans, initialisation, schedule, optimizer or tokenizer move."""
+def test_span_corruption_learns_and_its_loss_is_pinned(pretrained):
+    """Changes of order, spans, initialisation, schedule, optimizer or tokenizer change the loss."""
     assert losses(pretrained)[:3] == pytest.approx(PINNED, abs=2e-3)
     assert losses(pretrained)[-1] < losses(pretrained)[0] - 1
     gains = losses(pretrained, "eval_source_gain")  # at steps 20 and 40
@@ -77,13 +77,13 @@ def test_the_other_objectives_learn_too(launch, denoise, tmp_path, name):
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0] - 0.5
 
 
-def test_a_pretrained_model_learns_to_translate_and_says_so(launch, translate, pretrained, tmp_path):
+def test_a_pretrained_model_learns_to_translate(launch, translate, pretrained, tmp_path):
     words = f"model={{name_or_path: {pretrained}/model}}", "tokenizer={}", "training.max_train_steps=160"
-    said = launch(
+    printed = launch(
         "finetune_seq2seq", translate, f"output={tmp_path}/run", *words, "training.eval_steps=80",
         "generation.num_beams=3", "generation.length_penalty=0.9",
     ).stdout  # fmt: skip
-    assert "packing: rows of 128 tokens; no text sees another" in said
+    assert "packing: rows of 128 tokens, attention stays within each text" in printed
     record, outputs = result(tmp_path / "run"), pd.read_parquet(tmp_path / "run" / "outputs.parquet")
     assert set(record["metric"]) == {"bleu", "chrf", "loss"}
     assert record["signatures"]["bleu"].startswith("nrefs:1|case:mixed")
@@ -117,7 +117,7 @@ def test_stock_encoder_decoders_take_the_same_recipes(launch, denoise, translate
     assert len(pd.read_parquet(tmp_path / "run" / "outputs.parquet")) == 17
 
 
-def test_the_mean_of_the_last_checkpoints_is_what_is_kept(launch, translate, tmp_path):
+def test_the_final_model_is_the_mean_of_the_last_checkpoints(launch, translate, tmp_path):
     """Vaswani et al. 2017, section 6.1."""
     launch("finetune_seq2seq", translate, f"output={tmp_path}/run", "training.average_last=2")
     kept = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))
@@ -129,10 +129,10 @@ def test_the_mean_of_the_last_checkpoints_is_what_is_kept(launch, translate, tmp
         assert not np.array_equal(tensor, final[name]) or "norm" in name
 
 
-def test_a_run_ends_when_the_generated_metric_gets_no_better(launch, translate, tmp_path):
+def test_a_run_stops_early_by_a_generation_metric(launch, translate, tmp_path):
     words = "training.metric_for_best_model=eval_bleu", "training.early_stopping_patience=1", "training.eval_steps=5"
     words = translate, f"output={tmp_path}/run", *words, "optim.learning_rate=1e-6", "training.save_steps=5"
-    assert "step 10: no better for 1 evaluations, so the run ends here" in launch("finetune_seq2seq", *words).stdout
+    assert "step 10: no improvement for 1 evaluations; stopping early" in launch("finetune_seq2seq", *words).stdout
     assert (result(tmp_path / "run")["steps"], result(tmp_path / "run")["best"]["step"]) == (10, 5)
     (tmp_path / "run" / "result.json").unlink()  # killed while it wrote its answers
     launch("finetune_seq2seq", *words, "--resume")
@@ -140,7 +140,7 @@ def test_a_run_ends_when_the_generated_metric_gets_no_better(launch, translate, 
 
 
 def test_answers_end_as_targets_do(launch, translate, trained_tokenizer, tmp_path):
-    """A WordPiece tokenizer ends texts with [SEP]; the preset's own id of an end is another token there."""
+    """A WordPiece tokenizer ends texts with [SEP]; the end id of the preset is another token there."""
     words = (
         f"tokenizer.name_or_path={trained_tokenizer}",
         f"output={tmp_path}/run",
@@ -154,7 +154,7 @@ def test_answers_end_as_targets_do(launch, translate, trained_tokenizer, tmp_pat
 
 
 @pytest.mark.slow
-def test_two_processes_write_what_one_writes(launch, translate, tmp_path, two_processes):
+def test_two_processes_generate_like_one(launch, translate, tmp_path, two_processes):
     launch("finetune_seq2seq", translate, f"output={tmp_path}/one", launcher=None)
     launch("finetune_seq2seq", translate, f"output={tmp_path}/two", launcher=two_processes)
     assert np.abs(np.subtract(losses(tmp_path / "one"), losses(tmp_path / "two"))).max() <= 1e-5
@@ -177,14 +177,14 @@ def test_two_processes_write_what_one_writes(launch, translate, tmp_path, two_pr
             "training.average_last averages the last checkpoints",
         ),
         (["training.early_stopping_patience=2"], "needs training.metric_for_best_model"),
-        (["training.metric_for_best_model=eval_blue"], "eval_blue is not among"),
+        (["training.metric_for_best_model=eval_blue"], "unknown metric eval_blue; use one of"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(launch, translate, tmp_path, words, line):
     done = launch("finetune_seq2seq", translate, f"output={tmp_path}/run", *words, expect=2)
-    said = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
-    assert len(said) == 1, done.stderr
-    assert line in said[0]
+    errors = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert line in errors[0]
 
 
 @pytest.mark.parametrize(
@@ -199,6 +199,6 @@ def test_bad_input_is_one_line_and_exit_code_2(launch, translate, tmp_path, word
     ],
 )
 def test_a_bad_objective_is_one_line_and_exit_code_2(launch, denoise, tmp_path, words, line):
-    said = launch("pretrain_seq2seq", denoise, f"output={tmp_path}/run", *words, expect=2).stderr
-    assert line in said
+    printed = launch("pretrain_seq2seq", denoise, f"output={tmp_path}/run", *words, expect=2).stderr
+    assert line in printed
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""A recipe behind the FSDP2 file of the launcher, as a user starts it; what it may not ask for is refused in a line."""
+"""A recipe with the launcher's FSDP2 file, as a user starts it; unsupported options are refused in one line."""
 
 import json
 
@@ -19,13 +19,13 @@ def result(folder):
 
 
 @pytest.mark.slow  # what it rests on is in tests/training/test_sharding.py
-def test_a_recipe_on_shards_is_the_run_of_one_process(launch, mlm, tmp_path):
-    """50 steps in fp32 without dropout: 1e-5, and a model folder as any other."""
+def test_a_sharded_recipe_equals_one_process(launch, mlm, tmp_path):
+    """50 steps in fp32 without dropout: equal to 1e-5, with an ordinary model folder."""
     launch("pretrain_mlm", mlm, f"output={tmp_path}/one", "training.save_steps=25")
     words = f"output={tmp_path}/two", "training.save_steps=25"
-    said = launch("pretrain_mlm", mlm, *words, launcher=SHARDED).stdout
-    assert "topology: 2 processes on cpu" in said
-    assert "fp32, sharded (FSDP2)" in said
+    printed = launch("pretrain_mlm", mlm, *words, launcher=SHARDED).stdout
+    assert "topology: 2 processes on cpu" in printed
+    assert "fp32, sharded (FSDP2)" in printed
     assert np.abs(np.subtract(losses(tmp_path / "one"), losses(tmp_path / "two"))).max() <= 1e-5
     one, two = result(tmp_path / "one"), result(tmp_path / "two")
     assert two["metric"] == pytest.approx(one["metric"], abs=1e-5)
@@ -44,11 +44,11 @@ def test_a_recipe_on_shards_is_the_run_of_one_process(launch, mlm, tmp_path):
     ("asked", "line"),
     [
         ({"FSDP_VERSION": "1"}, "topology: FSDP 1 is not supported; set fsdp_version: 2"),
-        ({}, "topology: FSDP 1 is not supported"),  # what accelerate's launcher means by saying nothing
-        ({"FSDP_VERSION": "2"}, "topology: FSDP2 was asked for, and the launcher started processes that do not know"),
+        ({}, "topology: FSDP 1 is not supported"),  # the default of accelerate's launcher
+        ({"FSDP_VERSION": "2"}, "topology: FSDP2 needs connected processes, but the launcher started separate ones"),
     ],
 )
-def test_shards_that_there_cannot_be_are_refused(launch, mlm, tmp_path, monkeypatch, asked, line):
+def test_unsupported_sharding_is_refused(launch, mlm, tmp_path, monkeypatch, asked, line):
     monkeypatch.delenv("FSDP_VERSION", raising=False)
     for name, value in ({"ACCELERATE_USE_FSDP": "true"} | asked).items():
         monkeypatch.setenv(name, value)
@@ -57,7 +57,7 @@ def test_shards_that_there_cannot_be_are_refused(launch, mlm, tmp_path, monkeypa
 
 
 @pytest.mark.slow
-def test_a_dry_run_on_shards_tells_what_they_take(launch, mlm, tmp_path):
-    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", "--dry-run", launcher=SHARDED).stdout
-    assert "sharded (FSDP2) weights, gradients and optimizer take" in " ".join(said.split())
-    assert "dry run: nothing was trained and nothing written" in said
+def test_a_dry_run_with_shards_prints_their_memory(launch, mlm, tmp_path):
+    printed = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", "--dry-run", launcher=SHARDED).stdout
+    assert "sharded (FSDP2) weights, gradients and optimizer take" in " ".join(printed.split())
+    assert "dry run: nothing was trained and nothing written" in printed

@@ -1,4 +1,4 @@
-"""`data.streaming: true` as a user runs it: each pretraining recipe, killed and resumed, on two processes, refused."""
+"""`data.streaming: true` as a user runs it: every recipe, resuming, two processes, refused settings."""
 
 import json
 
@@ -61,8 +61,8 @@ class Killed(BaseException):
     pass
 
 
-def test_a_streamed_run_that_was_killed_and_resumed_is_the_run(launch, mlm, streamed, tmp_path, monkeypatch):
-    """Sixty texts, seven a step: 7 steps are within the first epoch, and the kill comes a step after a checkpoint."""
+def test_a_killed_streamed_run_resumes_exactly(launch, mlm, streamed, tmp_path, monkeypatch):
+    """60 texts in steps of seven: all 7 steps are in the first epoch. The kill comes one step after a checkpoint."""
     from decero.training import loop
 
     words, real = (mlm, f"output={tmp_path}/cut", *STREAM), loop.backward
@@ -100,35 +100,35 @@ def test_the_other_recipes_read_streams_too(launch, request, recipe, tmp_path):
     assert "eval_strategy: steps" in (tmp_path / "run" / "config.yaml").read_text()
 
 
-def test_a_dry_run_of_a_stream_tells_and_writes_nothing(launch, mlm, tmp_path, monkeypatch):
+def test_a_dry_run_of_a_stream_prints_and_writes_nothing(launch, mlm, tmp_path, monkeypatch):
     monkeypatch.setattr("decero.planning.probe.SECONDS", 0.2)
-    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", *STREAM, "--dry-run").stdout
-    assert "training rows     a stream; its first " in said
-    assert "steps             7\n" in said
-    assert "reading and tokenising of the stream" in " ".join(said.split())
+    printed = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", *STREAM, "--dry-run").stdout
+    assert "training rows     a stream; its first " in printed
+    assert "steps             7\n" in printed
+    assert "reading and tokenising of the stream" in " ".join(printed.split())
     assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["data.validation_fraction=0.1"], "nothing can be carved from a stream"),
+        (["data.validation_fraction=0.1"], "cannot split off rows from a stream"),
         (["training.eval_strategy=epoch"], "a stream has no known length; set training.eval_strategy=steps"),
         (["training.max_train_steps=null", "training.num_train_epochs=1"], "set training.max_train_steps instead"),
         (["training.global_batch_size=999"], "the stream ends after"),
         (["data.text_column=txet"], "there is no column 'txet'; did you mean text?"),
     ],
 )
-def test_what_makes_no_sense_with_a_stream_is_one_line(launch, mlm, tmp_path, words, line):
+def test_settings_that_contradict_a_stream_are_one_line(launch, mlm, tmp_path, words, line):
     refused = launch("pretrain_mlm", mlm, f"output={tmp_path}/run", *STREAM, *words, expect=2).stderr.splitlines()[-1]
     assert refused.startswith("error: ")
     assert line in refused
 
 
-def test_a_budget_is_no_thing_for_a_stream(launch, mlm, tmp_path):
+def test_a_budget_with_a_stream_is_refused(launch, mlm, tmp_path):
     words = f"output={tmp_path}/run", "data.streaming=true", "--budget", "1m"
     refused = launch("pretrain_mlm", mlm, *words, expect=2).stderr
-    assert "error: --budget counts the tokens that there are, and a stream does not say; leave --budget out" in refused
+    assert "error: --budget needs the number of tokens, and streams have no length; remove data.streaming" in refused
 
 
 def test_the_doctor_examines_the_first_texts_of_a_stream(launch, streamed):

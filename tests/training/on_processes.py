@@ -1,7 +1,8 @@
-"""What test_sharded.py runs in its own process and launches on several: runs that must not depend on how they are cut.
+"""Train cases on one or several processes for test_sharding.py. Results must not depend on the number of processes.
 
-CASES TOKENIZER FOLDER: a JSON list of settings, one run each. Leaves FOLDER/NAME/end.safetensors, the weights at the
-end, and FOLDER/NAME/said.json. A case: name, kind, sharded, resume, dropout, of (the run's folder), training, optim.
+Arguments: CASES TOKENIZER FOLDER. CASES is a JSON list of settings, one run each. Writes the final weights to
+FOLDER/NAME/end.safetensors and the results to FOLDER/NAME/results.json. A case: name, kind, sharded, resume,
+dropout, of (the run's folder), training, optim.
 """
 
 import json
@@ -42,14 +43,14 @@ WORDS = LINE.split(" ")
 
 
 def texts(count: int) -> list[str]:
-    """As tests/conftest.py makes them: a pure function."""
+    """Make the texts of tests/conftest.py: a pure function."""
     return [
         " ".join(WORDS[(n * 7 + i * i * (n % 5 + 1)) % len(WORDS)] for i in range(5 + n * 3 % 23)) for n in range(count)
     ]
 
 
 class NextToken:
-    """A causal batch: each token is asked for the next."""
+    """Make causal batches: each token predicts the next."""
 
     def __init__(self, tokenizer):
         self.pair = PairCollator(tokenizer, 0)
@@ -61,7 +62,7 @@ class NextToken:
 
 
 def task(kind: str, tokenizer, dropout: float):
-    """Model and objective of a kind: ours three ways, and stock BERT two."""
+    """Return model and objective of a kind: three decero models, and stock BERT with two heads."""
     ours = SIZES | {"intermediate_size": 37, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
     masks = MaskedLanguageModeling(tokenizer, seed=1)
     if kind == "mlm":
@@ -80,7 +81,7 @@ def task(kind: str, tokenizer, dropout: float):
 
 
 def study(cases: list[dict], tokenizer_folder: str, folder: str, accelerator: Accelerator) -> None:
-    """Run each case; weights and figures at the end of each are written by the main process."""
+    """Run each case; the main process writes final weights and results."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
     rows = tokenize_documents(Dataset.from_dict({"text": texts(61)}), tokenizer, max_length=48)
     for case in cases:
@@ -106,18 +107,21 @@ def study(cases: list[dict], tokenizer_folder: str, folder: str, accelerator: Ac
             resume=case.get("resume", False), sharded=case.get("sharded", False), progress=False,
         )  # fmt: skip
         result = train(run, model, data, objective, evaluate)
-        said = {"loss": [row["loss"] for row in result.history if "loss" in row]}
-        said |= {"grad_norm": [row["grad_norm"] for row in result.history if "loss" in row]}
-        said |= {"evaluated": [row for row in result.history if "eval_loss" in row], "best": result.best}
-        said |= {"record": result.record() | {"wall_time_s": 0, "save_time_s": 0}, "class": type(result.model).__name__}
+        results = {"loss": [row["loss"] for row in result.history if "loss" in row]}
+        results |= {"grad_norm": [row["grad_norm"] for row in result.history if "loss" in row]}
+        results |= {"evaluated": [row for row in result.history if "eval_loss" in row], "best": result.best}
+        results |= {
+            "record": result.record() | {"wall_time_s": 0, "save_time_s": 0},
+            "class": type(result.model).__name__,
+        }
         if write:
-            said["written"] = answers(accelerator, result.model, tokenizer, held_out, generation)
+            results["written"] = answers(accelerator, result.model, tokenizer, held_out, generation)
         if accelerator.is_main_process:
             end = Path(folder) / case["name"]
             end.mkdir(exist_ok=True)
             weights = {name: p.detach().clone() for name, p in result.model.named_parameters()}
             save_file(weights, end / "end.safetensors")
-            (end / "said.json").write_text(json.dumps(said))
+            (end / "results.json").write_text(json.dumps(results))
         accelerator.wait_for_everyone()
 
 

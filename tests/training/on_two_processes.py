@@ -1,6 +1,6 @@
-"""What test_memory.py launches on two processes: three runs, of which the second and third lack memory on one of them.
+"""Three runs that test_memory.py launches on two processes; in the last two, one process runs out of memory.
 
-TOKENIZER ROWS OUTPUT, three folders. Leaves OUTPUT/NAME.safetensors, the weights at the end of a run.
+Arguments: TOKENIZER ROWS OUTPUT, three folders. Writes the final weights of a run to OUTPUT/NAME.safetensors.
 """
 
 import sys
@@ -33,7 +33,7 @@ def main():
 
         def refuse(model, args, kwargs, memory=memory, calls=calls, rank=accelerator.process_index):
             calls.append(len(kwargs["input_ids"]))
-            if rank == 1 and calls[-1] > memory and len(calls) > 2:  # before the first step, one row is tried twice
+            if rank == 1 and calls[-1] > memory and len(calls) > 2:  # one row is tried twice before the first step
                 raise torch.OutOfMemoryError("CUDA out of memory.")
 
         model.register_forward_pre_hook(refuse, with_kwargs=True)

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, tied weights tied, the best one never deleted."""
+"""Checkpoints: complete or absent, tied weights stay tied, the best one is never deleted."""
 
 import shutil
 from pathlib import Path
@@ -39,7 +39,7 @@ def stepped(tiny_model):
 
 
 @pytest.mark.parametrize("tie", [True, False])
-def test_a_checkpoint_brings_back_weights_optimizer_and_random_state(stepped, tiny_model, tmp_path, tie):
+def test_a_checkpoint_restores_weights_optimizer_and_rng(stepped, tiny_model, tmp_path, tie):
     accelerator = Accelerator(cpu=True)
     model, optimizer = stepped(tie)
     path = save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 7, "tokens": 3})
@@ -73,15 +73,15 @@ def test_a_checkpoint_is_never_seen_half_written(stepped, tmp_path, monkeypatch)
     [
         ((1, 2, 3, 4), 4, {}, 2, (2, 4)),
         ((100, 200, 300), 300, {"save_total_limit": 2}, None, (200, 300)),
-        ((200, 237, 300), 237, {}, 200, (200, 237)),  # 300 was damaged; what was just saved stays
+        ((200, 237, 300), 237, {}, 200, (200, 237)),  # 300 is damaged; the newest save stays
         ((100, 200, 237), 237, {"average_last": 3, "save_steps": 100}, None, (100, 200, 237)),
         ((100, 200, 237, 300), 300, {"average_last": 3, "save_steps": 100}, None, (100, 200, 300)),
     ],
 )
-def test_pruning_keeps_what_somebody_will_ask_for(tmp_path, steps, newest, settings, best, left):
+def test_pruning_keeps_the_checkpoints_that_are_needed(tmp_path, steps, newest, settings, best, left):
     for step in steps:
         (tmp_path / f"step-{step:08d}").mkdir()
-    (tmp_path / "step-00000200-good").mkdir()  # somebody's own
+    (tmp_path / "step-00000200-good").mkdir()  # a copy that the user made
     selection = Selection(TrainingSection(max_train_steps=400, **settings), tmp_path)
     selection.best = {"step": best} if best else {}
     selection.prune(newest)
@@ -89,7 +89,7 @@ def test_pruning_keeps_what_somebody_will_ask_for(tmp_path, steps, newest, setti
     assert (tmp_path / "step-00000200-good").is_dir()
 
 
-def test_a_mean_is_that_of_the_planned_checkpoints_and_of_all_of_them(stepped, tmp_path):
+def test_the_mean_uses_exactly_the_planned_checkpoints(stepped, tmp_path):
     accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
     weight = model.get_input_embeddings().weight
     for step in (2, 4, 5, 6):  # a signal saved step 5
@@ -100,7 +100,9 @@ def test_a_mean_is_that_of_the_planned_checkpoints_and_of_all_of_them(stepped, t
     selection.load(model)
     assert weight.unique().tolist() == [4.0]  # of 2, 4 and 6
     shutil.rmtree(tmp_path / "step-00000002")
-    with pytest.raises(UserError, match=r"3 checkpoints were to be averaged, and 2 are left; delete .* trains again"):
+    with pytest.raises(
+        UserError, match=r"3 checkpoints are to be averaged, but only 2 are left; delete .* with --resume"
+    ):
         selection.load(model)
 
 
@@ -119,27 +121,27 @@ FILES = ["model.safetensors", "optimizer.safetensors", "random-0.safetensors", "
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("harm", [flip, cut, Path.unlink])
-def test_a_damaged_checkpoint_is_passed_over_and_the_line_says_why(stepped, tmp_path, name, harm, capsys):
+def test_a_damaged_checkpoint_is_skipped_with_a_reason(stepped, tmp_path, name, harm, capsys):
     accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
     for step in (1, 2):
         path = save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": step})
         assert damage(path) is None
     harm(path / name)
     assert to_resume(tmp_path, accelerator).name == "step-00000001"
-    said = capsys.readouterr().out
-    named = "" if (name, harm) == ("manifest.json", flip) else name  # then it is the manifest that accuses another
-    assert f"{path}: passed over, for {named}" in said
+    printed = capsys.readouterr().out
+    named = "" if (name, harm) == ("manifest.json", flip) else name  # a changed manifest blames another file
+    assert f"{path}: skipped: {named}" in printed
     harm(tmp_path / "step-00000001" / name)
-    with pytest.raises(UserError, match="holds no checkpoint that is whole; delete it to begin the run again"):
+    with pytest.raises(UserError, match="no checkpoint is intact; delete this folder to start the run again"):
         to_resume(tmp_path, accelerator)
 
 
-def test_nothing_saved_is_nothing_to_resume(tmp_path):
+def test_without_checkpoints_there_is_nothing_to_resume(tmp_path):
     assert to_resume(tmp_path / "checkpoints", Accelerator(cpu=True)) is None
 
 
 @pytest.mark.parametrize("at", ["random-0.safetensors", "optimizer.safetensors", "manifest.json"])
-def test_a_disk_that_fills_up_leaves_the_checkpoint_before_it(stepped, tmp_path, monkeypatch, at):
+def test_a_full_disk_leaves_the_previous_checkpoint_intact(stepped, tmp_path, monkeypatch, at):
     accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
     save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 1})
     save, text = checkpoint.save_file, Path.write_text
@@ -157,7 +159,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before_it(stepped, tmp_path,
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     monkeypatch.setattr(Path, "write_text", full_text)
-    line = "step-00000002: could not be written: .*No space left on device.*; step-00000001 before it is intact"
+    line = "step-00000002: cannot write .*No space left on device.*; the previous step-00000001 is intact"
     with pytest.raises(UserError, match=line):
         save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 2})
     monkeypatch.undo()
@@ -165,14 +167,16 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before_it(stepped, tmp_path,
     assert newest_valid(tmp_path).name == "step-00000001"
 
 
-def test_a_folder_that_vanished_is_said_and_not_made_anew(stepped, tmp_path):
+def test_a_deleted_output_folder_is_reported_not_recreated(stepped, tmp_path):
     accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
-    with pytest.raises(UserError, match="the run's folder is gone; there is none before it"):
+    with pytest.raises(
+        UserError, match="the output folder of the run no longer exists; there is no previous checkpoint"
+    ):
         save_checkpoint(tmp_path / "run" / "checkpoints", accelerator, model, optimizer, {"step": 2})
     assert not (tmp_path / "run").exists()
 
 
-def test_pruning_sweeps_up_what_a_kill_left(stepped, tmp_path):
+def test_pruning_deletes_leftovers_of_a_killed_run(stepped, tmp_path):
     accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
     for name in (".step-00000001.tmp", ".step-00000000.old"):
         (tmp_path / name).mkdir()
@@ -181,11 +185,11 @@ def test_pruning_sweeps_up_what_a_kill_left(stepped, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_tensor_that_is_missing_or_new_is_named(stepped, tmp_path):
+def test_missing_and_unexpected_tensors_are_named(stepped, tmp_path):
     accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
     path = save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 1})
     tensors = load_file(path / "model.safetensors")
     tensors["model.norm.weights"] = tensors.pop("model.norm.weight")
     save_file(tensors, path / "model.safetensors", metadata={"tied": "[]"})
-    with pytest.raises(UserError, match=r"does not fit the model of this run at .*norm\.weight|lm_head"):
+    with pytest.raises(UserError, match=r"does not match the model of this run: tensor .*norm\.weight|lm_head"):
         load_weights(path, model)

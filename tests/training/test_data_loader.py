@@ -1,4 +1,4 @@
-"""A budget of tokens is what a device holds: both sides of an example, and the padding where rows are padded."""
+"""Token budgets count what a device holds: both sides of an example, and the padding of padded rows."""
 
 from types import SimpleNamespace
 
@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from decero.config.sections import TrainingSection
-from decero.data.causal import PromptCompletion
 from decero.data.corruption import OBJECTIVES, PrefixLanguageModeling, TextInfilling
 from decero.data.packing import Packed
 from decero.data.pairs import PairCollator
+from decero.data.prompt_completion import PromptCompletion
 from decero.data.sizes import sizes_of
 from decero.data.stream import Stream, Texts
 from decero.data.tokenization import token_lengths
@@ -36,7 +36,7 @@ def begin(dataset, collate, rank=0, world=1, **budgets):
 
 
 def held(micro, padded):
-    """Tokens that a device holds of a micro-batch, both sides of them; the padding too where rows are padded."""
+    """Count the tokens of a micro-batch on a device: both sides, and the padding of padded rows."""
     sides = "input_ids", "decoder_input_ids"
     if padded:
         return sum(micro.batch[side].numel() for side in sides)
@@ -44,7 +44,7 @@ def held(micro, padded):
 
 
 def assert_within(dataset, collate, world, limit, packed, **budgets):
-    """No micro-batch of any process and any of the first steps holds more; returns the fullest."""
+    """Check the micro-batches of all processes in the first steps against the limit; return the largest."""
     collate, fullest = Packed(collate, 64) if packed else collate, 0
     for rank in range(world):
         loader = begin(dataset, collate, rank, world, per_device_tokens=limit, **budgets)
@@ -56,7 +56,7 @@ def assert_within(dataset, collate, world, limit, packed, **budgets):
 
 
 def streamed(rows):
-    """Each text is a row, told by its number."""
+    """Make a stream in which each text is the number of its row."""
     texts = Dataset.from_dict({"text": [str(i) for i in range(len(rows))]}).to_iterable_dataset(num_shards=1)
     return Stream(Texts(texts, "text", 11), lambda some: {"input_ids": [rows[int(text)] for text in some]}, LONGEST)
 
@@ -66,7 +66,7 @@ def streamed(rows):
 @pytest.mark.parametrize("name", OBJECTIVES)
 @given(lengths=lengths, seed=seeds, world=worlds, spare=st.integers(0, 300), mean=st.sampled_from([0.5, 1.0, 3.0]))
 @settings(max_examples=25, deadline=None)
-def test_no_micro_batch_of_a_damaged_text_is_above_its_limit(
+def test_micro_batches_of_corrupted_text_stay_in_their_limit(
     sentinel_tokenizer, name, stream, packed, lengths, seed, world, spare, mean
 ):
     drawn = {} if name == "prefix_lm" else {"mean_noise_span_length": max(mean, 1.0) if name[0] == "s" else mean}
@@ -79,7 +79,7 @@ def test_no_micro_batch_of_a_damaged_text_is_above_its_limit(
 
 
 def pairs_of(sizes):
-    """Rows of a source and a target of so many tokens."""
+    """Make rows with a source and a target of these lengths."""
     ids = Sequence(Value("int32"))
     columns = {"input_ids": [row_of(s) for s, _ in sizes], "labels": [row_of(t) for _, t in sizes]}
     return Dataset.from_dict(columns, features=Features({"input_ids": ids, "labels": ids}))
@@ -92,14 +92,14 @@ def pairs_of(sizes):
     spare=st.integers(0, 300),
 )
 @settings(max_examples=50, deadline=None)
-def test_no_micro_batch_of_pairs_is_above_its_limit(sentinel_tokenizer, packed, sizes, world, spare):
+def test_micro_batches_of_pairs_stay_in_their_limit(sentinel_tokenizer, packed, sizes, world, spare):
     limit = max(map(sum, sizes)) + spare
     assert_within(pairs_of(sizes), PairCollator(sentinel_tokenizer, 0), world, limit, packed)
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_most_of_a_limit_is_used(sentinel_tokenizer, name, packed):
+def test_micro_batches_use_most_of_their_limit(sentinel_tokenizer, name, packed):
     rows = Dataset.from_dict({"input_ids": [row_of(LONGEST)] * 200})
     damage = OBJECTIVES[name](sentinel_tokenizer, 0, max_length=LONGEST)
     assert 800 < assert_within(rows, damage, 1, 1000, packed, global_batch_size=100) <= 1000
@@ -107,8 +107,8 @@ def test_most_of_a_limit_is_used(sentinel_tokenizer, name, packed):
 
 @pytest.mark.parametrize("length", [2, 7, LONGEST, 113])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_sizes_are_told_before_anything_is_drawn(sentinel_tokenizer, name, length):
-    """At most, and on average: within a token or a hundredth."""
+def test_sizes_are_known_before_random_draws(sentinel_tokenizer, name, length):
+    """The maximum is never exceeded; the mean is within a token or 1 %."""
     damage = OBJECTIVES[name](sentinel_tokenizer, 0, max_length=113)
     told = sizes_of(damage, np.array([length]), np.array([0]))
     drawn = [damage.pair({"input_ids": row_of(length), "index": i, "epoch": 0}) for i in range(400)]
@@ -121,12 +121,12 @@ def test_sizes_are_told_before_anything_is_drawn(sentinel_tokenizer, name, lengt
 
 @pytest.mark.parametrize("stream", [False, True], ids=["rows", "stream"])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_step_reads_and_writes_its_budget_on_average(sentinel_tokenizer, name, stream):
+def test_a_step_has_its_token_budget_on_average(sentinel_tokenizer, name, stream):
     rows = [row_of(2 + 5 * i % (LONGEST - 1)) for i in range(300)]
     damage = OBJECTIVES[name](sentinel_tokenizer, 0, max_length=LONGEST)
     dataset = streamed(rows) if stream else Dataset.from_dict({"input_ids": rows})
     loader = begin(dataset, damage, global_batch_size=None, global_batch_tokens=600)
-    steps = [sum(micro.size(loader.objective)[1] for micro in loader.at(step)) for step in range(7)]  # of one epoch
+    steps = [sum(micro.size(loader.objective).tokens for micro in loader.at(step)) for step in range(7)]  # of one epoch
     assert np.mean(steps) == pytest.approx(600, rel=0.03)
 
 
@@ -143,8 +143,8 @@ def test_a_step_reads_and_writes_its_budget_on_average(sentinel_tokenizer, name,
         ),
     ],
 )
-def test_a_budget_below_the_longest_pair_is_refused_with_its_number(sentinel_tokenizer, budget, line):
-    """The longest of both sides, not the longest source or target."""
+def test_a_budget_below_the_longest_pair_is_refused(sentinel_tokenizer, budget, line):
+    """The longest sum of both sides counts, not the longest source or target."""
     rows, pairs = pairs_of([(50, 3), (4, 55), (29, 31), (5, 6)]), PairCollator(sentinel_tokenizer, 0)
     budget |= {"global_batch_size": None} if "global_batch_tokens" in budget else {}
     with pytest.raises(UserError, match=line):
@@ -152,19 +152,19 @@ def test_a_budget_below_the_longest_pair_is_refused_with_its_number(sentinel_tok
     begin(rows, pairs, **(budget | {name: 60 for name in budget if name.endswith("tokens")}))
 
 
-def test_a_budget_below_a_damaged_row_is_refused_by_both_of_its_sides(sentinel_tokenizer):
+def test_a_budget_below_both_sides_of_a_row_is_refused(sentinel_tokenizer):
     rows = [row_of(length) for length in (5, LONGEST, 7)]
-    infilled = TextInfilling(sentinel_tokenizer, 0, max_length=LONGEST)  # a mask for nothing has no position left
+    infilled = TextInfilling(sentinel_tokenizer, 0, max_length=LONGEST)  # inserted masks find no position
     with pytest.raises(UserError, match="per_device_tokens 59 is less than the 60 tokens of example 1, the longest"):
         begin(Dataset.from_dict({"input_ids": rows}), infilled, per_device_tokens=59)
-    with pytest.raises(UserError, match=r"per_device_tokens 59 is less than a row may have \(60 tokens\)"):
+    with pytest.raises(UserError, match=r"per_device_tokens 59 is less than the longest possible row \(60 tokens\)"):
         begin(streamed(rows), infilled, per_device_tokens=59)
     prefix = PrefixLanguageModeling(sentinel_tokenizer, 0, max_length=LONGEST)
     begin(Dataset.from_dict({"input_ids": rows}), prefix, per_device_tokens=LONGEST + 2)
 
 
-def test_one_text_that_a_decoder_alone_reads_counts_as_it_did(sentinel_tokenizer):
-    """Bit for bit: a prompt and its completion are one row, and so are the tokens of an encoder."""
+def test_one_sided_rows_are_counted_by_their_length(sentinel_tokenizer):
+    """Exactly: a prompt with its completion is one row, and so are the tokens of an encoder."""
     rows = pairs_of([(3 + i * 7 % 23, 2 + i * 5 % 19) for i in range(43)])
     loader = begin(rows, PromptCompletion(sentinel_tokenizer), per_device_tokens=200)
     lengths = token_lengths(rows)

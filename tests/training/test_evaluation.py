@@ -19,21 +19,21 @@ def frozen(tokenizer):
 
 
 def test_the_mean_loss_does_not_depend_on_the_batch_size(rows, frozen, tiny_model):
-    model = tiny_model(dropout=0.3).train()  # evaluation must switch dropout off, and on again
+    model = tiny_model(dropout=0.3).train()  # evaluation must turn dropout off, and on again
     found = [mean_loss(Accelerator(cpu=True), model, rows, frozen, size) for size in (1, 7, 61, 500)]
     assert all(f["scored"] == found[0]["scored"] for f in found)
     assert [f["loss"] for f in found] == pytest.approx([found[0]["loss"]] * 4, rel=1e-5)
     assert model.training
 
 
-def test_evaluating_draws_nothing_from_the_random_state_of_training(rows, frozen, tiny_model):
+def test_evaluation_does_not_change_the_random_state(rows, frozen, tiny_model):
     model = tiny_model(dropout=0.3).train()
     before = torch.get_rng_state()
     mean_loss(Accelerator(cpu=True), model, rows, frozen, 7)
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_the_table_of_masked_predictions_agrees_with_the_mean_loss(rows, frozen, tiny_model):
+def test_the_prediction_table_agrees_with_the_mean_loss(rows, frozen, tiny_model):
     accelerator, model = Accelerator(cpu=True), tiny_model()
     table = predict_masked(accelerator, model, rows, frozen, 9)
     loss = mean_loss(accelerator, model, rows, frozen, 9)

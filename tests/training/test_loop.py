@@ -1,4 +1,4 @@
-"""The loop: exact gradients, exact resume, schedules in optimizer steps, and a stop before a bad update."""
+"""The loop: exact gradients, exact resuming, schedules in optimizer steps, no bad updates."""
 
 import itertools
 import json
@@ -36,14 +36,14 @@ def weights(model):
 
 
 def step_of(rows, step):
-    """The rows of a step of 12 examples."""
+    """Return the rows of a step of 12 examples."""
     epoch, examples = next(Schedule(np.ones(len(rows), dtype=int), 12, seed=4).from_step(step, step + 1))
     return Rows(rows).__getitems__([RowIndex(epoch, int(row)) for row in examples])
 
 
 @pytest.fixture
 def gradient_of(rows, tiny_model, tmp_path):
-    """The gradient of the first step, under settings of training."""
+    """Return a function that computes the gradient of the first step with training settings."""
 
     def one_step(objective, **training):
         model = tiny_model()
@@ -54,7 +54,8 @@ def gradient_of(rows, tiny_model, tmp_path):
         )  # fmt: skip
         train(run, model, rows, objective)
         start = weights(tiny_model())
-        return {name: start[name] - value for name, value in weights(model).items()}  # rate 1: the gradient itself
+        # The learning rate is 1, so the update is the gradient.
+        return {name: start[name] - value for name, value in weights(model).items()}
 
     return one_step
 
@@ -65,8 +66,8 @@ def assert_same(gradient, expected):
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 7])
-def test_the_gradient_of_unequal_micro_batches_is_that_of_the_whole_batch(rows, objective, gradient_of, size):
-    """Rows of a corpus differ in scored tokens; a mean of means would weigh them wrongly."""
+def test_unequal_micro_batches_give_the_full_batch_gradient(rows, objective, gradient_of, size):
+    """Rows differ in scored tokens, so a mean of means would be wrong."""
     counts = {objective.count(objective.collate([row])) for row in step_of(rows, 0)[:size]}
     assert size == 1 or len(counts) > 1
     whole = gradient_of(objective, global_batch_size=12, per_device_batch_size=12)
@@ -75,10 +76,8 @@ def test_the_gradient_of_unequal_micro_batches_is_that_of_the_whole_batch(rows, 
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("tokens", [50, 70, 90])
-def test_the_gradient_of_micro_batches_of_so_many_tokens_is_that_of_the_whole_batch(
-    rows, objective, gradient_of, tokens, packed
-):
-    """Padding counts, packed rows have none; each layout reads the same twelve examples."""
+def test_token_limited_micro_batches_give_the_full_gradient(rows, objective, gradient_of, tokens, packed):
+    """Padding counts; packed rows have none. Both layouts read the same twelve examples."""
     seen = []
 
     def watch(rows):
@@ -90,14 +89,14 @@ def test_the_gradient_of_micro_batches_of_so_many_tokens_is_that_of_the_whole_ba
     cut = replace(objective, collate=Packed(watch, 64) if packed else watch)
     whole = gradient_of(objective, global_batch_size=12, per_device_batch_size="auto")
     assert_same(gradient_of(cut, global_batch_size=12, per_device_tokens=tokens), whole)
-    micros = seen[1:]  # the first one looked for parameters that the objective never reaches
+    micros = seen[1:]  # the first call searches for unused parameters
     assert sum(examples for _, examples in micros) == 12
     assert all(size <= tokens or examples == 1 for size, examples in micros)
     assert 1 < len(micros) < 12
 
 
-def test_the_partial_last_window_of_an_epoch_counts_its_own_items(rows, objective, tiny_model, fit):
-    """61 rows in batches of 12: the sixth step has fewer. Its loss is the mean over just those."""
+def test_the_short_last_step_of_an_epoch_averages_its_own_items(rows, objective, tiny_model, fit):
+    """61 rows in batches of 12: the sixth step has one row, and its loss is the mean over that row."""
     last = len(rows) % 12
     assert last
     steps = -(-len(rows) // 12)
@@ -108,8 +107,8 @@ def test_the_partial_last_window_of_an_epoch_counts_its_own_items(rows, objectiv
     assert losses(result)[-1] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_tiny_run_ends_where_it_always_ends(fit):
-    """Pinned: a change of order, masks, initialisation, schedule or optimizer moves these numbers."""
+def test_the_losses_of_a_tiny_run_are_pinned(fit):
+    """Changes of order, masks, initialisation, schedule or optimizer change these numbers."""
     assert losses(fit()) == pytest.approx(PINNED, abs=2e-4)
 
 
@@ -120,8 +119,8 @@ PINNED = [4.62081, 4.50900, 4.38171, 4.28729, 4.11678, 3.94637]
 
 
 @pytest.mark.parametrize("budgets", [{}, TOKENS], ids=["examples", "tokens"])
-def test_a_run_that_stopped_and_resumed_is_the_same_run(fit, tiny_model, tmp_path, budgets):
-    """Dropout on: the random state must come back too."""
+def test_a_resumed_run_equals_an_uninterrupted_one(fit, tiny_model, tmp_path, budgets):
+    """With dropout, so the random state must be restored, too."""
     steps = {"max_train_steps": 9, "save_steps": 4} | budgets
     whole = fit(tmp_path / "whole", model=tiny_model(0.1), **steps)
     cut = steps | {"output": tmp_path / "cut"}
@@ -135,7 +134,7 @@ def test_a_run_that_stopped_and_resumed_is_the_same_run(fit, tiny_model, tmp_pat
 
 
 class StopAt(BaseException):
-    """Stands for a kill: raised where the loop evaluates."""
+    """Simulate a kill: raised where the loop evaluates."""
 
     def __init__(self, step):
         self.step = step
@@ -146,10 +145,8 @@ class StopAt(BaseException):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("save_steps", [4, None])
-def test_a_signal_ends_a_run_after_its_step_and_resumed_it_is_the_same_run(
-    fit, tiny_model, tmp_path, capsys, number, code, save_steps
-):
-    """Even where no checkpoints were asked for: what pre-emption would lose is saved."""
+def test_a_signal_stops_after_a_step_and_resuming_is_exact(fit, tiny_model, tmp_path, capsys, number, code, save_steps):
+    """Also without `save_steps`: a preempted run must not lose its work."""
     steps = {"max_train_steps": 9, "save_steps": save_steps}
     whole = fit(tmp_path / "whole", model=tiny_model(0.1), **steps)
     before = signal.getsignal(number)
@@ -158,14 +155,17 @@ def test_a_signal_ends_a_run_after_its_step_and_resumed_it_is_the_same_run(
         fit(model=tiny_model(0.1), evaluate=lambda model: os.kill(os.getpid(), number) or {"loss": 1.0}, **cut)
     assert ended.value.code == code
     assert signal.getsignal(number) == before
-    assert f"stopped by {number.name} after step 5 of 9, which is saved; --resume goes on" in capsys.readouterr().out
+    assert (
+        f"stopped by {number.name} after step 5 of 9; checkpoint saved, continue with --resume"
+        in capsys.readouterr().out
+    )
     resumed = fit(model=tiny_model(0.1), resume=True, **(cut | {"eval_strategy": "no"}))
     assert losses(resumed) == losses(whole)
     for name, value in weights(whole.model).items():
         assert torch.equal(value, weights(resumed.model)[name]), name
 
 
-def test_a_second_ctrl_c_does_not_wait(fit, tmp_path):
+def test_a_second_ctrl_c_stops_at_once(fit, tmp_path):
     def twice(model):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -175,18 +175,18 @@ def test_a_second_ctrl_c_does_not_wait(fit, tmp_path):
         fit(eval_strategy="steps", eval_steps=1, evaluate=twice)
 
 
-def test_a_run_whose_newest_checkpoint_is_torn_goes_on_from_the_one_before(fit, tiny_model, tmp_path, capsys):
+def test_resuming_skips_an_incomplete_checkpoint(fit, tiny_model, tmp_path, capsys):
     steps = {"max_train_steps": 9, "save_steps": 2, "save_total_limit": 2}
     whole = fit(tmp_path / "whole", model=tiny_model(0.1), **steps)
     cut = steps | {"output": tmp_path / "cut"}
     with pytest.raises(StopAt):
         fit(model=tiny_model(0.1), eval_strategy="steps", eval_steps=5, evaluate=StopAt(5), **cut)
-    torn = tmp_path / "cut" / "checkpoints" / "step-00000004" / "optimizer.safetensors"
-    torn.write_bytes(torn.read_bytes()[:100])
+    incomplete = tmp_path / "cut" / "checkpoints" / "step-00000004" / "optimizer.safetensors"
+    incomplete.write_bytes(incomplete.read_bytes()[:100])
     resumed = fit(model=tiny_model(0.1), resume=True, **cut)
-    said = capsys.readouterr().out
-    assert "step-00000004: passed over, for optimizer.safetensors is torn" in said
-    assert "at step 2 of 9" in said
+    printed = capsys.readouterr().out
+    assert "step-00000004: skipped: optimizer.safetensors is incomplete" in printed
+    assert "at step 2 of 9" in printed
     assert losses(resumed) == losses(whole)
     for name, value in weights(whole.model).items():
         assert torch.equal(value, weights(resumed.model)[name]), name
@@ -212,7 +212,7 @@ def test_every_optimizer_lowers_the_loss(fit, name):
     assert sum(losses(result)[-3:]) < sum(losses(result)[:3]) - 0.5
 
 
-def test_a_loss_that_is_no_number_stops_before_the_update_and_names_layer_and_examples(fit, tiny_model):
+def test_a_loss_that_is_not_finite_stops_before_the_update(fit, tiny_model):
     model = tiny_model()
     model.model.layers[1].mlp.down_proj.bias.data[3] = float("nan")
     before = weights(model)
@@ -224,7 +224,7 @@ def test_a_loss_that_is_no_number_stops_before_the_update_and_names_layer_and_ex
         torch.testing.assert_close(value, before[name], equal_nan=True, rtol=0, atol=0)
 
 
-def test_a_gradient_that_is_no_number_stops_before_the_update_and_names_its_parameter(fit, tiny_model):
+def test_a_gradient_that_is_not_finite_stops_before_the_update(fit, tiny_model):
     model = tiny_model()
     before = weights(model)
     model.model.layers[1].mlp.up_proj.weight.register_hook(lambda gradient: gradient * float("inf"))
@@ -234,7 +234,7 @@ def test_a_gradient_that_is_no_number_stops_before_the_update_and_names_its_para
     assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
 
 
-def test_an_evaluation_that_is_no_number_is_never_the_best(fit):
+def test_a_nan_metric_is_never_the_best(fit):
     scores = iter([0.5, float("nan"), 0.4])
     often = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "eval_accuracy"}
     result = fit(evaluate=lambda model: {"accuracy": next(scores)}, **often)
@@ -268,12 +268,12 @@ def test_lower_is_better_for_a_loss(fit):
     assert result.best["step"] == 2
 
 
-def test_a_metric_for_the_best_model_that_nobody_measures_is_named(fit):
-    with pytest.raises(UserError, match="eval_f1 is not among eval_loss"):
+def test_an_unknown_metric_for_the_best_model_is_refused(fit):
+    with pytest.raises(UserError, match="unknown metric eval_f1; use one of eval_loss"):
         fit(eval_strategy="epoch", evaluate=lambda m: {"loss": 1.0}, metric_for_best_model="eval_f1")
 
 
-def test_metrics_jsonl_holds_a_line_a_step(fit, tmp_path):
+def test_metrics_jsonl_has_one_line_per_step(fit, tmp_path):
     result = fit()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert lines == result.history
@@ -283,10 +283,8 @@ def test_metrics_jsonl_holds_a_line_a_step(fit, tmp_path):
     }  # fmt: skip
 
 
-def test_data_wait_is_the_share_of_the_time_spent_waiting_for_the_next_batch(
-    fit, objective, tiny_model, tmp_path, monkeypatch
-):
-    """By a clock on which a look at it takes a millisecond, and a batch, or a forward pass, fifty."""
+def test_data_wait_is_the_share_of_time_waiting_for_batches(fit, objective, tiny_model, tmp_path, monkeypatch):
+    """With a fake clock: reading it takes 1 ms; a batch, or a forward pass, takes 50 ms."""
     clock = [0.0]
 
     def passes(seconds):
@@ -303,7 +301,7 @@ def test_data_wait_is_the_share_of_the_time_spent_waiting_for_the_next_batch(
     assert all(0 < share < 0.2 for share in others), others
 
 
-def test_a_step_of_so_many_tokens_reads_them_on_average_and_each_epoch_every_example(fit, rows):
+def test_token_steps_hit_their_budget_and_read_every_example(fit, rows):
     budget, total, longest = 150, count_tokens(rows), int(token_lengths(rows).max())
     per_epoch = -(-total // budget)
     calls = []
@@ -320,12 +318,12 @@ def test_a_step_of_so_many_tokens_reads_them_on_average_and_each_epoch_every_exa
     assert history[-1]["tokens"] == 2 * total
 
 
-def test_a_step_that_cannot_hold_the_longest_example_is_refused(fit):
+def test_a_step_smaller_than_the_longest_example_is_refused(fit):
     with pytest.raises(UserError, match=r"global_batch_tokens 9 is less than the \d+ tokens of the longest example"):
         fit(global_batch_size=None, global_batch_tokens=9)
 
 
-def test_a_micro_batch_that_cannot_hold_the_longest_example_is_refused_and_names_it(fit):
+def test_a_micro_batch_below_the_longest_example_is_refused(fit):
     with pytest.raises(UserError, match=r"per_device_tokens 9 is less than the \d+ tokens of example \d+, the longest"):
         fit(per_device_batch_size=None, per_device_tokens=9)
 
@@ -334,24 +332,24 @@ def test_workers_collate_the_same_batches(fit, tmp_path):
     assert losses(fit(tmp_path / "two", dataloader_num_workers=2)) == losses(fit(tmp_path / "none"))
 
 
-def test_workers_hear_no_signal_of_the_group_and_end_with_who_reads():
-    """A launcher, `timeout` and a terminal signal a whole group; a process that is killed takes no leave of anybody."""
+def test_workers_ignore_group_signals_and_end_with_parent():
+    """Launchers, `timeout` and terminals signal a whole group; a killed process cannot stop its workers."""
     reads, writes = os.pipe()
     if (child := os.fork()) == 0:
         found = prefetch(lambda item: (os.getpid(), os.getpgid(0)), itertools.count(), 2)
         os.write(writes, json.dumps([next(found), next(found)]).encode())
         signal.pause()
-    os.close(writes)  # the workers have it, too
+    os.close(writes)  # the workers hold it, too
     (first, group), (second, other) = json.loads(os.read(reads, 1000))
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    assert {group, other} == {first, second}  # each its own
-    assert select.select([reads], [], [], 30)[0], "a worker lives on"
+    assert {group, other} == {first, second}  # each has its own group
+    assert select.select([reads], [], [], 30)[0], "a worker is still alive"
     assert os.read(reads, 1) == b""
     os.close(reads)
 
 
-def test_gradient_checkpointing_changes_no_number(fit, tmp_path):
+def test_gradient_checkpointing_does_not_change_the_loss(fit, tmp_path):
     assert losses(fit(tmp_path / "a", gradient_checkpointing=True)) == pytest.approx(
         losses(fit(tmp_path / "b")), abs=1e-5
     )
@@ -361,7 +359,7 @@ def test_bf16_trains_close_to_fp32(fit, tmp_path):
     assert losses(fit(tmp_path / "a", mixed_precision="bf16")) == pytest.approx(losses(fit(tmp_path / "b")), abs=0.05)
 
 
-def test_parameters_that_an_objective_never_reaches_are_frozen(tokenizer):
+def test_unused_parameters_are_frozen(tokenizer):
     config = XLNetConfig(vocab_size=101, d_model=22, n_layer=1, n_head=2, d_inner=31, num_labels=3)
     model = AutoModelForSequenceClassification.from_config(config)
 

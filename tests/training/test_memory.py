@@ -1,4 +1,4 @@
-"""Out of memory: the step is done again with smaller micro-batches on every process, and ends where it would have."""
+"""Out of memory: every process repeats the step with smaller micro-batches; the result does not change."""
 
 import json
 import os
@@ -23,7 +23,7 @@ ERRORS = {
     "python": MemoryError(),
 }
 WHOLE = {"per_device_batch_size": 12}
-SGD = {"name": "sgd", "learning_rate": 0.5}  # Adam divides by gradients near zero and so enlarges rounding
+SGD = {"name": "sgd", "learning_rate": 0.5}  # Adam divides by small gradients, which enlarges rounding errors
 
 
 def weights(model):
@@ -35,15 +35,15 @@ def assert_same(model, expected, atol=1e-6):
         torch.testing.assert_close(weights(model)[name], value, rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def said(capsys):
+def memory_lines(capsys):
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith("out of memory")]
 
 
 @pytest.fixture
 def short_of_memory(tiny_model):
-    """A model that fails on more than `rows` rows (tokens if so asked), but not in its first `after` passes.
+    """Build a model that fails on more than `rows` rows (or tokens), but not in its first `after` passes.
 
-    The first two are one example's: they ask which parameters the loss reaches, and how the model projects.
+    The first two passes have one example. They find the unused parameters and check the projection.
     """
 
     def build(rows, *, dropout=0.0, error=ERRORS["an accelerator"], after=2, tokens=False):
@@ -54,17 +54,17 @@ def short_of_memory(tiny_model):
             if calls[-1] > rows and len(calls) > after:
                 raise error
 
-        model.model.layers[-1].register_forward_pre_hook(refuse)  # when layers before it have drawn their dropout
+        model.model.layers[-1].register_forward_pre_hook(refuse)  # after earlier layers have drawn their dropout
         return model
 
     return build
 
 
 @pytest.mark.parametrize("error", ERRORS.values(), ids=ERRORS)
-def test_a_run_short_of_memory_ends_where_one_with_enough_ends(fit, short_of_memory, tmp_path, capsys, error):
+def test_running_out_of_memory_does_not_change_the_result(fit, short_of_memory, tmp_path, capsys, error):
     expected = fit(tmp_path / "enough", optim=SGD, **WHOLE).model
     assert_same(fit(tmp_path / "short", model=short_of_memory(5, error=error), optim=SGD, **WHOLE).model, expected)
-    assert said(capsys) == [
+    assert memory_lines(capsys) == [
         "out of memory at step 1: micro-batches of 6 instead of 12 rows from here on",
         "out of memory at step 1: micro-batches of 3 instead of 6 rows from here on",
     ]
@@ -74,11 +74,11 @@ def test_workers_follow_the_new_size(fit, short_of_memory, tmp_path, capsys):
     expected = fit(tmp_path / "enough", optim=SGD, **WHOLE).model
     short = short_of_memory(6, after=4)
     assert_same(fit(tmp_path / "short", model=short, optim=SGD, dataloader_num_workers=2, **WHOLE).model, expected)
-    assert said(capsys) == ["out of memory at step 3: micro-batches of 6 instead of 12 rows from here on"]
+    assert memory_lines(capsys) == ["out of memory at step 3: micro-batches of 6 instead of 12 rows from here on"]
 
 
-def test_memory_that_runs_out_on_the_way_back_leaves_no_half_gradient(fit, tiny_model, tmp_path, capsys):
-    """The fifth backward pass fails between two layers: some gradients hold this micro-batch already, some do not."""
+def test_out_of_memory_in_backward_leaves_no_partial_gradient(fit, tiny_model, tmp_path, capsys):
+    """The fifth backward pass fails between two layers, when only some gradients include this micro-batch."""
     expected = fit(tmp_path / "enough", optim=SGD).model
     model, passes = tiny_model(), []
 
@@ -89,20 +89,18 @@ def test_memory_that_runs_out_on_the_way_back_leaves_no_half_gradient(fit, tiny_
 
     model.model.layers[1].mlp.up_proj.weight.register_hook(refuse)
     assert_same(fit(tmp_path / "short", model=model, optim=SGD).model, expected)
-    assert said(capsys) == ["out of memory at step 2: micro-batches of 3 instead of 5 rows from here on"]
+    assert memory_lines(capsys) == ["out of memory at step 2: micro-batches of 3 instead of 5 rows from here on"]
 
 
-def test_the_repeated_step_draws_dropout_as_if_it_had_begun_with_the_smaller_size(
-    fit, tiny_model, short_of_memory, tmp_path
-):
-    """Two steps of whole batches, then halves: to the bit what a run gives that was told so beforehand."""
-    told = tmp_path / "told"
-    fit(told, model=tiny_model(0.1), max_train_steps=2, save_steps=2, optim={"schedule": "constant"}, **WHOLE)
-    state = told / "checkpoints" / "step-00000002" / "state.json"
+def test_a_repeated_step_draws_the_dropout_of_the_smaller_size(fit, tiny_model, short_of_memory, tmp_path):
+    """Two steps of full batches, then halves: exactly as a run that starts with this setting."""
+    preset = tmp_path / "preset"
+    fit(preset, model=tiny_model(0.1), max_train_steps=2, save_steps=2, optim={"schedule": "constant"}, **WHOLE)
+    state = preset / "checkpoints" / "step-00000002" / "state.json"
     state.write_text(json.dumps(json.loads(state.read_text()) | {"micro_batch": 6}))
     manifest = state.with_name("manifest.json")
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"state.json": _fingerprint(state)}))
-    expected = fit(told, model=tiny_model(0.1), resume=True, optim={"schedule": "constant"}, **WHOLE).model
+    expected = fit(preset, model=tiny_model(0.1), resume=True, optim={"schedule": "constant"}, **WHOLE).model
     short = short_of_memory(6, dropout=0.1, after=4)
     assert_same(fit(tmp_path / "short", model=short, optim={"schedule": "constant"}, **WHOLE).model, expected, atol=0)
 
@@ -111,29 +109,29 @@ def test_a_resumed_run_keeps_the_smaller_size(fit, tiny_model, short_of_memory, 
     steps = {"save_steps": 4, "optim": {"schedule": "constant"}} | WHOLE
     whole = fit(tmp_path / "whole", model=short_of_memory(6, dropout=0.1), **steps).model
     fit(tmp_path / "cut", model=short_of_memory(6, dropout=0.1), max_train_steps=4, **steps)
-    assert len(said(capsys)) == 2
+    assert len(memory_lines(capsys)) == 2
     assert_same(fit(tmp_path / "cut", model=tiny_model(0.1), resume=True, **steps).model, whole, atol=0)
-    assert said(capsys) == []
+    assert memory_lines(capsys) == []
 
 
-def test_tokens_are_halved_where_tokens_are_counted(fit, short_of_memory, tmp_path, capsys):
+def test_a_token_limit_is_halved_in_tokens(fit, short_of_memory, tmp_path, capsys):
     tokens = {"per_device_batch_size": None, "per_device_tokens": 150, "optim": SGD}
     expected = fit(tmp_path / "enough", **tokens).model
     assert_same(fit(tmp_path / "short", model=short_of_memory(80, tokens=True), **tokens).model, expected)
-    (line,) = said(capsys)
+    (line,) = memory_lines(capsys)
     assert line.startswith("out of memory at step 1: micro-batches of ")
     assert line.endswith(" tokens from here on")
 
 
-def test_auto_is_the_whole_share_or_what_the_memory_holds(fit, short_of_memory, tmp_path, capsys):
+def test_auto_uses_the_full_share_or_what_fits(fit, short_of_memory, tmp_path, capsys):
     expected, auto = fit(tmp_path / "enough", optim=SGD, **WHOLE).model, {"per_device_batch_size": "auto", "optim": SGD}
     assert_same(fit(tmp_path / "auto", **auto).model, expected, atol=0)
-    assert said(capsys) == []
+    assert memory_lines(capsys) == []
     assert_same(fit(tmp_path / "short", model=short_of_memory(7), **auto).model, expected)
-    assert said(capsys) == ["out of memory at step 1: micro-batches of 6 instead of 12 rows from here on"]
+    assert memory_lines(capsys) == ["out of memory at step 1: micro-batches of 6 instead of 12 rows from here on"]
 
 
-def test_one_example_that_does_not_fit_ends_the_run_with_the_mend(fit, short_of_memory):
+def test_one_example_that_does_not_fit_ends_the_run_with_advice(fit, short_of_memory):
     line = "out of memory at step 1: one example alone does not fit; set training.gradient_checkpointing=true or lower"
     with pytest.raises(UserError, match=line):
         fit(model=short_of_memory(0))
@@ -143,7 +141,7 @@ def test_one_example_that_does_not_fit_ends_the_run_with_the_mend(fit, short_of_
         fit(model=short_of_memory(0, after=0))
 
 
-def test_another_error_is_not_taken_for_a_lack_of_memory(fit, short_of_memory):
+def test_other_errors_are_not_mistaken_for_out_of_memory(fit, short_of_memory):
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         fit(model=short_of_memory(4, error=RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
 
@@ -161,13 +159,13 @@ def test_a_budget_is_given_in_exactly_one_way(settings, names):
         TrainingSection(max_train_steps=1, **settings)
 
 
-def test_settings_with_budgets_of_tokens_read_back_as_they_were_written():
+def test_token_budget_settings_survive_a_round_trip():
     training = TrainingSection(max_train_steps=1, global_batch_tokens=99, per_device_tokens=9)
     assert (training.global_batch_size, training.per_device_batch_size) == (None, None)
     assert TrainingSection(**training.model_dump()) == training
 
 
-def test_all_processes_take_the_smaller_size_when_one_of_them_lacks_memory(fit, rows, tokenizer_folder, tmp_path):
+def test_all_processes_shrink_when_one_runs_out_of_memory(fit, rows, tokenizer_folder, tmp_path):
     rows.save_to_disk(tmp_path / "rows")
     launcher = "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu_2_processes.yaml"
     words = "--main_process_port", "0", "tests/training/on_two_processes.py", tokenizer_folder, tmp_path / "rows"
@@ -184,9 +182,9 @@ def test_all_processes_take_the_smaller_size_when_one_of_them_lacks_memory(fit, 
         "out of memory at step 1: micro-batches of 1 instead of 2 rows from here on",
     ], done.stderr[-3000:]
     mend = "set training.gradient_checkpointing=true or lower data.max_length"
-    # Not a whole line of what was captured: another process may write between it and its end.
+    # Not compared as a whole line: another process may write in between.
     assert f"error: out of memory at step 1: one example alone does not fit; {mend}" in done.stderr, done.stderr[-6000:]
-    assert done.returncode == 1  # the launcher's own, of processes that ended with 2
+    assert done.returncode == 1  # of the launcher; its processes end with 2
     assert "exitcode  : 2" in done.stderr
     enough, short = (load_file(tmp_path / f"{name}.safetensors") for name in ("enough", "short"))
     alone = fit(max_train_steps=4, optim=SGD).model.state_dict()
@@ -198,8 +196,8 @@ def test_all_processes_take_the_smaller_size_when_one_of_them_lacks_memory(fit, 
 @pytest.mark.skipif(
     sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="a setting of glibc's allocator"
 )
-def test_memory_that_is_freed_is_not_given_back_to_be_filled_with_zeros_anew():
-    """20 tensors of 40 MB, one after the other: pages that the system had to fill, with the setting and without."""
+def test_freed_memory_is_kept_for_the_next_step():
+    """Count page faults of 20 tensors of 40 MB in a row, with the setting and without."""
     program = (
         "import resource, torch\nfrom decero.training.runs import keep_freed_memory\n"
         "def filled():\n"

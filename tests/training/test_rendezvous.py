@@ -1,4 +1,4 @@
-"""What processes of an earlier attempt wrote into the launcher's store is not read by those that come after them."""
+"""Processes do not read what an earlier attempt wrote into the launcher's store."""
 
 from datetime import timedelta
 
@@ -6,12 +6,12 @@ import pytest
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from decero.training.rendezvous import meeting
+from decero.training.rendezvous import process_group_options
 
 
 @pytest.fixture
 def launcher(monkeypatch):
-    """A launcher's store that outlives its processes; returns how a process of some attempt meets the others."""
+    """Make a launcher's store that outlives its processes; return the rendezvous of an attempt."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
     for name, value in env.items():
@@ -19,21 +19,21 @@ def launcher(monkeypatch):
 
     def meet(attempt):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", str(attempt))
-        how = meeting(timedelta(seconds=5)).to_kwargs()
-        return next(rendezvous(how["init_method"], 1, 2, timeout=how["timeout"]))
+        options = process_group_options(timedelta(seconds=5)).to_kwargs()
+        return next(rendezvous(options["init_method"], 1, 2, timeout=options["timeout"]))
 
     yield meet
     del store
 
 
-def test_a_new_attempt_does_not_read_the_addresses_of_the_dead(launcher):
+def test_a_restart_does_not_read_addresses_of_dead_processes(launcher):
     first, rank, processes = launcher(0)
     assert (rank, processes) == (1, 2)
     first.set("address", "of a process that died")
-    assert launcher(0)[0].check(["address"])  # the others of the same attempt do
+    assert launcher(0)[0].check(["address"])  # processes of the same attempt read it
     assert not launcher(1)[0].check(["address"])
 
 
-def test_without_a_launcher_that_restarts_nothing_is_changed(monkeypatch):
+def test_without_a_restarting_launcher_nothing_changes(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
-    assert meeting(timedelta(seconds=5)).to_kwargs() == {"timeout": timedelta(seconds=5)}
+    assert process_group_options(timedelta(seconds=5)).to_kwargs() == {"timeout": timedelta(seconds=5)}

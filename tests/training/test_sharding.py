@@ -1,4 +1,4 @@
-"""FSDP2: a run that is sharded over processes is the run of one, and its checkpoints resume in any other cut."""
+"""FSDP2: a sharded run equals one process, and its checkpoints resume with any other sharding."""
 
 import json
 import os
@@ -18,12 +18,12 @@ from transformers import BertConfig, BertForMaskedLM
 
 from decero.errors import UserError
 from decero.training.checkpoint import damage, load_weights
-from decero.training.sharded_safetensors import ShardedTensors, pieces
-from decero.training.sharding import layers_of, sharding_asked_for
+from decero.training.sharded_safetensors import ShardedTensors, local_pieces
+from decero.training.sharding import layers_of, sharding_requested
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = ROOT / "tests" / "training" / "on_processes.py"
-SGD = {"name": "sgd", "learning_rate": 0.5}  # Adam divides by gradients near zero and so enlarges rounding
+SGD = {"name": "sgd", "learning_rate": 0.5}  # Adam divides by small gradients, which enlarges rounding errors
 STEADY = {"optim": SGD | {"schedule": "constant"}}
 KINDS = ("mlm", "causal", "seq2seq", "bert", "classify")
 LOSS, WEIGHTS = 1e-5, 1e-5  # measured: docs/experiments/scaling.md
@@ -31,7 +31,7 @@ LOSS, WEIGHTS = 1e-5, 1e-5  # measured: docs/experiments/scaling.md
 
 @pytest.fixture(scope="module")
 def launched(tokenizer_folder):
-    """Run cases on several processes over gloo; returns how that ended."""
+    """Run cases on several processes over gloo; return the finished process."""
 
     def start(cases, folder, processes=2, expect=0):
         folder.mkdir(exist_ok=True)
@@ -62,13 +62,13 @@ def alone(tokenizer_folder):
     return start
 
 
-def said(folder):
-    return json.loads((folder / "said.json").read_text())
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
 
 
 def assert_same_run(one, other, loss=LOSS, weights=WEIGHTS):
-    """Losses of the steps that both made, evaluations, and the weights at the end."""
-    ours, theirs = said(one), said(other)
+    """Compare the losses of common steps, the evaluations and the final weights."""
+    ours, theirs = results_of(one), results_of(other)
     steps = min(len(ours["loss"]), len(theirs["loss"]))
     assert steps
     for name in ("loss", "grad_norm"):
@@ -91,7 +91,7 @@ DROPS = {"kind": "mlm", "sharded": True, "dropout": 0.1, "optim": {"schedule": "
 
 @pytest.fixture(scope="module")
 def two(launched, tmp_path_factory):
-    """What two processes leave, sharded."""
+    """Run the cases sharded on two processes; return their folder."""
     folder = tmp_path_factory.mktemp("two")
     cases = [
         {"name": "mlm", "kind": "mlm", "sharded": True} | STEADY,
@@ -108,7 +108,7 @@ def two(launched, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def one(alone, tmp_path_factory):
-    """The same on one process, whole."""
+    """Run the same cases on one process; return their folder."""
     folder = tmp_path_factory.mktemp("one")
     cases = [
         {"name": "mlm", "kind": "mlm"} | STEADY,
@@ -119,30 +119,30 @@ def one(alone, tmp_path_factory):
     return folder
 
 
-def test_two_sharded_processes_are_the_run_of_one(two, one):
-    """Loss, gradient norm, evaluation with unequal shares, and the weights at the end."""
+def test_two_sharded_processes_equal_one_process(two, one):
+    """Compare loss, gradient norm, evaluation with unequal shares, and final weights."""
     assert_same_run(one / "mlm", two / "mlm")
-    assert len(said(two / "mlm")["evaluated"]) == 2
+    assert len(results_of(two / "mlm")["evaluated"]) == 2
 
 
-def test_the_best_model_and_what_it_writes_are_those_of_one_process(two, one):
+def test_the_best_sharded_model_generates_as_on_one_process(two, one):
     assert_same_run(one / "seq2seq", two / "seq2seq")
-    assert said(two / "seq2seq")["best"] == pytest.approx(said(one / "seq2seq")["best"], abs=LOSS)
-    assert any(said(two / "seq2seq")["written"])
+    assert results_of(two / "seq2seq")["best"] == pytest.approx(results_of(one / "seq2seq")["best"], abs=LOSS)
+    assert any(results_of(two / "seq2seq")["written"])
 
 
-def test_the_mean_of_the_last_checkpoints_is_that_of_one_process(two, one):
+def test_the_mean_of_sharded_checkpoints_is_that_of_one_process(two, one):
     assert_same_run(one / "mean", two / "mean")
     ends = [load_file(two / name / "end.safetensors") for name in ("mean", "mlm")]
     assert any(not torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-def test_the_same_number_of_processes_resumes_bit_for_bit(two):
+def test_the_same_number_of_processes_resumes_exactly(two):
     assert_same_run(two / "undisturbed", two / "resumed", loss=0, weights=0)
     assert (two / "cut" / "checkpoints" / "step-00000006" / "model-1-of-2.safetensors").is_file()
 
 
-def test_one_process_goes_on_where_two_sharded_ones_stopped(two, one, alone, tmp_path, capsys):
+def test_one_process_resumes_a_run_of_two_sharded_ones(two, one, alone, tmp_path, capsys):
     shutil.copytree(two / "stopped", tmp_path / "stopped")
     rest = {"name": "end", "of": "stopped", "resume": True, "kind": "mlm", "training": {"save_steps": 6}}
     alone([rest | STEADY], tmp_path)
@@ -152,8 +152,8 @@ def test_one_process_goes_on_where_two_sharded_ones_stopped(two, one, alone, tmp
     assert {"model.safetensors", "optimizer.safetensors"} <= files
 
 
-def test_each_process_writes_its_rows_and_the_tied_weight_once(two):
-    """No pickle, no weight twice, and torch's own reader finds the tensors of the whole."""
+def test_each_process_writes_its_rows_and_tied_weights_once(two):
+    """No pickle, no weight twice, and the shards together are the full tensors."""
     path = two / "stopped" / "checkpoints" / "step-00000003"
     names = {p.name for p in path.iterdir()}
     assert {f"{kind}-{rank}-of-2.safetensors" for kind in ("model", "optimizer") for rank in (0, 1)} < names
@@ -167,7 +167,7 @@ def test_each_process_writes_its_rows_and_the_tied_weight_once(two):
     assert max(sizes) < 0.53 * sum(sizes)
 
 
-def test_torchs_own_reader_reads_a_cut_checkpoint(two):
+def test_torch_reads_a_sharded_checkpoint(two):
     from torch.distributed.checkpoint import HuggingFaceStorageReader, load
 
     path, end = two / "stopped" / "checkpoints" / "step-00000003", load_file(two / "stopped" / "end.safetensors")
@@ -177,18 +177,18 @@ def test_torchs_own_reader_reads_a_cut_checkpoint(two):
 
 
 @pytest.mark.parametrize("name", ["model-1-of-2.safetensors", "optimizer-0-of-2.safetensors"])
-def test_a_torn_or_missing_part_is_told(two, tmp_path, name):
+def test_an_incomplete_or_missing_shard_is_reported(two, tmp_path, name):
     path = tmp_path / "step-00000003"
     shutil.copytree(two / "stopped" / "checkpoints" / path.name, path)
     assert damage(path) is None
     (path / name).write_bytes((path / name).read_bytes()[:-1])
-    assert damage(path) == f"{name} is torn"
+    assert damage(path) == f"{name} is incomplete"
     (path / name).unlink()
     assert damage(path) == f"{name} is missing"
 
 
-class BatchSplit:
-    """A tensor as the shard of one process sees it: torch's DTensor without the other processes."""
+class FakeShard:
+    """A shard on one process, like torch's DTensor but without other processes."""
 
     def __init__(self, tensor, rank, size):
         self.tensor, self.rank, self.processes, self.shape = tensor, rank, size, tensor.shape
@@ -206,12 +206,12 @@ class BatchSplit:
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
-def test_any_cut_reads_what_any_other_cut_wrote(tmp_path, processes):
-    """Five rows, one row, a number: fewer rows than processes, too."""
+def test_any_sharding_reads_any_other_sharding(tmp_path, processes):
+    """Five rows, one row and a scalar, also with fewer rows than processes."""
     tensors = {"five": torch.arange(15.0).reshape(5, 3), "one": torch.ones(1), "step": torch.tensor(4.0)}
     for rank in range(processes):
-        cut = {n: BatchSplit(t, rank, processes) if t.dim() else t for n, t in tensors.items()}
-        part, header = pieces(cut, rank == 0)
+        shards = {n: FakeShard(t, rank, processes) if t.dim() else t for n, t in tensors.items()}
+        part, header = local_pieces(shards, rank == 0)
         save_file(part, tmp_path / f"optimizer-{rank}-of-{processes}.safetensors", metadata=header)
     with ShardedTensors(tmp_path, "optimizer") as stored:
         assert stored.found.keys() == tensors.keys()
@@ -219,18 +219,18 @@ def test_any_cut_reads_what_any_other_cut_wrote(tmp_path, processes):
             assert stored.shape(name) == [*tensor.shape]
             assert torch.equal(stored.whole(name), tensor)
         for others in (1, 2, 3, 5, 6):
-            again = [BatchSplit(tensors["five"], rank, others) for rank in range(others)]
+            again = [FakeShard(tensors["five"], rank, others) for rank in range(others)]
             assert all(torch.equal(stored.like("five", each), each.to_local()) for each in again)
 
 
-def test_a_checkpoint_of_another_shape_is_named(two, tiny_model):
+def test_a_checkpoint_of_another_shape_is_refused(two, tiny_model):
     path = two / "stopped" / "checkpoints" / "step-00000003"
-    with pytest.raises(UserError, match=r"does not fit the model of this run at .*(and \d+ more)"):
+    with pytest.raises(UserError, match=r"does not match the model of this run: tensor .*\(and \d+ more\)"):
         load_weights(path, tiny_model(hidden_size=26))
 
 
-class Asked(nn.Module):
-    """Two lists of layers, of which one shares a weight with what is outside."""
+class SharedWeight(nn.Module):
+    """A list of layers, one of which shares a weight with a module outside."""
 
     def __init__(self):
         super().__init__()
@@ -239,17 +239,17 @@ class Asked(nn.Module):
         self.head.weight = self.layers[1].weight
 
 
-def test_layers_are_found_and_one_that_shares_a_weight_stays_outside(tiny_model):
+def test_layers_are_found_except_one_with_a_shared_weight(tiny_model):
     assert len(layers_of(tiny_model())) == 2
     bert = BertForMaskedLM(BertConfig(hidden_size=22, num_hidden_layers=3, num_attention_heads=1, intermediate_size=7))
     assert layers_of(bert) == list(bert.bert.encoder.layer)
-    asked = Asked()
-    assert layers_of(asked) == [asked.layers[0], asked.layers[2]]
+    model = SharedWeight()
+    assert layers_of(model) == [model.layers[0], model.layers[2]]
 
 
-def test_what_the_launcher_asks_for_is_taken_at_its_word(monkeypatch):
+def test_fsdp_options_of_the_launcher_are_obeyed_or_refused(monkeypatch):
     monkeypatch.delenv("ACCELERATE_USE_FSDP", raising=False)
-    assert not sharding_asked_for()
+    assert not sharding_requested()
     for variables, line in (
         ({"FSDP_VERSION": "1"}, "FSDP 1 is not supported; set fsdp_version: 2"),
         ({"FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "fsdp_offload_params is not supported"),
@@ -259,17 +259,17 @@ def test_what_the_launcher_asks_for_is_taken_at_its_word(monkeypatch):
             for name, value in ({"ACCELERATE_USE_FSDP": "true"} | variables).items():
                 patched.setenv(name, value)
             with pytest.raises(UserError, match=line):
-                sharding_asked_for()
+                sharding_requested()
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
-    assert sharding_asked_for()
+    assert sharding_requested()
     assert "ACCELERATE_USE_FSDP" not in os.environ
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [2, 4])
-def test_every_kind_of_model_is_the_same_run_on_any_topology(launched, alone, tmp_path, processes):
-    """Ours three ways and stock BERT two, on several processes, whole and sharded, against one process."""
+def test_every_kind_of_model_trains_alike_on_any_topology(launched, alone, tmp_path, processes):
+    """Three decero models and two stock BERT models on several processes, sharded or not, against one."""
     cases = [{"name": kind, "kind": kind} | STEADY for kind in KINDS]
     alone(cases, tmp_path / "one")
     more = [{"name": "checkpointed", "kind": "bert", "training": {"gradient_checkpointing": True}} | STEADY]
@@ -282,26 +282,26 @@ def test_every_kind_of_model_is_the_same_run_on_any_topology(launched, alone, tm
 
 
 @pytest.mark.slow
-def test_four_two_and_one_process_hand_a_run_on(launched, alone, tmp_path, capsys):
-    """Sharded on 4 for two steps, on 2 for two, whole on 2 for one, on one for one: the end of six on one process."""
+def test_a_run_resumes_on_four_then_two_then_one_process(launched, alone, tmp_path, capsys):
+    """Steps 1-2 sharded on 4, 3-4 sharded on 2, 5 on 2 without shards, 6 on one: equals one process."""
     run = {"of": "run", "kind": "mlm", "resume": True} | STEADY
     alone([{"name": "whole", "kind": "mlm"} | STEADY], tmp_path)
-    hands = {"a": (4, True, 2), "b": (2, True, 4), "c": (2, False, 5), "d": (1, False, 6)}
+    parts = {"a": (4, True, 2), "b": (2, True, 4), "c": (2, False, 5), "d": (1, False, 6)}
     before = 0
-    for name, (processes, sharded, last) in hands.items():
+    for name, (processes, sharded, last) in parts.items():
         case = run | {"name": name, "sharded": sharded, "training": {"save_steps": 1, "max_train_steps": last}}
         if processes > 1:
-            told = launched([case], tmp_path, processes).stdout
+            output = launched([case], tmp_path, processes).stdout
         else:
             alone([case], tmp_path)
-            told = capsys.readouterr().out
-        assert name == "a" or f"at step {before} of {last}" in told
+            output = capsys.readouterr().out
+        assert name == "a" or f"at step {before} of {last}" in output
         before = last
     assert_same_run(tmp_path / "whole", tmp_path / "d")
 
 
 @pytest.mark.slow
-def test_a_run_goes_from_whole_weights_to_shards(launched, alone, tmp_path):
+def test_a_run_without_shards_resumes_with_shards(launched, alone, tmp_path):
     alone([{"name": "whole", "kind": "bert"} | STEADY], tmp_path)
     half = {"of": "run", "kind": "bert", "training": {"save_steps": 3, "max_train_steps": 3}} | STEADY
     launched([half | {"name": "half"}], tmp_path)

@@ -1,4 +1,4 @@
-"""Training on a stream: the same steps on any number of processes, killed or not, cut small or large."""
+"""Training on a stream: the same steps for any number of processes, micro-batch size, or restart."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from decero.training.data_loader import step_loader
 
 @pytest.fixture
 def stream(texts, tokenizer):
-    """61 rows in five files."""
+    """Make a stream of 61 rows in five files."""
     dataset = Dataset.from_dict({"text": texts}).to_iterable_dataset(num_shards=5)
     return tokenize_documents(Texts(dataset, "text", 17), tokenizer, max_length=48)
 
@@ -37,7 +37,7 @@ def begin(stream, rank=0, world=1, objective=SEEN, **settings):
 
 
 def read(micro_batches):
-    """Epoch, number and first tokens of each row that weighs something."""
+    """Return epoch, index and tokens of each row that is no dummy."""
     return [
         (r["epoch"], r["index"], tuple(r["input_ids"])) for micro in micro_batches if micro.weight for r in micro.batch
     ]
@@ -50,12 +50,12 @@ def test_a_step_is_the_same_rows_on_any_number_of_processes(stream, world, setti
     for step in range(14):  # three epochs, with shorter last steps
         loader = [each.at(step) for each in ranks]
         assert sorted(row for micro_batches in loader for row in read(micro_batches)) == sorted(read(alone.at(step)))
-        assert len({len(micro_batches) for micro_batches in loader}) == 1  # who has too few gets dummies
+        assert len({len(micro_batches) for micro_batches in loader}) == 1  # processes with fewer rows get dummies
         assert [each.state() for each in ranks] == [alone.state()] * world
 
 
 @pytest.mark.parametrize("settings", LIMITS)
-def test_a_smaller_cut_begins_the_same_step_again(stream, settings):
+def test_smaller_micro_batches_repeat_the_same_step(stream, settings):
     loader, straight = begin(stream, **settings), begin(stream, **settings)
     for step in range(7):
         micro_batches = loader.at(step)
@@ -73,11 +73,11 @@ def test_a_smaller_cut_begins_the_same_step_again(stream, settings):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_where_a_run_stands_is_json_and_found_again(stream, workers):
+def test_the_stream_position_is_json_and_can_be_restored(stream, workers):
     straight, state = begin(stream), None
     for step in range(12 if workers == 0 else 3):
         loader = begin(stream, dataloader_num_workers=workers)
-        loader.go_on(step, state)
+        loader.restore(step, state)
         assert read(loader.at(step)) == read(straight.at(step))
         assert loader.epoch(step + 1) == (step + 1) // 6  # 61 rows, twelve a step
         state = json.loads(json.dumps(loader.state()))
@@ -90,15 +90,15 @@ def losses(result):
 
 
 class StopAt(BaseException):
-    """Stands for a kill: raised where the loop evaluates."""
+    """Simulate a kill: raised where the loop evaluates."""
 
     def __call__(self, model):
         raise self
 
 
 @pytest.mark.parametrize("budgets", [{}, TOKENS], ids=["rows", "tokens"])
-def test_a_run_on_a_stream_that_stopped_and_resumed_is_the_same_run(fit, stream, tiny_model, tmp_path, budgets):
-    """Over the end of an epoch, with dropout; the first life ends two steps after what it saved."""
+def test_a_resumed_streamed_run_equals_an_uninterrupted_one(fit, stream, tiny_model, tmp_path, budgets):
+    """Across the end of an epoch, with dropout; killed two steps after its checkpoint."""
     steps = {"max_train_steps": 9, "save_steps": 3, "dataset": stream} | budgets
     whole = fit(tmp_path / "whole", model=tiny_model(0.1), **steps)
     cut = steps | {"output": tmp_path / "cut"}
@@ -113,8 +113,8 @@ def test_a_run_on_a_stream_that_stopped_and_resumed_is_the_same_run(fit, stream,
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_processes_that_work_ahead_end_with_the_run_however_it_ends(fit, stream, rows):
-    """Those of a stream come in two layers. The collector would get them later, at five seconds each."""
+def test_prefetch_workers_end_with_the_run(fit, stream, rows):
+    """A stream has two layers of workers. The garbage collector would need five seconds for each."""
     others = set(active_children())
     fit(dataset=stream, dataloader_num_workers=2)
     assert set(active_children()) <= others
@@ -124,23 +124,23 @@ def test_processes_that_work_ahead_end_with_the_run_however_it_ends(fit, stream,
         assert set(active_children()) <= others
 
 
-def test_the_order_of_a_stream_ends_where_it_always_ends(fit, stream):
-    """Pinned: a change of order, masks or cut of streams moves these numbers, and a run that is under way."""
+def test_the_losses_of_a_streamed_run_are_pinned(fit, stream):
+    """A change of order, masks or steps changes these numbers, and would break runs in progress."""
     assert losses(fit(dataset=stream)) == pytest.approx(PINNED, abs=2e-4)
 
 
 PINNED = [4.62730, 4.62624, 4.28973, 4.15928, 4.19932, 3.86057]
 
 
-def test_packed_rows_of_a_stream_give_the_loss_of_padded_ones(fit, stream, objective):
+def test_packed_stream_rows_give_the_loss_of_padded_ones(fit, stream, objective):
     padded = losses(fit(dataset=stream, max_train_steps=2))
     packed = Objective(Packed(objective.collate, 64), objective.loss, objective.count)
     assert losses(fit(dataset=stream, objective=packed, max_train_steps=2)) == pytest.approx(padded, abs=1e-5)
 
 
-def test_a_stream_refuses_what_it_cannot_do(fit, stream):
-    with pytest.raises(UserError, match=r"a stream does not say how long it is; give max_train_steps"):
+def test_settings_that_a_stream_cannot_follow_are_refused(fit, stream):
+    with pytest.raises(UserError, match=r"streams have no length; set training\.max_train_steps"):
         begin(stream, max_train_steps=None, num_train_epochs=1)
-    with pytest.raises(UserError, match=r"global_batch_tokens 40 is less than a row may have \(48 tokens\)"):
+    with pytest.raises(UserError, match=r"global_batch_tokens 40 is less than the longest possible row \(48 tokens\)"):
         begin(stream, global_batch_size=None, global_batch_tokens=40)
     assert begin(stream).steps_per_epoch == math.inf

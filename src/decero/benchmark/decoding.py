@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from decero.config.benchmark import Workload
 from decero.data.sizes import BatchSize
 from decero.errors import UserError
-from decero.execution.weight_layout import laid_out
+from decero.execution.weight_layout import prepacked_weights
 from decero.inference.decode import decode
 from decero.planning.cost import flops
 
@@ -101,7 +101,7 @@ def build_decoders(
 def _decode_sorted(model: Any, sources: list[list[int]], limits: list[int], batch_size: int) -> list[list[int]]:
     order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
     answers: list[list[int]] = [[] for _ in sources]
-    with laid_out(model):  # once for all batches, as `decode` does
+    with prepacked_weights(model):  # once for all batches, as `decode` does
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             most = [limits[i] for i in batch]

@@ -19,7 +19,7 @@ from decero.benchmark.arms import build_arms
 from decero.benchmark.batches import make_texts
 from decero.benchmark.decoding import build_decoders, sources_of
 from decero.benchmark.measure import timed
-from decero.benchmark.memory import peak_of_step
+from decero.benchmark.peak_memory import peak_of_step
 from decero.benchmark.workloads import build_pair
 from decero.config.benchmark import ArmName, Workload
 from decero.errors import UserError, run_script

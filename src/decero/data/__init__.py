@@ -1,1 +1,1 @@
-"""Corpus -> tokenizer -> rows -> collators. Imports nothing of decero but `decero.errors`."""
+"""Corpus -> tokenizer -> rows -> collators. Of decero, this package imports only `decero.errors`."""

@@ -1,10 +1,10 @@
-"""Text that a decoder goes on with: whole documents, and completions of prompts.
+"""Rows and labels for a causal language model over whole documents; for prompts see prompt_completion.py.
 
-Labels stand beside the logits that answer them: labels[t] is the token after input_ids[t], which `token_loss` scores as
-it is. The models' own forward shifts its labels, so it must not be given these.
+Labels are already shifted: labels[t] is the token after input_ids[t], and `token_loss` compares it with logits[t]. The
+forward pass of a model shifts its labels itself, so never pass these labels to it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +16,23 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
 from decero.data.collators import IGNORED
-from decero.data.corpus import check_text
 from decero.data.pairs import Pair, padded
 from decero.data.stream import Stream, Texts
-from decero.data.tokenization import leaving_no_trace, map_rows
-from decero.data.tokenizer import around
+from decero.data.tokenization import keeping_tokenizer_settings, map_rows
+from decero.data.tokenizer import special_tokens_around
 from decero.errors import UserError, did_you_mean
 
-PLAIN: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}  # "<s>" is text
+# Tokenizer arguments for plain text: a "<s>" in the text is text, not the special token
+PLAIN: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
 
 
 def strip_eos(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Take away the end token that a tokenizer puts after a text (ours do, as RoBERTa's does), and keep the start.
+    """Make the tokenizer stop adding an end token after a text; it still adds the start token.
 
-    For whoever reads a prompt with it afterwards: a text that has ended is not gone on with.
+    Tokenizers trained by decero add one, as RoBERTa's does. A prompt must not carry it: a model does not continue a
+    text that has ended.
     """
-    start, end = around(tokenizer)
+    start, end = special_tokens_around(tokenizer)
     if end:
         first = [(token, tokenizer.convert_tokens_to_ids(token)) for token in tokenizer.convert_ids_to_tokens(start)]
         single = " ".join([*(token for token, _ in first), "$A"])
@@ -40,9 +41,9 @@ def strip_eos(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def start_id(tokenizer: PreTrainedTokenizerBase, token: str | None = None) -> int:
-    """Id of what stands before a text: `token`, or the tokenizer's bos, or its eos where it has no bos.
+    """Return the id of the start token: `token`, else the tokenizer's bos, else its eos.
 
-    Raises UserError for a token that it does not have.
+    Raises UserError when the tokenizer has no such token.
     """
     if token is None:
         return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
@@ -51,7 +52,8 @@ def start_id(tokenizer: PreTrainedTokenizerBase, token: str | None = None) -> in
         special = ", ".join(tokenizer.all_special_tokens)
         near = did_you_mean(token, tokenizer.all_special_tokens)
         raise UserError(
-            f"data.start_token: {token} is no token of {tokenizer.name_or_path}{near or f'; {special} are'}"
+            f"data.start_token: unknown token {token} in tokenizer {tokenizer.name_or_path}"
+            f"{near or f'; its special tokens: {special}'}"
         )
     return vocabulary[token]
 
@@ -66,15 +68,18 @@ def tokenize_text(
     num_proc: int | None = None,
     where: str = "data",
 ) -> Any:
-    """Cut each document into rows: the start token, then at most `max_length` - 1 tokens of text. No text is left out.
+    """Cut each document into rows: the start token, then up to `max_length` - 1 tokens of text.
 
-    A row that goes on with a document begins with the start token, too, so that every token of text has something
-    before it and is scored; it sees nothing of the rows before, which is what `max_length` costs.
+    No text is left out. Every row begins with the start token, also a row inside a document. So each token of text has
+    a token before it, and is scored. A row cannot see the rows before it.
 
-    Returns `input_ids` (list of int32), `ends` (bool: does its document end here?) and `bytes` (int64): the UTF-8 bytes
-    of the text that the row's tokens stand for, which add up to the document's; null where the tokens of a document do
-    not give it back to the byte (a tokenizer that lowercases, or drops white space), for then they encode another text.
-    Of `Texts`, a `Stream` of the same rows.
+    Returns the columns
+        input_ids: list of int32.
+        ends: bool, whether the document ends with this row.
+        bytes: int64, the length in UTF-8 of the text in this row; the rows of a document add up to its length. Null
+            when decoding a document's tokens does not return exactly its text: the tokenizer lowercases or drops white
+            space, so the tokens encode another text.
+    For `Texts`, returns a `Stream` of the same rows. where: the name of the data in error messages.
 
     Raises UserError when there is no text.
     """
@@ -85,18 +90,18 @@ def tokenize_text(
         rows: dict[str, list] = {"input_ids": [], "ends": [], "bytes": []}
         texts = [text or "" for text in documents]
         encoded = tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, **PLAIN)
-        back = tokenizer.batch_decode(encoded["input_ids"], clean_up_tokenization_spaces=False)
-        for text, ids, encoding, found in zip(texts, encoded["input_ids"], encoded.encodings, back, strict=True):
+        decoded = tokenizer.batch_decode(encoded["input_ids"], clean_up_tokenization_spaces=False)
+        for text, ids, encoding, again in zip(texts, encoded["input_ids"], encoded.encodings, decoded, strict=True):
             begins = range(0, len(ids), room)
             cuts = [0, *(encoding.token_to_chars(begin)[0] for begin in begins[1:]), len(text)]
             for begin, left, right in zip(begins, cuts, cuts[1:], strict=False):
                 rows["input_ids"].append([start, *ids[begin : begin + room]])
                 rows["ends"].append(begin + room >= len(ids))
-                rows["bytes"].append(len(text[left:right].encode()) if found == text else None)
+                rows["bytes"].append(len(text[left:right].encode()) if again == text else None)
         return rows
 
     if isinstance(dataset, Texts):
-        return Stream(dataset, leaving_no_trace(tokenizer, cut), max_length)
+        return Stream(dataset, keeping_tokenizer_settings(tokenizer, cut), max_length)
     features = Features({"input_ids": ListOf(Value("int32")), "ends": Value("bool"), "bytes": Value("int64")})
     key = ("text", max_length, text_column, start)
     rows = map_rows(
@@ -108,25 +113,25 @@ def tokenize_text(
 
 
 def count_bytes(rows: Dataset) -> int | None:
-    """UTF-8 bytes of the text of `tokenize_text`'s rows; None where tokens do not give the text back."""
+    """Return the UTF-8 bytes of the text in `tokenize_text`'s rows, None when any row has null."""
     sizes = rows["bytes"][:]
     return None if None in sizes else sum(sizes)
 
 
 @dataclass
 class Causal:
-    """Pads what is read and what is to follow to the longest of the batch, on the right."""
+    """Pad inputs and labels on the right to the longest row of the batch."""
 
     tokenizer: PreTrainedTokenizerBase
 
     def pair(self, row: dict) -> Pair:
-        """What is read and the labels beside it, both (length,). An objective overrides this."""
+        """Return the input ids and their labels, both (length,). Each objective overrides this."""
         raise NotImplementedError
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        """Returns `input_ids`, `attention_mask` and `labels`, (batch, length) each."""
+        """Return `input_ids`, `attention_mask` and `labels`, (batch, length) each."""
         read, labels = zip(*map(self.pair, rows), strict=True)
-        candidates = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0  # nobody looks at it
+        candidates = self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0  # masked, so any id will do
         batch = {"input_ids": padded(read, next(token for token in candidates if token is not None))}
         batch["attention_mask"] = padded([np.ones_like(ids) for ids in read], 0)
         batch["labels"] = padded(labels, IGNORED)
@@ -135,10 +140,10 @@ class Causal:
 
 @dataclass
 class CausalLanguageModeling(Causal):
-    """Each token from those before it (Radford et al. 2018, eq. 1), over rows of `tokenize_text`.
+    """Predict each token from the tokens before it (Radford et al. 2018, eq. 1), over rows of `tokenize_text`.
 
-    All tokens of text are scored, the first of a row given the start token alone; and with `score_ends` the end token
-    after the last of a document, which is how a model learns to stop. Where a document is cut, no end follows.
+    All tokens of text are scored; the first of a row is predicted from the start token alone. score_ends: also score
+    the end token after each document, so that the model learns to stop. A row that is cut inside a document has none.
     """
 
     score_ends: bool = True
@@ -151,10 +156,12 @@ class CausalLanguageModeling(Causal):
 
 @dataclass
 class Continuation(CausalLanguageModeling):
-    """Only what follows a prefix is scored: a decoder's prefix language model (Raffel et al. 2020, section 3.2.3, with
-    a prefix that is read from left to right). The prefix is 0 to n - 1 of a row's n tokens of text, all as likely.
+    """Score only the tokens after a prefix: prefix language modelling with a decoder.
 
-    A pure function of (seed, epoch, index); `frozen=True` reads every epoch as epoch 0.
+    The prefix has 0 to n - 1 of the n text tokens of a row, with uniform probability. The decoder reads it from left to
+    right, unlike Raffel et al. 2020, section 3.2.3.
+
+    The prefix is a pure function of (seed, epoch, index); `frozen=True` treats every epoch as epoch 0.
     """
 
     seed: int = 0
@@ -171,136 +178,3 @@ OBJECTIVES: dict[str, Callable[..., CausalLanguageModeling]] = {
     "causal_lm": lambda tokenizer, seed: CausalLanguageModeling(tokenizer),
     "continuation": lambda tokenizer, seed: Continuation(tokenizer, seed=seed),
 }
-
-
-@dataclass
-class PromptCompletion(Causal):
-    """A completion after its prompt, over rows of `tokenize_prompts`; the prompt is read and not scored."""
-
-    def pair(self, row: dict) -> Pair:
-        prompt, completion = (np.asarray(row[name], dtype=np.int64) for name in ("input_ids", "labels"))
-        labels = np.concatenate([np.full(len(prompt) - 1, IGNORED), completion])
-        return np.concatenate([prompt, completion[:-1]]), labels
-
-
-def tokenize_prompts(
-    dataset: Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_source_length: int,
-    max_target_length: int,
-    source_column: str = "source",
-    target_column: str = "target",
-    prefix: str = "",
-    separator: str = "\n",
-    chat: bool = False,
-    num_proc: int | None = None,
-    where: str = "data",
-) -> Dataset:
-    """One row a pair: `input_ids` of the prompt, `labels` of the completion and its end, `truncated` (was either cut?).
-
-    A prompt is prefix + source + `separator` after what the tokenizer puts before a text; or with `chat` a turn of the
-    user, prefix + source, in the tokenizer's chat template, up to where the answer begins. The two sides are tokenized
-    apart, so that a prompt has the same tokens when its completion is yet to be written. Of a prompt that is too long
-    the source loses its end; a completion that is too long loses its own, and no end token teaches the model to stop.
-
-    Raises UserError: a side that is missing (null) or no text, a prompt without room for a source, a template that
-    does not render, or whose answer does not follow the prompt.
-    """
-    for column, setting in ((source_column, "source_column"), (target_column, "target_column")):
-        check_text(dataset, column, where, setting)
-    make = _Chat(tokenizer) if chat else _Plain(tokenizer, separator)
-
-    def tokenize(batch):
-        rows: dict[str, list] = {"input_ids": [], "labels": [], "truncated": []}
-        for source, target in zip(batch[source_column], batch[target_column], strict=True):
-            if source is None or target is None:
-                sides = f"{source_column!r} or {target_column!r}"
-                raise UserError(f"{where}: a row has no text (null) in {sides}; fill or drop it")
-            prompt, cut = _fit(lambda text: make.prompt(prefix + text), source, tokenizer, max_source_length)
-            completion = make.completion(prefix + source, target)
-            rows["input_ids"].append(prompt)
-            rows["labels"].append(completion[:max_target_length])
-            rows["truncated"].append(cut or len(completion) > max_target_length)
-        return rows
-
-    ids = ListOf(Value("int32"))
-    features = Features({"input_ids": ids, "labels": ids, "truncated": Value("bool")})
-    key: tuple = (
-        "chat" if chat else "prompts",
-        max_source_length,
-        max_target_length,
-        source_column,
-        target_column,
-        prefix,
-    )
-    key += (tokenizer.eos_token, str(tokenizer.chat_template)) if chat else (tokenizer.eos_token, separator)
-    return map_rows(dataset, tokenize, features, tokenizer, key, num_proc, f"tokenize {where}")
-
-
-@dataclass
-class _Plain:
-    """Text that goes on as text."""
-
-    tokenizer: PreTrainedTokenizerBase
-    separator: str
-
-    def __post_init__(self):
-        self.start, _ = around(self.tokenizer)
-
-    def prompt(self, text: str) -> list[int]:
-        return self.start + self.tokenizer(text + self.separator, **PLAIN)["input_ids"]
-
-    def completion(self, text: str, answer: str) -> list[int]:
-        return [*self.tokenizer(answer, **PLAIN)["input_ids"], self.tokenizer.eos_token_id]
-
-
-@dataclass
-class _Chat:
-    """A turn of the user and one of the assistant, as the template of the tokenizer writes them."""
-
-    tokenizer: PreTrainedTokenizerBase
-
-    def render(self, text: str, answer: str | None = None) -> str:
-        turns = [{"role": "user", "content": text}]
-        turns += [] if answer is None else [{"role": "assistant", "content": answer}]
-        try:
-            said = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None)
-        except Exception as error:  # a template may raise anything
-            raise UserError(
-                f"tokenizer {self.tokenizer.name_or_path}: its chat template fails ({' '.join(str(error).split())}); "
-                "set objective.chat_template=off"
-            ) from error
-        return str(said)
-
-    def prompt(self, text: str) -> list[int]:
-        return self.tokenizer(self.render(text), add_special_tokens=False, verbose=False)["input_ids"]
-
-    def completion(self, text: str, answer: str) -> list[int]:
-        """What follows the prompt, up to the first end token; a template that writes none after an answer gets one."""
-        before, whole = self.render(text), self.render(text, answer)
-        if not whole.startswith(before):
-            raise UserError(
-                f"tokenizer {self.tokenizer.name_or_path}: in its chat template an answer does not follow the prompt "
-                "as it is; set objective.chat_template=off"
-            )
-        end = self.tokenizer.eos_token_id
-        ids = self.tokenizer(whole[len(before) :], add_special_tokens=False, verbose=False)["input_ids"]
-        return [*(ids[: ids.index(end)] if end in ids else ids), end]
-
-
-def _fit(
-    encode: Callable[[str], Sequence[int]], source: str, tokenizer: PreTrainedTokenizerBase, limit: int
-) -> tuple[list[int], bool]:
-    """The ids of a prompt around `source`, which loses its end until they are `limit` at most; and whether it did."""
-    ids, cut = encode(source), False
-    while len(ids) > limit:
-        if not source:
-            raise UserError(
-                f"data.max_source_length {limit} leaves no room for a source: what stands around it takes {len(ids)}"
-            )
-        offsets = tokenizer(source, return_offsets_mapping=True, **PLAIN)["offset_mapping"]
-        keep = len(offsets) - (len(ids) - limit)
-        source, cut = source[: offsets[keep][0]] if keep > 0 else "", True
-        ids = encode(source)
-    return list(ids), cut

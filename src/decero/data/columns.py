@@ -1,4 +1,4 @@
-"""What columns of text say, asked of the memory-mapped table a chunk at a time: no list of texts is ever made."""
+"""Read text columns of a memory-mapped table in chunks, without a list of all texts in memory."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -9,38 +9,38 @@ import pyarrow.compute as pc
 import xxhash
 from datasets import Dataset
 
-CHUNK = 1000  # rows that are looked at together
+CHUNK = 1000  # rows
 
 
 def chunks(dataset: Dataset, columns: Sequence[str]) -> Iterator[list[pa.Array]]:
-    """The columns as large strings, CHUNK rows at a time; a column that is null throughout is one of null strings."""
+    """Yield the columns as large strings, CHUNK rows at a time; a null column becomes null strings."""
     for table in dataset.select_columns(list(columns)).with_format("arrow").iter(batch_size=CHUNK):
-        whole = table.combine_chunks()  # of rows that were selected each is a chunk
+        whole = table.combine_chunks()  # after `select` each row is a chunk of its own
         yield [pa.concat_arrays(whole[c].cast(pa.large_string()).chunks) for c in columns]
 
 
 def rows_with_text(dataset: Dataset, columns: Sequence[str]) -> np.ndarray:
-    """Indices of the rows that have more than white space (`str.strip`'s, all of Unicode's) in each of the columns."""
+    """Return the indices of rows with more than white space (Unicode's, as `str.strip`) in each column."""
     found, start = [np.empty(0, dtype=np.int64)], 0
-    for sides in chunks(dataset, columns):
-        full = np.ones(len(sides[0]), dtype=bool)
-        for texts in sides:
-            said = pc.not_equal(pc.utf8_trim_whitespace(texts), "")
-            full &= said.fill_null(False).to_numpy(zero_copy_only=False)
-        found.append(start + np.flatnonzero(full))
-        start += len(full)
+    for arrays in chunks(dataset, columns):
+        keep = np.ones(len(arrays[0]), dtype=bool)
+        for texts in arrays:
+            has_text = pc.not_equal(pc.utf8_trim_whitespace(texts), "")
+            keep &= has_text.fill_null(False).to_numpy(zero_copy_only=False)
+        found.append(start + np.flatnonzero(keep))
+        start += len(keep)
     return np.concatenate(found)
 
 
 def text_hashes(dataset: Dataset, column: str) -> np.ndarray:
-    """(rows,) 64-bit hashes of the texts in UTF-8; what is missing (null) hashes as the word None."""
+    """Return (rows,) 64-bit hashes of the texts in UTF-8; a missing text (null) hashes as the word None."""
     missing, hashes = xxhash.xxh64_intdigest(b"None"), [np.empty(0, dtype=np.uint64)]
     for (texts,) in chunks(dataset, [column]):
         _, offsets, data = texts.buffers()
         ends = np.frombuffer(offsets, dtype=np.int64)[texts.offset : texts.offset + len(texts) + 1].tolist()
         view = memoryview(data or b"")
-        each = (xxhash.xxh64_intdigest(view[a:b]) for a, b in pairwise(ends))
-        found = np.fromiter(each, dtype=np.uint64, count=len(texts))
-        found[texts.is_null().to_numpy(zero_copy_only=False)] = missing
-        hashes.append(found)
+        digests = (xxhash.xxh64_intdigest(view[a:b]) for a, b in pairwise(ends))
+        chunk_hashes = np.fromiter(digests, dtype=np.uint64, count=len(texts))
+        chunk_hashes[texts.is_null().to_numpy(zero_copy_only=False)] = missing
+        hashes.append(chunk_hashes)
     return np.concatenate(hashes)

@@ -1,4 +1,4 @@
-"""The documents of a corpus, one after the other."""
+"""Iterate over the documents of a corpus."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from datasets import Dataset
 
 
 class CorpusTexts:
-    """The texts of a data set of one column. Each pass reads them anew, so they are never all in memory."""
+    """The non-empty texts of a one-column data set. Each iteration reads them again, so memory stays small."""
 
     def __init__(self, corpus: Dataset):
         self.corpus = corpus

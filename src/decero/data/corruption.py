@@ -1,7 +1,7 @@
-"""Self-supervised objectives of an encoder-decoder: a text is damaged and the decoder writes what is missing.
+"""Self-supervised objectives for an encoder-decoder: corrupt a text and let the decoder write what is missing.
 
-Each is a pure function of (seed, epoch, index), as every collator is. Rows are ordinary tokens without special ones
-(`tokenize_documents(..., special_tokens=False)`); what is read and what is written both end in </s>.
+Each is a pure function of (seed, epoch, index), like every collator. Rows have no special tokens
+(`tokenize_documents(..., special_tokens=False)`). Input and target both end with </s>.
 """
 
 import math
@@ -17,9 +17,9 @@ from decero.errors import UserError
 
 
 def sentinels_of(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-    """Ids of the sentinels <extra_id_0>, <extra_id_1> ... in that order, read from the vocabulary.
+    """Return the ids of the sentinels <extra_id_0>, <extra_id_1> ... in that order, from the vocabulary.
 
-    T5's own have falling ids, 32099 the first; ours and others' rise.
+    In T5's own tokenizer the ids fall (32099 is the first); in decero's and others they rise.
     """
     found = [
         (int(m[1]), i) for token, i in tokenizer.get_vocab().items() if (m := re.fullmatch(r"<extra_id_(\d+)>", token))
@@ -29,9 +29,10 @@ def sentinels_of(tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
 
 @dataclass
 class DenoisingCollator(PairCollator):
-    """What the objectives share. `max_length`: of the longest row. `frozen=True` reads every epoch as epoch 0.
+    """The base of the objectives below.
 
-    Raises UserError for a tokenizer without an end of text or without padding.
+    max_length: tokens of the longest row. frozen: treat every epoch as epoch 0.
+    Raises UserError for a tokenizer without an end token or a padding token.
     """
 
     max_length: int = 512
@@ -42,32 +43,32 @@ class DenoisingCollator(PairCollator):
         missing = [name for name in ("eos_token", "pad_token") if getattr(self.tokenizer, name) is None]
         if missing:
             raise UserError(
-                f"tokenizer {self.tokenizer.name_or_path}: it lacks {' and '.join(missing)}, which a decoder needs; "
+                f"tokenizer {self.tokenizer.name_or_path}: no {' and no '.join(missing)}, which a decoder needs; "
                 "train one with tokenizer.num_sentinels=100"
             )
 
     def pair(self, row: dict) -> Pair:
-        """The damaged text and what the decoder writes, each closed by </s>."""
+        """Return the corrupted text and the target, each with </s> at its end."""
         rng = np.random.default_rng([self.seed, 0 if self.frozen else row["epoch"], row["index"]])
-        read, written = self.damage(np.asarray(row["input_ids"], dtype=np.int64), rng)
+        source, target = self.corrupt(np.asarray(row["input_ids"], dtype=np.int64), rng)
         end = self.tokenizer.eos_token_id
-        return np.append(read, end), np.append(written, end)
+        return np.append(source, end), np.append(target, end)
 
-    def damage(self, ids_L: np.ndarray, rng: np.random.Generator) -> Pair:
-        """(length,) ids to what is read and what is to be written, both without </s>."""
+    def corrupt(self, ids_L: np.ndarray, rng: np.random.Generator) -> Pair:
+        """Turn (length,) ids into source and target, both without </s>."""
         raise NotImplementedError
 
     def example_sizes(self, ids_N: np.ndarray, labels_N: np.ndarray) -> Sizes:
-        """What may become of rows of so many ordinary tokens, </s> counted on both sides."""
+        """Return the possible sizes of rows with these numbers of ordinary tokens, with </s> on both sides."""
         raise NotImplementedError
 
 
 @dataclass
 class SpanCorruption(DenoisingCollator):
-    """Span corruption: Raffel et al. 2020, sections 3.1.4 and 3.3.4 (T5).
+    """Replace spans of tokens by sentinels: span corruption of T5 (Raffel et al. 2020, sections 3.1.4, 3.3.4).
 
-    A share of `mlm_probability` of the tokens is taken out in spans of `mean_noise_span_length` on average. The encoder
-    reads one sentinel for each span; the decoder writes each sentinel and the tokens that it stands for.
+    A share `mlm_probability` of the tokens is removed, in spans of `mean_noise_span_length` tokens on average. The
+    encoder reads one sentinel per span. The decoder writes each sentinel and the tokens that it replaces.
 
     Raises UserError when the tokenizer has fewer sentinels than a row of `max_length` tokens needs.
     """
@@ -88,44 +89,44 @@ class SpanCorruption(DenoisingCollator):
             )
 
     def sizes(self, length: int) -> tuple[int, int]:
-        """How many of `length` tokens are taken out, and in how many spans."""
+        """Return how many of `length` tokens are removed, and in how many spans."""
         noise = min(max(round(length * self.mlm_probability), 1), length - 1)
         spans = min(max(round(noise / self.mean_noise_span_length), 1), noise, length - noise)
         return noise, spans
 
     def example_sizes(self, ids_N: np.ndarray, labels_N: np.ndarray) -> Sizes:
-        """Known beforehand: only where the spans lie is drawn."""
-        lengths, where_N = np.unique(ids_N, return_inverse=True)
-        noise_N, spans_N = np.array([self.sizes(int(length)) for length in lengths])[where_N].T
+        """Return exact sizes: only the positions of the spans are random."""
+        lengths, index_N = np.unique(ids_N, return_inverse=True)
+        noise_N, spans_N = np.array([self.sizes(int(length)) for length in lengths])[index_N].T
         return both_sides(ids_N - noise_N + spans_N + 1, noise_N + spans_N + 1)
 
-    def damage(self, ids_L: np.ndarray, rng: np.random.Generator) -> Pair:
-        """Spans as T5 draws them: every way to cut text and noise into spans is as likely as any other."""
+    def corrupt(self, ids_L: np.ndarray, rng: np.random.Generator) -> Pair:
+        """Draw spans as T5 does: uniformly over all ways to cut text and noise into spans."""
         noise, spans = self.sizes(len(ids_L))
         kept_S, taken_S = _segments(len(ids_L) - noise, spans, rng), _segments(noise, spans, rng)
         ends_S = np.cumsum(kept_S + taken_S)
-        read: list[np.ndarray] = []
-        written: list[np.ndarray] = []
+        source: list[np.ndarray] = []
+        target: list[np.ndarray] = []
         for sentinel, end, taken, kept in zip(self.sentinels[:spans], ends_S, taken_S, kept_S, strict=True):
-            read += [ids_L[end - taken - kept : end - taken], sentinel[None]]
-            written += [sentinel[None], ids_L[end - taken : end]]
-        return np.concatenate(read), np.concatenate(written)
+            source += [ids_L[end - taken - kept : end - taken], sentinel[None]]
+            target += [sentinel[None], ids_L[end - taken : end]]
+        return np.concatenate(source), np.concatenate(target)
 
 
 def _segments(total: int, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """Lengths of `parts` segments, one at least each, that sum to `total`: uniform over all such cuts."""
+    """Draw the lengths of `parts` segments, each at least 1, that sum to `total`; uniform over all such cuts."""
     cuts = np.sort(rng.choice(total - 1, size=parts - 1, replace=False)) + 1 if parts > 1 else np.empty(0, dtype=int)
     return np.diff(np.concatenate(([0], cuts, [total])))
 
 
 @dataclass
 class TextInfilling(DenoisingCollator):
-    """Text infilling: Lewis et al. 2020 (BART), section 2.2. The decoder writes the whole text.
+    """Replace spans of tokens by one mask each: text infilling of BART (Lewis et al. 2020, section 2.2).
 
-    Spans of Poisson(`mean_noise_span_length`) tokens become one mask token each until `mlm_probability` of the tokens
-    are gone; a span of no tokens puts a mask in between.
+    Span lengths are Poisson(`mean_noise_span_length`), until a share `mlm_probability` of the tokens is gone. A span of
+    length 0 inserts a mask. The decoder writes the whole text.
 
-    Raises UserError for a tokenizer without a mask token and without sentinels, whose first then serves as one.
+    Without a mask token the first sentinel is the mask. Raises UserError for a tokenizer with neither.
     """
 
     mlm_probability: float = 0.3
@@ -134,53 +135,56 @@ class TextInfilling(DenoisingCollator):
 
     def __post_init__(self):
         super().__post_init__()
-        spare = sentinels_of(self.tokenizer)
-        if self.tokenizer.mask_token_id is None and not len(spare):
+        sentinels = sentinels_of(self.tokenizer)
+        if self.tokenizer.mask_token_id is None and not len(sentinels):
             raise UserError(f"tokenizer {self.tokenizer.name_or_path}: text infilling needs a mask token or a sentinel")
-        self.mask = int(spare[0]) if self.tokenizer.mask_token_id is None else self.tokenizer.mask_token_id
+        self.mask = int(sentinels[0]) if self.tokenizer.mask_token_id is None else self.tokenizer.mask_token_id
 
     def example_sizes(self, ids_N: np.ndarray, labels_N: np.ndarray) -> Sizes:
-        """At most every span is one of no token: a mask more for each, as long as there are positions for them."""
+        """Return sizes where, at most, every span has length 0 and adds a mask, while there are positions left."""
         left_N = np.maximum(1, np.rint(self.mlm_probability * ids_N)).astype(np.int64)
         longest = both_sides(np.maximum(ids_N, np.minimum(ids_N + left_N, self.max_length)) + 1, ids_N + 1)
-        # Spans are drawn until what is to be gone is taken, each taking one at least: a renewal process.
-        none, mean = math.exp(-self.mean_noise_span_length), self.mean_noise_span_length
-        step = mean + none
+        # Spans are drawn until enough tokens are removed, and each counts as at least one token: a renewal process.
+        p_empty, mean = math.exp(-self.mean_noise_span_length), self.mean_noise_span_length
+        step = mean + p_empty
         spans_N = (left_N + (mean * mean + step) / (2 * step) - 0.5) / step
-        drawn_N = 2 * (ids_N + 1) - left_N + spans_N * (1 + none)  # a mask each; a span of none has taken nothing
+        drawn_N = 2 * (ids_N + 1) - left_N + spans_N * (1 + p_empty)  # a mask per span; an empty span removes nothing
         return longest._replace(mean=np.minimum(longest.most, np.rint(drawn_N).astype(np.int64)))
 
-    def damage(self, ids_L: np.ndarray, rng: np.random.Generator) -> Pair:
+    def corrupt(self, ids_L: np.ndarray, rng: np.random.Generator) -> Pair:
         length = len(ids_L)
-        # Lengths are drawn first, so that spans can then be placed without meeting: kept tokens around them.
+        # Draw the lengths first. Then spans can be placed with kept tokens between them.
         left, lengths = max(1, round(self.mlm_probability * length)), []
         while left > 0:
             lengths.append(min(int(rng.poisson(self.mean_noise_span_length)), left))
-            left -= max(lengths[-1], 1)  # a span of none counts as one, or there would be no end of them
-        gone = sum(lengths)
-        while length - gone + len(lengths) > self.max_length and 0 in lengths:
-            lengths.remove(0)  # it would put in a mask for which there is no position
-        places = np.sort(rng.choice(length - gone + 1, size=min(len(lengths), length - gone + 1), replace=False))
-        read: list[np.ndarray] = []
-        at = shift = 0
-        for place, span in zip(places, lengths, strict=False):
-            read += [ids_L[at : place + shift], np.array([self.mask])]
+            left -= max(lengths[-1], 1)  # an empty span counts as one token, so that the loop ends
+        removed = sum(lengths)
+        while length - removed + len(lengths) > self.max_length and 0 in lengths:
+            lengths.remove(0)  # there is no position for its mask
+        kept = length - removed
+        starts = np.sort(rng.choice(kept + 1, size=min(len(lengths), kept + 1), replace=False))
+        source: list[np.ndarray] = []
+        position = shift = 0
+        for start, span in zip(starts, lengths, strict=False):
+            source += [ids_L[position : start + shift], np.array([self.mask])]
             shift += span
-            at = place + shift
-        read.append(ids_L[at:])
-        return np.concatenate(read), ids_L
+            position = start + shift
+        source.append(ids_L[position:])
+        return np.concatenate(source), ids_L
 
 
 @dataclass
 class PrefixLanguageModeling(DenoisingCollator):
-    """Prefix language modelling: Raffel et al. 2020, section 3.2.3. The encoder reads the beginning of a text, the
-    decoder writes the rest; where it is cut is uniform."""
+    """Encode the beginning of a text and let the decoder write the rest; the cut is uniform.
+
+    Source: prefix language modelling, Raffel et al. 2020, section 3.2.3.
+    """
 
     def example_sizes(self, ids_N: np.ndarray, labels_N: np.ndarray) -> Sizes:
-        """Either side may have all but one of the tokens; together they have them all."""
+        """Return sizes where either side has at most all tokens but one, and both together have all."""
         return Sizes(read=ids_N, written=ids_N, most=ids_N + 2, mean=ids_N + 2)
 
-    def damage(self, ids_L: np.ndarray, rng: np.random.Generator) -> Pair:
+    def corrupt(self, ids_L: np.ndarray, rng: np.random.Generator) -> Pair:
         cut = int(rng.integers(1, len(ids_L)))
         return ids_L[:cut], ids_L[cut:]
 

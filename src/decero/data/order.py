@@ -1,4 +1,4 @@
-"""The order of examples: a pure function of (seed, epoch), cut the same way for any number of processes."""
+"""Decide the order of examples: a pure function of (seed, epoch), the same for any number of processes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from datasets import Dataset
 
 
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
-    """A permutation of range(size) that depends on (seed, epoch) and nothing else."""
+    """Return a permutation of range(size) that depends only on (seed, epoch)."""
     return np.random.default_rng([seed, epoch]).permutation(size)
 
 
 def seed_sequence(*parts: int) -> int:
-    """A 63-bit seed from several numbers, for libraries that take one."""
+    """Combine several numbers into one 63-bit seed, for libraries that take a single seed."""
     return int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0] >> 1)
 
 
 class RowIndex(NamedTuple):
-    """Where a row stands. A dummy is computed, to keep the processes in step, and weighs nothing."""
+    """The epoch and number of a row. A dummy row keeps the processes in step; its loss has weight zero."""
 
     epoch: int
     row: int
@@ -28,12 +28,14 @@ class RowIndex(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Schedule:
-    """Which examples each optimizer step reads: a function of these numbers, not of processes and not of memory.
+    """Decide which examples each optimizer step reads, whatever the number of processes and their memory.
 
-    sizes: what each example counts, 1 or its tokens (at least 1). Steps take the next examples of the epoch's order:
-    after k of them the epoch has read k times `batch`, or less by a part of one example; the last takes what is left.
-    So a step reads `batch` on average, all epochs have the same number of steps, and where a step begins is looked up
-    in a running sum. Whoever counts tokens lets `batch` hold the longest example; then no step is empty.
+    sizes: (examples,), the size of each: 1, or its number of tokens (at least 1).
+    batch: the mean size of a step.
+
+    Steps take examples in the order of the epoch. After k steps the epoch has read k * `batch`, less at most a part of
+    one example. The last step takes the rest. So all epochs have the same number of steps, and a cumulative sum tells
+    where a step begins. When sizes are tokens, `batch` must be at least the longest example; then no step is empty.
     """
 
     sizes: np.ndarray
@@ -45,25 +47,25 @@ class Schedule:
         return -(-int(self.sizes.sum()) // self.batch)
 
     def from_step(self, step: int, last: int) -> Iterator[tuple[int, np.ndarray]]:
-        """The epoch and the examples of each step from `step` up to `last`, found without reading what came before."""
+        """Yield the epoch and the examples of each step from `step` to `last` - 1, without reading earlier steps."""
         steps, ordered = self.steps_per_epoch, -1
-        order = read = np.empty(0, dtype=int)
-        for now in range(step, last):
-            epoch, within = divmod(now, steps)
+        order = total = np.empty(0, dtype=int)
+        for current in range(step, last):
+            epoch, within = divmod(current, steps)
             if epoch != ordered:
                 order, ordered = epoch_order(self.seed, epoch, len(self.sizes)), epoch
-                read = np.cumsum(self.sizes[order])
-            first, end = np.searchsorted(read, [within * self.batch, (within + 1) * self.batch], side="right")
+                total = np.cumsum(self.sizes[order])
+            first, end = np.searchsorted(total, [within * self.batch, (within + 1) * self.batch], side="right")
             yield epoch, order[first:end]
 
 
 @dataclass(frozen=True, eq=False)
 class BatchSplit:
-    """How examples become micro-batches: as many of the next as the limit holds, and always at least one.
+    """Split examples into micro-batches: each takes as many examples as `limit` allows, and at least one.
 
-    sizes: what each example counts, 1 or its tokens, (examples,); with a decoder behind an encoder also (examples, 2).
-    A micro-batch counts the sum, or if `padded` its examples times the largest, of either side by itself; then it takes
-    like with like, the longest first, so that little is padding.
+    sizes: (examples,), the size of each: 1 or its tokens; for an encoder-decoder also (examples, 2), one per side.
+    The size of a micro-batch is the sum of its examples' sizes. If `padded`, it is the number of examples times the
+    largest size, per side; then examples are sorted by length, longest first, to keep padding small.
     """
 
     sizes: np.ndarray
@@ -71,27 +73,27 @@ class BatchSplit:
     padded: bool = False
 
     def size(self, examples: Sequence[int] | np.ndarray) -> int:
-        """What a micro-batch of these examples counts."""
-        return int(self._running(np.asarray(examples, dtype=int))[-1]) if len(examples) else 0
+        """Return the size of a micro-batch of these examples."""
+        return int(self._cumulative(np.asarray(examples, dtype=int))[-1]) if len(examples) else 0
 
     def __call__(self, examples: np.ndarray) -> list[np.ndarray]:
         micros, left = [], examples
         if self.padded:
             left = examples[np.argsort(-self._sides(examples).sum(axis=1), kind="stable")]
         while len(left):
-            near = left[: max(1, self.limit)]  # each counts 1 at least, so no more can be held
-            held = int(np.searchsorted(self._running(near), self.limit, side="right"))
-            micros.append(left[: max(1, held)])
-            left = left[max(1, held) :]
+            candidates = left[: max(1, self.limit)]  # a size is at least 1, so no more can fit
+            fitting = int(np.searchsorted(self._cumulative(candidates), self.limit, side="right"))
+            micros.append(left[: max(1, fitting)])
+            left = left[max(1, fitting) :]
         return micros
 
     def _sides(self, examples: np.ndarray) -> np.ndarray:
-        """(examples, sides)."""
+        """Return the sizes, (examples, sides)."""
         sizes = self.sizes[examples]
         return sizes[:, None] if sizes.ndim == 1 else sizes
 
-    def _running(self, examples: np.ndarray) -> np.ndarray:
-        """What the first, the first two ... of these examples count."""
+    def _cumulative(self, examples: np.ndarray) -> np.ndarray:
+        """Return the size of a micro-batch of the first example, the first two, and so on."""
         sides = self._sides(examples)
         if self.padded:
             return np.arange(1, len(sides) + 1) * np.maximum.accumulate(sides, axis=0).sum(axis=1)
@@ -99,10 +101,10 @@ class BatchSplit:
 
 
 def shard_step(epoch: int, examples: np.ndarray, cut: BatchSplit, rank: int, world_size: int) -> list[list[RowIndex]]:
-    """The micro-batches of one process for a step that reads `examples`.
+    """Return the micro-batches of one process for a step that reads `examples`.
 
-    Every process gets an equal share of the examples and the same number of micro-batches; who has too few gets
-    dummies, which weigh nothing.
+    Every process gets an equal share of the examples and the same number of micro-batches. A process with too few gets
+    dummy rows, whose loss has weight zero.
     """
     cuts = [cut(share) for share in np.array_split(examples, world_size)]
     mine = [[RowIndex(epoch, int(row)) for row in micro] for micro in cuts[rank]]
@@ -111,7 +113,10 @@ def shard_step(epoch: int, examples: np.ndarray, cut: BatchSplit, rank: int, wor
 
 
 class Rows:
-    """A data set read by `RowIndex`, many at once; each row is told where it stands. Of a stream, its first rows."""
+    """Read rows of a data set by `RowIndex`; each row gets its `epoch`, `index` and `dummy`.
+
+    For a stream, reads from its first rows.
+    """
 
     def __init__(self, dataset: Any):
         self.dataset: Dataset = getattr(dataset, "first_rows", dataset)
@@ -119,7 +124,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, places: Sequence[RowIndex]) -> list[dict]:
-        columns = self.dataset[[place.row for place in places]]
+    def __getitems__(self, indices: Sequence[RowIndex]) -> list[dict]:
+        columns = self.dataset[[index.row for index in indices]]
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        return [row | {"epoch": p.epoch, "index": p.row, "dummy": p.dummy} for row, p in zip(rows, places, strict=True)]
+        return [
+            row | {"epoch": index.epoch, "index": index.row, "dummy": index.dummy}
+            for row, index in zip(rows, indices, strict=True)
+        ]

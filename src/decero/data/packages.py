@@ -1,4 +1,4 @@
-"""Folders inside installed packages: models and text that a plain `pip install` brings."""
+"""Find folders inside installed packages: models and text that `pip install` brings."""
 
 import importlib.util
 import os
@@ -7,7 +7,10 @@ from decero.errors import UserError
 
 
 def resolve_package_path(name: str) -> str:
-    """`package:PACKAGE/PATH` as the folder in that installed package, which is not imported; other names unchanged."""
+    """Return the folder that `package:PACKAGE/PATH` names; return other names unchanged.
+
+    The package is not imported. Raises UserError when the package is not installed or has no such folder.
+    """
     if not name.startswith("package:"):
         return name
     package, _, inside = name.removeprefix("package:").partition("/")

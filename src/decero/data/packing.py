@@ -1,7 +1,7 @@
-"""Packing: several texts in one row, so that no token is padding; none of them sees another.
+"""Packing: put several texts in one row to avoid padding. A text never attends to another text.
 
-The examples of a step stay what they are. Packing only lays them out, so the loss and the gradient are those of the
-padded batch, and a run may switch it on or off in the middle.
+Packing only changes the layout of a step's examples. The loss and the gradient are those of the padded batch, so a run
+may switch packing on or off in the middle.
 """
 
 from bisect import bisect_left, insort
@@ -15,14 +15,16 @@ from torch import Tensor
 from decero.data.sizes import Sizes, sizes_of
 
 Batch = dict[str, Tensor]
-FILL = {"labels": -100}  # what stands where no text does; 0 for everything else
+FILL = {"labels": -100}  # the value at padding; 0 for other tensors
 
 
 def best_fit(lengths: Sequence[Sequence[int]], capacities: Sequence[int]) -> list[list[int]]:
-    """Which texts share a row: best-fit decreasing (Johnson et al. 1974), within 11/9 of the fewest rows possible.
+    """Choose which texts share a row, by best-fit decreasing. Return the text numbers of each row.
 
-    lengths: one or more sizes a text (source, target); no row holds more than `capacities` of each. A text longer than
-    that has a row to itself. The first size decides what fits best.
+    lengths: one or more lengths per text (source, target). The sums in a row stay within `capacities`; a text that is
+    longer gets a row of its own. The first length decides which row fits best.
+
+    Uses at most 11/9 of the smallest possible number of rows (Johnson et al. 1974).
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i][0], i))
     rows: list[list[int]] = []
@@ -46,12 +48,14 @@ def best_fit(lengths: Sequence[Sequence[int]], capacities: Sequence[int]) -> lis
 
 
 def lay_out(tensors: Batch, real_BL: Tensor, rows: list[list[int]], shortest: int = 0) -> Batch:
-    """Move the tokens of padded texts (batch, length) to packed rows (rows, longest row, or `shortest` at least).
+    """Move the tokens of padded texts (batch, length) to packed rows (rows, row length).
 
-    real_BL: where text is. Adds `position_ids`, which start again with each text, and `text_ids`: which text of the
-    batch a token belongs to, counted from 1; 0 is padding.
+    real_BL: bool, True at tokens, False at padding. rows: the texts of each row, from `best_fit`.
+    shortest: the minimum row length.
+    Adds `position_ids`, which restart at 0 with each text, and `text_ids`: the number of a token's text in the batch,
+    counted from 1; 0 is padding.
     """
-    lengths = real_BL.sum(dim=1).tolist()  # of Python's numbers: to ask a tensor for each took half of the time
+    lengths = real_BL.sum(dim=1).tolist()  # Python numbers: reading each from the tensor took half of the time
     C = max(shortest, *(sum(lengths[text] for text in row) for row in rows))
     starts = [0] * len(lengths)
     for r, row in enumerate(rows):
@@ -75,11 +79,13 @@ def lay_out(tensors: Batch, real_BL: Tensor, rows: list[list[int]], shortest: in
 
 @dataclass
 class Packed:
-    """A collator whose batches are packed into rows of `capacity` tokens, whatever the collator.
+    """Wrap any collator and pack its batches into rows of `capacity` tokens.
 
-    per_text: tensors that hold one item a text (labels of a classifier), not one a token; they stay as they are. With
-    `decoder_input_ids` the two sides of a text share a row; the decoder's carry `decoder_position_ids` and
-    `decoder_text_ids`. full: rows are `capacity` long even when none needs it, so that a compiler sees one shape.
+    per_text: tensors with one value per text, not per token (labels of a classifier); they stay unchanged.
+    full: always make rows `capacity` long, so that a compiler sees one shape.
+
+    If the batch has `decoder_input_ids`, both sides of a text are in the same row, and the decoder's side gets
+    `decoder_position_ids` and `decoder_text_ids`.
     """
 
     collate: Callable[[list[dict]], Batch]
@@ -91,17 +97,17 @@ class Packed:
     def __call__(self, rows: list[dict]) -> Batch:
         batch = self.collate(rows)
         masks = [mask for name, mask in batch.items() if name.endswith("attention_mask")]
-        as_wide = batch["input_ids"].shape[1] == self.capacity or not self.full
-        if as_wide and 2 * batch["input_ids"].shape[1] > self.capacity and all(bool(mask.all()) for mask in masks):
-            return batch  # every row is one whole text: there is nothing to gain, and no mask is the fastest mask
+        right_width = batch["input_ids"].shape[1] == self.capacity or not self.full
+        if right_width and 2 * batch["input_ids"].shape[1] > self.capacity and all(bool(mask.all()) for mask in masks):
+            return batch  # every row is one full text: packing gains nothing, and attention is fastest without a mask
         return self.pack(batch)
 
     def example_sizes(self, ids_N: np.ndarray, labels_N: np.ndarray) -> Sizes:
-        """What the collator makes of rows of so many tokens."""
+        """Return the collator's example sizes for rows with these token counts."""
         return sizes_of(self.collate, ids_N, labels_N)
 
     def pack(self, batch: Batch) -> Batch:
-        """A padded batch, packed."""
+        """Pack a padded batch."""
         batch = dict(batch)
         real_BL = batch.pop("attention_mask").bool()
         sides = [real_BL]
@@ -116,7 +122,7 @@ class Packed:
         packed = {n: batch.pop(n) for n in self.per_text} | lay_out(batch, real_BL, together, shortest[0])
         packed["attention_mask"] = (packed["text_ids"] > 0).long()
         if decoder:
-            there = lay_out(decoder, sides[1], together, shortest[1])
-            packed |= {"decoder_position_ids": there.pop("position_ids"), "decoder_text_ids": there.pop("text_ids")}
-            packed |= there
+            targets = lay_out(decoder, sides[1], together, shortest[1])
+            packed |= {"decoder_position_ids": targets.pop("position_ids"), "decoder_text_ids": targets.pop("text_ids")}
+            packed |= targets
         return packed

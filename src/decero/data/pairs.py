@@ -1,6 +1,6 @@
-"""Text from text: what an encoder reads and a decoder writes, in one place for every task.
+"""Batches for an encoder-decoder: source and target, for every text-to-text task.
 
-`PairCollator` alone makes the padding, the decoder's shifted input, and the label -100 that is not scored.
+Only `PairCollator` makes the padding, the decoder's shifted input and the -100 of labels that are not scored.
 """
 
 from collections.abc import Sequence
@@ -20,29 +20,29 @@ Pair = tuple[np.ndarray, np.ndarray]
 
 @dataclass
 class PairCollator:
-    """Pads sources and targets to the longest of the batch, on the right.
+    """Pad sources and targets on the right to the longest of the batch.
 
-    decoder_start_token_id: what the decoder reads before the first token (the model's configuration names it). Then it
-    reads the target so far, which is the labels shifted by one (Vaswani et al. 2017, section 3.1).
+    decoder_start_token_id: the decoder's first input token, from the model's configuration. The rest of its input is
+    the labels shifted by one (Vaswani et al. 2017, section 3.1).
     """
 
     tokenizer: PreTrainedTokenizerBase
     decoder_start_token_id: int
 
     def pair(self, row: dict) -> Pair:
-        """What is read and what is to be written. An objective that makes both out of one text overrides this."""
+        """Return source ids and target ids. An objective that makes both from one text overrides this."""
         return np.asarray(row["input_ids"], dtype=np.int64), np.asarray(row["labels"], dtype=np.int64)
 
     def example_sizes(self, ids_N: np.ndarray, labels_N: np.ndarray) -> Sizes:
-        """What `pair` makes of rows of so many tokens. An objective that makes both out of one text overrides this."""
+        """Return the sizes of what `pair` makes of rows with these token counts; overridden together with `pair`."""
         return both_sides(ids_N, labels_N)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        """Returns `input_ids`, `attention_mask` (batch, memory), `decoder_input_ids`, `labels` (batch, length)."""
+        """Return `input_ids`, `attention_mask` (batch, memory), `decoder_input_ids`, `labels` (batch, length)."""
         return self.batch([self.pair(row) for row in rows])
 
     def batch(self, pairs: Sequence[Pair]) -> dict[str, torch.Tensor]:
-        """Pairs of ids, padded."""
+        """Pad pairs of ids to a batch."""
         pad = self.tokenizer.pad_token_id
         sources, targets = zip(*pairs, strict=True)
         read, attention = padded(sources, pad), padded([np.ones_like(s) for s in sources], 0)
@@ -54,9 +54,10 @@ class PairCollator:
 
 @dataclass
 class ShuffledSources:
-    """Each target beside the source of another row: what a decoder loses by it is what it learnt from its source.
+    """Pair each target with the source of another row, to measure how much a decoder uses its source.
 
-    The other is half of `dataset` away, whatever the batch and however many the processes: no piece of the same text.
+    The rise of the loss is what the model has learnt from the source. The other row is half of `dataset` away, whatever
+    the batch and the number of processes, so it is not part of the same text.
     """
 
     pairs: PairCollator
@@ -71,7 +72,7 @@ class ShuffledSources:
 
 
 def padded(rows: Sequence[np.ndarray], fill: int) -> np.ndarray:
-    """Rows of any length as (rows, longest), filled up on the right."""
+    """Pad rows on the right with `fill` to (rows, longest)."""
     full = np.full((len(rows), max(map(len, rows))), fill, dtype=np.int64)
     for b, row in enumerate(rows):
         full[b, : len(row)] = row

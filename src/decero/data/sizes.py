@@ -1,4 +1,4 @@
-"""How large examples and batches are: tokens that are read, tokens that are written, and the places they take."""
+"""Sizes of examples and batches: tokens read, tokens written, and the positions that they take."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,12 +9,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BatchSize:
-    """What passes through the model: of one batch, or summed over batches and processes.
+    """The size of one batch, or of several batches and processes together.
 
-    examples: texts, pairs or pictures. tokens: real ones, read and written; what budgets count. scored: items that the
-    loss is summed over. places: tokens with the padding around them, or patches of a picture. pairs: places times the
-    length of their row. written_places, written_pairs: the same for a decoder behind an encoder. crossed_pairs: written
-    places times the places that they look back at.
+    examples: texts, pairs or pictures.
+    tokens: input and target tokens without padding; budgets count these.
+    scored: items in the sum of the loss.
+    places: positions, padding included, or patches of a picture.
+    pairs: pairs of positions in self-attention: places times the length of their row.
+    written_places, written_pairs: the same for the decoder of an encoder-decoder.
+    crossed_pairs: pairs of positions in cross-attention: decoder positions times encoder positions.
     """
 
     examples: float
@@ -28,7 +31,7 @@ class BatchSize:
 
     def plus(self, other: "BatchSize") -> "BatchSize":
         return BatchSize(
-            *(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True))
+            *(one + another for one, another in zip(vars(self).values(), vars(other).values(), strict=True))
         )
 
     def times(self, factor: float) -> "BatchSize":
@@ -36,7 +39,10 @@ class BatchSize:
 
 
 def text_batch_size(batch: dict[str, Tensor], scored: int, examples: int) -> BatchSize:
-    """The size of a batch of tokens, padded or packed: `input_ids`, `attention_mask`, perhaps `decoder_input_ids`."""
+    """Return the size of a token batch, padded or packed.
+
+    batch: `input_ids`, `attention_mask` and, for an encoder-decoder, `decoder_input_ids`. scored, examples: its counts.
+    """
     rows, length = batch["input_ids"].shape
     tokens = int(batch["attention_mask"].sum())
     if "decoder_input_ids" not in batch:
@@ -49,9 +55,10 @@ def text_batch_size(batch: dict[str, Tensor], scored: int, examples: int) -> Bat
 
 
 class Sizes(NamedTuple):
-    """Tokens of examples, (examples,) each: those that are read and those that a decoder behind an encoder writes.
+    """Token counts of examples, (examples,) each.
 
-    read, written: at most. most, mean: of both together, at most and on average, which are one where nothing is drawn.
+    read: the input's tokens, at most. written: the tokens of an encoder-decoder's decoder, at most.
+    most, mean: of both sides together, at most and on average; equal unless the objective draws lengths at random.
     """
 
     read: np.ndarray
@@ -60,21 +67,21 @@ class Sizes(NamedTuple):
     mean: np.ndarray
 
     def counted(self, padded: bool) -> np.ndarray:
-        """What a `BatchSplit` counts: (examples, 2) where each side is padded to its own longest, else (examples,)."""
+        """Return the sizes for a `BatchSplit`: (examples, 2) if each side is padded on its own, else (examples,)."""
         return np.stack([self.read, self.written], axis=1) if padded else self.most
 
 
 def both_sides(read_N: np.ndarray, written_N: np.ndarray) -> Sizes:
-    """Sizes of examples of which it is known what is read and what is written."""
+    """Return the sizes of examples whose input and output lengths are known exactly."""
     return Sizes(read_N, written_N, read_N + written_N, read_N + written_N)
 
 
 def sizes_of(collate: Any, ids_N: np.ndarray, labels_N: np.ndarray) -> Sizes:
-    """Sizes of rows of so many `input_ids` and `labels`: a collator's `example_sizes` tells where it makes two sides.
+    """Return the sizes of rows with these numbers of `input_ids` and `labels`.
 
-    Of any other collator they are one side, and 1 at least.
+    A collator that makes two sides knows its own `example_sizes`. For any other, all tokens are one side, at least 1.
     """
-    tell = getattr(collate, "example_sizes", None)
-    if tell is not None:
-        return tell(ids_N, labels_N)
+    example_sizes = getattr(collate, "example_sizes", None)
+    if example_sizes is not None:
+        return example_sizes(ids_N, labels_N)
     return both_sides(np.maximum(ids_N + labels_N, 1), np.zeros_like(ids_N))

@@ -1,4 +1,4 @@
-"""Text to token rows: once, in parallel processes, memory-mapped, cached by fingerprint."""
+"""Tokenize text to rows, once: in parallel processes, memory-mapped, cached by fingerprint."""
 
 import os
 from collections.abc import Callable
@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from decero.data.corpus import check_text
 from decero.data.stream import Stream, Texts
-from decero.data.tokenizer import around, splits_at_whitespace, word_starts
+from decero.data.tokenizer import special_tokens_around
+from decero.data.words import splits_at_whitespace, word_starts
 from decero.errors import UserError
 
 
@@ -29,18 +30,20 @@ def tokenize_documents(
     num_proc: int | None = None,
     where: str = "data",
 ) -> Any:
-    """Cut each document into rows of at most `max_length` tokens, each with its special tokens or all without.
+    """Cut each document into rows of at most `max_length` tokens, with or without special tokens.
 
-    Returns the columns `input_ids` (list of int32) and `starts_word` (list of bool: does a word begin here?). No row
-    holds text of two documents; rows of fewer than two ordinary tokens have nothing to learn from and are dropped.
-    Of `Texts`, a `Stream` of the same rows.
+    Returns the columns `input_ids` (list of int32) and `starts_word` (list of bool: does a word begin at this token?).
+    A row never holds text of two documents. Rows with fewer than two ordinary tokens are dropped, because nothing can
+    be learnt from them. For `Texts`, returns a `Stream` of the same rows.
+    where: the name of the data in error messages.
 
     Raises UserError when no text is left.
     """
-    before, behind = (np.array(ids, dtype=np.int32) for ids in (around(tokenizer) if special_tokens else ([], [])))
-    room = max_length - len(before) - len(behind)
+    around = special_tokens_around(tokenizer) if special_tokens else ([], [])
+    before, after = (np.array(ids, dtype=np.int32) for ids in around)
+    room = max_length - len(before) - len(after)
     by_pre_token = splits_at_whitespace(tokenizer)
-    backend = tokenizer.backend_tokenizer  # what transformers puts around it takes a tenth of the time and more
+    backend = tokenizer.backend_tokenizer  # saves the time that transformers adds around it, a tenth and more
 
     def cut(documents):
         texts = [str(t) for t in documents if t and not t.isspace()]
@@ -56,8 +59,8 @@ def tokenize_documents(
             for begin in range(0, len(ids) - 1, room):
                 starts[begin] = True
                 part = slice(begin, begin + room)
-                columns["input_ids"].append(np.concatenate([before, ids[part], behind]))
-                columns["starts_word"].append(np.concatenate([before >= 0, starts[part], behind >= 0]))  # special: True
+                columns["input_ids"].append(np.concatenate([before, ids[part], after]))
+                columns["starts_word"].append(np.concatenate([before >= 0, starts[part], after >= 0]))  # special: True
         return columns
 
     def cut_table(table: pa.Table) -> pa.Table:
@@ -65,7 +68,7 @@ def tokenize_documents(
         return pa.table({name: _lists(columns[name], feature.feature()) for name, feature in features.items()})
 
     if isinstance(dataset, Texts):
-        return Stream(dataset, leaving_no_trace(tokenizer, cut), max_length)
+        return Stream(dataset, keeping_tokenizer_settings(tokenizer, cut), max_length)
     features = Features({"input_ids": Sequence(Value("int32")), "starts_word": Sequence(Value("bool"))})
     key = ("documents", max_length, text_column, special_tokens)
     tables = dataset.with_format("arrow")
@@ -76,7 +79,7 @@ def tokenize_documents(
 
 
 def _lists(values: list[np.ndarray], kind: pa.DataType) -> pa.ListArray:
-    """Arrays as one column of lists, their numbers copied in one go."""
+    """Join arrays to one Arrow column of lists, with a single copy of the values."""
     ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
     return pa.ListArray.from_arrays(ends, pa.array(np.concatenate(values) if values else [], type=kind))
 
@@ -91,10 +94,11 @@ def tokenize_examples(
     num_proc: int | None = None,
     where: str = "data",
 ) -> Dataset:
-    """One row an example: the tokenizer's model inputs, `labels` and `truncated` (was text cut at `max_length`?).
+    """Tokenize each example to one row: the tokenizer's model inputs, `labels` and `truncated`.
 
-    With `text_pair_column` the two texts are joined as the tokenizer joins a pair. An example without text stays an
-    example (its special tokens); a missing one (null) raises UserError.
+    truncated: whether text was cut at `max_length`. where: the name of the data in error messages.
+    With `text_pair_column` the tokenizer joins the two texts to a pair. An empty text gives a row of special tokens
+    only. Raises UserError for a missing text (null).
     """
     columns = [text_column] + ([text_pair_column] if text_pair_column else [])
     for column in columns:
@@ -107,9 +111,9 @@ def tokenize_examples(
             raise UserError(f"{where}: a row has no text (null) in {' or '.join(map(repr, columns))}; fill or drop it")
         encoded = tokenizer(*texts, truncation=True, max_length=max_length)
         full = [len(ids) == max_length for ids in encoded["input_ids"]]
-        cut = [  # only what fills its room can have been cut, so only that is tokenized again
-            whole and len(tokenizer(*pair, verbose=False)["input_ids"]) > max_length
-            for whole, *pair in zip(full, *texts, strict=True)
+        cut = [  # only a row of full length can have been cut, so only that is tokenized again
+            is_full and len(tokenizer(*pair, verbose=False)["input_ids"]) > max_length
+            for is_full, *pair in zip(full, *texts, strict=True)
         ]
         return {n: encoded[n] for n in names} | {"labels": batch["labels"], "truncated": cut}
 
@@ -131,16 +135,17 @@ def tokenize_pairs(
     num_proc: int | None = None,
     where: str = "data",
 ) -> Dataset:
-    """One row a pair: `input_ids` of prefix + source, `labels` of the target, `truncated` (was either side cut?).
+    """Tokenize each pair to one row: `input_ids` of prefix + source, `labels` of the target, `truncated`.
 
-    Both sides carry the tokenizer's special tokens, so a target ends as its text does. Raises UserError for a missing
-    side (null) and for a tokenizer that does not end a text, which would never learn to stop.
+    truncated: whether either side was cut. where: the name of the data in error messages.
+    Both sides get the tokenizer's special tokens, so a target ends with the end token. Raises UserError for a missing
+    side (null), and for a tokenizer that adds no end token: the model would never learn to stop.
     """
     for column, setting in ((source_column, "source_column"), (target_column, "target_column")):
         check_text(dataset, column, where, setting)
     if tokenizer("a")["input_ids"][-1] not in (tokenizer.eos_token_id, tokenizer.sep_token_id):
         raise UserError(
-            f"tokenizer {tokenizer.name_or_path}: it puts no end after a text, so that no model learns to stop; "
+            f"tokenizer {tokenizer.name_or_path}: it adds no end token, so a model would not learn to stop; "
             "train one with tokenizer.num_sentinels=100"
         )
 
@@ -151,28 +156,27 @@ def tokenize_pairs(
                 f"{where}: a row has no text (null) in {source_column!r} or {target_column!r}; fill or drop it"
             )
         sources = [prefix + text for text in sides[0]]
-        read = tokenizer(sources, truncation=True, max_length=max_source_length)["input_ids"]
-        written = tokenizer(text_target=sides[1], truncation=True, max_length=max_target_length)["input_ids"]
-        full = zip(read, written, strict=True)
-        # Only what fills its room can have been cut, so only that is tokenized again.
+        ids = tokenizer(sources, truncation=True, max_length=max_source_length)["input_ids"]
+        labels = tokenizer(text_target=sides[1], truncation=True, max_length=max_target_length)["input_ids"]
+        # Only a side of full length can have been cut, so only that is tokenized again.
         cut = [
-            (len(r) == max_source_length and len(tokenizer(source, verbose=False)["input_ids"]) > len(r))
-            or (len(w) == max_target_length and len(tokenizer(text_target=target, verbose=False)["input_ids"]) > len(w))
-            for (r, w), source, target in zip(full, sources, sides[1], strict=True)
+            (len(i) == max_source_length and len(tokenizer(source, verbose=False)["input_ids"]) > len(i))
+            or (len(t) == max_target_length and len(tokenizer(text_target=target, verbose=False)["input_ids"]) > len(t))
+            for i, t, source, target in zip(ids, labels, sources, sides[1], strict=True)
         ]
-        return {"input_ids": read, "labels": written, "truncated": cut}
+        return {"input_ids": ids, "labels": labels, "truncated": cut}
 
-    ids = Sequence(Value("int32"))
-    features = Features({"input_ids": ids, "labels": ids, "truncated": Value("bool")})
+    int_list = Sequence(Value("int32"))
+    features = Features({"input_ids": int_list, "labels": int_list, "truncated": Value("bool")})
     key = ("pairs", max_source_length, max_target_length, source_column, target_column, prefix)
     return map_rows(dataset, tokenize, features, tokenizer, key, num_proc, f"tokenize {where}")
 
 
 def map_rows(dataset: Dataset, function, features, tokenizer, key: tuple, num_proc: int | None, desc: str) -> Dataset:
-    """`Dataset.map` whose cache is found by what matters: the rows, the tokenizer, the settings and the library.
+    """Run `Dataset.map` with a cache keyed by the rows, the tokenizer, the settings and the tokenizers version.
 
-    Left to itself `datasets` hashes the tokenizer object, which changes when it is used; and it caches nothing for a
-    data set that was born in memory.
+    By default `datasets` hashes the tokenizer object, which changes with use. It also caches nothing for a data set
+    that was made in memory.
     """
     digest = xxhash.xxh64()
     for part in (
@@ -185,7 +189,7 @@ def map_rows(dataset: Dataset, function, features, tokenizer, key: tuple, num_pr
         digest.update(str(part).encode() + b"\0")
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "decero"
     folder.mkdir(parents=True, exist_ok=True)
-    # A process costs about a second to start: not worth it for a small corpus.
+    # A process takes about a second to start: too slow for a small corpus.
     processes = num_proc or (min(os.cpu_count() or 1, 16) if len(dataset) >= 20_000 else 1)
     state = tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding
     rows = dataset.map(
@@ -203,45 +207,47 @@ def map_rows(dataset: Dataset, function, features, tokenizer, key: tuple, num_pr
     return rows
 
 
-def leaving_no_trace(tokenizer: PreTrainedTokenizerBase, cut: Callable[[list], dict]) -> Callable[[list], dict]:
-    """`cut`, after which the tokenizer is set as it was before."""
+def keeping_tokenizer_settings(
+    tokenizer: PreTrainedTokenizerBase, cut: Callable[[list], dict]
+) -> Callable[[list], dict]:
+    """Wrap `cut` so that each call restores the tokenizer's truncation and padding."""
 
-    def careful(texts: list) -> dict:
+    def restoring_cut(texts: list) -> dict:
         state = tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding
         columns = cut(texts)
         _restore(tokenizer, *state)
         return columns
 
-    return careful
+    return restoring_cut
 
 
 def _restore(tokenizer, truncation, padding) -> None:
-    """Calling a fast tokenizer leaves its truncation set; saved like that it would cut other people's text."""
+    """Reset truncation and padding: a call leaves truncation on, and a saved tokenizer would then cut text."""
     backend = tokenizer.backend_tokenizer
     backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
     backend.enable_padding(**padding) if padding else backend.no_padding()
 
 
 def side_lengths(rows: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of each row and of what is to be written beside it, (rows,) each; 0 where nothing is.
+    """Return the number of input tokens and of target tokens of each row, (rows,) each; 0 if there is no target.
 
-    Read from the Arrow offsets without touching the values.
+    Reads the Arrow offsets, not the values.
     """
     labels = getattr(rows.features.get("labels"), "feature", None)
-    written = labels is not None and labels.dtype == "int32"  # several labels of a classifier are floats
-    sides = ["input_ids", "labels"] if written else ["input_ids"]
+    has_target = labels is not None and labels.dtype == "int32"  # the label vectors of a classifier are floats
+    sides = ["input_ids", "labels"] if has_target else ["input_ids"]
     table = rows.select_columns(sides).with_format("arrow")[:]
-    none = np.empty(0, dtype=np.int64)
-    lengths = [np.concatenate([none, *(c.value_lengths().to_numpy() for c in table[side].chunks)]) for side in sides]
-    return lengths[0], lengths[1] if written else np.zeros_like(lengths[0])
+    empty = np.empty(0, dtype=np.int64)
+    lengths = [np.concatenate([empty, *(c.value_lengths().to_numpy() for c in table[side].chunks)]) for side in sides]
+    return lengths[0], lengths[1] if has_target else np.zeros_like(lengths[0])
 
 
 def token_lengths(rows: Dataset) -> np.ndarray:
-    """Tokens of each row, those to be written included."""
-    read, written = side_lengths(rows)
-    return read + written
+    """Return the number of tokens of each row, targets included, (rows,)."""
+    inputs, targets = side_lengths(rows)
+    return inputs + targets
 
 
 def count_tokens(rows: Dataset) -> int:
-    """Tokens in all rows."""
+    """Return the number of tokens in all rows, targets included."""
     return int(token_lengths(rows).sum())

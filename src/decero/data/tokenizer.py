@@ -1,23 +1,20 @@
 """Train a tokenizer, load one, and check that it keeps the text and fits the model.
 
-WordPiece (Schuster & Nakajima 2012; Devlin et al. 2019), byte-level BPE (Sennrich et al. 2016; Radford et al. 2019) or
-Unigram (Kudo 2018). All end as a plain fast tokenizer: the folder that `save_pretrained` writes loads with
-`AutoTokenizer.from_pretrained` where decero is not installed.
+Algorithms: WordPiece (Schuster & Nakajima 2012; Devlin et al. 2019), byte-level BPE (Sennrich et al. 2016; Radford et
+al. 2019) and Unigram (Kudo 2018). The result is a plain fast tokenizer. After `save_pretrained`,
+`AutoTokenizer.from_pretrained` loads it without decero.
 """
 
 import json
 import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
-from itertools import chain, islice, product, takewhile
+from itertools import islice, takewhile
 from typing import Any
 from unicodedata import normalize as compose
 
-import numpy as np
 from tokenizers import (
     AddedToken,
-    Encoding,
     Regex,
     Tokenizer,
     decoders,
@@ -37,9 +34,6 @@ ROBERTA = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_t
 T5 = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 SPECIAL_TOKENS = {"wordpiece": BERT, "byte_level_bpe": ROBERTA, "unigram": BERT}
 
-# isspace() of every code point up to U+3000, the last whitespace there is; the row after it stands for all that follow
-IS_SPACE = np.array([chr(code).isspace() for code in range(0x3001)] + [False])
-
 
 def train_tokenizer(
     texts: Iterable[str] | Iterable[list[str]],
@@ -53,21 +47,23 @@ def train_tokenizer(
     length: int | None = None,
     show_progress: bool = True,
 ) -> PreTrainedTokenizerFast:
-    """Learn a vocabulary of at most `vocab_size` tokens, special ones included. The same texts give the same tokenizer.
+    """Learn a vocabulary of at most `vocab_size` tokens, special tokens included.
 
-    texts: documents, or lists of them. WordPiece reads them twice and so keeps what a one-shot iterator gives.
-    min_frequency: how often a pair must occur to be merged; Unigram has no such floor.
-    num_sentinels: marks for the spans that span corruption takes out, `<extra_id_0>` and so on. With them the special
-        tokens are T5's (Raffel et al. 2020), whatever the algorithm: a text ends in </s> and begins with itself.
-    length: number of documents, for the progress bar only.
+    texts: documents, or lists of them. WordPiece reads them twice, so it stores the texts of a one-shot iterator.
+    min_frequency: how often a pair must occur to be merged; Unigram has no such limit.
+    num_sentinels: how many sentinels `<extra_id_0>` ... to add, for span corruption. If above 0, the special tokens are
+        T5's (Raffel et al. 2020), whatever the algorithm: a text ends with </s> and has no start token.
+    length: number of documents, only for the progress bar.
 
-    `wordpiece` and `unigram` carry BERT's special tokens ([PAD] is 0) and token types; `byte_level_bpe` RoBERTa's, with
-    one type only. Accents always survive, even lowercased, where BERT would drop them: `año` is not `ano`.
-    Raises UserError: no such algorithm; no text; vocab_size below what the characters of the corpus need.
+    `wordpiece` and `unigram` get BERT's special tokens ([PAD] is 0) and token types; `byte_level_bpe` gets RoBERTa's,
+    with one token type. Accents are always kept, also with `lowercase`, unlike in BERT: `año` is not `ano`.
+    The same texts give the same tokenizer.
+
+    Raises UserError: an unknown algorithm; no text; a vocab_size too small for the characters of the corpus.
     """
     if algorithm not in SPECIAL_TOKENS:
-        near = did_you_mean(algorithm, SPECIAL_TOKENS)
-        raise UserError(f"tokenizer.algorithm: {algorithm} is none of {', '.join(SPECIAL_TOKENS)}{near}")
+        near = did_you_mean(algorithm, SPECIAL_TOKENS) or f"; choose one of {', '.join(SPECIAL_TOKENS)}"
+        raise UserError(f"tokenizer.algorithm: unknown algorithm {algorithm}{near}")
     sentinels = [f"<extra_id_{i}>" for i in range(num_sentinels)]
     named = T5 if sentinels else SPECIAL_TOKENS[algorithm]
     scratch = _untrained(algorithm, lowercase)
@@ -88,17 +84,17 @@ def train_tokenizer(
         )
     try:
         scratch.train_from_iterator(texts, trainer, length=length)
-        fits = scratch.get_vocab_size() <= vocab_size  # two trainers keep every character, over the limit or not
-    except Exception as error:  # the library raises nothing narrower
+        fits = scratch.get_vocab_size() <= vocab_size  # two trainers keep every character, even above the limit
+    except Exception as error:  # the library raises a bare Exception
         if fits := "vocabulary is not large enough" not in str(error):
             raise
     if not fits:
-        problem = f"{vocab_size} cannot hold the special tokens and every character of the corpus"
+        problem = f"{vocab_size} cannot hold the special tokens and all characters of the corpus"
         raise UserError(f"tokenizer.vocab_size: {problem}; raise it, or use byte_level_bpe, which needs 261")
     if scratch.get_vocab_size() == len(named) + num_sentinels:
         raise UserError("tokenizer: the corpus has no text to learn from; check the corpus")
 
-    # A fresh tokenizer, since the scratch one took the ##characters for special tokens
+    # Build a new tokenizer, because the scratch one has the ##characters as special tokens
     tokenizer = _untrained(algorithm, lowercase)
     if algorithm == "wordpiece":
         tokenizer.model = models.WordPiece(scratch.get_vocab(), unk_token=named["unk_token"])
@@ -106,7 +102,7 @@ def train_tokenizer(
         tokenizer.model = (
             _settled_unigram(scratch, [*named.values(), *sentinels]) if algorithm == "unigram" else scratch.model
         )
-    # The space before a <mask> belongs to the word it hides, so <mask> takes it in, as RoBERTa's does
+    # The space before a <mask> belongs to the masked word, so <mask> includes it, as in RoBERTa
     special = [AddedToken(token, normalized=False, lstrip=token == "<mask>") for token in named.values()]
     options: dict[str, Any] = dict(zip(named, special, strict=True))
     if sentinels:
@@ -129,7 +125,7 @@ def train_tokenizer(
 
 
 def _untrained(algorithm: str, lowercase: bool) -> Tokenizer:
-    """Everything but the vocabulary. Composed characters (NFC) and not T5's NFKC, which turns `1º` into `1o`."""
+    """Build everything except the vocabulary. Normalizes with NFC, not T5's NFKC, which turns `1º` into `1o`."""
     lower = [normalizers.Lowercase()] if lowercase else []
     if algorithm == "byte_level_bpe":
         tokenizer = Tokenizer(models.BPE())
@@ -141,7 +137,7 @@ def _untrained(algorithm: str, lowercase: bool) -> Tokenizer:
         # clean_text would delete emoji joiners, soft hyphens and private characters
         bert = normalizers.BertNormalizer(clean_text=False, strip_accents=False, lowercase=False)
         tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *lower, bert])
-        # WordPiece gives [UNK] for a word of more than 100 characters; Thai sentences and base64 are longer
+        # WordPiece gives [UNK] for a word over 100 characters; Thai sentences and base64 are longer, so split them
         short = pre_tokenizers.Split(Regex(r"\S{100}"), "isolated")
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.BertPreTokenizer(), short])
         tokenizer.decoder = decoders.WordPiece()
@@ -154,10 +150,10 @@ def _untrained(algorithm: str, lowercase: bool) -> Tokenizer:
 
 
 def _continuing_characters(tokenizer: Tokenizer, texts: Iterable) -> list[str]:
-    """`##c` for every character c that can continue a word, to be named before training.
+    """Return `##c` for every character c that can continue a word, to add them before training.
 
-    The trainer would number them in the order of a randomly seeded hash map and break ties by number, so that no two
-    trainings main_process_value (huggingface/tokenizers#1794). Besides, no word of known characters is then [UNK].
+    Otherwise the trainer numbers them in the order of a randomly seeded hash map and breaks ties by number, so each
+    training gives another result (huggingface/tokenizers#1794). Also, no word of known characters becomes [UNK].
     """
     characters: set[str] = set()
     for item in texts:
@@ -167,10 +163,11 @@ def _continuing_characters(tokenizer: Tokenizer, texts: Iterable) -> list[str]:
 
 
 def _settled_unigram(tokenizer: Tokenizer, special: list[str]) -> models.Unigram:
-    """The trained pieces without what differs from one training to the next.
+    """Rebuild the trained Unigram model so that each training gives the same scores.
 
-    The pieces never do; their scores do in the last bits, and the characters kept for coverage alone get the lowest
-    score plus multiples of 0.0001 in the order of a hash map. One floor for those, four decimals and a sort undo both.
+    The pieces are always the same, but their scores differ in the last bits. And characters that are only kept for
+    coverage get the lowest score plus multiples of 0.0001, in the order of a hash map. One score for these, rounding
+    to four decimals and a sort remove both differences.
     """
     scores = {piece: s for piece, s in json.loads(tokenizer.to_str())["model"]["vocab"] if piece not in special}
     floor = min(scores.values())
@@ -178,17 +175,17 @@ def _settled_unigram(tokenizer: Tokenizer, special: list[str]) -> models.Unigram
     settled = {p: round(floor if len(p) == 1 and s < near_floor else s, 4) for p, s in scores.items()}
     ranked = sorted(settled.items(), key=lambda item: (-item[1], item[0]))
     unknown = next(i for i, token in enumerate(special) if "unk" in token.lower())
-    # At the usual score of 0 the model would read a "[UNK]" spelled out in a text as the token; longer ones cost more
+    # With the usual score of 0 the model would turn a literal "[UNK]" in a text into the token; longer ones cost more
     cost = {token: 10 * floor * max(1, len(token) - 6) for token in special}
     return models.Unigram([*((token, round(cost[token], 4)) for token in special), *ranked], unk_id=unknown)
 
 
 def check_round_trip(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], *, limit: int | None = 10_000) -> None:
-    """Raise UserError at the first of the first `limit` texts that holds an unknown token or does not come back.
+    """Raise UserError at the first of `limit` texts with an unknown token or a decoded text that differs.
 
-    The text as the tokenizer's own normalizer leaves it must come back from decode: exactly from a byte-level decoder,
-    up to whitespace from WordPiece's, which keeps none; up to how much whitespace there is in a run from any other.
-    A special token spelled out in a text is text (`split_special_tokens`): `<s>` in a page of HTML is no failure.
+    The decoded text must equal the normalized text: exactly for a byte-level decoder; apart from whitespace for
+    WordPiece, which keeps none; apart from the length of whitespace runs for any other. A literal special token is
+    text (`split_special_tokens`): `<s>` in a page of HTML is not an error.
     """
     backend = tokenizer.backend_tokenizer
     exact, wordpiece = (isinstance(backend.decoder, kind) for kind in (decoders.ByteLevel, decoders.WordPiece))
@@ -196,34 +193,34 @@ def check_round_trip(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], *
     texts, number = islice(texts, limit), 0
     while batch := list(islice(texts, 256)):
         encoded = tokenizer(batch, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        back = tokenizer.batch_decode(encoded["input_ids"], clean_up_tokenization_spaces=False)
-        for text, ids, row, found in zip(batch, encoded["input_ids"], encoded.encodings, back, strict=True):
+        decoded = tokenizer.batch_decode(encoded["input_ids"], clean_up_tokenization_spaces=False)
+        for text, ids, row, found in zip(batch, encoded["input_ids"], encoded.encodings, decoded, strict=True):
             number += 1
             wanted = normalize(text)
             if not exact:
                 wanted, found = (("" if wordpiece else " ").join(side.split()) for side in (wanted, found))
             if tokenizer.unk_token_id in ids:
                 start = row.offsets[ids.index(tokenizer.unk_token_id)][0]
-                problem = f"{text[start : start + 40]!r} begins with a token unknown to it"
+                problem = f"{text[start : start + 40]!r} begins with an unknown token"
             elif wanted != found:
                 same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(wanted, found, strict=False)))
                 near = slice(max(0, same - 20), same + 20)
                 problem = f"{wanted[near]!r} came back as {found[near]!r}"
             else:
                 continue
-            mend = "raise tokenizer.vocab_size or use tokenizer.algorithm=byte_level_bpe"
-            raise UserError(f"tokenizer: document {number} does not round-trip: {problem}; {mend}")
+            fix = "raise tokenizer.vocab_size or use tokenizer.algorithm=byte_level_bpe"
+            raise UserError(f"tokenizer: document {number} does not round-trip: {problem}; {fix}")
 
 
 def bytes_per_token(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], limit: int = 1000) -> float:
-    """UTF-8 bytes that a token stands for, on average over the first `limit` texts."""
+    """Return the mean number of UTF-8 bytes per token over the first `limit` texts."""
     sample = list(islice(texts, limit))
     tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False, verbose=False)["input_ids"])
     return sum(len(text.encode()) for text in sample) / max(tokens, 1)
 
 
 def check_fits_model(tokenizer: PreTrainedTokenizerFast, vocab_size: int, where: str) -> None:
-    """Raise UserError when an id has no embedding. The largest id counts: added tokens may leave gaps below it."""
+    """Raise UserError when the largest id has no embedding; the number of tokens can be less, with gaps."""
     largest = max(tokenizer.get_vocab().values())
     if largest >= vocab_size:
         problem = f"the tokenizer's largest id is {largest} but the model's vocab_size is {vocab_size}"
@@ -231,80 +228,37 @@ def check_fits_model(tokenizer: PreTrainedTokenizerFast, vocab_size: int, where:
 
 
 def load_tokenizer(name_or_path: str, *, needs: Sequence[str] = (), **kwargs) -> PreTrainedTokenizerFast:
-    """`AutoTokenizer`, from the hub, a folder or `package:PACKAGE/PATH`; never remote code unless the caller allows it.
+    """Load a fast tokenizer from the hub, a folder or `package:PACKAGE/PATH`.
 
     needs: special tokens that must be set, such as ("mask_token", "pad_token"). kwargs go to `AutoTokenizer`.
-    Raises UserError: nothing there, no vocabulary, a slow tokenizer, a special token missing.
+    Remote code runs only if kwargs allow it.
+    Raises UserError: no tokenizer found, no vocabulary, a slow tokenizer, a missing special token.
     """
     path = resolve_package_path(name_or_path)
     kwargs.setdefault("trust_remote_code", False)  # None would ask on the terminal
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, **kwargs)
-    except Exception as error:  # transformers and tokenizers raise everything here, down to a bare Exception
-        place = "the folder holds none that loads" if os.path.isdir(path) else "no such folder, and none from the hub"
+    except Exception as error:  # transformers and tokenizers raise many types here, even a bare Exception
+        is_folder = os.path.isdir(path)
+        problem = "cannot read a tokenizer in this folder" if is_folder else "no such folder, nor on the hub"
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"tokenizer {name_or_path}: {place} ({reason})") from error
+        raise UserError(f"tokenizer {name_or_path}: {problem} ({reason})") from error
     missing = [token for token in needs if getattr(tokenizer, token) is None]
     if not getattr(tokenizer, "is_fast", False):
-        problem = "it is a slow one, without word ids and offsets; save it as tokenizer.json"
-    # Out of a folder with config.json alone, transformers makes a tokenizer of special tokens (T5's has a space, too)
+        problem = "it is a slow tokenizer, without word ids and offsets; save it as tokenizer.json"
+    # From a folder with only config.json, transformers makes a tokenizer of special tokens (and a space, for T5)
     elif len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) <= 1:
-        problem = "it has no vocabulary; save the tokenizer there, too"
+        problem = "it has no vocabulary; save the tokenizer in the same folder"
     elif missing:
-        problem = f"it lacks {', '.join(missing)}; choose another"
+        problem = f"it has no {', no '.join(missing)}; choose another tokenizer"
     else:
         return tokenizer
     raise UserError(f"tokenizer {name_or_path}: {problem}")
 
 
-def around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Ids that the tokenizer puts before and after a text."""
+def special_tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """Return the ids that the tokenizer adds before and after a text."""
     mask = tokenizer("a", return_special_tokens_mask=True)
     ids, special = mask["input_ids"], mask["special_tokens_mask"]
     begin = special.index(0)
     return ids[:begin], ids[len(ids) - special[::-1].index(0) :]
-
-
-def word_starts(rows: Sequence[Encoding], texts: Sequence[str], by_pre_token: bool = False) -> list[np.ndarray]:
-    """Which tokens begin a word: a bool array a row. The words to mask are the runs from one True to the next.
-
-    rows: a fast tokenizer's encodings of the texts. A token starts a word when its pre-token (`word_ids`) differs from
-    its predecessor's or its first character lies in another whitespace word of the text; a special token and the first
-    of a row start their own. A whitespace word is a run of whitespace with what follows it, so a lone `▁` and the piece
-    after it are one word. Pre-tokens alone are right for WordPiece, byte-level BPE and Metaspace; whitespace is what
-    remains where there is no pre-tokenizer.
-    by_pre_token: the text need not be looked at, as `splits_at_whitespace` says.
-    """
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    pre_tokens = np.array(list(chain.from_iterable(row.word_ids for row in rows)), dtype=np.float64)  # None: NaN
-    starts = np.ones(len(pre_tokens), dtype=bool)
-    starts[1:] = pre_tokens[1:] != pre_tokens[:-1]
-    if not by_pre_token:
-        # All texts end to end, each closed by a newline: a trimmed token may start at the very end of its text
-        whole = "".join(f"{text}\n" for text in texts).encode("utf-32-le", "surrogatepass")
-        is_space = IS_SPACE[np.minimum(np.frombuffer(whole, dtype=np.uint32), len(IS_SPACE) - 1)]
-        text_begins = np.cumsum([0] + [len(text) + 1 for text in texts])
-        whitespace_word = np.cumsum(is_space & ~np.roll(is_space, 1))
-        characters = np.array([start for row in rows for start, _ in row.offsets], dtype=np.int64)
-        words = whitespace_word[characters + np.repeat(text_begins[: len(rows)], lengths)]
-        starts[1:] |= words[1:] != words[:-1]
-    starts[(np.cumsum(lengths) - lengths)[lengths > 0]] = True
-    return np.split(starts, np.cumsum(lengths)[:-1])
-
-
-def splits_at_whitespace(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether no pre-token goes on behind whitespace, so that `word_starts` has no use for characters, which cost time.
-
-    Tried with the whitespace that texts have (of rare kinds some tokenizers make nothing) behind and before letters,
-    figures and punctuation.
-    """
-    backend = tokenizer.backend_tokenizer
-    if backend.pre_tokenizer is None:
-        return False
-    for left, space, right in product("a1!é中", (" ", "\n", "\t", "\r", "\xa0", "\u3000", "  ", " \n\n "), "a1!é中"):
-        text = f"{left}{space}{right}"
-        read = backend.normalizer.normalize_str(text) if backend.normalizer else text
-        pieces = [read[begin:end] for _, (begin, end) in backend.pre_tokenizer.pre_tokenize_str(read)]
-        if len(read.split()) != 2 or any(re.search(r"\S\s", piece) for piece in pieces):
-            return False
-    return True

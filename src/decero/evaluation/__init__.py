@@ -1,4 +1,4 @@
-"""Runs in, an honest verdict out: metrics, paired statistics, a table, figures and one HTML page. All NumPy."""
+"""Turn runs into a verdict: metrics, paired statistics, a table, figures and one HTML page. All NumPy."""
 
 from decero.evaluation.baselines import ByteNgrams, compressed_bits_per_byte, ngram_bits_per_byte
 from decero.evaluation.bootstrap import PairedBootstrap, paired_bootstrap

@@ -1,4 +1,4 @@
-"""Two systems' outputs for the same test set: is the one better by a corpus metric, or is it the test set's luck?"""
+"""Compare two systems on one test set by a corpus metric: is the difference due to the choice of test examples?"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from decero.evaluation.text_metrics import sufficient_statistics
 
 class PairedBootstrap(NamedTuple):
     difference: float  # metric of a minus metric of b, on the whole test set
-    low: float  # of the 95 % interval
-    high: float
+    low: float  # lower end of the 95 % interval
+    high: float  # upper end
     p: float  # two-sided
 
 
@@ -23,20 +23,22 @@ def paired_bootstrap(
     num_resamples: int = 1000,
     seed: int = 0,
 ) -> PairedBootstrap:
-    """Paired bootstrap resampling (Koehn 2004, EMNLP) of the N test examples, for any metric of TEXT_METRICS.
+    """Resample the N test examples in pairs, for any metric of TEXT_METRICS (Koehn 2004, EMNLP).
 
-    Each resample draws N examples with replacement, the same ones for both systems, and scores both. The interval is
-    where the middle 95 % of the differences lie; p is twice the share of resamples on the rarer side of 0 (Koehn counts
-    one side), ties on both, and never below 2/(num_resamples + 1). Swapping a and b flips the signs, exactly.
+    Each resample draws N examples with replacement, the same for both systems, and scores both. The interval holds the
+    middle 95 % of the differences. p is twice the share of resamples on the rarer side of 0 (Koehn counts one side).
+    Ties count on both sides, and p is at least 2/(num_resamples + 1). Swapping a and b flips all signs exactly.
 
-    It says nothing about training luck: that takes several seeds. sacreBLEU's PairedTest, whose counts these are, gives
-    no interval of the difference and takes its seed from the environment.
+    The result does not include the variation between training runs; that needs several seeds. The counts are those of
+    sacreBLEU's PairedTest, which gives no interval and takes its seed from the environment.
 
-    Raises UserError for an unknown metric; ValueError for lists that do not pair up, fewer than two examples, or fewer
-    than 40 resamples, the least that leave something outside of the interval.
+    Raises UserError for an unknown metric; ValueError for lists that do not pair up, fewer than 2 examples, or fewer
+    than 40 resamples (with fewer, no resample is outside the interval).
     """
     if len(references) < 2 or num_resamples < 40:
-        raise ValueError(f"a bootstrap takes 2 examples and 40 resamples, not {len(references)} and {num_resamples}")
+        raise ValueError(
+            f"a bootstrap needs at least 2 examples and 40 resamples, not {len(references)} and {num_resamples}"
+        )
     a_NK, score = sufficient_statistics(metric, hypotheses_a, references)
     b_NK, _ = sufficient_statistics(metric, hypotheses_b, references)
 
@@ -50,7 +52,7 @@ def paired_bootstrap(
         differences_R[start : start + len(draws_RN)] = [score(a_K) - score(b_K) for a_K, b_K in pairs]
 
     differences_R.sort()
-    outside = num_resamples // 40  # on either side
+    outside = num_resamples // 40  # resamples beyond each end of the interval
     rarer = min((differences_R <= 0).sum(), (differences_R >= 0).sum())
     return PairedBootstrap(
         difference=score(a_NK.sum(axis=0)) - score(b_NK.sum(axis=0)),

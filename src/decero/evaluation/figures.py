@@ -1,4 +1,4 @@
-"""The three figures of a report. One contender keeps one colour and marker in all of them; equal input, equal bytes."""
+"""Draw the three figures of a report. A contender has the same colour and marker in all; files are reproducible."""
 
 import io
 import math
@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from decero.evaluation import wording
 from decero.formatting import duration
 
-# Okabe & Ito 2008, told apart by every kind of colour vision; their yellow is left out, too pale on white paper.
+# Okabe & Ito 2008, for every kind of colour vision; without their yellow, which is too pale on white paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLE = {
@@ -26,15 +26,15 @@ STYLE = {
     "lines.linewidth": 1.8,
     "legend.frameon": False,
     "svg.fonttype": "path",
-    "svg.hashsalt": "decero",  # else every file carries random ids
+    "svg.hashsalt": "decero",  # otherwise every file has random ids
 }
-NAME_WIDTH = 34  # characters a legend line
+NAME_WIDTH = 34  # characters per legend line
 H, D = 3600, 86400
 DURATIONS = (0.1, 0.3, 1, 3, 10, 30, 60, 180, 600, 1800, H, 3 * H, 10 * H, D, 3 * D, 10 * D, 30 * D)  # ticks, seconds
 
 
 def figures(verdict, runs) -> dict[str, Figure]:
-    """File stem -> figure: metric_by_budget, cost_quality, learning_curves."""
+    """Draw all figures: file stem -> figure, for metric_by_budget, cost_quality and learning_curves."""
     with style():
         return {
             "metric_by_budget": _metric_by_budget(verdict),
@@ -44,7 +44,7 @@ def figures(verdict, runs) -> dict[str, Figure]:
 
 
 def render(figure: Figure, kind: str) -> bytes:
-    """The figure as "png" or "svg", the same bytes for the same figure: no date inside."""
+    """Render a figure as "png" or "svg". The same figure gives the same bytes: the file holds no date."""
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else None
     with style():
@@ -53,9 +53,9 @@ def render(figure: Figure, kind: str) -> bytes:
 
 
 def style():
-    """Inside, figures are drawn in this house's look."""
+    """Return a context in which matplotlib uses decero's style and ignores the user's matplotlibrc."""
     settings: dict = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}
-    return matplotlib.rc_context(settings | STYLE)  # whatever the user's matplotlibrc says
+    return matplotlib.rc_context(settings | STYLE)
 
 
 def _look(verdict, contender: str) -> dict:
@@ -65,7 +65,7 @@ def _look(verdict, contender: str) -> dict:
 
 def _legend(figure: Figure, verdict, contenders) -> None:
     def label(name: str) -> str:
-        return textwrap.fill(name, NAME_WIDTH).replace("$", r"\$")  # a pair of $ would be read as mathematics
+        return textwrap.fill(name, NAME_WIDTH).replace("$", r"\$")  # matplotlib reads text between $ as mathematics
 
     handles = [Line2D([], [], **_look(verdict, name), label=label(name)) for name in contenders]
     if handles:
@@ -77,7 +77,7 @@ def _note(axes, text: str) -> None:
 
 
 def _frame(verdict):
-    """A figure of one panel with the test metric upwards, and the contenders that have something to show in it."""
+    """Make a figure with one panel and the test metric on the y axis; also return the cells that have results."""
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
     axes.set_ylabel(f"test {wording.title(verdict.metric)}")
@@ -90,39 +90,39 @@ def _frame(verdict):
 
 
 def _metric_by_budget(verdict) -> Figure:
-    """Mean and standard deviation over seeds, each seed as a small dot, against the label budget."""
+    """Plot mean and standard deviation over seeds against the label budget; each seed is a small dot."""
     figure, axes, cells_of, scale = _frame(verdict)
-    place = _places(verdict.budgets)
+    x_of = _budget_positions(verdict.budgets)
     for contender, cells in cells_of.items():
         look = _look(verdict, contender)
-        # side by side, so that bars do not hide each other
+        # shift contenders sideways, so that error bars do not overlap
         shift = 1.03 ** (verdict.contenders.index(contender) - (len(verdict.contenders) - 1) / 2)
-        xs = [place[cell.budget] * shift for cell in cells]
+        xs = [x_of[cell.budget] * shift for cell in cells]
         sds = [scale * cell.sd for cell in cells]  # NaN, for a single seed, draws no bar
         axes.errorbar(xs, [scale * cell.mean for cell in cells], sds, **look, markersize=7, capsize=4, elinewidth=1.4)
         for x, cell in zip(xs, cells, strict=True):
             ys = [scale * y for y in cell.values.values()]
             axes.plot([x * 1.02] * len(ys), ys, ".", markersize=5, color=look["color"], alpha=0.6)
     axes.set_xscale("log")
-    axes.set_xlim(min(place.values()) / 1.35, max(place.values()) * 1.35)
-    axes.set_xticks(list(place.values()), ["all" if b is None else f"{b:,}" for b in place])
+    axes.set_xlim(min(x_of.values()) / 1.35, max(x_of.values()) * 1.35)
+    axes.set_xticks(list(x_of.values()), ["all" if b is None else f"{b:,}" for b in x_of])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("labelled training examples" + (" (log scale)" if len(place) > 1 else ""))
+    axes.set_xlabel("labelled training examples" + (" (log scale)" if len(x_of) > 1 else ""))
     return figure
 
 
-def _places(budgets) -> dict[int | None, float]:
-    """Budget -> x. Nobody tells how many "all" is: it stands one step to the right of the largest budget."""
-    places: dict[int | None, float] = {b: float(max(b, 1)) for b in budgets if b is not None}
-    numbers = list(places.values())
+def _budget_positions(budgets) -> dict[int | None, float]:
+    """Map each budget to its x. The size of "all" is unknown, so it is one step right of the largest budget."""
+    positions: dict[int | None, float] = {b: float(max(b, 1)) for b in budgets if b is not None}
+    numbers = list(positions.values())
     step = numbers[-1] / numbers[-2] if len(numbers) > 1 else 3.0
     if None in budgets:
-        places[None] = numbers[-1] * step if numbers else 1.0
-    return places
+        positions[None] = numbers[-1] * step if numbers else 1.0
+    return positions
 
 
 def _cost_quality(verdict, runs) -> Figure:
-    """Time of one run, pretraining included, against the metric; one line a contender through its label budgets."""
+    """Plot the metric against the time of one run with its pretraining; a line joins a contender's label budgets."""
     figure, axes, cells_of, scale = _frame(verdict)
     for contender, cells in cells_of.items():
         look = _look(verdict, contender)
@@ -131,7 +131,7 @@ def _cost_quality(verdict, runs) -> Figure:
         axes.plot([_seconds(run) for run in dots], ys, ".", markersize=5, color=look["color"], alpha=0.6)
         xs, ys = [_seconds(cell) for cell in cells], [scale * cell.mean for cell in cells]
         axes.plot(xs, ys, **look, markersize=8, linewidth=1.0)
-        for i in {0, len(cells) - 1} if len(verdict.budgets) > 1 else ():  # both ends; in between they would overlap
+        for i in {0, len(cells) - 1} if len(verdict.budgets) > 1 else ():  # label only both ends, to avoid overlap
             text = "all" if cells[i].budget is None else f"{cells[i].budget:,}"
             axes.annotate(text, (xs[i], ys[i]), (8, -11), textcoords="offset points", fontsize=8.5, color=look["color"])
     axes.set_xscale("log")
@@ -147,11 +147,11 @@ def _cost_quality(verdict, runs) -> Figure:
 
 
 def _seconds(timed) -> float:
-    return max(timed.wall_time_s + timed.upfront_wall_time_s, 0.1)  # a logarithm wants more than nothing
+    return max(timed.wall_time_s + timed.upfront_wall_time_s, 0.1)  # above 0, for the log scale
 
 
 def _learning_curves(verdict, runs) -> Figure:
-    """A column a label budget: the training loss of every run and, where it was measured, the evaluation metric."""
+    """Plot each run's training loss and, if recorded, evaluation metric; one column per label budget."""
     evaluated = f"eval_{verdict.metric}"
     keys = ["loss", evaluated] if any(evaluated in point for run in runs for point in run.curve) else ["loss"]
     n = len(verdict.budgets)

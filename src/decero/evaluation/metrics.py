@@ -1,7 +1,7 @@
-"""From logits to predictions to metrics, for the three problem types of transformers' sequence classifiers.
+"""Compute predictions and metrics from logits, for the three problem types of transformers' classifiers.
 
-The numbers come from Hugging Face `evaluate`, whose modules lie next to this file (`metric_modules/NAME/NAME.py`), so
-that nothing is fetched: `evaluate.load("accuracy")` would ask the hub.
+Hugging Face `evaluate` computes the numbers with local modules (`metric_modules/NAME/NAME.py`), so nothing is
+downloaded: `evaluate.load("accuracy")` would contact the hub.
 """
 
 import functools
@@ -17,7 +17,7 @@ METRICS = {
     "multi_label_classification": ("f1_micro", "f1_macro", "exact_match", "label_accuracy"),
     "regression": ("mse", "mae", "pearson", "spearman"),
 }
-# For regression the squared error, because that is what the paired tests compare; a correlation is blind to scale.
+# For regression, mse: the paired tests compare the squared error. A correlation ignores the scale of predictions.
 MAIN_METRIC = {
     "single_label_classification": "accuracy",
     "multi_label_classification": "f1_micro",
@@ -28,10 +28,14 @@ HIGHER_IS_BETTER = {name: name not in LOWER_IS_BETTER for names in (*METRICS.val
 
 
 def predict(problem_type: str, logits) -> np.ndarray:
-    """Logits (N, labels) to predictions: the largest, int (N,); those above 0, 0/1 int (N, labels); the value, (N,).
+    """Turn logits (N, labels) into predictions.
 
-    Raises UserError for an unknown problem type and for logits that are NaN (argmax would call them class 0);
-    ValueError for a shape that does not fit.
+    single label: the class with the largest logit, int (N,).
+    multi label: 1 where the logit is above 0, int (N, labels).
+    regression: the value, float (N,).
+
+    Raises UserError for an unknown problem type and for NaN logits (argmax would return class 0); ValueError for a
+    wrong shape.
     """
     _check(problem_type)
     logits = np.asarray(logits)
@@ -41,29 +45,30 @@ def predict(problem_type: str, logits) -> np.ndarray:
         if logits.ndim == 2 and logits.shape[1] == 1:
             logits = logits[:, 0]
         if logits.ndim != 1:
-            raise ValueError(f"regression takes one number an example, not logits of shape {logits.shape}")
+            raise ValueError(f"regression needs one number per example, not logits of shape {logits.shape}")
         return logits.astype(np.float64)
     if logits.ndim != 2:
-        raise ValueError(f"{problem_type} takes logits of shape (N, labels), not {logits.shape}")
+        raise ValueError(f"{problem_type} needs logits of shape (N, labels), not {logits.shape}")
     return logits.argmax(axis=1) if problem_type == "single_label_classification" else (logits > 0).astype(np.int64)
 
 
 def compute_metrics(problem_type: str, predictions, references) -> dict[str, float]:
-    """All metrics of METRICS[problem_type] over the N examples.
+    """Compute all metrics of METRICS[problem_type] over the N examples.
 
-    predictions, references: class ids (N,), 0/1 (N, labels) or floats (N,). Macro F1 runs over the classes that occur
-    in either; F1 and MCC are 0 where they would be 0/0; so are the correlations of a constant prediction.
-    Raises UserError for an unknown problem type, ValueError for shapes that differ or for no examples.
+    predictions, references: class ids (N,), 0/1 (N, labels) or floats (N,).
+    Macro F1 is over the classes that occur in predictions or references. F1, MCC and correlations are 0 where they
+    would be 0/0, for example for a constant prediction.
+    Raises UserError for an unknown problem type; ValueError for different shapes or no examples.
     """
     predictions, references = _pair(problem_type, predictions, references)
     return _module(problem_type).compute(predictions=predictions, references=references)
 
 
 def example_scores(problem_type: str, predictions, references) -> np.ndarray:
-    """What one test example adds to the score that the paired tests compare, float64 (N,); higher is better.
+    """Return the score of each test example for the paired tests, float64 (N,); higher is better.
 
-    1 or 0 for right or wrong; the share of its labels that are right; minus its squared error. Their mean is
-    accuracy, label_accuracy and -mse. Raises as compute_metrics does.
+    single label: 1 if right, else 0. multi label: the share of right labels. regression: minus the squared error. The
+    means are accuracy, label_accuracy and -mse. Raises as `compute_metrics`.
     """
     predictions, references = _pair(problem_type, predictions, references)
     if problem_type == "regression":
@@ -74,17 +79,17 @@ def example_scores(problem_type: str, predictions, references) -> np.ndarray:
 
 @functools.cache
 def _module(problem_type: str):
-    import evaluate  # brings `datasets` along, 2 s: only those who score pay for it
+    import evaluate  # takes 2 s (it imports `datasets`), so import it only when needed
 
     folder = Path(__file__).parent / "metric_modules" / problem_type
-    # In memory and under this process's own name: two runs at once must not meet on evaluate's cache and lock files.
+    # In memory and with this process's own id: parallel runs must not share evaluate's cache and lock files.
     return evaluate.load(str(folder), keep_in_memory=True, experiment_id=f"decero-{os.getpid()}")
 
 
 def _check(problem_type: str) -> None:
     if problem_type not in METRICS:
         near = did_you_mean(problem_type, METRICS)
-        raise UserError(f"{problem_type!r} is no problem type{near}  (all: {', '.join(METRICS)})")
+        raise UserError(f"unknown problem type {problem_type!r}{near}  (all: {', '.join(METRICS)})")
 
 
 def _pair(problem_type: str, predictions, references) -> tuple[np.ndarray, np.ndarray]:
@@ -94,7 +99,7 @@ def _pair(problem_type: str, predictions, references) -> tuple[np.ndarray, np.nd
     ndim = 2 if problem_type == "multi_label_classification" else 1
     if predictions.shape != references.shape or predictions.ndim != ndim or not predictions.size:
         raise ValueError(
-            f"{problem_type} takes predictions and references of one and the same non-empty {ndim}-d shape, "
+            f"{problem_type} needs predictions and references of the same non-empty {ndim}-d shape, "
             f"not {predictions.shape} and {references.shape}"
         )
     return predictions.astype(dtype), references.astype(dtype)

@@ -1,4 +1,4 @@
-"""A verdict as files: Markdown, figures, and one HTML page that can be mailed, printed and read on a phone."""
+"""Write a verdict as files: Markdown, figures, and one self-contained HTML page, also for print and phones."""
 
 import base64
 from collections.abc import Sequence
@@ -14,48 +14,49 @@ from decero.evaluation.verdict import Comparison, Run, Verdict
 CAPTIONS = {
     "metric_by_budget": (
         "Quality against labels",
-        "How good each contender is with more and more labelled examples. Marker: mean over seeds; bar: one standard "
-        "deviation each way; small dot: one seed. {better}. Where “all” stands beside numbers, its place "
-        "is not to scale.",
+        "The quality of each contender as the number of labelled examples grows. Marker: mean over seeds; bar: one "
+        "standard deviation each way; small dot: one seed. {better}. The position of “all” beside numbers is not to "
+        "scale.",
     ),
     "cost_quality": (
         "Quality against time",
-        "What each contender costs. Large marker: mean at one label budget, joined from the smallest to the "
-        "largest, which are named; small dot: one run. Time is that of one fine-tuning run plus the user's own "
-        "pretraining, which is paid once however many runs follow. {better}, and further left is cheaper.",
+        "The cost of each contender. Large marker: mean at one label budget; a line joins the budgets, and the "
+        "smallest and the largest are named; small dot: one run. Time is that of one fine-tuning run plus the user's "
+        "own pretraining, which is needed only once. {better}, and further left is cheaper.",
     ),
     "learning_curves": (
         "Learning curves",
-        "One line a run, one panel a label budget. Solid: the run finished; dotted and ending in ×: it failed. A line "
-        "that is still falling at its end would have gained from more steps; one that jumps about, from a smaller "
-        "learning rate.",
+        "One line per run, one panel per label budget. Solid: the run finished; dotted with a final ×: it failed. If "
+        "a loss still falls at the end, train for more steps; if it is noisy, try a smaller learning rate.",
     ),
 }
 METHOD = (
-    "Every contender was trained on the same labelled examples with the same recipe, once a seed, and scored on the "
-    "same test examples.",
+    "Every contender was trained on the same labelled examples with the same recipe, once per seed, and scored on "
+    "the same test examples.",
     "Differences are reference minus contender in the score of one test example: right or wrong; the share of its "
     "labels that are right; or minus its squared error.",
-    "p-value: the paired permutation test (Noreen 1989; Dror et al. 2018). It asks how often other test examples "
-    "would set these same trained models this far apart if they were equally good.",
-    "Interval, in square brackets: 95 %, from resampling seeds and test examples both (Owen 2007), widened for few "
-    "seeds (Student). It asks what training again and testing again would give. Only seeds that succeeded on both "
-    "sides count.",
+    "p-value: the paired permutation test (Noreen 1989; Dror et al. 2018). It answers: if these trained models were "
+    "equally good, how often would other test examples show a difference this large?",
+    "Interval, in square brackets: 95 %, from resampling both seeds and test examples (Owen 2007), widened for few "
+    "seeds (Student). It shows what another training and another test set could give. Only seeds that succeeded for "
+    "both contenders count.",
     "All p-values are adjusted by Holm's method for the number of comparisons ({comparisons} here), so that the "
     "chance of even one false claim stays below 5 %. The intervals are not adjusted.",
-    "A winner is named only when the adjusted p-value is below 0.05 and the interval leaves out 0. “No difference "
-    "shown” does not mean equal: it may mean too few seeds or test examples to tell.",
+    "A winner is named only when the adjusted p-value is below 0.05 and the interval does not contain 0. “No "
+    "difference shown” does not mean equal: there may be too few seeds or test examples to tell.",
 )
 
 
 def write_report(
     folder: Path, title: str, verdict: Verdict, runs: Sequence[Run], *, facts: dict[str, str]
 ) -> list[Path]:
-    """Write verdict.md, three figures as PNG and SVG, and report.html into folder; the paths written, report.html last.
+    """Write verdict.md, three figures (PNG and SVG) and report.html. Return the paths, report.html last.
 
-    runs: those the verdict was made from. facts: what a reader needs to trust or repeat it (machine, versions, commit,
-    command, data sizes), shown in the order given. The page needs no other file, no network and no script, and the same
-    input gives the same bytes. Existing files of these names are replaced.
+    runs: the runs of the verdict.
+    facts: what a reader needs to repeat it (machine, versions, commit, command, data sizes), in the order to show.
+
+    The page needs no other file, no network and no script. The same input gives the same bytes. Existing files with
+    these names are replaced.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,7 @@ def write_report(
         write(f"{stem}.svg", svg)
         write(f"{stem}.png", render(figure, "png"))
         heading, caption = CAPTIONS[stem]
-        # An <img> with a data URI, not inline SVG: the ids of three figures cannot clash, and alt text is honoured.
+        # An <img> with a data URI, not inline SVG: the ids of the figures cannot clash, and browsers use the alt text.
         uri = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
         drawings.append({"heading": heading, "caption": caption.format(better=better), "uri": uri})
 
@@ -89,7 +90,7 @@ def write_report(
     page = environment.get_template("report.html.jinja").render(
         title=title,
         verdict=verdict,
-        said=[
+        sentences=[
             (_tone(verdict, c), c.word, text) for c, text in zip(verdict.comparisons, verdict.sentences(), strict=True)
         ],
         runs=_sorted(verdict, runs),
@@ -105,8 +106,8 @@ def write_report(
 
 
 def _sorted(verdict: Verdict, runs: Sequence[Run]) -> list[Run]:
-    place = (verdict.budgets.index, verdict.contenders.index)
-    return sorted(runs, key=lambda run: (place[0](run.budget), place[1](run.contender), run.seed))
+    budgets, contenders = verdict.budgets, verdict.contenders
+    return sorted(runs, key=lambda run: (budgets.index(run.budget), contenders.index(run.contender), run.seed))
 
 
 def _tone(verdict: Verdict, comparison: Comparison) -> str:

@@ -1,7 +1,7 @@
-"""Is the difference luck? Mean and spread over seeds, a paired test, an interval, and Holm's correction.
+"""Statistics of a difference: mean and spread over seeds, a paired test, an interval, Holm's correction.
 
-Throughout, `a_SN` and `b_SN` are the per-example scores of two systems: S seeds (paired: row s of both was trained with
-the same seed) by N test examples (column n of both is the same example).
+`a_SN` and `b_SN` are always the per-example scores of two systems: S seeds (row s of both was trained with the same
+seed) by N test examples (column n of both is the same example).
 """
 
 import numpy as np
@@ -9,27 +9,30 @@ from scipy import stats
 
 
 def mean_and_sd(values) -> tuple[float, float]:
-    """Mean and sample standard deviation (ddof=1). One value has no spread: sd is NaN; no value: both are."""
+    """Return mean and sample standard deviation (ddof=1). With one value sd is NaN; with none, both are NaN."""
     values = np.asarray(list(values), dtype=np.float64)
     mean = float(values.mean()) if len(values) else float("nan")
     return mean, float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
 def paired_permutation_test(a_SN, b_SN, seed: int, n_resamples: int = 10_000) -> float:
-    """Two-sided p-value of the paired sign-flip test over test examples; higher scores need not be better.
+    """Return the two-sided p-value of the paired sign-flip test over test examples.
 
-    It answers: *had the two systems been equally good on the average example, how often would another N test examples
-    set the very same trained models this far apart?* Scores are averaged over seeds first, so it says nothing about
-    training luck; `two_way_bootstrap` does. Exact when few examples differ, else n_resamples random flips, and then
-    never below 1/(n_resamples + 1) one-sided. Equal scores give 1.
+    It answers: *if the two systems were equally good on the average example, how often would another N test examples
+    show a difference this large between these same trained models?* Scores are averaged over seeds first, so the test
+    ignores the variation between training runs; `two_way_bootstrap` includes it. Higher scores need not be better.
 
+    The p-value is exact when few examples differ. Otherwise it comes from n_resamples random flips, and its one-sided
+    value is at least 1/(n_resamples + 1). Equal scores give 1.
+
+    Raises ValueError for scores that do not pair up.
     Source: Noreen 1989, Computer-Intensive Methods for Testing Hypotheses; recommended for NLP by Dror et al. 2018
-    (ACL, section 3.2.2). Raises ValueError for scores that do not pair up.
+    (ACL, section 3.2.2).
     """
     difference_N = _difference(a_SN, b_SN).mean(axis=0)
-    # Flipping a zero changes nothing: leaving ties out gives the same p, sooner and more often exactly.
+    # Flipping a zero changes nothing. Without ties p is the same, faster, and more often exact.
     difference_N = difference_N[difference_N != 0]
-    if len(difference_N) < 2:  # of one difference both signs are equally far from zero
+    if len(difference_N) < 2:  # both signs of a single difference are equally far from zero
         return 1.0
     result = stats.permutation_test(
         (difference_N,),
@@ -46,25 +49,26 @@ def paired_permutation_test(a_SN, b_SN, seed: int, n_resamples: int = 10_000) ->
 def two_way_bootstrap(
     a_SN, b_SN, seed: int, n_resamples: int = 10_000, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Interval (low, high) of mean(a) - mean(b) that carries the luck of the test set and of training both.
+    """Return the interval (low, high) of mean(a) - mean(b), over both test examples and training runs.
 
-    Resamples seeds and test examples, both with replacement (the pigeonhole bootstrap, Owen 2007, Annals of Applied
-    Statistics 1(2), which errs on the wide side), S - 1 seeds at a time (Rao & Wu 1988: unbiased for few seeds). Its
-    standard error goes into a Student interval, because percentiles of three seeds cannot reach far enough (Hesterberg
-    2015, The American Statistician 69(4)); degrees of freedom by Satterthwaite 1946 from the two sources of luck.
+    Resamples seeds and test examples, both with replacement: the pigeonhole bootstrap (Owen 2007, Annals of Applied
+    Statistics 1(2)), which is rather too wide than too narrow. It draws S - 1 seeds at a time (Rao & Wu 1988: unbiased
+    for few seeds). The standard error gives a Student interval, because percentiles of three seeds are too narrow
+    (Hesterberg 2015, The American Statistician 69(4)). Degrees of freedom: Satterthwaite 1946, from the two variances.
 
-    Coverage of the 95 % interval when training luck rules, simulated: 95 % with three seeds or five, 88 % with two.
-    With one seed training luck cannot be seen and is not in the interval. Raises ValueError for scores that do not
-    pair up or fewer than two examples.
+    Simulated coverage of the 95 % interval when training runs vary most: 95 % with three or five seeds, 88 % with two.
+    With one seed the variation between training runs is unknown and not in the interval.
+
+    Raises ValueError for scores that do not pair up or fewer than two examples.
     """
     difference_SN = _difference(a_SN, b_SN)
     S, N = difference_SN.shape
     if N < 2:
-        raise ValueError("an interval takes at least two test examples")
+        raise ValueError("an interval needs at least two test examples")
     mean = float(difference_SN.mean())
 
-    # Examples that behave alike in every seed are drawn together: 0/1 scores have few patterns, so this is fast.
-    # In order of first appearance, so that swapping a and b mirrors the interval exactly.
+    # Draw examples with equal differences in every seed together: 0/1 scores have few such patterns, so this is fast.
+    # Keep the order of first appearance, so that swapping a and b mirrors the interval exactly.
     patterns_SK, first_K, counts_K = np.unique(difference_SN, axis=1, return_index=True, return_counts=True)
     order_K = first_K.argsort()
     patterns_SK, share_K = patterns_SK[:, order_K], counts_K[order_K] / N
@@ -79,22 +83,25 @@ def two_way_bootstrap(
         example_weights_RK = generator.multinomial(N, share_K, size) / N
         means[start : start + size] = ((seed_weights_RS @ patterns_SK) * example_weights_RK).sum(axis=1)
 
-    luck = [(difference_SN.mean(axis=0).var(ddof=1) / N, N - 1)]  # (variance of the mean, degrees of freedom)
+    sources = [(difference_SN.mean(axis=0).var(ddof=1) / N, N - 1)]  # (variance of the mean, degrees of freedom)
     if S > 1:
-        luck.append((difference_SN.mean(axis=1).var(ddof=1) / S, S - 1))
-    total = sum(variance for variance, _ in luck)
+        sources.append((difference_SN.mean(axis=1).var(ddof=1) / S, S - 1))
+    total = sum(variance for variance, _ in sources)
     if total == 0:
         return mean, mean
-    freedom = total**2 / sum(variance**2 / df for variance, df in luck)
+    freedom = total**2 / sum(variance**2 / df for variance, df in sources)
     reach = float(stats.t.ppf((1 + confidence) / 2, freedom) * means.std(ddof=1))
     return mean - reach, mean + reach
 
 
 def holm(p_values) -> np.ndarray:
-    """Adjusted p-values, in the order given: below 0.05 keeps the chance of any false claim below 5 % (Holm 1979)."""
+    """Return p-values adjusted by Holm's method, in the given order (Holm 1979).
+
+    Claiming only adjusted values below 0.05 keeps the chance of any false claim below 5 %.
+    """
     p = np.asarray(list(p_values), dtype=np.float64)
     order = p.argsort()
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))  # the smallest times n, the next times n-1...
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))  # the smallest times n, the next times n - 1
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(stepped, 1)
     return adjusted

@@ -1,4 +1,4 @@
-"""A verdict as a table, contender by label budget, in Markdown and as rows for the HTML page."""
+"""Format a verdict as a table, contender by label budget: in Markdown, and as rows for the HTML page."""
 
 import html
 
@@ -16,11 +16,11 @@ def legend(verdict) -> str:
 
 
 def headers(verdict) -> list[str]:
-    return ["contender", *map(wording.labels, verdict.budgets), "parameters", "mean time a run", "pretraining, once"]
+    return ["contender", *map(wording.labels, verdict.budgets), "parameters", "mean time per run", "pretraining, once"]
 
 
 def rows(verdict) -> list[dict]:
-    """A row a contender: {"contender", "cells": [(text, note), ...], "parameters", "time", "upfront"}."""
+    """Return a row per contender: {"contender", "cells": [(text, note), ...], "parameters", "time", "upfront"}."""
     compared = {(c.other, c.budget): c for c in verdict.comparisons}
     result = []
     for contender in verdict.contenders:
@@ -39,7 +39,7 @@ def rows(verdict) -> list[dict]:
 
 
 def markdown(verdict) -> str:
-    """The table, a blank line and its legend. Text is escaped: a contender may be called anything."""
+    """Return the table, a blank line and the legend. Text is escaped, because a contender may have any name."""
 
     def line(texts) -> str:
         return f"| {' | '.join(escaped(text).replace('|', chr(92) + '|') for text in texts)} |"
@@ -53,12 +53,12 @@ def markdown(verdict) -> str:
 
 
 def escaped(text: str) -> str:
-    """One line of Markdown that renders as plain text, not as HTML."""
+    """Return the text as one line of Markdown that does not render as HTML."""
     return html.escape(" ".join(str(text).split()), quote=False)
 
 
 def _cell(verdict, contender: str, budget: int | None, compared: dict) -> tuple[str, str]:
-    """`("61.0 ± 3.4 ▼", "1 of 3 failed")`."""
+    """Return text and note of a cell, such as `("61.0 ± 3.4 ▼", "1 of 3 failed")`."""
     cell = verdict.cell(contender, budget)
     if cell is None:
         return "–", ""

@@ -1,4 +1,4 @@
-"""Runs in, verdict out: who is better than the reference at which label budget, and how sure that is."""
+"""Judge runs: which contender is better than the reference at which label budget, and how certain that is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,42 +18,42 @@ class Run:
     """One contender, one label budget, one seed."""
 
     contender: str
-    budget: int | None  # labelled training examples; None: every one there is
+    budget: int | None  # labelled training examples; None: all
     seed: int
     status: str  # "ok" or "failed"
     error: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)  # on the test set
-    scores: np.ndarray | None = None  # example_scores on the test set (N,), the same order in every run
+    scores: np.ndarray | None = None  # example_scores on the test set (N,), in the same order for every run
     wall_time_s: float = 0.0
     num_parameters: int = 0
     total_flos: float = 0.0
-    upfront_wall_time_s: float = 0.0  # pretraining by the user, paid once however many runs follow
+    upfront_wall_time_s: float = 0.0  # the user's own pretraining, needed once for all runs
     curve: list[dict] = field(default_factory=list)  # [{"step": int, "loss": float, optional "eval_<metric>": float}]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What the seeds of one contender at one label budget gave."""
+    """The results of one contender at one label budget, over its seeds."""
 
     contender: str
     budget: int | None
-    mean: float  # of the metric over the seeds that succeeded; NaN when none did
-    sd: float  # sample standard deviation; NaN below two seeds
+    mean: float  # of the metric over the seeds that succeeded; NaN for none
+    sd: float  # sample standard deviation; NaN for fewer than two seeds
     values: dict[int, float]  # seed -> metric
     n_ok: int
     n_failed: int
-    wall_time_s: float  # mean of one run; NaN when none succeeded
+    wall_time_s: float  # mean per run; NaN when none succeeded
     upfront_wall_time_s: float
     num_parameters: int
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Reference minus another contender at one label budget, in mean per-example score (higher is better)."""
+    """The reference minus another contender at one label budget, in mean per-example score (higher is better)."""
 
     other: str
     budget: int | None
-    seeds: tuple[int, ...]  # those that succeeded for both
+    seeds: tuple[int, ...]  # that succeeded for both
     n_examples: int
     difference: float
     low: float  # 95 % interval over seeds and test examples, not adjusted for the number of comparisons
@@ -67,48 +67,50 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
+    """All results and comparisons, and their text."""
+
     metric: str
     reference: str
     contenders: tuple[str, ...]  # in the order of the runs
-    budgets: tuple[int | None, ...]  # rising, "every label" last
+    budgets: tuple[int | None, ...]  # rising; None (all labels) last
     cells: tuple[Cell, ...]
     comparisons: tuple[Comparison, ...]
 
     def cell(self, contender: str, budget: int | None) -> Cell | None:
-        """None where nobody ran."""
+        """Return the cell, None when there was no run."""
         return next((cell for cell in self.cells if (cell.contender, cell.budget) == (contender, budget)), None)
 
     def summary(self) -> list[str]:
-        """The verdict over all label budgets in a line a contender; empty for one budget."""
+        """Return one line per contender over all label budgets; empty for a single budget."""
         return wording.summary(self)
 
     def cost(self) -> str:
-        """What a run of every contender takes, and the pretraining before it, in a sentence."""
+        """Return one sentence: the time of a run of each contender, and of its pretraining."""
         return wording.cost(self)
 
     def sentences(self) -> list[str]:
-        """Every comparison in a plain sentence, whoever wins."""
+        """Return one sentence per comparison, whoever wins."""
         return [wording.sentence(self, comparison) for comparison in self.comparisons]
 
     def record(self) -> dict[str, Any]:
-        """`metric` (the mean of each contender and budget), `table` and `sentences`, for result.json."""
+        """Return `metric` (the mean per contender and budget), `table` and `sentences`, for result.json."""
         means = {f"{c.contender}, {c.budget or 'all'} labels": c.mean if c.n_ok else None for c in self.cells}
         return {"metric": means, "table": self.table(), "sentences": self.summary() + self.sentences()}
 
     def table(self) -> str:
-        """Contender by label budget as Markdown, ending in the legend of its marks."""
+        """Return a Markdown table, contender by label budget, and the legend of its marks."""
         return tables.markdown(self)
 
 
 def judge(runs: Sequence[Run], *, metric: str, reference: str, seed: int = 0, n_resamples: int = 10_000) -> Verdict:
     """Compare every contender with the reference at every label budget.
 
-    A winner is named only when the Holm-adjusted p of the paired permutation test is below 0.05 *and* the 95 % interval
-    over seeds and examples leaves out 0: the first guards against a lucky test set, the second against lucky training.
-    Only seeds that succeeded for both are paired.
+    A winner needs both a Holm-adjusted p of the paired permutation test below 0.05 *and* a 95 % interval over seeds and
+    examples without 0. The first guards against a lucky test set, the second against a lucky training run. Only seeds
+    that succeeded for both are paired.
 
-    Raises UserError: no runs, a reference nobody ran, the same run twice, a metric or scores that a successful run
-    lacks, or test sets of different size.
+    Raises UserError: no runs; a reference without runs; the same run twice; a successful run without the metric or the
+    scores; test sets of different sizes.
     """
     _check(runs, metric, reference)
     contenders = tuple(dict.fromkeys(run.contender for run in runs))
@@ -152,7 +154,7 @@ def _cell(runs: list[Run], metric: str) -> Cell:
 
 
 def _compare(by_cell, reference: str, other: str, budget: int | None, seed: int, n_resamples: int) -> dict:
-    """The fields of a Comparison, before Holm."""
+    """Return the fields of a Comparison, before Holm's correction."""
     scores = {
         name: {run.seed: run.scores for run in by_cell.get((name, budget), []) if run.status == "ok"}
         for name in (reference, other)
@@ -166,17 +168,17 @@ def _compare(by_cell, reference: str, other: str, budget: int | None, seed: int,
     for name in (reference, other):
         if not scores[name]:
             ran = (name, budget) in by_cell
-            return draft | {"reason": f"every run of {name} failed" if ran else f"{name} was not run there"}
+            return draft | {"reason": f"every run of {name} failed" if ran else f"{name} has no run with this budget"}
     if not seeds:
         return draft | {"reason": "no seed succeeded for both"}
-    ours_SN = np.stack([scores[reference][s] for s in seeds])
-    theirs_SN = np.stack([scores[other][s] for s in seeds])
-    if ours_SN.shape[1] < 2:
-        return draft | {"reason": "the test set has a single example"}
-    low, high = two_way_bootstrap(ours_SN, theirs_SN, seed, n_resamples)
-    p = paired_permutation_test(ours_SN, theirs_SN, seed, n_resamples)
-    difference = float((ours_SN - theirs_SN).mean())
-    return draft | {"n_examples": ours_SN.shape[1], "difference": difference, "low": low, "high": high, "p": p}
+    reference_SN = np.stack([scores[reference][s] for s in seeds])
+    other_SN = np.stack([scores[other][s] for s in seeds])
+    if reference_SN.shape[1] < 2:
+        return draft | {"reason": "the test set has only one example"}
+    low, high = two_way_bootstrap(reference_SN, other_SN, seed, n_resamples)
+    p = paired_permutation_test(reference_SN, other_SN, seed, n_resamples)
+    difference = float((reference_SN - other_SN).mean())
+    return draft | {"n_examples": reference_SN.shape[1], "difference": difference, "low": low, "high": high, "p": p}
 
 
 def _check(runs: Sequence[Run], metric: str, reference: str) -> None:
@@ -184,19 +186,19 @@ def _check(runs: Sequence[Run], metric: str, reference: str) -> None:
     if not names:
         raise UserError("there are no runs to judge")
     if reference not in names:
-        raise UserError(f"no run is of the reference {reference!r}{did_you_mean(reference, names)}")
+        raise UserError(f"no run of the reference {reference!r}{did_you_mean(reference, names)}")
     seen, sizes = set(), set()
     for run in runs:
-        what = f"{run.contender}, {wording.labels(run.budget)}, seed {run.seed}"
+        label = f"{run.contender}, {wording.labels(run.budget)}, seed {run.seed}"
         if (key := (run.contender, run.budget, run.seed)) in seen:
-            raise UserError(f"{what}: there are two such runs")
+            raise UserError(f"{label}: there are two such runs")
         seen.add(key)
         if run.status != "ok":
             continue
         if metric not in run.metrics:
-            raise UserError(f"{what}: has no metric {metric!r}{did_you_mean(metric, run.metrics)}")
+            raise UserError(f"{label}: no metric {metric!r}{did_you_mean(metric, run.metrics)}")
         if run.scores is None or np.ndim(run.scores) != 1:
-            raise UserError(f"{what}: has no per-example scores, a row of numbers")
+            raise UserError(f"{label}: no per-example scores (one number per example)")
         sizes.add(len(run.scores))
         if len(sizes) > 1:
-            raise UserError(f"{what}: scored {len(run.scores)} test examples, others {min(sizes - {len(run.scores)})}")
+            raise UserError(f"{label}: scored {len(run.scores)} test examples, others {min(sizes - {len(run.scores)})}")

@@ -1,4 +1,4 @@
-"""A verdict in words: numbers with their units, and sentences. Imported by `verdict`, which says what it holds."""
+"""Write a verdict in words: numbers with units, and sentences. The classes are in `verdict`, which imports this."""
 
 import math
 
@@ -15,7 +15,7 @@ TITLES = {
 
 
 def title(metric: str) -> str:
-    """`accuracy (%)`, `Pearson correlation`."""
+    """Return the title of a metric, such as `accuracy (%)` or `Pearson correlation`."""
     return TITLES.get(metric, metric) + (" (%)" if metric in PERCENT else "")
 
 
@@ -24,7 +24,7 @@ def scale(metric: str) -> int:
 
 
 def value(metric: str, number: float) -> str:
-    """`87.1` for 0.871 of accuracy; other metrics as they are."""
+    """Format a value of a metric: `87.1` for an accuracy of 0.871; other metrics keep their scale."""
     if math.isnan(number):
         return "–"
     return (
@@ -33,7 +33,7 @@ def value(metric: str, number: float) -> str:
 
 
 def spread(metric: str, cell) -> str:
-    """`87.1 ± 1.2`; without spread for one seed."""
+    """Format mean and spread of a cell: `87.1 ± 1.2`; for one seed, only the mean."""
     mean = value(metric, cell.mean)
     return mean if math.isnan(cell.sd) else f"{mean} ± {value(metric, cell.sd)}"
 
@@ -51,7 +51,7 @@ def p_value(p: float) -> str:
 
 
 def difference(metric: str, amount: float, low: float, high: float, *, signed: bool = False) -> str:
-    """What the per-example scores differ by, in the unit they are in, with its interval."""
+    """Format a difference of per-example scores in their unit, with its interval."""
     points = metric not in REGRESSION
 
     def number(x: float) -> str:
@@ -62,39 +62,40 @@ def difference(metric: str, amount: float, low: float, high: float, *, signed: b
 
 
 def quantity(metric: str) -> str:
-    """What the per-example scores measure, where that is not the metric itself."""
+    """Name what the per-example scores measure, if that is not the metric itself."""
     if metric in ("accuracy", "label_accuracy", "mse"):
         return ""
-    return " less squared error" if metric in REGRESSION else " more right answers an example"
+    return " less squared error" if metric in REGRESSION else " more right answers per example"
 
 
 def sentence(verdict, comparison) -> str:
-    """One comparison in plain English; as plain when the reference loses."""
-    c, metric, ours = comparison, verdict.metric, verdict.reference
-    where = "With every label" if c.budget is None else f"With {labels(c.budget)}"
+    """Write one comparison as a plain sentence, also when the reference loses."""
+    c, metric, reference = comparison, verdict.metric, verdict.reference
+    budget = "With all labels" if c.budget is None else f"With {labels(c.budget)}"
     if c.reason:
-        return f"{where}, {ours} and {c.other} are not comparable: {c.reason}."
+        return f"{budget}, {reference} and {c.other} are not comparable: {c.reason}."
 
     def named(name: str) -> str:
         return f"{name} ({spread(metric, verdict.cell(name, c.budget))})"
 
     if c.winner:
-        sign = 1 if c.winner == ours else -1
+        sign = 1 if c.winner == reference else -1
         low, high = sorted((sign * c.low, sign * c.high))
         gap = difference(metric, sign * c.difference, low, high)
-        verb = "beats" if c.winner == ours else "loses to"
+        verb = "beats" if c.winner == reference else "loses to"
         tail = f": {gap}{quantity(metric)} for {c.winner}" if quantity(metric) else f" by {gap}"
-        text = f"{where}, {named(ours)} {verb} {named(c.other)}{tail}"
+        text = f"{budget}, {named(reference)} {verb} {named(c.other)}{tail}"
     else:
         gap = difference(metric, c.difference, c.low, c.high, signed=True)
-        text = f"{where}, no difference is shown between {named(ours)} and {named(c.other)}: {gap}{quantity(metric)}"
+        pair = f"{named(reference)} and {named(c.other)}"
+        text = f"{budget}, no difference is shown between {pair}: {gap}{quantity(metric)}"
     text += f", {p_value(c.p_adjusted)}"
     if c.winner and quantity(metric):
-        gain = verdict.cell(ours, c.budget).mean - verdict.cell(c.other, c.budget).mean
+        gain = verdict.cell(reference, c.budget).mean - verdict.cell(c.other, c.budget).mean
         if gain * c.difference * (1 if HIGHER_IS_BETTER.get(metric, True) else -1) < 0:
             text += f"; but {TITLES.get(metric, metric)} points the other way"
     if not c.winner and c.p_adjusted < 0.05:
-        text += "; these trained models do differ, but training luck alone could explain it"
+        text += "; these trained models differ, but the random seed of training could explain it"
     return f"{text}{_seeds(verdict, c)}."
 
 
@@ -103,23 +104,23 @@ def _seeds(verdict, c) -> str:
     planned = max(cell.n_ok + cell.n_failed for cell in cells)
     if len(c.seeds) < planned:
         return f" (paired over {len(c.seeds)} of {planned} seeds)"
-    return " (one seed: training luck is not in the interval)" if planned == 1 else ""
+    return " (one seed: the interval does not include the variation between seeds)" if planned == 1 else ""
 
 
 def summary(verdict) -> list[str]:
-    """A line a contender, where there are several label budgets to sum up."""
+    """Write one line per contender that is compared at several label budgets."""
     lines = []
     for other in verdict.contenders:
-        mine = [c for c in verdict.comparisons if c.other == other]
+        comparisons = [c for c in verdict.comparisons if c.other == other]
         counts = {
-            "better": sum(c.winner == verdict.reference for c in mine),
-            "worse": sum(c.winner == other for c in mine),
-            "no difference shown": sum(c.word == "no difference shown" for c in mine),
-            "not comparable": sum(c.word == "not comparable" for c in mine),
+            "better": sum(c.winner == verdict.reference for c in comparisons),
+            "worse": sum(c.winner == other for c in comparisons),
+            "no difference shown": sum(c.word == "no difference shown" for c in comparisons),
+            "not comparable": sum(c.word == "not comparable" for c in comparisons),
         }
         parts = [f"{word} at {n}" for word, n in counts.items() if n]
-        if len(mine) > 1:
-            lines.append(f"{verdict.reference} against {other}, {len(mine)} label budgets: {', '.join(parts)}.")
+        if len(comparisons) > 1:
+            lines.append(f"{verdict.reference} against {other}, {len(comparisons)} label budgets: {', '.join(parts)}.")
     return lines
 
 
@@ -127,13 +128,13 @@ def cost(verdict) -> str:
     costs = []
     for contender in verdict.contenders:
         mean, upfront = times(verdict, contender)
-        once = f", after {duration(upfront)} of pretraining paid once" if upfront else ""
+        once = f", after one pretraining of {duration(upfront)}" if upfront else ""
         costs.append(f"{contender} {duration(mean)}{once}")
     return f"A fine-tuning run takes on average: {'; '.join(costs)}."
 
 
 def times(verdict, contender: str) -> tuple[float, float]:
-    """Seconds: the mean over all its successful runs (NaN without one), and its pretraining."""
+    """Return the mean time of its successful runs (NaN for none) and its pretraining time, in seconds."""
     cells = [cell for cell in verdict.cells if cell.contender == contender]
     n_ok = sum(cell.n_ok for cell in cells)
     total = sum(cell.wall_time_s * cell.n_ok for cell in cells if cell.n_ok)

@@ -1,1 +1,1 @@
-"""How a forward pass runs: build, objective, attention kernels, packed rows, fused cross-entropy."""
+"""Run forward passes: model building, objectives, attention kernels, packed rows, fused cross-entropy."""

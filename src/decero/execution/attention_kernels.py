@@ -1,4 +1,4 @@
-"""Which attention kernel a run takes, and why: any model that goes through transformers' attention interface."""
+"""Choose the attention kernel of a run, for any model that uses transformers' attention interface."""
 
 import inspect
 import platform
@@ -8,21 +8,23 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from decero.execution.flex_attention import FLEX, LONG_ROW, trial, unfit
+from decero.execution.flex_attention import FLEX, LONG_ROW, trial, unsupported_feature
 from decero.execution.transformers_internals import attention_of, register_attention, supports
 
 UNAVAILABLE = (ValueError, ImportError, OSError, RuntimeError)
 DTYPES = {"no": torch.float32, "bf16": torch.bfloat16}
+WAS_REQUESTED = "was requested"  # in the line of `choose_attention` when a requested kernel is not used
 
 
 def matmul_attention(
     module: nn.Module, q_BHLK, k_BGMK, v_BGMK, attention_mask=None, *, scaling=None, dropout=0.0, is_causal=None,
     position_bias=None, **kwargs,
 ):  # fmt: skip
-    """Attention as two matrix products in the inputs' type with an fp32 softmax between them; masks as for sdpa.
+    """Compute attention as two matrix products in the input type, with an fp32 softmax between them.
 
-    On a CPU that multiplies bfloat16 in hardware torch's fused kernel falls behind it, most of all backwards.
-    Returns (batch, length, heads, head size) and no weights.
+    q_BHLK: (batch, heads, length, head size). k_BGMK, v_BGMK: (batch, key heads, memory, head size). Masks as for sdpa.
+    Returns (batch, length, heads, head size), and None for the weights. On CPUs with bf16 hardware this is faster than
+    torch's fused kernel, above all in the backward pass.
     """
     groups = q_BHLK.shape[1] // k_BGMK.shape[1]
     k_BHMK, v_BHMK = k_BGMK.repeat_interleave(groups, dim=1), v_BGMK.repeat_interleave(groups, dim=1)
@@ -46,107 +48,110 @@ def matmul_attention(
 
 
 def drop(x: Tensor, p: float) -> tuple[Tensor, float]:
-    """`x` with a share `p` of its elements zero, rounded to a 65,536th, and what the others are to be multiplied by.
+    """Zero a share `p` of the elements of `x`; return it, and the factor to scale the result with.
 
-    On a CPU `F.dropout` draws a number for each element, one after the other, where sixteen bits tell as much: it took
-    three times as long on 1.6 M of them.
+    p is rounded to a multiple of 1/65,536. On a CPU `F.dropout` draws one number per element, one after the other.
+    Here 64 random bits serve four elements: on 1.6 M elements `F.dropout` took three times as long.
     """
-    cut = min(round(p * 2**16), 2**16 - 1)
+    threshold = min(round(p * 2**16), 2**16 - 1)
     bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device).random_(-(2**63), None)
-    gone = bits.view(torch.int16)[: x.numel()].view(x.shape) < cut - 2**15
-    return x.masked_fill(gone, 0), 2**16 / (2**16 - cut)
+    dropped = bits.view(torch.int16)[: x.numel()].view(x.shape) < threshold - 2**15
+    return x.masked_fill(dropped, 0), 2**16 / (2**16 - threshold)
 
 
 register_attention("matmul", matmul_attention)
 
 
-def choose_attention(model: PreTrainedModel, device: torch.device, precision: str, row: int = 0) -> str:
-    """Give the model the kernel that is fastest where it runs, and return a line that says which and why.
+def choose_attention(
+    model: PreTrainedModel, device: torch.device, precision: str, row: int = 0, requested: str | None = None
+) -> str:
+    """Give the model the fastest kernel for its device; return a line that says which one and why.
 
-    precision: `no` or `bf16`. row: tokens of a packed row, 0 where rows are padded. A kernel that was asked for
-    (`model.attn_implementation`), or that the model was given, is kept where the device serves it; the line says where
-    it does not, and which one is taken instead.
+    precision: `no` or `bf16`. row: tokens in a packed row, 0 for padded rows. requested: the setting
+    `model.attn_implementation`. A requested kernel, or one that the model already has, is kept if device and model
+    support it. Otherwise another is used, and the line says why.
     """
-    asked, has = getattr(model, "attention_asked", None), attention_of(model)
-    asked = asked or (has if "flash" in has or "flex" in has else None)
-    emulated = _emulated() if device.type == "cpu" and precision == "bf16" else ""
-    if asked is None:
-        return _fastest(model, device, precision, row) + emulated
-    why = _serve(model, asked, device, precision, row)
+    current = attention_of(model)
+    requested = requested or (current if "flash" in current or "flex" in current else None)
+    warning = _bf16_warning() if device.type == "cpu" and precision == "bf16" else ""
+    if requested is None:
+        return _set_fastest(model, device, precision, row) + warning
+    why = _set_requested(model, requested, device, precision, row)
     if why is None:
         now = attention_of(model)
-        both = f", which is {asked} for packed rows and sdpa for others" if now == FLEX else ""
-        return f"attention: {now}{both}, as asked{emulated}"
-    if "flash" in has or "flex" in has:
-        _give(model, "sdpa" if supports(model, "sdpa") else "eager")
-    return f"{_fastest(model, device, precision, row=0)}; {asked} was asked for, but {why}{emulated}"
+        both = f" ({requested} for packed rows, sdpa for padded ones)" if now == FLEX else ""
+        return f"attention: {now}{both}, as requested{warning}"
+    if "flash" in current or "flex" in current:
+        _set_kernel(model, "sdpa" if supports(model, "sdpa") else "eager")
+    return f"{_set_fastest(model, device, precision, row=0)}; {requested} {WAS_REQUESTED}, but {why}{warning}"
 
 
-def _fastest(model: PreTrainedModel, device: torch.device, precision: str, row: int) -> str:
-    has = attention_of(model)
-    if has != "sdpa":
-        return f"attention: {has}, as the model has it"
+def _set_fastest(model: PreTrainedModel, device: torch.device, precision: str, row: int) -> str:
+    current = attention_of(model)
+    if current != "sdpa":
+        return f"attention: {current}, from the model's config"
     if device.type == "cpu" and precision == "bf16":
-        if why := _give(model, "matmul"):
+        if why := _set_kernel(model, "matmul"):
             return f"attention: sdpa ({why})"
-        return "attention: matmul, for bf16 on a CPU, where it is faster than sdpa"
+        return "attention: matmul, faster than sdpa for bf16 on a CPU"
     if device.type == "cuda" and row:
-        why = _not_worth(model, row) or unfit(model) or trial(model, device, DTYPES[precision], row)
-        if why is None and (why := _give(model, FLEX)) is None:
-            return "attention: flex, which skips blocks of packed rows that share no text; sdpa where rows are padded"
-        return f"attention: sdpa; packed rows give it a block mask, for flex_attention was not taken: {why}"
-    return "attention: sdpa, transformers' own; packed rows give it a block mask, which flash kernels do not take"
+        why = _no_gain_from_flex(model, row) or unsupported_feature(model)
+        why = why or trial(model, device, DTYPES[precision], row)
+        if why is None and (why := _set_kernel(model, FLEX)) is None:
+            return "attention: flex (skips blocks of packed rows that share no text), sdpa for padded rows"
+        return f"attention: sdpa, with a block mask for packed rows; flex_attention is not used: {why}"
+    return "attention: sdpa; packed rows need a block mask, which flash kernels do not support"
 
 
-def _not_worth(model: PreTrainedModel, row: int) -> str | None:
-    """Why FlexAttention is left alone where nobody asked for it, though it may be able."""
+def _no_gain_from_flex(model: PreTrainedModel, row: int) -> str | None:
+    """Return why FlexAttention, if not requested, is not worth trying; else None."""
     if row < LONG_ROW:
         return f"rows of {row} tokens have few blocks to skip"
-    # The last layer of these (`selected_positions`) picks its rows out of a dense mask. That this saves most of a layer
-    # is known; what skipping blocks would save instead is not.
+    # With `selected_positions` the last layer selects rows of a dense mask. This is known to save most of a layer; what
+    # skipping blocks would save instead was not measured.
     if "selected_positions" in inspect.signature(model.forward).parameters:
-        return "the last layer can compute scored positions alone, with a dense mask"
+        return "the last layer computes only scored positions, which needs a dense mask"
     return None
 
 
-def _serve(model: PreTrainedModel, asked: str, device: torch.device, precision: str, row: int) -> str | None:
-    """Give the model the kernel that was asked for; or return why device or model cannot serve it.
+def _set_requested(model: PreTrainedModel, name: str, device: torch.device, precision: str, row: int) -> str | None:
+    """Set the requested kernel, or return why device or model does not support it.
 
-    FlexAttention for rows that are not packed stays transformers' own.
+    FlexAttention for rows that are not packed is transformers' own.
     """
-    if "flash" in asked:
+    if "flash" in name:
         if device.type == "cpu":
-            return "it has no kernel for a CPU"
+            return "it does not run on a CPU"
         if precision != "bf16":
-            return "it computes in bf16, and mixed_precision is no"
-    elif "flex" in asked:
-        if why := unfit(model) or trial(model, device, DTYPES[precision], row or LONG_ROW):
+            return "it needs training.mixed_precision=bf16"
+    elif "flex" in name:
+        if why := unsupported_feature(model) or trial(model, device, DTYPES[precision], row or LONG_ROW):
             return why
-        asked = FLEX if row else asked
-    return _give(model, asked)
+        name = FLEX if row else name
+    return _set_kernel(model, name)
 
 
-def _give(model: PreTrainedModel, name: str) -> str | None:
-    """Set a kernel; or leave the model as it was and return why it, or what is installed, does not have this one."""
+def _set_kernel(model: PreTrainedModel, name: str) -> str | None:
+    """Set a kernel. If it is not available, leave the model unchanged and return why."""
     before = attention_of(model)
     try:
         model.set_attn_implementation(name)
     except UNAVAILABLE as error:
-        with suppress(*UNAVAILABLE):  # its outer part may have changed before an inner one refused
+        with suppress(*UNAVAILABLE):  # the outer model may have changed before an inner one failed
             model.set_attn_implementation(before)
         return " ".join(str(error).split())[:200]
-    has = attention_of(model)
-    served = has == name or (name.startswith("flash") and "flash" in has)  # of the kernels package, by another name
-    return None if served else "this model cannot change its attention"
+    now = attention_of(model)
+    is_set = now == name or (name.startswith("flash") and "flash" in now)  # the kernels package uses other names
+    return None if is_set else "this model cannot change its attention"
 
 
-def _emulated() -> str:
-    """What to say where matrix products in bf16 are not the processor's own; nothing where that cannot be told."""
+def _bf16_warning() -> str:
+    """Return a warning if the CPU emulates bf16 matrix products; empty if it does not, or if that is unknown."""
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64"):
-        has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     elif machine in ("aarch64", "arm64") and hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported"):
-        has = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # on x86 it says yes to emulation as well
+        native = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # not for x86: there it includes emulation
     else:
         return ""
-    return "" if has else "; this CPU has no bf16 products of its own: they are emulated, slower than fp32"
+    return "" if native else "; this CPU emulates bf16, which is slower than fp32"

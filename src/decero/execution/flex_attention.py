@@ -1,7 +1,7 @@
-"""FlexAttention for packed rows: pairs of blocks of 128 tokens that share no text are skipped, where a mask hides them.
+"""Use FlexAttention for packed rows: it skips pairs of blocks of 128 tokens that share no text.
 
-It was checked on a CPU, uncompiled, that packed rows give what sdpa gives; its speed was not measured, for no GPU was
-at hand. So a run believes nothing: `unfit` says what it cannot serve, `trial` compares it on the device, and `prove`
+Tests compare it with sdpa on a CPU, uncompiled. Its speed was not measured, because no GPU was available. So each run
+checks it: `unsupported_feature` checks the model's features, `trial` compares it with sdpa on the device, and `prove`
 compares the model itself. Dimensions as in `decero.models.attention`.
 """
 
@@ -23,67 +23,69 @@ from decero.execution.transformers_internals import (
 )
 
 FLEX = "flex"
-LONG_ROW = 512  # four blocks: in fewer there is little to skip. A guess, not a measurement
+LONG_ROW = 512  # four blocks; fewer leave little to skip. A guess, not a measurement
 
 
 def document_mask(query_text_BL: Tensor, key_text_BM: Tensor, causal: bool) -> BlockMask:
-    """(batch, 1, length, memory): `block_mask` as FlexAttention wants it.
+    """Build `block_mask` for FlexAttention: (batch, 1, length, memory).
 
-    It is made from a dense mask, once for all layers, so it takes the memory of one but not its time in each layer.
+    It is built from a dense mask once for all layers. So it needs the memory of a dense mask, but not the time of one
+    in each layer.
     """
     (B, L), M = query_text_BL.shape, key_text_BM.shape[1]
     device = query_text_BL.device
-    # How far a place sees is a tensor, not a branch, so that causal and other masks are one graph: Dynamo keeps eight.
-    reach_L = torch.arange(L, device=device) if causal else torch.full((L,), M, device=device)
+    # A tensor instead of a branch: causal and other masks then share one graph. Dynamo keeps at most eight.
+    last_visible_L = torch.arange(L, device=device) if causal else torch.full((L,), M, device=device)
 
-    def sees(b, h, q, k):
-        return (query_text_BL[b, q] == key_text_BM[b, k]) & (k <= reach_L[q])
+    def is_visible(b, h, q, k):
+        return (query_text_BL[b, q] == key_text_BM[b, k]) & (k <= last_visible_L[q])
 
-    return create_block_mask(sees, B, None, L, M, device=str(device))
+    return create_block_mask(is_visible, B, None, L, M, device=str(device))
 
 
 def flex_or_sdpa(module: nn.Module, q_BHLK, k_BGMK, v_BGMK, attention_mask=None, *, position_bias=None, **kwargs):
-    """FlexAttention where the mask is a `BlockMask`, sdpa for all that is not packed: evaluation, generation, padding.
+    """Run FlexAttention if the mask is a `BlockMask`, else sdpa (padded rows, evaluation, generation).
 
-    Returns (batch, length, heads, head size) and no weights. Raises ValueError for what FlexAttention cannot add to the
-    scores with a gradient (a bias of positions) and for dropout.
+    Returns (batch, length, heads, head size), and None for the weights.
+
+    Raises ValueError for dropout and for a position bias, which FlexAttention cannot add with a gradient.
     """
     if not isinstance(attention_mask, BlockMask):
         kwargs |= {} if position_bias is None else {"position_bias": position_bias}
         return sdpa_attention_forward(module, q_BHLK, k_BGMK, v_BGMK, attention_mask, **kwargs)
     if position_bias is not None:
-        raise ValueError("flex_attention is not given biases of positions")
-    # Rotary positions leave queries and keys in fp32 under autocast, which casts for sdpa and refuses to mix here.
-    kind, device = v_BGMK.dtype, v_BGMK.device.type
+        raise ValueError("flex_attention does not support a position bias")
+    # Under autocast, rotary positions leave queries and keys in fp32. sdpa casts them; FlexAttention raises an error.
+    dtype, device = v_BGMK.dtype, v_BGMK.device.type
     if torch.is_autocast_enabled(device):
-        kind = torch.get_autocast_dtype(device)
-    q_BHLK, k_BGMK, v_BGMK = (x.to(kind) for x in (q_BHLK, k_BGMK, v_BGMK))
+        dtype = torch.get_autocast_dtype(device)
+    q_BHLK, k_BGMK, v_BGMK = (x.to(dtype) for x in (q_BHLK, k_BGMK, v_BGMK))
     return flex_attention_forward(module, q_BHLK, k_BGMK, v_BGMK, attention_mask, **kwargs)[0], None
 
 
-register_attention(FLEX, flex_or_sdpa)  # what is not packed goes to sdpa
+register_attention(FLEX, flex_or_sdpa)  # padded rows use sdpa
 
 
-def unfit(model: PreTrainedModel) -> str | None:
-    """What of a model FlexAttention does not serve, or None."""
+def unsupported_feature(model: PreTrainedModel) -> str | None:
+    """Return what FlexAttention does not support in this model, or None."""
     config: Any = model.config
     fields = config.to_dict()
     if not supports(model, "flex_attn"):
         return f"{type(model).__name__} does not support it"
     for name, value in fields.items():
         if "att" in name and "drop" in name and isinstance(value, int | float) and value > 0:
-            return f"it has no dropout, and {name} is {value}"
+            return f"it does not support dropout, and {name} is {value}"
     if fields.get("relative_attention_num_buckets") and fields.get("position_embedding_type", "relative") == "relative":
-        return "relative positions are added to the scores"
+        return "it does not support relative positions"
     if "sliding_attention" in (fields.get("layer_types") or ()):
-        return "some layers see a window, which is cut from a dense mask"
+        return "sliding-window layers need a dense mask"
     return None
 
 
 def trial(model: PreTrainedModel, device: torch.device, dtype: torch.dtype, length: int) -> str | None:
-    """None where compiled FlexAttention gives what sdpa gives on `device`, forward and backward, or why not.
+    """Compare compiled FlexAttention with sdpa on `device`, forward and backward; return why it fails, or None.
 
-    Rows of `length` tokens, three texts and padding; heads of the model's number and size.
+    Uses rows of `length` tokens with three texts and padding, and heads of the model's number and size.
     """
     if device.type == "cpu":
         return "it has no backward pass on a CPU"
@@ -93,16 +95,16 @@ def trial(model: PreTrainedModel, device: torch.device, dtype: torch.dtype, leng
     K = getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or config.hidden_size // H
     try:
         for causal in (False, True):
-            off = disagreement(H, G, K, length, causal, device, dtype)
-            if not off <= 0.02:  # rounding to bf16 is 0.004; a wrong mask, 0.3 and more
-                return f"in a trial it was {off:.0%} away from sdpa"
-    except Exception as error:  # each backend of the compiler has its own
-        return f"a trial failed: {root_line(error)[:120]}"
+            error = relative_error(H, G, K, length, causal, device, dtype)
+            if not error <= 0.02:  # rounding to bf16 gives 0.004, a wrong mask at least 0.3
+                return f"in a trial it differed from sdpa by {error:.0%}"
+    except Exception as failure:  # each compiler backend has its own exceptions
+        return f"a trial failed: {root_line(failure)[:120]}"
     return None
 
 
-def disagreement(H, G, K, length: int, causal: bool, device: torch.device, dtype: torch.dtype) -> float:
-    """How far FlexAttention's mix, or any of its gradients, is from that of sdpa; 1 is as far as it is large."""
+def relative_error(H, G, K, length: int, causal: bool, device: torch.device, dtype: torch.dtype) -> float:
+    """Return the largest relative error of FlexAttention's output and gradients against sdpa's."""
     draw = torch.Generator(device).manual_seed(0)
     q_BHLK, k_BGMK, v_BGMK, grad_BHLK = (
         torch.randn(2, heads, length, K, generator=draw, device=device, dtype=dtype) for heads in (H, G, G, H)
@@ -118,5 +120,5 @@ def disagreement(H, G, K, length: int, causal: bool, device: torch.device, dtype
     got = flex_or_sdpa(nn.Identity(), q_BHLK, k_BGMK, v_BGMK, mask)[0].transpose(1, 2)
     pairs = [(got.detach(), expected.detach())]
     pairs += zip(*(torch.autograd.grad(out, inputs, grad_BHLK) for out in (got, expected)), strict=True)
-    offs = [float((one - other).float().norm() / other.float().norm()) for one, other in pairs]
-    return math.nan if any(map(math.isnan, offs)) else max(offs)
+    errors = [float((actual - sdpa).float().norm() / sdpa.float().norm()) for actual, sdpa in pairs]
+    return math.nan if any(map(math.isnan, errors)) else max(errors)

@@ -1,4 +1,4 @@
-"""A vocabulary projection and its cross-entropy in one: the logits of a batch are never all there."""
+"""Fuse the vocabulary projection with the cross-entropy: the full logits of a batch are never in memory."""
 
 import torch
 import torch.nn.functional as F
@@ -9,15 +9,16 @@ def linear_cross_entropy(
     hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, chunk: int = 512,
     label_smoothing: float = 0.0,
 ) -> Tensor:  # fmt: skip
-    """Summed cross-entropy of hidden_ND @ weight_VD.T + bias_V against labels_N, in nats.
+    """Sum the cross-entropy of hidden_ND @ weight_VD.T + bias_V against labels_N, in nats.
 
-    label_smoothing: the share of the target that is spread evenly over the vocabulary (Vaswani et al. 2017, 5.4).
+    hidden_ND: (items, width). weight_VD: (vocabulary, width). labels_N: (items,). label_smoothing: the share of the
+    target that is spread evenly over the vocabulary (Vaswani et al. 2017, section 5.4).
 
-    `chunk` items are projected at a time and their gradient is taken at once (softmax minus one-hot), so that memory is
-    chunk x V instead of N x V, and nothing is computed twice: Hsu et al. 2024 (Liger), section 3.2. Products run in
-    autocast's type where that is on; the softmax in fp32.
+    `chunk` items are projected at a time, and their gradient (softmax minus one-hot) is computed in the same step. So
+    memory is chunk x V instead of N x V, and nothing is computed twice: Hsu et al. 2024 (Liger), section 3.2. Products
+    run in autocast's type if it is on, the softmax in fp32.
     """
-    if not torch.is_grad_enabled():  # autograd.Function asks for the gradients of parameters all the same
+    if not torch.is_grad_enabled():  # else autograd.Function would still compute the gradients of parameters
         hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
         bias_V = None if bias_V is None else bias_V.detach()
     return _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N, chunk, label_smoothing)
@@ -39,10 +40,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, len(labels_N), chunk):
                 part = slice(start, start + chunk)
                 logits_CV, labels_C = F.linear(hidden[part], weight, bias).float(), labels_N[part, None]
-                wanted_C = (1 - smoothing) * logits_CV.gather(1, labels_C)[:, 0]
+                target_C = (1 - smoothing) * logits_CV.gather(1, labels_C)[:, 0]
                 if smoothing:
-                    wanted_C = wanted_C + smoothing * logits_CV.mean(dim=-1)
-                total += (logits_CV.logsumexp(dim=-1) - wanted_C).sum()
+                    target_C = target_C + smoothing * logits_CV.mean(dim=-1)
+                total += (logits_CV.logsumexp(dim=-1) - target_C).sum()
                 if d_hidden is None and d_weight is None:
                     continue
                 d_logits_CV = logits_CV.softmax(dim=-1)

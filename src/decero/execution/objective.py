@@ -1,7 +1,7 @@
-"""Objectives: what the loop needs to know of a task. Rows to a batch, a batch to a summed loss, a batch to its weight.
+"""Define objectives: rows -> batch, batch -> summed loss, batch -> number of scored items.
 
-The loss is a sum, never a mean: the loop divides by the number of scored items of the whole step, on all processes, so
-that neither padding nor the cut into micro-batches moves the gradient.
+The loss is a sum, never a mean. The loop divides it by the number of scored items of the whole step on all processes,
+so neither padding nor the split into micro-batches changes the gradient.
 """
 
 import inspect
@@ -32,14 +32,13 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Objective:
-    """What the training loop knows of a task.
+    """Describe a task to the training loop.
 
-    collate: rows -> batch. loss: (model, batch) -> the summed loss. count: batch -> items that the sum is over.
-    per_text: names of tensors that hold one item a text; the others hold one item a token.
+    collate: rows -> batch. loss: (model, batch) -> summed loss. count: batch -> number of items in the sum.
+    per_text: names of tensors with one item per text; the others have one item per token.
     batch_size: (batch, scored items, examples) -> its size. row_lengths: rows -> tokens read and tokens written, both
-    (rows,). These two say how large data is, so that loader, forecast and packing read no field by name. A picture is
-    one row of length 1.
-    packable: whether several rows may share one, as texts do.
+    (rows,). With these two, loader, forecast and packing need no field names. An image is one row of length 1.
+    packable: whether several rows, such as texts, may be packed into one.
     """
 
     collate: Callable[[list[dict]], Batch]
@@ -52,26 +51,29 @@ class Objective:
 
     @property
     def packed(self) -> bool:
-        """Whether batches are packed rows."""
+        """Return whether batches are packed rows."""
         return isinstance(self.collate, Packed)
 
     def size(self, batch: Batch, examples: int) -> BatchSize:
-        """The size of a collated batch of so many examples."""
+        """Return the size of a collated batch of `examples` examples."""
         return self.batch_size(batch, self.count(batch), examples)
 
     def row_sizes(self, rows: Dataset) -> Sizes:
-        """The sizes of rows before they are collated."""
+        """Return the sizes of rows before they are collated."""
         return sizes_of(self.collate, *self.row_lengths(rows))
 
 
 def masked_lm(collate: Callable[[list[dict]], Batch], scored_queries: bool = True) -> Objective:
-    """Cross-entropy over the masked tokens. scored_queries: the last layer computes them alone, where a model can."""
+    """Score masked tokens by cross-entropy.
+
+    scored_queries: compute only the scored positions in the last layer, if the model supports it.
+    """
     loss = partial(token_loss, scored_queries=scored_queries)
     return Objective(collate, loss, lambda batch: int((batch["labels"] != IGNORED).sum()))
 
 
 def classification(collate: Callable[[list[dict]], Batch], problem_type: str) -> Objective:
-    """Cross-entropy over classes, binary cross-entropy (mean over labels) or squared error, summed over examples."""
+    """Sum over examples: cross-entropy, binary cross-entropy (mean over labels) or squared error."""
     losses = {
         "single_label_classification": lambda logits, labels: F.cross_entropy(logits, labels, reduction="sum"),
         "multi_label_classification": lambda logits, labels: (
@@ -87,21 +89,22 @@ def classification(collate: Callable[[list[dict]], Batch], problem_type: str) ->
 
 
 def language_model(collate: Callable[[list[dict]], Batch], label_smoothing: float = 0.0) -> Objective:
-    """Cross-entropy over the tokens that the collator scores: of a decoder, alone or behind an encoder.
+    """Score the tokens of a decoder, with or without an encoder, by cross-entropy. The collator selects them.
 
-    label_smoothing: of the training loss; what is reported as validation loss wants 0.
+    label_smoothing: for the training loss; use 0 for the reported validation loss.
     """
     loss = partial(token_loss, label_smoothing=label_smoothing)
     return Objective(collate, loss, lambda batch: int((batch["labels"] != IGNORED).sum()))
 
 
 def token_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0, scored_queries: bool = False) -> Tensor:
-    """Summed cross-entropy over the scored positions; labels stand beside the logits that answer them.
+    """Sum the cross-entropy over the scored positions. Labels are aligned with the logits that predict them.
 
-    scored_queries: with a model that takes `selected_positions`, the last layer computes those positions alone. The
-    loss and its gradient are the same; dropout, which draws for fewer, is another draw.
-    The vocabulary projection is done for the scored positions alone, a chunk at a time. Any model can be asked this
-    way, ours or stock, for the projection is its `get_output_embeddings()`.
+    scored_queries: with a model that takes `selected_positions`, the last layer computes only those positions. The
+    loss and its gradient do not change; dropout draws other numbers, because it draws fewer.
+
+    Only scored positions are projected to the vocabulary, a chunk at a time. This works for decero and stock models,
+    because the projection is `get_output_embeddings()`.
     """
     scored_BL = batch["labels"] != IGNORED
     labels_N = batch["labels"][scored_BL]
@@ -111,30 +114,31 @@ def token_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0, sco
     if not only_projects(model, batch, scored_BL):
         with projecting_only(model, scored_BL):
             logits_NV = logits_of(model, batch)
-        if logits_NV.dim() == 3:  # MobileBERT's head reads the weight of its projection and never calls it
+        if logits_NV.dim() == 3:  # MobileBERT's head uses the weight of its projection without calling it
             logits_NV = logits_NV[scored_BL]
         return F.cross_entropy(logits_NV.float(), labels_N, reduction="sum", label_smoothing=label_smoothing)
-    with hold_projection_input(model, scored_BL) as held:
+    with capture_projection_input(model, scored_BL) as captured:
         logits_of(model, batch)
-    projection = held.projection.weight, held.projection.bias
-    return linear_cross_entropy(held.hidden, *projection, labels_N, label_smoothing=label_smoothing)
+    projection = captured.projection.weight, captured.projection.bias
+    return linear_cross_entropy(captured.hidden, *projection, labels_N, label_smoothing=label_smoothing)
 
 
 def takes_selected_positions(model: nn.Module) -> bool:
-    """Whether a model takes `selected_positions`: ours do, with a backend that takes any mask, uncompiled.
+    """Return whether a model supports `selected_positions`: decero models with a dense mask, not compiled.
 
-    FlexAttention's blocks are not picked apart by place; `choose_attention` takes it for such a model only when asked.
+    FlexAttention's block masks cannot be indexed by position. So `choose_attention` gives it to such a model only if
+    requested.
     """
     bare = unwrap(model)
     if "selected_positions" not in inspect.signature(bare.forward).parameters:
         return False
-    # `compile_layers`, which wants one shape; the model's own forward is accelerate's to replace (autocast)
+    # `compile_layers` replaces the forward of layers and needs one shape. accelerate replaces the model's own forward.
     compiled = any("forward" in vars(module) for module in bare.modules() if module is not bare)
     return not compiled and attention_of(bare) in ("sdpa", "eager", "matmul")
 
 
 def scored_first(scored_BL: Tensor) -> Tensor:
-    """(batch, most scored positions of a row): the scored positions of each row in their order, then others."""
+    """Return the scored positions of each row in order, then others: (batch, most scored positions of a row)."""
     most = int(scored_BL.sum(dim=1).max()) if len(scored_BL) else 0
     return scored_BL.int().argsort(dim=1, descending=True, stable=True)[:, : max(1, most)]
 
@@ -143,27 +147,30 @@ _ONLY_PROJECTS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def only_projects(model: nn.Module, batch: Batch, scored_BL: Tensor) -> bool:
-    """Whether logits are what the projection gives. Marian adds a bias, Gemma 2 bends them. Tried once a model."""
+    """Return whether logits are the plain output of the projection; checked once per model.
+
+    Marian adds a bias, Gemma 2 applies a soft cap.
+    """
     projection = output_projection(model)
-    if not scored_BL.any():  # nothing to be told by, and the loss is 0 either way
+    if not scored_BL.any():  # nothing to compare, and the loss is 0 in any case
         return _ONLY_PROJECTS.get(projection, True)
     if projection not in _ONLY_PROJECTS:
-        with torch.random.fork_rng(), torch.no_grad(), hold_projection_input(model, scored_BL) as held:
+        with torch.random.fork_rng(), torch.no_grad(), capture_projection_input(model, scored_BL) as captured:
             logits = logits_of(model, batch)
-        alone = held.logits is not None and torch.equal(logits, held.logits)
-        _ONLY_PROJECTS[projection] = alone and not has_bias_beside(model, projection)
+        same = captured.logits is not None and torch.equal(logits, captured.logits)
+        _ONLY_PROJECTS[projection] = same and not has_separate_bias(model, projection)
     return _ONLY_PROJECTS[projection]
 
 
-def has_bias_beside(model: nn.Module, projection: Any) -> bool:
-    """Whether the head learns a bias that is not the projection's own (ESM): while it is zero, no logit tells."""
+def has_separate_bias(model: nn.Module, projection: Any) -> bool:
+    """Return whether the head has a trainable bias outside the projection (ESM). A zero bias shows in no logit."""
     bare = unwrap(model)
     size = (len(projection.weight),)
     return any(p.shape == size and p is not projection.bias for p in bare.parameters() if p.requires_grad)
 
 
 def output_projection(model: nn.Module) -> Any:
-    """Raises TypeError for a model without output embeddings."""
+    """Return the output embeddings. Raises TypeError for a model without them."""
     bare = unwrap(model)
     projection = bare.get_output_embeddings()
     if projection is None:
@@ -172,7 +179,7 @@ def output_projection(model: nn.Module) -> Any:
 
 
 class ProjectionInput:
-    """What was held back: the scored hidden states, and what the projection made of the first of them."""
+    """Captured by `capture_projection_input`: the scored hidden states, and the logits of the first one."""
 
     projection: Any
     hidden: Tensor  # (scored, model)
@@ -180,21 +187,24 @@ class ProjectionInput:
 
 
 @contextmanager
-def hold_projection_input(model: nn.Module, scored_BL: Tensor):
-    """Inside, the output projection sees one scored position only; all hidden states go to a `ProjectionInput`."""
-    held = ProjectionInput()
-    held.projection = output_projection(model)
+def capture_projection_input(model: nn.Module, scored_BL: Tensor):
+    """Project only one scored position inside, and capture all scored hidden states in a `ProjectionInput`."""
+    captured = ProjectionInput()
+    captured.projection = output_projection(model)
 
-    def keep(projection, inputs):
-        held.hidden = inputs[0][scored_BL]
-        return (held.hidden[:1].detach(),)
+    def capture_hidden(projection, inputs):
+        captured.hidden = inputs[0][scored_BL]
+        return (captured.hidden[:1].detach(),)
 
-    def keep_logits(projection, inputs, logits):
-        held.logits = logits
+    def capture_logits(projection, inputs, logits):
+        captured.logits = logits
 
-    hooks = [held.projection.register_forward_pre_hook(keep), held.projection.register_forward_hook(keep_logits)]
+    hooks = [
+        captured.projection.register_forward_pre_hook(capture_hidden),
+        captured.projection.register_forward_hook(capture_logits),
+    ]
     try:
-        yield held
+        yield captured
     finally:
         for hook in hooks:
             hook.remove()
@@ -202,7 +212,7 @@ def hold_projection_input(model: nn.Module, scored_BL: Tensor):
 
 @contextmanager
 def projecting_only(model: nn.Module, scored_BL: Tensor):
-    """Inside, the output projection sees only the scored positions: logits are (scored, vocabulary).
+    """Project only the scored positions inside: logits are (scored, vocabulary).
 
     Raises TypeError for a model without output embeddings.
     """

@@ -1,7 +1,7 @@
-"""Packed rows through any model: a block mask keeps texts apart, positions start again with each, heads get texts back.
+"""Run packed rows through any model: a block mask separates texts, and positions restart with each text.
 
-Works with what transformers' models have in common: a ready-made 4-D mask is used as it is, `position_ids` are taken as
-they are. Whether it is right for a model is not believed but measured: `prove`.
+This relies on what transformers' models have in common: they use a given 4-D mask and given `position_ids` unchanged.
+`prove` checks for each model that the results are right.
 """
 
 import inspect
@@ -26,10 +26,10 @@ Batch = dict[str, Tensor]
 def block_mask(
     query_text_BL: Tensor, key_text_BM: Tensor, causal: bool, backend: str, dtype: torch.dtype
 ) -> Tensor | BlockMask:
-    """(batch, 1, length, memory): tokens of one text see each other, and if `causal` only those before them.
+    """Build the mask for packed rows: tokens attend within their text and, if `causal`, only backwards.
 
-    Padding (text 0) sees padding, so that no row of the softmax is empty. Bool, additive for eager attention, and for
-    FlexAttention the blocks that are not all hidden.
+    Shape (batch, 1, length, memory). Padding (text 0) attends to padding, so that no row of the softmax is empty. The
+    mask is bool, additive for eager attention, and a `BlockMask` for FlexAttention.
     """
     if "flex" in backend:
         return document_mask(query_text_BL, key_text_BM, causal)
@@ -43,32 +43,32 @@ def block_mask(
 
 
 def packed_outputs(model: nn.Module, batch: Batch) -> Any:
-    """The outputs of `model` for a packed batch; its labels are kept back."""
+    """Run `model` on a packed batch without its labels. Raises UserError for flash kernels."""
     bare = unwrap(model)
     config, backend = bare.config, attention_of(bare)
     if "flash" in backend:
-        raise UserError(f"packing: {backend} takes no block mask; set model.attn_implementation=sdpa")
-    reading, text_BL = dict(batch), batch["text_ids"]
+        raise UserError(f"packing: {backend} does not support block masks; set model.attn_implementation=sdpa")
+    inputs, text_BL = dict(batch), batch["text_ids"]
     for name in ("labels", "text_ids", "decoder_text_ids", "attention_mask"):
-        reading.pop(name, None)
+        inputs.pop(name, None)
     if first := first_position(bare):
-        reading["position_ids"] = reading["position_ids"] + first
-    takes = inspect.signature(bare.forward).parameters
-    reading = {n: t for n, t in reading.items() if not n.endswith("position_ids") or n in takes}
+        inputs["position_ids"] = inputs["position_ids"] + first
+    accepted = inspect.signature(bare.forward).parameters
+    inputs = {n: t for n, t in inputs.items() if not n.endswith("position_ids") or n in accepted}
     if not config.is_encoder_decoder:
-        causal = bare.can_generate() or bool(getattr(config, "is_decoder", False)) or takes_cache(takes)
+        causal = bare.can_generate() or bool(getattr(config, "is_decoder", False)) or takes_cache(accepted)
         mask = block_mask(text_BL, text_BL, causal, backend, bare.dtype)
-        cache = {"use_cache": False} if "use_cache" in takes else {}
-        return model(**reading, attention_mask=mask, **cache)
-    # The mask that the encoder reads with is not the one that the decoder looks back with, so they are called in turn.
-    own = {"attention_mask": block_mask(text_BL, text_BL, False, backend, bare.dtype)}
-    encoder, position_ids = bare.get_encoder(), reading.pop("position_ids", batch["position_ids"])
+        cache = {"use_cache": False} if "use_cache" in accepted else {}
+        return model(**inputs, attention_mask=mask, **cache)
+    # Self-attention of the encoder and cross-attention need different masks, so the encoder is called separately.
+    encoder_inputs = {"attention_mask": block_mask(text_BL, text_BL, False, backend, bare.dtype)}
+    encoder, position_ids = bare.get_encoder(), inputs.pop("position_ids", batch["position_ids"])
     if "position_ids" in inspect.signature(encoder.forward).parameters:
-        own["position_ids"] = position_ids
+        encoder_inputs["position_ids"] = position_ids
     written_BL = batch["decoder_text_ids"]
-    hidden = encoder(input_ids=reading.pop("input_ids"), **own).last_hidden_state
+    hidden = encoder(input_ids=inputs.pop("input_ids"), **encoder_inputs).last_hidden_state
     return model(
-        **reading,
+        **inputs,
         encoder_outputs=BaseModelOutput(last_hidden_state=hidden),
         attention_mask=block_mask(written_BL, text_BL, False, backend, bare.dtype),
         decoder_attention_mask=block_mask(written_BL, written_BL, True, backend, bare.dtype),
@@ -78,16 +78,17 @@ def packed_outputs(model: nn.Module, batch: Batch) -> Any:
 
 @contextmanager
 def texts_before_heads(model: nn.Module, batch: Batch):
-    """Inside, what leaves the last layer is one text a row again (texts, longest text, model), so that any head which
-    pools or reads a first token does so for each text.
+    """Unpack the output of the last layer inside: one text per row, (texts, longest text, width).
 
-    Raises UserError for a model whose layers cannot be told.
+    So a head that pools, or reads the first token, does so for each text.
+
+    Raises UserError for a model whose layers cannot be found.
     """
     bare = unwrap(model)
     depth = bare.config.num_hidden_layers
     stacks = [m for m in bare.base_model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if len(stacks) != 1:
-        raise UserError(f"packing: cannot tell which are the {depth} layers of {type(bare).__name__}")
+        raise UserError(f"packing: cannot find the {depth} layers of {type(bare).__name__}")
     real_BL = batch["text_ids"] > 0
     text_N, position_N = batch["text_ids"][real_BL] - 1, batch["position_ids"][real_BL]
     shape = int(text_N.max()) + 1, int(position_N.max()) + 1
@@ -96,13 +97,13 @@ def texts_before_heads(model: nn.Module, batch: Batch):
 
     def unpack(layer, inputs, output):
         hidden_BLD = output[0] if isinstance(output, tuple) else output
-        apart = hidden_BLD.new_zeros(*shape, hidden_BLD.shape[-1])
-        apart[text_N, position_N] = hidden_BLD[real_BL]
-        return (apart, *output[1:]) if isinstance(output, tuple) else apart
+        unpacked = hidden_BLD.new_zeros(*shape, hidden_BLD.shape[-1])
+        unpacked[text_N, position_N] = hidden_BLD[real_BL]
+        return (unpacked, *output[1:]) if isinstance(output, tuple) else unpacked
 
     hooks = [stacks[0][-1].register_forward_hook(unpack)]
     pooler = getattr(bare.base_model, "pooler", None)
-    if isinstance(pooler, Pooler):  # ours may average over a text, so it has to know how long each is
+    if isinstance(pooler, Pooler):  # it may average over a text, so it needs the lengths
         hooks.append(pooler.register_forward_pre_hook(lambda module, inputs: (inputs[0], text_mask)))
     try:
         yield
@@ -112,7 +113,7 @@ def texts_before_heads(model: nn.Module, batch: Batch):
 
 
 def packed_logits(model: nn.Module, batch: Batch, per_text: bool = False) -> Tensor:
-    """(rows, longest row, vocabulary), or with `per_text` what a head that pools says of each text: (texts, labels)."""
+    """Return logits: (rows, longest row, vocabulary), or (texts, labels) for `per_text`, a head that pools."""
     if not per_text:
         return packed_outputs(model, batch).logits
     with texts_before_heads(model, batch):
@@ -120,7 +121,7 @@ def packed_logits(model: nn.Module, batch: Batch, per_text: bool = False) -> Ten
 
 
 def logits_of(model: nn.Module, batch: Batch, per_text: bool = False) -> Tensor:
-    """The model's logits for a batch, padded or packed, its labels kept back. per_text: its head pools."""
+    """Return the logits for a padded or packed batch, without its labels. per_text: the head pools."""
     if "text_ids" in batch:
         return packed_logits(model, batch, per_text)
     return model(**{name: value for name, value in batch.items() if name != "labels"}).logits
@@ -128,23 +129,23 @@ def logits_of(model: nn.Module, batch: Batch, per_text: bool = False) -> Tensor:
 
 @torch.no_grad()
 def prove(model: nn.Module, padded: Batch, packed: Batch, per_text: bool = False) -> str | None:
-    """Whether packed rows give what the same texts give padded, and no text hears of another: None, or why not.
+    """Check that packed and padded rows give equal outputs, and that texts do not affect each other.
 
-    Asked in fp32 and without dropout. That other texts are not heard is exact: when one text is read backwards, the
-    outputs of the others do not change by a bit's worth, whatever the weights are.
+    Returns None, or what differs. Runs in fp32 without dropout. The test for independence is sharp for any weights:
+    the tokens of one text are reversed, and the outputs of the other texts must not change beyond rounding.
     """
     bare = unwrap(model)
     side = "decoder_" if bare.config.is_encoder_decoder and not per_text else ""
     text_BL, position_BL = packed[f"{side}text_ids"], packed[f"{side}position_ids"]
 
     def outputs(batch: Batch) -> Tensor:
-        """(texts, labels) or (tokens, vocabulary)."""
+        """Return (texts, labels) or (tokens, vocabulary)."""
         logits = packed_logits(bare, batch, per_text)
         return logits if per_text else logits[text_BL > 0]
 
     was_training, tf32 = bare.training, torch.backends.cuda.matmul.allow_tf32
     bare.eval()
-    torch.backends.cuda.matmul.allow_tf32 = False  # it rounds at 5e-4
+    torch.backends.cuda.matmul.allow_tf32 = False  # TF32 rounds to 5e-4
     try:
         with torch.autocast(next(bare.parameters()).device.type, enabled=False):
             expected = bare(**{n: t for n, t in padded.items() if n != "labels"}).logits
@@ -152,18 +153,18 @@ def prove(model: nn.Module, padded: Batch, packed: Batch, per_text: bool = False
                 expected = expected[text_BL[text_BL > 0] - 1, position_BL[text_BL > 0]]
             got = outputs(packed)
             if got.shape != expected.shape:
-                return f"packed it gives {tuple(got.shape)}, padded {tuple(expected.shape)}"
-            one_BL = packed["text_ids"] == 1
-            read = packed["input_ids"].clone()
-            read[one_BL] = read[one_BL].flip(0)
-            heard = (outputs(packed | {"input_ids": read}) - got).abs()
+                return f"packed outputs have shape {tuple(got.shape)}, padded ones {tuple(expected.shape)}"
+            first_text_BL = packed["text_ids"] == 1
+            changed_ids = packed["input_ids"].clone()
+            changed_ids[first_text_BL] = changed_ids[first_text_BL].flip(0)
+            effect = (outputs(packed | {"input_ids": changed_ids}) - got).abs()
     except (UserError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-        return f"it does not take packed rows ({' '.join(str(error).split())[:120]})"
+        return f"it does not accept packed rows ({' '.join(str(error).split())[:120]})"
     finally:
         bare.train(was_training)
         torch.backends.cuda.matmul.allow_tf32 = tf32
-    scale, off = float(expected.abs().max()), float((got - expected).abs().max())
-    others = heard[1:] if per_text else heard[text_BL[text_BL > 0] != 1]
+    scale, difference = float(expected.abs().max()), float((got - expected).abs().max())
+    others = effect[1:] if per_text else effect[text_BL[text_BL > 0] != 1]
     if len(others) and float(others.max()) > 1e-6 * scale:
-        return "texts of one row hear of each other"
-    return None if off <= 1e-4 * scale else f"packed and padded outputs differ by {off:.1g}"
+        return "texts in the same row affect each other"
+    return None if difference <= 1e-4 * scale else f"packed and padded outputs differ by {difference:.1g}"

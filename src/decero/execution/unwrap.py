@@ -1,4 +1,4 @@
-"""The model inside its wrappers."""
+"""Unwrap models."""
 
 from typing import Any
 
@@ -6,5 +6,5 @@ from torch import nn
 
 
 def unwrap(model: nn.Module) -> Any:
-    """The model itself, without DistributedDataParallel or `Sharded` around it."""
+    """Return the model inside DistributedDataParallel or `Sharded`."""
     return getattr(model, "module", model)

@@ -1,4 +1,4 @@
-"""The model card: what a run left on record, said plainly; what was not measured is not said."""
+"""Write the model card from a run's record. It states only what was measured."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from decero.execution.transformers_internals import heads_of
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 MARK = "<!-- This card was written by `decero push`. Without this line it is yours, and the next push keeps it. -->"
 
-# The Auto class of a head -> the hub's name for what it does, and what that is good for.
+# Auto class of a head -> the hub's task name, and the intended use.
 HEADS = {
     "AutoModelForMaskedLM": ("fill-mask", "Filling in masked tokens, and being fine-tuned."),
     "AutoModelForCausalLM": ("text-generation", "Continuing a text, and being fine-tuned."),
@@ -28,8 +28,8 @@ HEADS = {
     "AutoModel": ("feature-extraction", "Turning tokens into vectors, and being fine-tuned with a head of your own."),
 }
 
-# An absolute path, or one that climbs, up to its last part: what would name a user or a machine. A folder's name may
-# hold spaces; in a command line it ends where the next ` key=` or ` --flag` begins.
+# An absolute path, or one with `..`, without its last part: it could name a user or a machine. A folder name may
+# contain spaces; in a command line it ends where the next ` key=` or ` --flag` begins.
 INSIDE = r"(?! [\w.-]+=| --)"
 HOME = re.compile(rf"(?:/home|/Users|[A-Za-z]:\\Users)[/\\](?:{INSIDE}[^/\\])+")
 FOLDERS = rf"(?:{INSIDE}.)*[/\\]"
@@ -39,7 +39,7 @@ LOCAL = re.compile(
 
 
 def without_paths(value: Any) -> Any:
-    """The same record, its absolute paths cut down to their last part, so that no user or machine is named."""
+    """Return the record with each absolute path cut to its last part, so that it names no user or machine."""
     if isinstance(value, dict):
         return {name: without_paths(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -50,9 +50,9 @@ def without_paths(value: Any) -> Any:
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """result.json and config.yaml of the run that made a model folder, or None each; local paths taken out.
+    """Read result.json and config.yaml of the run that made a model folder, without local paths; None if missing.
 
-    They lie in `folder`/run, where `push` and the exports put them, or beside a folder that is called model.
+    They are in `folder`/run, where `push` and the exports write them, or beside a folder named model.
     """
     folder = folder.resolve()
     run = folder / "run" if (folder / "run").is_dir() or folder.name != "model" else folder.parent
@@ -72,12 +72,13 @@ def model_card(
     settings: dict[str, Any] | None,
     readme: str | None = None,
 ) -> str:
-    """README.md of a model: metadata for the hub, and a text.
+    """Return the README.md of a model: metadata for the hub, and a text.
 
-    config: config.json, None for a tokenizer alone. result, settings: as `read_run` gives them. readme: the README.md
-    that is there; a text that somebody wrote is kept as it is, and only metadata that it lacks is added.
+    config: config.json; None for a tokenizer alone.
+    result, settings: from `read_run`.
+    readme: the existing README.md. A text that a user wrote is kept unchanged; only missing metadata is added.
 
-    Raises UserError when the metadata of `readme` cannot be read.
+    Raises UserError when the metadata of `readme` is invalid.
     """
     result, settings = result or {}, settings or {}
     data, model = settings.get("data") or {}, settings.get("model") or {}
@@ -93,7 +94,7 @@ def model_card(
     elif config and config["model_type"].startswith("decero"):
         loads = "decero"
 
-    ours = ModelCardData(
+    generated = ModelCardData(
         library_name="decero" if loads == "decero" else "transformers",
         pipeline_tag=tag,
         tags=["decero"],
@@ -101,8 +102,8 @@ def model_card(
         base_model=base if base and _is_hub_name(base) else None,
     )
     if config and rows:
-        ours.model_name = name
-        ours.eval_results = [
+        generated.model_name = name
+        generated.eval_results = [
             EvalResult(
                 task_type=tag or "other",
                 dataset_type=corpus or "unknown",
@@ -114,12 +115,12 @@ def model_card(
             )
             for metric, value, _ in rows
         ]
-    theirs, text = _read(readme)
-    written = bool(text.strip()) and MARK not in text
-    # What somebody wrote goes before what we know, and what we know now before what an earlier push knew.
-    known = ours.to_dict()
-    metadata = ModelCardData(**(theirs | known if MARK in text else known | theirs))
-    if written:
+    existing, text = _read(readme)
+    written_by_user = bool(text.strip()) and MARK not in text
+    # A user's metadata overrides the generated; the generated overrides that of an earlier push.
+    known = generated.to_dict()
+    metadata = ModelCardData(**(existing | known if MARK in text else known | existing))
+    if written_by_user:
         return f"---\n{metadata.to_yaml()}\n---\n{text}"
     return str(
         ModelCard.from_template(
@@ -147,7 +148,7 @@ def model_card(
 
 
 def _measured(metric: Mapping[str, Any]):
-    """(name, number, words) a metric. A metric is a number, or {mean, sd, low, high} over seeds."""
+    """Yield (name, number, formatted) per metric. A metric is a number, or {mean, sd, low, high} over seeds."""
     for name, value in metric.items():
         spread: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
         number = spread.get("mean", value)
@@ -160,7 +161,7 @@ def _measured(metric: Mapping[str, Any]):
 
 
 def _auto_class(config: dict[str, Any]) -> str | None:
-    """The Auto class that loads what config.json calls its architecture; None where none is known."""
+    """Return the Auto class that loads the architecture in config.json, None if unknown."""
     architecture = (config.get("architectures") or [None])[0]
     for name, path in config.get("auto_map", {}).items():
         if name in HEADS and path.rpartition(".")[2] == architecture:
@@ -174,7 +175,7 @@ def _auto_class(config: dict[str, Any]) -> str | None:
 
 
 def _is_hub_name(name: str) -> bool:
-    """Whether a name looks like NAME/MODEL on the hub and is nothing that lies here."""
+    """Tell whether a name looks like OWNER/NAME on the hub and is not a local path."""
     try:
         validate_repo_id(name)
     except HFValidationError:
@@ -183,7 +184,7 @@ def _is_hub_name(name: str) -> bool:
 
 
 def _leaves(files: Any) -> list[str]:
-    """Every string of nested mappings and lists."""
+    """Return every string in nested mappings and lists."""
     if isinstance(files, str):
         return [files]
     items = files.values() if isinstance(files, dict) else files or []
@@ -191,11 +192,11 @@ def _leaves(files: Any) -> list[str]:
 
 
 def _read(readme: str | None) -> tuple[dict[str, Any], str]:
-    """Metadata and text of a card."""
+    """Return the metadata and the text of a card."""
     if not readme or not readme.lstrip().startswith("---"):
         return {}, readme or ""
     try:
         card = ModelCard(readme)
-    except Exception as error:  # whatever the YAML reader and the card raise
-        raise UserError(f"README.md: its metadata cannot be read: {error}") from None
+    except Exception as error:  # the YAML reader and the card raise many types
+        raise UserError(f"README.md: cannot read its metadata: {error}") from None
     return card.data.to_dict(), card.text

@@ -1,7 +1,7 @@
-"""Folders of stock models to folders of ours, and back: `decero import`, `decero export`.
+"""Convert folders of stock models to decero models and back: `decero import`, `decero export`.
 
-Nothing is believed: an import runs the stock class and ours on the same batch before it is done, an export is loaded
-again by the plain Auto class and compared with what it came from.
+Every conversion is checked. An import runs the stock class and the decero class on the same batch. An export is loaded
+again with the plain Auto class and compared with the original model.
 """
 
 import json
@@ -33,13 +33,13 @@ Say = Callable[[str], None]
 
 
 def import_model(source: Path | str, out: Path | str, say: Say = print) -> Path:
-    """Write `out`: the stock model of `source`, a folder or a model on the hub, as one of ours. Returns it.
+    """Convert the stock model of `source` (a folder or a hub name) to a decero model in `out`. Returns `out`.
 
-    Weights keep their dtype; tokenizer and generation settings come along. Code that lies in `source` is never run and
-    pickles are never opened.
+    Weights keep their dtype; tokenizer and generation settings are copied. Code in `source` is never run, and pickles
+    are never opened.
 
-    Raises UserError, `out` untouched: a family, option or tensor that has no counterpart here, named; `source` holds
-    no safetensors, or names code of its own; `out` is not empty.
+    Raises UserError and leaves `out` untouched: a family, option or tensor without counterpart in decero (named); a
+    `source` without safetensors, or with its own code; a non-empty `out`.
     """
     with claimed(out) as partial, _quiet():
         folder = find(source)
@@ -56,18 +56,18 @@ def import_model(source: Path | str, out: Path | str, say: Say = print) -> Path:
 
 
 def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say = print) -> Path:
-    """Write `out`: the model of ours in `folder` as a stock model, which needs neither decero nor remote code.
+    """Convert the decero model in `folder` to a stock model in `out`, which needs neither decero nor remote code.
 
-    to: a family; `auto`, the first family that can hold the model, and remote code where none can; `remote-code`.
-    Weights keep their dtype; tokenizer, generation settings and the record of the run come along.
+    to: a family; or `auto`, the first family that can hold the model, or remote code if none can; or `remote-code`.
+    Weights keep their dtype; tokenizer, generation settings and the run's record are copied.
 
-    Raises UserError, `out` untouched: a field of the configuration that the family cannot express, named; `folder`
-    holds none of our models; `out` is not empty.
+    Raises UserError and leaves `out` untouched: a configuration field that the family cannot express (named); a
+    `folder` without a decero model; a non-empty `out`.
     """
     source = find(folder)
     ours = load_ours(source)
     if to == "auto":
-        to = _first_that_can(ours, say)
+        to = _choose_family(ours, say)
     if to == "remote-code":
         export_remote_code(source, out)
         try:
@@ -81,7 +81,7 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
         with _naming(folder):
             family, head = family_named(to, shape_of(ours)), head_of(ours)
             for note in family.check_export(ours.config, head):
-                say(f"not carried: {note}")
+                say(f"dropped: {note}")
             stock = to_stock(ours, to)
         if stock.can_generate():
             stock.generation_config = ours.generation_config
@@ -96,40 +96,45 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
         auto = getattr(transformers, family.loaders.get(head, auto.__name__))
         again, report = auto.from_pretrained(partial, output_loading_info=True)
         if type(again) is not type(stock):
-            raise UserError(f"{auto.__name__} reads it as {type(again).__name__}, not {type(stock).__name__}")
+            raise UserError(f"{auto.__name__} loads it as {type(again).__name__}, not {type(stock).__name__}")
         if "pooling_layer" in family.by_tensors and head == "Model" and not ours.config.pooling_layer:
-            say(f"{auto.__name__} adds a pooler of random numbers: the model has none, and pooler_output means nothing")
+            say(f"{auto.__name__} adds a pooler with random weights, because the model has none; ignore pooler_output")
             report["missing_keys"] = {name for name in report["missing_keys"] if not name.startswith("pooler.")}
         check_report(report, type(stock).__name__)
         say(check_equal(ours, again, family))
         if lines:
-            say(f"its tokenizer encodes {lines} lines as before")
+            say(f"the saved tokenizer encodes {lines} test lines as before")
     say(f"{out}: {type(ours).__name__} is now {family.name} {type(stock).__name__}; {auto.__name__} loads it")
     return Path(out)
 
 
 def load_stock(folder: Path, say: Say = print) -> tuple[Family, str, PreTrainedModel]:
-    """The stock model of a folder, its table and the end of our class's name; every option and tensor accounted for."""
+    """Load the stock model of a folder and check every option and tensor.
+
+    Returns its family, the head (the end of the decero class name, such as ForMaskedLM) and the model.
+    """
     raw = read_config(folder)
     if raw["model_type"].startswith("decero_"):
-        raise UserError("is one of decero's own models already")
+        raise UserError("already a decero model")
     if "auto_map" in raw:
         raise UserError(
-            "config.json: auto_map names code of its own, which is never run; only stock models can be read"
+            "config.json: auto_map names custom code, which is never run; only stock models can be imported"
         )
     if "quantization_config" in raw:
-        raise UserError("config.json: quantization_config: the weights are quantized; import what they were made from")
-    if raw.get("position_embedding_type", "absolute") != "absolute":  # transformers 5 passes over it in silence
-        raise UserError(f"option position_embedding_type={raw['position_embedding_type']!r} has no counterpart here")
+        raise UserError("config.json: quantization_config: the weights are quantized; import the original model")
+    if raw.get("position_embedding_type", "absolute") != "absolute":  # transformers 5 ignores it silently
+        raise UserError(
+            f"option position_embedding_type={raw['position_embedding_type']!r} has no counterpart in decero"
+        )
     family, head = family_of_stock(raw["model_type"], (raw.get("architectures") or [None])[0])
     headers = read_headers(folder)
     with _loading():
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     for note in family.check_import(config, head):
-        say(f"not carried: {note}")
+        say(f"dropped: {note}")
     known = {f.name for f in fields(config)} | {"model_type", "_name_or_path"} | set(family.unread.split())
     if unknown := sorted(set(raw) & set(vars(config)) - known):
-        say(f"not carried: {', '.join(unknown)} (the stock class reads no such option)")
+        say(f"dropped: {', '.join(unknown)} (the stock class does not read it)")
     pooled = {}
     if "pooling_layer" in family.by_tensors and head == "Model":
         pooled = {"add_pooling_layer": any(name.endswith("pooler.dense.weight") for name in headers)}
@@ -142,33 +147,33 @@ def load_stock(folder: Path, say: Say = print) -> tuple[Family, str, PreTrainedM
             folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True,
             ignore_mismatched_sizes=True, **pooled,
         )  # fmt: skip
-    left = sorted(name for name in report["unexpected_keys"] if re.fullmatch(family.left_behind, name))
-    check_report(report, type(stock).__name__, left)
-    left += buffers_of_old(stock, headers)
-    if left:
-        say(f"left behind: {', '.join(left)}")
-    for parameter in stock.parameters():  # T5 in fp16 gets some in fp32
+    unused = sorted(name for name in report["unexpected_keys"] if re.fullmatch(family.left_behind, name))
+    check_report(report, type(stock).__name__, unused)
+    unused += obsolete_buffers(stock, headers)
+    if unused:
+        say(f"dropped tensors: {', '.join(unused)}")
+    for parameter in stock.parameters():  # transformers loads some of T5's fp16 parameters in fp32
         parameter.data = parameter.data.to(dtype)
     return family, head, stock
 
 
-def buffers_of_old(stock: PreTrainedModel, names: Iterable[str]) -> list[str]:
-    """The tensors of a file that transformers passes over in silence: buffers of versions long gone."""
+def obsolete_buffers(stock: PreTrainedModel, names: Iterable[str]) -> list[str]:
+    """Return the tensors of a file that transformers ignores silently: buffers of old versions."""
     patterns = [*(stock._keys_to_ignore_on_load_unexpected or ()), r"(^|\.)position_ids$", r"rotary_emb\.inv_freq"]
-    read = list(stock.state_dict())
-    unread = (name for name in names if not any(name.endswith(one) or one.endswith(name) for one in read))
+    loaded = list(stock.state_dict())
+    unread = (name for name in names if not any(name.endswith(key) or key.endswith(name) for key in loaded))
     return sorted(name for name in unread if any(re.search(pattern, name) for pattern in patterns))
 
 
 def load_ours(folder: Path) -> PreTrainedModel:
-    """A model of ours in the class that its config.json names, in the dtype of its file."""
+    """Load a decero model in the class that its config.json names, in the dtype of its file."""
     raw = read_config(folder)
     names = [c.__name__ for classes in decero.models.AUTO_CLASSES.values() for c in classes.values()]
     if not raw["model_type"].startswith("decero_"):
-        raise UserError(f"{folder}: holds a {raw['model_type']}, which is none of decero's own models")
+        raise UserError(f"{folder}: holds a {raw['model_type']}, not a decero model")
     name = (raw.get("architectures") or [None])[0]
     if name not in names:
-        raise UserError(f"{folder}/config.json: architectures names {name}, which is none of {', '.join(names)}")
+        raise UserError(f"{folder}/config.json: unknown architecture {name}; known: {', '.join(names)}")
     dtype = common_dtype(read_headers(folder))
     with _naming(folder), _quiet(), _loading():
         model, report = getattr(decero.models, name).from_pretrained(
@@ -179,17 +184,17 @@ def load_ours(folder: Path) -> PreTrainedModel:
 
 
 def check_report(report: dict[str, Any], class_name: str, expected: Sequence[str] = ()) -> None:
-    """Raise UserError at the first tensor that a file lacks, has too much or in another shape."""
+    """Raise UserError at the first tensor that is missing, unexpected, or has a wrong shape."""
     for name, stored, wanted in sorted(report["mismatched_keys"]):
-        raise UserError(f"tensor {name} has shape {[*stored]} and {class_name} wants {[*wanted]}")
+        raise UserError(f"tensor {name} has shape {[*stored]}, but {class_name} needs {[*wanted]}")
     for name in sorted(report["missing_keys"]):
-        raise UserError(f"tensor {name} is missing, which {class_name} has")
+        raise UserError(f"tensor {name} is missing; {class_name} needs it")
     for name in sorted(set(report["unexpected_keys"]) - set(expected)):
-        raise UserError(f"tensor {name} has no place in {class_name}")
+        raise UserError(f"unexpected tensor {name}; {class_name} has no such tensor")
 
 
-def _first_that_can(ours: PreTrainedModel, say: Say) -> str:
-    """The first family that can hold the model; remote-code, and why, when none can."""
+def _choose_family(ours: PreTrainedModel, say: Say) -> str:
+    """Return the first family that can hold the model. If none can, say why and return remote-code."""
     reasons = []
     for family in FAMILIES:
         if family.ours == shape_of(ours):
@@ -203,28 +208,28 @@ def _first_that_can(ours: PreTrainedModel, say: Say) -> str:
 
 
 @contextmanager
-def _naming(where: Path | str) -> Iterator[None]:
-    """Errors begin with the folder that they are about."""
+def _naming(folder: Path | str) -> Iterator[None]:
+    """Prefix the message of a UserError with the folder that it is about."""
     try:
         yield
     except UserError as error:
-        said = str(error)
-        raise UserError(said if said.startswith(str(where)) else f"{where}: {said}") from error
+        message = str(error)
+        raise UserError(message if message.startswith(str(folder)) else f"{folder}: {message}") from error
 
 
 @contextmanager
 def _loading() -> Iterator[None]:
-    """What transformers says of a folder that it cannot load, in a line."""
+    """Turn transformers' loading errors into a UserError of one line."""
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
-        said = f"{type(error).__name__}: {error}".strip().splitlines()[-1].strip()
-        raise UserError(f"transformers cannot load it: {said}") from error
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[-1].strip()
+        raise UserError(f"transformers cannot load it: {reason}") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars, and no reports on tensors: those are in our own words."""
+    """Switch off transformers' progress bars and tensor reports; decero reports tensors itself."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

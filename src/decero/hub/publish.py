@@ -1,4 +1,4 @@
-"""Save a model as an ordinary Transformers folder, and push such a folder to the hub with a card."""
+"""Save a model as a plain Transformers folder, and push such a folder to the hub with a card."""
 
 import io
 import json
@@ -21,23 +21,23 @@ from decero.hub.card import model_card, read_run
 
 T = TypeVar("T")
 
-# All that is ever sent of a folder; whatever else lies there (checkpoints, logs, predictions) stays.
+# The only files of a folder that are sent; all others (checkpoints, logs, predictions) stay local.
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 TOKENIZER = (
     "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "*vocab.json", "vocab.txt", "merges.txt",
     "*.model", "*.spm", "chat_template.jinja", "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
 OTHERS = ("config.json", "generation_config.json", "LICENSE*", "NOTICE*")
-CODE = ("*.py",)  # of a folder whose config.json has an auto_map
+CODE = ("*.py",)  # only if config.json has an auto_map
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
-WAITS = (1, 2, 4)  # seconds before each new attempt, when the hub cannot answer
+WAITS = (1, 2, 4)  # seconds before each retry when the hub does not answer
 
 
 def publish(accelerator: Accelerator, model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, hub) -> None:
-    """`save`, and `push` to `hub.repo_id` if that is set. A record that is to be pushed along is written before.
+    """Save the model and, if `hub.repo_id` is set, push it. Write the run's record before this call.
 
-    Raises UserError, the folder kept, when there is no token or the hub refuses.
+    Raises UserError and keeps the folder when there is no token or the hub refuses.
     """
     save(accelerator, model, tokenizer, folder)
     if accelerator.is_main_process and hub.repo_id:
@@ -56,16 +56,17 @@ def save(accelerator: Accelerator, model: nn.Module, tokenizer: PreTrainedTokeni
 def push(
     folder: Path | str, repo_id: str, private: bool = True, *, replace: bool = False, dry_run: bool = False
 ) -> None:
-    """Upload a model folder as one commit, with a model card; a repository that is not there is made.
+    """Upload a model folder as one commit, with a model card; create the repository if needed.
 
-    Sent are weights (safetensors alone), configuration, tokenizer, remote code, and of a run's `model` folder the run's
-    settings and record, as run/config.yaml and run/result.json. Weights in the repository that this model does not have
-    are deleted in the same commit. Nothing in the folder is changed. The same folder again makes no commit.
+    Sends weights (only safetensors), configuration, tokenizer, remote code and, from the `model` folder of a run, its
+    settings and record, as run/config.yaml and run/result.json. The same commit deletes weights in the repository that
+    this model does not have. The folder is not changed. Pushing the same folder again makes no commit.
 
-    replace: overwrite a repository that holds another kind of model. dry_run: say what would be sent, send nothing.
+    replace: overwrite a repository that holds another kind of model.
+    dry_run: print what would be sent, and send nothing.
 
-    Raises UserError: a folder that holds no model or a pickle; a repo_id that is none, or that names a dataset, a space
-    or another kind of model; no token; a hub that refuses, or still cannot answer after `WAITS`.
+    Raises UserError: a folder without a model or with a pickle; a repo_id that is invalid, or names a dataset, a space
+    or another kind of model; no token; a hub that refuses, or still does not answer after `WAITS`.
     """
     folder = Path(folder)
     _check_repo_id(repo_id)
@@ -73,8 +74,8 @@ def push(
     config = json.loads(model["config.json"].read_text(encoding="utf-8")) if "config.json" in model else None
     result, settings = read_run(folder)
     files: dict[str, Path | bytes] = {**model, **run_files(result, settings)}
-    own = folder / "README.md"
-    readme = own.read_text(encoding="utf-8-sig") if own.is_file() else None
+    readme_file = folder / "README.md"
+    readme = readme_file.read_text(encoding="utf-8-sig") if readme_file.is_file() else None
 
     def card(readme: str | None) -> bytes:
         return model_card(repo_id, config, result, settings, readme).encode()
@@ -84,18 +85,18 @@ def push(
         return _forecast(folder, repo_id, private, files)
     token = get_token()
     if token is None:
-        raise UserError(f"hub.repo_id: no token to push {folder} with; run `hf auth login` or set HF_TOKEN")
+        raise UserError(f"hub.repo_id: no token to push {folder}; run `hf auth login` or set HF_TOKEN")
     hub = HfApi(token=token)
 
     def attempt() -> str:
-        """Looks afresh each time: what an attempt did whose answer was lost is not done twice."""
-        there = _find(hub, repo_id, config, replace)
-        if there is None:
+        """Push once. Reads the repository first, so a retry does not repeat what an earlier attempt did."""
+        remote = _find(hub, repo_id, config, replace)
+        if remote is None:
             hub.create_repo(repo_id, private=private, exist_ok=True)
-            there = hub.model_info(repo_id)
-        names = {file.rfilename for file in there.siblings or []}
-        if readme is None and "README.md" in names:  # somebody may have edited it there
-            files["README.md"] = card(_remote_text(hub, repo_id, "README.md", there.sha))
+            remote = hub.model_info(repo_id)
+        names = {file.rfilename for file in remote.siblings or []}
+        if readme is None and "README.md" in names:  # a user may have edited it on the hub
+            files["README.md"] = card(_remote_text(hub, repo_id, "README.md", remote.sha))
         stale = [name for name in names - set(files) if any(Path(name).match(w) for w in WEIGHTS) and "/" not in name]
         commit = hub.create_commit(
             repo_id,
@@ -103,36 +104,36 @@ def push(
             + [CommitOperationDelete(name) for name in stale],
             commit_message="Upload model with decero",
         )
-        sent = "holds these very files already" if commit.oid == there.sha else f"now holds {len(files)} files"
-        return f"{hub.endpoint}/{repo_id} ({'private' if there.private else 'public'}) {sent}: {_size(files):,} bytes"
+        state = "already has these files" if commit.oid == remote.sha else f"now holds {len(files)} files"
+        return f"{hub.endpoint}/{repo_id} ({'private' if remote.private else 'public'}) {state}: {_size(files):,} bytes"
 
     try:
-        print(_again(attempt))
+        print(_retry(attempt))
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
-        said = f"{folder} is kept but {repo_id} could not be pushed: {_reason(error, repo_id)}"
-        raise UserError(said.replace(token, "***")) from None  # what caused it may quote the token
+        message = f"{folder} is kept, but {repo_id} could not be pushed: {_reason(error, repo_id)}"
+        raise UserError(message.replace(token, "***")) from None  # the error may quote the token
 
 
 def model_files(folder: Path) -> dict[str, Path]:
-    """What of a folder makes its model, name -> path; of a folder with a tokenizer and no model, the tokenizer.
+    """Return the files of a model, name -> path; for a folder with only a tokenizer, those of the tokenizer.
 
-    Raises UserError: no folder, neither model nor tokenizer in it, a pickle, weights that are cut short or missing.
+    Raises UserError: no such folder; neither model nor tokenizer in it; a pickle; truncated or missing weights.
     """
     if not folder.is_dir():
-        beside = [p.name for p in folder.parent.glob("*/")] if folder.parent.is_dir() else []
-        raise UserError(f"{folder}: no such folder{did_you_mean(folder.name, beside, f'{folder.parent}/')}")
+        siblings = [p.name for p in folder.parent.glob("*/")] if folder.parent.is_dir() else []
+        raise UserError(f"{folder}: no such folder{did_you_mean(folder.name, siblings, f'{folder.parent}/')}")
     present = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
     for name in present:
         if name.endswith(PICKLES):
             raise UserError(
-                f"{folder}/{name} may hold a pickle, which can run code when it is loaded; remove it "
+                f"{folder}/{name} may be a pickle, which can run code when loaded; remove it "
                 "(save_pretrained writes safetensors)"
             )
     weights = [name for name in present if name.endswith(".safetensors") and any(map(Path(name).match, WEIGHTS))]
     has_tokenizer = "tokenizer.json" in present or "tokenizer_config.json" in present
     if not weights and not ("config.json" not in present and has_tokenizer):
-        inside = f"; give {folder}/model" if (folder / "model").is_dir() else ""
-        raise UserError(f"{folder}: holds no model: there is no model.safetensors{inside}")
+        hint = f"; give {folder}/model" if (folder / "model").is_dir() else ""
+        raise UserError(f"{folder}: no model in this folder: there is no model.safetensors{hint}")
     config = {}
     if weights:
         config = _config(folder)
@@ -142,7 +143,7 @@ def model_files(folder: Path) -> dict[str, Path]:
 
 
 def run_files(result: dict[str, Any] | None, settings: dict[str, Any] | None) -> dict[str, bytes]:
-    """The record and the settings of a run, as `read_run` gives them, as they lie beside a pushed or exported model."""
+    """Return the files for a run's record and settings (from `read_run`) in a pushed or exported model."""
     files = {}
     if result is not None:
         files["run/result.json"] = (json.dumps(result, indent=1) + "\n").encode()
@@ -156,55 +157,55 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{folder}: holds no model: there is no config.json") from None
+        raise UserError(f"{folder}: no model in this folder: there is no config.json") from None
     except ValueError as error:
-        raise UserError(f"{folder}/config.json: is no JSON: {error}") from None
+        raise UserError(f"{folder}/config.json: invalid JSON: {error}") from None
     if not isinstance(config, dict) or not config.get("model_type"):
-        raise UserError(f"{folder}/config.json: names no model_type, so nothing can load it")
+        raise UserError(f"{folder}/config.json: no model_type, so the model cannot be loaded")
     return config
 
 
 def _check_weights(folder: Path, weights: list[str]) -> None:
-    """Every file is whole and every one that the index names is there."""
+    """Raise UserError unless every weights file is complete and every file in the index exists."""
     for name in weights:
         try:
             with safe_open(folder / name, framework="pt"):
                 pass
         except SafetensorError as error:
-            raise UserError(f"{folder}/{name}: is no whole safetensors file: {error}") from None
+            raise UserError(f"{folder}/{name}: not a complete safetensors file: {error}") from None
     index = folder / "model.safetensors.index.json"
     if index.is_file() and "model.safetensors" not in weights:
         named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         if missing := sorted(named - set(weights)):
-            raise UserError(f"{folder}: {index.name} names {missing[0]}, which is not there")
+            raise UserError(f"{folder}: {index.name} names {missing[0]}, which does not exist")
 
 
 def _check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UserError(f"{repo_id!r} is no name of a repository: {error}") from None
+        raise UserError(f"{repo_id!r} is not a repository name: {error}") from None
     if "/" not in repo_id:
-        raise UserError(f"{repo_id!r} is no name of a repository: say whose it is, as in YOUR_NAME/{repo_id}")
+        raise UserError(f"{repo_id!r} is not a repository name: add the owner, as in YOUR_NAME/{repo_id}")
 
 
 def _find(hub: HfApi, repo_id: str, config: dict[str, Any] | None, replace: bool):
-    """The repository as it is, None when there is none. Raises UserError when it holds something of another kind."""
+    """Return the repository's info, None if it does not exist. Raises UserError if it holds another kind of model."""
     try:
-        there = hub.model_info(repo_id)
+        remote = hub.model_info(repo_id)
     except RepositoryNotFoundError:
         for kind in ("dataset", "space"):
             if hub.repo_exists(repo_id, repo_type=kind):
                 raise UserError(f"{repo_id} is a {kind}, not a model; give another REPO_ID") from None
         return None
-    if not replace and "config.json" in {file.rfilename for file in there.siblings or []}:
-        theirs = json.loads(_remote_text(hub, repo_id, "config.json", there.sha))
-        if _kind(theirs) != _kind(config):
+    if not replace and "config.json" in {file.rfilename for file in remote.siblings or []}:
+        remote_config = json.loads(_remote_text(hub, repo_id, "config.json", remote.sha))
+        if _kind(remote_config) != _kind(config):
             raise UserError(
-                f"{repo_id} holds a {_kind(theirs)}, and this is a {_kind(config)}; give another REPO_ID, "
+                f"{repo_id} holds a {_kind(remote_config)}, and this is a {_kind(config)}; give another REPO_ID, "
                 "or --replace to overwrite it"
             )
-    return there
+    return remote
 
 
 def _kind(config: dict[str, Any] | None) -> str:
@@ -217,12 +218,12 @@ def _remote_text(hub: HfApi, repo_id: str, name: str, revision: str | None) -> s
     return Path(hub.hf_hub_download(repo_id, name, revision=revision)).read_text(encoding="utf-8-sig")
 
 
-def _again(attempt: Callable[[], T]) -> T:
-    """`attempt()`, and once more after each of `WAITS` seconds while the hub cannot be reached or cannot answer."""
+def _retry(attempt: Callable[[], T]) -> T:
+    """Call `attempt`; while the hub cannot be reached or does not answer, retry after each of `WAITS` seconds."""
     for wait in WAITS:
         try:
             return attempt()
-        except (HTTPError, json.JSONDecodeError) as error:  # the latter: a page where an answer should be
+        except (HTTPError, json.JSONDecodeError) as error:  # JSONDecodeError: an HTML page instead of JSON
             status = getattr(getattr(error, "response", None), "status_code", 503)
             if status < 500 and status not in (408, 429):
                 raise
@@ -232,15 +233,15 @@ def _again(attempt: Callable[[], T]) -> T:
 
 def _reason(error: Exception, repo_id: str) -> str:
     if isinstance(error, RuntimeError) and error.__cause__:  # "Error while uploading ..."
-        said: Any = f"{error} {error.__cause__}"
+        message: Any = f"{error} {error.__cause__}"
     else:
-        said = getattr(error, "server_message", None) or error
+        message = getattr(error, "server_message", None) or error
     status = getattr(getattr(error, "response", None), "status_code", None)
-    mend = {
+    fix = {
         401: "; the token is not valid: run `hf auth login`",
         403: f"; the token may not write to {repo_id.partition('/')[0]}",
     }
-    return f"{f'{status}: ' if status else ''}{said}{mend.get(status or 0, '')}"
+    return f"{f'{status}: ' if status else ''}{message}{fix.get(status or 0, '')}"
 
 
 def _size(files: dict[str, Path | bytes]) -> int:
@@ -248,13 +249,13 @@ def _size(files: dict[str, Path | bytes]) -> int:
 
 
 def _forecast(folder: Path, repo_id: str, private: bool, files: dict[str, Path | bytes]) -> None:
-    print(f"{folder} -> {repo_id} ({'private' if private else 'public'}, unless it is there already)\n")
+    print(f"{folder} -> {repo_id} ({'private' if private else 'public'}, unless it exists already)\n")
     for name in files:
         print(f"{_size({name: files[name]}):>15,} bytes  {name}")
     print(f"{_size(files):>15,} bytes  in {len(files)} files\n")
     sent = {name.partition("/")[0] for name in files}
-    if left := [path.name for path in sorted(folder.iterdir()) if path.name not in sent]:
-        print(f"stays here: {', '.join(left)}\n")
+    if unsent := [path.name for path in sorted(folder.iterdir()) if path.name not in sent]:
+        print(f"not sent: {', '.join(unsent)}\n")
     card = files["README.md"]
     assert isinstance(card, bytes)
     print(f"README.md:\n\n{card.decode()}\n\ndry run: nothing was sent")

@@ -1,4 +1,4 @@
-"""A model of ours as a folder that loads where decero is not installed: its own code travels with it."""
+"""Export a decero model with its code, so that it loads where decero is not installed."""
 
 import inspect
 import json
@@ -23,13 +23,13 @@ from decero.models import AUTO_CLASSES
 
 
 def export_remote_code(model: Path | str | PreTrainedModel, out: Path | str) -> Path:
-    """Write `out`, which AutoModel*.from_pretrained(out, trust_remote_code=True) loads without decero. Returns it.
+    """Write `out`, so that AutoModel*.from_pretrained(out, trust_remote_code=True) loads it without decero.
 
-    model: the folder of a model of ours, whose tokenizer and run record come along, or the model itself.
-    out: gets the weights (safetensors), config.json with an `auto_map` of every head of the model's shape, and the
-    files of decero.models that these need, as they are.
+    model: a decero model, or its folder; from a folder, tokenizer and run record are copied, too.
+    out: gets the weights (safetensors), config.json with an `auto_map` for every head of the model's shape, and the
+        files of decero.models that they need, unchanged. Returned.
 
-    Raises UserError: `model` is no folder of ours, `out` is there and not empty.
+    Raises UserError: a `model` folder without a decero model; a non-empty `out`.
     """
     with claimed(out) as folder:
         if isinstance(model, PreTrainedModel):
@@ -48,10 +48,10 @@ def export_remote_code(model: Path | str | PreTrainedModel, out: Path | str) -> 
 
 
 def _copy(source: Path, target: Path) -> dict[str, type]:
-    """Weights, configuration, tokenizer and run record, as they are. Returns what `_classes` says of the model."""
+    """Copy weights, configuration, tokenizer and run record unchanged. Returns the model's `_classes`."""
     files = model_files(source)
     if "config.json" not in files:
-        raise UserError(f"{source}: holds a tokenizer and no model")
+        raise UserError(f"{source}: holds a tokenizer but no model")
     classes = _classes(json.loads(files["config.json"].read_text(encoding="utf-8"))["model_type"], str(source))
     for name, path in files.items():
         shutil.copyfile(path, target / name)
@@ -62,49 +62,50 @@ def _copy(source: Path, target: Path) -> dict[str, type]:
 
 
 def _classes(model_type: str, where: str) -> dict[str, type]:
-    """Name of an Auto class -> ours, for the configuration and every head of a shape."""
+    """Return Auto class name -> decero class, for the configuration and every head of a shape."""
     for config_class, heads in AUTO_CLASSES.items():
         if config_class.model_type == model_type:
             return {"AutoConfig": config_class} | {auto.__name__: head for auto, head in heads.items()}
-    raise UserError(f"{where}: holds a {model_type}, which is none of decero's own models and needs no code of ours")
+    raise UserError(f"{where}: holds a {model_type}, not a decero model, so it needs no code of decero")
 
 
-ALONE = """
+WITHOUT_DECERO = """
 import sys
-sys.modules["decero"] = None  # as where it is not installed
+sys.modules["decero"] = None  # as if it were not installed
 import torch, transformers
 from safetensors.torch import load_file, save_file
 auto_class, folder, batch, outputs = sys.argv[1:]
 model = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
 with torch.no_grad():
-    said = model(**load_file(batch))
-save_file({name: value.contiguous() for name, value in said.items() if isinstance(value, torch.Tensor)}, outputs)
+    result = model(**load_file(batch))
+save_file({name: value.contiguous() for name, value in result.items() if isinstance(value, torch.Tensor)}, outputs)
 """
 
 
 def check_remote_code(ours: PreTrainedModel, folder: Path | str) -> str:
-    """Load `folder` as somebody without decero would, in a process of its own, and say how far its outputs are from
-    those of `ours`, which is left in fp32 and in evaluation mode.
+    """Load `folder` in a process without decero and compare its outputs with those of `ours`.
 
-    Raises UserError when it does not load, or outputs differ by more than an equal model may.
+    Returns a sentence with the largest difference. Leaves `ours` in fp32 and in evaluation mode. Raises UserError when
+    the folder does not load, or the outputs differ by more than `TOLERANCE`.
     """
     classes = _classes(ours.config.model_type, str(folder))
     auto_class = next(name for name, c in classes.items() if c is type(ours))
     batch = random_batch(ours)
     with torch.no_grad():
-        mine = ours.float().eval()(**batch)
+        expected = ours.float().eval()(**batch)
     with TemporaryDirectory() as scratch:
-        asked, answered = f"{scratch}/batch.safetensors", f"{scratch}/outputs.safetensors"
-        save_file(batch, asked)
+        batch_file, outputs_file = f"{scratch}/batch.safetensors", f"{scratch}/outputs.safetensors"
+        save_file(batch, batch_file)
         environment = os.environ | {"HF_MODULES_CACHE": f"{scratch}/modules", "HF_HUB_OFFLINE": "1"}
-        words = [sys.executable, "-c", ALONE, auto_class, str(Path(folder).absolute()), asked, answered]
-        child = subprocess.run(words, env=environment, cwd=scratch, capture_output=True, text=True, check=False)
+        arguments = [auto_class, str(Path(folder).absolute()), batch_file, outputs_file]
+        command = [sys.executable, "-c", WITHOUT_DECERO, *arguments]
+        child = subprocess.run(command, env=environment, cwd=scratch, capture_output=True, text=True, check=False)
         if child.returncode:
-            said = child.stderr.strip().splitlines() or ["it ended without a word"]
-            raise UserError(f"{folder}: does not load without decero: {said[-1]}")
-        theirs = load_file(answered)
-    names = [name for name in OUTPUTS if name in theirs]
-    apart = max(float((mine[name] - theirs[name]).abs().max()) for name in names)
-    if not apart <= TOLERANCE * max(1.0, *(float(mine[name].abs().max()) for name in names)):
-        raise UserError(f"{folder}: outputs without decero differ by {apart:.1e}; this is a defect of decero")
-    return f"largest difference of {', '.join(names)} in fp32, loaded without decero: {apart:.1e}"
+            errors = child.stderr.strip().splitlines() or ["no error message"]
+            raise UserError(f"{folder}: does not load without decero: {errors[-1]}")
+        outputs = load_file(outputs_file)
+    names = [name for name in OUTPUTS if name in outputs]
+    difference = max(float((expected[name] - outputs[name]).abs().max()) for name in names)
+    if not difference <= TOLERANCE * max(1.0, *(float(expected[name].abs().max()) for name in names)):
+        raise UserError(f"{folder}: outputs without decero differ by {difference:.1e}; this is a bug in decero")
+    return f"largest difference of {', '.join(names)} in fp32, loaded without decero: {difference:.1e}"

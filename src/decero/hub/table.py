@@ -1,8 +1,8 @@
-"""What a family's table is, and its configurations, read in both directions; its tensors: tensors.py.
+"""The table of a family: how to convert its configuration in both directions; for tensors see tensors.py.
 
-A table is text. A line of fields is `ours stock`, or one word where both have the same name. A name may stand on
-several lines: then they must agree. What no line maps must be what it is when nothing is said. That is checked by going
-there and back: whatever comes back as something else has no counterpart, and is refused by its name.
+A table is text. A line of fields is `ours stock`, or one word if both names are equal. A name may be on several lines;
+then their values must be equal. A field on no line must have its default value. To check this, a configuration is
+converted there and back: a field that changes has no counterpart, and an error names it.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -21,10 +21,10 @@ from decero.hub.tensors import translate
 
 CARRIED = ("id2label", "label2id", "problem_type")
 TRAINING = ("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout", "classifier_dropout")
-STARTS = {"initializer_range", "embedding_initializer_range"}  # where training begins
-GENERIC = {f.name for f in fields(PreTrainedConfig)} | {"use_cache"} | STARTS  # change no number
+STARTS = {"initializer_range", "embedding_initializer_range"}  # used only for random initial weights
+GENERIC = {f.name for f in fields(PreTrainedConfig)} | {"use_cache"} | STARTS  # do not change the outputs
 LM_HEADS = ("ForMaskedLM", "ForCausalLM", "ForConditionalGeneration")
-# Fields of ours that act on some models only: (configuration, head) -> does it act on this one?
+# Fields of decero that only some models use: (configuration, head) -> does this model use it?
 ACTS: dict[str, Callable[[Any, str], bool]] = {
     "norm_bias": lambda c, head: c.norm_type == "layernorm",
     "rope_theta": lambda c, head: c.position_embedding_type == "rotary",
@@ -46,7 +46,10 @@ ACTS: dict[str, Callable[[Any, str], bool]] = {
 
 @dataclass(frozen=True)
 class Head:
-    """A stock class: how it prefixes its base model's tensors, its own lines, our fields that it alone holds fast."""
+    """A stock class.
+
+    prefix: of the base model's tensor names. tensors: the lines of the head. fixed: our fields that this class fixes.
+    """
 
     stock: str
     prefix: str = ""
@@ -56,24 +59,28 @@ class Head:
 
 @dataclass(frozen=True)
 class Family:
-    """All that is known of one stock `model_type`; the tables themselves are in families/."""
+    """The table of one stock `model_type`; the instances are in families/. "Ours" are the classes of decero."""
 
     name: str
-    ours: str  # what our classes begin with: DeceroEncoder, DeceroDecoder, DeceroEncoderDecoder
+    ours: str  # the start of our class names: DeceroEncoder, DeceroDecoder, DeceroEncoderDecoder
     fields: str
-    fixed: Mapping[str, Any]  # our fields that every model of the family has at this value
+    fixed: Mapping[str, Any]  # our fields that have this value in every model of the family
     tensors: str
-    heads: Mapping[str, Head]  # by the end of our class's name
-    to_ours: Callable[[Any], dict] = lambda stock: {}  # what is no rename: stock configuration -> our fields
+    heads: Mapping[str, Head]  # by the end of our class name
+    to_ours: Callable[[Any], dict] = lambda stock: {}  # conversions beyond renaming: stock configuration -> our fields
     to_stock: Callable[[Any], dict] = lambda ours: {}
     for_4: Callable[[Any], dict] = lambda ours: {}  # options that transformers 4 reads and 5 does not write
-    by_tensors: tuple[str, ...] = ()  # our fields that the stock tensors decide and no stock option
-    unread: str = ""  # stock fields that change no number, or that `to_ours` reads in full
-    training: str = ""  # stock fields that act in training alone and have no place here
-    left_behind: str = "(?!)"  # tensors in files of this family that no model here has
-    formula: Callable[[Any], dict[str, torch.Tensor]] = lambda stock: {}  # stored in stock models, yet computed
-    loaders: Mapping[str, str] = field(default_factory=dict)  # by head, where the Auto class has another name than ours
-    also_loads: Mapping[str, str] = field(default_factory=dict)  # stock class -> the one here that reads its files
+    by_tensors: tuple[str, ...] = ()  # our fields that depend on the stock tensors, not on a stock option
+    unread: str = ""  # stock fields that do not change the outputs, or that `to_ours` reads completely
+    training: str = ""  # stock fields that only act in training and have no field of ours
+    left_behind: str = "(?!)"  # pattern of tensors in files of this family that no model of ours has
+    formula: Callable[[Any], dict[str, torch.Tensor]] = (
+        lambda stock: {}
+    )  # tensors that stock models store and we compute
+    loaders: Mapping[str, str] = field(default_factory=dict)  # head -> Auto class, where its name differs from ours
+    also_loads: Mapping[str, str] = field(
+        default_factory=dict
+    )  # stock class -> the supported class that loads its files
 
     def our_class(self, head: str) -> Any:
         return getattr(decero.models, self.ours + head)
@@ -82,53 +89,53 @@ class Family:
         return getattr(transformers, self.heads[head].stock)
 
     def our_config(self, stock: PreTrainedConfig, head: str) -> Any:
-        """Our configuration of a stock one, unchecked."""
+        """Convert a stock configuration to ours, without checks."""
         ours = {name: getattr(stock, name) for name in CARRIED}
         for our_name, stock_name in _field_rows(self.fields):
             ours.setdefault(our_name, getattr(stock, stock_name))
         return _build(self.our_class("Config"), ours | self.to_ours(stock) | {**self.fixed, **self.heads[head].fixed})
 
     def stock_config(self, ours: PreTrainedConfig) -> Any:
-        """The stock configuration of ours, unchecked."""
+        """Convert our configuration to a stock one, without checks."""
         stock = {name: getattr(ours, name) for name in CARRIED}
         for our_name, stock_name in _field_rows(self.fields):
             stock.setdefault(stock_name, getattr(ours, our_name))
         return _build(CONFIG_MAPPING[self.name], stock | self.to_stock(ours))
 
     def check_import(self, stock: PreTrainedConfig, head: str) -> list[str]:
-        """Raise UserError at a stock option that does not survive the way here and back; return what training loses."""
+        """Raise UserError at a stock option without counterpart; return the lost options that only act in training."""
         again = self.stock_config(self.our_config(stock, head))
         unread = GENERIC | set(self.unread.split())
         training = {s for o, s in _field_rows(self.fields) if o in TRAINING} | set(self.training.split())
         lost = _differences(stock, again, (f.name for f in fields(stock) if f.name not in unread))  # type: ignore[arg-type]
         for name, (value, _) in lost.items():
             if name not in training:
-                raise UserError(f"{self.name} option {name}={value!r} has no counterpart here")
-        return [f"{name}={value!r} (acts in training alone)" for name, (value, _) in lost.items()]
+                raise UserError(f"{self.name} option {name}={value!r} has no counterpart in decero")
+        return [f"{name}={value!r} (only acts in training)" for name, (value, _) in lost.items()]
 
     def check_export(self, ours: PreTrainedConfig, head: str) -> list[str]:
-        """Raise UserError at a field of ours that the family cannot express; return what training loses."""
+        """Raise UserError at a field that the family cannot express; return the lost ones that only act in training."""
         if head not in self.heads:
             raise UserError(f"{self.name} has no {self.ours}{head} (it has {', '.join(self.heads)})")
         names = [f.name for f in fields(ours) if f.name not in (*GENERIC, *self.by_tensors)]  # type: ignore[arg-type]
-        acting = [name for name in names if name not in ACTS or ACTS[name](ours, head)]
+        used = [name for name in names if name not in ACTS or ACTS[name](ours, head)]
         fixed = SimpleNamespace(**{**self.fixed, **self.heads[head].fixed})
-        self._refuse(ours, fixed, (name for name in acting if hasattr(fixed, name)))  # before what follows from them
-        return self._refuse(ours, self.our_config(self.stock_config(ours), head), acting)
+        self._refuse(ours, fixed, (name for name in used if hasattr(fixed, name)))  # first, since others depend on them
+        return self._refuse(ours, self.our_config(self.stock_config(ours), head), used)
 
     def _refuse(self, ours: PreTrainedConfig, again: Any, names: Iterable[str]) -> list[str]:
         lost = _differences(ours, again, names)
         for name, (value, needs) in lost.items():
             if name not in TRAINING:
-                raise UserError(f"{name}={value!r} has no counterpart in {self.name}, which has {needs!r} there")
-        return [f"{name}={value!r} (acts in training alone)" for name, (value, _) in lost.items()]
+                raise UserError(f"{name}={value!r} has no counterpart in {self.name}, which has {needs!r}")
+        return [f"{name}={value!r} (only acts in training)" for name, (value, _) in lost.items()]
 
     def translate(
         self, tensors: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor], head: str, *, to_stock: bool
     ) -> dict[str, torch.Tensor]:
-        """`tensors` (or gradients) of one side as the other side names and stores them: see `tensors.translate`."""
-        here, there = "" if head == "Model" else "model.", self.heads[head].prefix
-        base = [(here + ours, there + stock, *form) for ours, stock, *form in _rows(self.tensors)]
+        """Convert tensors (or gradients) of one side to the names and layout of the other: `tensors.translate`."""
+        our_prefix, stock_prefix = "" if head == "Model" else "model.", self.heads[head].prefix
+        base = [(our_prefix + ours, stock_prefix + stock, *form) for ours, stock, *form in _rows(self.tensors)]
         return translate([*base, *_rows(self.heads[head].tensors)], tensors, wanted, to_stock=to_stock)
 
 
@@ -149,5 +156,5 @@ def _build(config_class: type[PreTrainedConfig], values: dict[str, Any]) -> PreT
     try:
         return config_class(**values)
     except (ValueError, StrictDataclassError) as error:
-        said = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
-        raise UserError(f"no {config_class.__name__} can be made of it: {said}") from error
+        reason = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
+        raise UserError(f"cannot convert the configuration to {config_class.__name__}: {reason}") from error

@@ -1,7 +1,7 @@
-"""Tensors by the lines of a table, in both directions.
+"""Convert tensors by the lines of a table, in both directions.
 
-A line is `ours stock [form]`. `{i}` stands for a layer's number, `.weight` and `.bias` follow the module, and
-`{q,k,v}_proj` on our side are the slices, one after the other, of one stock tensor.
+A line is `ours stock [form]`. `{i}` is the layer number. A line names a module; it covers its `.weight` and `.bias`.
+`{q,k,v}_proj` on our side are consecutive slices of one stock tensor.
 """
 
 import re
@@ -11,7 +11,7 @@ import torch
 
 from decero.errors import UserError
 
-# How a stock tensor may be stored: (ours -> stock, stock -> ours).
+# Layouts of a stock tensor: (ours -> stock, stock -> ours).
 FORMS: dict[str, tuple[Callable, Callable]] = {
     "same": (lambda t: t, lambda t: t),
     "transposed": (lambda t: t.T if t.dim() == 2 else t, lambda t: t.T if t.dim() == 2 else t),  # GPT-2's Conv1D
@@ -26,12 +26,12 @@ def translate(
     *,
     to_stock: bool,
 ) -> dict[str, torch.Tensor]:
-    """`tensors` (or gradients) of one side as the other side names and stores them: all of `wanted`.
+    """Convert tensors (or gradients) of one side to the names and layout of the other: all of `wanted`.
 
-    A line whose other side is not in `wanted` is for other models of the family. Of tensors that share their memory, as
-    tied embeddings do, one is enough.
+    A line whose other side is not in `wanted` is for other models of the family. For tensors that share memory, such
+    as tied embeddings, one name is enough.
 
-    Raises UserError naming a tensor that has no place, is missing, has another shape, or has two values.
+    Raises UserError that names a tensor without counterpart, a missing one, or one with a wrong shape or two values.
     """
     out: dict[str, torch.Tensor] = {}
     used: set[str] = set()
@@ -45,23 +45,23 @@ def translate(
             if part.shape != wanted[name].shape:
                 raise UserError(f"tensor {name} has shape {[*part.shape]} instead of {[*wanted[name].shape]}")
             if name in out and not torch.equal(out[name], part):
-                raise UserError(f"tensor {name} has two values: one is that of {', '.join(sources)}")
+                raise UserError(f"tensor {name} has two values; one is that of {', '.join(sources)}")
             out[name] = part
         used |= set(sources)
     for name, twins in _twins(tensors).items():
         if not twins & used:
-            raise UserError(f"tensor {name} has no counterpart {'there' if to_stock else 'here'}")
+            raise UserError(f"tensor {name} has no counterpart in {'the stock model' if to_stock else 'decero'}")
     for name, twins in _twins(wanted).items():
         given = sorted(twins & out.keys())
         if not given:
             raise UserError(f"tensor {name} is missing")
         if not all(torch.equal(out[given[0]], out[other]) for other in given[1:]):
-            raise UserError(f"tensors {', '.join(given)} are one there, and have two values")
+            raise UserError(f"tensors {', '.join(given)} are shared in the target model, but have different values")
     return out
 
 
 def _moves(lines: Iterable[Sequence[str]], names: list[str], from_ours: bool) -> Iterator[tuple]:
-    """The lines, once for each layer and leaf that `names` have: our names, the stock name, the form."""
+    """Yield each line for each layer and leaf in `names`: our names, the stock name, the form."""
     for ours, stock, *form in lines:
         slices = _slices(ours)
         pattern = re.escape(slices[0] if from_ours else stock).replace(r"\{i\}", r"(?P<i>\d+)")
@@ -72,14 +72,14 @@ def _moves(lines: Iterable[Sequence[str]], names: list[str], from_ours: bool) ->
 
 
 def _slices(name: str) -> list[str]:
-    """`{q,k,v}_proj` -> q_proj, k_proj, v_proj."""
+    """Expand `{q,k,v}_proj` to q_proj, k_proj, v_proj."""
     braces = re.search(r"\{(\w+(?:,\w+)+)\}", name)
     return [name.replace(braces[0], part) for part in braces[1].split(",")] if braces else [name]
 
 
 def _twins(tensors: Mapping[str, torch.Tensor]) -> dict[str, set[str]]:
-    """Each tensor's names: its own and those of the tensors that are the same memory."""
-    places: dict[tuple, set[str]] = {}
+    """Map each tensor's name to all names of the same memory, its own included."""
+    sharing: dict[tuple, set[str]] = {}
     for name, tensor in tensors.items():
-        places.setdefault((tensor.data_ptr(), tensor.shape), set()).add(name)
-    return {name: places[tensor.data_ptr(), tensor.shape] for name, tensor in tensors.items()}
+        sharing.setdefault((tensor.data_ptr(), tensor.shape), set()).add(name)
+    return {name: sharing[tensor.data_ptr(), tensor.shape] for name, tensor in tensors.items()}

@@ -18,7 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from decero.errors import UserError
 from decero.execution.positions import positions_of
 from decero.execution.transformers_internals import generate_with, holds_rows
-from decero.execution.weight_layout import laid_out
+from decero.execution.weight_layout import prepacked_weights
 from decero.inference.decoding_loop import decode_rows, end_tokens
 from decero.inference.sampling import Sampling
 
@@ -50,7 +50,7 @@ def decode(
     for sampling with beams or with a model that must be read one source at a time.
     """
     answers: list[list[int]] = [[] for _ in sources]
-    with laid_out(model):  # once for all batches
+    with prepacked_weights(model):  # once for all batches
         for indices, batch in decode_batches(
             model, sources, max_new_tokens=max_new_tokens, num_beams=num_beams, tokens_per_batch=tokens_per_batch,
             length_penalty=length_penalty, sampling=sampling,
@@ -91,7 +91,7 @@ def decode_batches(
         room = None if model.config.is_encoder_decoder else positions_of(model)
         most_tokens = tokens_per_batch // beams if batched else 0
         for indices in batches_by_length([len(s) for s in sources], limits, most_tokens, room):
-            with torch.no_grad(), quiet(), laid_out(model):
+            with torch.no_grad(), quiet(), prepacked_weights(model):
                 batch = [sources[i] for i in indices]
                 most = [limits[i] for i in indices]
                 answers = _answer(model, batch, most, config, batched and beams == 1, _picker(sampling, indices, most))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from decero.errors import UserError
-from decero.execution.weight_layout import laid_out
+from decero.execution.weight_layout import prepacked_weights
 from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn, in_order, pieces, windows
 from decero.inference.decode import TOKENS_PER_BATCH, decode_batches
 from decero.inference.generation_check import check_generation
@@ -106,7 +106,7 @@ def _stream(
     ends = loaded.model.generation_config.eos_token_id
     ends = {ends} if isinstance(ends, int) else set(ends or ())
     number = 0
-    with laid_out(loaded.model):
+    with prepacked_weights(loaded.model):
         for window in text_windows:
             parts = [[part for part in cut(text, number + i + 1) if part.strip()] for i, text in enumerate(window)]
             sources = [encode(part) for text_parts in parts for part in text_parts]

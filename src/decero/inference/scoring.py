@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from decero.execution.weight_layout import laid_out
+from decero.execution.weight_layout import prepacked_weights
 from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn, in_order, pieces, windows
 from decero.inference.decode import batches_by_length, quiet
 from decero.inference.loading import Loaded
@@ -27,7 +27,7 @@ def scored(
     """
     number = 0
     limit = loaded.positions()
-    with laid_out(loaded.model):
+    with prepacked_weights(loaded.model):
         for window in windows(texts, first_window):
             parts = [pieces(loaded, text, number + i + 1, too_long, warn) for i, text in enumerate(window)]
             rows = loaded.tokenizer(

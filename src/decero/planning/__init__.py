@@ -1,1 +1,1 @@
-"""What a run will cost: operations, memory, time; and what fits in a budget of time."""
+"""Estimate the cost of a run (operations, memory, time) and choose settings that fit a time budget."""

@@ -1,4 +1,4 @@
-"""--budget TIME: probe this machine, choose what fits in the time, say why, and write it into the run's settings."""
+"""Implement --budget TIME: probe the machine, choose settings that fit the time, explain and record them."""
 
 import math
 from collections.abc import Callable
@@ -35,14 +35,14 @@ from decero.planning.scaling_laws import (
 )
 from decero.training.data_loader import StepLoader
 from decero.training.memory import reset_peak_memory
-from decero.training.runs import Run, settle
+from decero.training.runs import Run, write_settings
 
 Build = Callable[[ModelSection], PreTrainedModel]
 
-KEPT_BACK = 0.1  # share of the time for evaluating and saving
-MOST_EVALUATIONS = 10
-SECONDS = 4.0  # of a probe's steps; there are three probes at most
-SETTLED = {  # what a budget decides, by section
+RESERVED_SHARE = 0.1  # of the time, for evaluating and saving
+MAX_EVALUATIONS = 10
+PROBE_SECONDS = 4.0  # for the steps of a probe; at most three probes
+CHOSEN = {  # the settings that a budget decides, by section
     "training": ("max_train_steps", "num_train_epochs", "global_batch_size", "global_batch_tokens", "eval_strategy",
                  "eval_steps", "save_steps"),
     "optim": ("learning_rate", "num_warmup_steps", "schedule"),
@@ -53,21 +53,21 @@ def within_budget(
     run: Run, build: Build, objective: Objective, dataset: Dataset | Stream, held_out: Dataset | None,
     evaluate: Evaluate | None, most_epochs: float,
 ) -> Run:  # fmt: skip
-    """The run with what --budget decides filled in: printed, and unless this is a dry run written down.
+    """Return the run with the settings that --budget decides. Prints them and, except in a dry run, records them.
 
-    What stands on the command line stays as it is. build: a model section to its model. most_epochs: how often the
+    Settings given on the command line do not change. build: model section -> model. most_epochs: how often the
     objective may read its text.
 
-    Raises UserError when the time is over before training could begin, and for a stream.
+    Raises UserError when no time is left to train, and for a stream.
     """
     if isinstance(dataset, Stream):
         raise UserError(
-            "--budget counts the tokens that there are, and a stream does not say; leave --budget out "
-            "(--dry-run says how long training.max_train_steps will take), or data.streaming"
+            "--budget needs the number of tokens, and streams have no length; remove data.streaming, or remove "
+            "--budget and set training.max_train_steps (--dry-run estimates its time)"
         )
     config = run.config
     if run.resume and (Path(config.output) / "config.yaml").is_file():
-        chosen, notes = _chosen_before(config)
+        chosen, notes = _recorded_choice(config)
     else:
         budget = Budget(run, build, objective, dataset, held_out, evaluate)
         chosen, notes = main_process_value(run.accelerator, budget.decide(most_epochs))
@@ -78,30 +78,30 @@ def within_budget(
     result = type(config).parse(settings, f"--budget {config.call.budget}")
     result._call = config.call
     result.call.notes = tuple(notes)
-    if not config.dry_run:  # which shows them with the settings
+    if not config.dry_run:  # a dry run prints the notes with the settings
         run.print(*notes)
-        settle(result, run.accelerator)
+        write_settings(result, run.accelerator)
     return run.with_settings(result)
 
 
-def _chosen_before(config: Any) -> tuple[dict[str, Any], list[str]]:
-    """What the run that is resumed was given."""
+def _recorded_choice(config: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings and notes of the run that is resumed. Raises UserError if its budget differs."""
     record = Path(config.output) / "config.yaml"
     text = record.read_text(encoding="utf-8")
     if not text.startswith(f"# --budget {config.call.budget}:"):
         raise UserError(
-            f"output: {config.output} was not begun with --budget {config.call.budget}; "
-            f"resume it with the settings that it has: {record} --resume"
+            f"output: {config.output} was not started with --budget {config.call.budget}; "
+            f"resume it with its own settings: {record} --resume"
         )
-    then: Any = type(config).load(str(record))
-    chosen = {section: {n: getattr(getattr(then, section), n) for n in names} for section, names in SETTLED.items()}
-    return chosen | {"model": {"overrides": then.model.overrides}}, [
+    recorded: Any = type(config).load(str(record))
+    chosen = {section: {n: getattr(getattr(recorded, section), n) for n in names} for section, names in CHOSEN.items()}
+    return chosen | {"model": {"overrides": recorded.model.overrides}}, [
         line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")
     ]
 
 
 class Budget:
-    """One decision: shapes, what they cost a token, how fast this machine turned out to be."""
+    """Make one decision, from the candidate shapes, their cost per token and the measured speed."""
 
     def __init__(
         self, run: Run, build: Build, objective: Objective, dataset: Dataset, held_out: Dataset | None,
@@ -111,119 +111,120 @@ class Budget:
         self.config, self.accelerator = run.config, run.accelerator
         config = run.config
         self.dataset, self.held_out, self.evaluate = dataset, held_out, evaluate
-        self.is_given = any(f"model.overrides.{name}" in config.call.given for name in SIZES)
-        self.fields = [] if self.is_given else family(config.model)
+        self.size_is_given = any(f"model.overrides.{name}" in config.call.given for name in SIZES)
+        self.fields = [] if self.size_is_given else family(config.model)
         self.sections = [self._section(fields) for fields in self.fields] or [config.model]
         self.load: BatchSize = BatchSize(0, 0, 0, 0, 0)
-        self.costs: list[float] = []  # FLOPs a token, of each shape
+        self.costs: list[float] = []  # FLOPs per token, of each shape
         self.measured: dict[int, float] = {}  # shape -> FLOP/s
-        self.evaluation_s = 0.0  # seconds of an evaluation, of the shape measured last
+        self.evaluation_s = 0.0  # seconds of one evaluation, for the last measured shape
 
     def decide(self, most_epochs: float) -> tuple[dict[str, Any], list[str]]:
-        """The settings by section, and the lines that say why."""
+        """Return the settings by section, and the lines that explain them."""
         training, given = self.config.training, self.config.call.given
         tokens_N = self.objective.row_sizes(self.dataset).mean
-        most = most_epochs * float(tokens_N.sum())
-        index, tokens, seconds, reserve = self.search(most)
+        most_tokens = most_epochs * float(tokens_N.sum())
+        index, tokens, seconds, reserve = self.search(most_tokens)
         cost = self.costs[index]
-        speed = self.pace(cost) / cost
+        speed = self.flops_per_second(cost) / cost
         steps_before = StepLoader(self.accelerator, self.dataset, self.objective, training, self.config.seed).last
         compute = tokens * cost / (self.cost_of(self.config.model) * steps_before * self.load.tokens)
         unit = "global_batch_size" if training.global_batch_size else "global_batch_tokens"
         rows = unit == "global_batch_size"
         before = getattr(training, unit)
-        a_unit = self.load.tokens / before
+        tokens_per_unit = self.load.tokens / before
         least = self.accelerator.num_processes if rows else int(tokens_N.max())
-        planned = plan(tokens, before, a_unit, compute, least, f"training.{unit}" in given)
-        a_step = planned.batch * a_unit
-        planned = planned._replace(steps=max(1, min(planned.steps, int(seconds * speed / a_step))))
+        planned = plan(tokens, before, tokens_per_unit, compute, least, f"training.{unit}" in given)
+        step_tokens = planned.batch * tokens_per_unit
+        planned = planned._replace(steps=max(1, min(planned.steps, int(seconds * speed / step_tokens))))
         chosen = self.settings(planned, unit, reserve)
         if self.fields:
             chosen["model"] = {"overrides": self.sections[index].overrides}
 
-        total = planned.steps * a_step
-        limit = "all that fit" if tokens >= seconds * speed else "as many as the next larger shape would want"
-        if tokens == most:
-            limit = f"no objective of this kind is given more than {most_epochs:g}"
+        total = planned.steps * step_tokens
+        limit = "as many as fit in the time" if tokens >= seconds * speed else "as many as the next larger shape needs"
+        if tokens == most_tokens:
+            limit = f"the most for this objective is {most_epochs:g}"
         notes = [
             f"--budget {self.config.call.budget}: {duration(seconds)} to train, {duration(reserve)} to evaluate and "
-            f"save; {duration(self.spent())} went into reading and probing",
-            f"  shape: {self.name(index)}, {count(round(cost / 6))} parameters as a token meets them; "
-            + self.reason(index),
+            f"save; {duration(self.spent())} spent on reading and probing",
+            f"  shape: {self.name(index)}, {count(round(cost / 6))} parameters used per token; " + self.reason(index),
             f"  speed: {speed:,.0f} tokens/s, {speed * cost:.3g} FLOP/s, "
-            + ("measured" if index in self.measured else "between two shapes that were measured"),
+            + ("measured" if index in self.measured else "interpolated between two measured shapes"),
             f"  tokens: {count(round(total))}, {total / tokens_N.sum():.2g} epochs, {limit}",
-            f"  steps: {planned.steps:,} of {a_step / speed:.3g} s, {duration(total / speed)} in all",
-            f"  batch: {planned.batch:,} {'rows' if rows else 'tokens'}, before {before:,}; learning rate: "
-            f"{planned.rate:.2g} x the one before; for {compute:.2g} x the compute, to the power of {BATCH_EXPONENT} "
-            f"and {RATE_EXPONENT} (Bi et al. 2024, fitted to causal models)",
+            f"  steps: {planned.steps:,} of {step_tokens / speed:.3g} s, {duration(total / speed)} in total",
+            f"  batch: {planned.batch:,} {'rows' if rows else 'tokens'} instead of {before:,}; learning rate: "
+            f"{planned.rate:.2g} x the configured one; scaled by ({compute:.2g} x compute) to the power "
+            f"{BATCH_EXPONENT} and {RATE_EXPONENT} (Bi et al. 2024, fitted to causal models)",
         ]
-        kept = sorted(given & {f"{section}.{name}" for section, names in SETTLED.items() for name in names})
-        return chosen, notes + [f"  from the command line, so kept: {', '.join(kept)}"] * bool(kept)
+        kept = sorted(given & {f"{section}.{name}" for section, names in CHOSEN.items() for name in names})
+        return chosen, notes + [f"  unchanged, from the command line: {', '.join(kept)}"] * bool(kept)
 
     def search(self, most_tokens: float) -> tuple[int, float, float, float]:
-        """A shape, its tokens, the seconds to train and those kept back. Probes until the shape itself was probed."""
+        """Probe until the chosen shape is measured; return (index, tokens, seconds to train, reserved seconds)."""
         index = 0
         for _ in range(3):
             self.measure(index)
             left = main_process_value(self.accelerator, seconds_of(self.config.call.budget) - self.spent())
-            reserve = max(KEPT_BACK * left, 2.5 * self.evaluation_s)
+            reserve = max(RESERVED_SHARE * left, 2.5 * self.evaluation_s)
             if left <= reserve:
                 raise UserError(
                     f"--budget: {self.config.call.budget} leaves no time to train: reading and probing took "
                     f"{duration(self.spent())}, an evaluation takes {duration(self.evaluation_s)}"
                 )
-            speeds = [self.pace(cost) / cost for cost in self.costs]
+            speeds = [self.flops_per_second(cost) / cost for cost in self.costs]
             index, tokens = choose(left - reserve, [cost / 6 for cost in self.costs], speeds, most_tokens)
             if index in self.measured:
                 break
         return index, tokens, left - reserve, reserve
 
     def spent(self) -> float:
-        """Seconds since the run was called."""
+        """Return the seconds since the start of the command."""
         return perf_counter() - self.config.call.began
 
     def measure(self, index: int) -> None:
-        """Time a few steps and an evaluation of a shape, with its rows laid out as they will be."""
+        """Time a few steps and one evaluation of a shape, with rows packed as in the run."""
         config, training = self.config, self.config.training
         model = self.build(self.sections[index])
         objective = optimize(
-            self.accelerator, model, self.objective, self.dataset, config.data.max_length, training, quiet=True
-        )
+            self.accelerator, model, self.objective, self.dataset, config.data.max_length, training, quiet=True,
+            attention=config.model.attn_implementation,
+        )  # fmt: skip
         if not self.costs:
             self.load = sample_load(self.run, self.dataset, objective)
             self.costs = self.all_costs()
-        found = probe(self.run, model, objective, self.dataset, self.load, SECONDS)
-        self.measured[index] = main_process_value(self.accelerator, self.costs[index] * self.load.tokens / found.step_s)
+        measured = probe(self.run, model, objective, self.dataset, self.load, PROBE_SECONDS)
+        rate = self.costs[index] * self.load.tokens / measured.step_s
+        self.measured[index] = main_process_value(self.accelerator, rate)
         size = training.per_device_eval_batch_size
         evaluation_s = time_evaluation(self.accelerator, self.evaluate, model, objective, self.held_out, size)
         self.evaluation_s = main_process_value(self.accelerator, evaluation_s)
         self.accelerator.free_memory()
 
     def cost_of(self, section: ModelSection) -> float:
-        """FLOPs a token, forward and backward."""
-        with torch.device("meta") if section.config else nullcontext():  # a checkpoint is read as it is
+        """Return FLOPs per token, forward and backward."""
+        with torch.device("meta") if section.config else nullcontext():  # checkpoints need their weights
             return flops(self.build(section), self.load, bool(self.objective.per_text)) / self.load.tokens
 
     def all_costs(self) -> list[float]:
-        """Of every shape. They grow by the same amount with each layer, so two depths of a width tell of all."""
+        """Return the cost of every shape. Cost is linear in depth, so two depths of each width determine all."""
         costs: list[float] = []
         for i, fields in enumerate(self.fields):
             depth = sum(f["hidden_size"] == fields["hidden_size"] for f in self.fields[:i])
             costs.append(2 * costs[-1] - costs[-2] if depth > 1 else self.cost_of(self.sections[i]))
         return costs or [self.cost_of(self.sections[0])]
 
-    def pace(self, cost: float) -> float:
-        """FLOP/s at so many FLOPs a token: what was measured, or on the line between, both axes logarithmic."""
+    def flops_per_second(self, cost: float) -> float:
+        """Return FLOP/s for a cost in FLOPs per token: measured, or interpolated on logarithmic axes."""
         known = sorted((self.costs[index], rate) for index, rate in self.measured.items())
         costs, rates = (np.log([pair[i] for pair in known]) for i in (0, 1))
         return math.exp(np.interp(math.log(cost), costs, rates))
 
     def settings(self, planned: Plan, unit: str, reserve: float) -> dict[str, Any]:
-        """What is set, but for what the command line has set."""
+        """Return the chosen settings by section, without those that the command line sets."""
         training, optim = self.config.training, self.config.optim
-        looks = max(1, min(MOST_EVALUATIONS, int(reserve / max(self.evaluation_s, 1e-9)) - 2))
-        every = math.ceil(planned.steps / looks)
+        evaluations = max(1, min(MAX_EVALUATIONS, int(reserve / max(self.evaluation_s, 1e-9)) - 2))
+        every = math.ceil(planned.steps / evaluations)
         chosen: dict[str, Any] = {"max_train_steps": planned.steps, "num_train_epochs": None, unit: planned.batch}
         if training.eval_strategy != "no":
             chosen |= {"eval_strategy": "steps", "eval_steps": every}
@@ -243,19 +244,19 @@ class Budget:
 
     def name(self, index: int) -> str:
         fields = self.sections[index].overrides
-        return f"{fields['hidden_size']} x {fields['num_hidden_layers']}" if self.fields else "as it is"
+        return f"{fields['hidden_size']} x {fields['num_hidden_layers']}" if self.fields else "unchanged"
 
     def reason(self, index: int) -> str:
-        if self.is_given:
-            return "its size stands on the command line"
+        if self.size_is_given:
+            return "the command line sets its size"
         if not self.fields:
-            return "a checkpoint, or an architecture that names its sizes otherwise, has no other sizes"
+            return "only presets with standard names for their sizes can be resized"
         law = (
-            f"{TOKENS_PER_PARAMETER} tokens a parameter (Hoffmann et al. 2022, fitted to causal models of 70 M to 16 B)"
+            f"{TOKENS_PER_PARAMETER} tokens per parameter (Hoffmann et al. 2022, fitted to causal models, 70 M to 16 B)"
         )
         if index == 0:
-            return f"the smallest of {len(self.fields)}; a larger one would not see {law}"
-        return f"the largest of {len(self.fields)} that sees {law}"
+            return f"the smallest of {len(self.fields)}; a larger one would get less than {law}"
+        return f"the largest of {len(self.fields)} that gets {law}"
 
     def _section(self, fields: dict[str, Any]) -> ModelSection:
         return self.config.model.model_copy(update={"overrides": self.config.model.overrides | fields})

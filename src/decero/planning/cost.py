@@ -1,4 +1,4 @@
-"""What a step costs, by arithmetic: operations, and bytes of weights, gradients and optimizer state."""
+"""Calculate the cost of a step: operations, and bytes of weights, gradients and optimizer state."""
 
 import re
 from dataclasses import dataclass
@@ -11,37 +11,35 @@ from decero.config.sections import OptimSection
 from decero.data.sizes import BatchSize
 from decero.execution.unwrap import unwrap
 
-FORMULA = (
-    "6 x (weights a token meets x places + vocabulary x width x scored + 2 x layers x width x places x row length)"
-)
-# Keys and values of cross-attention, whose input is what the encoder read: ours, BART and Marian, T5.
+FORMULA = "6 x (weights x positions + vocabulary x width x scored + 2 x layers x width x positions x row length)"
+# Keys and values of cross-attention, which read the encoder output: decero; BART and Marian; T5.
 FROM_ENCODER = re.compile(r"(cross_attn|encoder_attn|EncDecAttention)\.[kv](_proj)?\.")
 
 
 def flops(model: nn.Module, load: BatchSize, per_text: bool = False) -> float:
-    """FORMULA, forward and backward (2 + 4 a weight and place: Kaplan et al. 2020, section 2.1).
+    """Return the FLOPs of a step by FORMULA: 2 + 4 per weight and position (Kaplan et al. 2020, section 2.1).
 
-    Weights are all but embeddings; a decoder's meet the written places, and what pools or classifies meets texts where
-    `per_text`. With gradient checkpointing layers run forward twice, so 8 takes the place of 6.
+    Embeddings do not count as weights. Decoder weights see the written positions; with `per_text`, pooler and
+    classifier see one position per text. With gradient checkpointing layers run forward twice: 8 instead of 6.
     """
     bare = unwrap(model)
     config = bare.config
     checkpointed = [m for m in bare.modules() if getattr(m, "gradient_checkpointing", False)]
     twice = {id(p) for module in checkpointed for p in module.parameters()}
     projection = None if per_text else bare.get_output_embeddings()
-    aside = {id(m.weight) for m in bare.modules() if isinstance(m, nn.Embedding)}
-    aside |= {id(projection.weight)} if projection is not None else set()
-    reading = {id(p) for p in bare.get_encoder().parameters()} if config.is_encoder_decoder else set()
+    excluded = {id(m.weight) for m in bare.modules() if isinstance(m, nn.Embedding)}
+    excluded |= {id(projection.weight)} if projection is not None else set()
+    encoder = {id(p) for p in bare.get_encoder().parameters()} if config.is_encoder_decoder else set()
     total = 6.0 * load.scored * projection.weight.numel() if projection is not None else 0.0
     for name, weight in bare.named_parameters():
-        if id(weight) in aside:
+        if id(weight) in excluded:
             continue
-        seen = load.places
-        if config.is_encoder_decoder and id(weight) not in reading and not FROM_ENCODER.search(name):
-            seen = load.written_places
+        positions = load.places
+        if config.is_encoder_decoder and id(weight) not in encoder and not FROM_ENCODER.search(name):
+            positions = load.written_places
         if per_text and ("pooler" in name or not name.startswith(f"{bare.base_model_prefix}.")):
-            seen = load.examples
-        total += (8 if id(weight) in twice else 6) * weight.numel() * seen
+            positions = load.examples
+        total += (8 if id(weight) in twice else 6) * weight.numel() * positions
     size = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
     width = float(config.num_attention_heads * size if size else config.hidden_size)
     pairs = config.num_hidden_layers * load.pairs
@@ -53,7 +51,7 @@ def flops(model: nn.Module, load: BatchSize, per_text: bool = False) -> float:
 
 @dataclass(frozen=True)
 class StaticMemory:
-    """Bytes that a model and its optimizer hold between steps, and gradients within one."""
+    """Bytes of weights and optimizer state, and of the gradients of a step."""
 
     weights: float
     gradients: float
@@ -64,16 +62,16 @@ class StaticMemory:
         return self.weights + self.gradients + self.optimizer
 
     def sharded(self, processes: int) -> "StaticMemory":
-        """What one of several processes holds under FSDP2: its share, and one thing whole at a time.
+        """Return the bytes on one of several processes under FSDP2: its share, plus one full copy at a time.
 
-        That is the weights where a run begins and evaluates, or the gradients of a step of several micro-batches.
+        The full copy is the weights (at the start and to evaluate) or the gradients (with several micro-batches).
         """
         whole = max(self.weights, self.gradients)
         return StaticMemory(self.weights / processes + whole, self.gradients / processes, self.optimizer / processes)
 
 
 def static_memory(model: nn.Module, optim: OptimSection) -> StaticMemory:
-    """By arithmetic: every weight that is trained has a gradient, and as many moments as its optimizer keeps."""
+    """Calculate the static memory: trained weights have a gradient and the moments of their optimizer."""
     trained = [p for p in model.parameters() if p.requires_grad]
     return StaticMemory(
         sum(_bytes(t) for t in [*model.parameters(), *model.buffers()]),
@@ -87,9 +85,9 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _moments(weight: Tensor, optim: OptimSection) -> int:
-    """How many numbers the optimizer remembers of a weight."""
+    """Return how many numbers the optimizer stores for a weight."""
     arguments = optim.arguments
-    if optim.name == "adafactor":  # rows and columns instead of a matrix (Shazeer & Stern 2018)
+    if optim.name == "adafactor":  # means of rows and columns instead of a matrix (Shazeer & Stern 2018)
         factored = weight.dim() >= 2
         return (weight.numel() // weight.shape[-1] + weight.numel() // weight.shape[-2]) if factored else weight.numel()
     copies = {"adamw": 2, "adam": 2, "sgd": 0, "rmsprop": 1}[optim.name]
@@ -98,24 +96,24 @@ def _moments(weight: Tensor, optim: OptimSection) -> int:
 
 
 def logits_bytes(model: nn.Module, load: BatchSize, chunk: int = 512) -> float:
-    """Scores of the vocabulary and their softmax in fp32, for the scored places of a chunk; nothing without a head."""
+    """Return the bytes of logits and softmax in fp32 for one chunk of scored positions; 0 without a projection."""
     projection = model.get_output_embeddings()  # type: ignore[operator]
     return 0.0 if projection is None else 8.0 * min(load.scored, chunk) * projection.weight.shape[0]
 
 
 class SavedActivations:
-    """Inside, counts the bytes that a forward pass keeps for the backward pass, weights not counted: `bytes`."""
+    """Count inside the `bytes` that a forward pass saves for the backward pass, without weights."""
 
     def __init__(self, model: nn.Module):
         self.known = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
         self.storages: dict[int, int] = {}
-        self.hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self._count, lambda tensor: tensor)
 
     @property
     def bytes(self) -> int:
         return sum(self.storages.values())
 
-    def _keep(self, tensor: Tensor) -> Tensor:
+    def _count(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in self.known:
             self.storages[storage.data_ptr()] = storage.nbytes()
@@ -125,5 +123,5 @@ class SavedActivations:
         self.hooks.__enter__()
         return self
 
-    def __exit__(self, *ended) -> None:
-        self.hooks.__exit__(*ended)
+    def __exit__(self, *error) -> None:
+        self.hooks.__exit__(*error)

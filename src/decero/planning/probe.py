@@ -1,4 +1,4 @@
-"""A few real steps of a run, timed: its own model, rows, order, packing, precision and loop; nothing of it stays."""
+"""Time a few real steps of a run, with its own model, rows, order, packing, precision and loop."""
 
 import tempfile
 import time
@@ -26,18 +26,19 @@ from decero.training.memory import peak_memory
 from decero.training.runs import Run
 from decero.training.sharding import Sharded
 
-Evaluate = Callable[[nn.Module, Dataset], Any]  # what a recipe does with held-out rows
-SECONDS = 10.0  # how long steps are timed; with the warm-up, twice as long at most
-ENOUGH = 30  # steps
-LONG_LOOK = 2.0  # seconds of an evaluation batch that is not repeated
+Evaluate = Callable[[nn.Module, Dataset], Any]  # evaluates held-out rows
+SECONDS = 10.0  # of timed steps; with the warm-up, at most twice as long
+MAX_STEPS = 30
+SLOW_EVALUATION = 2.0  # seconds; slower evaluation batches are timed only once
 WARM_UP = 2  # steps that are not counted
 
 
 @dataclass(frozen=True)
 class Probe:
-    """step_s: seconds of a whole step, the median of `steps` that were timed, each on `share` of its examples.
+    """The result of a probe.
 
-    peak_bytes: of the process, or of the accelerator, at the highest point so far.
+    step_s: seconds of a full step. steps: number of timed steps, of which step_s is the median. share: the share of
+    the examples of a step that each timed step had. peak_bytes: peak memory of the GPU, or else of the process.
     """
 
     step_s: float
@@ -46,20 +47,20 @@ class Probe:
     peak_bytes: int
 
 
-class _Over(Exception):  # noqa: N818 (no error)
-    """The probe has what it wants."""
+class _Done(Exception):  # noqa: N818 (not an error)
+    """End the training loop: the probe is complete."""
 
 
 def sample_load(run: Run, dataset: Dataset | Stream, objective: Objective) -> BatchSize:
-    """What a step of the run reads, on average over its first ones."""
-    alone = run.training.model_copy(update={"dataloader_num_workers": 0})
+    """Return the average size of a step of the run, over its first steps."""
+    no_workers = run.training.model_copy(update={"dataloader_num_workers": 0})
     total = BatchSize(0, 0, 0, 0, 0)
-    with closing(step_loader(run.accelerator, dataset, objective, alone, run.seed)) as loader:
+    with closing(step_loader(run.accelerator, dataset, objective, no_workers, run.seed)) as loader:
         for step in range(int(min(8, loader.last, loader.steps_per_epoch))):
             micro_batches = loader.at(step)
             for micro in micro_batches:
                 total = total.plus(micro.size(objective))
-            if total.examples >= 512:  # enough to know, and long steps take long to collate
+            if total.examples >= 512:  # enough for an average; large steps are slow to collate
                 break
     return total.times(run.accelerator.num_processes / (step + 1))
 
@@ -68,10 +69,10 @@ def probe(
     run: Run, model: PreTrainedModel, objective: Objective, dataset: Dataset | Stream, load: BatchSize,
     seconds: float | None = None,
 ) -> Probe:  # fmt: skip
-    """Train `model`, which is not to be used afterwards, for about `seconds` (SECONDS) with the loop of the run.
+    """Train `model` for about `seconds` (default: SECONDS) with the loop of the run. Do not use it afterwards.
 
-    A step that would take too long is cut to as many examples as fit. What more examples cost is then read off the line
-    through it and a step of a single one.
+    A step that would take too long is reduced to the examples that fit. The time of a full step is then extrapolated
+    linearly from this step and one with a single example per process.
     """
     seconds = SECONDS if seconds is None else seconds
     accelerator = run.accelerator
@@ -79,61 +80,61 @@ def probe(
     with torch.random.fork_rng(devices=devices), tempfile.TemporaryDirectory(prefix="decero-probe-") as folder:
 
         def timed(rows: Dataset | Stream, examples: int | None, limit: float, most: int) -> list[float]:
-            """Seconds of each step after the first."""
+            """Return the seconds of each step after the first."""
             stop = _Stopwatch(accelerator, limit, most)
-            cut: dict[str, Any] = (
+            changes: dict[str, Any] = (
                 {} if examples is None else {"global_batch_size": examples, "global_batch_tokens": None}
             )
-            cut |= {"max_train_steps": most, "num_train_epochs": None, "save_steps": None, "compile": False}
-            cut |= {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": None, "logging_steps": most}
-            with suppress(_Over):
+            changes |= {"max_train_steps": most, "num_train_epochs": None, "save_steps": None, "compile": False}
+            changes |= {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": None, "logging_steps": most}
+            with suppress(_Done):
                 short = replace(
                     run,
                     optim=run.optim.model_copy(update={"num_warmup_steps": 0, "learning_rate": 1e-9}),  # cannot diverge
-                    training=run.training.model_copy(update=cut), output=Path(folder), resume=False, progress=False,
+                    training=run.training.model_copy(update=changes), output=Path(folder), resume=False, progress=False,
                 )  # fmt: skip
                 train(short, model, rows, objective, evaluate=stop)
             return np.diff(stop.times).tolist()
 
         world = accelerator.num_processes
-        one = min(timed(dataset, world, seconds / 4, 4))  # an example a process: too small to take long
+        one = min(timed(dataset, world, seconds / 4, 4))  # one example per process, the shortest possible step
         affordable = main_process_value(accelerator, max(1, int(seconds / (WARM_UP + 3) / one)) * world)
         examples = None if affordable >= load.examples else affordable
-        if not objective.packed:  # the rows that take most memory meet sooner or later
-            some = Rows(dataset).dataset
-            longest = np.argsort(-objective.row_sizes(some).most, kind="stable")[: examples or round(load.examples)]
-            timed(some.select(longest), examples, 0, 1)
-        times = timed(dataset, examples, seconds, ENOUGH + WARM_UP)
+        if not objective.packed:  # to find the peak, put the longest rows in one step
+            rows = Rows(dataset).dataset
+            longest = np.argsort(-objective.row_sizes(rows).most, kind="stable")[: examples or round(load.examples)]
+            timed(rows.select(longest), examples, 0, 1)
+        times = timed(dataset, examples, seconds, MAX_STEPS + WARM_UP)
     counted = times[WARM_UP - 1 :] or times
     step_s, share = float(np.median(counted)), 1.0
     if examples is not None:
         share = examples / load.examples
-        each = (step_s - one) / (examples - world) if examples > world and step_s > one else step_s / examples
-        step_s += each * (load.examples - examples)
+        per_example = (step_s - one) / (examples - world) if examples > world and step_s > one else step_s / examples
+        step_s += per_example * (load.examples - examples)
     return Probe(step_s, len(counted), share, peak_memory(accelerator))
 
 
 def time_evaluation(
-    accelerator: Accelerator, look: Evaluate | None, model: nn.Module, objective: Objective, held_out: Dataset | None,
-    batch_size: int,
+    accelerator: Accelerator, evaluate: Evaluate | None, model: nn.Module, objective: Objective,
+    held_out: Dataset | None, batch_size: int,
 ) -> float:  # fmt: skip
-    """Seconds that all held-out rows take, by a few batches. The first has the longest rows, for the memory."""
-    if look is None or held_out is None:
+    """Estimate the seconds of an evaluation from a few batches. The first has the longest rows, for peak memory."""
+    if evaluate is None or held_out is None:
         return 0.0
     lengths, size = objective.row_sizes(held_out).most, batch_size * accelerator.num_processes
     order, seconds = np.argsort(-lengths, kind="stable"), 0.0
-    for some in (order[:size], order[:: -(-len(order) // (2 * size))]):
+    for rows in (order[:size], order[:: -(-len(order) // (2 * size))]):
         started = time.perf_counter()
-        look(model, held_out.select(some))
-        taken = time.perf_counter() - started
-        seconds = taken * float(lengths.sum() / lengths[some].sum())
-        if main_process_value(accelerator, taken > LONG_LOOK):
+        evaluate(model, held_out.select(rows))
+        elapsed = time.perf_counter() - started
+        seconds = elapsed * float(lengths.sum() / lengths[rows].sum())
+        if main_process_value(accelerator, elapsed > SLOW_EVALUATION):
             break
     return seconds
 
 
 class _Stopwatch:
-    """Called by the loop after each step. Stops it when time is over, or steps; then on all processes at once."""
+    """Record the time after each step, and stop the loop at its limit, on all processes at the same step."""
 
     def __init__(self, accelerator: Accelerator, limit: float, most: int):
         self.accelerator, self.limit, self.most = accelerator, limit, most
@@ -146,14 +147,14 @@ class _Stopwatch:
         late = len(self.times) > 1 and self.times[-1] - self.times[0] > self.limit
         if len(self.times) >= self.most or main_process_value(self.accelerator, late):
             if isinstance(model, Sharded):
-                model.gather()  # the next steps are timed with the same model
-            raise _Over
+                model.gather()  # the next call trains the same model
+            raise _Done
         return {}
 
 
-def main_process_value(accelerator: Accelerator, mine: Any) -> Any:
-    """What the main process says."""
-    said = [mine]
+def main_process_value(accelerator: Accelerator, value: Any) -> Any:
+    """Return the value of the main process on every process."""
+    values = [value]
     if accelerator.num_processes > 1:
-        broadcast_object_list(said)
-    return said[0]
+        broadcast_object_list(values)
+    return values[0]

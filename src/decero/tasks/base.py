@@ -75,6 +75,7 @@ class Task(ABC):
     recipe: name of the script that trains it. Config: its settings. auto_class: which head the model has.
     tokenizer_needs: special tokens that the tokenizer must have. splits: those that are read, None for all.
     most_epochs: how often `--budget` may read the same text. generates: whether the model writes text.
+    length_settings: the settings that cut long texts.
     """
 
     recipe: ClassVar[str]
@@ -84,6 +85,7 @@ class Task(ABC):
     splits: ClassVar[tuple[str, ...] | None] = None
     most_epochs: ClassVar[float] = 1
     generates: ClassVar[bool] = False
+    length_settings: ClassVar[str] = "data.max_length"
 
     def __init__(self, config: Any):
         self.config = config
@@ -131,8 +133,6 @@ class Task(ABC):
             run.print(f"{cut:.1%} of the training texts are longer than {self.length_settings} and are cut")
         return TaskData(train, rows)
 
-    length_settings: ClassVar[str] = "data.max_length"
-
     # --- model and objective
 
     def model_fields(self) -> dict[str, Any]:
@@ -156,10 +156,10 @@ class Task(ABC):
 
     def optimize(self, run: Run, model: PreTrainedModel, data: TaskData) -> Objective:
         """The objective after choosing the attention kernel and packing rows where that is proven to be exact."""
-        accelerator, quiet = run.accelerator, not run.progress
         return optimize(
-            accelerator, model, self.objective(model), data.train, self.max_length, run.training, quiet=quiet
-        )
+            run.accelerator, model, self.objective(model), data.train, self.max_length, run.training,
+            quiet=not run.progress, attention=self.config.model.attn_implementation,
+        )  # fmt: skip
 
     # --- evaluation
 
@@ -194,8 +194,8 @@ class Task(ABC):
     def forecast(self, run: Run, model: PreTrainedModel, objective: Objective, data: TaskData) -> Forecast:
         """Print what the run would do and cost. Nothing is written."""
         times_scoring = type(self).scoring_pass is not Task.scoring_pass
-        judge = (lambda model, rows: self.scoring_pass(run, model, rows, data)) if times_scoring else None
-        return forecast(run, model, objective, data.train, data.validation, self.evaluator(run, data), judge)
+        score = (lambda model, rows: self.scoring_pass(run, model, rows, data)) if times_scoring else None
+        return forecast(run, model, objective, data.train, data.validation, self.evaluator(run, data), score)
 
     def within_budget(self, run: Run, model: nn.Module, data: TaskData) -> Run:
         """The run with the shape, batch, steps and schedule that fit into `--budget`. `model` gives the objective."""

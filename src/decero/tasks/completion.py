@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from decero.config.finetuning import CompletionSection, FinetuneCausalLM
 from decero.config.sections import ModelSection
-from decero.data.causal import PromptCompletion, strip_eos, tokenize_prompts
+from decero.data.causal import strip_eos
+from decero.data.prompt_completion import PromptCompletion, tokenize_prompts
 from decero.errors import UserError
 from decero.execution.objective import Objective, language_model
 from decero.tasks.base import Scores, TaskData

@@ -12,7 +12,7 @@ from decero.data.corpus import open_corpus
 from decero.data.tokenization import tokenize_documents
 from decero.execution.objective import Objective, masked_lm
 from decero.tasks.base import Corpus, Scores, Task, TaskData
-from decero.training.evaluation import judge_tokens, predict_masked
+from decero.training.evaluation import evaluate_tokens, predict_masked
 from decero.training.runs import Run
 
 
@@ -63,4 +63,4 @@ def score_tokens(task: Task, run: Run, model: nn.Module, data: TaskData) -> dict
     if data.validation is None:
         return {}
     size = run.training.per_device_eval_batch_size
-    return judge_tokens(run.accelerator, model, data.validation, task.reported_objective(model), size, run.output)
+    return evaluate_tokens(run.accelerator, model, data.validation, task.reported_objective(model), size, run.output)

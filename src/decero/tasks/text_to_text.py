@@ -25,7 +25,7 @@ from decero.inference.decode import TOKENS_PER_BATCH, decode
 from decero.tasks.base import Corpus, Scores, Task, TaskData
 from decero.training.evaluation import mean_loss
 from decero.training.runs import Run
-from decero.training.sharding import whole
+from decero.training.sharding import unsharded
 
 Texts = dict[str, DatasetDict]  # part -> split -> rows of `source` and `target`
 
@@ -161,7 +161,7 @@ def answers(
     sources = [rows[index]["input_ids"] for index in mine]
     shown = progress is not None and accelerator.is_main_process
     bar = tqdm(total=len(mine), desc=progress, unit="text", dynamic_ncols=True, disable=not shown)
-    with bar, whole(accelerator, model) as bare:
+    with bar, unsharded(accelerator, model) as bare:
         ids = decode(
             bare, sources, max_new_tokens=generation.max_new_tokens, num_beams=num_beams,
             tokens_per_batch=TOKENS_PER_BATCH, length_penalty=generation.length_penalty if num_beams > 1 else None,

@@ -1,4 +1,4 @@
-"""The micro-batches of each optimizer step, collated in advance by worker processes."""
+"""Build the micro-batches of each optimizer step; worker processes collate them in advance."""
 
 import ctypes
 import math
@@ -24,29 +24,32 @@ from decero.data.stream import Stream
 from decero.errors import UserError
 from decero.execution.objective import Batch, Objective
 
-MEND = "raise it or lower data.max_length (of pairs data.max_source_length, data.max_target_length)"
+MEND = "raise it or lower data.max_length (for pairs: data.max_source_length, data.max_target_length)"
 
 
 class MicroBatch(NamedTuple):
-    """A collated micro-batch, the examples it was made of (of a stream: their places in the step), and its weight."""
+    """A collated micro-batch.
+
+    indices: its examples; for a stream, their positions in the step. weight: 1, or 0 for a dummy.
+    """
 
     batch: Batch
     indices: list[int]
     weight: int
 
     def size(self, objective: Objective) -> BatchSize:
-        """Its size; nothing for a dummy."""
+        """Return its size; zero for a dummy."""
         return objective.size(self.batch, len(self.indices)).times(self.weight)
 
 
 class StepLoader:
-    """The micro-batches of this process, a step at a time. `at(step)` in order is fast; any other step begins anew.
+    """Yield the micro-batches of this process, one step at a time.
 
-    So a smaller cut needs no more than a new start: what was prefetched is thrown away, and the step at hand is made
-    again from the same examples.
+    Calling `at(step)` in order is fast; any other step restarts the workers. So changing the micro-batch size needs
+    only a restart: prefetched batches are dropped, and the current step is built again from the same examples.
 
-    Raises UserError when a step of `training.global_batch_tokens` or a micro-batch of `per_device_tokens` cannot hold
-    the longest example, both sides of it.
+    Raises UserError when `training.global_batch_tokens` or `per_device_tokens` is smaller than the longest example
+    (for pairs, both sides).
     """
 
     def __init__(
@@ -56,58 +59,58 @@ class StepLoader:
             accelerator.process_index, accelerator.num_processes, training.dataloader_num_workers
         )  # fmt: skip
         self.rows, self.objective = Rows(dataset), objective
-        tokens, most = training.global_batch_tokens, training.per_device_tokens
+        tokens, limit = training.global_batch_tokens, training.per_device_tokens
         ones = np.ones(len(dataset), dtype=np.int64)
-        sizes = objective.row_sizes(dataset) if tokens or most else both_sides(ones, 0 * ones)
+        sizes = objective.row_sizes(dataset) if tokens or limit else both_sides(ones, 0 * ones)
         if tokens and tokens < (mean := sizes.mean.max()):
             raise UserError(
                 f"training.global_batch_tokens {tokens} is less than the {mean} tokens of the longest example; {MEND}"
             )
-        if most and most < sizes.most.max():
+        if limit and limit < sizes.most.max():
             raise UserError(
-                f"training.per_device_tokens {most} is less than the {sizes.most.max()} tokens of example "
+                f"training.per_device_tokens {limit} is less than the {sizes.most.max()} tokens of example "
                 f"{sizes.most.argmax():,}, the longest; {MEND}"
             )
         self.schedule = Schedule(sizes.mean if tokens else ones, tokens or training.global_batch_size or 1, seed)
         self.steps_per_epoch: float = self.schedule.steps_per_epoch
         self.last = training.max_train_steps or (training.num_train_epochs or 0) * self.schedule.steps_per_epoch
-        if most:
+        if limit:
             self.unit, padded = "tokens", not objective.packed
-            self.split = BatchSplit(sizes.counted(padded), most, padded)
+            self.split = BatchSplit(sizes.counted(padded), limit, padded)
         else:
             size = training.per_device_batch_size
             self.unit, self.split = "rows", BatchSplit(ones, size if isinstance(size, int) else len(dataset))
-        self.waited = 0.0  # seconds in which the loop had nothing to do
+        self.waited = 0.0  # seconds that the loop waited for batches
         self._prefetched: Iterator[list[MicroBatch]] | None = None
         self._next = -1
 
     def at(self, step: int) -> list[MicroBatch]:
-        """The collated micro-batches of a step; the time that this takes is added to `waited`."""
-        began = time.perf_counter()
+        """Return the collated micro-batches of a step; add the waiting time to `waited`."""
+        start = time.perf_counter()
         if self._prefetched is None or step != self._next:
             self._prefetched = self._from(step)
         micro_batches, self._next = next(self._prefetched), step + 1
-        self.waited += time.perf_counter() - began
+        self.waited += time.perf_counter() - start
         return micro_batches
 
     def limit(self, limit: int) -> None:
-        """From the next call on, split into micro-batches of at most `limit` (rows or tokens: `unit`)."""
+        """Set the largest micro-batch, in rows or tokens (`unit`), from the next call on."""
         self.split, self._prefetched = replace(self.split, limit=limit), None
 
     def close(self) -> None:
-        """End the worker processes. Left to the garbage collector, each takes five seconds to end."""
+        """Stop the worker processes. The garbage collector would need five seconds for each."""
         self._prefetched = None
 
     def epoch(self, done: int) -> float:
-        """Passes over the data after so many steps."""
+        """Return the number of passes over the data after `done` steps."""
         return done / self.steps_per_epoch
 
     def state(self) -> dict[str, Any] | None:
-        """What a checkpoint has to hold to find the next step again, besides its number."""
+        """Return what a checkpoint must save, besides the step number, to continue with the next step."""
         return None
 
-    def go_on(self, step: int, state: dict[str, Any] | None) -> None:
-        """Be where a run was that saved this `state` before `step`."""
+    def restore(self, step: int, state: dict[str, Any] | None) -> None:
+        """Continue at `step` with the `state` that a checkpoint saved."""
 
     def _from(self, step: int) -> Iterator[list[MicroBatch]]:
         places = (
@@ -117,7 +120,7 @@ class StepLoader:
         return prefetch(self._collated, places, self.workers)
 
     def _collated(self, micro_batches: list[list[RowIndex]]) -> list[MicroBatch]:
-        """The micro-batches of a micro_batches, looked up by the places of their rows."""
+        """Load and collate the rows of each micro-batch."""
         return [
             MicroBatch(
                 self.objective.collate(self.rows.__getitems__(places)),
@@ -129,13 +132,14 @@ class StepLoader:
 
 
 class StreamedStepLoader(StepLoader):
-    """The same of a `Stream`. Where a step begins is no function of its number, so the states are kept of two: where
-    the step at hand began, for a smaller cut, and where the next one does, for a checkpoint.
+    """Yield the micro-batches of a `Stream`.
 
-    Every process reads and tokenises the whole stream and collates its own share of each step.
+    The position in the stream is no function of the step number. So two positions are kept: the start of the current
+    step, to build it again with smaller micro-batches, and the start of the next step, for checkpoints. Every process
+    reads and tokenises the whole stream and collates its own share of each step.
 
-    Raises UserError without `training.max_train_steps`, and when a step of `training.global_batch_tokens` or a
-    micro-batch of `per_device_tokens` might not hold a row.
+    Raises UserError without `training.max_train_steps`, and when `training.global_batch_tokens` or
+    `per_device_tokens` is smaller than the longest possible row.
     """
 
     def __init__(
@@ -145,21 +149,22 @@ class StreamedStepLoader(StepLoader):
             accelerator.process_index, accelerator.num_processes, training.dataloader_num_workers
         )  # fmt: skip
         self.stream, self.objective, self.seed = dataset, objective, seed
-        tokens, most = training.global_batch_tokens, training.per_device_tokens
+        tokens, limit = training.global_batch_tokens, training.per_device_tokens
         longest = self._sizes(np.array([dataset.max_length]))
-        for name, budget, held in (("global_batch", tokens, longest.mean), ("per_device", most, longest.most)):
-            if budget and budget < held.max():
+        for name, budget, row in (("global_batch", tokens, longest.mean), ("per_device", limit, longest.most)):
+            if budget and budget < row.max():
                 raise UserError(
-                    f"training.{name}_tokens {budget} is less than a row may have ({held.max()} tokens); {MEND}"
+                    f"training.{name}_tokens {budget} is less than the longest possible row "
+                    f"({row.max()} tokens); {MEND}"
                 )
         if training.max_train_steps is None:
-            raise UserError("training.num_train_epochs: a stream does not say how long it is; give max_train_steps")
+            raise UserError("training.num_train_epochs: streams have no length; set training.max_train_steps instead")
         self.batch = tokens or training.global_batch_size or 1
         self.tokens_of = (lambda lengths: self._sizes(lengths).mean) if tokens else None
         self.last, self.steps_per_epoch = training.max_train_steps, math.inf
-        if most:
+        if limit:
             self.unit, padded = "tokens", not objective.packed
-            self.split = BatchSplit(np.empty(0, dtype=np.int64), most, padded)
+            self.split = BatchSplit(np.empty(0, dtype=np.int64), limit, padded)
         else:
             size = training.per_device_batch_size
             self.unit, self.split = "rows", BatchSplit(np.empty(0), size if isinstance(size, int) else self.batch)
@@ -167,20 +172,20 @@ class StreamedStepLoader(StepLoader):
         self._states: dict[int, dict[str, Any]] = {0: {}}
 
     def epoch(self, done: int) -> float:
-        """Whole passes over the stream: how long the one at hand is, nobody knows."""
+        """Return the number of complete passes; the length of the current pass is unknown."""
         return float(self._states[done].get("epoch", 0))
 
     def state(self) -> dict[str, Any]:
         return self._states[self._next]
 
-    def go_on(self, step: int, state: dict[str, Any] | None) -> None:
+    def restore(self, step: int, state: dict[str, Any] | None) -> None:
         self._states, self._prefetched = {step: state or {}}, None
 
     def _from(self, step: int) -> Iterator[list[MicroBatch]]:
         state = self._states[step]
 
         def shares():
-            """My rows of each step, as micro-batches; the sizes of all of its rows, and the state after it."""
+            """Yield for each step the micro-batches of this process, the sizes of all rows, and the next state."""
             tokenise_prefetched = partial(prefetch, workers=self.workers)
             for epoch, first, rows, after in self.stream.steps(
                 self.seed, self.batch, self.tokens_of, state, tokenise_prefetched
@@ -191,11 +196,11 @@ class StreamedStepLoader(StepLoader):
                 micro_batches = shard_step(
                     epoch, np.arange(len(rows)), replace(self.split, sizes=sizes), self.rank, self.world_size
                 )
-                mine = [
+                own = [
                     [(place, rows[place.row] | {"epoch": epoch, "index": first + place.row}) for place in places]
                     for places in micro_batches
                 ]
-                yield mine, sizes, after
+                yield own, sizes, after
 
         for micro_batches, sizes, after in prefetch(self._collated_rows, shares(), self.workers):
             self.split = replace(self.split, sizes=sizes)
@@ -204,18 +209,18 @@ class StreamedStepLoader(StepLoader):
             step, state = step + 1, after
 
     def _sizes(self, lengths: np.ndarray) -> Sizes:
-        """Of rows of so many tokens; those of a stream are of one text, so none has anything beside it."""
+        """Return the sizes of rows with these numbers of tokens. Rows of a stream have one text, no target."""
         return sizes_of(self.objective.collate, lengths, np.zeros_like(lengths))
 
     def _collated_rows(self, item: tuple) -> tuple:
-        mine, sizes, after = item
+        own, sizes, after = item
         micro_batches = [
             MicroBatch(
                 self.objective.collate([row | {"dummy": place.dummy} for place, row in micro]),
                 [place.row for place, _ in micro],
                 0 if micro[0][0].dummy else 1,
             )
-            for micro in mine
+            for micro in own
         ]
         return micro_batches, sizes, after
 
@@ -223,14 +228,14 @@ class StreamedStepLoader(StepLoader):
 def step_loader(
     accelerator: Accelerator, dataset: Dataset | Stream, objective: Objective, training: TrainingSection, seed: int
 ) -> StepLoader:
-    """The loader of prepared rows or of a stream of them."""
+    """Return the loader for prepared rows or for a stream."""
     if isinstance(dataset, Stream):
         return StreamedStepLoader(accelerator, dataset, objective, training, seed)
     return StepLoader(accelerator, dataset, objective, training, seed)
 
 
 class _Applied:
-    """A function as a data set, which is what a DataLoader's processes look items up in."""
+    """Present a function as a data set, because DataLoader workers look items up in one."""
 
     def __init__(self, function: Callable):
         self.function = function
@@ -240,29 +245,29 @@ class _Applied:
 
 
 def prefetch(function: Callable, items: Iterable, workers: int) -> Iterator[Any]:
-    """`map(function, items)` in order, computed in advance by `workers` processes; without workers, when asked for."""
+    """Run `map(function, items)` in order, in advance in `workers` processes; without workers, on demand."""
     loader: DataLoader = DataLoader(
         _Applied(function),  # type: ignore[arg-type]
         batch_size=None,
         sampler=items,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         num_workers=workers,
-        worker_init_fn=_apart if workers else None,
-        generator=torch.Generator(),  # else starting would draw from the state that dropout draws from
+        worker_init_fn=_isolate_worker if workers else None,
+        generator=torch.Generator(),  # else starting would draw from the random state of dropout
         multiprocessing_context="fork" if workers else None,
     )
     return iter(loader)
 
 
-def _apart(_: int) -> None:
-    """A worker in a process group of its own: what a launcher or a terminal sends to ours is for who trains.
+def _isolate_worker(_: int) -> None:
+    """Put a worker into its own process group, so that signals of a launcher or terminal reach only the trainer.
 
-    Where the kernel can (Linux), it ends with its parent, however that ends; else a killed run would leave it behind.
+    On Linux the worker ends with its parent, however that ends. Otherwise a killed run would leave workers behind.
     """
     os.setpgid(0, 0)
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def _as_it_is(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item

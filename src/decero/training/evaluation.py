@@ -1,4 +1,4 @@
-"""Evaluation that counts every example exactly once, at any batch size and on any number of processes."""
+"""Evaluate every example exactly once, at any batch size and on any number of processes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +21,7 @@ from decero.training.sharding import evaluating
 def _batches(
     accelerator: Accelerator, dataset: Dataset, objective: Objective, batch_size: int
 ) -> Iterator[tuple[list[int], Batch]]:
-    """This rank's share of the examples, longest first: little padding, and an out-of-memory shows at once."""
+    """Yield the examples of this process, longest first: little padding, and out-of-memory errors come early."""
     rows, lengths = Rows(dataset), objective.row_sizes(dataset).most
     order = np.argsort(-lengths, kind="stable")[accelerator.process_index :: accelerator.num_processes]
     for start in range(0, len(order), batch_size):
@@ -34,12 +34,12 @@ def _batches(
 def mean_loss(
     accelerator: Accelerator, model: nn.Module, dataset: Dataset, objective: Objective, batch_size: int
 ) -> dict[str, float]:
-    """The mean loss over all scored items: {"loss": nats an item, "scored": their number}."""
+    """Return the mean loss over all scored items: {"loss": nats per item, "scored": number of items}."""
     totals = torch.zeros(2, dtype=torch.float64, device=accelerator.device)
     with evaluating(accelerator, model) as bare:
         for _, batch in _batches(accelerator, dataset, objective, batch_size):
-            both = float(objective.loss(bare, batch)), objective.count(batch)
-            totals += torch.tensor(both, dtype=torch.float64).to(totals)
+            loss_and_count = float(objective.loss(bare, batch)), objective.count(batch)
+            totals += torch.tensor(loss_and_count, dtype=torch.float64).to(totals)
     total, scored = accelerator.reduce(totals, reduction="sum").tolist()
     return {"loss": total / max(scored, 1.0), "scored": scored}
 
@@ -48,24 +48,27 @@ def mean_loss(
 def predict_logits(
     accelerator: Accelerator, model: nn.Module, dataset: Dataset, objective: Objective, batch_size: int
 ) -> np.ndarray:
-    """Logits of every example in the order of the data set, (examples, labels) fp32, the same on every process."""
+    """Return the logits of every example in data set order.
+
+    (examples, labels) fp32, the same on every process.
+    """
     indices, logits = [], []
     with evaluating(accelerator, model) as bare:
         for places, batch in _batches(accelerator, dataset, objective, batch_size):
             indices += places
             logits.append(logits_of(bare, batch, per_text=True).float())
 
-    # Shares differ by one example at most; the shorter ones are filled with rows of index -1 that are dropped again.
+    # Shares differ by at most one example. Shorter ones are padded with rows of index -1, which are dropped below.
     width = logits[0].shape[1] if logits else bare.config.num_labels
     share = -(-len(dataset) // accelerator.num_processes)
-    mine = torch.zeros(share, width, device=accelerator.device)
-    where_mine = torch.full((share,), -1, dtype=torch.long, device=accelerator.device)
+    own_logits = torch.zeros(share, width, device=accelerator.device)
+    own_rows = torch.full((share,), -1, dtype=torch.long, device=accelerator.device)
     if logits:
-        mine[: len(indices)] = torch.cat(logits)
-        where_mine[: len(indices)] = torch.tensor(indices, device=accelerator.device)
-    every, where = accelerator.gather(mine).cpu().numpy(), accelerator.gather(where_mine).cpu().numpy()
+        own_logits[: len(indices)] = torch.cat(logits)
+        own_rows[: len(indices)] = torch.tensor(indices, device=accelerator.device)
+    gathered, rows = accelerator.gather(own_logits).cpu().numpy(), accelerator.gather(own_rows).cpu().numpy()
     ordered = np.empty((len(dataset), width), dtype=np.float32)
-    ordered[where[where >= 0]] = every[where >= 0]
+    ordered[rows[rows >= 0]] = gathered[rows >= 0]
     return ordered
 
 
@@ -73,7 +76,7 @@ def predict_logits(
 def predict_masked(
     accelerator: Accelerator, model: nn.Module, dataset: Dataset, objective: Objective, batch_size: int
 ) -> dict[str, np.ndarray]:
-    """Every scored position once, in order: {row, position, label, prediction, log_probability of the label}."""
+    """Return every scored position once, in order: {row, position, label, prediction, log_probability of the label}."""
     parts = [torch.empty(0, 5, dtype=torch.float64)]
     with evaluating(accelerator, model) as bare:
         for indices, batch in _batches(accelerator, dataset, objective, batch_size):
@@ -81,23 +84,23 @@ def predict_masked(
             with projecting_only(bare, scored_BL):
                 logits_NV = logits_of(bare, batch).float()
             labels_N = batch["labels"][scored_BL]
-            rows_N, positions_N = scored_BL.nonzero(as_tuple=True)
-            where_N = torch.tensor(indices, device=rows_N.device)[rows_N]
-            surprise_N = -nn.functional.cross_entropy(logits_NV, labels_N, reduction="none")
-            columns = where_N, positions_N, labels_N, logits_NV.argmax(dim=-1), surprise_N
+            batch_rows_N, positions_N = scored_BL.nonzero(as_tuple=True)
+            rows_N = torch.tensor(indices, device=batch_rows_N.device)[batch_rows_N]
+            log_probability_N = -nn.functional.cross_entropy(logits_NV, labels_N, reduction="none")
+            columns = rows_N, positions_N, labels_N, logits_NV.argmax(dim=-1), log_probability_N
             parts.append(torch.stack([c.double() for c in columns], dim=-1).cpu())
-    every = torch.cat(gather_object([torch.cat(parts)])).numpy()
-    every = every[np.lexsort((every[:, 1], every[:, 0]))]
+    table = torch.cat(gather_object([torch.cat(parts)])).numpy()
+    table = table[np.lexsort((table[:, 1], table[:, 0]))]
     names = ("row", "position", "label", "prediction")
-    return {n: every[:, i].astype(np.int64) for i, n in enumerate(names)} | {"log_probability": every[:, 4]}
+    return {n: table[:, i].astype(np.int64) for i, n in enumerate(names)} | {"log_probability": table[:, 4]}
 
 
-def judge_tokens(
+def evaluate_tokens(
     accelerator: Accelerator, model: nn.Module, dataset: Dataset, objective: Objective, batch_size: int, output: Path
 ) -> dict[str, float]:
-    """Loss and accuracy over the scored tokens of a held-out split, each of which goes to predictions.parquet."""
+    """Return loss and accuracy over the scored tokens; write each prediction to predictions.parquet."""
     table = predict_masked(accelerator, model, dataset, objective, batch_size)
     if accelerator.is_main_process:
         pd.DataFrame(table).to_parquet(output / "predictions.parquet")
-    right = (table["label"] == table["prediction"]).mean()
-    return {"eval_loss": -float(table["log_probability"].mean()), "eval_accuracy": float(right)}
+    accuracy = (table["label"] == table["prediction"]).mean()
+    return {"eval_loss": -float(table["log_probability"].mean()), "eval_accuracy": float(accuracy)}

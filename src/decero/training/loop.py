@@ -1,4 +1,4 @@
-"""The one training loop. It knows steps, gradients and checkpoints; of the task it knows an `Objective`."""
+"""Run the training loop: steps, gradients, checkpoints. All it knows of the task is an `Objective`."""
 
 import math
 import shutil
@@ -35,8 +35,10 @@ from decero.training.signals import Interruption
 
 @dataclass
 class TrainResult:
-    """What a run did. tokens: real ones, padding not counted. save_time_s: what part of its time went into checkpoints.
-    best: the best evaluation, if one was asked for.
+    """The model and the totals of a run.
+
+    tokens: without padding. save_time_s: the part of the wall time spent on checkpoints. best: metrics of the best
+    evaluation, with `metric_for_best_model`.
     """
 
     model: Any
@@ -48,7 +50,7 @@ class TrainResult:
     history: list[dict] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
-        """The cost of the run. FLOPs as transformers counts them: 6 x tokens x weights without embeddings."""
+        """Return the cost of the run. FLOPs as in transformers: 6 x tokens x weights without embeddings."""
         bare = unwrap(self.model)
         weights = bare.num_parameters(exclude_embeddings=True)
         return {
@@ -69,38 +71,39 @@ def train(
     objective: Objective,
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None,
 ) -> TrainResult:
-    """Train `model` on `dataset`. A step is an optimizer step, always.
+    """Train `model` on `dataset`. A step is always an optimizer step.
 
-    The gradient of a step is that of the mean loss over the scored items of its whole global batch, however the batch
-    is split into micro-batches and over processes. evaluate: model -> metrics, called as `training.eval_strategy` says.
-    In a sharded run `evaluate` gets a `Sharded` model, which `evaluating` makes whole; the result is whole.
+    The gradient of a step is that of the mean loss over the scored items of the whole global batch. It does not depend
+    on how the batch is split into micro-batches and over processes. evaluate: model -> metrics, called as
+    `training.eval_strategy` says. In a sharded run it gets a `Sharded` model, to be gathered with `evaluating`. The
+    returned model is never sharded.
 
-    Raises UserError, before the update, when a loss or gradient is not finite: it names step, batch and layer.
+    Raises UserError before the update when a loss or gradient is not finite, with the step, the examples and the layer.
     """
     accelerator, training, optim, output, seed = run.accelerator, run.training, run.optim, run.output, run.seed
     loader = step_loader(accelerator, dataset, objective, training, seed)
     last, steps_per_epoch = loader.last, loader.steps_per_epoch
     if training.metric_for_best_model and evaluate is None:
         raise UserError(
-            "training.metric_for_best_model needs a validation split; give data.validation_fraction or leave it out"
+            "training.metric_for_best_model needs a validation split; set data.validation_fraction or remove it"
         )
     torch.manual_seed(seed_sequence(seed, accelerator.process_index))  # dropout
     model.to(accelerator.device).train()  # type: ignore[arg-type]
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    given: Any = model
+    prepared: Any = model
     if run.sharded:
         model = shard(accelerator, model)  # type: ignore[assignment]
     if frozen := freeze_unreached(accelerator, model, objective, Rows(dataset).__getitems__([RowIndex(0, 0)])[0]):
-        accelerator.print(f"not reached by this objective, so not trained: {', '.join(frozen)}")
+        accelerator.print(f"not used by this objective, so not trained: {', '.join(frozen)}")
     if training.compile:
         accelerator.print(compile_layers(model))
     optimizer = build_optimizer(model, optim)
     learning_rate = learning_rate_at(optimizer, optim, last)
-    given = accelerator.prepare_model(given, evaluation_mode=True)  # not wrapped: `backward` sums the gradients
+    prepared = accelerator.prepare_model(prepared, evaluation_mode=True)  # no DDP: `backward` sums the gradients
     optimizer = accelerator.prepare(optimizer)
     if not isinstance(model, Sharded):
-        model = given
+        model = prepared
         broadcast([parameter.data for parameter in model.parameters()])
 
     result, first, checkpoints = TrainResult(model), 0, output / "checkpoints"
@@ -110,19 +113,20 @@ def train(
         first, running, result.tokens = state["step"], state["running"], state["tokens"]
         selection.best, selection.stale = state["best"], state.get("stale", 0)
         result.wall_time_s, result.save_time_s = state["wall_time_s"], state.get("save_time_s", 0.0)
-        loader.go_on(first, state.get("stream"))
+        loader.restore(first, state.get("stream"))
         loader.limit(state.get("micro_batch", loader.split.limit))
         accelerator.print(f"resuming {output} at step {first} of {last}")
     elif accelerator.is_main_process:
-        shutil.rmtree(checkpoints, ignore_errors=True)  # of an attempt that nobody resumes
+        shutil.rmtree(checkpoints, ignore_errors=True)  # of an earlier attempt that is not resumed
     log = MetricsLog(accelerator, output, first, run.tag)
     result.history = log.rows
-    shown = tqdm(
+    progress = tqdm(
         total=last, initial=first, unit="step", dynamic_ncols=True, desc=output.name,
         disable=not (accelerator.is_main_process and run.progress), mininterval=0.5 if sys.stderr.isatty() else 15,
     )  # fmt: skip
-    started, spent, tokens_before, since = time.perf_counter(), result.wall_time_s, result.tokens, time.perf_counter()
-    with closing(loader), Interruption(accelerator) as interruption, shown as bar:
+    wall_time_before, started = result.wall_time_s, time.perf_counter()
+    tokens_before, since = result.tokens, started
+    with closing(loader), Interruption(accelerator) as interruption, progress as bar:
         for step in range(first, first if selection.out_of_patience else last):
             loss, tokens, indices = backward(accelerator, model, objective, loader, step)
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -153,7 +157,7 @@ def train(
                 bar.set_postfix_str(f"loss {mean:.3f}, {rate:,.0f} tokens/s", refresh=False)
             bar.update()
 
-            result.wall_time_s = spent + time.perf_counter() - started
+            result.wall_time_s = wall_time_before + time.perf_counter() - started
             new_best = False
             if evaluate and selection.due(done, last, steps_per_epoch):
                 metrics = {f"eval_{name}": value for name, value in evaluate(model).items()}
@@ -172,18 +176,18 @@ def train(
                     "micro_batch": loader.split.limit,
                 }
                 state |= {"stream": loader.state(), "save_time_s": result.save_time_s}
-                before = time.perf_counter()
+                save_started = time.perf_counter()
                 save_checkpoint(checkpoints, accelerator, model, optimizer, state)
                 if accelerator.is_main_process:
                     selection.prune(done)
-                result.save_time_s += time.perf_counter() - before
+                result.save_time_s += time.perf_counter() - save_started
             if signal and done < last:
                 interruption.end(signal, done, last)
             if selection.out_of_patience:
-                accelerator.print(f"step {done}: no better for {selection.stale} evaluations, so the run ends here")
+                accelerator.print(f"step {done}: no improvement for {selection.stale} evaluations; stopping early")
                 break
     result.step, result.best = max(first, result.step), selection.best
-    result.wall_time_s = spent + time.perf_counter() - started
+    result.wall_time_s = wall_time_before + time.perf_counter() - started
     selection.load(accelerator.unwrap_model(model))
     result.model = model.gather() if isinstance(model, Sharded) else model
     return result

@@ -1,4 +1,4 @@
-"""Memory of the process and the accelerator: the peak of a run, and freed memory that is kept for the next step."""
+"""Measure peak memory, and keep freed memory for the next step."""
 
 import ctypes
 import sys
@@ -10,41 +10,41 @@ from accelerate import Accelerator
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what is freed: the next step asks for the same again. Elsewhere than on glibc, nothing.
+    """Make glibc keep freed memory, because the next step needs it again. No effect with other C libraries.
 
-    By default glibc takes each tensor above 32 MiB from the system, which fills it with zeros page by page, and gives
-    it back at once (mallopt(3): M_MMAP_MAX, M_TRIM_THRESHOLD). PyTorch's guide to CPUs has jemalloc for the same end.
+    By default glibc takes each tensor above 32 MiB from the system, which fills it with zeros page by page, and
+    returns it at once (mallopt(3): M_MMAP_MAX, M_TRIM_THRESHOLD). PyTorch's CPU guide uses jemalloc for this purpose.
     """
     M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
     with suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, -1)  # never
+        mallopt(M_TRIM_THRESHOLD, -1)  # never return memory
 
 
-def give_back_memory() -> None:
-    """What `keep_freed_memory` kept goes back to the system, so that what is held or free can be counted."""
+def release_freed_memory() -> None:
+    """Return the memory that `keep_freed_memory` kept, so that used and free memory can be measured."""
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def reset_peak_memory() -> None:
-    """Start counting anew, so that several runs in one process each get their own peak."""
+    """Reset the peak, so that each of several runs in one process gets its own."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    give_back_memory()
+    release_freed_memory()
     with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: peak resident set := resident set
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: sets the peak to the current resident set
 
 
 def peak_memory(accelerator: Accelerator) -> int:
-    """Bytes at the highest point: of the accelerator where there is one, else of the process."""
+    """Return the peak memory in bytes: of the GPU if there is one, else of the process."""
     if accelerator.device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     except (OSError, IndexError):
-        import resource  # not on every platform
+        import resource  # missing on Windows
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

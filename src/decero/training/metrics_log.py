@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, on disk as soon as it is measured, and to accelerate's trackers."""
+"""Write metrics to metrics.jsonl, one JSON object per line, at once, and to accelerate's trackers."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 
 class MetricsLog:
-    """Appends to `output/metrics.jsonl` on the main process. A resume drops the lines after its checkpoint's step."""
+    """Append to `output/metrics.jsonl` on the main process. Resuming drops lines after the checkpoint's step."""
 
     def __init__(self, accelerator: Accelerator, output: Path, first_step: int, tag: str = ""):
         self.accelerator, self.tag = accelerator, tag
@@ -18,9 +18,9 @@ class MetricsLog:
             self.rows = [row for row in map(_parse, lines) if row and row["step"] <= first_step]
         if accelerator.is_main_process:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside = output / ".metrics.jsonl.tmp"  # a kill must not take the log of what is done
-            beside.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
-            beside.replace(self.path)
+            temporary = output / ".metrics.jsonl.tmp"  # a kill must not destroy the existing log
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+            temporary.replace(self.path)
 
     def write(self, *, step: int, **values: float) -> None:
         self.rows.append({"step": step} | values)
@@ -31,7 +31,7 @@ class MetricsLog:
 
 
 def _parse(line: str) -> dict | None:
-    """A line that a kill cut short is no line."""
+    """Parse a line; return None for one that a kill cut short."""
     try:
         return json.loads(line)
     except json.JSONDecodeError:

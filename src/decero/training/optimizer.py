@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules by name, from torch and transformers."""
+"""Build optimizers and learning-rate schedules by name, from torch and transformers."""
 
 import inspect
 from collections.abc import Callable
@@ -19,44 +19,47 @@ OPTIMIZERS: dict[str, Any] = {
     "adafactor": torch.optim.Adafactor,
 }
 FUSED = ("adamw", "adam", "sgd")
-FUSED_ON_SHARDS = ("adamw", "adam")  # torch has no other for DTensors
+FUSED_ON_SHARDS = ("adamw", "adam")  # torch has no other fused optimizers for DTensors
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "inverse_sqrt": "inverse_sqrt", "constant": "constant_with_warmup"}
 
 
 def build_optimizer(model: nn.Module, config: OptimSection) -> torch.optim.Optimizer:
-    """The named optimizer over two groups: matrices decay, biases and norms (fewer than two dimensions) do not.
+    """Build the named optimizer with weight decay for matrices only, not for biases and norms (one dimension).
 
-    Raises UserError for an argument that the optimizer does not take, and for adafactor where weights are sharded: its
-    moments are of whole rows and columns.
+    Raises UserError for an unknown argument, and for adafactor with sharded weights: its moments are means over whole
+    rows and columns.
     """
     cls = OPTIMIZERS[config.name]
     accepted = set(inspect.signature(cls).parameters) - {"params", "lr", "weight_decay"}
     for name in config.arguments:
         if name not in accepted:
-            near = did_you_mean(name, accepted, "optim.arguments.") or f"; it takes {', '.join(sorted(accepted))}"
-            raise UserError(f"optim.arguments.{name} is no argument of {cls.__name__}{near}")
+            near = did_you_mean(name, accepted, "optim.arguments.") or f"; use one of {', '.join(sorted(accepted))}"
+            raise UserError(f"optim.arguments.{name}: unknown argument of {cls.__name__}{near}")
     trained = [p for p in model.parameters() if p.requires_grad]
     sharded = any(hasattr(p, "to_local") for p in trained)
     if sharded and config.name == "adafactor":
         others = ", ".join(name for name in OPTIMIZERS if name != "adafactor")
-        raise UserError(f"optim.name: adafactor does not take sharded weights (FSDP2); use one of {others}")
+        raise UserError(f"optim.name: adafactor does not support sharded weights (FSDP2); use one of {others}")
     groups = [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
-    # Several parameters a kernel instead of several kernels a parameter.
-    able = config.name in (FUSED_ON_SHARDS if sharded else FUSED)
-    fused = {"fused": True} if able and "foreach" not in config.arguments else {}
+    # Fused: one kernel updates many parameters, instead of several kernels for each parameter.
+    can_fuse = config.name in (FUSED_ON_SHARDS if sharded else FUSED)
+    fused = {"fused": True} if can_fuse and "foreach" not in config.arguments else {}
     try:
         return cls([g for g in groups if g["params"]], lr=config.learning_rate, **(fused | config.arguments))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"optim.arguments: {cls.__name__} says {error}") from error
+        raise UserError(f"optim.arguments: {cls.__name__} rejects them: {error}") from error
 
 
 def learning_rate_at(
     optimizer: torch.optim.Optimizer, config: OptimSection, max_train_steps: int
 ) -> Callable[[int], float]:
-    """The learning rate as a function of the optimizer step: nothing to save, the same for any number of processes."""
+    """Return the learning rate as a function of the step: no state to save, equal for any number of processes.
+
+    Raises UserError when the warm-up is longer than the run.
+    """
     if config.num_warmup_steps > max_train_steps:
         raise UserError(
             f"optim.num_warmup_steps {config.num_warmup_steps} exceeds the {max_train_steps} steps of the run; lower it"

@@ -1,4 +1,4 @@
-"""result.json: what a run found, and what is needed to read and repeat it."""
+"""Write result.json: the results of a run, and what is needed to interpret and repeat it."""
 
 import json
 import os
@@ -21,7 +21,7 @@ RECORDED = ("decero", "torch", "transformers", "datasets", "accelerate", "tokeni
 
 
 def finished(config: RunConfig) -> dict[str, Any] | None:
-    """The record of a run that is over, when this is a resume of it."""
+    """Return the record of the run if it has already finished and is resumed; else None."""
     record = Path(config.output) / "result.json"
     if not config.resume or not record.is_file():
         return None
@@ -29,7 +29,7 @@ def finished(config: RunConfig) -> dict[str, Any] | None:
 
 
 def write_result(output: Path, accelerator: Accelerator, result: dict[str, Any]) -> dict[str, Any]:
-    """result.json: the run's own figures, then what is needed to read and repeat them. Returns the whole record."""
+    """Write result.json: the results of the run, then machine, versions and command. Returns the whole record."""
     record = result | {
         "peak_memory_bytes": peak_memory(accelerator),
         "num_processes": accelerator.num_processes,
@@ -48,17 +48,17 @@ def write_result(output: Path, accelerator: Accelerator, result: dict[str, Any])
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """The whole file or none, its folder made when it is not there."""
+    """Write a JSON file completely or not at all. Creates its folder if needed."""
     path.parent.mkdir(exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    beside.replace(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 def _commit() -> str | None:
-    """The commit of the working folder, marked when it holds changes; None outside a repository."""
+    """Return the commit of the working folder, marked `-dirty` if it has changes; None outside a repository."""
     try:
-        said = subprocess.run(
+        described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40"],
             capture_output=True,
             text=True,
@@ -67,4 +67,4 @@ def _commit() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.stdout.strip()
+    return described.stdout.strip()

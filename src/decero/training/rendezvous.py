@@ -1,4 +1,4 @@
-"""Where the processes of a run find each other, once for each time that the launcher starts them."""
+"""Set up the rendezvous of the processes of a run, with separate addresses for each restart."""
 
 import os
 from collections.abc import Iterator
@@ -9,16 +9,16 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch.distributed.rendezvous import rendezvous
 
 
-def meeting(timeout: timedelta) -> InitProcessGroupKwargs:
-    """How `Accelerator` should begin: over the launcher's store (`env://`), each attempt under a name of its own.
+def process_group_options(timeout: timedelta) -> InitProcessGroupKwargs:
+    """Return options for `Accelerator`: use the launcher's store (`env://`) with a separate prefix for each attempt.
 
-    A launcher with `--max_restarts` keeps one store for all attempts. The addresses of processes that died still stand
-    in it: "connection refused" to who reads them before the new ones are written (pytorch/pytorch#135712, #167288).
-    Attempts are counted by the launcher of each machine; when a process dies, those of the other machines fail with
-    it, so the counts agree.
+    A launcher with `--max_restarts` keeps one store for all attempts. It still holds the addresses of dead workers,
+    and a process that reads them before the new ones are written gets "connection refused" (pytorch/pytorch#135712,
+    #167288). The launcher of each machine counts the attempts. The counts agree, because when a process dies, those on
+    the other machines fail with it.
     """
-    own_name = "TORCHELASTIC_RESTART_COUNT" in os.environ
-    return InitProcessGroupKwargs(timeout=timeout, init_method="attempt://" if own_name else None)
+    restarts = "TORCHELASTIC_RESTART_COUNT" in os.environ
+    return InitProcessGroupKwargs(timeout=timeout, init_method="attempt://" if restarts else None)
 
 
 def _of_this_attempt(url: str, **options) -> Iterator[tuple[dist.Store, int, int]]:

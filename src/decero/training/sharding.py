@@ -1,7 +1,8 @@
-"""Sharded training, FSDP2: each process holds its share of weights, gradients, moments, and gathers a layer at a time.
+"""Train with sharded weights (FSDP2): each process holds a share of weights, gradients and moments.
 
-The launcher asks for it (`configs/accelerate/fsdp2.yaml`); torch's `fully_shard` does it, on CPUs over gloo as on GPUs
-over NCCL. accelerate has no part in it: asked for FSDP on a CPU, it does something else and says nothing.
+One layer at a time is gathered. The launcher requests sharding (`configs/accelerate/fsdp2.yaml`); torch's
+`fully_shard` does it, on CPUs over gloo and on GPUs over NCCL. accelerate's FSDP is not used: on CPUs it silently does
+something else.
 """
 
 import copy
@@ -20,24 +21,27 @@ from decero.errors import UserError
 from decero.execution.transformers_internals import GradientCheckpointingLayer
 
 LAYER_LISTS = ("layers", "layer", "block", "h")
-# What the launcher's file may ask for besides, and would not get.
+# Other requests of the launcher's file that are not supported.
 REFUSED = {
     "FSDP_OFFLOAD_PARAMS": "fsdp_offload_params is not supported; set it to false and start more processes",
-    "FSDP_ACTIVATION_CHECKPOINTING": "give training.gradient_checkpointing=true for fsdp_activation_checkpointing",
+    "FSDP_ACTIVATION_CHECKPOINTING": "fsdp_activation_checkpointing is not supported; "
+    "set training.gradient_checkpointing=true",
 }
 
 
-def sharding_asked_for() -> bool:
-    """Whether the launcher asks for FSDP2. It is taken out of the environment, where accelerate would act on it.
+def sharding_requested() -> bool:
+    """Return whether the launcher requests FSDP2, and remove the request from the environment.
 
-    Raises UserError for FSDP 1, and for what else is asked for and not there.
+    Otherwise accelerate would act on it.
+
+    Raises UserError for FSDP 1 and for unsupported FSDP options.
     """
     if os.environ.pop("ACCELERATE_USE_FSDP", "").lower() not in ("1", "true"):
         return False
     version = os.environ.get("FSDP_VERSION", "1")
     if version != "2":
         raise UserError(
-            f"topology: FSDP {version} is not supported; set fsdp_version: 2, as configs/accelerate/fsdp2.yaml has it"
+            f"topology: FSDP {version} is not supported; set fsdp_version: 2, as in configs/accelerate/fsdp2.yaml"
         )
     for name, mend in REFUSED.items():
         if os.environ.get(name, "").lower() in ("1", "true"):
@@ -46,17 +50,18 @@ def sharding_asked_for() -> bool:
 
 
 class Sharded(nn.Module):
-    """A model whose parameters are spread over the processes; `module` is what trains.
+    """A model whose parameters are sharded over the processes; `module` is the part that trains.
 
-    A loss is computed inside `forward`: weights that it reads beside the model's own forward (the projection, an
-    encoder called by itself) are there, too, and their gradients are known. Every process computes as many losses.
+    The loss is computed inside `forward`. So weights that the loss reads outside the model's own forward (the
+    projection, a separately called encoder) are gathered, too, and get gradients. All processes must compute the same
+    number of losses.
     """
 
     module: Any
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self._whole = [model]  # in a list, so that it is no part of this module
+        self._whole = [model]  # in a list, so that it is not registered as a submodule
         same_weights: dict[int, Any] = {id(parameter): parameter for parameter in model.parameters()}
         self.module = copy.deepcopy(model, same_weights)
 
@@ -64,29 +69,29 @@ class Sharded(nn.Module):
         return compute(self.module, *args)
 
     def gather(self) -> Any:
-        """The whole model, its weights of this moment on every process: the object that sharding was given.
+        """Gather the current weights into the original model, on every process, and return it.
 
-        All processes must call it. 4 bytes a parameter more, until `release`.
+        All processes must call it. Takes 4 more bytes per parameter until `release`.
         """
         with torch.no_grad():
-            for whole, part in zip(self._whole[0].parameters(), self.module.parameters(), strict=True):
-                whole.data = full(part)
+            for original, part in zip(self._whole[0].parameters(), self.module.parameters(), strict=True):
+                original.data = full(part)
         return self._whole[0]
 
     def release(self) -> None:
-        """Let go of the whole weights."""
+        """Free the gathered weights."""
         for parameter in self._whole[0].parameters():
             parameter.data = parameter.data.new_empty(0)
 
 
 def shard(accelerator: Accelerator, model: nn.Module) -> Sharded:
-    """Spread the weights of `model`, as the main process has them, over all processes; it is empty until a `gather`.
+    """Shard the weights of the main process over all processes. `model` itself is empty until `gather`.
 
-    Each layer is gathered before it computes and let go of after, forwards and backwards; what is in no layer (the
-    embeddings, the head) is gathered once a pass. Tied weights stay one weight. Gradients are summed, not averaged: the
-    loss is divided by the items of all processes already.
+    Each layer is gathered before it computes and freed afterwards, in the forward and backward pass. Weights outside
+    the layers (embeddings, head) are gathered once per pass. Tied weights stay tied. Gradients are summed, not
+    averaged, because the loss is already divided by the items of all processes.
 
-    Raises UserError for a parameter that is a single number without a dimension to cut.
+    Raises UserError for a scalar parameter, which has no dimension to shard.
     """
     from torch.distributed.device_mesh import init_device_mesh  # not every torch is built with it
     from torch.distributed.fsdp import fully_shard
@@ -96,30 +101,30 @@ def shard(accelerator: Accelerator, model: nn.Module) -> Sharded:
     broadcast([parameter.data for parameter in model.parameters()])
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     sharded: Any = Sharded(model)
-    for unit in [*reversed(layers_of(sharded.module)), sharded]:  # what lies within another comes first
+    for unit in [*reversed(layers_of(sharded.module)), sharded]:  # inner modules first
         fully_shard(unit, mesh=mesh)
         unit.set_gradient_divide_factor(1.0)
-        unit.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+        unit.set_force_sum_reduction_for_comms(True)  # gloo supports only sums
     sharded.release()
     return sharded
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:
-    """The layers of a model, outermost first, that share no parameter with what is outside them."""
+    """List the layers of a model, outermost first, that share no parameter with modules outside them."""
     layers: list[nn.Module] = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if not layers:
         lists = [m for name, m in model.named_modules() if name.rpartition(".")[2] in LAYER_LISTS]
-        layers = [layer for each in lists if isinstance(each, nn.ModuleList) for layer in each]
-    uses = _uses(model)
-    return [layer for layer in layers if all(uses[name] == times for name, times in _uses(layer).items())]
+        layers = [layer for stack in lists if isinstance(stack, nn.ModuleList) for layer in stack]
+    uses = _count_uses(model)
+    return [layer for layer in layers if all(uses[key] == times for key, times in _count_uses(layer).items())]
 
 
-def _uses(module: nn.Module) -> Counter[int]:
+def _count_uses(module: nn.Module) -> Counter[int]:
     return Counter(id(parameter) for _, parameter in module.named_parameters(remove_duplicate=False))
 
 
 def loss_of(model: nn.Module, loss: Callable[..., Tensor], batch: Any, last: bool) -> Tensor:
-    """loss(model, batch), sharded or not. last: its gradient completes a step, and what there is by then is summed."""
+    """Compute loss(model, batch), sharded or not. last: sum the gradients of the step in its backward pass."""
     if not isinstance(model, Sharded):
         return loss(model, batch)
     model.set_requires_gradient_sync(last)  # type: ignore[operator]
@@ -127,23 +132,24 @@ def loss_of(model: nn.Module, loss: Callable[..., Tensor], batch: Any, last: boo
 
 
 @contextmanager
-def whole(accelerator: Accelerator, model: nn.Module) -> Iterator[Any]:
-    """The model without wrappers, whole on every process, to evaluate and to generate with.
+def unsharded(accelerator: Accelerator, model: nn.Module) -> Iterator[Any]:
+    """Yield the model without wrappers, complete on every process, for evaluation and generation.
 
-    Processes have different numbers of batches to evaluate and of tokens to write, so none may wait for another's
-    layers: a sharded model is gathered once, 4 bytes a parameter, and let go of after. All processes must enter.
+    Processes evaluate different numbers of batches and generate different numbers of tokens, so they must not wait
+    for each other at every layer. Hence a sharded model is gathered once (4 bytes per parameter) and freed afterwards.
+    All processes must enter.
     """
     if not isinstance(model, Sharded):
         yield accelerator.unwrap_model(model, keep_fp32_wrapper=True)
         return
     yield model.gather()
-    model.release()  # not after an error: some process may be the only one that has it
+    model.release()  # not after an error, which may occur on one process only
 
 
 @contextmanager
 def evaluating(accelerator: Accelerator, model: nn.Module) -> Iterator[Any]:
-    """`whole`, without dropout inside."""
-    with whole(accelerator, model) as bare:
+    """Yield the model as `unsharded` does, in evaluation mode (no dropout)."""
+    with unsharded(accelerator, model) as bare:
         was_training = bare.training
         bare.eval()
         yield bare
@@ -151,5 +157,5 @@ def evaluating(accelerator: Accelerator, model: nn.Module) -> Iterator[Any]:
 
 
 def full(tensor: Any) -> Tensor:
-    """All of a tensor, of which a shard may lie here; all processes must ask."""
+    """Return the whole tensor, gathered if it is sharded; all processes must call it."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

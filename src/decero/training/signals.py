@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C during training: the step at hand is finished and saved, then the run ends."""
+"""Handle SIGTERM and Ctrl-C during training: finish the current step, save it, then stop."""
 
 import signal
 import threading
@@ -12,9 +12,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interruption:
-    """Inside, a signal is taken note of instead of ending the process; the second Ctrl-C ends it as always.
+    """Record signals instead of ending the process; a second Ctrl-C ends it as usual.
 
-    What schedulers send before they take a machine back (SLURM, Kubernetes, spot instances) is SIGTERM.
+    Schedulers (SLURM, Kubernetes, spot instances) send SIGTERM before they take a machine back.
     """
 
     def __init__(self, accelerator: Accelerator):
@@ -23,28 +23,30 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        if threading.current_thread() is threading.main_thread():  # only the main thread may set handlers
+            self._before = {number: signal.signal(number, self._record) for number in SIGNALS}
         return self
 
     def __exit__(self, *error) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _record(self, number: int, frame: FrameType | None) -> None:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
 
     def anywhere(self) -> int:
-        """The signal that some process got, 0 for none; all processes must ask, and all hear the same."""
+        """Return the signal that any process received, or 0. All processes must call it; all get the same."""
         if self.accelerator.num_processes == 1:
             return self.received
-        mine = torch.tensor([self.received], device=self.accelerator.device)
-        return int(self.accelerator.gather(mine).max())
+        received = torch.tensor([self.received], device=self.accelerator.device)
+        return int(self.accelerator.gather(received).max())
 
     def end(self, number: int, step: int, last: int) -> None:
-        """Say so and leave, as a process that was ended by the signal would: exit code 128 + its number."""
+        """Print a line and exit with code 128 + the signal number, as shells report it."""
         name = signal.Signals(number).name
-        self.accelerator.print(f"stopped by {name} after step {step} of {last}, which is saved; --resume goes on")
+        self.accelerator.print(
+            f"stopped by {name} after step {step} of {last}; checkpoint saved, continue with --resume"
+        )
         raise SystemExit(128 + number)

@@ -1,4 +1,4 @@
-"""Tiny stock models of every family and head: prime sizes, no dropout, weights large enough to betray errors."""
+"""Tiny stock models of every family and head: prime sizes, no dropout, weights large enough to show errors."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ from decero.hub.families import FAMILIES
 from decero.hub.stock import untie
 
 TOKENS = {"pad_token_id": 0, "bos_token_id": 35, "eos_token_id": 36}
-# Prime, or odd times odd, so that a swapped axis meets another size; even heads where rotary positions turn pairs.
-# Nothing at its class's default, so that an option left behind shows.
+# Prime or odd sizes, so that swapped axes never match; even head sizes where rotary positions need pairs.
+# No value equals its class's default, so that tests see an option that was not converted.
 BERT = {
     "vocab_size": 37, "hidden_size": 33, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 41,
     "max_position_embeddings": 17, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, **TOKENS,
@@ -70,9 +70,9 @@ OPTIONS = {
 
 @torch.no_grad()
 def redraw(model):
-    """Every parameter anew, norms around 1: at std 0.02 a wrong layer hides behind the residual."""
+    """Draw all parameters again, norms around 1. With std 0.02 the residual would hide a wrong layer."""
     scaled = getattr(model.config, "scale_attn_weights", model.config.model_type != "t5")
-    std = 0.25 if scaled else 0.2  # scores that nothing divides would make a softmax of one
+    std = 0.25 if scaled else 0.2  # larger unscaled scores would saturate the softmax
     generator = torch.Generator().manual_seed(11)
     buffers = [(name, buffer) for name, buffer in model.named_buffers() if name == "final_logits_bias"]
     for name, tensor in [*model.named_parameters(), *buffers]:
@@ -100,14 +100,14 @@ class Case:
         return hf.CONFIG_MAPPING[self.family.name](**options, num_labels=labels)
 
     def stock(self, **options):
-        """The stock model, redrawn."""
+        """The stock model with random parameters."""
         model = self.family.stock_class(self.head)(self.config(**options))
         if self.variant == "t5 1.1" and self.head != "Model":
             untie(model)
         return redraw(model)
 
     def ours(self):
-        """A model of ours with the configuration of the stock one, redrawn."""
+        """A decero model with the configuration of the stock model and random parameters."""
         stock = self.config()
         config = self.family.our_config(stock, self.head)
         if self.family.name in ("bert", "roberta") and self.head == "Model":
@@ -137,7 +137,7 @@ def find_case():
 
 @pytest.fixture
 def batch():
-    """Three padded texts for either side of a case, and where their outputs are compared."""
+    """Three padded texts for each side of a case, and the mask where their outputs are compared."""
 
     def build(case, seed=5):
         generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""`decero import` and `decero export`: folders in, folders out, all at once or not at all, and no code run."""
+"""`decero import` and `decero export`: complete folders or none, and no foreign code runs."""
 
 import json
 import shutil
@@ -34,13 +34,13 @@ SHAPES = [
 FOR_TRANSFORMERS_4 = {
     "llama": {"rope_theta": 500.0},
     "modernbert": {"global_rope_theta": 700.0, "local_rope_theta": 50.0, "global_attn_every_n_layers": 3},
-    "t5 1.1": {"tie_word_embeddings": False},  # the truth, which T5Config itself does not write
+    "t5 1.1": {"tie_word_embeddings": False},  # as in the file; T5Config itself does not write it
 }
 
 
 @pytest.fixture
 def words():
-    """A tokenizer without a class of its own, of the 37 tokens that the tiny models know."""
+    """A plain fast tokenizer with the 37 tokens of the tiny models."""
     vocabulary = {word: i for i, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *(f"w{i}" for i in range(33))])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -67,7 +67,7 @@ def edit(path, **changes):
 
 
 def refused(source, out, said):
-    """An import is refused, and nothing is left of it."""
+    """Check that an import is refused with this message and leaves no files; return the message."""
     before = set(out.parent.iterdir())
     with pytest.raises(UserError, match=said) as refusal:
         import_model(source, out)
@@ -77,7 +77,7 @@ def refused(source, out, said):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(("variant", "head"), SHAPES)
-def test_a_folder_there_and_back_holds_the_same_tensors_and_options(variant, head, dtype, stock_folder, tmp_path):
+def test_a_round_trip_keeps_tensors_and_options(variant, head, dtype, stock_folder, tmp_path):
     folder = stock_folder(variant, head, dtype)
     said = []
     ours = import_model(folder, tmp_path / "ours", said.append)
@@ -111,8 +111,8 @@ def test_t5_1_1_loads_with_a_head_of_its_own_whatever_wrote_it(stock_folder, tmp
     assert (again / "config.json").read_text() == (tmp_path / "ours" / "config.json").read_text()
 
 
-def test_shards_old_names_and_what_nobody_needs(find_case, tmp_path, capsys):
-    """As BERT's own checkpoints are: pretraining heads, gamma and beta, position_ids, several files."""
+def test_shards_old_names_and_unused_tensors_are_read(find_case, tmp_path, capsys):
+    """As in BERT's own checkpoints: pretraining heads, gamma and beta, position_ids, several files."""
     case = find_case("bert", "ForMaskedLM")
     stock = hf.BertForPreTraining(case.config())
     stock.save_pretrained(tmp_path / "stock")
@@ -141,7 +141,7 @@ def test_shards_old_names_and_what_nobody_needs(find_case, tmp_path, capsys):
 
 
 def test_the_first_gpt2_and_t5_files(find_case, tmp_path, capsys):
-    """GPT-2's names lack the prefix and its masks are stored; T5 stores its embeddings three times, and a dead bias."""
+    """GPT-2's file has no prefix and stores masks; T5's stores its embeddings three times, and an unused bias."""
     dead = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
     for variant, head, buffer in (("gpt2", "ForCausalLM", "h.0.attn.bias"), ("t5", "ForConditionalGeneration", dead)):
         stock = find_case(variant, head).stock()
@@ -151,18 +151,18 @@ def test_the_first_gpt2_and_t5_files(find_case, tmp_path, capsys):
             del tensors["lm_head.weight"]
         save_file(tensors | {buffer: torch.ones(5)}, tmp_path / variant / "model.safetensors", {"format": "pt"})
         back = export_model(import_model(tmp_path / variant, tmp_path / f"our-{variant}"), tmp_path / f"back-{variant}")
-        assert f"left behind: {buffer}\n" in capsys.readouterr().out
+        assert f"dropped tensors: {buffer}\n" in capsys.readouterr().out
         again = type(stock).from_pretrained(back).state_dict()
         assert all(torch.equal(again[name], tensor) for name, tensor in stock.state_dict().items())
 
 
-def test_tokenizer_and_generation_settings_come_along(stock_folder, words, tmp_path, capsys):
+def test_tokenizer_and_generation_settings_are_copied(stock_folder, words, tmp_path, capsys):
     folder = stock_folder("gpt2", "ForCausalLM")
     words.save_pretrained(folder)
     edit(folder / "generation_config.json", max_new_tokens=7, do_sample=True)
     ours = import_model(folder, tmp_path / "ours")
     back = export_model(ours, tmp_path / "back")
-    assert "its tokenizer encodes 4 lines as before" in capsys.readouterr().out
+    assert "the saved tokenizer encodes 4 test lines as before" in capsys.readouterr().out
     for path in (ours, back):
         assert hf.AutoTokenizer.from_pretrained(path)("w3 w5 what")["input_ids"] == words("w3 w5 what")["input_ids"]
         assert json.loads((path / "tokenizer_config.json").read_text())["tokenizer_class"] == "PreTrainedTokenizerFast"
@@ -173,7 +173,7 @@ def test_tokenizer_and_generation_settings_come_along(stock_folder, words, tmp_p
     assert torch.equal(one.generate(texts, do_sample=False), other.generate(texts, do_sample=False))
 
 
-def test_labels_come_along(stock_folder, tmp_path):
+def test_labels_are_copied(stock_folder, tmp_path):
     names = {"id2label": {i: f"kind {i}" for i in range(5)}, "label2id": {f"kind {i}": i for i in range(5)}}
     folder = stock_folder("roberta", "ForTokenClassification")
     edit(folder / "config.json", **names)
@@ -198,7 +198,7 @@ def test_from_the_hub(stock_folder, hub, tmp_path):
     import_model("me/tiny", tmp_path / "ours")
     assert load_file(tmp_path / "ours" / "model.safetensors")
     assert not any(".bin" in request or ".py" in request for request in hub.requests)
-    refused("me/other", tmp_path / "none", "me/other: no such folder; nor can it be had from the hub: ")
+    refused("me/other", tmp_path / "none", "me/other: no such folder; cannot download it from the hub: ")
 
 
 def test_one_file_of_two_dtypes_loses_nothing(stock_folder, tmp_path, capsys):
@@ -221,26 +221,29 @@ def test_one_file_of_two_dtypes_loses_nothing(stock_folder, tmp_path, capsys):
     [
         (
             {"model_type": "brt"},
-            "model_type brt has no counterpart here; did you mean bert\\? .families: bert, roberta",
+            "model_type brt has no counterpart in decero; did you mean bert\\? .families: bert, roberta",
         ),
-        ({"model_type": "decero_encoder"}, "is one of decero's own models already"),
-        ({"architectures": ["BertForMakedLM"]}, "BertForMakedLM has no counterpart here; did you mean BertForMaskedLM"),
-        ({"architectures": ["BertForMultipleChoice"]}, "BertForMultipleChoice has no counterpart here"),
-        ({"auto_map": {"AutoModel": "modeling_mine.Mine"}}, "auto_map names code of its own, which is never run"),
+        ({"model_type": "decero_encoder"}, "already a decero model"),
+        (
+            {"architectures": ["BertForMakedLM"]},
+            "BertForMakedLM has no counterpart .*; did you mean BertForMaskedLM",
+        ),
+        ({"architectures": ["BertForMultipleChoice"]}, "BertForMultipleChoice has no counterpart in decero"),
+        ({"auto_map": {"AutoModel": "modeling_mine.Mine"}}, "auto_map names custom code, which is never run"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config: the weights are quantized"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key' has no counterpart"),
-        ({"is_decoder": True}, "bert option is_decoder=True has no counterpart here"),
+        ({"is_decoder": True}, "bert option is_decoder=True has no counterpart in decero"),
         ({"hidden_act": "sinc"}, "unknown hidden_act sinc"),
         ({"num_hidden_layers": 3}, "tensor bert.encoder.layer.2.attention.output.LayerNorm.bias is missing"),
-        ({"num_hidden_layers": 1}, "tensor bert.encoder.layer.1.* has no place in BertForMaskedLM"),
+        ({"num_hidden_layers": 1}, "unexpected tensor bert.encoder.layer.1.*; BertForMaskedLM has no such"),
         (
             {"intermediate_size": 43},
-            r"layer.0.intermediate.dense.bias has shape \[41\] and BertForMaskedLM wants \[43\]",
+            r"layer.0.intermediate.dense.bias has shape \[41\], but BertForMaskedLM needs \[43\]",
         ),
         ({"hidden_size": 35}, r"hidden size \(35\) is not a multiple|head_dim=11 has no"),
     ],
 )
-def test_a_configuration_that_does_not_fit_is_refused_by_name(changes, said, stock_folder, tmp_path):
+def test_an_option_without_counterpart_is_named(changes, said, stock_folder, tmp_path):
     folder = stock_folder()
     edit(folder / "config.json", **changes)
     assert refused(folder, tmp_path / "ours", said).startswith(str(folder))
@@ -256,48 +259,48 @@ def test_code_of_a_folder_is_never_run(stock_folder, tmp_path, monkeypatch):
         "AutoTokenizer": ["mine.Tokenizer", None],
     }
     (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": mine, "tokenizer_class": "Mine"}))
-    refused(folder, tmp_path / "ours", "its tokenizer cannot be loaded")
+    refused(folder, tmp_path / "ours", "cannot load its tokenizer")
     edit(folder / "config.json", auto_map=mine)
-    refused(folder, tmp_path / "ours", "auto_map names code")
+    refused(folder, tmp_path / "ours", "auto_map names custom code")
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
     "trick", ["pickle", "nothing", "cut short", "outside", "absolute", "link", "adapter", "float8"]
 )
-def test_weights_that_are_not_plain_safetensors_of_the_folder_are_refused(trick, stock_folder, tmp_path):
+def test_weights_other_than_plain_safetensors_are_refused(trick, stock_folder, tmp_path):
     folder = stock_folder()
     weights = folder / "model.safetensors"
     elsewhere = tmp_path / "elsewhere.safetensors"
     if trick == "pickle":
         torch.save(load_file(weights), folder / "pytorch_model.bin")
         weights.unlink()
-        said = "pytorch_model.bin may run code when it is loaded, and is not read"
+        said = "pytorch_model.bin is not read, because loading it may run code"
     if trick == "nothing":
         weights.unlink()
         said = "there is no model.safetensors "
     if trick == "cut short":
         weights.write_bytes(weights.read_bytes()[:-7])
-        said = "model.safetensors: is no whole safetensors file"
+        said = "model.safetensors: not a complete safetensors file"
     if trick in ("outside", "absolute"):
         shutil.move(weights, elsewhere)
         name = "../elsewhere.safetensors" if trick == "outside" else str(elsewhere)
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"bert.pooler": name}}))
-        said = "lie outside of the folder, and are not read"
+        said = "are outside the folder and are not read"
     if trick == "link":
         shutil.move(weights, elsewhere)
         weights.symlink_to(elsewhere)
-        said = "the weights model.safetensors lie outside of the folder"
+        said = "the weights model.safetensors are outside the folder"
     if trick == "adapter":
         (folder / "adapter_config.json").write_text("{}")
-        said = "holds an adapter to another model"
+        said = "holds an adapter for another model"
     if trick == "float8":
         save_file({"bert.pooler.dense.bias": torch.zeros(3).to(torch.float8_e4m3fn)}, weights)
-        said = "tensor bert.pooler.dense.bias is stored as F8_E4M3, which is not read here"
+        said = "tensor bert.pooler.dense.bias is stored as F8_E4M3, which decero does not read"
     refused(folder, tmp_path / "ours", said)
 
 
-def test_waves_in_a_marian_file_are_checked_and_left_behind(stock_folder, tmp_path):
+def test_sinusoids_in_a_marian_file_are_checked_and_dropped(stock_folder, tmp_path):
     folder = stock_folder("marian", "ForConditionalGeneration")
     tensors = load_file(folder / "model.safetensors")
     name = "model.encoder.embed_positions.weight"
@@ -308,25 +311,25 @@ def test_waves_in_a_marian_file_are_checked_and_left_behind(stock_folder, tmp_pa
     import_model(folder, tmp_path / "ours")
     tensors[name][2, 3] += 1
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    refused(folder, tmp_path / "others", f"tensor {name} is not the formula")
+    refused(folder, tmp_path / "others", f"tensor {name} differs from the formula")
 
 
-def test_a_folder_that_is_there_is_left_alone(stock_folder, tmp_path):
+def test_an_existing_folder_is_not_overwritten(stock_folder, tmp_path):
     folder = stock_folder()
     (tmp_path / "ours").mkdir()
-    import_model(folder, tmp_path / "ours")  # empty is as good as none
+    import_model(folder, tmp_path / "ours")  # an empty folder counts as none
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "ours").iterdir()}
     for again in (lambda: import_model(folder, tmp_path / "ours"), lambda: export_model(folder, tmp_path / "ours")):
-        with pytest.raises(UserError, match=r"is there already|is none of decero's own"):
+        with pytest.raises(UserError, match=r"already exists|not a decero model"):
             again()
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         export_model(tmp_path / "ours", tmp_path / "ours", "bert")
     assert before == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "ours").iterdir()}
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         import_model(folder, folder / "config.json")
 
 
-def test_a_conversion_that_computes_something_else_leaves_nothing(stock_folder, tmp_path, monkeypatch):
+def test_a_conversion_with_other_outputs_leaves_nothing(stock_folder, tmp_path, monkeypatch):
     folder = stock_folder()
 
     def wrong(stock):
@@ -376,7 +379,7 @@ def test_auto_finds_the_family(variant, head, family, find_case, tmp_path):
     assert json.loads((back / "config.json").read_text())["model_type"] == family
 
 
-def test_auto_says_why_no_family_can_and_takes_remote_code(find_case, tmp_path, capsys):
+def test_auto_says_why_no_family_fits_and_uses_remote_code(find_case, tmp_path, capsys):
     config = find_case("bert", "ForMaskedLM").ours().config
     config.norm_placement, config.final_norm, config.type_vocab_size = "pre", True, 0
     ours = find_case("bert", "ForMaskedLM").family.our_class("ForMaskedLM")(config)
@@ -397,24 +400,24 @@ def test_auto_says_why_no_family_can_and_takes_remote_code(find_case, tmp_path, 
 @pytest.mark.parametrize(
     ("to", "said"),
     [
-        ("roberta", "ours: position_offset=0 has no counterpart in roberta, which has 1 there"),
-        ("gpt2", "ours: no gpt2 can hold a DeceroEncoder .these can: bert, roberta, distilbert, modernbert, t5"),
+        ("roberta", "ours: position_offset=0 has no counterpart in roberta, which has 1"),
+        ("gpt2", "ours: family gpt2 cannot hold a DeceroEncoder .use: bert, roberta, distilbert, modernbert, t5"),
     ],
 )
-def test_a_family_that_cannot_is_refused(to, said, find_case, tmp_path):
+def test_a_family_that_cannot_hold_the_model_is_refused(to, said, find_case, tmp_path):
     find_case("bert", "Model").ours().save_pretrained(tmp_path / "ours")
     with pytest.raises(UserError, match=said):
         export_model(tmp_path / "ours", tmp_path / "back", to)
     assert not (tmp_path / "back").exists()
 
 
-def test_a_damaged_folder_of_ours_is_refused(find_case, tmp_path):
+def test_a_damaged_decero_folder_is_refused(find_case, tmp_path):
     find_case("bert", "ForMaskedLM").ours().save_pretrained(tmp_path / "ours")
     edit(tmp_path / "ours" / "config.json", num_hidden_layers=3, layer_types=None)
     with pytest.raises(UserError, match=r"ours: tensor model\.layers\.2\.mlp\.down_proj\.bias is missing"):
         export_model(tmp_path / "ours", tmp_path / "back")
     edit(tmp_path / "ours" / "config.json", architectures=["DeceroEncoderForMaskLM"])
-    with pytest.raises(UserError, match="architectures names DeceroEncoderForMaskLM"):
+    with pytest.raises(UserError, match="unknown architecture DeceroEncoderForMaskLM"):
         export_model(tmp_path / "ours", tmp_path / "back")
 
 

@@ -1,4 +1,4 @@
-"""The engine: lines of text read in both directions, and what is refused."""
+"""Reading the lines of a table in both directions, and the errors."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_names_layers_leaves_slices_and_forms_in_both_directions():
 
 
 @pytest.mark.parametrize("gated", [False, True])
-def test_a_line_for_other_models_of_the_family_is_passed_over(gated):
+def test_a_line_for_other_models_of_the_family_is_skipped(gated):
     ours = {"layers.0.up.weight": numbers(2, 3)} | ({"layers.0.gate.weight": numbers(2, 3)} if gated else {})
     stock = {"h.0.fc_gated.weight": numbers(2, 3), "h.0.gate.weight": numbers(2, 3)}
     stock = stock if gated else {"h.0.fc.weight": numbers(2, 3)}
@@ -66,47 +66,47 @@ def test_a_line_for_other_models_of_the_family_is_passed_over(gated):
         (
             {"wte.weight": (5, 3), "wpe.weight": (2, 3)},
             {"embed_tokens.weight": (5, 3)},
-            "wpe.weight has no counterpart here",
+            "wpe.weight has no counterpart in decero",
         ),
         ({"wte.weight": (5, 3)}, {"embed_tokens.weight": (5, 3), "norm.weight": (3,)}, "norm.weight is missing"),
         ({"wte.weight": (5, 3)}, {"embed_tokens.weight": (5, 7)}, r"embed_tokens.weight has shape \[5, 3\] instead of"),
         (
             {"h.0.fc.weight": (2, 3), "h.0.fc_gated.weight": (2, 3)},
             {"layers.0.up.weight": (2, 3)},
-            "layers.0.up.weight has two values: one is that of h.0.fc_gated.weight",
+            "layers.0.up.weight has two values; one is that of h.0.fc_gated.weight",
         ),
     ],
 )
-def test_a_tensor_too_much_missing_misshapen_or_doubtful_is_named(source, wanted, said):
+def test_tensors_extra_missing_or_misshapen_are_named(source, wanted, said):
     source, wanted = ({name: numbers(*shape) for name, shape in tensors.items()} for tensors in (source, wanted))
     with pytest.raises(UserError, match=f"tensor {said}"):
         FAMILY.translate(source, wanted, "Model", to_stock=False)
 
 
-def test_of_tensors_that_share_memory_one_name_is_enough():
+def test_one_name_is_enough_for_tensors_that_share_memory():
     shared = numbers(5, 3)
-    stock = {"wte.weight": shared, "decoder.wte.weight": shared}  # the second is on no line
+    stock = {"wte.weight": shared, "decoder.wte.weight": shared}  # no line has the second name
     ours = {"embed_tokens.weight": numbers(5, 3)}
     ours["decoder.embed_tokens.weight"] = ours["embed_tokens.weight"]
     assert FAMILY.translate(stock, ours, "Model", to_stock=False).keys() == {"embed_tokens.weight"}
     stock["decoder.wte.weight"] = shared.clone()
-    with pytest.raises(UserError, match=r"decoder\.wte\.weight has no counterpart here"):
+    with pytest.raises(UserError, match=r"decoder\.wte\.weight has no counterpart in decero"):
         FAMILY.translate(stock, ours, "Model", to_stock=False)
 
 
-def test_two_values_for_what_is_one_tensor_there_are_refused():
+def test_two_values_for_one_shared_tensor_are_refused():
     ours = {"embed_tokens.weight": numbers(5, 3), "layers.0.up.weight": numbers(5, 3)}
     stock = {"wte.weight": numbers(5, 3)}
     stock["h.0.fc.weight"] = stock["wte.weight"]
-    with pytest.raises(UserError, match=r"tensors h\.0\.fc\.weight, wte\.weight are one there, and have two values"):
+    with pytest.raises(UserError, match=r"tensors h\.0\.fc\.weight, wte\.weight are shared in the target model"):
         FAMILY.translate(ours, stock, "Model", to_stock=True)
 
 
-def test_waves_that_are_none_are_refused(find_case):
+def test_position_tables_that_are_not_sinusoids_are_refused(find_case):
     stock = find_case("marian", "ForConditionalGeneration").stock()
     with torch.no_grad():
         stock.model.decoder.embed_positions.weight[3, 5] += 0.01
-    with pytest.raises(UserError, match=r"decoder\.embed_positions\.weight is not the formula that marian has there"):
+    with pytest.raises(UserError, match=r"decoder\.embed_positions\.weight differs from the formula of marian"):
         from_stock(stock)
 
 

@@ -1,7 +1,7 @@
-"""The tables: what each stock family calls our fields and our tensors. How they are read: table.py, tensors.py.
+"""The tables of all stock families: their names for our fields and tensors. table.py and tensors.py read them.
 
-A family is whole: a stock option that no line maps must stand at its class's default, a field of ours that no line maps
-must stand where `fixed` has it (or at its own default), and every tensor must be on a line.
+A table is complete. A stock option on no line must have its class's default. A field of ours on no line must have its
+value in `fixed`, or its default. Every tensor must be on a line.
 """
 
 from decero.hub.families.decoders import GPT2, LLAMA

@@ -1,4 +1,4 @@
-"""What the tables share: our fields that whole families hold fast."""
+"""Parts that several tables share: values of our fields that are fixed in a family."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ NO_BIASES = {"attention_bias": False, "mlp_bias": False}
 
 
 def whole_heads(stock: Any) -> dict[str, Any]:
-    """Heads that share the hidden size out among them, keys and values of their own."""
+    """Multi-head attention: the heads divide the hidden size, and each has its own keys and values."""
     return {
         "head_dim": stock.hidden_size // stock.num_attention_heads,
         "num_key_value_heads": stock.num_attention_heads,

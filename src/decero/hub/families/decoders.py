@@ -1,4 +1,4 @@
-"""Decoders: GPT-2 and Llama."""
+"""Tables of decoders: GPT-2 and Llama."""
 
 from decero.hub.families.common import BIASES, LAYER_NORM, PRE_NORM, RMS_NORM, whole_heads
 from decero.hub.table import Family, Head
@@ -79,7 +79,7 @@ LLAMA = Family(
     to_ours=lambda stock: {"rope_theta": stock.rope_parameters["rope_theta"]},
     to_stock=lambda ours: {"rope_parameters": {"rope_type": "default", "rope_theta": ours.rope_theta}},
     for_4=lambda ours: {"rope_theta": ours.rope_theta},
-    unread="pretraining_tp",  # how the matrices were once cut: the same sums
+    unread="pretraining_tp",  # the tensor parallelism of pretraining; does not change the outputs
     tensors="""
         embed_tokens                    embed_tokens
         layers.{i}.pre_attn_norm        layers.{i}.input_layernorm

@@ -1,4 +1,4 @@
-"""Encoder-decoders: T5 and Marian."""
+"""Tables of encoder-decoders: T5 and Marian."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch
 from decero.hub.families.common import BIASES, LAYER_NORM, NO_BIASES, POST_NORM, PRE_NORM, RMS_NORM, whole_heads
 from decero.hub.table import Family, Head
 
-# T5: Raffel et al. 2020, and 1.1, whose MLP is gated and whose head has weights of its own --------------------------
+# T5: Raffel et al. 2020; version 1.1 has a gated MLP and an untied head ---------------------------------------------
 
 
 def t5_mlp_to_ours(stock: Any) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def t5_mlp_to_ours(stock: Any) -> dict[str, Any]:
 
 def t5_mlp_to_stock(ours: Any) -> dict[str, Any]:
     activation = "gelu" if ours.gated_mlp and ours.hidden_act == "gelu_new" else ours.hidden_act
-    start = {} if ours.bos_token_id is None else {"bos_token_id": ours.bos_token_id}  # T5 itself knows none
+    start = {} if ours.bos_token_id is None else {"bos_token_id": ours.bos_token_id}  # T5's configuration has none
     return {"feed_forward_proj": f"gated-{activation}" if ours.gated_mlp else activation, **start}
 
 
@@ -44,7 +44,7 @@ def t5_to_stock(ours: Any) -> dict[str, Any]:
 
 
 def t5_stack(name: str, feed_forward: int) -> str:
-    """One stack, and which sublayer of a block is its feed-forward."""
+    """Return the lines of one stack. feed_forward: the number of the feed-forward sublayer in a block."""
     return """
         STACK.relative_attention_bias           STACK.block.0.layer.0.SelfAttention.relative_attention_bias
         STACK.layers.{i}.pre_attn_norm          STACK.block.{i}.layer.0.layer_norm
@@ -113,7 +113,7 @@ T5 = Family(
     },
 )
 
-T5_ENCODER = Family(  # which AutoModel takes for the half of a T5Model, and AutoModelForTextEncoding for what it is
+T5_ENCODER = Family(  # load it with AutoModelForTextEncoding; AutoModel would load it as a T5Model
     name="t5",
     ours="DeceroEncoder",
     fields=T5_FIELDS,
@@ -144,7 +144,7 @@ def marian_stack(name: str) -> str:
 
 
 def marian_waves(stock: Any) -> dict[str, torch.Tensor]:
-    """The sinusoidal tables, which the stock class keeps among its parameters."""
+    """Compute the sinusoidal position tables, which the stock class stores as parameters."""
     modules = stock.named_modules()
     return {f"{name}.weight": module.create_weight() for name, module in modules if name.endswith("embed_positions")}
 

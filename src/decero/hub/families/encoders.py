@@ -1,4 +1,4 @@
-"""BERT and its descendants."""
+"""Tables of encoders: BERT, RoBERTa, DistilBERT and ModernBERT."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ BERT_TENSORS = """
 
 
 def with_segments(stock: Any) -> dict[str, Any]:
-    """The stock class adds a segment's embedding always, so that a model without segments has no counterpart."""
+    """The stock class always adds a token type embedding; a model without token types has no counterpart."""
     return {**whole_heads(stock), "type_vocab_size": max(stock.type_vocab_size, 1)}
 
 
@@ -83,7 +83,7 @@ BERT = Family(
     left_behind=r"cls\.seq_relationship\..*|(bert\.)?pooler\..*",
 )
 
-# RoBERTa: Liu et al. 2019. BERT, whose positions begin after the padding token's number ------------------------------
+# RoBERTa: Liu et al. 2019. As BERT, but positions start at the padding token's id + 1 --------------------------------
 
 
 def roberta_to_ours(stock: Any) -> dict[str, Any]:
@@ -115,7 +115,7 @@ ROBERTA = Family(
             lm_head.decoder             lm_head.decoder
             lm_head.decoder.bias        lm_head.bias
             """,
-            fixed={"hidden_act": "gelu"},  # whatever the layers have, the head has GELU
+            fixed={"hidden_act": "gelu"},  # the head always uses GELU
         ),
         "ForSequenceClassification": Head(
             "RobertaForSequenceClassification",
@@ -131,7 +131,7 @@ ROBERTA = Family(
     left_behind=r"(roberta\.)?pooler\..*",
 )
 
-# DistilBERT: Sanh et al. 2019. Its sequence classifier has a ReLU where ours has a tanh, and is not here -------------
+# DistilBERT: Sanh et al. 2019. Without its sequence classifier, which has a ReLU where ours has a tanh ---------------
 
 DISTILBERT = Family(
     name="distilbert",
@@ -206,7 +206,7 @@ def modernbert_to_stock(ours: Any) -> dict[str, Any]:
 
 
 def modernbert_for_4(ours: Any) -> dict[str, Any]:
-    """Every nth layer sees everything: the only pattern that transformers 4 knows."""
+    """Every nth layer has full attention: the only pattern that transformers 4 supports."""
     full = [i for i, kind in enumerate(ours.layer_types) if kind == "full_attention"]
     every = full[1] if len(full) > 1 else ours.num_hidden_layers
     thetas = {"global_rope_theta": ours.rope_theta, "local_rope_theta": ours.local_rope_theta or ours.rope_theta}

@@ -1,4 +1,4 @@
-"""f1_micro, f1_macro, exact_match and label_accuracy of 0/1 label sets; a local module for `evaluate.load`."""
+"""Compute f1_micro, f1_macro, exact_match and label_accuracy of 0/1 labels; a module for `evaluate.load`."""
 
 import datasets
 import evaluate

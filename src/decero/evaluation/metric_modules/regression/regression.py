@@ -1,4 +1,4 @@
-"""mse, mae, pearson and spearman of one number an example; a local module for `evaluate.load`."""
+"""Compute mse, mae, pearson and spearman of one number per example; a module for `evaluate.load`."""
 
 import datasets
 import evaluate
@@ -20,7 +20,7 @@ class Regression(evaluate.Metric):
     def _compute(self, predictions, references):
         predictions, references = numpy.asarray(predictions), numpy.asarray(references)
         error = predictions - references
-        # A correlation with a constant is 0/0. A model that always answers the same knows nothing: 0.0, not NaN.
+        # A correlation with a constant is 0/0. A model with constant output has learnt nothing: 0.0, not NaN.
         constant = min(numpy.ptp(predictions), numpy.ptp(references)) == 0
         return {
             "mse": float(numpy.mean(error**2)),

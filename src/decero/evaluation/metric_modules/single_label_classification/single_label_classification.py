@@ -1,4 +1,4 @@
-"""accuracy, f1_macro and matthews_correlation of one class an example; a local module for `evaluate.load`."""
+"""Compute accuracy, f1_macro and matthews_correlation of one class per example; a module for `evaluate.load`."""
 
 import datasets
 import evaluate
