@@ -1,4 +1,4 @@
-"""Decoding as a work: both arms write the same, as long as they were told, and what is counted is what is written."""
+"""Decoding workload: all arms write the same tokens with the given lengths."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def shares(work, arms):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_both_arms_write_the_same_and_as_long_as_told(family):
+def test_both_arms_write_the_same_with_the_given_lengths(family):
     work, pair, texts = prepared(family)
     sources = sources_of(texts)
     arms = build_decoders(work, pair, sources, torch.device("cpu"), seed=3)
@@ -52,7 +52,7 @@ def test_both_arms_write_the_same_and_as_long_as_told(family):
     assert type(arms["ours"].model).__name__ != type(arms["stock fp32"].model).__name__
 
 
-def test_arms_that_write_differently_are_no_race_in_fp32():
+def test_different_answers_in_fp32_are_an_error():
     work, pair, texts = prepared("t5")
     arms = build_decoders(work, pair, sources_of(texts), torch.device("cpu"), seed=3)
     with torch.no_grad():
@@ -61,7 +61,7 @@ def test_arms_that_write_differently_are_no_race_in_fp32():
         shares(work, arms)
 
 
-def test_both_arms_have_bf16_weights_where_that_is_asked():
+def test_both_arms_have_bf16_weights_if_configured():
     work, pair, texts = prepared("t5", bf16=True)
     assert work.arms() == ("stock bf16", "ours")
     arms = build_decoders(work, pair, sources_of(texts), torch.device("cpu"), seed=3)
@@ -70,7 +70,7 @@ def test_both_arms_have_bf16_weights_where_that_is_asked():
     assert shares(work, arms)["ours"] == 1.0
 
 
-def test_lengths_are_skewed_and_what_is_counted_is_what_is_written():
+def test_lengths_are_skewed_and_written_tokens_are_counted():
     work, pair, texts = prepared("t5", batches=40)
     sources = sources_of(texts)
     lengths = np.array([len(source) for source in sources])
@@ -84,7 +84,7 @@ def test_lengths_are_skewed_and_what_is_counted_is_what_is_written():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_without_a_cache_and_by_the_same_generate_the_answers_are_the_same(family):
+def test_answers_are_equal_without_cache_and_by_generate(family):
     work, pair, texts = prepared(family, tricks=False, uncached=True, answer_length=13)
     arms = build_decoders(work, pair, sources_of(texts), torch.device("cpu"), seed=3)
     seen: list[bool] = []

@@ -1,4 +1,4 @@
-"""The command line: one function a command, one line a mistake."""
+"""The command line: a mistake gives one line."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from decero.cli.main import COMMANDS, main
 
 
 def ended(argv, capfd):
-    """Exit code and what was said on standard error."""
+    """Run a command; return its exit code and standard error."""
     with pytest.raises(SystemExit) as end:
         main(argv)
     return end.value.code, capfd.readouterr().err
@@ -22,17 +22,17 @@ def ended(argv, capfd):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["psh"], "decero: psh is no command; did you mean push?"),
-        (["frobnicate"], "decero: frobnicate is no command; there are push"),
-        (["push", "a", "me/b", "--pubic"], "decero push: --pubic is not understood; did you mean --public?"),
+        (["psh"], "decero: unknown command psh; did you mean push?"),
+        (["frobnicate"], "decero: unknown command frobnicate; known: push"),
+        (["push", "a", "me/b", "--pubic"], "decero push: unknown option --pubic; did you mean --public?"),
         (["push", "a", "me/b", "--dry-runn=1"], "did you mean --dry-run?"),
-        (["push", "a", "me/b", "c"], "decero push: c is not understood"),
+        (["push", "a", "me/b", "c"], "decero push: unknown argument c"),
         (["push", "a"], "decero push: the following arguments are required: REPO_ID"),
         ([], "the following arguments are required: COMMAND"),
         (["push", "no/such/folder", "me/b"], "no/such/folder: no such folder"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(argv, said, capfd):
+def test_a_mistake_gives_one_line_and_exit_code_2(argv, said, capfd):
     code, error = ended(argv, capfd)
     assert code == 2
     assert error.startswith("error: ")
@@ -56,7 +56,7 @@ def test_help_names_every_command(capfd):
         (["--public", "--replace", "--dry-run"], {"private": False, "replace": True, "dry_run": True}),
     ],
 )
-def test_push_hands_on_what_was_asked(flags, options, monkeypatch):
+def test_push_passes_its_options_on(flags, options, monkeypatch):
     asked = {}
     monkeypatch.setattr(
         "decero.hub.publish.push", lambda folder, repo_id, **options: asked.update(options, folder=str(folder))
@@ -73,7 +73,7 @@ def test_python_m_decero_is_the_same_command(monkeypatch, capfd):
     assert "did you mean push?" in capfd.readouterr().err
 
 
-def test_a_disk_that_is_full_is_one_line_wherever_it_is_met(capsys, monkeypatch):
+def test_a_full_disk_gives_one_line(capsys, monkeypatch):
     undone = []
     monkeypatch.setattr(errors, "CLEANUPS", [lambda: undone.append(True)])
 
@@ -94,7 +94,7 @@ def test_a_disk_that_is_full_is_one_line_wherever_it_is_met(capsys, monkeypatch)
         errors.run_script(programme)
 
 
-def test_a_reader_who_has_enough_is_no_error():
+def test_a_closed_pipe_is_not_an_error():
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "recipes/train_tokenizer.py", "--help"]

@@ -1,4 +1,4 @@
-"""Start-up: `--help` and mistakes answer before any large library is imported, and importing decero stays cheap."""
+"""`--help` and `import decero` import no large library."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ print(json.dumps(found))
 
 
 def ask(code: str) -> str:
-    """What a new process prints."""
+    """Return the output of a new process."""
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 

@@ -1,4 +1,4 @@
-"""The table of accelerators, and the names that find them."""
+"""Check the table of accelerators and the lookup by name."""
 
 import pytest
 
@@ -7,22 +7,22 @@ from decero.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["rtx4090", "RTX 4090", "rtx-4090", "Rtx_4090"])
-def test_a_device_is_found_however_it_is_spaced(name):
+def test_a_device_name_ignores_case_and_separators(name):
     assert find_device(name) is DEVICES["rtx4090"]
 
 
 @pytest.mark.parametrize(
     ("name", "line"),
-    [("h10", "did you mean h100?"), ("A1000", "did you mean a100?"), ("abacus", "; there are a100, h100, h200")],
+    [("h10", "did you mean h100?"), ("A1000", "did you mean a100?"), ("abacus", "; known: a100, h100, h200")],
 )
-def test_an_unknown_device_is_one_line_with_the_nearest_or_all(name, line):
+def test_an_unknown_device_lists_the_nearest_name_or_all(name, line):
     with pytest.raises(UserError) as refused:
         find_device(name)
-    assert str(refused.value).startswith(f"--device: {name} is no accelerator that is known")
+    assert str(refused.value).startswith(f"--device: unknown accelerator {name}")
     assert line in str(refused.value)
 
 
-def test_the_table_is_in_the_units_that_it_says():
+def test_the_table_uses_the_stated_units():
     assert set(DEVICES) == {"a100", "h100", "h200", "l4", "t4", "rtx4090", "mi300x"}
     for device in DEVICES.values():
         assert 1e12 < device.fp32 <= device.bf16 < 1e16

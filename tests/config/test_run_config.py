@@ -1,4 +1,4 @@
-"""Settings: everything that can be misspelt or mistyped ends in one line with the mend."""
+"""Settings: every misspelt or mistyped setting gives one line that says how to fix it."""
 
 from pathlib import Path
 from typing import Literal
@@ -40,7 +40,7 @@ class Pretrain(Example):
     options = (*RunConfig.options, "--budget", "--device")
 
 
-def test_options_stand_anywhere_and_their_values_behind_a_space_or_an_equals_sign(file):
+def test_options_may_stand_anywhere_with_a_space_or_equals_sign(file):
     config = Pretrain.from_cli(["--budget", "30m", file, "seed=3", "--resume", "optim={name: sgd, learning_rate: 0.1}"])
     assert (config.call.budget, config.call.device, config.resume, config.dry_run) == ("30m", None, True, False)
     assert config.call.given == {"seed", "optim", "optim.name", "optim.learning_rate"}
@@ -58,33 +58,33 @@ def test_a_time_is_a_number_and_a_unit(text, seconds):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--budgt", "30m"], "--budgt is no option; did you mean --budget?"),
-        (["--budget", "30x"], "--budget: 30x is no time; write a number and s, m, h or d, as in 30m"),
-        (["--budget", "30"], "--budget: 30 is no time"),
-        (["--budget", "0m"], "--budget: 0m is no time"),
-        (["--budget=-5m"], "--budget: -5m is no time"),
+        (["--budgt", "30m"], "unknown option --budgt; did you mean --budget?"),
+        (["--budget", "30x"], "--budget: cannot read 30x as a time; write a number and s, m, h or d, such as 30m"),
+        (["--budget", "30"], "--budget: cannot read 30 as a time"),
+        (["--budget", "0m"], "--budget: cannot read 0m as a time"),
+        (["--budget=-5m"], "--budget: cannot read -5m as a time"),
         (["--budget"], "--budget needs a TIME"),
         (["--budget="], "--budget needs a TIME"),
         (["--dry-run=yes"], "--dry-run takes no value"),
-        (["--device", "h1000", "--dry-run"], "--device: h1000 is no accelerator that is known; did you mean h100?"),
-        (["--device", "h100"], "add --dry-run to forecast for another"),
-        (["--device", "h100", "--dry-run", "--budget", "1h"], "--budget is measured where it is spent"),
+        (["--device", "h1000", "--dry-run"], "--device: unknown accelerator h1000; did you mean h100?"),
+        (["--device", "h100"], "--device needs --dry-run"),
+        (["--device", "h100", "--dry-run", "--budget", "1h"], "--budget measures this machine"),
         (
             ["--budget", "1h", "training.max_train_steps=5"],
-            "--budget decides how long to train, and so does training.max_train_steps; leave one of the two out",
+            "--budget and training.max_train_steps both set the length of training; remove one of them",
         ),
-        (["--budget", "1h", "training={num_train_epochs: 5}"], "and so does training.num_train_epochs"),
+        (["--budget", "1h", "training={num_train_epochs: 5}"], "--budget and training.num_train_epochs both set"),
     ],
 )
-def test_an_option_that_does_not_fit_is_one_line(file, words, line):
+def test_a_wrong_option_gives_one_line(file, words, line):
     with pytest.raises(UserError) as refused:
         Pretrain.from_cli([file, *words])
     assert line in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-def test_an_option_of_other_recipes_is_refused_as_such(file):
-    with pytest.raises(UserError, match="--budget is no option of this recipe"):
+def test_an_option_of_another_recipe_is_an_error(file):
+    with pytest.raises(UserError, match="unknown option --budget for this recipe"):
         Example.from_cli([file, "--budget", "1h"])
 
 
@@ -95,14 +95,14 @@ def test_help_shows_the_options_of_the_recipe(capsys):
         assert ("[--budget TIME]" in capsys.readouterr().out) == shown
 
 
-def test_words_on_the_command_line_lie_over_the_file_and_yaml_is_1_2(file):
+def test_command_line_words_override_the_file_in_yaml_1_2(file):
     config = Example.from_cli([file, "optim.learning_rate=1e-4", "training.mixed_precision=no", "--dry-run", "seed=3"])
     assert config.optim.learning_rate == 1e-4
     assert config.training.mixed_precision == "no"
     assert (config.seed, config.dry_run, config.resume) == (3, True, False)
 
 
-def test_what_is_written_down_reads_back_as_the_same_settings(file, tmp_path):
+def test_saved_settings_load_back_unchanged(file, tmp_path):
     config = Example.from_cli([file, "optim.arguments.betas=[0.9, 0.98]"])
     (tmp_path / "again.yaml").write_text(config.to_yaml())
     assert Example.load(str(tmp_path / "again.yaml")) == config
@@ -113,9 +113,9 @@ def test_what_is_written_down_reads_back_as_the_same_settings(file, tmp_path):
     [
         (
             "optim.learning_ratee=1",
-            "command line: optim.learning_ratee is no setting; did you mean optim.learning_rate?",
+            "command line: unknown setting optim.learning_ratee; did you mean optim.learning_rate?",
         ),
-        ("otput=1", "command line: otput is no setting; did you mean output?"),
+        ("otput=1", "command line: unknown setting otput; did you mean output?"),
         ("optim.learning_rate=fast", "command line: optim.learning_rate is 'fast', but input should be a valid number"),
         ("optim.learning_rate=-1", "optim.learning_rate is -1, but input should be greater than 0"),
         ("optim.name=adamv", "optim.name is 'adamv', but input should be"),
@@ -123,22 +123,22 @@ def test_what_is_written_down_reads_back_as_the_same_settings(file, tmp_path):
         ("training.max_train_steps=true", "training.max_train_steps is True, but"),
         ("training.num_train_epochs=2", "give exactly one of training.max_train_steps and training.num_train_epochs"),
         ("data.files.train=x.txt", "give exactly one of data.name"),
-        ("model.trust_remote_code=true", "pin what you read with model.revision"),
+        ("model.trust_remote_code=true", "set model.revision to a commit"),
         ("kind=fanci", "kind is 'fanci'"),
-        ("output.sub=1", "output holds a value, not further settings"),
-        ("data.name=[", "is no YAML value"),
-        ("--resum", "--resum is no option; did you mean --resume?"),
+        ("output.sub=1", "output is a single value"),
+        ("data.name=[", "as YAML; put it in quotes"),
+        ("--resum", "unknown option --resum; did you mean --resume?"),
         ("another.yaml", "give one configuration file"),
     ],
 )
-def test_a_setting_that_does_not_fit_is_one_line(file, word, line):
+def test_a_wrong_setting_gives_one_line(file, word, line):
     with pytest.raises(UserError) as refused:
         Example.from_cli([file, word])
     assert line in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
-def test_a_near_choice_is_offered(file):
+def test_the_nearest_choice_is_suggested(file):
     with pytest.raises(UserError, match="did you mean adamw"):
         Example.from_cli([file, "optim.name=adamww"])
 
@@ -146,16 +146,16 @@ def test_a_near_choice_is_offered(file):
 def test_a_mistake_in_the_file_names_the_file(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(GOOD.replace("data: {name", "data: {nmae"))
-    with pytest.raises(UserError, match=r"run\.yaml: data\.nmae is no setting; did you mean data\.name\?"):
+    with pytest.raises(UserError, match=r"run\.yaml: unknown setting data\.nmae; did you mean data\.name\?"):
         Example.load(str(path))
     path.write_text(GOOD.replace("output: runs/x\n", ""))
     with pytest.raises(UserError, match=r"run\.yaml: output is missing"):
         Example.load(str(path))
     path.write_text("a: [1\nb: 2")
-    with pytest.raises(UserError, match=r"run\.yaml, line \d: is no YAML"):
+    with pytest.raises(UserError, match=r"run\.yaml, line \d: cannot read this as YAML"):
         Example.load(str(path))
     path.write_text("just words")
-    with pytest.raises(UserError, match="holds no settings"):
+    with pytest.raises(UserError, match="contains no settings"):
         Example.load(str(path))
     with pytest.raises(UserError, match=r"did you mean .*run\.yaml\?"):
         Example.load(str(tmp_path / "rum.yaml"))
@@ -182,7 +182,7 @@ def test_every_setting_has_a_description():
 
 
 def test_every_setting_is_read_somewhere():
-    """An option that nothing reads is a promise that nobody keeps."""
+    """Each setting must appear in the sources outside its own definition."""
     root = Path(__file__).parents[2]
     sources = [*root.glob("src/**/*.py"), *root.glob("recipes/*.py")]
     text = "\n".join(p.read_text() for p in sources)

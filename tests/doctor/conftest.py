@@ -1,4 +1,4 @@
-"""Runs and configurations of every recipe, tiny, on the data that a test gives them."""
+"""Make tiny runs and configurations of every recipe on given data."""
 
 import copy
 import json
@@ -19,7 +19,7 @@ SIZES |= {"max_position_embeddings": 64, "initializer_range": 0.1}
 
 
 def sentence(number, length, words=WORDS):
-    """A pure function of its arguments, another one for each number below 10,000."""
+    """Make a sentence from its arguments; they differ for all numbers below 10,000."""
     return " ".join(words[(number * 7 + number // 19 + i * i * (number % 5 + 1)) % len(words)] for i in range(length))
 
 
@@ -28,7 +28,7 @@ def documents(size, start=0):
 
 
 def examples(size, start=0):
-    """Two topics that their words tell apart."""
+    """Make texts of two topics with different words."""
     topics = ["money" if n % 3 else "places" for n in range(start, start + size)]
     return [{"text": f"{sentence(n, 9, TOPICS[t])} {n}", "label": t} for n, t in enumerate(topics, start)]
 
@@ -48,13 +48,13 @@ def _one_thread():
 
 @pytest.fixture(autouse=True)
 def _time_enough(monkeypatch):
-    """What is found depends on steps, not on how busy the machine is."""
+    """Raise the time limit, so that findings do not depend on the load of the machine."""
     monkeypatch.setattr("decero.doctor.weights.SECONDS", 600)
 
 
 @pytest.fixture(scope="session")
 def house(tmp_path_factory):
-    """Tokenizers and presets by name, as paths."""
+    """Save tokenizers and presets; return their folder."""
     folder = tmp_path_factory.mktemp("house")
     texts = [row["text"] for row in documents(101)] + [row["target"] for row in pairs(101)]
     common = {"model_max_length": 64, "min_frequency": 1, "show_progress": False}
@@ -166,11 +166,11 @@ def curve_of(losses, every=1, **more):
 
 @pytest.fixture(scope="session")
 def make():
-    """How the data are made: tests cannot import this file."""
+    """Return the functions that make data, because tests cannot import this file."""
     return SimpleNamespace(documents=documents, examples=examples, pairs=pairs, curve=curve_of, kinds=list(KINDS))
 
 
 @pytest.fixture
 def healthy_log():
-    """A loss that falls from 4.6 to 1.6 and levels off, shaking a little."""
+    """Make a loss that falls from 4.6 to 1.6 with a little noise."""
     return curve_of([1.6 + 3 * math.exp(-step / 15) + 0.03 * math.sin(step * 1.7) for step in range(100)])

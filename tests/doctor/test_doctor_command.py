@@ -1,4 +1,4 @@
-"""decero doctor as a user runs it: once as a process, in this one for the rest."""
+"""The command decero doctor: once as a real process, else in this process."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ def contents(folder):
     return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
 
 
-def test_a_process_says_what_is_wrong_in_lines_and_leaves_the_run_as_it_was(write, make, healthy_log):
+def test_the_doctor_prints_findings_and_does_not_change_the_run(write, make, healthy_log):
     folder = write("finetune_classification", rows={"test": make.examples(37)}, log=healthy_log + EVALUATED)
     before = contents(folder)
     command = [sys.executable, "-m", "decero", "doctor", str(folder), "--json"]
@@ -36,7 +36,7 @@ def test_a_process_says_what_is_wrong_in_lines_and_leaves_the_run_as_it_was(writ
     assert contents(folder) == before
 
 
-def test_nothing_bad_is_exit_code_0_and_a_line_a_check(write, healthy_log, capfd):
+def test_a_healthy_run_gives_exit_code_0_and_a_line_per_check(write, healthy_log, capfd):
     code, out, _ = run([write("pretrain_mlm", log=healthy_log)], capfd)
     assert code == 0, out
     assert all(line.startswith("ok ") for line in out.splitlines())
@@ -47,15 +47,15 @@ def test_nothing_bad_is_exit_code_0_and_a_line_a_check(write, healthy_log, capfd
     ("words", "said"),
     [
         (["no/such/run"], "no/such/run: no such file"),
-        (["{empty}"], "holds no config.yaml; give a run's folder or a configuration file"),
-        (["{config}", "--recipe", "pretrain_mml"], "pretrain_mml is no recipe that trains; did you mean pretrain_mlm?"),
-        (["{config}", "--jsno"], "--jsno is not understood; did you mean --json?"),
-        (["{misspelt}"], "optim.learning_ratee is no setting; did you mean optim.learning_rate?"),
+        (["{empty}"], "no config.yaml in this folder; give the folder of a run or a configuration file"),
+        (["{config}", "--recipe", "pretrain_mml"], "unknown training recipe pretrain_mml; did you mean pretrain_mlm?"),
+        (["{config}", "--jsno"], "unknown option --jsno; did you mean --json?"),
+        (["{misspelt}"], "unknown setting optim.learning_ratee; did you mean optim.learning_rate?"),
         (["{gone}"], "no such file"),
-        (["{hostile}"], "asks for code from elsewhere (model.trust_remote_code), and a folder may be anybody's"),
+        (["{hostile}"], "this folder asks to run remote code (model.trust_remote_code)"),
     ],
 )
-def test_what_cannot_be_read_is_one_line_and_exit_code_2(write, tmp_path, words, said, capfd):
+def test_unreadable_input_gives_one_line_and_exit_code_2(write, tmp_path, words, said, capfd):
     config = write("pretrain_mlm", before=True)
     misspelt, gone, empty = (tmp_path / name for name in ("misspelt.yaml", "gone.yaml", "empty"))
     misspelt.write_text(config.read_text().replace("learning_rate", "learning_ratee"))

@@ -1,4 +1,4 @@
-"""A run with nothing wrong is told so, whatever its recipe; and which recipe it is, is told from its settings."""
+"""A healthy run of any recipe gives only ok findings, and its settings identify the recipe."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ NAMES = list(TASKS)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_healthy_run_is_told_that_it_is_well(everything, name, healthy_log):
+def test_a_healthy_run_has_only_ok_findings(everything, name, healthy_log):
     held_out = [{"step": 100, "eval_loss": 0.3 if "classification" in name else 1.9}]
     found = everything(name, log=healthy_log + held_out)
     assert {f.severity for f in found} == {"ok"}, "\n".join(f.line() for f in found)
@@ -24,13 +24,13 @@ def test_a_healthy_run_is_told_that_it_is_well(everything, name, healthy_log):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_configuration_that_has_not_run_is_looked_at_too(everything, name):
+def test_a_configuration_can_be_examined_before_the_run(everything, name):
     found = everything(name, before=True)
     assert {f.severity for f in found} == {"ok"}, "\n".join(f.line() for f in found)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_runs_own_settings_tell_its_recipe(write, name):
+def test_the_settings_of_a_run_identify_its_recipe(write, name):
     folder = write(name)
     resolved = TASKS[name].Config.load(str(folder / "config.yaml")).to_yaml()
     (folder / "config.yaml").write_text(resolved)
@@ -45,27 +45,27 @@ RUNS = [p for p in sorted((ROOT / "configs").glob("*/*.yaml")) if p.parent.name 
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda p: p.stem)
-def test_a_file_of_ours_says_its_recipe_and_its_settings_are_those(path):
+def test_committed_configs_name_the_recipe_that_accepts_them(path):
     name = recipe_of(path)
     assert {name} == trains(path)
     TASKS[name].Config.load(str(path))
 
 
-def test_what_two_recipes_take_is_asked_for(write):
+def test_settings_that_fit_two_recipes_need_recipe(write):
     path = write("pretrain_mlm", before=True)
     settings = path.read_text().replace('"mlm_probability": 0.3', "")
     path.write_text(settings)
-    with pytest.raises(UserError, match="may be for pretrain_mlm or finetune_classification; say which with --recipe"):
+    with pytest.raises(UserError, match="fits pretrain_mlm and finetune_classification; choose one with --recipe"):
         recipe_of(path)
     assert recipe_of(path, "pretrain_mlm") == "pretrain_mlm"
     path.write_text(f"# python recipes/pretrain_mlm.py {path.name}\n{settings}")
     assert recipe_of(path) == "pretrain_mlm"
-    with pytest.raises(UserError, match=r"pretrain_mln is no recipe that trains; did you mean pretrain_mlm\?"):
+    with pytest.raises(UserError, match=r"unknown training recipe pretrain_mln; did you mean pretrain_mlm\?"):
         recipe_of(path, "pretrain_mln")
 
 
 @pytest.mark.parametrize("name", ["pretrain_seq2seq", "pretrain_causal_lm", "finetune_seq2seq", "finetune_causal_lm"])
-def test_the_shape_of_the_model_tells_where_settings_do_not(write, name):
+def test_the_kind_of_model_identifies_the_recipe(write, name):
     path = write(name, before=True)
     path.write_text(re.sub(r', "objective": \{[^}]*\}', "", path.read_text()))
     assert "objective" not in path.read_text()

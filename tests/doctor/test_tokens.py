@@ -1,4 +1,4 @@
-"""Tokenizer, rows and the floor of frequencies: each ill is found by its line."""
+"""Each planted problem of tokenizer, rows or loss floor gives its finding."""
 
 import json
 import math
@@ -17,14 +17,14 @@ def only(found):
     return found[0]
 
 
-def test_texts_of_next_to_nothing_are_found(found, make):
+def test_very_short_texts_are_found(found, make):
     rows = [{"text": "so it"} if n % 4 == 0 else row for n, row in enumerate(make.documents(40))]
     said = only(found(tokens.rows, "pretrain_mlm", rows={"train": rows}))
     assert said.severity == "warn"
-    assert "25.0 % of 40 texts looked at have fewer than 5 tokens" in said.what
+    assert "25.0 % of 40 sampled texts have fewer than 5 tokens" in said.what
 
 
-def test_the_tails_of_long_texts_are_nothing_to_worry_about(found, make):
+def test_long_texts_in_pretraining_are_not_truncated(found, make):
     rows = [{"text": make.documents(1)[0]["text"] * 9} for _ in range(20)]
     assert only(found(tokens.rows, "pretrain_mlm", rows={"train": rows}, data={"max_length": 12})).severity == "ok"
 
@@ -36,14 +36,14 @@ def test_the_tails_of_long_texts_are_nothing_to_worry_about(found, make):
         ("finetune_seq2seq", {"max_source_length": 9}, "data.max_source_length"),
     ],
 )
-def test_text_that_is_cut_away_is_found(found, name, data, setting):
+def test_truncated_text_is_found(found, name, data, setting):
     said = only(found(tokens.rows, name, data=data))
     assert said.severity == "warn"
-    assert "100.0 % of the texts lose their end" in said.what
+    assert "100.0 % of the texts are truncated" in said.what
     assert setting in said.mend
 
 
-def test_text_that_the_tokenizer_does_not_know_is_found(found, make):
+def test_unknown_tokens_are_found(found, make):
     rows = [{"text": f"{row['text']} рынок вырос"} for row in make.documents(40)]
     said = only(found(tokens.tokenizer, "pretrain_mlm", rows={"train": rows}))
     assert (said.check, said.severity) == ("tokenizer", "warn")
@@ -52,30 +52,30 @@ def test_text_that_the_tokenizer_does_not_know_is_found(found, make):
     assert only(found(tokens.tokenizer, "pretrain_mlm", rows={"train": rows})).severity == "bad"
 
 
-def test_a_special_token_with_two_numbers_is_found(found):
+def test_a_special_token_with_two_ids_is_found(found):
     said = only(found(tokens.tokenizer, "pretrain_mlm", model={"overrides": {"pad_token_id": 7}}))
     assert said.severity == "warn"
-    assert said.what == "pad_token_id is 7 to the model and 0 ([PAD]) to the tokenizer"
+    assert said.what == "pad_token_id is 7 in the model but 0 ([PAD]) in the tokenizer"
     assert said.mend == "set model.overrides.pad_token_id=0"
 
 
-def test_embedding_rows_that_stand_for_nothing_are_found(found):
+def test_unused_embedding_rows_are_found(found):
     said = only(found(tokens.tokenizer, "pretrain_mlm", model={"overrides": {"vocab_size": 1009}}))
     assert said.severity == "warn"
-    assert "% of the 1,009 embedding rows stand for nothing in train" in said.what
+    assert "% of the 1,009 embedding rows are not used in train" in said.what
 
 
-def test_ids_beyond_the_vocabulary_are_one_bad_line_and_the_texts_are_looked_at_all_the_same(everything):
+def test_ids_beyond_the_vocabulary_give_one_bad_finding(everything):
     found = everything("pretrain_mlm", model={"overrides": {"vocab_size": 60}})
     bad = [f for f in found if f.severity == "bad"]
     assert len(bad) == 1
-    assert "pretrain_mlm would refuse this" in bad[0].what
+    assert "pretrain_mlm fails with" in bad[0].what
     assert "but the model's vocab_size is 60" in bad[0].what
     assert {"duplicates", "schedule"} < {f.check for f in found}
     assert not {"overfit", "layers"} & {f.check for f in found}
 
 
-def test_a_tokenizer_that_was_exchanged_after_the_run_is_found(write, house, found):
+def test_a_tokenizer_replaced_after_the_run_is_found(write, house, found):
     folder = write("pretrain_mlm")
     model = open_run(str(folder), "pretrain_mlm").build()
     model.save_pretrained(folder / "model")
@@ -84,12 +84,12 @@ def test_a_tokenizer_that_was_exchanged_after_the_run_is_found(write, house, fou
     AutoTokenizer.from_pretrained(house / "bpe").save_pretrained(folder / "model")
     said = found(tokens.tokenizer, "pretrain_mlm")
     assert [f.what for f in said if f.severity == "bad"] == [
-        "the tokenizer in model/ gives other ids than the one that the run was trained with",
+        "the tokenizer in model/ is not the one of the training run: its ids differ",
         "the largest id is 292, beyond the vocabulary of 113",
     ]
 
 
-def test_the_floor_is_the_entropy_of_what_is_scored():
+def test_the_floor_is_the_entropy_of_scored_labels():
     classes = torch.tensor([0] * 30_000 + [1] * 10_000)
     assert entropy(classes) == pytest.approx(-(0.75 * math.log(0.75) + 0.25 * math.log(0.25)), abs=1e-4)
     few = torch.arange(50).repeat(2)  # a sample of 100 shows all 50 and knows not how alike they are
@@ -100,7 +100,7 @@ def test_the_floor_is_the_entropy_of_what_is_scored():
 
 
 def floor_of(found, name, **how):
-    return float(found(tokens.floor, name, **how)[0].what.split("give ")[1].split()[0])
+    return float(found(tokens.floor, name, **how)[0].what.split("loss of ")[1].split()[0])
 
 
 def test_a_run_that_learnt_frequencies_alone_is_found(found, make, healthy_log):
@@ -112,15 +112,15 @@ def test_a_run_that_learnt_frequencies_alone_is_found(found, make, healthy_log):
     log = [{"step": 10, "loss": 9.0}, {"step": 100, "loss": bound + 0.01}]
     said = only(found(tokens.floor, "pretrain_causal_lm", log=log))
     assert said.severity == "bad"
-    assert "nothing but frequencies was learnt" in said.what
+    assert "the model has learned only frequencies" in said.what
     assert "last training loss" in said.what
 
 
-def test_a_run_that_learnt_train_by_heart_is_told_apart(found):
+def test_overfitting_gives_another_fix(found):
     log = [{"step": 100, "loss": 0.1}, {"step": 100, "eval_loss": 6.0}]
     said = only(found(tokens.floor, "pretrain_mlm", log=log))
     assert said.severity == "bad"
-    assert "learnt by heart" in said.mend
+    assert "overfits train" in said.mend
 
 
 def test_a_smoothed_training_loss_is_not_compared(found, healthy_log):
@@ -129,12 +129,12 @@ def test_a_smoothed_training_loss_is_not_compared(found, healthy_log):
     assert "only a smoothed loss" in said.what
 
 
-def test_a_large_corpus_is_sampled_and_that_is_said(write, make, monkeypatch):
+def test_a_large_corpus_is_sampled_and_the_finding_says_so(write, make, monkeypatch):
     monkeypatch.setattr("decero.doctor.inspected_run.CHARACTERS", 2000)
     work = open_run(str(write("finetune_classification")))
     said = {f.check: f for f in examine(work) if f.check in ("rows", "tokenizer", "schedule")}
     assert len(work.rows) < 60
-    assert "an even" in said["rows"].where
+    assert "an even sample" in said["rows"].where
     work.config.training.max_train_steps, work.config.training.num_train_epochs = None, 2
     del work.steps
     assert work.steps == pytest.approx(26, abs=2)  # of 101 examples, not of those that were looked at

@@ -1,4 +1,4 @@
-"""Tiny models of every kind, ours and stock, as folders with a tokenizer, whose answers differ from text to text."""
+"""Tiny decero and stock models with tokenizer, whose answers differ between texts."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def _one_thread():
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory, tokenizer):
-    """kind, whose -> a folder; `change(model)` before it is saved."""
+    """Save a model of a kind (ours or stock) after `change(model)`; return its folder."""
     made = {}
 
     def build(kind, whose, change=None):

@@ -1,4 +1,4 @@
-"""Decoding: the answer to a source depends on nothing but the source, and is transformers' own."""
+"""Decoding: each answer depends only on its source and equals that of transformers."""
 
 import itertools
 
@@ -67,7 +67,7 @@ def _one_thread():
 
 
 def build(name):
-    """Weights large enough that answers differ, and an end token that is likely enough to come at many lengths."""
+    """Build a model with large weights, so that answers and their lengths differ."""
     config, std = CONFIGS[name](), 0.8 if name == "marian" else 0.3
     torch.manual_seed(5)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
@@ -86,7 +86,7 @@ def sources():
 
 
 def alone(model, source, max_new_tokens, ends=(), **options):
-    """What transformers writes for one source; its cache counts the layers of T5's encoder, so T5 does without."""
+    """Generate with transformers for one source; T5 without cache, as it miscounts layers."""
     model.generation_config.eos_token_id = list(ends) or None
     ids = model.generate(
         torch.tensor([source]), attention_mask=torch.ones(1, len(source), dtype=torch.long),
@@ -98,7 +98,7 @@ def alone(model, source, max_new_tokens, ends=(), **options):
 
 
 def ends_of(model, sources):
-    """Two tokens that end answers at as many lengths as can be: taken from answers without an end."""
+    """Choose two end tokens that give as many different answer lengths as possible."""
     free = [alone(model, source, 29) for source in sources]
     tokens = sorted({token for answer in free for token in answer})
 
@@ -109,7 +109,7 @@ def ends_of(model, sources):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_batch_of_mixed_lengths_answers_as_one_source_at_a_time_does(name, sources):
+def test_a_mixed_batch_answers_as_each_source_alone(name, sources):
     model = build(name)
     ends = ends_of(model, sources)
     expected = [alone(model, source, 29, ends) for source in sources]
@@ -167,7 +167,7 @@ def test_each_source_may_have_a_limit_of_its_own(sources):
     limits = [3, 23, 1, 7, 11, 2, 5, 13]
     found = decode(model, sources, max_new_tokens=limits)
     assert found == [answer[:limit] for answer, limit in zip(whole, limits, strict=True)]
-    with pytest.raises(UserError, match="beams take one number"):
+    with pytest.raises(UserError, match="beam search needs one number"):
         decode(model, sources, max_new_tokens=limits, num_beams=2)
 
 
@@ -175,14 +175,14 @@ def test_a_causal_model_writes_no_further_than_its_positions(sources):
     model = build("gpt2")
     model.generation_config.eos_token_id = None
     assert [len(answer) for answer in decode(model, [[7] * 55, [7] * 3], max_new_tokens=20)] == [6, 20]
-    with pytest.raises(UserError, match="source 2 has 61 tokens, and the model has 61 positions"):
+    with pytest.raises(UserError, match="source 2 has 61 tokens, and the model has only 61 positions"):
         decode(model, [[7], [7] * 61], max_new_tokens=20)
 
 
 @pytest.mark.parametrize("name", ["ours causal learned", "gpt2"])
 @pytest.mark.parametrize("num_beams", [1, 2])
 def test_padding_takes_no_position_that_an_answer_wants(name, num_beams):
-    """One long source among many short ones, which would be padded to where their answers have no positions left."""
+    """Padding short sources to the longest one would leave their answers no positions."""
     model = build(name)
     model.generation_config.eos_token_id = None
     sources = [[7] * 55, *([token] * 3 for token in range(20, 35))]
@@ -192,7 +192,7 @@ def test_padding_takes_no_position_that_an_answer_wants(name, num_beams):
     assert found == expected
 
 
-def test_an_empty_source_is_refused_and_no_sources_are_none():
+def test_an_empty_source_is_an_error_and_no_sources_give_none():
     model = build("ours")
     with pytest.raises(UserError, match="source 2 is empty"):
         decode(model, [[7], []], max_new_tokens=3)
@@ -201,7 +201,7 @@ def test_an_empty_source_is_refused_and_no_sources_are_none():
     assert decode(model, [], max_new_tokens=3) == []
 
 
-def test_progress_counts_every_source_and_a_training_model_stays_one(sources):
+def test_progress_counts_sources_and_training_mode_is_kept(sources):
     model, seen = build("ours").train(), []
     for layer in model.modules():
         if isinstance(layer, torch.nn.Dropout):
@@ -213,7 +213,7 @@ def test_progress_counts_every_source_and_a_training_model_stays_one(sources):
     assert found == decode(model.eval(), sources, max_new_tokens=5)
 
 
-def test_batches_are_cut_by_the_longest_source_and_the_longest_answer():
+def test_batches_are_limited_by_longest_source_plus_answer():
     lengths, limits = [5, 2, 9, 9, 1], [3, 3, 7, 3, 11]
     batches = batches_by_length(lengths, limits, 24)
     assert sorted(place for batch in batches for place in batch) == [0, 1, 2, 3, 4]
@@ -225,7 +225,7 @@ def test_batches_are_cut_by_the_longest_source_and_the_longest_answer():
     assert batches_by_length([8, 5, 5], [2, 5, 5], 99, positions=10) == [[0], [1, 2]]
 
 
-def test_rows_that_are_done_are_not_computed_further(sources):
+def test_finished_rows_are_not_computed_further(sources):
     model = build("ours")
     model.generation_config.eos_token_id = None
     rows = []

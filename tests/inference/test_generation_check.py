@@ -1,4 +1,4 @@
-"""The generation check: it speaks of a model that forgets what it wrote, and of no other; it leaves no trace."""
+"""The generation check warns of a lost cache only, and changes nothing."""
 
 import copy
 
@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from decero.config.sections import OptimSection, TrainingSection
-from decero.inference.generation_check import TOKENS, _behind, check_generation
+from decero.inference.generation_check import TOKENS, _gaps, check_generation
 from decero.models import DeceroDecoderConfig, DeceroEncoderDecoderConfig
 from decero.models.compatibility import NAMES
 from decero.tasks.finish import warn_of_generation
@@ -64,7 +64,7 @@ def build(config, std=0.3):
 
 
 def forget(model):
-    """Have a decoder take the cache and make nothing of it, as under a name that it does not read."""
+    """Make a decoder ignore the cache, as if it came under an unknown name."""
     decoder = model.get_decoder() if model.config.is_encoder_decoder else model.base_model
     read = decoder.forward
 
@@ -78,20 +78,20 @@ def forget(model):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_healthy_model_is_no_news(name):
+def test_a_healthy_model_gives_no_warning(name):
     assert check_generation(build(CONFIGS[name]())) is None
     assert check_generation(build(CONFIGS[name](), std=0.02)) is None, "untrained"
 
 
 @pytest.mark.parametrize("name", ["ours", "ours learned", "ours seq2seq", "gpt2", "llama", "t5"])
-def test_a_model_that_forgets_is_told_of_in_one_line(name):
+def test_a_model_that_loses_its_cache_gives_one_warning_line(name):
     said = check_generation(forget(build(CONFIGS[name]())))
     assert said is not None
-    assert "with its cache the model writes another text than without" in said
+    assert "the model writes different text with its cache than without" in said
     assert "\n" not in said
 
 
-def test_settings_that_bend_or_end_a_text_do_not_hide_or_make_a_difference():
+def test_generation_settings_do_not_change_the_check():
     model = build(CONFIGS["ours"]())
     every = list(range(101))
     for settings in ({"suppress_tokens": every[5:60]}, {"eos_token_id": every}, {"num_beams": 3, "do_sample": True}):
@@ -102,19 +102,19 @@ def test_settings_that_bend_or_end_a_text_do_not_hide_or_make_a_difference():
         assert check_generation(broken) is not None, settings
 
 
-def test_scores_as_good_as_the_best_up_to_rounding_are_no_difference():
+def test_scores_equal_up_to_rounding_give_no_warning():
     model = build(CONFIGS["ours"]()).eval()
     model.generation_config.eos_token_id = None
     logits = model(torch.tensor([[5, 6, 7]])).logits[0, -1]
     best, second = logits.topk(2).indices.tolist()
     with torch.no_grad():  # two tokens of one embedding have one score
         model.lm_head.weight[second] = model.lm_head.weight[best]
-    assert _behind(model, [5, 6, 7], [best]) == [0] == _behind(model, [5, 6, 7], [second])
+    assert _gaps(model, [5, 6, 7], [best]) == [0] == _gaps(model, [5, 6, 7], [second])
     worst = int(logits.argmin())
-    assert _behind(model, [5, 6, 7], [worst])[0] > 1
+    assert _gaps(model, [5, 6, 7], [worst])[0] > 1
 
 
-def test_a_model_that_raises_or_gives_nan_is_told_of():
+def test_a_model_that_raises_or_gives_nan_gives_a_warning():
     model = build(CONFIGS["ours"]())
     with torch.no_grad():
         model.model.norm.weight[3] = float("nan")
@@ -128,7 +128,7 @@ def test_a_model_that_raises_or_gives_nan_is_told_of():
     lambda: build(XLNetConfig(vocab_size=101, d_model=42, n_layer=2, n_head=3, d_inner=41, **IDS)),
     lambda: build(DeceroDecoderConfig(**SIZES | {"max_position_embeddings": 1}, **IDS)),
 ], ids=["no generation", "another memory", "one position"])  # fmt: skip
-def test_what_cannot_be_compared_is_let_be(make):
+def test_models_that_cannot_be_checked_are_skipped(make):
     assert check_generation(make()) is None
 
 
@@ -162,12 +162,12 @@ def test_a_run_warns_on_standard_error(capsys, tmp_path):
     run = Run(Accelerator(cpu=True), training, OptimSection(), tmp_path)
     warn_of_generation(run, model)
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("warning: generation check: with its cache")
+    assert line.startswith("warning: generation check: the model writes different text")
     warn_of_generation(run, build(CONFIGS["ours"]()))
     assert capsys.readouterr().err == ""
 
 
-def test_weights_in_16_bits_are_measured_as_such():
+def test_weights_in_16_bits_have_a_larger_tolerance():
     model = build(CONFIGS["ours"]()).to(torch.bfloat16)
     assert check_generation(model) is None
     assert check_generation(forget(model)) is not None

@@ -1,4 +1,4 @@
-"""Answers text by text: in order, as one text alone would be answered, and nothing lost in silence."""
+"""Answers come in order, equal those of each text alone, and losses give a warning."""
 
 import itertools
 
@@ -18,7 +18,7 @@ WRITERS = {"translate": (translate, "seq2seq"), "summarize": (summarize, "seq2se
 
 @BOTH
 @pytest.mark.parametrize("command", WRITERS)
-def test_a_text_is_answered_as_it_is_alone_and_an_empty_one_by_nothing(command, whose, checkpoint):
+def test_each_text_is_answered_as_alone_and_an_empty_one_empty(command, whose, checkpoint):
     write, kind = WRITERS[command]
     model = load(checkpoint(kind, whose), command)
     found = list(write(model, TEXTS, max_new_tokens=7))
@@ -75,10 +75,10 @@ def test_fill_gives_the_likeliest_tokens_of_each_hole(whose, checkpoint):
     assert found[0].text == joined
 
 
-def test_a_line_without_a_hole_is_said(checkpoint):
+def test_a_line_without_a_hole_gives_a_warning(checkpoint):
     said = []
     list(fill(checkpoint("masked", "ours"), ["", "shares fell"], warn=said.append))
-    assert said == ["line 2: has no hole; write [MASK] where one is"]
+    assert said == ["line 2: no hole to fill; mark one with [MASK]"]
 
 
 @BOTH
@@ -111,10 +111,10 @@ def test_several_labels_each_have_a_probability_of_their_own(checkpoint):
 
 
 WRONG = {
-    ("generate", "seq2seq"): "writes an answer to a text: use decero translate or decero summarize",
-    ("translate", "causal"): "writes on from a text: use decero generate",
-    ("fill", "classifier"): "classifies texts: use decero classify",
-    ("classify", "masked"): "fills holes in a text: use decero fill",
+    ("generate", "seq2seq"): "answers texts; use decero translate or decero summarize",
+    ("translate", "causal"): "continues texts; use decero generate",
+    ("fill", "classifier"): "classifies texts; use decero classify",
+    ("classify", "masked"): "fills holes in texts; use decero fill",
 }
 COMMAND_OF = {"seq2seq": "translate", "causal": "generate", "classifier": "classify", "masked": "fill"}
 
@@ -125,7 +125,7 @@ def test_a_model_of_another_kind_names_the_commands_that_fit(command, kind, whos
     folder = checkpoint(kind, whose)
     with pytest.raises(UserError, match=WRONG[command, kind]) as error:
         load(folder, command)
-    assert str(error.value).startswith(f"{folder}: is a ")
+    assert str(error.value).startswith(f"{folder}: this ")
     loaded = load(
         folder, {"seq2seq": "translate", "causal": "generate", "classifier": "classify", "masked": "fill"}[kind]
     )
@@ -133,8 +133,8 @@ def test_a_model_of_another_kind_names_the_commands_that_fit(command, kind, whos
         load(loaded, command)
 
 
-def test_code_of_the_checkpoint_wants_a_commit():
-    with pytest.raises(UserError, match="name it with --revision"):
+def test_remote_code_needs_a_revision():
+    with pytest.raises(UserError, match="--trust-remote-code needs --revision"):
         load("somebody/model", "fill", trust_remote_code=True)
 
 
@@ -146,7 +146,9 @@ def test_a_long_text_is_never_shortened_in_silence(whose, too_long, checkpoint):
     sentence = "the market rose sharply on monday. "
     long, options = sentence * 17, {"max_new_tokens": 5, "warn": said.append}
     found = list(translate(loaded, ["banks gained", long], too_long=too_long, **options))
-    assert len([line for line in said if line.startswith("line 2: ") and f"more than the {limit}" in line]) == 1
+    assert (
+        len([line for line in said if line.startswith("line 2: ") and f"exceed the limit of {limit} of" in line]) == 1
+    )
     parts = pieces(loaded, long, 2, too_long, said.append)
     assert "".join(parts) == long
     if too_long == "split":
@@ -161,7 +163,7 @@ def test_a_long_text_is_never_shortened_in_silence(whose, too_long, checkpoint):
         assert found[1] == next(translate(loaded, [head], max_new_tokens=5))
 
 
-def test_a_text_to_summarise_is_cut_as_in_training_unless_told_otherwise(checkpoint):
+def test_summarize_cuts_long_texts_by_default(checkpoint):
     loaded, long, said = (
         load(checkpoint("seq2seq", "ours"), "summarize"),
         "the market rose sharply on monday. " * 17,
@@ -169,10 +171,10 @@ def test_a_text_to_summarise_is_cut_as_in_training_unless_told_otherwise(checkpo
     )
     cut, split = (next(summarize(loaded, [long], max_new_tokens=5, too_long=how)) for how in ("cut", "split"))
     assert next(summarize(loaded, [long], max_new_tokens=5, warn=said.append)) == cut != split
-    assert "it is cut" in said[0]
+    assert "cut; its " in said[0]
 
 
-def test_a_text_without_sentences_or_words_is_split_all_the_same(checkpoint):
+def test_a_text_without_sentences_or_words_is_split_too(checkpoint):
     loaded = load(checkpoint("masked", "ours"), "fill")
     for text in ("market " * 200, "x" * 300, "", "rose. " + "fell " * 99):
         parts = pieces(loaded, text, 1, "split", lambda said: None)
@@ -188,13 +190,13 @@ def test_a_long_text_is_filled_and_classified_in_parts(checkpoint):
     said = []
     cut = next(fill(checkpoint("masked", "ours"), [text], too_long="cut", warn=said.append))
     assert cut.text == text
-    assert "line 1: 1 holes lie behind what was read, and stay" in said
+    assert "line 1: 1 holes are in the part that was cut off" in said
     whole, first = (next(classify(checkpoint("classifier", "ours"), [text], too_long=how)) for how in ("split", "cut"))
     assert sum(whole.values()) == pytest.approx(1, abs=1e-5)
     assert whole != pytest.approx(first, abs=1e-3)
 
 
-def test_of_a_long_prompt_the_end_is_read(checkpoint):
+def test_generate_reads_the_end_of_a_long_prompt(checkpoint):
     loaded, said = load(checkpoint("causal", "ours"), "generate"), []
     long = "banks gained " * 40 + "shares fell on monday"
     found = next(generate(loaded, [long], max_new_tokens=5, warn=said.append))
@@ -202,20 +204,20 @@ def test_of_a_long_prompt_the_end_is_read(checkpoint):
     read = [ids[0], *ids[len(ids) - (53 - 5) + 1 :]]
     written = loaded.model.generate(torch.tensor([read]), max_new_tokens=5, do_sample=False)[0, len(read) :]
     assert found == loaded.tokenizer.decode(written, skip_special_tokens=True).strip()
-    assert any("line 1: " in line and "it is cut" in line for line in said)
+    assert any("line 1: cut; " in line for line in said)
 
 
 def endless(model):
     model.generation_config.eos_token_id = None
 
 
-def test_an_answer_that_was_stopped_is_said(checkpoint):
+def test_an_answer_cut_off_by_the_limit_gives_a_warning(checkpoint):
     said = []
     list(translate(checkpoint("seq2seq", "ours", endless), ["", "banks"], max_new_tokens=3, warn=said.append))
-    assert said == ["line 2: its answer was stopped after 3 new tokens, before its end"]
+    assert said == ["line 2: the answer was cut off at 3 new tokens; raise --max-new-tokens"]
 
 
-def test_the_checkpoints_prefix_is_put_before_a_text_unless_another_is_given(checkpoint):
+def test_a_given_prefix_replaces_that_of_the_checkpoint(checkpoint):
     loaded = load(checkpoint("seq2seq", "ours"), "translate")
     plain = list(translate(loaded, ["banks gained"], max_new_tokens=7, prefix="the market "))
     bare = list(translate(loaded, ["banks gained"], max_new_tokens=7))
@@ -251,12 +253,12 @@ def test_the_prefix_is_the_one_of_the_task(named, command, prefix, checkpoint):
         ("other: ", ("other: ", "")),
     ],
 )
-def test_what_goes_behind_a_text_is_that_of_its_prefix(prefix, frame, checkpoint):
+def test_the_suffix_belongs_to_the_prefix(prefix, frame, checkpoint):
     loaded = load(checkpoint("causal", "ours"), "generate")
     tasks = {"summarization": {"prefix": "sum: ", "suffix": " TL;DR"}, "t": {"prefix": "title: ", "suffix": " Title:"}}
     loaded.model.config.task_specific_params = tasks
     if frame == "several":
-        with pytest.raises(UserError, match="say which with --prefix 'sum: ' or 'title: '"):
+        with pytest.raises(UserError, match="choose one with --prefix 'sum: ' or 'title: '"):
             frame_of(loaded, "generate", prefix)
         return
     assert frame_of(loaded, "generate", prefix) == frame
@@ -265,7 +267,7 @@ def test_what_goes_behind_a_text_is_that_of_its_prefix(prefix, frame, checkpoint
     assert frame_of(loaded, "generate", "other: ") == ("other: ", " TL;DR")  # the only one there is
 
 
-def test_of_a_long_text_the_end_is_read_and_what_surrounds_it_whole(checkpoint):
+def test_a_long_text_keeps_its_end_with_prefix_and_suffix_whole(checkpoint):
     loaded, said = load(checkpoint("causal", "ours"), "generate"), []
     room = loaded.positions() - 5
     text = "banks gained " * 60 + "shares fell on monday"
@@ -279,14 +281,14 @@ def test_of_a_long_text_the_end_is_read_and_what_surrounds_it_whole(checkpoint):
     assert "line 1: " in said[0], "what goes behind it was not counted"
 
 
-def test_a_checkpoint_of_several_tasks_wants_to_be_told_which(checkpoint):
+def test_a_checkpoint_with_several_tasks_needs_a_prefix(checkpoint):
     loaded = load(checkpoint("seq2seq", "ours"), "translate")
     loaded.model.config.task_specific_params = {n: {"prefix": f"{n}: "} for n in ("translation_a", "translation_b")}
     with pytest.raises(UserError, match="--prefix 'translation_a: ' or 'translation_b: '"):
         translate(loaded, ["banks"])
 
 
-def test_no_more_is_read_than_a_window_before_it_is_answered(checkpoint):
+def test_only_one_window_is_read_before_its_answers(checkpoint):
     read = []
     texts = (read.append(n) or "banks gained" for n in itertools.count())
     answers = translate(checkpoint("seq2seq", "ours"), texts, max_new_tokens=2, first_window=3)
@@ -310,7 +312,7 @@ def test_windows_double_and_answers_come_in_order():
     assert list(found) == [[], ["<1>", "<2>"], ["<3>"]]
 
 
-def test_what_a_decoder_was_taught_to_see_behind_a_prompt_is_put_there(checkpoint):
+def test_the_suffix_of_the_checkpoint_follows_a_prompt(checkpoint):
     loaded = load(checkpoint("causal", "ours"), "generate")
     framed = list(generate(loaded, ["the market banks gained and"], max_new_tokens=5, prefix=""))
     loaded.model.config.task_specific_params = {"synopsis": {"prefix": "the market ", "suffix": " and"}}
@@ -323,9 +325,9 @@ TEMPLATE = (
 )
 
 
-def test_a_chat_is_asked_as_the_template_has_it(checkpoint):
+def test_chat_uses_the_template_of_the_tokenizer(checkpoint):
     loaded = load(checkpoint("causal", "ours"), "generate")
-    with pytest.raises(UserError, match="its tokenizer has no chat template; leave --chat out"):
+    with pytest.raises(UserError, match="the tokenizer has no chat template; remove --chat"):
         next(generate(loaded, ["banks"], chat=True))
     loaded.tokenizer.chat_template = TEMPLATE
     assert chat_frame(loaded, "market ") == ("the user : market ", " and")
@@ -335,11 +337,11 @@ def test_a_chat_is_asked_as_the_template_has_it(checkpoint):
     assert list(generate(loaded, ["banks gained"], chat=True, prefix="market ", max_new_tokens=5)) == [expected]
     assert list(generate(loaded, ["banks gained"], prefix="market ", max_new_tokens=5)) != [expected]
     loaded.tokenizer.chat_template = "{% for m in messages %}{{ m.content | upper }}x{{ m.content }}{% endfor %}"
-    with pytest.raises(UserError, match="its chat template does not write a turn as it is"):
+    with pytest.raises(UserError, match="the chat template changes the text of a turn"):
         next(generate(loaded, ["banks"], chat=True))
 
 
-def test_of_a_long_turn_the_end_is_read_and_the_template_whole(checkpoint):
+def test_a_long_turn_keeps_its_end_and_the_whole_template(checkpoint):
     loaded = load(checkpoint("causal", "ours"), "generate")
     loaded.tokenizer.chat_template = TEMPLATE
     head, tail = chat_frame(loaded)
@@ -350,16 +352,16 @@ def test_of_a_long_turn_the_end_is_read_and_the_template_whole(checkpoint):
     assert loaded.tokenizer.decode(ids).endswith("shares fell on monday and")
 
 
-def test_what_is_drawn_is_the_same_for_a_line_however_lines_are_read(checkpoint):
+def test_samples_depend_on_seed_and_line_not_on_the_window(checkpoint):
     loaded = load(checkpoint("causal", "ours"), "generate")
     texts = ["banks gained", "", "banks gained", "shares fell", "banks gained"]
     drawn = list(generate(loaded, texts, max_new_tokens=9, temperature=1.5, seed=3))
     assert list(generate(loaded, texts, max_new_tokens=9, temperature=1.5, seed=3, first_window=1)) == drawn
     assert len({drawn[0], drawn[2], drawn[4]}) == 3
     assert list(generate(loaded, texts, max_new_tokens=9, temperature=1.5, seed=4)) != drawn
-    with pytest.raises(UserError, match=r"temperature 0\.0 is not above 0"):
+    with pytest.raises(UserError, match=r"temperature 0\.0 must be above 0"):
         next(generate(loaded, texts, temperature=0.0))
-    with pytest.raises(UserError, match="seed: nothing is drawn without --temperature"):
+    with pytest.raises(UserError, match="seed has no effect without --temperature"):
         next(generate(loaded, texts, seed=3))
-    with pytest.raises(UserError, match="seed -1 is below 0"):
+    with pytest.raises(UserError, match="seed -1 is negative"):
         next(generate(loaded, texts, temperature=1.0, seed=-1))

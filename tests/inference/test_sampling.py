@@ -1,4 +1,4 @@
-"""What is drawn follows the distribution that transformers draws from, and depends on seed and source alone."""
+"""Samples follow the distribution of transformers and depend only on seed and source."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def model():
 
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 1.0), (1.3, 0.8), (1.0, 0.3), (0.5, 1e-6)])
-def test_numbers_spread_evenly_give_the_probabilities_of_transformers(temperature, top_p):
+def test_even_numbers_sample_the_transformers_distribution(temperature, top_p):
     logits_V = torch.randn(11, generator=torch.Generator().manual_seed(3)) * 2
     warped = TopPLogitsWarper(top_p)(None, TemperatureLogitsWarper(temperature)(None, logits_V[None]))
     count = 9973
@@ -44,19 +44,19 @@ def test_an_answer_depends_on_its_seed_and_not_on_its_batch(model):
     assert len(set(map(tuple, decode(model, same, max_new_tokens=13, sampling=Sampling(SEEDS[:4], **how))))) == 4
 
 
-def test_a_share_of_next_to_nothing_is_the_likeliest_token(model):
+def test_a_tiny_top_p_takes_the_likeliest_token(model):
     assert decode(model, SOURCES, max_new_tokens=13, sampling=Sampling(SEEDS, top_p=1e-9)) == decode(
         model, SOURCES, max_new_tokens=13
     )
 
 
-def test_what_cannot_be_drawn_is_refused(model):
+def test_invalid_sampling_is_an_error(model):
     for wrong in ({"temperature": 0.0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.5}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             Sampling((), **wrong)
-    with pytest.raises(UserError, match="3 beams are not sampled; leave them out or set one beam"):
+    with pytest.raises(UserError, match="cannot sample with 3 beams; remove them or set one beam"):
         decode(model, SOURCES, max_new_tokens=3, num_beams=3, sampling=Sampling(SEEDS))
     torch.manual_seed(5)
     xlnet = AutoModelForCausalLM.from_config(XLNetConfig(vocab_size=101, d_model=42, n_layer=1, n_head=3, d_inner=41))
-    with pytest.raises(UserError, match="xlnet is not sampled; leave them out"):
+    with pytest.raises(UserError, match="cannot sample from xlnet; remove them"):
         decode(xlnet, SOURCES[:1], max_new_tokens=3, sampling=Sampling(SEEDS[:1]))

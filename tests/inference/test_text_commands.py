@@ -1,4 +1,4 @@
-"""The commands that read and write text: a line in, a line out, as real processes once and in this one for the rest."""
+"""Text commands: a line in, a line out. Once as real processes, else in this process."""
 
 import io
 import json
@@ -45,7 +45,7 @@ HANDED |= {"chat": True, "temperature": 0.7, "top_p": 0.9, "seed": 5}
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What the commands ask of the functions behind them, which answer from a table."""
+    """Record the calls of the inference functions, which answer from a table."""
     asked = {}
 
     def load(name, command, **loading):
@@ -73,7 +73,7 @@ def file(tmp_path):
 
 
 @pytest.mark.parametrize("command", FOUND)
-def test_a_line_in_is_a_line_out(command, asked, file, capsys):
+def test_each_input_line_gives_one_output_line(command, asked, file, capsys):
     main([command, "a/model", file])
     assert capsys.readouterr().out.splitlines() == PLAIN[command]
     main([command, "a/model", "\n".join(TEXTS)])
@@ -82,7 +82,7 @@ def test_a_line_in_is_a_line_out(command, asked, file, capsys):
 
 
 @pytest.mark.parametrize("command", FOUND)
-def test_jsonl_is_an_object_a_line_with_all_that_was_found(command, asked, file, capsys):
+def test_jsonl_gives_one_object_per_line_with_all_results(command, asked, file, capsys):
     main([command, "a/model", file, "--jsonl"])
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row.pop("text") for row in rows] == TEXTS
@@ -96,7 +96,7 @@ def test_jsonl_is_an_object_a_line_with_all_that_was_found(command, asked, file,
 
 
 @pytest.mark.parametrize("command", FOUND)
-def test_every_option_is_handed_on(command, asked):
+def test_every_option_is_passed_on(command, asked):
     main([command, "a/model", "banks gained", *OPTIONS[command], "--batch-tokens", "99"])
     given = OPTIONS[command]
     expected = {name: value for name, value in HANDED.items() if f"--{name.replace('_', '-')}" in given}
@@ -110,17 +110,17 @@ def test_every_option_is_handed_on(command, asked):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["translate", "m", "t", "--beams", "0"], "0 is no number from 1 on"),
-        (["translate", "m", "t", "--beam", "2"], "--beam is not understood; did you mean --beams?"),
-        (["generate", "m", "t", "--too-long", "cut"], "--too-long is not understood"),
+        (["translate", "m", "t", "--beams", "0"], "0 is not a whole number above 0"),
+        (["translate", "m", "t", "--beam", "2"], "unknown option --beam; did you mean --beams?"),
+        (["generate", "m", "t", "--too-long", "cut"], "unknown option --too-long"),
         (["classify", "m", "t", "--too-long", "drop"], "invalid choice: 'drop'"),
         (["translat", "m"], "did you mean translate?"),
         (["fill", "no/such/folder", "a [MASK]"], "no/such/folder"),
         (["fill", "tests/dta", "a [MASK]"], "tests/dta: no such folder; did you mean tests/data?"),
-        (["fill", "m", "t", "--trust-remote-code"], "name it with --revision"),
+        (["fill", "m", "t", "--trust-remote-code"], "--trust-remote-code needs --revision"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(argv, said, capsys):
+def test_a_mistake_gives_one_line_and_exit_code_2(argv, said, capsys):
     with pytest.raises(SystemExit) as end:
         main(argv)
     error = capsys.readouterr().err
@@ -139,7 +139,7 @@ def test_standard_input_is_read_when_there_is_no_text(asked, monkeypatch, capsys
         assert capsys.readouterr().out.splitlines() == ["BANKS GAINED", "", "THE MARKET ROSE"]
 
 
-def test_a_line_that_is_not_utf8_is_named(tmp_path):
+def test_a_line_that_is_not_utf8_is_an_error_with_its_number(tmp_path):
     path = tmp_path / "latin.txt"
     path.write_bytes(b"one\ncaf\xe9\n")
     lines, total = read_lines(str(path))
@@ -157,7 +157,7 @@ def test_a_pipe_by_name_is_read_once():
     os.close(reads)
 
 
-def test_what_is_no_file_is_a_text():
+def test_an_argument_that_is_not_a_file_is_a_text():
     assert read_lines("a\0b")[1] == 1
     assert list(read_lines("x" * 10_000)[0]) == ["x" * 10_000]
 
@@ -194,7 +194,7 @@ def test_each_command_as_a_process(command, checkpoint):
     assert all(line.startswith("warning: line ") for line in error.splitlines())
 
 
-def test_who_has_read_enough_may_leave(checkpoint, tmp_path):
+def test_a_reader_may_close_the_pipe_early(checkpoint, tmp_path):
     path = tmp_path / "many.txt"
     path.write_text("banks gained on monday\n" * 3000)
     model = checkpoint("classifier", "ours")

@@ -1,4 +1,4 @@
-"""What the tests of the models share: prime sizes, a padded batch, weights large enough to betray errors."""
+"""Share prime sizes, a padded batch and large weights, which make errors visible."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ BERT_NAMES = {
 
 @pytest.fixture(autouse=True, scope="module")
 def _one_thread():
-    """Matrices this small are slower on two threads, ten times so when other work holds the second core."""
+    """Use one thread: small matrices are slower on two, ten times if the second core is busy."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -56,13 +56,13 @@ def _seed():
 
 @pytest.fixture
 def make_config():
-    """A configuration of prime sizes, any field of it replaced: of an encoder, or of another shape."""
+    """Make a configuration with prime sizes; fields and class can be replaced."""
     return lambda config_class=DeceroEncoderConfig, **fields: config_class(**{**SIZES, **fields})
 
 
 @pytest.fixture
 def randomize():
-    """Redraw every parameter, norms and biases too, with std 0.3: at 0.02 a wrong layer hides behind the residual."""
+    """Redraw every parameter with std 0.3; at 0.02 the residual hides a wrong layer."""
 
     @torch.no_grad()
     def redraw(model, std=0.3, seed=11):
@@ -85,13 +85,13 @@ def batch():
 
 @pytest.fixture
 def gradients():
-    """Gradient by parameter name, after `backward`; a parameter that the loss does not reach is left out."""
+    """Return name -> gradient after `backward`, for parameters that the loss reaches."""
     return lambda model: {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 @pytest.fixture
 def rename():
-    """A stock name under a table of prefixes."""
+    """Translate a stock name by a table of prefixes."""
 
     def apply(name, table=BERT_NAMES):
         for old, new in table.items():

@@ -44,7 +44,7 @@ def test_the_lesson_needs_the_scale_of_one_over_the_root(scale):
     assert not torch.allclose(scaled_dot_product_attention(q, k, v, scale=scale)[0], mix, atol=5e-4)
 
 
-def test_the_function_is_torch_attention_with_mask_and_another_scale():
+def test_attention_equals_torch_with_mask_and_custom_scale():
     q, k, v = torch.randn(2, 3, 5, 7), torch.randn(2, 3, 11, 7), torch.randn(2, 3, 11, 7)
     bias = torch.randn(2, 1, 5, 11)
     theirs = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
@@ -57,7 +57,7 @@ def test_softmax_or_zero_is_softmax_where_anything_is_visible():
     assert_close(softmax_or_zero(scores), scores.softmax(-1))
 
 
-def test_softmax_or_zero_gives_zeros_and_zero_gradient_to_a_hidden_row():
+def test_softmax_or_zero_gives_a_hidden_row_zero_and_no_gradient():
     scores = torch.randn(5, 7)
     scores[2] = float("-inf")
     scores.requires_grad_()
@@ -229,7 +229,7 @@ def cross(make_config, randomize):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("groups", [None, 1])
-def test_cross_attention_asks_the_target_and_answers_from_the_source(cross, backend, groups):
+def test_cross_attention_has_target_queries_and_source_keys(cross, backend, groups):
     module, hidden, memory = cross(backend, num_key_value_heads=groups), torch.randn(2, 5, 33), torch.randn(2, 7, 33)
     q = module.q_proj(hidden).view(2, 5, 3, 14).transpose(1, 2)
     k, v = (getattr(module, f"{x}_proj")(memory).view(2, 7, -1, 14).transpose(1, 2) for x in "kv")
@@ -239,7 +239,7 @@ def test_cross_attention_asks_the_target_and_answers_from_the_source(cross, back
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_keys_and_values_of_the_source_are_computed_once_and_remembered(cross, backend):
+def test_source_keys_and_values_are_computed_once_and_cached(cross, backend):
     module, memory, calls = cross(backend), torch.randn(2, 7, 33), []
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     for projection in (module.k_proj, module.v_proj):

@@ -1,4 +1,4 @@
-"""Both names of the cache, and arguments that nothing reads, of every class and with every version of transformers."""
+"""Both cache names and unknown arguments, for every class and version of transformers."""
 
 import dataclasses
 import inspect
@@ -64,7 +64,7 @@ def test_a_cache_is_remembered_by_either_name(make, config_class, head, name):
 def test_both_names_at_once_are_an_error_unless_one_is_none(make, config_class, head):
     model, inputs = make(config_class, head), inputs_of(config_class, torch.randint(3, 37, (1, 5)))
     cache = model(**inputs, use_cache=True).cache
-    with pytest.raises(TypeError, match="cache and past_key_values are one argument"):
+    with pytest.raises(TypeError, match="cache and past_key_values are the same argument"):
         model(**inputs, cache=cache, past_key_values=cache)
     size = cache.get_seq_length()
     model(**inputs, cache=cache, past_key_values=None)
@@ -72,7 +72,7 @@ def test_both_names_at_once_are_an_error_unless_one_is_none(make, config_class, 
     assert cache.get_seq_length() == size + 10
 
 
-def test_the_cache_may_stand_in_its_place_and_then_not_have_a_name(make):
+def test_the_cache_may_be_positional_but_not_twice(make):
     model = make(DeceroDecoderConfig, AUTO_CLASSES[DeceroDecoderConfig][next(iter(AUTO_CLASSES[DeceroDecoderConfig]))])
     cache, ids_BL = DynamicCache(), torch.randint(3, 37, (1, 5))
     model(ids_BL, None, None, cache)
@@ -82,7 +82,7 @@ def test_the_cache_may_stand_in_its_place_and_then_not_have_a_name(make):
 
 
 @pytest.mark.parametrize(("config_class", "head"), [pair for pair in REMEMBER if pair[1].can_generate()], ids=name_of)
-def test_generate_goes_on_from_a_cache_by_the_name_that_transformers_has(make, config_class, head):
+def test_generate_continues_from_a_cache_by_the_installed_name(make, config_class, head):
     model = make(config_class, head)
     model.generation_config.eos_token_id = None
     ids_BL = torch.randint(3, 37, (1, 5))
@@ -95,7 +95,7 @@ def test_generate_goes_on_from_a_cache_by_the_name_that_transformers_has(make, c
 
 
 def test_a_layer_that_is_computed_again_does_not_remember_twice(make):
-    """transformers takes the cache from layers that are checkpointed, by its own name for it."""
+    """transformers removes the cache from checkpointed layers, by its own name for it."""
     model = make(DeceroDecoderConfig, next(iter(AUTO_CLASSES[DeceroDecoderConfig].values()))).train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     cache = DynamicCache()
@@ -123,7 +123,7 @@ def test_a_misspelt_argument_is_an_error_with_the_nearest_name(make, config_clas
 
 
 @pytest.mark.parametrize(("config_class", "head"), CLASSES, ids=name_of)
-def test_what_every_stock_class_takes_is_taken(make, config_class, head):
+def test_arguments_of_every_stock_class_are_accepted(make, config_class, head):
     model, inputs = make(config_class, head), inputs_of(config_class, torch.randint(3, 37, (2, 5)))
     lengths = torch.tensor([0, 5, 10], dtype=torch.int32)
     common = {
@@ -136,13 +136,13 @@ def test_what_every_stock_class_takes_is_taken(make, config_class, head):
     assert isinstance(model(**inputs, return_dict=False), tuple)
 
 
-def test_segments_that_a_decoder_does_not_read_are_a_warning(make, monkeypatch):
+def test_unread_token_type_ids_give_a_warning(make, monkeypatch):
     said = []
     monkeypatch.setattr(compat.logger, "warning_once", said.append)
     config_class, head = REMEMBER[0]
     model, inputs = make(config_class, head), inputs_of(config_class, torch.randint(3, 37, (2, 5)))
     out = model(**inputs, token_type_ids=torch.ones(2, 5, dtype=torch.long))
-    assert said == [f"{head.__name__} does not read token_type_ids; leave it out"]
+    assert said == [f"{head.__name__} does not read token_type_ids; remove it"]
     assert_close(first_output(out), first_output(model(**inputs)))
 
 
@@ -172,7 +172,7 @@ def test_hook_outputs_name_the_cache():
     assert CACHE in names, f"outputs of transformers have neither of {NAMES}; compatibility.CACHE looks for it there"
 
 
-def test_hook_mask_builders_take_the_cache_by_the_name_in_outputs():
+def test_hook_mask_builders_use_the_cache_name_of_outputs():
     for builder in (create_causal_mask, create_sliding_window_causal_mask):
         assert CACHE in inspect.signature(builder).parameters, f"{builder.__name__} does not take {CACHE}"
 

@@ -1,4 +1,4 @@
-"""Positions: the waves of Vaswani et al. 2017, section 3.5, rotary angles, and the slot that holds them."""
+"""Positions: sinusoidal (Vaswani et al. 2017, section 3.5), rotary, learned, relative."""
 
 import math
 
@@ -10,7 +10,7 @@ from decero.models.embeddings import POSITIONS, RelativePositionBias, rotary_pos
 
 
 @pytest.mark.parametrize("hidden_size", [14, 33])
-def test_sinusoidal_positions_equal_a_loop_written_from_the_formula(hidden_size):
+def test_sinusoidal_positions_equal_a_loop_of_the_formula(hidden_size):
     positions = torch.tensor([[0, 1, 2, 5, 13], [3, 4, 7, 8, 101]])
     by_loop = torch.empty(2, 5, hidden_size)
     for b, row in enumerate(positions.tolist()):
@@ -21,7 +21,7 @@ def test_sinusoidal_positions_equal_a_loop_written_from_the_formula(hidden_size)
     assert_close(sinusoidal_positions(positions, hidden_size), by_loop, atol=2e-5, rtol=0)
 
 
-def test_a_shift_of_sinusoidal_positions_is_one_rotation_for_all_positions():
+def test_a_shift_of_sinusoidal_positions_is_one_rotation():
     # Section 3.5: "for any fixed offset k, PE(pos + k) can be represented as a linear function of PE(pos)".
     size, offset = 14, 5
     shift = torch.zeros(size, size)
@@ -85,7 +85,7 @@ def test_positions_from_a_formula_store_nothing(make_config, kind):
 
 
 @pytest.mark.parametrize("kind", ["rotary", "relative", "none"])
-def test_what_acts_inside_attention_adds_nothing_to_the_embeddings(make_config, kind):
+def test_rotary_and_relative_positions_add_nothing_to_embeddings(make_config, kind):
     assert POSITIONS[kind](make_config())(torch.arange(5)[None]) == 0
 
 
@@ -100,7 +100,7 @@ def test_tables_stay_in_fp32_where_large_positions_need_it():
 
 @pytest.fixture
 def bias(make_config, randomize):
-    """The buckets of an encoder or of a decoder, their numbers drawn large."""
+    """Make the relative bias of an encoder or decoder, with large values."""
 
     def make(is_causal, buckets=32, max_distance=128):
         sizes = {"relative_attention_num_buckets": buckets, "relative_attention_max_distance": max_distance}

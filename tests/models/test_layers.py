@@ -90,7 +90,7 @@ def test_biases_are_slots_of_their_own(make_config, bias):
 
 
 @pytest.mark.parametrize("placement", ["pre", "post"])
-def test_a_layer_is_two_residuals_with_the_norm_where_the_slot_says(make_config, randomize, placement):
+def test_a_layer_is_two_residuals_with_the_chosen_norm_placement(make_config, randomize, placement):
     config = make_config(norm_placement=placement)
     config._attn_implementation = "eager"
     layer, x = randomize(EncoderLayer(config, layer_idx=0)), torch.randn(2, 5, 33)
@@ -104,7 +104,7 @@ def test_a_layer_is_two_residuals_with_the_norm_where_the_slot_says(make_config,
     assert sum(isinstance(module, nn.LayerNorm) for module in layer.modules()) == 2
 
 
-def test_dropout_falls_on_what_a_sublayer_adds_and_never_on_the_residual(make_config, randomize):
+def test_dropout_acts_on_sublayer_outputs_not_on_the_residual(make_config, randomize):
     config = make_config(norm_placement="pre", hidden_dropout_prob=1.0)
     config._attn_implementation = "eager"
     layer, x = randomize(EncoderLayer(config, layer_idx=0)).train(), torch.randn(2, 5, 33)
@@ -113,7 +113,7 @@ def test_dropout_falls_on_what_a_sublayer_adds_and_never_on_the_residual(make_co
 
 
 @pytest.mark.parametrize("kind", [MLP, GatedMLP])
-def test_activation_dropout_falls_between_the_two_layers_of_the_mlp(make_config, randomize, kind):
+def test_activation_dropout_acts_between_the_layers_of_the_mlp(make_config, randomize, kind):
     mlp, x = randomize(kind(make_config(activation_dropout=0.25))).train(), torch.randn(2, 5, 33)
     seen = []
     mlp.down_proj.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
@@ -131,9 +131,7 @@ def test_activation_dropout_falls_between_the_two_layers_of_the_mlp(make_config,
     ("placement", "embedding_norm", "first_has_none"),
     [("pre", True, True), ("pre", False, False), ("post", True, True), ("post", False, True)],
 )
-def test_what_was_normalised_as_embeddings_is_not_normalised_again(
-    make_config, placement, embedding_norm, first_has_none
-):
+def test_normalised_embeddings_are_not_normalised_again(make_config, placement, embedding_norm, first_has_none):
     config = make_config(norm_placement=placement, embedding_norm=embedding_norm)
     first, second = (EncoderLayer(config, layer_idx=i) for i in (0, 1))
     assert isinstance(first.pre_attn_norm, nn.Identity) is first_has_none

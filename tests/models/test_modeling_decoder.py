@@ -1,4 +1,4 @@
-"""The decoder and its heads: what it may see, what it remembers, how it writes, and the contract of transformers."""
+"""The decoder and its heads: masks, cache, generation, and the interface of transformers."""
 
 import copy
 import itertools
@@ -91,7 +91,7 @@ def left(batch):
 
 @pytest.fixture
 def prompt(left):
-    """What `generate` takes of it."""
+    """Return the arguments for `generate`."""
     return {name: left[name] for name in ("input_ids", "attention_mask")}
 
 
@@ -147,7 +147,7 @@ def test_a_full_layer_sees_all_that_came_before(make_model, positions, backend):
     assert torch.equal(gradient_reaches(model), torch.ones(11, 11).tril().bool())
 
 
-def test_each_layer_has_the_kind_that_the_configuration_gives_it(make_model):
+def test_each_layer_has_its_configured_kind(make_model):
     kinds = ["full_attention", "sliding_attention", "full_attention"]
     model = make_model(backend="eager", num_hidden_layers=3, layer_types=kinds, sliding_window=2)
     weights = model(torch.randint(1, 37, (1, 7)), output_attentions=True).attentions
@@ -158,7 +158,7 @@ def test_each_layer_has_the_kind_that_the_configuration_gives_it(make_model):
         assert_close(one.sum(-1), torch.ones(1, 3, 7))
 
 
-def test_sliding_layers_turn_by_their_own_theta_and_the_others_by_theirs(make_model, batch):
+def test_sliding_layers_rotate_by_their_own_theta(make_model, batch):
     def output(**fields):
         return make_model(DeceroDecoderModel, **{**SLIDING, **fields})(**batch).last_hidden_state
 
@@ -222,7 +222,7 @@ def test_a_padded_batch_gives_what_each_text_gives_alone(make_model, batch, left
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("variant", ["llama", "buckets", "blind", "hybrid", "hybrid_buckets"])
-def test_relative_positions_need_no_ids_when_padding_is_on_the_left(make_model, prompt, variant, backend):
+def test_relative_positions_need_no_ids_with_left_padding(make_model, prompt, variant, backend):
     model = make_model(backend=backend, **VARIANTS[variant]).double()
     together, text = model(**prompt).logits, prompt["attention_mask"].bool()
     for row in range(3):
@@ -232,7 +232,7 @@ def test_relative_positions_need_no_ids_when_padding_is_on_the_left(make_model, 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_places_that_see_nothing_give_finite_outputs_and_gradients(make_model, gradients, left, variant, backend):
+def test_positions_that_see_nothing_stay_finite(make_model, gradients, left, variant, backend):
     model = make_model(backend=backend, **VARIANTS[variant])
     left["attention_mask"][1] = 0  # and one text is nothing but padding
     with torch.no_grad():  # the kernels of inference are others than those of training
@@ -271,10 +271,10 @@ def test_a_ready_made_mask_tells_packed_texts_apart(make_model, positions, backe
         assert_close(packed[part], model(input_ids[None, part]).logits[0], atol=1e-5, rtol=1e-5)
 
 
-def test_relative_positions_refuse_a_backend_that_knows_no_bias(make_model, batch):
+def test_relative_positions_need_a_backend_with_bias(make_model, batch):
     model = make_model(position_embedding_type="relative")
     model.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(ValueError, match="flash_attention_2 cannot; use sdpa or eager"):
+    with pytest.raises(ValueError, match="flash_attention_2 does not support relative positions; use sdpa or eager"):
         model(**batch)
 
 
@@ -292,25 +292,25 @@ def test_only_relative_positions_ignore_where_a_text_starts(make_model, position
 
 
 @pytest.mark.parametrize("past", [0, 16])
-def test_a_text_longer_than_the_learned_positions_is_refused_by_name(make_model, past):
+def test_a_text_beyond_the_learned_positions_is_an_error(make_model, past):
     model = make_model(position_embedding_type="learned")
     cache = model(torch.ones(1, past, dtype=torch.long)).past_key_values if past else None
-    with pytest.raises(ValueError, match="19 tokens, but max_position_embeddings 17"):
+    with pytest.raises(ValueError, match="19 tokens exceed the 17 learned positions"):
         model(torch.ones(1, 19 - past, dtype=torch.long), past_key_values=cache)
 
 
-def test_a_text_that_grows_beyond_the_learned_positions_is_refused_by_name(make_model):
+def test_generating_beyond_the_learned_positions_is_an_error(make_model):
     model = make_model(position_embedding_type="learned")
     assert model.generate(torch.ones(1, 11, dtype=torch.long), max_new_tokens=7).shape == (
         1,
         18,
     )  # the 18th is not read
-    with pytest.raises(ValueError, match="max_position_embeddings 17"):
+    with pytest.raises(ValueError, match="exceed the 17 learned positions"):
         model.generate(torch.ones(1, 11, dtype=torch.long), max_new_tokens=8)
 
 
 @pytest.mark.parametrize("positions", [kind for kind in POSITIONS if kind != "learned"])
-def test_other_positions_know_no_limit(make_model, positions):
+def test_other_positions_have_no_limit(make_model, positions):
     model = make_model(position_embedding_type=positions)
     assert model(torch.ones(1, 101, dtype=torch.long)).logits.isfinite().all()
 
@@ -321,7 +321,7 @@ def test_other_positions_know_no_limit(make_model, positions):
 @pytest.mark.parametrize("cache", CACHES)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_each_step_of_generation_scores_as_one_forward_over_the_whole_text(make_model, prompt, variant, backend, cache):
+def test_each_generation_step_equals_one_full_forward(make_model, prompt, variant, backend, cache):
     model = make_model(backend=backend, **VARIANTS[variant]).double()
     asked = {"max_new_tokens": 9, "output_logits": True, "return_dict_in_generate": True}
     out = model.generate(**prompt, **asked, **CACHES[cache])
@@ -361,7 +361,7 @@ def test_the_seed_decides_what_is_sampled_and_nothing_else(make_model, prompt, f
 
 @pytest.mark.parametrize("form", [{}, FORMS["beam"]], ids=["greedy", "beam"])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_batch_padded_on_the_left_writes_what_each_text_writes_alone(make_model, prompt, variant, form):
+def test_a_left_padded_batch_generates_as_each_text_alone(make_model, prompt, variant, form):
     model = make_model(**VARIANTS[variant]).double()
     together = model.generate(**prompt, **form, max_new_tokens=7).view(3, -1, 14)
     for row, length in enumerate((7, 5, 2)):
@@ -369,7 +369,7 @@ def test_a_batch_padded_on_the_left_writes_what_each_text_writes_alone(make_mode
         assert torch.equal(together[row, :, 7:], alone[:, length:])
 
 
-def test_a_text_that_has_ended_is_padded_while_the_others_go_on(make_model, prompt):
+def test_finished_texts_are_padded_while_others_continue(make_model, prompt):
     model = make_model().double()
     free = model.generate(**prompt, max_new_tokens=7)[:, 7:]
     end = free[0, 2]
@@ -400,7 +400,7 @@ def test_assisted_decoding_writes_what_greedy_decoding_writes(make_model, varian
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_writing_goes_on_from_what_was_remembered(make_model, variant):
+def test_generation_continues_from_a_cache(make_model, variant):
     model, input_ids = make_model(**VARIANTS[variant]).double(), torch.randint(1, 37, (1, 5))
     at_once = model.generate(input_ids, max_new_tokens=10)
     first = model.generate(input_ids, max_new_tokens=4, return_dict_in_generate=True)
@@ -466,7 +466,7 @@ def test_only_the_positions_to_keep_are_projected(make_model, batch, kept, place
     assert seen == [len(places)]
 
 
-def test_generation_projects_the_last_position_of_the_prompt_alone(make_model, prompt):
+def test_generation_projects_only_the_last_prompt_position(make_model, prompt):
     model, seen = make_model(), []
     model.lm_head.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1]))
     model.generate(**prompt, max_new_tokens=3)
@@ -490,7 +490,7 @@ def test_the_text_generation_pipeline_writes_with_it(make_model, tokenizer, text
 # --- heads and losses
 
 
-def test_the_loss_is_cross_entropy_of_each_token_from_those_before_it(make_model, batch):
+def test_the_loss_is_cross_entropy_of_each_next_token(make_model, batch):
     model = make_model()
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     out = model(**batch, labels=labels)
@@ -502,13 +502,13 @@ def test_the_loss_is_cross_entropy_of_each_token_from_those_before_it(make_model
 
 
 @pytest.mark.parametrize("count", [97, torch.tensor(97)])
-def test_the_loss_is_divided_by_num_items_in_batch_when_it_is_given(make_model, batch, count):
+def test_the_loss_is_divided_by_a_given_num_items_in_batch(make_model, batch, count):
     model, labels = make_model(), LABELS[DeceroDecoderForCausalLM]["labels"]
     mean = model(**batch, labels=labels).loss
     assert_close(model(**batch, labels=labels, num_items_in_batch=count).loss, mean * 6 / 97)  # of 9, 3 are first
 
 
-def test_two_micro_batches_with_the_global_count_add_up_to_one_batch(make_model, gradients, batch):
+def test_micro_batch_losses_with_the_global_count_add_up(make_model, gradients, batch):
     model = make_model()
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     model(**batch, labels=labels).loss.backward()
@@ -541,7 +541,7 @@ def test_the_classifier_reads_the_last_token_of_each_text(make_model, batch, lef
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_the_classifier_reads_a_padded_text_as_it_reads_it_alone(make_model, batch, left, side):
+def test_the_classifier_ignores_padding(make_model, batch, left, side):
     model = make_model(CLASSIFIER, num_labels=5)
     padded = left if side == "left" else batch
     together = model(**padded).logits
@@ -549,9 +549,9 @@ def test_the_classifier_reads_a_padded_text_as_it_reads_it_alone(make_model, bat
         assert_close(together[row], model(batch["input_ids"][row : row + 1, :length]).logits[0], atol=1e-5, rtol=1e-5)
 
 
-def test_a_batch_whose_texts_end_nobody_knows_where_is_refused(make_model, batch):
+def test_a_batch_without_known_text_ends_is_an_error(make_model, batch):
     model = make_model(CLASSIFIER, pad_token_id=None)
-    with pytest.raises(ValueError, match="attention_mask or pad_token_id"):
+    with pytest.raises(ValueError, match="give attention_mask or set pad_token_id"):
         model(batch["input_ids"])
     assert model(**batch).logits.shape == (3, 2)
     hidden = model.model(batch["input_ids"][:1]).last_hidden_state  # one text alone ends at its end
@@ -586,7 +586,7 @@ def test_each_problem_type_has_its_loss(make_model, batch, problem_type, num_lab
     assert model.config.problem_type == problem_type  # guessed from the labels
 
 
-def test_classifier_dropout_falls_on_what_the_classifier_reads(make_model, batch):
+def test_classifier_dropout_acts_on_the_classifier_input(make_model, batch):
     model = make_model(CLASSIFIER, classifier_dropout=1.0)
     assert model.train()(**batch).logits.eq(0).all()
     assert not model.eval()(**batch).logits.eq(0).any()
@@ -608,7 +608,7 @@ def test_inputs_embeds_equal_the_input_ids_they_come_from(make_model, batch, mod
     assert_close(model(inputs_embeds=embeds, attention_mask=mask)[0], model(**batch)[0], atol=0, rtol=0)
 
 
-def test_both_or_none_of_ids_and_embeds_are_refused(make_model, batch):
+def test_ids_and_embeds_together_or_missing_are_an_error(make_model, batch):
     model = make_model()
     for wrong in ({}, {"input_ids": batch["input_ids"], "inputs_embeds": torch.randn(3, 7, 33)}):
         with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
@@ -655,7 +655,7 @@ def test_saved_and_loaded_it_gives_the_same_outputs(make_model, batch, tmp_path,
 
 
 @pytest.mark.parametrize("tie", [True, False])
-def test_tied_weights_are_one_tensor_before_and_after_saving_and_untied_are_two(make_model, tmp_path, tie):
+def test_tied_weights_stay_one_tensor_after_saving_untied_two(make_model, tmp_path, tie):
     model = make_model(tie_word_embeddings=tie)
     model.save_pretrained(tmp_path)
     assert keys_of(tmp_path) == model.state_dict().keys() - ({"lm_head.weight"} if tie else set())
@@ -719,9 +719,7 @@ def test_a_classifier_takes_its_body_from_a_language_model(make_model, batch, tm
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize("variant", ["llama", "hybrid_buckets"])
-def test_gradient_checkpointing_gives_the_same_gradients_and_computes_twice(
-    make_model, gradients, batch, head, reentrant, variant
-):
+def test_gradient_checkpointing_recomputes_the_same_gradients(make_model, gradients, batch, head, reentrant, variant):
     model, calls = make_model(head, **VARIANTS[variant]).train(), []
     model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     model(**batch, **LABELS[head]).loss.backward()
@@ -738,7 +736,7 @@ def test_gradient_checkpointing_gives_the_same_gradients_and_computes_twice(
 
 
 @pytest.mark.parametrize("model_class", AUTO.values(), ids=lambda c: c.__name__)
-def test_hidden_states_are_the_embeddings_and_one_a_layer_and_attentions_one_a_layer(make_model, batch, model_class):
+def test_hidden_states_and_attentions_are_complete(make_model, batch, model_class):
     model = make_model(model_class, "eager", num_hidden_layers=3, num_key_value_heads=1)
     embeddings = {}
     body = getattr(model, "model", model)
@@ -755,7 +753,7 @@ def test_hidden_states_are_the_embeddings_and_one_a_layer_and_attentions_one_a_l
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_tuple_comes_back_when_asked_for(make_model, batch, head):
+def test_return_dict_false_gives_a_tuple(make_model, batch, head):
     model = make_model(head)
     out, row = model(**batch, **LABELS[head]), model(**batch, **LABELS[head], return_dict=False)
     assert isinstance(row, tuple)
@@ -779,7 +777,7 @@ def test_bfloat16_is_finite_and_near_fp32(make_config, left, backend, variant):
 
 
 @pytest.mark.parametrize("scaled", [True, False])
-def test_weights_are_initialised_with_the_stated_std_and_norms_at_one(make_config, scaled):
+def test_weights_start_with_the_configured_std_and_norms_at_one(make_config, scaled):
     config = make_config(
         DeceroDecoderConfig, initializer_range=0.07, vocab_size=997, hidden_size=99, head_dim=34, intermediate_size=211,
         position_embedding_type="relative", relative_attention_num_buckets=1009, relative_attention_max_distance=2003,

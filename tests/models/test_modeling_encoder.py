@@ -1,4 +1,4 @@
-"""The encoder and its heads: what masks and positions do, and the contract that transformers expects of a model."""
+"""The encoder and its heads: masks, positions, and the interface of transformers."""
 
 import itertools
 
@@ -99,9 +99,7 @@ def test_eager_equals_sdpa_for_every_combination_of_slots(make_model, gradients,
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("placement", ["pre", "post"])
-def test_a_text_of_padding_only_gives_finite_outputs_and_gradients(
-    make_model, batch, gradients, backend, positions, placement
-):
+def test_a_text_of_only_padding_stays_finite(make_model, batch, gradients, backend, positions, placement):
     slots = {"norm_placement": placement, "position_embedding_type": positions, "classifier_pooling": "mean"}
     model = make_model(DeceroEncoderForSequenceClassification, backend, **slots, **SLIDING)
     batch["attention_mask"][1] = 0
@@ -143,7 +141,7 @@ def test_a_padded_batch_gives_what_each_text_gives_alone(make_model, batch, posi
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_padding_on_the_left_changes_nothing_when_positions_are_given(make_model, batch, positions):
+def test_left_padding_changes_nothing_with_given_positions(make_model, batch, positions):
     model = make_model(position_embedding_type=positions)
     right = model(**batch).last_hidden_state
     mask = batch["attention_mask"].flip(1)
@@ -154,7 +152,7 @@ def test_padding_on_the_left_changes_nothing_when_positions_are_given(make_model
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_what_stands_at_padding_changes_no_real_token(make_model, batch, backend):
+def test_padding_content_changes_no_real_token(make_model, batch, backend):
     model = make_model(backend=backend)
     real = batch["attention_mask"].bool()
     before = model(**batch).last_hidden_state
@@ -167,9 +165,7 @@ def test_what_stands_at_padding_changes_no_real_token(make_model, batch, backend
 @pytest.mark.parametrize("additive", [False, True])
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_a_packed_row_with_a_block_mask_gives_what_each_text_gives_alone(
-    make_model, positions, backend, additive, slots
-):
+def test_a_packed_row_with_a_block_mask_equals_each_text_alone(make_model, positions, backend, additive, slots):
     model = make_model(backend=backend, position_embedding_type=positions, **slots).double()
     document = torch.tensor([0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2])
     position_ids = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 4, 0, 1, 2]])
@@ -203,7 +199,7 @@ def test_a_sliding_layer_sees_the_window_on_either_side(make_model, positions, b
     assert torch.equal(gradient_reaches(model), distance <= layers * window)
 
 
-def test_each_layer_has_the_kind_that_the_configuration_gives_it(make_model):
+def test_each_layer_has_its_configured_kind(make_model):
     kinds = ["full_attention", "sliding_attention", "full_attention"]
     model = make_model(backend="eager", num_hidden_layers=3, layer_types=kinds, sliding_window=2)
     weights = model(torch.randint(1, 37, (1, 7)), output_attentions=True).attentions
@@ -214,7 +210,7 @@ def test_each_layer_has_the_kind_that_the_configuration_gives_it(make_model):
 
 
 @pytest.mark.parametrize("fields", [{}, SLIDING], ids=["full", "sliding"])
-def test_relative_positions_alone_decide_where_queries_that_ask_nothing_look(make_model, batch, fields):
+def test_relative_positions_alone_steer_zero_queries(make_model, batch, fields):
     model = make_model(backend="eager", position_embedding_type="relative", **fields)
     with torch.no_grad():
         for layer in model.layers:
@@ -230,14 +226,14 @@ def test_relative_positions_alone_decide_where_queries_that_ask_nothing_look(mak
         assert_close(weights, by_hand)
 
 
-def test_relative_positions_refuse_a_backend_that_knows_no_bias(make_model, batch):
+def test_relative_positions_need_a_backend_with_bias(make_model, batch):
     model = make_model(position_embedding_type="relative")
     model.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(ValueError, match="flash_attention_2 cannot; use sdpa or eager"):
+    with pytest.raises(ValueError, match="flash_attention_2 does not support relative positions; use sdpa or eager"):
         model(**batch)
 
 
-def test_what_a_backend_is_told_beyond_the_mask_reaches_every_layer(make_model, batch):
+def test_extra_backend_arguments_reach_every_layer(make_model, batch):
     model, seen = make_model(DeceroEncoderForMaskedLM), []
     for layer in model.model.layers:
         layer.self_attn.register_forward_pre_hook(lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True)
@@ -279,7 +275,7 @@ def test_rotary_positions_use_the_theta_of_the_configuration(make_model):
     assert not torch.allclose(make_model()(input_ids)[0], make_model(rope_theta=50)(input_ids)[0], atol=1e-2)
 
 
-def test_sliding_layers_turn_by_their_own_theta_and_the_others_by_theirs(make_model, batch):
+def test_sliding_layers_rotate_by_their_own_theta(make_model, batch):
     def angles(**fields):
         model, seen = make_model(**SLIDING, **fields), []
         for layer in model.layers:
@@ -302,8 +298,8 @@ def test_learned_positions_are_counted_from_their_offset(make_model, offset):
     assert_close(model(input_ids)[0], model.embed_tokens(input_ids) + table[offset:])
 
 
-def test_a_text_longer_than_the_learned_positions_is_refused_by_name(make_model):
-    with pytest.raises(ValueError, match="19 tokens, but max_position_embeddings 17"):
+def test_a_text_beyond_the_learned_positions_is_an_error(make_model):
+    with pytest.raises(ValueError, match="19 tokens exceed the 17 learned positions"):
         make_model(position_embedding_type="learned")(torch.ones(1, 19, dtype=torch.long))
 
 
@@ -313,11 +309,11 @@ def test_a_packed_row_may_be_longer_than_the_learned_positions(make_model):
 
 
 @pytest.mark.parametrize("positions", [kind for kind in POSITIONS if kind != "learned"])
-def test_other_positions_know_no_limit(make_model, positions):
+def test_other_positions_have_no_limit(make_model, positions):
     assert make_model(position_embedding_type=positions)(torch.ones(1, 101, dtype=torch.long))[0].isfinite().all()
 
 
-def test_segments_have_an_effect_exactly_when_the_configuration_has_them(make_model, batch):
+def test_segments_have_an_effect_only_if_configured(make_model, batch):
     segments = (torch.arange(7) > 2).long().expand(3, 7)
     for type_vocab_size, same in ((0, True), (2, False)):
         model = make_model(type_vocab_size=type_vocab_size)
@@ -326,7 +322,7 @@ def test_segments_have_an_effect_exactly_when_the_configuration_has_them(make_mo
         assert torch.equal(model(**batch, token_type_ids=segments)[0], plain) is same
 
 
-def test_scaled_embeddings_are_multiplied_by_the_root_of_their_size(make_model, batch):
+def test_scaled_embeddings_are_multiplied_by_the_root_of_size(make_model, batch):
     scaled, plain = (
         make_model(scale_embeddings=scale, position_embedding_type="sinusoidal") for scale in (True, False)
     )
@@ -343,7 +339,7 @@ def test_the_embeddings_are_normalised_when_the_slot_says_so(make_model, batch):
 
 
 @pytest.mark.parametrize("placement", ["pre", "post"])
-def test_the_stream_ends_on_a_norm_in_either_placement(make_model, randomize, batch, placement):
+def test_the_output_is_normalised_in_either_placement(make_model, randomize, batch, placement):
     hidden = make_model(norm_placement=placement, norm_bias=False, initializer_range=0.3)
     norm = hidden.norm if placement == "pre" else hidden.layers[-1].post_mlp_norm
     last = hidden(**batch).last_hidden_state / norm.weight
@@ -394,7 +390,7 @@ def test_inputs_embeds_equal_the_input_ids_they_come_from(make_model, batch, mod
     assert_close(model(inputs_embeds=embeds, attention_mask=mask)[0], model(**batch)[0], atol=0, rtol=0)
 
 
-def test_both_or_none_of_ids_and_embeds_are_refused(make_model, batch):
+def test_ids_and_embeds_together_or_missing_are_an_error(make_model, batch):
     model = make_model()
     for wrong in ({}, {"input_ids": batch["input_ids"], "inputs_embeds": torch.randn(3, 7, 33)}):
         with pytest.raises(ValueError, match="exactly one of input_ids and inputs_embeds"):
@@ -404,7 +400,7 @@ def test_both_or_none_of_ids_and_embeds_are_refused(make_model, batch):
 # --- heads and losses
 
 
-def test_the_masked_lm_loss_is_cross_entropy_over_the_asked_tokens(make_model, batch):
+def test_the_masked_lm_loss_is_cross_entropy_of_scored_tokens(make_model, batch):
     model = make_model(DeceroEncoderForMaskedLM)
     labels = LABELS[DeceroEncoderForMaskedLM]["labels"]
     out = model(**batch, labels=labels)
@@ -414,7 +410,7 @@ def test_the_masked_lm_loss_is_cross_entropy_over_the_asked_tokens(make_model, b
 
 
 @pytest.mark.parametrize("head", [DeceroEncoderForMaskedLM, DeceroEncoderForTokenClassification])
-def test_the_loss_is_divided_by_num_items_in_batch_when_it_is_given(make_model, batch, head):
+def test_the_loss_is_divided_by_a_given_num_items_in_batch(make_model, batch, head):
     # Gradient accumulation: the sum over this batch over the number of asked tokens in all of them.
     model, labels = make_model(head), LABELS[head]["labels"]
     asked = labels.ne(-100).sum()
@@ -423,7 +419,7 @@ def test_the_loss_is_divided_by_num_items_in_batch_when_it_is_given(make_model, 
     assert_close(model(**batch, labels=labels, num_items_in_batch=97).loss, mean * asked / 97)
 
 
-def test_two_micro_batches_with_the_global_count_add_up_to_one_batch(make_model, gradients, batch):
+def test_micro_batch_losses_with_the_global_count_add_up(make_model, gradients, batch):
     model, labels = make_model(DeceroEncoderForMaskedLM), LABELS[DeceroEncoderForMaskedLM]["labels"].clone()
     labels[0, 2] = 3  # an uneven split: three asked tokens against four
     model(**batch, labels=labels).loss.backward()
@@ -459,14 +455,14 @@ def test_each_problem_type_has_its_loss(make_model, batch, problem_type, num_lab
         assert model.config.problem_type == problem_type  # guessed from the labels when it was not stated
 
 
-def test_the_token_classification_loss_is_cross_entropy_over_the_asked_tokens(make_model, batch):
+def test_the_token_label_loss_is_cross_entropy_of_scored_tokens(make_model, batch):
     labels = torch.tensor([1, -100, 0, 4, -100, 2, 3]).repeat(3, 1)
     out = make_model(DeceroEncoderForTokenClassification, num_labels=5)(**batch, labels=labels)
     by_hand = -torch.stack([out.logits.log_softmax(-1)[:, n, y] for n, y in enumerate(labels[0]) if y >= 0]).mean()
     assert_close(out.loss, by_hand)
 
 
-def test_the_question_answering_loss_leaves_out_answers_beyond_the_text(make_model, batch):
+def test_the_question_answering_loss_skips_answers_out_of_text(make_model, batch):
     starts, ends = torch.tensor([2, 0, 99]), torch.tensor([6, 3, 99])
     out = make_model(DeceroEncoderForQuestionAnswering)(**batch, start_positions=starts, end_positions=ends)
     by_hand = F.cross_entropy(out.start_logits[:2], starts[:2]) + F.cross_entropy(out.end_logits[:2], ends[:2])
@@ -474,7 +470,7 @@ def test_the_question_answering_loss_leaves_out_answers_beyond_the_text(make_mod
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_the_classifier_reads_a_padded_text_as_it_reads_it_alone(make_model, batch, pooling):
+def test_the_classifier_ignores_padding(make_model, batch, pooling):
     model = make_model(DeceroEncoderForSequenceClassification, classifier_pooling=pooling)
     together = model(**batch).logits
     for row, length in enumerate((7, 5, 2)):
@@ -492,14 +488,14 @@ def test_cls_pools_the_first_token_and_mean_pools_all(make_model, batch):
         assert_close(model(**batch).logits, by_hand @ model.classifier.weight.T + model.classifier.bias)
 
 
-def test_classifier_dropout_falls_back_on_the_dropout_of_the_model(make_config):
+def test_classifier_dropout_defaults_to_that_of_the_model(make_config):
     for head in (DeceroEncoderForSequenceClassification, DeceroEncoderForTokenClassification):
         assert head(make_config(hidden_dropout_prob=0.3)).dropout.p == 0.3
         assert head(make_config(hidden_dropout_prob=0.3, classifier_dropout=0.0)).dropout.p == 0.0
 
 
 @pytest.mark.parametrize("head", [DeceroEncoderForSequenceClassification, DeceroEncoderForTokenClassification])
-def test_classifier_dropout_falls_on_what_the_classifier_reads(make_model, batch, head):
+def test_classifier_dropout_acts_on_the_classifier_input(make_model, batch, head):
     model = make_model(head, classifier_dropout=1.0)
     assert torch.equal(*torch.broadcast_tensors(model.train()(**batch).logits, model.classifier.bias))
     assert not torch.allclose(model.eval()(**batch).logits, model.classifier.bias)
@@ -539,7 +535,7 @@ def test_saved_and_loaded_it_gives_the_same_outputs(make_model, batch, tmp_path,
 
 
 @pytest.mark.parametrize("tie", [True, False])
-def test_tied_weights_are_one_tensor_before_and_after_saving_and_untied_are_two(make_model, tmp_path, tie):
+def test_tied_weights_stay_one_tensor_after_saving_untied_two(make_model, tmp_path, tie):
     model = make_model(DeceroEncoderForMaskedLM, tie_word_embeddings=tie)
     model.save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
@@ -603,9 +599,7 @@ def test_a_classifier_takes_its_body_from_a_masked_lm_checkpoint(make_model, bat
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_gradient_checkpointing_gives_the_same_gradients_and_computes_twice(
-    make_model, gradients, batch, head, reentrant
-):
+def test_gradient_checkpointing_recomputes_the_same_gradients(make_model, gradients, batch, head, reentrant):
     model, calls = make_model(head).train(), []
     model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     model(**batch, **LABELS[head]).loss.backward()
@@ -640,7 +634,7 @@ def test_heads_pass_hidden_states_and_attentions_on(make_model, batch, head):
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_tuple_comes_back_when_asked_for(make_model, batch, head):
+def test_return_dict_false_gives_a_tuple(make_model, batch, head):
     model = make_model(head)
     out, row = model(**batch, **LABELS[head]), model(**batch, **LABELS[head], return_dict=False)
     assert isinstance(row, tuple)
@@ -664,7 +658,7 @@ def test_bfloat16_is_finite_and_near_fp32(make_config, batch, head, backend, pos
     assert_close(half.float(), full, atol=0.05, rtol=0.05)
 
 
-def test_weights_are_initialised_with_the_stated_std_and_norms_at_one(make_config):
+def test_weights_start_with_the_configured_std_and_norms_at_one(make_config):
     config = make_config(
         initializer_range=0.07, vocab_size=997, hidden_size=99, intermediate_size=211, max_position_embeddings=101,
         position_embedding_type="learned", type_vocab_size=2, embedding_norm=True,
@@ -715,15 +709,18 @@ RELATIVE = {"position_embedding_type": "relative"}
             "num_attention_heads 3 is not a multiple of num_key_value",
         ),
         ({"head_dim": 11}, "head_dim 11 must be even"),
-        ({"position_offset": 2}, "position_offset moves a learned table, not rotary positions"),
-        ({"layer_types": ["sliding_attention"] * 2}, "names sliding_attention, but sliding_window is None"),
-        ({"sliding_window": 0}, "names sliding_attention, but sliding_window is 0"),
-        ({"sliding_window": -3}, "names sliding_attention, but sliding_window is -3"),
+        ({"position_offset": 2}, "position_offset works only with learned positions, not with rotary"),
+        ({"layer_types": ["sliding_attention"] * 2}, "has sliding_attention, but sliding_window is None"),
+        ({"sliding_window": 0}, "has sliding_attention, but sliding_window is 0"),
+        ({"sliding_window": -3}, "has sliding_attention, but sliding_window is -3"),
         ({"layer_types": ["full_attention"]}, "num_hidden_layers.*2.*layer_types.*1"),
         ({"layer_types": ["full_attention", "chunked_attention"]}, "layer_types"),
-        ({**RELATIVE, "relative_attention_num_buckets": 3}, "relative_attention_num_buckets 3 is not within 4"),
-        ({**RELATIVE, "relative_attention_max_distance": 16}, "num_buckets 32 is not within 4 and 2 x max_distance 16"),
-        ({"hidden_act": "swiglu"}, "hidden_act swiglu is no activation; there are .*gelu.*silu"),
+        ({**RELATIVE, "relative_attention_num_buckets": 3}, "relative_attention_num_buckets 3 must be in \\[4"),
+        (
+            {**RELATIVE, "relative_attention_max_distance": 16},
+            "num_buckets 32 must be in \\[4, 2 x max_distance 16",
+        ),
+        ({"hidden_act": "swiglu"}, "unknown hidden_act swiglu; known: .*gelu.*silu"),
         ({"norm_type": "batchnorm"}, "norm_type"),
         ({"norm_placement": "sandwich"}, "norm_placement"),
         ({"position_embedding_type": "alibi"}, "position_embedding_type"),
@@ -748,7 +745,7 @@ def test_the_smallest_buckets_that_are_allowed_work(make_config, fields):
 @pytest.mark.parametrize("config_class", [DeceroEncoderConfig, DeceroDecoderConfig, DeceroEncoderDecoderConfig])
 def test_no_shape_takes_a_configuration_that_cannot_work(make_config, config_class):
     for fields, message in (
-        ({"hidden_act": "swiglu"}, "no activation"),
+        ({"hidden_act": "swiglu"}, "unknown hidden_act"),
         ({"head_dim": 11}, "must be even"),
         ({"num_key_value_heads": 2}, "not a multiple of num_key_value_heads 2"),
         ({"position_offset": 2}, "position_offset"),

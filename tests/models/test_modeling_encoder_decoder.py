@@ -1,4 +1,4 @@
-"""The Transformer of 2017: what the decoder reads of the source, the table they share, how it writes and is saved."""
+"""The encoder-decoder: cross-attention, shared embeddings, generation, saving."""
 
 import itertools
 
@@ -87,7 +87,7 @@ def keys_of(folder):
 
 
 def calls_of(model, name):
-    """How often each layer of the decoder calls the module of that name, as a list that grows."""
+    """Return a list that grows with each call of the named module in a decoder layer."""
     calls = [0] * len(model.model.decoder.layers)
 
     def count(i):
@@ -106,7 +106,7 @@ def calls_of(model, name):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_later_token_of_the_target_never_changes_an_earlier_logit(make_model, batch, variant, backend):
+def test_a_later_target_token_never_changes_an_earlier_logit(make_model, batch, variant, backend):
     model, place = make_model(backend=backend, **VARIANTS[variant]).double(), torch.arange(7)
     target = torch.randint(1, 37, (7,))
     changed = torch.where(place[None, :] > place[:, None], target % 36 + 1, target)  # row t: all that comes after t
@@ -119,9 +119,7 @@ def test_a_later_token_of_the_target_never_changes_an_earlier_logit(make_model, 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_each_token_of_the_target_sees_all_of_the_source_and_nothing_of_its_padding(
-    make_model, pairs, variant, backend
-):
+def test_target_tokens_see_all_of_the_source_but_not_its_padding(make_model, pairs, variant, backend):
     model = make_model(DeceroEncoderDecoderModel, backend, **VARIANTS[variant]).double()
     embeds = model.get_input_embeddings()(pairs.pop("input_ids")).detach().requires_grad_()
     outputs = model(inputs_embeds=embeds, **pairs).last_hidden_state
@@ -166,7 +164,7 @@ def test_padding_on_the_left_of_either_changes_nothing(make_model, pairs, varian
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_source_of_padding_only_gives_finite_outputs_and_gradients(make_model, gradients, pairs, variant, backend):
+def test_a_source_of_only_padding_stays_finite(make_model, gradients, pairs, variant, backend):
     model = make_model(backend=backend, **VARIANTS[variant])
     pairs["attention_mask"][1] = 0
     with torch.no_grad():  # the kernels of inference are others than those of training
@@ -204,10 +202,10 @@ def test_eager_equals_sdpa_for_every_combination_of_slots(make_model, gradients,
 
 
 @pytest.mark.parametrize("asked", ["encoder", "decoder"])
-def test_a_text_longer_than_the_learned_positions_is_refused_by_name(make_model, asked):
+def test_a_text_beyond_the_learned_positions_is_an_error(make_model, asked):
     model = make_model(position_embedding_type="learned")
     long, short = torch.ones(1, 19, dtype=torch.long), torch.ones(1, 3, dtype=torch.long)
-    with pytest.raises(ValueError, match="19 tokens, but max_position_embeddings 17"):
+    with pytest.raises(ValueError, match="19 tokens exceed the 17 learned positions"):
         model(long if asked == "encoder" else short, decoder_input_ids=long if asked == "decoder" else short)
 
 
@@ -273,9 +271,7 @@ def test_a_target_read_in_pieces_is_the_target_read_at_once(make_model, pairs, v
 
 @pytest.mark.parametrize(("backend", "cache"), [*(("sdpa", cache) for cache in CACHES), ("eager", "cached")])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_each_step_of_generation_scores_as_one_forward_over_the_whole_target(
-    make_model, batch, variant, backend, cache
-):
+def test_each_generation_step_equals_one_forward_of_the_target(make_model, batch, variant, backend, cache):
     model = make_model(backend=backend, **VARIANTS[variant]).double()
     asked = {"max_new_tokens": 9, "output_logits": True, "return_dict_in_generate": True}
     out = model.generate(**batch, **asked, **CACHES[cache])
@@ -323,7 +319,7 @@ def test_a_padded_batch_writes_what_each_source_writes_alone(make_model, batch, 
         assert torch.equal(together[row], alone)
 
 
-def test_a_target_that_has_ended_is_padded_while_the_others_go_on(make_model, batch):
+def test_finished_targets_are_padded_while_others_continue(make_model, batch):
     model = make_model(**VARIANTS["modern"]).double()
     free = model.generate(**batch, max_new_tokens=7)[:, 1:]
     end = free[1, 2]
@@ -341,14 +337,14 @@ def test_a_target_may_be_begun_by_hand(make_model, batch):
     assert torch.equal(out[:, 3:], model(**batch, decoder_input_ids=out[:, :-1]).logits[:, 2:].argmax(-1))
 
 
-def test_writing_from_embeddings_of_the_source_is_writing_from_its_tokens(make_model, batch):
+def test_source_embeddings_generate_as_source_tokens(make_model, batch):
     model = make_model(scale_embeddings=True).double()
     expected = model.generate(**batch, max_new_tokens=5)
     embeds = model.get_input_embeddings()(batch.pop("input_ids"))
     assert torch.equal(model.generate(inputs_embeds=embeds, **batch, max_new_tokens=5), expected)
 
 
-def test_generation_tells_what_it_looked_at(make_model, batch):
+def test_generation_returns_all_attentions(make_model, batch):
     model = make_model(backend="eager", decoder_layers=3)
     asked = {"output_attentions": True, "output_hidden_states": True, "return_dict_in_generate": True}
     out = model.generate(**batch, max_new_tokens=4, **asked)
@@ -358,10 +354,10 @@ def test_generation_tells_what_it_looked_at(make_model, batch):
     assert [len(step) for step in out.decoder_hidden_states] == [4] * 4
 
 
-def test_a_target_that_grows_beyond_the_learned_positions_is_refused_by_name(make_model):
+def test_a_target_beyond_the_learned_positions_is_an_error(make_model):
     model, source = make_model(position_embedding_type="learned"), torch.ones(1, 3, dtype=torch.long)
     assert model.generate(source, max_new_tokens=17).shape == (1, 18)  # the last is written and not read
-    with pytest.raises(ValueError, match="18 tokens, but max_position_embeddings 17"):
+    with pytest.raises(ValueError, match="18 tokens exceed the 17 learned positions"):
         model.generate(source, max_new_tokens=18)
 
 
@@ -369,9 +365,7 @@ def test_a_target_that_grows_beyond_the_learned_positions_is_refused_by_name(mak
 
 
 @pytest.mark.parametrize(("fields", "start"), [({}, 0), ({"decoder_start_token_id": 29}, 29), ({"pad_token_id": 1}, 1)])
-def test_labels_are_read_behind_a_start_token_and_padding_stands_for_what_is_not_asked(
-    make_model, batch, fields, start
-):
+def test_labels_are_shifted_behind_a_start_token_and_padded(make_model, batch, fields, start):
     model, seen = make_model(**fields), []
     model.model.decoder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     pad = fields.get("pad_token_id", 0)
@@ -384,14 +378,14 @@ def test_labels_are_read_behind_a_start_token_and_padding_stands_for_what_is_not
     assert torch.equal(out.logits, model(**batch, decoder_input_ids=by_hand).logits)
 
 
-def test_labels_without_a_start_token_are_refused_by_name(make_model, batch):
+def test_labels_without_a_start_token_are_an_error(make_model, batch):
     model = make_model(pad_token_id=None)
-    with pytest.raises(ValueError, match="set decoder_start_token_id and pad_token_id"):
+    with pytest.raises(ValueError, match="labels need decoder_start_token_id and pad_token_id"):
         model(**batch, labels=LABELS)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_the_loss_is_cross_entropy_of_each_label_from_those_before_it(make_model, batch, variant):
+def test_the_loss_is_cross_entropy_of_each_label(make_model, batch, variant):
     model = make_model(**VARIANTS[variant])
     out = model(**batch, labels=LABELS)
     scores = out.logits.log_softmax(-1)
@@ -402,13 +396,13 @@ def test_the_loss_is_cross_entropy_of_each_label_from_those_before_it(make_model
 
 
 @pytest.mark.parametrize("count", [97, torch.tensor(97)])
-def test_the_loss_is_divided_by_num_items_in_batch_when_it_is_given(make_model, batch, count):
+def test_the_loss_is_divided_by_a_given_num_items_in_batch(make_model, batch, count):
     model = make_model()
     mean = model(**batch, labels=LABELS).loss
     assert_close(model(**batch, labels=LABELS, num_items_in_batch=count).loss, mean * 10 / 97)
 
 
-def test_two_micro_batches_with_the_global_count_add_up_to_one_batch(make_model, gradients, batch):
+def test_micro_batch_losses_with_the_global_count_add_up(make_model, gradients, batch):
     model = make_model()
     model(**batch, labels=LABELS).loss.backward()
     whole = gradients(model)
@@ -420,7 +414,7 @@ def test_two_micro_batches_with_the_global_count_add_up_to_one_batch(make_model,
         assert_close(gradient, whole[name], atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_the_collator_of_transformers_prepares_what_the_model_would(make_model, tokenizer, texts):
+def test_the_transformers_collator_shifts_as_the_model_does(make_model, tokenizer, texts):
     model = make_model(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, max_position_embeddings=64)
     rows = [{"input_ids": tokenizer(text).input_ids, "labels": tokenizer(text[::2]).input_ids} for text in texts[:5]]
     assert len({len(row["labels"]) for row in rows}) > 1
@@ -467,7 +461,7 @@ def tables(model):
 
 @pytest.mark.parametrize("model_class", AUTO.values(), ids=lambda c: c.__name__)
 @pytest.mark.parametrize("tie", [True, False])
-def test_the_stacks_share_their_embeddings_whether_or_not_the_head_does(make_model, pairs, tmp_path, model_class, tie):
+def test_the_stacks_share_embeddings_with_and_without_the_head(make_model, pairs, tmp_path, model_class, tie):
     model = make_model(model_class, tie_word_embeddings=tie)
     model.save_pretrained(tmp_path)
     tied = {name for name in model.state_dict() if name.endswith("decoder.embed_tokens.weight")}
@@ -556,7 +550,7 @@ def test_the_decoder_may_have_layers_of_its_own_number(make_model, asked, decode
     assert model.config.decoder_layers == decoder
 
 
-def test_attention_in_the_encoder_looks_both_ways_and_in_the_decoder_back(make_model, pairs):
+def test_the_encoder_looks_both_ways_the_decoder_only_back(make_model, pairs):
     model = make_model(backend="eager", decoder_layers=3)
     out = model(**pairs, output_attentions=True, output_hidden_states=True)
     assert [weights.shape for weights in out.encoder_attentions] == [(3, 3, 7, 7)] * 2
@@ -574,7 +568,7 @@ def test_attention_in_the_encoder_looks_both_ways_and_in_the_decoder_back(make_m
     assert_close(out.decoder_hidden_states[-1] @ model.lm_head.weight.T, out.logits)
 
 
-def test_a_tuple_comes_back_when_asked_for(make_model, batch):
+def test_return_dict_false_gives_a_tuple(make_model, batch):
     model = make_model()
     out, row = model(**batch, labels=LABELS), model(**batch, labels=LABELS, return_dict=False)
     assert isinstance(row, tuple)
@@ -586,9 +580,7 @@ def test_a_tuple_comes_back_when_asked_for(make_model, batch):
 
 @pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize("variant", ["vaswani2017", "t5", "modern"])
-def test_gradient_checkpointing_gives_the_same_gradients_and_computes_twice(
-    make_model, gradients, batch, reentrant, variant
-):
+def test_gradient_checkpointing_recomputes_the_same_gradients(make_model, gradients, batch, reentrant, variant):
     model = make_model(**VARIANTS[variant]).train()
     crossed, encoded = calls_of(model, "cross_attn.k_proj"), []
     model.model.encoder.layers[0].mlp.register_forward_pre_hook(lambda *_: encoded.append(1))
@@ -620,7 +612,7 @@ def test_bfloat16_is_finite_and_near_fp32(make_config, pairs, backend, variant):
 
 
 @pytest.mark.parametrize("scaled", [True, False])
-def test_weights_are_initialised_with_the_stated_std_and_norms_at_one(make_config, scaled):
+def test_weights_start_with_the_configured_std_and_norms_at_one(make_config, scaled):
     config = make_config(
         DeceroEncoderDecoderConfig, initializer_range=0.07, vocab_size=997, hidden_size=99, head_dim=34,
         intermediate_size=211, scale_attn_weights=scaled, tie_word_embeddings=False, lm_head_bias=True,

@@ -1,4 +1,4 @@
-"""The presets in configs/model: fields that exist, counts that are exact, shapes that are the published ones."""
+"""Presets in configs/model: known fields, exact parameter counts, published shapes."""
 
 import importlib.util
 import re
@@ -159,7 +159,7 @@ def header_of(name):
 
 
 def build(auto_class, config):
-    """The model without its numbers; what is tied is one parameter, as `from_config` leaves it."""
+    """Build the model on the meta device, with tied parameters as in `from_config`."""
     with torch.device("meta"):
         return auto_class.from_config(config)
 
@@ -185,14 +185,14 @@ def test_a_preset_names_only_fields_that_its_configuration_has(name):
     assert unknown_fields(fields_of(name)) == []
 
 
-def test_an_unknown_field_is_found_though_transformers_accepts_it():
+def test_an_unknown_preset_field_is_found():
     fields = fields_of("bert_base") | {"num_hidden_layer": 6}
     assert AutoConfig.for_model(**fields).num_hidden_layers == 12  # accepted in silence, and without effect
     assert unknown_fields(fields) == ["num_hidden_layer"]
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_preset_survives_the_configuration_with_the_values_it_states(name):
+def test_a_preset_keeps_its_values_in_the_configuration(name):
     fields = fields_of(name)
     config = config_of(name).to_dict()
     assert {key: config[key] for key in fields} == fields
@@ -232,7 +232,7 @@ def test_the_header_says_how_the_preset_is_used_and_that_works(name, monkeypatch
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_ids_are_of_the_vocabulary(name):
-    """A decoder beside an encoder starts with padding, as T5's and Marian's do; a decoder knows where texts end."""
+    """An encoder-decoder starts with padding, as T5 and Marian; a decoder has an end token."""
     config, head = config_of(name), PRESETS[name][0]
     ids = [getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos")]  # T5 has no bos
     assert all(token is None or 0 <= token < config.vocab_size for token in ids)
@@ -251,7 +251,7 @@ def test_a_published_model_has_the_parameters_of_the_stock_class(name):
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_model_has_the_values_of_the_published_configuration(name):
+def test_a_published_model_has_the_published_configuration(name):
     """Every field, not just those that move a count: activations, epsilons, dropout, thetas, ids."""
     stock, config = PUBLISHED[name], config_of(name)
     family = next(family for family in FAMILIES if family.name == stock.model_type)
@@ -264,7 +264,7 @@ def test_a_published_model_has_the_values_of_the_published_configuration(name):
 
 
 @pytest.mark.parametrize("name", ALIKE)
-def test_what_was_never_published_agrees_with_a_stock_class_of_its_shape(name):
+def test_an_unpublished_preset_equals_a_stock_class_of_its_shape(name):
     stock, difference = ALIKE[name]
     head, ours, _ = PRESETS[name]
     assert ours - count(build(head, stock)) == difference
@@ -301,7 +301,7 @@ def cut(name, shape):
 @pytest.mark.parametrize(
     ("stock", "classic"), [("stock_gpt2_tiny", "gpt2"), ("stock_t5_tiny", "t5_small"), ("stock_marian_tiny", "marian")]
 )
-def test_the_stock_twin_has_the_tensors_of_the_classic_preset_at_its_size(stock, classic):
+def test_the_stock_twin_has_the_tensors_of_the_classic_preset(stock, classic):
     head = PRESETS[stock][0]
     model = build(head, config_of(stock))
     theirs = Counter(
@@ -327,11 +327,11 @@ def test_the_stock_twin_has_the_tensors_of_the_classic_preset_at_its_size(stock,
         ("modern_encoder_decoder_tiny", "stock_marian_tiny", 0.94),  # whose table is counted, though it is frozen
     ],
 )
-def test_the_modern_twin_weighs_about_as_much_as_the_classic_and_never_more(modern, classic, least):
+def test_the_modern_twin_is_about_as_large_and_never_larger(modern, classic, least):
     assert least < PRESETS[modern][1] / PRESETS[classic][1] < 1
 
 
-def test_modernbert_looks_everywhere_in_one_layer_of_three():
+def test_modernbert_has_full_attention_in_every_third_layer():
     config = config_of("modernbert_base")
     everywhere = [i for i, kind in enumerate(config.layer_types) if kind == "full_attention"]
     assert everywhere == [0, 3, 6, 9, 12, 15, 18, 21]

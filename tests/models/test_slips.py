@@ -1,4 +1,4 @@
-"""The well-known slips, each written down beside the check that catches it: docs/architecture.md tells the stories."""
+"""Well-known mistakes, each with a check that finds it; see docs/architecture.md."""
 
 import pytest
 import torch
@@ -96,7 +96,7 @@ def test_a_hidden_key_has_no_part_in_the_sum_that_divides(attend, hidden):
 
 
 @pytest.mark.parametrize("hidden_size", [14, 64])
-def test_sines_first_are_the_waves_of_the_paper_in_another_order(hidden_size):
+def test_sines_first_is_a_permutation_of_the_papers_positions(hidden_size):
     positions = torch.arange(2, 13)[None]
     paper, halves = (sinusoidal_positions(positions, hidden_size, interleaved=order) for order in (True, False))
     order = torch.cat((torch.arange(0, hidden_size, 2), torch.arange(1, hidden_size, 2)))
@@ -112,8 +112,8 @@ def test_a_causal_decoder_without_positions_still_sees_order(make):
     assert not torch.allclose(after[:, -1], before[:, -1], atol=0.01)  # the last sees all, and knows how they stood
 
 
-def test_one_causal_layer_without_positions_sees_the_set_of_what_came_before(make):
-    """Order comes from the second layer on: what its keys hold depends on how many, and which, each of them saw."""
+def test_one_causal_layer_without_positions_sees_only_a_set(make):
+    """The second layer sees order: its keys depend on how many and which tokens each one saw."""
     model = make(DeceroDecoderModel, DeceroDecoderConfig, position_embedding_type="none", num_hidden_layers=1)
     ids, order = torch.arange(3, 14)[None], torch.tensor([4, 0, 7, 2, 9, 1, 3, 8, 6, 5, 10])
     assert_close(model(ids[:, order])[0][:, -1], model(ids)[0][:, -1], atol=1e-5, rtol=1e-5)
@@ -123,7 +123,7 @@ def test_one_causal_layer_without_positions_sees_the_set_of_what_came_before(mak
 
 
 def gradient_at_both_ends(sublayers, residual):
-    """Hidden states of a stack of 48, and by what factor the gradient at its input differs from that at its output."""
+    """Return hidden states of 48 layers and the ratio of input gradient to output gradient."""
     hidden = [torch.randn(5, 33, dtype=torch.float64, requires_grad=True)]
     for sublayer in sublayers:
         added = sublayer(hidden[-1])
@@ -135,7 +135,7 @@ def gradient_at_both_ends(sublayers, residual):
 
 
 @pytest.mark.parametrize("through", ["depth", "time"])
-def test_gradients_vanish_by_a_factor_a_layer_and_weights_and_activations_do_not(make_config, through):
+def test_gradients_vanish_with_depth_but_not_activations(make_config, through):
     """48 layers, or one 48 times as in a recurrent net. Sigmoids, as when the problem was found (Hochreiter 1991)."""
     layers = [MLP(make_config(hidden_act="sigmoid")).double() for _ in range(48)]
     for parameter in nn.ModuleList(layers).parameters():
@@ -155,7 +155,7 @@ def test_gradients_vanish_by_a_factor_a_layer_and_weights_and_activations_do_not
     assert 0.1 < factor < 1000
 
 
-def test_the_same_product_explodes_when_each_factor_is_above_one(make_config):
+def test_gradients_explode_when_each_factor_is_above_one(make_config):
     layers = [MLP(make_config(hidden_act="gelu")).double() for _ in range(48)]
     for parameter in nn.ModuleList(layers).parameters():
         nn.init.normal_(parameter, std=0.3)
@@ -174,8 +174,8 @@ def deep(placement, num_layers):
     return model
 
 
-def test_the_skip_path_of_pre_norm_has_gain_one_and_each_post_norm_divides_it():
-    """What the sublayers add is cut out of the gradient: only what flows past them is left. 48 layers."""
+def test_the_skip_path_has_gain_one_only_with_pre_norm():
+    """The gradient is cut at the sublayers, so only the skip path is left. 48 layers."""
 
     def gain(placement):
         model, ends = deep(placement, 48), {}
@@ -193,7 +193,7 @@ def test_the_skip_path_of_pre_norm_has_gain_one_and_each_post_norm_divides_it():
     assert first.norm() < 1e-10 * last.norm()  # about 1/sqrt(2) a norm, 96 of them
 
 
-def test_the_last_layers_gradient_shrinks_with_depth_in_pre_norm_and_not_in_post_norm():
+def test_the_last_gradient_shrinks_with_depth_only_in_pre_norm():
     """Xiong et al. 2020, theorem 1: by 1/sqrt(layers) in pre-norm, not at all in post-norm (hence its warm-up)."""
 
     def last_gradient(placement, num_layers):
@@ -210,7 +210,7 @@ def test_the_last_layers_gradient_shrinks_with_depth_in_pre_norm_and_not_in_post
 # --- embeddings, dropout
 
 
-def test_tied_embeddings_need_the_scale_to_be_heard_beside_the_positions():
+def test_tied_embeddings_need_the_scale_against_the_positions():
     """Rows small enough to be a good output projection are drowned by waves of size 0.7: Vaswani et al. 2017, 3.4."""
     heard = {}
     for scale in (True, False):
@@ -247,7 +247,7 @@ def nll(logits_LV, labels_L):
     return -logits_LV.log_softmax(-1).gather(-1, labels_L[..., None])[..., 0]
 
 
-def test_the_causal_loss_asks_each_place_for_the_next_token_once_shifted(make):
+def test_the_causal_loss_shifts_labels_exactly_once(make):
     model, ids = make(DeceroDecoderForCausalLM), torch.randint(1, 37, (3, 7))
     out = model(ids, labels=ids)
     assert_close(out.loss, nll(out.logits[:, :-1], ids[:, 1:]).mean())
@@ -255,7 +255,7 @@ def test_the_causal_loss_asks_each_place_for_the_next_token_once_shifted(make):
         assert not torch.isclose(slip.mean(), out.loss, atol=1e-3)
 
 
-def test_the_sequence_to_sequence_loss_shifts_what_is_read_and_not_the_labels(make):
+def test_the_seq2seq_loss_shifts_the_input_and_not_the_labels(make):
     model = make(DeceroEncoderDecoderForConditionalGeneration, decoder_start_token_id=1)
     ids, labels = torch.randint(1, 37, (3, 5)), torch.randint(2, 37, (3, 7))
     out = model(ids, labels=labels)
@@ -266,8 +266,8 @@ def test_the_sequence_to_sequence_loss_shifts_what_is_read_and_not_the_labels(ma
 
 
 @pytest.mark.parametrize("model_class", WRITERS)
-def test_no_token_is_asked_for_after_it_was_read(make, model_class):
-    """A shift too few shows itself as a loss that falls to nothing: the answer stands in the input."""
+def test_no_token_is_predicted_after_it_was_read(make, model_class):
+    """Without the shift the loss falls to zero, because the input contains the answer."""
     model = make(model_class)
     embeds = torch.randn(1, 7, 33, requires_grad=True)
     source = {} if model_class is WRITERS[0] else {"input_ids": torch.randint(1, 37, (1, 5))}
@@ -281,7 +281,7 @@ def test_no_token_is_asked_for_after_it_was_read(make, model_class):
 
 
 @pytest.mark.parametrize("model_class", SHAPES)
-def test_padding_weighs_nothing_in_the_mean_loss(make, model_class):
+def test_padding_has_no_weight_in_the_mean_loss(make, model_class):
     model = make(model_class, decoder_start_token_id=1) if model_class is WRITERS[1] else make(model_class)
     ids = torch.randint(1, 37, (3, 7))
     mask = (torch.arange(7) < torch.tensor([[7], [5], [2]])).long()

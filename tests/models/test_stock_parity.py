@@ -106,7 +106,7 @@ CASES = {
 
 
 def labels_for(name, batch):
-    """What the head is asked: nothing at padding and at some other places."""
+    """Make labels for a head, with -100 at padding and some other positions."""
     if name.endswith(("MaskedLM", "TokenClassification")):
         classes = 37 if name.endswith("MaskedLM") else 5
         asked = batch["attention_mask"].bool() & (torch.arange(7) % 3 != 1)
@@ -147,7 +147,7 @@ def pair(request, rename, bert_names, randomize, batch):
 
 
 def scores(output):
-    """What a head answers, as one tensor."""
+    """Return the outputs of a head as one tensor."""
     if "start_logits" in output:
         return torch.stack((output.start_logits, output.end_logits))
     return output.logits if "logits" in output else output.last_hidden_state

@@ -290,9 +290,9 @@ training: {{max_train_steps: 10}}
 tracking: {{trackers: []}}
 """,
     )
-    assert "reference: our is no contender; did you mean ours?" in launch("compare", config, expect=2).stderr
+    assert "reference: unknown contender our; did you mean ours?" in launch("compare", config, expect=2).stderr
     printed = launch("compare", config, "reference=ours", expect=2).stderr
-    assert "contenders.ours: optim.learning_ratee is no setting; did you mean optim.learning_rate?" in printed
+    assert "contenders.ours: unknown setting optim.learning_ratee; did you mean optim.learning_rate?" in printed
     assert not (tmp_path / "compare").exists()
 
 

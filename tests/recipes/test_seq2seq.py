@@ -166,10 +166,16 @@ def test_two_processes_generate_like_one(launch, translate, tmp_path, two_proces
     ("words", "line"),
     [
         (["data.tasks.swap.target_column=ess"], "there is no column 'ess'; did you mean es?"),
-        (["data.tasks.swap.prefixx=a"], "prefixx is no setting; did you mean data.tasks.swap.prefix?"),
+        (
+            ["data.tasks.swap.prefixx=a"],
+            "unknown setting data.tasks.swap.prefixx; did you mean data.tasks.swap.prefix?",
+        ),
         (["data.max_source_length=62"], "data.max_length 62 exceeds the 61 positions"),
         (["generation.metric=bleu"], "generation.metric"),
-        (["training.average_last=2", "training.save_steps=null"], "training.average_last takes checkpoints"),
+        (
+            ["training.average_last=2", "training.save_steps=null"],
+            "training.average_last averages the last checkpoints",
+        ),
         (["training.early_stopping_patience=2"], "needs training.metric_for_best_model"),
         (["training.metric_for_best_model=eval_blue"], "unknown metric eval_blue; use one of"),
     ],
@@ -188,7 +194,7 @@ def test_bad_input_is_one_line_and_exit_code_2(launch, translate, tmp_path, word
             ["data.max_length=61", "objective.mean_noise_span_length=1", "objective.mlm_probability=0.5"],
             "sentinels (<extra_id_0> ...) and it has 11",
         ),
-        (["objective.name=prefix_lm", "objective.mlm_probability=0.2"], "prefix_lm damages nothing"),
+        (["objective.name=prefix_lm", "objective.mlm_probability=0.2"], "prefix_lm damages no tokens"),
         (["objective.name=span_coruption"], "span_corruption"),
     ],
 )

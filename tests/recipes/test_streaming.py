@@ -114,7 +114,7 @@ def test_a_dry_run_of_a_stream_prints_and_writes_nothing(launch, mlm, tmp_path, 
     [
         (["data.validation_fraction=0.1"], "cannot split off rows from a stream"),
         (["training.eval_strategy=epoch"], "a stream has no known length; set training.eval_strategy=steps"),
-        (["training.max_train_steps=null", "training.num_train_epochs=1"], "give training.max_train_steps instead"),
+        (["training.max_train_steps=null", "training.num_train_epochs=1"], "set training.max_train_steps instead"),
         (["training.global_batch_size=999"], "the stream ends after"),
         (["data.text_column=txet"], "there is no column 'txet'; did you mean text?"),
     ],

@@ -108,8 +108,8 @@ def test_a_tokenizer_that_never_ends_a_text_is_refused(tokenizer, texts):
         ({"files": None}, "exactly one of name"),
         ({"parallel": {"train": ["a", "b"]}}, "exactly one of name"),
         ({"weight": 0.0}, "greater than 0"),
-        ({"validation_fraction": 0.6, "test_fraction": 0.4}, "leave nothing to train on"),
-        ({"streaming": True}, "streaming is for data sets by name"),
+        ({"validation_fraction": 0.6, "test_fraction": 0.4}, "leave no rows for training"),
+        ({"streaming": True}, "streaming works only with name"),
     ],
 )
 def test_a_task_that_makes_no_sense_is_refused(pairs, settings, line):
@@ -120,7 +120,7 @@ def test_a_task_that_makes_no_sense_is_refused(pairs, settings, line):
 def test_scores_begin_with_the_main_metric():
     assert list(score(GenerationSection(metric="translation"), ["a b c d"], ["a b c d"])) == ["bleu", "chrf"]
     assert score(GenerationSection(metric="translation"), ["a b c d"], ["a b c d"])["bleu"] == pytest.approx(100)
-    with pytest.raises(ValueError, match="length_penalty compares beams"):
+    with pytest.raises(ValueError, match="length_penalty needs beams"):
         GenerationSection(length_penalty=0.6)
 
 

@@ -155,7 +155,7 @@ def test_other_errors_are_not_mistaken_for_out_of_memory(fit, short_of_memory):
     ],
 )
 def test_a_budget_is_given_in_exactly_one_way(settings, names):
-    with pytest.raises(ValueError, match=f"give exactly one of training.*{names}, and the other as null"):
+    with pytest.raises(ValueError, match=f"give exactly one of training.*{names}; set the other to null"):
         TrainingSection(max_train_steps=1, **settings)
 
 

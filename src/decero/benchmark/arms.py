@@ -1,4 +1,7 @@
-"""Who is timed: transformers as its own examples run it, transformers with our tricks, and ours with the same."""
+"""Build the training arms: stock transformers, tuned transformers, and decero (`ours`).
+
+Stock runs as in the examples of transformers. Tuned uses the same optimizations as `ours`.
+"""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -21,16 +24,17 @@ from decero.execution.optimize import SHORTEST_ROW, pack_if_proven
 from decero.training.optimizer import build_optimizer
 
 ARMS: tuple[str, ...] = get_args(TrainingArm)
-# The Trainer's own: fused AdamW (adamw_torch_fused), no weight decay, gradients clipped at 1. The same for every arm.
+# Defaults of the Trainer, for all arms: fused AdamW (adamw_torch_fused), no weight decay, gradients clipped at 1.
 OPTIM = OptimSection(name="adamw", learning_rate=5e-5, weight_decay=0.0, max_grad_norm=1.0)
 
 
 @dataclass
 class Arm:
-    """A model, how its batches come to the device and how it gets from one to a loss; called, it trains one unit.
+    """Hold one competitor of a training benchmark. A call trains it on one unit of batches.
 
-    make: the batches of a unit, out of rows of tokens: collated, padded or packed, sent to the device. mean_loss:
-    (model, batch) -> the mean loss over the scored items. says: what was chosen for it, and why.
+    make: build the batches of a unit from token rows: collate, pad or pack, send to the device.
+    mean_loss: (model, batch) -> mean loss over the scored items.
+    says: what was chosen automatically, and why.
     """
 
     model: PreTrainedModel
@@ -49,7 +53,7 @@ class Arm:
             self.step(batch)
 
     def step(self, batch: Batch) -> None:
-        """Forward, backward, clip, update."""
+        """Run forward, backward, clipping and update for one batch."""
         with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             loss = self.mean_loss(self.model, batch)
         loss.backward()
@@ -59,7 +63,7 @@ class Arm:
 
     @torch.no_grad()
     def plain_loss(self) -> float:
-        """The mean loss of the first batch in fp32, without dropout."""
+        """Return the mean loss of the first batch in fp32, without dropout."""
         self.model.eval()
         loss = float(self.mean_loss(self.model, self.batches[0]))
         self.model.train()
@@ -70,13 +74,12 @@ def build_arms(
     work: Workload, pair: tuple[PreTrainedModel, PreTrainedModel], texts: Dataset, device: torch.device, seed: int,
     names: Sequence[str] = ARMS,
 ) -> dict[str, Arm]:  # fmt: skip
-    """The arms asked for, on the device, ready to train. Stock arms share one model and one optimizer.
+    """Build the named arms on the device, ready to train. Stock arms share model and optimizer.
 
-    stock: the stock class and its own loss over padded batches, in bf16 under autocast with outputs back in fp32, which
-    is what the Trainer makes of it through accelerate.
-    tuned, ours: what a run of this library does by itself, bf16 asked for: the kernel and the packing chosen as
-    `optimize` does, the loss of scored positions alone, fused with the projection. Without `work.tricks` ours does
-    what stock fp32 does.
+    stock: the stock class with its own loss on padded batches. For bf16 it uses autocast and converts outputs to fp32,
+    as the Trainer does with accelerate.
+    tuned, ours: the defaults of a decero run in bf16. `optimize` chooses attention kernel and packing. The loss covers
+    only scored positions and is fused with the projection. Without `work.tricks`, ours runs like stock fp32.
     """
     ours, stock = (model.to(device).train() for model in pair)  # type: ignore[arg-type]
     arms: dict[str, Arm] = {}
@@ -124,12 +127,12 @@ def _tuned(work: Workload, model: PreTrainedModel, texts: Dataset, device, seed:
 
 
 def check_equal(name: str, losses: Mapping[str, float], device: torch.device) -> None:
-    """Every arm's loss of the same batch, before any training. Raises UserError when they differ: no race is fair then.
+    """Raise UserError if the losses of the arms differ on the same batch, before training.
 
-    The GPU multiplies in TF32, so its losses differ in earlier digits.
+    Then the comparison would not be fair. The tolerance on a GPU is larger, because it multiplies in TF32.
     """
     low, high = min(losses.values()), max(losses.values())
     tolerance = 1e-5 if device.type == "cpu" else 1e-3
     if not high - low <= tolerance * max(1.0, abs(high)):
-        said = ", ".join(f"{arm} {loss:.6f}" for arm, loss in losses.items())
-        raise UserError(f"works.{name}: the arms do not do the same work, their losses differ: {said}")
+        values = ", ".join(f"{arm} {loss:.6f}" for arm, loss in losses.items())
+        raise UserError(f"works.{name}: the losses of the arms differ, so they do not compute the same: {values}")

@@ -1,4 +1,4 @@
-"""The texts of a work, the batches that are made of them, and what such a batch costs at least.
+"""Build the texts and batches of a workload, and count tokens and FLOPs.
 
 Dimensions: B batch, L length.
 """
@@ -26,14 +26,14 @@ from decero.planning.cost import flops
 Batch = dict[str, Tensor]
 SHORTEST = 4  # tokens of a text
 FORMULA = (
-    "FLOPs are those that the task needs, the same for every arm: 6 x parameters without embeddings x useful tokens, "
-    "6 x vocabulary x width x scored tokens for the projection, and 12 x width x pairs of tokens that see each other, "
-    "for each attention; a third of it where nothing is trained. Padding and unscored positions count for nothing."
+    "FLOPs are the minimum for the task, equal for all arms: 6 x parameters without embeddings x useful tokens, "
+    "6 x vocabulary x width x scored tokens for the projection, and 12 x width x visible token pairs per attention. "
+    "Without training a third of this. Padding and unscored positions do not count."
 )
 
 
 def make_texts(name: str, work: Workload, config: PreTrainedConfig, seed: int) -> Dataset:
-    """Rows of `input_ids`, as many as a unit reads: texts from files, or ids drawn evenly from the vocabulary."""
+    """Make the token rows of a unit, from files or from random ids."""
     count = work.batches * work.batch_size
     if work.texts is not None:
         return _read_texts(name, work, config, count, seed)
@@ -64,28 +64,28 @@ def _read_texts(name: str, work: Workload, config: PreTrainedConfig, count: int,
 
 
 def ordinary_ids(config: PreTrainedConfig) -> np.ndarray:
-    """Every id but those that the configuration gives a meaning to."""
+    """Return all token ids except special ones."""
     special: list[Any] = [getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos", "decoder_start")]
     return np.setdiff1d(np.arange(config.vocab_size), [i for i in np.hstack(special) if i is not None])
 
 
 @dataclass
 class Padded:
-    """A collator: rows of `input_ids`, `index` -> a batch padded on the right, labels beside the logits they judge.
+    """Collate rows of `input_ids` and `index` to a batch, padded on the right.
 
-    What is masked is a function of (seed, index), so every arm is asked the same.
-    mlm: a share of tokens reads as another token and is scored. causal: each token but the first is scored.
-    seq2seq: the target is as long as span corruption makes it (15 % of the tokens in spans of 3, and a sentinel each:
-    Raffel et al. 2020, section 3.1.4), 2/9 of the source and an end. classification: two labels.
+    Labels are at the position of their logits. Masks depend only on (seed, index), so they are equal for all arms.
+    mlm: a share of the tokens is replaced by one token and scored. causal: all tokens but the first are scored.
+    seq2seq: the target has the length that span corruption gives, 2/9 of the source and an end token. (15 % of the
+    tokens in spans of 3, with a sentinel each: Raffel et al. 2020, section 3.1.4.) classification: two labels.
     """
 
     work: Workload
     config: PreTrainedConfig
     seed: int
-    width: int | None = None  # pad to this instead of the longest text
+    width: int | None = None  # pad to this length; the longest text if None
 
     def __post_init__(self):
-        self._hidden = ordinary_ids(self.config)[0]  # what a masked token reads as
+        self._hidden = ordinary_ids(self.config)[0]  # replaces masked tokens
 
     def __call__(self, rows: list[dict]) -> Batch:
         texts = [np.asarray(row["input_ids"]) for row in rows]
@@ -108,11 +108,12 @@ class Padded:
     def _mask(self, ids_L: np.ndarray, index: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng([self.seed, index])
         scored_L = rng.random(len(ids_L)) < self.work.mlm_probability
-        scored_L[rng.integers(len(ids_L))] = True  # at least one
+        scored_L[rng.integers(len(ids_L))] = True  # score at least one token
         return np.where(scored_L, self._hidden, ids_L), np.where(scored_L, ids_L, IGNORED)
 
 
 def stack(texts: list[np.ndarray], fill: int, width: int | None = None) -> Tensor:
+    """Pad the texts on the right with `fill` to (batch, width or longest length)."""
     padded = np.full((len(texts), width or max(map(len, texts))), fill, dtype=np.int64)
     for row, text in zip(padded, texts, strict=True):
         row[: len(text)] = text
@@ -120,27 +121,27 @@ def stack(texts: list[np.ndarray], fill: int, width: int | None = None) -> Tenso
 
 
 def make_batches(work: Workload, texts: Dataset, collate) -> list[Batch]:
-    """The batches of one unit."""
+    """Return the batches of one unit."""
     rows = Rows(texts)
     starts = range(0, len(texts), work.batch_size)
-    places = [[RowIndex(0, i) for i in range(start, min(start + work.batch_size, len(texts)))] for start in starts]
-    return [collate(rows.__getitems__(some)) for some in places]
+    indices = [[RowIndex(0, i) for i in range(start, min(start + work.batch_size, len(texts)))] for start in starts]
+    return [collate(rows.__getitems__(batch)) for batch in indices]
 
 
 def padded_batches(work: Workload, texts: Dataset, config: PreTrainedConfig, seed: int) -> list[Batch]:
-    """The batches of one unit, padded as the examples of transformers pad."""
+    """Return the batches of one unit, padded as in the examples of transformers."""
     return make_batches(work, texts, Padded(work, config, seed, work.length if work.padding == "max_length" else None))
 
 
 def as_stock_reads(work: Workload, batch: Batch) -> Batch:
-    """The same batch with labels as the stock class wants them: a causal one shifts them itself."""
+    """Return the batch with labels for the stock class; causal stock models shift labels."""
     if work.kind != "causal":
         return batch
     return batch | {"labels": batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)}
 
 
 def describe(work: Workload, texts: Dataset, ours: PreTrainedModel, seed: int) -> dict[str, Any]:
-    """What a unit holds: texts, useful tokens, how full the stock rows are, scored tokens, FLOPs (FORMULA)."""
+    """Count texts, useful tokens, fill of stock rows, scored tokens and FLOPs of a unit."""
     if work.kind == "decode":
         return describe_decoding(work, sources_of(texts), ours, seed)
     batches = padded_batches(work, texts, ours.config, seed)
@@ -162,5 +163,5 @@ def describe(work: Workload, texts: Dataset, ours: PreTrainedModel, seed: int) -
 
 
 def _pairs_behind(lengths_B: np.ndarray) -> float:
-    """Pairs of tokens of a text that a causal mask shows."""
+    """Count the visible pairs of tokens under a causal mask."""
     return float((lengths_B * (lengths_B + 1) / 2).sum())

@@ -1,7 +1,8 @@
-"""Greedy decoding as a work: what ours writes in a second, against `generate` as the examples of transformers call it.
+"""Build the decoding arms: decero's `decode` and `generate` of transformers.
 
-Random weights end no answer, so each source has an answer length of its own, the same for both arms: as if an end token
-stood there. Lengths are skewed as those of sentences are.
+`generate` is called as in the examples of transformers.
+Models with random weights rarely write an end token. So each source has a fixed answer length, the same for all arms.
+Lengths have a skewed distribution, like those of sentences.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,19 +24,19 @@ from decero.inference.decode import decode
 from decero.planning.cost import flops
 
 SHORTEST = 4  # tokens of a source
-SOURCE_SPREAD = 0.6  # standard deviation of log length: half of the sentences lie within 0.67 to 1.5 times the median
-ANSWER_SPREAD = 0.2  # of log(answer / source), as between two languages
+SOURCE_SPREAD = 0.6  # standard deviation of log length; half of the lengths are 0.67 to 1.5 times the median
+ANSWER_SPREAD = 0.2  # standard deviation of log(answer / source), as between two languages
 
 
 def skewed_lengths(work: Workload, count: int, seed: int) -> np.ndarray:
-    """Source lengths: log-normal with mean fill x length, cut at `length`."""
+    """Draw source lengths: log-normal with mean fill x length, limited to `length`."""
     rng = np.random.default_rng(seed)
     drawn = work.fill * work.length * rng.lognormal(-(SOURCE_SPREAD**2) / 2, SOURCE_SPREAD, count)
     return drawn.clip(SHORTEST, work.length).round().astype(int)
 
 
 def answer_lengths(work: Workload, sources: Sequence[Sequence[int]], seed: int) -> list[int]:
-    """`answer_length` each; where that is not set, as long as its source, give or take."""
+    """Return the length of each answer: `answer_length`, or about that of the source."""
     if work.answer_length is not None:
         return [work.answer_length] * len(sources)
     rng = np.random.default_rng([seed, 1])
@@ -44,19 +45,19 @@ def answer_lengths(work: Workload, sources: Sequence[Sequence[int]], seed: int) 
 
 
 class Ends(StoppingCriteria):
-    """Each row ends at a length of its own; `generate` goes on until the last has."""
+    """Stop each row of `generate` at its own length."""
 
     def __init__(self, limits: Sequence[int]):
         self.limits_B = torch.tensor(limits)
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs) -> Any:
         self.limits_B = self.limits_B.to(input_ids.device)
-        return input_ids.shape[1] - 1 >= self.limits_B  # behind the start token
+        return input_ids.shape[1] - 1 >= self.limits_B  # minus the start token
 
 
 @dataclass
 class Decoder:
-    """An arm: called, it answers every source; `written` is what it wrote last."""
+    """Hold one competitor of a decoding benchmark. A call decodes all sources to `written`."""
 
     model: PreTrainedModel
     write: Callable[[], list[list[int]]]
@@ -74,19 +75,19 @@ def build_decoders(
     device: torch.device,
     seed: int,
 ) -> dict[str, Decoder]:
-    """The arms on the device, in fp32 or, with `work.bf16`, with weights in bfloat16.
+    """Build the arms on the device, with weights in fp32, or in bfloat16 if `work.bf16`.
 
-    stock: batches of `work.batch_size` in the order given, padded on the right, through the stock class's `generate`.
-    ours: the same sources through our class and `decode`, in batches of as many, sorted by the length of the source (an
-    answer's is not known beforehand); without `work.tricks` in the batches of stock through `generate`.
-    uncached: as ours without tricks, and each step reads again all that was written.
+    stock: `generate` of the stock class, in batches of `work.batch_size` in the given order, padded on the right.
+    ours: `decode` with the decero class. Batches have the same size but are sorted by source length, because answer
+    lengths are unknown in advance. Without `work.tricks`: `generate` with the batches of stock.
+    uncached: as ours without tricks, but each step reads all written tokens again.
     """
     ours, stock = (model.to(device, torch.bfloat16 if work.bf16 else torch.float32).eval() for model in pair)  # type: ignore[arg-type]
     for model in pair:
         model.generation_config.eos_token_id = model.generation_config.forced_eos_token_id = None
     limits = answer_lengths(work, sources, seed)
-    given = [f"batches of {work.batch_size}, as given"]
-    lean = [f"batches of {work.batch_size}, sorted by length of the source, which done rows leave"]
+    given = [f"batches of {work.batch_size}, in the given order"]
+    lean = [f"batches of {work.batch_size}, sorted by source length; finished rows leave"]
     generate = partial(_generate, sources=sources, limits=limits, batch_size=work.batch_size)
     best = partial(_decode_sorted, ours, sources, limits, work.batch_size)
     arms = (
@@ -100,13 +101,13 @@ def build_decoders(
 def _decode_sorted(model: Any, sources: list[list[int]], limits: list[int], batch_size: int) -> list[list[int]]:
     order = sorted(range(len(sources)), key=lambda i: -len(sources[i]))
     answers: list[list[int]] = [[] for _ in sources]
-    with prepacked_weights(model):  # once, as `decode` does for batches that it cuts itself
+    with prepacked_weights(model):  # once for all batches, as `decode` does
         for start in range(0, len(order), batch_size):
-            some = order[start : start + batch_size]
-            most = [limits[i] for i in some]
-            whole = len(some) * (max(map(len, sources)) + max(limits))  # room for the batch in one
-            written = decode(model, [sources[i] for i in some], max_new_tokens=most, tokens_per_batch=whole)
-            for i, answer in zip(some, written, strict=True):
+            batch = order[start : start + batch_size]
+            most = [limits[i] for i in batch]
+            whole = len(batch) * (max(map(len, sources)) + max(limits))  # so that `decode` does not split the batch
+            written = decode(model, [sources[i] for i in batch], max_new_tokens=most, tokens_per_batch=whole)
+            for i, answer in zip(batch, written, strict=True):
                 answers[i] = answer
     return answers
 
@@ -118,10 +119,10 @@ def _generate(
     transformers.logging.set_verbosity_error()
     answers: list[list[int]] = []
     for start in range(0, len(sources), batch_size):
-        some, ends = sources[start : start + batch_size], limits[start : start + batch_size]
-        ids_BL = torch.full((len(some), max(map(len, some))), model.config.pad_token_id)
+        batch, ends = sources[start : start + batch_size], limits[start : start + batch_size]
+        ids_BL = torch.full((len(batch), max(map(len, batch))), model.config.pad_token_id)
         mask_BL = torch.zeros_like(ids_BL)
-        for row, source in enumerate(some):
+        for row, source in enumerate(batch):
             ids_BL[row, : len(source)], mask_BL[row, : len(source)] = torch.tensor(source), 1
         written_BL = model.generate(
             ids_BL.to(model.device), attention_mask=mask_BL.to(model.device), max_new_tokens=max(ends), do_sample=False,
@@ -133,26 +134,26 @@ def _generate(
 
 
 def check_equal_answers(name: str, work: Workload, written: Mapping[str, list[list[int]]]) -> dict[str, float]:
-    """Share of an arm's tokens that are those of ours.
+    """Return for each arm the share of its tokens that are equal to those of ours.
 
-    Raises UserError when they differ in fp32: no race is fair then.
+    Raises UserError if they differ in fp32, because then the comparison would not be fair.
     """
-    mine = [token for answer in written["ours"] for token in answer]
+    our_tokens = [token for answer in written["ours"] for token in answer]
     shares = {}
     for arm, answers in written.items():
         tokens = [token for answer in answers for token in answer]
-        shares[arm] = float(np.mean([a == b for a, b in zip(tokens, mine, strict=True)]))
+        shares[arm] = float(np.mean([a == b for a, b in zip(tokens, our_tokens, strict=True)]))
     if not work.bf16 and min(shares.values()) < 1:
-        said = ", ".join(f"{arm} {share:.4f}" for arm, share in shares.items())
-        raise UserError(f"works.{name}: the arms write different answers, share of equal tokens: {said}")
+        values = ", ".join(f"{arm} {share:.4f}" for arm, share in shares.items())
+        raise UserError(f"works.{name}: the arms write different answers, share of equal tokens: {values}")
     return shares
 
 
 def describe_decoding(work: Workload, sources: list[list[int]], ours: PreTrainedModel, seed: int) -> dict[str, Any]:
-    """As `describe`: useful tokens are those that are written, FLOPs those of a forward pass with a cache."""
+    """Count as `describe` does: useful tokens are the written ones, FLOPs assume a cache."""
     read, written = (np.array(each) for each in ([len(s) for s in sources], answer_lengths(work, sources, seed)))
     batches = [slice(start, start + work.batch_size) for start in range(0, len(read), work.batch_size)]
-    steps = sum(int(written[some].max()) * len(written[some]) for some in batches)
+    steps = sum(int(written[batch].max()) * len(written[batch]) for batch in batches)
     tokens = int(written.sum())
     load = BatchSize(
         examples=len(read), tokens=int(read.sum()) + tokens, scored=tokens, places=read.sum(), pairs=(read**2).sum(),
@@ -160,7 +161,7 @@ def describe_decoding(work: Workload, sources: list[list[int]], ours: PreTrained
         crossed_pairs=(read * written).sum(),
     )  # fmt: skip
     facts = {"texts": len(read), "useful_tokens": tokens, "fill": tokens / steps, "scored": tokens}
-    return facts | {"flops": float(flops(ours, load)) / 3}  # 2 of the 6 a weight and token
+    return facts | {"flops": float(flops(ours, load)) / 3}  # a forward pass takes 2 of the 6 FLOPs per weight and token
 
 
 def sources_of(texts: Any) -> list[list[int]]:

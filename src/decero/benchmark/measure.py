@@ -1,4 +1,4 @@
-"""How it is timed: one arm after the other in an order drawn anew each round, ratios in pairs."""
+"""Time arms in turn, in a changing random order, and compare them in pairs."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +12,11 @@ def interleaved(
     arms: Mapping[str, Callable[[], float]], rounds: int, warmup: int, seed: int,
     tick: Callable[[], Any] = lambda: None,
 ) -> dict[str, list[float]]:  # fmt: skip
-    """Seconds of each arm, which it returns, in each round after the warm-up; those of one round lie side by side.
+    """Call all arms in each round; return the seconds per arm and round, without warm-up.
 
-    Every second round runs backwards through the order of the one before (ABBA), so that a machine which slowly gets
-    faster or slower favours nobody. tick: called after each arm.
+    arms: name -> function that returns its seconds. tick: called after each arm.
+    Every second round uses the reverse order of the one before (ABBA). So a machine that slowly gets faster or slower
+    favours no arm.
     """
     rng, names = np.random.default_rng(seed), list(arms)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -31,7 +32,7 @@ def interleaved(
 
 
 def timed(unit: Callable[[], None], device: torch.device) -> float:
-    """Seconds until the device has done it."""
+    """Return the seconds until the device has finished the unit."""
     synchronize(device)
     started = time.perf_counter()
     unit()
@@ -40,7 +41,7 @@ def timed(unit: Callable[[], None], device: torch.device) -> float:
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Median, quartiles and extremes."""
+    """Return median, quartiles and extremes."""
     low, median, high = np.quantile(values, [0.25, 0.5, 0.75])
     return {
         "median": float(median),
@@ -50,12 +51,12 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def paired_ratios(slower: Sequence[float], faster: Sequence[float]) -> dict[str, Any]:
-    """How many times faster, round by round: the spread of slower / faster."""
+    """Return the spread of slower / faster over the rounds."""
     return spread([a / b for a, b in zip(slower, faster, strict=True)])
 
 
 def matmul_peak(device: torch.device, seconds: float = 1.0) -> dict[str, float]:
-    """FLOP/s of the fastest square matrix product found, by type of number; `seconds` are spent on each."""
+    """Measure the FLOP/s of the fastest square matrix product per dtype, `seconds` for each."""
     return {
         "fp32": _matmul_peak(device, torch.float32, seconds),
         "bf16": _matmul_peak(device, torch.bfloat16, seconds),
@@ -73,16 +74,16 @@ def _matmul_peak(device: torch.device, dtype: torch.dtype, seconds: float) -> fl
             a @ b
             synchronize(device)
             spent = time.perf_counter() - started
-            if trial or size > 512:  # the very first product also loads the kernels
+            if trial or size > 512:  # the first product also loads kernels
                 best = max(best, 2 * size**3 / spent)
             if trial and time.perf_counter() > ends:
                 return best
-        if time.perf_counter() + 16 * spent > ends:  # the next size takes eight times as long
+        if time.perf_counter() + 16 * spent > ends:  # the next size takes 8 times as long, and runs at least twice
             break
     return best
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what the device was asked to do; on a CPU it is done."""
+    """Wait until the device has finished; a CPU always has."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

@@ -1,4 +1,4 @@
-"""Peak memory of a training step."""
+"""Measure the peak memory of a training step."""
 
 import gc
 from typing import Any
@@ -10,12 +10,13 @@ from decero.benchmark.arms import Arm
 
 
 def peak_of_step(arm: Arm) -> dict[str, int]:
-    """held_bytes: weights and optimizer state. step_bytes: the most that a step takes beyond them, gradients included.
+    """Measure `held_bytes` and `step_bytes` of an arm.
 
-    On a GPU as torch's allocator counts, on a CPU as its profiler sees tensors come and go; what a kernel allocates
-    behind torch's back (oneDNN's scratch space) is in neither.
+    held_bytes: weights, buffers and optimizer state. step_bytes: the most that a step needs beyond them, including
+    gradients. A GPU is measured by torch's allocator, a CPU by its profiler. Memory that a kernel allocates outside of
+    torch, such as scratch space of oneDNN, is not counted.
     """
-    arm.step(arm.batches[0])  # what is made once is no part of a step
+    arm.step(arm.batches[0])  # one-time allocations do not count
     gc.collect()
     state = [t for s in arm.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
     held = sum(t.numel() * t.element_size() for t in [*arm.model.parameters(), *arm.model.buffers(), *state])

@@ -1,6 +1,6 @@
-"""An arm in a process of its own, as a user would run it: what one does to allocator and threads, no other one meets.
+"""Run each arm in its own process, with its own allocator and thread settings.
 
-On Linux they are forked from one server that has imported all there is to import.
+On Linux a server process forks them after all imports.
 """
 
 import gc
@@ -26,13 +26,16 @@ from decero.errors import UserError, run_script
 from decero.training.memory import keep_freed_memory
 from decero.training.runs import multiply_in_tf32
 
-PATIENCE = 10  # seconds for an arm to end, which may be in the midst of a unit
-_FORKS = sys.platform == "linux"  # macOS has libraries that do not outlive a fork
+PATIENCE = 10  # seconds to wait for an arm to end; it may be inside a unit
+_FORKS = sys.platform == "linux"  # some libraries of macOS do not survive a fork
 _PROCESSES: Any = multiprocessing.get_context("forkserver" if _FORKS else "spawn")
 
 
 class ArmProcess:
-    """Called, the arm trains or decodes one unit; returned are the seconds of that, as its own process counts them."""
+    """Control an arm in a child process.
+
+    A call runs one unit (training or decoding) and returns its seconds, measured in the child.
+    """
 
     def __init__(self, name: str, work: Workload, arm: ArmName, device: torch.device, seed: int):
         self.name = f"works.{name}: {arm}"
@@ -40,21 +43,21 @@ class ArmProcess:
         threads = torch.get_num_threads()
         self.child = _PROCESSES.Process(target=serve, args=(theirs, name, work, arm, device, seed, threads))
         self.child.start()
-        theirs.close()  # when the child ends, nobody holds this end any more, and to read from the other is an error
+        theirs.close()  # so that reading fails when the child ends
 
     def __call__(self) -> float:
         return self._ask("run")["seconds"]
 
     def facts(self) -> dict[str, Any]:
-        """Waits until the arm is built. `parameters`, `says`, and `loss` of the first batch or what was `written`."""
+        """Wait until the arm is built; return `parameters`, `says`, and `loss` or `written`."""
         return self._answer()
 
     def memory(self) -> dict[str, int]:
-        """`held_bytes` and `step_bytes` as `peak_of_step` counts them."""
+        """Return the result of `peak_of_step`."""
         return self._ask("memory")
 
     def end(self) -> None:
-        self.ours.close()  # who waits for a word ends by itself, and leaves nothing behind
+        self.ours.close()  # a waiting child then ends by itself
         self.child.join(timeout=PATIENCE)
         self.child.kill()
         self.child.join()
@@ -75,14 +78,14 @@ class ArmProcess:
     def _ended(self) -> Any:
         self.child.join()
         code = self.child.exitcode
-        killed = "probably for want of memory, for all arms are held at once; lower its batch_size (another output=)"
+        killed = "probably out of memory, because all arms are loaded at once; lower batch_size and set another output"
         raise UserError(
             f"{self.name}: its process ended with {code}, {killed if code == -signal.SIGKILL else 'see above'}"
         )
 
 
 def memory_of(arms: Mapping[str, ArmProcess]) -> dict[str, dict[str, int]]:
-    """Of every arm that lives to say: what was timed is not lost for it."""
+    """Measure the memory of each arm; print an error for one that fails, and go on."""
     memory = {}
     for arm, each in arms.items():
         try:
@@ -96,9 +99,9 @@ def memory_of(arms: Mapping[str, ArmProcess]) -> dict[str, dict[str, int]]:
 def processes(
     name: str, work: Workload, device: torch.device, seed: int
 ) -> Iterator[tuple[dict[str, ArmProcess], dict[str, Any]]]:
-    """The arms of a work, built and waiting, and the facts of each; they end with the block.
+    """Start the arms of a workload; give their controllers and facts. They end with the block.
 
-    Raises UserError when a process ends before it is told to.
+    Raises UserError if a process ends too early.
     """
     if _FORKS:
         _PROCESSES.set_forkserver_preload([__name__, "decero.benchmark.summary"])
@@ -115,10 +118,10 @@ def processes(
 def serve(
     theirs: Connection, name: str, work: Workload, arm: ArmName, device: torch.device, seed: int, threads: int
 ) -> None:
-    """What the child does: build the arm, send its facts, then answer each word until the parent ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, who ends this one
-    os.environ["KINETO_LOG_LEVEL"] = "99"  # the profiler talks
-    os.dup2(2, 1)  # what a library prints is no part of the tables
+    """Run in the child: build the arm, send its facts, then answer requests until the end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and ends this process
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # silence the profiler
+    os.dup2(2, 1)  # keep prints of libraries out of the tables
     run_script(lambda: _serve(theirs, name, work, arm, device, seed, threads))
 
 
@@ -126,11 +129,11 @@ def _serve(
     theirs: Connection, name: str, work: Workload, arm: ArmName, device: torch.device, seed: int, threads: int
 ) -> None:
     torch.set_num_threads(threads)
-    allocator = "the C library's, as it is"
+    allocator = "default of the C library"
     if device.type != "cpu":
         multiply_in_tf32()
     elif work.tricks and work.kind != "decode" and not arm.startswith("stock"):
-        keep_freed_memory()  # as a run of ours does
+        keep_freed_memory()  # as in a decero run
         allocator = "freed memory is kept"
     pair = build_pair(name, work, seed)
     texts = make_texts(name, work, pair[0].config, seed)
@@ -144,7 +147,7 @@ def _serve(
         facts = {"loss": unit.plain_loss()}
     del pair
     gc.collect()
-    gc.freeze()  # what is there now stays; collecting what a unit leaves is then quick
+    gc.freeze()  # exclude current objects, so that later collections are quick
     gc.disable()
     theirs.send(facts | {"parameters": unit.model.num_parameters(), "says": [*unit.says, f"allocator: {allocator}"]})
     while True:
@@ -152,6 +155,6 @@ def _serve(
             word = theirs.recv()
         except EOFError:
             return
-        said = {"seconds": timed(unit, device)} if word == "run" else peak_of_step(unit)
-        gc.collect()  # while nobody else is timed
-        theirs.send(said)
+        answer = {"seconds": timed(unit, device)} if word == "run" else peak_of_step(unit)
+        gc.collect()  # while no other arm is timed
+        theirs.send(answer)

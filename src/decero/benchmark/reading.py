@@ -1,10 +1,9 @@
-"""Text to packed rows, beside what the tokenizers library alone takes for the same text on the same cores.
+"""Time tokenization and packing against the tokenizers library alone, on the same cores.
 
 python -m decero.benchmark.reading TOKENIZER FILE [FILE ...] [--text-column text] [--max-length 128] [--rounds 5]
 
-Ours cuts documents into rows with the starts of their words, in processes, to memory-mapped Arrow; then it reads them
-and packs them, a step's rows at a time. The library alone is `encode_batch` of texts that lie in memory; it keeps
-nothing.
+decero cuts documents into rows with word starts, in several processes, and writes memory-mapped Arrow files. Then it
+reads and packs the rows, one step at a time. The library alone calls `encode_batch` on texts in memory.
 """
 
 import argparse
@@ -31,25 +30,25 @@ from decero.data.tokenizer import load_tokenizer
 from decero.errors import UserError, run_script
 from decero.training.data_loader import prefetch
 
-AT_ONCE = 1000  # texts that the library is given
-STEP = 256  # rows that are packed together
+AT_ONCE = 1000  # texts per call of the library
+STEP = 256  # rows per packed step
 CPU = torch.device("cpu")
 
 
 def alone(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> None:
-    """The library and nothing else, on every core that this process may use."""
+    """Run only the tokenizers library, on all cores that this process may use."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
     before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # `Dataset.map` in processes switches it off for good
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"  # `Dataset.map` with processes turns it off
     for start in range(0, len(texts), AT_ONCE):
         backend.encode_batch(texts[start : start + AT_ONCE], add_special_tokens=False)
     os.environ.pop("TOKENIZERS_PARALLELISM") if before is None else os.environ.update(TOKENIZERS_PARALLELISM=before)
 
 
 def packed(rows: Dataset, capacity: int, workers: int) -> None:
-    """Every row once, laid out as a training step has it, by as many processes as `training.dataloader_num_workers`."""
+    """Pack every row once, as for training, with `workers` processes."""
     pack, read = Packed(_padded, capacity), Rows(rows)
 
     def step(start: int) -> dict[str, Tensor]:
@@ -66,7 +65,7 @@ def _padded(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
 
 @contextmanager
 def empty_cache():
-    """Inside, nothing is found that an earlier round left."""
+    """Use an empty cache folder inside the block, so that no earlier result is found."""
     before = datasets.config.HF_DATASETS_CACHE
     with tempfile.TemporaryDirectory() as folder:
         datasets.config.HF_DATASETS_CACHE = folder
@@ -81,38 +80,38 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("tokenizer", help="hub name, folder or package:NAME/FOLDER")
     parser.add_argument("files", nargs="+", help="txt, jsonl, csv, tsv or parquet")
     parser.add_argument("--text-column", default="text")
-    parser.add_argument("--max-length", type=int, default=128, help="tokens of a row")
+    parser.add_argument("--max-length", type=int, default=128, help="most tokens per row")
     parser.add_argument("--rounds", type=int, default=5)
-    asked = parser.parse_args(argv)
-    if asked.rounds < 1:
-        raise UserError(f"--rounds {asked.rounds}: at least 1")
+    options = parser.parse_args(argv)
+    if options.rounds < 1:
+        raise UserError(f"--rounds {options.rounds} must be at least 1")
     datasets.disable_progress_bars()
-    tokenizer = load_tokenizer(asked.tokenizer)
-    corpus = load_corpus(files={"train": asked.files}, text_column=asked.text_column)["train"]
-    texts = [text for text in corpus[asked.text_column] if text and not text.isspace()]
+    tokenizer = load_tokenizer(options.tokenizer)
+    corpus = load_corpus(files={"train": options.files}, text_column=options.text_column)["train"]
+    texts = [text for text in corpus[options.text_column] if text and not text.isspace()]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
     def tokenized() -> Dataset:
-        settings = {"max_length": asked.max_length, "text_column": asked.text_column}
+        settings = {"max_length": options.max_length, "text_column": options.text_column}
         return tokenize_documents(corpus, tokenizer, **settings, num_proc=cores)
 
     def ours(pack: bool) -> None:
         with empty_cache():
             rows = tokenized()
             if pack:
-                packed(rows, asked.max_length, cores or 1)
+                packed(rows, options.max_length, cores or 1)
 
     with empty_cache():
         rows = tokenized()
-        size = f"{len(rows):,} rows of at most {asked.max_length}, {count_tokens(rows):,} tokens"
+        size = f"{len(rows):,} rows of at most {options.max_length}, {count_tokens(rows):,} tokens"
         print(f"{cores} cores, {len(texts):,} texts, {size}")
     units = {"alone": lambda: alone(tokenizer, texts), "rows": lambda: ours(False), "packed": lambda: ours(True)}
-    times = interleaved({n: partial(timed, unit, CPU) for n, unit in units.items()}, asked.rounds, warmup=1, seed=0)
+    times = interleaved({n: partial(timed, unit, CPU) for n, unit in units.items()}, options.rounds, warmup=1, seed=0)
     print(f"tokenizers alone: {np.median(times['alone']):.2f} s")
-    for name, said in (("rows", "tokenised"), ("packed", "tokenised and packed")):
-        of = paired_ratios(times["alone"], times[name])
-        low, high = of["quartiles"]
-        print(f"{said}: {np.median(times[name]):.2f} s, {of['median']:.2f} [{low:.2f}, {high:.2f}] of its speed")
+    for name, label in (("rows", "tokenised"), ("packed", "tokenised and packed")):
+        ratio = paired_ratios(times["alone"], times[name])
+        low, high = ratio["quartiles"]
+        print(f"{label}: {np.median(times[name]):.2f} s, {ratio['median']:.2f} [{low:.2f}, {high:.2f}] of its speed")
 
 
 if __name__ == "__main__":

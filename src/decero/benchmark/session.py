@@ -1,4 +1,4 @@
-"""A benchmark from start to end: describe the works, time their arms in turn, write tables and figures."""
+"""Run a benchmark: describe the workloads, time their arms, write tables and figures."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ Works = dict[str, Workload]
 
 
 def describe_works(run: Run, works: Works) -> dict[str, dict[str, Any]]:
-    """Build every work before the first is timed, and print what each is. Returns name -> its facts."""
+    """Build and print all workloads before any is timed. Returns name -> facts."""
     found = {}
     for name, work in works.items():
         ours, stock = build_pair(name, work, run.seed)
@@ -36,9 +36,9 @@ def describe_works(run: Run, works: Works) -> dict[str, dict[str, Any]]:
 
 
 def measure_works(run: Run, works: Works, found: dict[str, dict[str, Any]]) -> tuple[dict[str, Any], Any]:
-    """Time every work that no earlier attempt has timed. Returns name -> facts and times, and the peak FLOP/s.
+    """Time all workloads without a saved result; return results by name and peak FLOP/s.
 
-    Each work is written to works/NAME.json when it is done, so a stopped benchmark goes on where it stopped.
+    Each finished workload is saved to works/NAME.json, so a stopped benchmark continues where it stopped.
     """
     config, device, seed = run.config, run.accelerator.device, run.seed
     parts = {name: run.output / "works" / f"{name}.json" for name in works}
@@ -77,7 +77,7 @@ def measure_works(run: Run, works: Works, found: dict[str, dict[str, Any]]) -> t
 
 
 def write_tables(run: Run, works: Works, found: dict[str, Any], peaks: Any) -> dict[str, Any]:
-    """benchmark.md and speed.png, speed.svg. Returns what goes into result.json."""
+    """Write benchmark.md, speed.png and speed.svg. Returns the content of result.json."""
     table, details = ratio_table(found, works), arm_table(found, peaks)
     (run.output / "benchmark.md").write_text(f"{table}\n\n{details}\n", encoding="utf-8")
     for kind in ("png", "svg"):

@@ -1,4 +1,4 @@
-"""What a benchmark found: figures of each work, two tables in Markdown, and bars."""
+"""Summarise a benchmark: numbers per workload, two Markdown tables, a bar chart."""
 
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -13,15 +13,18 @@ from decero.evaluation.tables import escaped
 
 OTHERS: list[Any] = [arm for arm in get_args(ArmName) if arm != "ours"]
 LEGEND = (
-    "How many times faster ours is: the median of the rounds' ratios and their quartiles, ✓ or ✗ what it was meant to "
-    "reach. Memory: weights, optimizer state and the step at its highest, ours over stock fp32."
+    "How many times faster ours is: median and quartiles of the ratio over the rounds. ✓ or ✗: target reached or "
+    "not. Memory: weights, optimizer state and peak of a step, ours over stock fp32."
 )
 
 
 def summarise(
     work: Workload, times: Mapping[str, list[float]], memory: Mapping[str, Any], facts, peaks
 ) -> dict[str, Any]:
-    """One work's part of result.json. facts: what `describe` says. peaks: FLOP/s by type of number."""
+    """Return the part of result.json for one workload.
+
+    facts: result of `describe`. peaks: FLOP/s per dtype.
+    """
     arms = {}
     for arm, seconds in times.items():
         time = spread(seconds)
@@ -53,7 +56,7 @@ def _row(cells) -> str:
 
 
 def ratio_table(found: Mapping[str, Any], works: Mapping[str, Workload]) -> str:
-    """Markdown: a row a work, how many times faster ours is than each other arm."""
+    """Return a Markdown table of speedups: one row per workload, one column per other arm."""
     others = [arm for arm in OTHERS if any(arm in result["ratios"] for result in found.values())]
     lines = [_row(["work", *(f"over {arm}" for arm in others), "memory"]), "|:--|" + "--:|" * (len(others) + 1)]
     for name, result in found.items():
@@ -64,16 +67,16 @@ def ratio_table(found: Mapping[str, Any], works: Mapping[str, Workload]) -> str:
                 continue
             ratio, least = result["ratios"][arm], works[name].at_least.get(arm)
             low, high = ratio["quartiles"]
-            meant = "" if least is None else f" ({'✓' if result['reached'][arm] else '✗'} ≥ {least:g})"
-            cells.append(f"{ratio['median']:.2f} [{low:.2f}, {high:.2f}]{meant}")
+            target = "" if least is None else f" ({'✓' if result['reached'][arm] else '✗'} ≥ {least:g})"
+            cells.append(f"{ratio['median']:.2f} [{low:.2f}, {high:.2f}]{target}")
         share, most = result["memory_ratios"].get("stock fp32"), works[name].memory_at_most
-        meant = f" ({'✓' if result['reached'].get('memory') else '✗'} ≤ {most:g})" if most and share else ""
-        lines.append(_row([*cells, "–" if share is None else f"{share:.2f}{meant}"]))
+        target = f" ({'✓' if result['reached'].get('memory') else '✗'} ≤ {most:g})" if most and share else ""
+        lines.append(_row([*cells, "–" if share is None else f"{share:.2f}{target}"]))
     return "\n".join([*lines, "", LEGEND])
 
 
 def arm_table(found: Mapping[str, Any], peaks: Mapping[str, float]) -> str:
-    """Markdown: a row a work and arm, in figures of this machine."""
+    """Return a Markdown table of times and memory: one row per workload and arm."""
     columns = ["work", "arm", "time", "useful tokens/s", "of the matmul peak", "peak memory"]
     lines = [_row(columns), "|:--|:--|" + "--:|" * (len(columns) - 2)]
     for name, result in found.items():
@@ -83,13 +86,13 @@ def arm_table(found: Mapping[str, Any], peaks: Mapping[str, float]) -> str:
             cells = [name, arm, f"{1e3 * time['median']:,.0f} ms [{1e3 * low:,.0f}, {1e3 * high:,.0f}]"]
             cells += [f"{measured['tokens_per_s']:,.0f}", f"{measured['peak_fraction']:.0%}"]
             lines.append(_row([*cells, "–" if memory is None else f"{_bytes(memory) / 2**20:,.0f} MiB"]))
-    said = ", ".join(f"{peak / 1e9:,.0f} GFLOP/s in {kind}" for kind, peak in peaks.items())
-    note = f"Matmul peak: {said}, the fastest square product found; each arm against the peak of its own type."
+    values = ", ".join(f"{peak / 1e9:,.0f} GFLOP/s in {kind}" for kind, peak in peaks.items())
+    note = f"Matmul peak: {values}, the fastest square product; each arm is compared with the peak of its dtype."
     return "\n".join([*lines, "", f"{note} {FORMULA}"])
 
 
 def bars(found: Mapping[str, Any]) -> Figure:
-    """How many times faster ours is, a group of bars a work, quartiles as whiskers; the line is equal speed."""
+    """Draw the speedups: a group of bars per workload, quartiles as whiskers, a line at 1."""
     with style():
         figure = Figure(figsize=(7.2, 1.3 + 0.75 * len(found)), layout="constrained")
         axes = figure.subplots()
@@ -99,13 +102,13 @@ def bars(found: Mapping[str, Any]) -> Figure:
             pairs = [(n, f["ratios"][arm]) for n, f in enumerate(found.values()) if arm in f["ratios"]]
             ratios = [ratio for _, ratio in pairs]
             widths = [ratio["median"] for ratio in ratios]
-            places = [number + (i - (len(others) - 1) / 2) * height for number, _ in pairs]
+            positions = [number + (i - (len(others) - 1) / 2) * height for number, _ in pairs]
             errors = [
                 [ratio["median"] - ratio["quartiles"][0] for ratio in ratios],
                 [ratio["quartiles"][1] - ratio["median"] for ratio in ratios],
             ]
             axes.barh(
-                places,
+                positions,
                 widths,
                 height * 0.92,
                 xerr=errors,
@@ -116,13 +119,13 @@ def bars(found: Mapping[str, Any]) -> Figure:
         axes.axvline(1, color="black", linewidth=1)
         axes.set_yticks(range(len(found)), [name.replace("$", r"\$") for name in found])
         axes.invert_yaxis()
-        axes.set_xlabel("times faster than the other, on the same texts")
+        axes.set_xlabel("speedup over the other arm, on the same texts")
         figure.legend(loc="outside lower center", ncol=len(others))
     return figure
 
 
 def line_of(name: str, work: Workload, facts: Mapping[str, Any]) -> str:
-    """`mlm: 32 texts, 4,096 tokens (fill 100 %), 615 scored, 0.31 TFLOP, 11 rounds`."""
+    """Describe a workload in one line: texts, tokens, FLOPs, rounds."""
     return (
         f"{name}: {facts['texts']:,} texts in {work.batches} {'step' if work.batches == 1 else 'steps'}, "
         f"{facts['useful_tokens']:,} tokens (stock rows {facts['fill']:.0%} full), {facts['scored']:,} scored, "
@@ -131,5 +134,5 @@ def line_of(name: str, work: Workload, facts: Mapping[str, Any]) -> str:
 
 
 def parameters_of(arm: str, model) -> str:
-    """A line of --dry-run."""
+    """Return the line of --dry-run with class and parameter count of an arm."""
     return f"    {arm:<12}{type(model).__name__:<48}{sum(p.numel() for p in model.parameters()):>13,} parameters"

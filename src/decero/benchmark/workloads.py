@@ -1,4 +1,4 @@
-"""What is timed: a work is a model's shape, a task and the texts of a step, the same for every arm."""
+"""Build the pair of models of a workload: decero and stock, with the same weights."""
 
 from typing import Any
 
@@ -28,9 +28,9 @@ AUTO_CLASSES: dict[str, Any] = {
 
 
 def build_pair(name: str, work: Workload, seed: int) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Our model and the stock one with the very same weights, drawn from `seed`, in fp32.
+    """Build the decero model from `seed`, and the stock model with the same weights, in fp32.
 
-    Raises UserError: a field that does not exist or sizes that do not fit, a family that cannot hold the model.
+    Raises UserError for an unknown field, for sizes that do not fit, and for a family that cannot represent the model.
     """
     transformers.set_seed(seed)
     try:
@@ -39,8 +39,8 @@ def build_pair(name: str, work: Workload, seed: int) -> tuple[PreTrainedModel, P
             config.num_labels, config.problem_type = 2, "single_label_classification"
         ours = AUTO_CLASSES[work.kind].from_config(config)
     except (StrictDataclassError, ValueError, KeyError, ArithmeticError) as error:
-        said = " ".join(str(error).split())
-        raise UserError(f"works.{name}: {work.model.config} as {work.kind}: {said[:300]}") from error
+        message = " ".join(str(error).split())
+        raise UserError(f"works.{name}: {work.model.config} as {work.kind}: {message[:300]}") from error
     except UserError as error:
         raise UserError(f"works.{name}: {error}") from error
     positions = positions_of(ours) or work.length

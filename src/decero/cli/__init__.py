@@ -1,1 +1,1 @@
-"""The command line: `decero COMMAND ...`."""
+"""Define the command line: `decero COMMAND ...`."""

@@ -1,4 +1,7 @@
-"""decero doctor RUN_OR_CONFIG: a line a check, exit code 0 when nothing is bad, 1 when something is."""
+"""Add the command `decero doctor RUN_OR_CONFIG`. It prints one or more lines per check.
+
+The exit code is 1 if any finding is bad, else 0.
+"""
 
 import argparse
 import json
@@ -10,26 +13,26 @@ from tqdm.auto import tqdm
 
 
 def add_doctor(commands) -> None:
-    """decero doctor RUN_OR_CONFIG"""
-    parser = commands.add_parser("doctor", help="what is wrong with a run, before or after it", allow_abbrev=False)
+    """Add `decero doctor RUN_OR_CONFIG`."""
+    parser = commands.add_parser("doctor", help="find problems in a run, before or after training", allow_abbrev=False)
     parser.add_argument(
-        "run", metavar="RUN_OR_CONFIG", help="a run's folder, or the configuration of a recipe that trains"
+        "run", metavar="RUN_OR_CONFIG", help="folder of a run, or configuration file of a training recipe"
     )
-    parser.add_argument("--recipe", metavar="NAME", help="which recipe it is for, where the settings do not tell")
-    parser.add_argument("--json", action="store_true", help="a JSON object a line")
+    parser.add_argument("--recipe", metavar="NAME", help="recipe of the configuration, if the settings fit several")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     parser.set_defaults(function=_run)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from decero.doctor.examination import examine, open_run  # every other command starts without all that
+    from decero.doctor.examination import examine, open_run  # imported late, so that other commands start fast
 
     work, bad = open_run(arguments.run, arguments.recipe), False
     for finding in examine(work):
         bad |= finding.severity == "bad"
-        said = json.dumps(asdict(finding), ensure_ascii=False) if arguments.json else finding.line()
+        line = json.dumps(asdict(finding), ensure_ascii=False) if arguments.json else finding.line()
         try:
-            tqdm.write(said, file=sys.stdout)
+            tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
-        except BrokenPipeError:  # who read has enough
+        except BrokenPipeError:  # the reader closed the pipe
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(int(bad))

@@ -1,20 +1,20 @@
-"""The commands that move a model: push, import, export."""
+"""Add the commands that move a model: push, import, export."""
 
 import argparse
 from pathlib import Path
 
 
 def add_push(commands) -> None:
-    """decero push FOLDER REPO_ID"""
+    """Add `decero push FOLDER REPO_ID`."""
     parser = commands.add_parser("push", help="upload a model folder to the hub, with a model card", allow_abbrev=False)
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a model folder: config.json and safetensors")
-    parser.add_argument("repo_id", metavar="REPO_ID", help="where it goes: NAME/MODEL")
-    parser.add_argument("--public", action="store_true", help="make a new repository public; private unless given")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="model folder with config.json and safetensors")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="target repository: NAME/MODEL")
+    parser.add_argument("--public", action="store_true", help="make a new repository public (default: private)")
     parser.add_argument(
-        "--replace", action="store_true", help="overwrite a repository that holds another kind of model"
+        "--replace", action="store_true", help="overwrite a repository that contains another kind of model"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="list what would be sent and send nothing; no token needed"
+        "--dry-run", action="store_true", help="list the files to upload, upload nothing; needs no token"
     )
     parser.set_defaults(function=_push)
 
@@ -32,10 +32,10 @@ def _push(arguments: argparse.Namespace) -> None:
 
 
 def add_import(commands) -> None:
-    """decero import SOURCE OUT"""
-    parser = commands.add_parser("import", help="a stock model as one of decero's own", allow_abbrev=False)
-    parser.add_argument("source", metavar="SOURCE", help="a folder, NAME/MODEL on the hub, or package:NAME/FOLDER")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write, which must not be there yet")
+    """Add `decero import SOURCE OUT`."""
+    parser = commands.add_parser("import", help="convert a stock model to a decero model", allow_abbrev=False)
+    parser.add_argument("source", metavar="SOURCE", help="folder, NAME/MODEL on the hub, or package:NAME/FOLDER")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist yet")
     parser.set_defaults(function=_import)
 
 
@@ -47,13 +47,11 @@ def _import(arguments: argparse.Namespace) -> None:
 
 
 def add_export(commands) -> None:
-    """decero export MODEL OUT --to FAMILY"""
-    parser = commands.add_parser("export", help="one of decero's own models as a stock model", allow_abbrev=False)
-    parser.add_argument(
-        "model", metavar="MODEL", help="a folder that holds a model of decero's, or its name on the hub"
-    )
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write, which must not be there yet")
-    what = "a family of stock models, such as bert; remote-code; or auto: the first family that fits, else remote-code"
+    """Add `decero export MODEL OUT --to FAMILY`."""
+    parser = commands.add_parser("export", help="convert a decero model to a stock model", allow_abbrev=False)
+    parser.add_argument("model", metavar="MODEL", help="folder of a decero model, or its name on the hub")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist yet")
+    what = "stock family, such as bert, or remote-code; auto: the first family that fits, else remote-code"
     parser.add_argument("--to", default="auto", metavar="FAMILY", help=what)
     parser.set_defaults(function=_export)
 

@@ -1,4 +1,4 @@
-"""The command line: `decero COMMAND ...`. One function a command; a mistake is one line and exit code 2."""
+"""Run the command line `decero COMMAND ...`. A mistake gives one line and exit code 2."""
 
 import argparse
 import sys
@@ -10,30 +10,33 @@ from decero.errors import UserError, did_you_mean, run_script
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, speaking in our voice."""
+    """Parse arguments, and raise UserError for a mistake."""
 
     def error(self, message: str):
-        raise UserError(f"{self.prog}: {message}  (all of it: {self.prog} --help)")
+        raise UserError(f"{self.prog}: {message}  (see {self.prog} --help)")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Entry point of `decero` and of `python -m decero`."""
+    """Run `decero` or `python -m decero`."""
     run_script(lambda: _main(sys.argv[1:] if argv is None else argv))
 
 
 def _main(argv: list[str]) -> None:
-    parser = Parser(prog="decero", description="What is done with a model besides training it.", allow_abbrev=False)
+    parser = Parser(
+        prog="decero", description="Use, check, convert and publish models. Training: see recipes/.", allow_abbrev=False
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
     if argv and not argv[0].startswith("-") and argv[0] not in commands.choices:
-        near = did_you_mean(argv[0], commands.choices) or f"; there are {', '.join(commands.choices)}"
-        raise UserError(f"decero: {argv[0]} is no command{near}")
+        near = did_you_mean(argv[0], commands.choices) or f"; known: {', '.join(commands.choices)}"
+        raise UserError(f"decero: unknown command {argv[0]}{near}")
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         flags = [flag for action in commands.choices[arguments.command]._actions for flag in action.option_strings]
         near = did_you_mean(unknown[0].partition("=")[0], flags)
-        raise UserError(f"decero {arguments.command}: {unknown[0]} is not understood{near}")
+        kind = "option" if unknown[0].startswith("-") else "argument"
+        raise UserError(f"decero {arguments.command}: unknown {kind} {unknown[0]}{near}")
     arguments.function(arguments)
 
 

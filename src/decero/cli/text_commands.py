@@ -1,4 +1,4 @@
-"""The commands that read text and write text: translate, summarize, generate, fill, classify. A line in, a line out."""
+"""Add the commands translate, summarize, generate, fill, classify: a line in, a line out."""
 
 import argparse
 import json
@@ -14,77 +14,94 @@ from decero.errors import UserError
 
 
 def add_translate(commands) -> None:
-    """decero translate MODEL [TEXT|FILE|-]"""
-    parser = _parser(commands, "translate", "each line in another language, by an encoder-decoder")
+    """Add `decero translate MODEL [TEXT|FILE|-]`."""
+    parser = _parser(commands, "translate", "translate each line with an encoder-decoder")
     _writes(parser)
 
 
 def add_summarize(commands) -> None:
-    """decero summarize MODEL [TEXT|FILE|-]"""
-    _writes(_parser(commands, "summarize", "each line in short, by an encoder-decoder"))
+    """Add `decero summarize MODEL [TEXT|FILE|-]`."""
+    _writes(_parser(commands, "summarize", "summarize each line with an encoder-decoder"))
 
 
 def add_generate(commands) -> None:
-    """decero generate MODEL [TEXT|FILE|-]"""
-    parser = _parser(commands, "generate", "how each line goes on, by a causal language model")
+    """Add `decero generate MODEL [TEXT|FILE|-]`."""
+    parser = _parser(commands, "generate", "continue each line with a causal language model")
     _writes(parser)
-    parser.add_argument("--chat", action="store_true", help="ask each line as the tokenizer's chat template has it")
     parser.add_argument(
-        "--temperature", type=float, metavar="T", help="draw tokens, logits divided by T; 1 is as learnt"
+        "--chat", action="store_true", help="write each line as a user turn with the tokenizer's chat template"
     )
-    parser.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest tokens that hold P together")
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="of what is drawn, 0 unless given; the same, the same answer"
+        "--temperature", type=float, metavar="T", help="sample tokens with logits divided by T; 1 leaves them unchanged"
     )
+    parser.add_argument(
+        "--top-p", type=float, metavar="P", help="sample from the likeliest tokens with probability P in sum"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the sampling (default: 0)")
 
 
 def add_fill(commands) -> None:
-    """decero fill MODEL [TEXT|FILE|-]"""
-    parser = _parser(commands, "fill", "each line with its [MASK] filled, by a masked language model")
-    parser.add_argument("--top-k", type=_positive, default=5, metavar="N", help="candidates a hole, with --jsonl")
+    """Add `decero fill MODEL [TEXT|FILE|-]`."""
+    parser = _parser(commands, "fill", "fill each [MASK] with a masked language model")
+    parser.add_argument(
+        "--top-k", type=_positive, default=5, metavar="N", help="with --jsonl: candidates per hole (default: 5)"
+    )
 
 
 def add_classify(commands) -> None:
-    """decero classify MODEL [TEXT|FILE|-]"""
-    _parser(commands, "classify", "the label of each line and its probability, by a fine-tuned classifier")
+    """Add `decero classify MODEL [TEXT|FILE|-]`."""
+    _parser(commands, "classify", "label each line with a fine-tuned classifier, with probability")
 
 
 def _parser(commands, name: str, what: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=what, allow_abbrev=False)
-    parser.add_argument("model", metavar="MODEL", help="a folder, NAME/MODEL on the hub, or package:NAME/FOLDER")
+    parser.add_argument("model", metavar="MODEL", help="folder, NAME/MODEL on the hub, or package:NAME/FOLDER")
     parser.add_argument(
-        "text", nargs="?", default="-", metavar="TEXT|FILE|-", help="a text, a file of lines, or - for standard input"
+        "text",
+        nargs="?",
+        default="-",
+        metavar="TEXT|FILE|-",
+        help="text, file of lines, or - for standard input (default)",
     )
-    parser.add_argument("--jsonl", action="store_true", help="a JSON object a line, with all that was found")
-    parser.add_argument("--batch-tokens", type=_positive, default=8192, metavar="N", help="tokens a batch, at most")
+    parser.add_argument("--jsonl", action="store_true", help="print one JSON object per line, with all results")
+    parser.add_argument(
+        "--batch-tokens", type=_positive, default=8192, metavar="N", help="most tokens per batch (default: 8192)"
+    )
     if name != "generate":
         parser.add_argument(
             "--too-long", choices=("split", "cut"), default="cut" if name == "summarize" else "split",
-            help="a line longer than the model reads: in parts, or as far as it goes (default: %(default)s)",
+            help="split or cut lines longer than the model's limit (default: %(default)s)",
         )  # fmt: skip
-    parser.add_argument("--bf16", action="store_true", help="weights in bfloat16: faster, and other in rare words")
-    parser.add_argument("--revision", metavar="COMMIT", help="of a model on the hub")
+    parser.add_argument("--bf16", action="store_true", help="weights in bfloat16: faster, but a few words may differ")
+    parser.add_argument("--revision", metavar="COMMIT", help="commit of a model on the hub")
     parser.add_argument(
-        "--trust-remote-code", action="store_true", help="run the Python that comes with the model; needs --revision"
+        "--trust-remote-code", action="store_true", help="allow Python code from the model to run; needs --revision"
     )
     parser.set_defaults(function=_run)
     return parser
 
 
 def _writes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--beams", type=_positive, metavar="N", help="beams; the model's own number unless given")
-    parser.add_argument("--max-new-tokens", type=_positive, metavar="N", help="tokens a line; the model's own, or 256")
-    parser.add_argument("--prefix", metavar="TEXT", help="put before each line; the checkpoint's own unless given")
+    parser.add_argument("--beams", type=_positive, metavar="N", help="number of beams (default: that of the model)")
+    parser.add_argument(
+        "--max-new-tokens",
+        type=_positive,
+        metavar="N",
+        help="most new tokens per line (default: that of the model, else 256)",
+    )
+    parser.add_argument(
+        "--prefix", metavar="TEXT", help="text to put before each line (default: that of the checkpoint)"
+    )
 
 
 def _positive(word: str) -> int:
     if not word.isdigit() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word} is no number from 1 on")
+        raise argparse.ArgumentTypeError(f"{word} is not a whole number above 0")
     return int(word)
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from decero import inference  # after --help and mistakes, which need no libraries
+    from decero import inference  # imported late, so that --help and mistakes answer fast
 
     command = arguments.command
     loading = {name: getattr(arguments, name) for name in ("revision", "trust_remote_code", "bf16")}
@@ -94,48 +111,49 @@ def _run(arguments: argparse.Namespace) -> None:
         if hasattr(arguments, name):
             options[name] = getattr(arguments, name)
     lines, total = read_lines(arguments.text)
-    asked = arguments.text == "-" and sys.stdin.isatty()  # somebody types and waits for each answer
-    bar = tqdm(total=total, unit="line", file=sys.stderr, dynamic_ncols=True, disable=asked or not sys.stderr.isatty())
-    options |= {"warn": lambda said: bar.write(f"warning: {said}", file=sys.stderr), "first_window": 1 if asked else 32}
-    texts: list[str] = []  # read, and not answered yet
+    typed = arguments.text == "-" and sys.stdin.isatty()  # somebody types and waits for each answer
+    bar = tqdm(total=total, unit="line", file=sys.stderr, dynamic_ncols=True, disable=typed or not sys.stderr.isatty())
+    options |= {"warn": lambda line: bar.write(f"warning: {line}", file=sys.stderr), "first_window": 1 if typed else 32}
+    texts: list[str] = []  # read but not answered yet
 
-    def kept() -> Iterator[str]:
+    def remembered() -> Iterator[str]:
         for line in lines:
             texts.append(line)
             yield line
 
-    say = SAY[command][arguments.jsonl]
+    to_line = TO_LINE[command][arguments.jsonl]
     try:
         with bar:
-            for answer in getattr(inference, command)(loaded, kept(), **options):
-                print(say(texts.pop(0), answer), flush=True)
+            for answer in getattr(inference, command)(loaded, remembered(), **options):
+                print(to_line(texts.pop(0), answer), flush=True)
                 bar.update()
-    except BrokenPipeError:  # who read has enough
+    except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def read_lines(text: str) -> tuple[Iterable[str], int | None]:
-    """The lines of a text, a file, a named pipe or standard input (`-`), without their ends; how many, where known.
+    """Read the lines of a text, a file, a named pipe or standard input (`-`).
 
-    Raises UserError for a file that cannot be read and, when it comes to it, for a line that is not UTF-8.
+    Returns the lines without line ends, and their number if known. Raises UserError for a file that cannot be read.
+    While the lines are read, it raises UserError for a line that is not UTF-8.
     """
     if text == "-":
         return _decoded(sys.stdin.buffer, "standard input"), None
     try:
         is_text = not Path(text).exists() or Path(text).is_dir()
-    except (OSError, ValueError):  # too long for a name, or with a zero in it
+    except (OSError, ValueError):  # too long for a file name, or contains a zero byte
         is_text = True
     if is_text:
         lines = text.split("\n")
         return lines, len(lines)
     try:
         total = None
-        if Path(text).is_file():  # a pipe is read once
+        if Path(text).is_file():  # a pipe can be read only once
             with open(text, "rb") as file:
                 total = sum(1 for _ in file)
         return _decoded(open(text, "rb"), text), total
     except OSError as error:
-        raise UserError(f"{text}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{text}: cannot read this file: {error.strerror}") from error
 
 
 def _decoded(file: Iterable[bytes], name: str) -> Iterator[str]:
@@ -155,7 +173,7 @@ def _json(**fields: Any) -> str:
 
 
 def _label(text: str, found: dict[str, float]) -> str:
-    """`sport` and its probability, a tab between them."""
+    """Write the likeliest label and its probability with a tab between them."""
     return "\t".join(f"{name}\t{value:.4f}" for name, value in list(found.items())[:1])
 
 
@@ -169,8 +187,8 @@ def _holes(text: str, filled: Any) -> str:
 
 
 WRITES: tuple[Callable, Callable] = (lambda text, answer: _one_line(answer), _written)
-# command -> what is printed of a text and its answer: as text, as JSON
-SAY: dict[str, tuple[Callable, Callable]] = {
+# command -> (write as text, write as JSON), each called with a text and its answer
+TO_LINE: dict[str, tuple[Callable, Callable]] = {
     "translate": WRITES,
     "summarize": WRITES,
     "generate": WRITES,

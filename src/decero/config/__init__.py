@@ -1,1 +1,1 @@
-"""The settings of a run: sections, YAML files and the command line."""
+"""Define the settings of a run: sections, YAML files and the command line."""

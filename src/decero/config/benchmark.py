@@ -1,4 +1,4 @@
-"""The settings of the benchmark: which shapes are timed, on which texts."""
+"""Define the settings of the benchmark: which model shapes to time, and on which texts."""
 
 from typing import Any, Literal, get_args
 
@@ -14,7 +14,7 @@ ArmName = Literal[TrainingArm, "uncached"]
 
 
 class Shape(Section):
-    config: str = Field(description="YAML preset of one of our architectures (configs/model/); random weights")
+    config: str = Field(description="YAML preset of a decero architecture (configs/model/); random weights")
     overrides: dict[str, Any] = Field({}, description="fields of the model's configuration to change")
 
 
@@ -25,35 +25,41 @@ class RealTexts(Section):
 
 
 class Workload(Section):
-    kind: Kind = Field(description="the task; seq2seq is span corruption, decode is greedy decoding")
+    kind: Kind = Field(description="task to time; seq2seq is span corruption, decode is greedy decoding")
     model: Shape
-    stock: str = Field(description="family of transformers that holds the very same weights: bert, gpt2, t5 ...")
-    batch_size: int = Field(32, ge=1, description="texts a step")
-    batches: int = Field(1, ge=1, description="steps that are timed as one: more than one is an epoch")
+    stock: str = Field(description="family of stock transformers models that runs the same weights: bert, gpt2, t5 ...")
+    batch_size: int = Field(32, ge=1, description="texts per step")
+    batches: int = Field(1, ge=1, description="steps timed together as one measurement, like a short epoch")
     length: int = Field(
-        128, ge=8, description="tokens of a full text; what packed rows hold and stock models truncate at"
+        128, ge=8, description="tokens of a full text; size of packed rows, and limit at which stock models truncate"
     )
-    fill: float = Field(1.0, gt=0, le=1, description="mean length of a text over `length`, spread evenly around it")
-    padding: Literal["longest", "max_length"] = Field("longest", description="how far the stock example pads a batch")
-    mlm_probability: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are scored, with kind mlm")
-    rounds: int = Field(11, ge=1, description="how often every arm is timed, in an order drawn anew")
-    texts: RealTexts | None = Field(None, description="take these instead of random ids of the lengths that fill says")
+    fill: float = Field(
+        1.0, gt=0, le=1, description="mean text length as a share of `length`; lengths vary evenly around it"
+    )
+    padding: Literal["longest", "max_length"] = Field("longest", description="how the stock arms pad a batch")
+    mlm_probability: float = Field(
+        0.15, gt=0, lt=1, description="kind mlm: share of the tokens that are masked and scored"
+    )
+    rounds: int = Field(11, ge=1, description="times to measure each arm; the order of the arms changes every round")
+    texts: RealTexts | None = Field(None, description="real texts to use; random ids when not set")
     tricks: bool = Field(
         True,
-        description="false: ours does as stock fp32 does, padded, with its own loss or `generate`: what the code costs",
+        description="false: `ours` runs like stock fp32 (padded, plain loss or `generate`), to compare the code alone",
     )
     answer_length: int | None = Field(
-        None, ge=1, description="kind decode: tokens of every answer; about as many as its source has when not set"
+        None, ge=1, description="kind decode: tokens per answer; about the length of the source when not set"
     )
-    uncached: bool = Field(False, description="kind decode: an arm more, ours by `generate` without a cache")
-    bf16: bool = Field(False, description="kind decode: weights of both arms in bfloat16 instead of fp32")
-    at_least: dict[ArmName, float] = Field({}, description="how much faster than an arm ours is meant to be")
+    uncached: bool = Field(False, description="kind decode: add an arm that runs `generate` without a cache")
+    bf16: bool = Field(False, description="kind decode: keep weights of both arms in bfloat16 instead of fp32")
+    at_least: dict[ArmName, float] = Field(
+        {}, description="arm -> target: `ours` should be at least this many times faster"
+    )
     memory_at_most: float | None = Field(
-        None, gt=0, description="share of stock fp32's peak memory ours is meant to take"
+        None, gt=0, description="target: peak memory of `ours` as a share of stock fp32's, at most"
     )
 
     def arms(self) -> tuple[ArmName, ...]:
-        """Who takes part, in order."""
+        """Return the arms to time, in order."""
         if self.kind == "decode":
             stock: ArmName = "stock bf16" if self.bf16 else "stock fp32"
             return (stock, "ours", "uncached") if self.uncached else (stock, "ours")
@@ -61,15 +67,15 @@ class Workload(Section):
 
 
 class Benchmark(RunConfig):
-    works: dict[str, Workload] = Field(min_length=1, description="name -> work")
-    only: list[str] | None = Field(None, description="names of works to run; all when not set")
-    warmup_rounds: int = Field(1, ge=1, description="rounds that are not counted: the first makes what is made once")
-    memory: bool = Field(True, description="measure peak memory, too, when the clock has stopped")
+    works: dict[str, Workload] = Field(min_length=1, description="name -> workload")
+    only: list[str] | None = Field(None, description="names of the workloads to run; all when not set")
+    warmup_rounds: int = Field(1, ge=1, description="rounds to run first and not count: they include one-time setup")
+    memory: bool = Field(True, description="also measure peak memory, in a separate pass after timing")
 
     def chosen(self) -> dict[str, Workload]:
-        """The works to run. Raises UserError for a name that is none."""
+        """Return the workloads to run. Raises UserError for an unknown name in `only`."""
         for name in self.only or ():
             if name not in self.works:
-                near = did_you_mean(name, self.works) or f"; there are {', '.join(self.works)}"
-                raise UserError(f"only: {name} is no work{near}")
+                near = did_you_mean(name, self.works) or f"; known: {', '.join(self.works)}"
+                raise UserError(f"only: unknown workload {name}{near}")
         return {name: work for name, work in self.works.items() if self.only is None or name in self.only}

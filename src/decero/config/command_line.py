@@ -1,4 +1,4 @@
-"""How a run is called: options of the command line, and the settings that were given beside them."""
+"""Read the command line of a recipe: its options, and the settings given as key.sub=value."""
 
 import re
 import time
@@ -9,19 +9,20 @@ from decero.config.devices import Device
 from decero.config.yaml_files import yaml_value
 from decero.errors import UserError, did_you_mean
 
-OPTIONS = {  # name -> what stands for its value, what it does
-    "--dry-run": ("", "forecast the run and write nothing"),
-    "--resume": ("", "go on from the last checkpoint"),
-    "--budget": ("TIME", "choose shape, batch, steps and schedule that fit in it: 90s, 30m, 2h, 1d"),
-    "--device": ("NAME", "with --dry-run: forecast for this accelerator instead of this machine"),
+OPTIONS = {  # name -> (placeholder of its value in the help, what it does)
+    "--dry-run": ("", "forecast memory and time, write nothing"),
+    "--resume": ("", "continue from the last checkpoint"),
+    "--budget": ("TIME", "choose model shape, batch, steps and schedule for this time: 90s, 30m, 2h, 1d"),
+    "--device": ("NAME", "with --dry-run: forecast for this accelerator, not for this machine"),
 }
 
 
 @dataclass
 class Call:
-    """How a run was started, which is no part of what it is: equal settings are equal however they were called.
+    """Keep how a run was started. This is not part of its settings, so all calls compare equal.
 
-    given: keys of the command line. notes: lines that go before the settings where they are written down.
+    given: keys set on the command line. notes: comment lines written above the settings in config.yaml.
+    began: time.perf_counter() at the start, in seconds.
     """
 
     dry_run: bool = False
@@ -37,51 +38,56 @@ class Call:
 
 
 def take_options(known: Sequence[str], argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Words without the options, and the options with their values, which may stand behind a space or an =."""
-    words, flags, rest = [], {}, iter(argv)
-    for word in rest:
+    """Split words into settings and options. A value follows its option after a space or `=`.
+
+    Raises UserError for an unknown option, a missing value, or a value where the option takes none.
+    """
+    words, flags, remaining = [], {}, iter(argv)
+    for word in remaining:
         if not word.startswith("-"):
             words.append(word)
             continue
         name, _, value = word.partition("=")
         if name not in known:
             near = did_you_mean(name, (*known, "--help")) or "; settings are given as key.sub=value"
-            raise UserError(f"{name} is no option{near if name not in OPTIONS else ' of this recipe'}  (all: --help)")
-        stands_for, _ = OPTIONS[name]
-        value = value or (next(rest, "") if stands_for else "")
-        if bool(value) != bool(stands_for):
-            raise UserError(f"{name} {f'needs a {stands_for}' if stands_for else 'takes no value'}  (all: --help)")
+            raise UserError(
+                f"unknown option {name}{near if name not in OPTIONS else ' for this recipe'}  (all: --help)"
+            )
+        placeholder, _ = OPTIONS[name]
+        value = value or (next(remaining, "") if placeholder else "")
+        if bool(value) != bool(placeholder):
+            raise UserError(f"{name} {f'needs a {placeholder}' if placeholder else 'takes no value'}  (all: --help)")
         flags[name] = value
     return words, flags
 
 
 def keys_of(word: str) -> Iterator[str]:
-    """The settings that a word of the command line gives: several when its value is a mapping."""
+    """Yield the keys that a word of the command line sets: several if its value is a mapping."""
     key, _, text = word.partition("=")
-    below = [(key, yaml_value(word, text))]
-    while below:
-        key, value = below.pop()
+    stack = [(key, yaml_value(word, text))]
+    while stack:
+        key, value = stack.pop()
         yield key
-        below += [(f"{key}.{name}", item) for name, item in value.items()] if isinstance(value, dict) else []
+        stack += [(f"{key}.{name}", item) for name, item in value.items()] if isinstance(value, dict) else []
 
 
 def check_call(call: Call) -> None:
-    """Refuse options that contradict each other or the settings beside them."""
+    """Raise UserError if options contradict each other or the given settings."""
     if call.device and not call.dry_run:
-        raise UserError("--device: a run takes the machine it is on; add --dry-run to forecast for another")
+        raise UserError("--device needs --dry-run: a real run always uses this machine")
     if call.budget is None:
         return
     seconds_of(call.budget)
     if call.device:
-        raise UserError("--budget is measured where it is spent; leave --device out")
+        raise UserError("--budget measures this machine and --device names another one; remove --device")
     for name in ("training.max_train_steps", "training.num_train_epochs"):
         if name in call.given:
-            raise UserError(f"--budget decides how long to train, and so does {name}; leave one of the two out")
+            raise UserError(f"--budget and {name} both set the length of training; remove one of them")
 
 
 def seconds_of(text: str) -> float:
-    """90s, 30m, 1.5h or 1d as seconds. Raises UserError for anything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip().lower())
-    if not found or float(found[1]) == 0:
-        raise UserError(f"--budget: {text} is no time; write a number and s, m, h or d, as in 30m")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+    """Convert 90s, 30m, 1.5h or 1d to seconds. Raises UserError for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip().lower())
+    if not match or float(match[1]) == 0:
+        raise UserError(f"--budget: cannot read {text} as a time; write a number and s, m, h or d, such as 30m")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]

@@ -1,16 +1,22 @@
-"""Accelerators as their vendors' data sheets state them: what --dry-run --device NAME forecasts for."""
+"""List the accelerators that `--dry-run --device NAME` can forecast for.
+
+The numbers are from the data sheets of the vendors.
+"""
 
 from dataclasses import dataclass
 
 from decero.errors import UserError, did_you_mean
 
-UTILISATION = 0.4  # assumed share of the peak that training reaches; PaLM: 0.46 (Chowdhery et al. 2022, table 3)
+UTILISATION = (
+    0.4  # share of the peak that training is assumed to reach; PaLM reached 0.46 (Chowdhery et al. 2022, table 3)
+)
 
 
 @dataclass(frozen=True)
 class Device:
-    """bf16, fp32: dense peak FLOP/s of matrix products in a run of that precision (fp32 as TF32, which runs switch on).
+    """Describe one accelerator.
 
+    bf16, fp32: dense peak FLOP/s of matrix products at that precision. fp32 means TF32, because runs enable it.
     memory: bytes. bandwidth: bytes/s between memory and cores.
     """
 
@@ -21,7 +27,7 @@ class Device:
     bandwidth: float
 
     def flops(self, precision: str) -> float:
-        """FLOP/s to expect of `training.mixed_precision`: UTILISATION of the peak."""
+        """Return the expected FLOP/s at a `training.mixed_precision`: UTILISATION times the peak."""
         return UTILISATION * (self.bf16 if precision == "bf16" else self.fp32)
 
 
@@ -30,16 +36,19 @@ DEVICES = {
     "h100": Device("H100 SXM 80 GB", 989e12, 494e12, 80e9, 3.35e12),
     "h200": Device("H200 SXM 141 GB", 989e12, 494e12, 141e9, 4.8e12),
     "l4": Device("L4 24 GB", 121e12, 60e12, 24e9, 0.3e12),
-    "t4": Device("T4 16 GB", 8.1e12, 8.1e12, 16e9, 0.32e12),  # multiplies neither bf16 nor TF32 in its tensor cores
+    "t4": Device("T4 16 GB", 8.1e12, 8.1e12, 16e9, 0.32e12),  # its tensor cores support neither bf16 nor TF32
     "rtx4090": Device("RTX 4090 24 GB", 165.2e12, 82.6e12, 24e9, 1.008e12),
     "mi300x": Device("MI300X 192 GB", 1307e12, 653.7e12, 192e9, 5.3e12),
 }
 
 
 def find_device(name: str) -> Device:
-    """The accelerator of that name, however it is spaced. Raises UserError with the nearest one, or all."""
+    """Find an accelerator by name, ignoring case, spaces and dashes.
+
+    Raises UserError with the nearest name, or with all names.
+    """
     plain = "".join(c for c in name.lower() if c.isalnum())
     if plain not in DEVICES:
-        near = did_you_mean(plain, DEVICES) or f"; there are {', '.join(DEVICES)}"
-        raise UserError(f"--device: {name} is no accelerator that is known{near}")
+        near = did_you_mean(plain, DEVICES) or f"; known: {', '.join(DEVICES)}"
+        raise UserError(f"--device: unknown accelerator {name}{near}")
     return DEVICES[plain]

@@ -1,4 +1,4 @@
-"""Mistakes in settings as one line, and --help: every setting with its type, default and meaning."""
+"""Explain a mistake in the settings in one line, and print --help."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,10 @@ from decero.errors import did_you_mean
 
 
 def explain(cls: type[BaseModel], error: ValidationError, where: str, changed: set[str]) -> str:
-    """The first mistake as one line: which file, which key, the nearest valid key, what was expected."""
+    """Describe the first mistake in one line: file, key, nearest valid key, expected value.
+
+    where: the file. changed: keys set on the command line; a mistake in one of them names the command line instead.
+    """
     first, more = error.errors(include_url=False)[0], error.error_count() - 1
     keys = [str(k) for k in first["loc"]]
     parent: type[BaseModel] | None = cls
@@ -19,7 +22,7 @@ def explain(cls: type[BaseModel], error: ValidationError, where: str, changed: s
     for key in keys:
         field = parent.model_fields.get(key) if parent else None
         if parent and field is None and first["type"] != "extra_forbidden":
-            break  # what follows names a branch of a union, not a setting
+            break  # the next key names a branch of a union, not a setting
         path.append(key)
         parent = section_of(field.annotation) if field else parent
     name = ".".join(path)
@@ -28,23 +31,20 @@ def explain(cls: type[BaseModel], error: ValidationError, where: str, changed: s
     tail = f"  (and {more} more; all settings: --help)" if more else "  (all settings: --help)"
     if first["type"] == "extra_forbidden":
         prefix = "".join(f"{k}." for k in keys[:-1])
-        near = (
-            did_you_mean(keys[-1], valid, prefix)
-            or f"; settings of {prefix.rstrip('.') or 'a run'}: {', '.join(valid)}"
-        )
-        return f"{where}: {name} is no setting{near}{tail}"
+        near = did_you_mean(keys[-1], valid, prefix) or f"; known settings: {', '.join(valid)}"
+        return f"{where}: unknown setting {name}{near}{tail}"
     if first["type"] == "missing":
         return f"{where}: {name} is missing; add it{tail}"
     if first["type"] == "value_error":
         return f"{where}: {first['ctx']['error']}{tail}"
     got = first["input"]
-    said = first["msg"][0].lower() + first["msg"][1:]
+    expected = first["msg"][0].lower() + first["msg"][1:]
     near = did_you_mean(str(got), _choices(cls, keys)) if isinstance(got, str) else ""
-    return f"{where}: {name} is {got!r}, but {said}{near}{tail}"
+    return f"{where}: {name} is {got!r}, but {expected}{near}{tail}"
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, be it optional or the value of a mapping."""
+    """Return the section class of a field, also if optional or the values of a mapping."""
     for part in (annotation, *(a for arg in get_args(annotation) for a in (arg, *get_args(arg)))):
         if isinstance(part, type) and issubclass(part, BaseModel):
             return part
@@ -67,7 +67,7 @@ def _choices(cls: type[BaseModel], keys: list[str]) -> list[str]:
 
 
 def help_text(cls: type[BaseModel], prefix: str = "") -> str:
-    """Every setting with its type, default and meaning."""
+    """Return the text of --help: every setting with its type, default and meaning."""
     lines = []
     if not prefix:
         shown = {name: " ".join([name, OPTIONS[name][0]]).strip() for name in cls.options}  # type: ignore[attr-defined]
@@ -75,14 +75,14 @@ def help_text(cls: type[BaseModel], prefix: str = "") -> str:
             f"{Path(sys.argv[0]).name} CONFIG.yaml [key.sub=value ...] {' '.join(f'[{s}]' for s in shown.values())}"
         ]
         lines += ["", *(f"  {text:<16}{OPTIONS[name][1]}" for name, text in shown.items()), ""]
-    for name, each in cls.model_fields.items():
-        section = section_of(each.annotation)
+    for name, field in cls.model_fields.items():
+        section = section_of(field.annotation)
         if section is not None:
-            is_map = not (isinstance(each.annotation, type) or type(None) in get_args(each.annotation))
+            is_map = not (isinstance(field.annotation, type) or type(None) in get_args(field.annotation))
             lines.append(help_text(section, f"{prefix}{name}.{'NAME.' if is_map else ''}"))
             continue
-        named = isinstance(each.annotation, type) and not get_args(each.annotation)
-        kind = each.annotation.__name__ if named else str(each.annotation).replace("typing.", "")  # type: ignore[union-attr]
-        default = "required" if each.is_required() else f"= {each.default!r}"
-        lines.append(f"  {prefix}{name}  ({kind}) {default}\n      {each.description or ''}")
+        named = isinstance(field.annotation, type) and not get_args(field.annotation)
+        kind = field.annotation.__name__ if named else str(field.annotation).replace("typing.", "")  # type: ignore[union-attr]
+        default = "required" if field.is_required() else f"= {field.default!r}"
+        lines.append(f"  {prefix}{name}  ({kind}) {default}\n      {field.description or ''}")
     return "\n".join(lines)

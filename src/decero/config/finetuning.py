@@ -1,4 +1,4 @@
-"""The settings of fine-tuning: classification, pairs of texts, prompts and completions."""
+"""Define the settings of fine-tuning: classification, text pairs, prompts and completions."""
 
 from typing import Literal
 
@@ -11,37 +11,42 @@ ProblemType = Literal["single_label_classification", "multi_label_classification
 
 
 class ClassificationSection(Section):
-    problem_type: ProblemType = Field("single_label_classification", description="what a label is")
+    problem_type: ProblemType = Field(
+        "single_label_classification", description="kind of label: one class, several classes, or a number"
+    )
 
 
 class PairTask(SourceSection):
     parallel: dict[str, list[str]] | None = Field(
-        None, description="instead: train, validation, test -> [sources.txt, targets.txt]; line n answers line n"
+        None,
+        description="instead of name or files: train, validation, test -> [sources.txt, targets.txt], paired by line",
     )
-    source_column: str = Field("source", description="column of what is read")
-    target_column: str = Field("target", description="column of what is to be written")
-    prefix: str = Field("", description="put before every source, e.g. 'summarize: '")
-    weight: float = Field(1.0, gt=0, description="times an epoch goes through it; 0.5 draws half of it")
+    source_column: str = Field("source", description="column of the source text")
+    target_column: str = Field("target", description="column of the target text")
+    prefix: str = Field("", description="text to put before every source, e.g. 'summarize: '")
+    weight: float = Field(1.0, gt=0, description="passes per epoch; 0.5 draws half of the pairs")
 
     @model_validator(mode="after")
     def _one_source(self):
         if sum(each is not None for each in (self.name, self.files, self.parallel)) != 1:
-            raise ValueError("a task has exactly one of name (a data set), files (split -> paths) and parallel")
+            raise ValueError("give each task exactly one of name (a data set), files (split -> paths) and parallel")
         if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError("validation_fraction and test_fraction leave nothing to train on")
+            raise ValueError("validation_fraction and test_fraction leave no rows for training; lower them")
         if self.streaming and self.name is None:
-            raise ValueError("streaming is for data sets by name; files are memory-mapped already, leave it out")
+            raise ValueError("streaming works only with name; files are memory-mapped, so remove it")
         return self
 
 
 class PairData(Section):
     tasks: dict[str, PairTask] = Field(description="name -> a data set of pairs")
-    max_source_length: int = Field(128, ge=4, description="tokens of a source, prefix and special ones included")
-    max_target_length: int = Field(128, ge=4, description="tokens of a target, special ones included")
-    max_train_rows: int | None = Field(
-        None, ge=1, description="label budget: train on so many pairs of each task, chosen by the seed"
+    max_source_length: int = Field(
+        128, ge=4, description="most tokens in a source, including prefix and special tokens"
     )
-    num_proc: int | None = Field(None, ge=1, description="processes that tokenize; chosen by corpus size when not set")
+    max_target_length: int = Field(128, ge=4, description="most tokens in a target, including special tokens")
+    max_train_rows: int | None = Field(
+        None, ge=1, description="label budget: train on this many pairs per task, chosen by the seed"
+    )
+    num_proc: int | None = Field(None, ge=1, description="processes for tokenization; by corpus size when not set")
 
     @field_validator("tasks")
     @classmethod
@@ -52,34 +57,40 @@ class PairData(Section):
 
 
 class WritingSection(Section):
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over the vocabulary")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="probability mass spread over the vocabulary in the loss"
+    )
 
 
 class GenerationSection(Section):
     metric: Literal["translation", "summarization", "text"] = Field(
-        "text", description="BLEU and chrF, ROUGE, or exact match and F1 of words"
+        "text", description="translation: BLEU and chrF; summarization: ROUGE; text: exact match and word F1"
     )
-    num_beams: int = Field(1, ge=1, description="beams at the end of the run; evaluations on the way are greedy")
-    length_penalty: float = Field(1.0, description="above 1 long answers are preferred, with beams")
-    max_new_tokens: int = Field(128, ge=1, description="tokens an answer, at most")
+    num_beams: int = Field(1, ge=1, description="beams in the final evaluation; evaluations during training are greedy")
+    length_penalty: float = Field(1.0, description="with beams: values above 1 prefer longer answers")
+    max_new_tokens: int = Field(128, ge=1, description="most tokens per answer")
     validation_rows: int = Field(
-        200, ge=0, description="pairs of each validation split that evaluations answer; 0: only the loss is looked at"
+        200, ge=0, description="validation pairs to answer in each evaluation, per task; 0: compute only the loss"
     )
 
     @model_validator(mode="after")
     def _penalty_of_beams(self):
         if self.num_beams == 1 and self.length_penalty != 1.0:
-            raise ValueError("generation.length_penalty compares beams; raise generation.num_beams or leave it out")
+            raise ValueError("generation.length_penalty needs beams; raise generation.num_beams or remove it")
         return self
 
 
 class CompletionSection(Section):
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the completion spread over the vocabulary")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="probability mass spread over the vocabulary in the loss"
+    )
     chat_template: Literal["auto", "on", "off"] = Field(
-        "auto", description="ask in a turn of the user, as the tokenizer's template writes it; auto: where it has one"
+        "auto", description="write the source as a user turn with the tokenizer's chat template; auto: if it has one"
     )
     separator: str | None = Field(
-        None, min_length=1, description="put after every source where no chat template is; a line break when not set"
+        None,
+        min_length=1,
+        description="text to put after every source if no chat template is used; a line break when not set",
     )
 
 

@@ -1,4 +1,4 @@
-"""The settings of pretraining and what surrounds it: tokenizers, language models, their likelihood of a text."""
+"""Define the settings of pretraining, tokenizer training and causal LM evaluation."""
 
 from typing import Literal
 
@@ -11,17 +11,17 @@ from decero.config.training_run import TrainingRun
 
 class UnlabelledData(DataSection):
     streaming: bool = Field(
-        False, description="train is read, tokenised and cut as steps ask for it, and never held; needs max_train_steps"
+        False, description="read, tokenize and cut train during training, without keeping it; needs max_train_steps"
     )
-    buffer_size: int = Field(10_000, ge=1, description="with streaming: texts that are held and shuffled at a time")
+    buffer_size: int = Field(10_000, ge=1, description="with streaming: texts to hold in memory and shuffle together")
 
     @model_validator(mode="after")
-    def _what_streams(self):  # files as well
+    def _what_streams(self):  # overrides SourceSection: pretraining can stream files too
         return self
 
 
 class Pretraining(TrainingRun):
-    """A run on text without labels, which may be a stream."""
+    """Hold the settings of a run on unlabelled text, which may be a stream."""
 
     options = (*TrainingRun.options, "--budget")
 
@@ -33,7 +33,7 @@ class Pretraining(TrainingRun):
             return self
         if self.training.max_train_steps is None:
             raise ValueError(
-                "training.num_train_epochs: a stream has no known length; give training.max_train_steps instead"
+                "training.num_train_epochs: a stream has no known length; set training.max_train_steps instead"
             )
         if self.training.eval_strategy == "epoch":
             if "eval_strategy" in self.training.model_fields_set:
@@ -45,36 +45,43 @@ class Pretraining(TrainingRun):
 
 
 class MaskedLMSection(Section):
-    mlm_probability: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are scored")
-    whole_word: bool = Field(True, description="mask words instead of tokens")
+    mlm_probability: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are masked and scored")
+    whole_word: bool = Field(True, description="mask whole words instead of single tokens")
     scored_queries: bool = Field(
-        True, description="the last layer computes scored positions alone, where the model can; not when compiled"
+        True, description="compute the last layer only at scored positions, if the model can; off when compiled"
     )
 
 
 class DenoisingSection(Section):
-    name: Literal["span_corruption", "text_infilling", "prefix_lm"] = Field("span_corruption", description="objective")
-    mlm_probability: float | None = Field(
-        None, gt=0, lt=1, description="share of the tokens that is damaged; the paper's when not set (0.15, 0.3)"
+    name: Literal["span_corruption", "text_infilling", "prefix_lm"] = Field(
+        "span_corruption", description="how text is damaged"
     )
-    mean_noise_span_length: float | None = Field(None, ge=1, description="tokens a span on average; 3 when not set")
+    mlm_probability: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="share of tokens to damage; default as in the papers: span_corruption 0.15, text_infilling 0.3",
+    )
+    mean_noise_span_length: float | None = Field(None, ge=1, description="mean tokens per damaged span; 3 when not set")
 
     @model_validator(mode="after")
     def _no_spans(self):
         if self.name == "prefix_lm" and (self.mlm_probability or self.mean_noise_span_length):
-            raise ValueError("objective: prefix_lm damages nothing; leave mlm_probability and its span length out")
+            raise ValueError(
+                "objective: prefix_lm damages no tokens; remove mlm_probability and mean_noise_span_length"
+            )
         return self
 
 
 class TextSection(UnlabelledData):
     start_token: str | None = Field(
-        None, description="token before each row; the tokenizer's bos (else its eos) when not set"
+        None, description="token to put before each row; when not set the tokenizer's bos, or else its eos"
     )
 
 
 class CausalSection(Section):
     name: Literal["causal_lm", "continuation"] = Field(
-        "causal_lm", description="score every token, or those after a prefix of random length"
+        "causal_lm", description="causal_lm scores every token, continuation only those after a random-length prefix"
     )
 
 
@@ -93,7 +100,7 @@ class PretrainCausalLM(Pretraining):
 
 class ScoredText(DataSection):
     start_token: str | None = Field(
-        None, description="token before each row; the tokenizer's bos (else its eos) when not set"
+        None, description="token to put before each row; when not set the tokenizer's bos, or else its eos"
     )
 
 
@@ -103,24 +110,28 @@ class EvaluateCausalLM(RunConfig):
     model: ModelSection
     tokenizer: TokenizerSection = TokenizerSection()
     data: ScoredText
-    split: Literal["train", "validation", "test"] = Field("validation", description="the text that is measured")
+    split: Literal["train", "validation", "test"] = Field("validation", description="split to measure")
     baselines: list[Literal["ngram", "lzma", "zlib"]] = Field(
-        [], description="beside the model, each having read data.files.train: byte 6-grams, compressors"
+        [], description="baselines to measure too, each given data.files.train: byte 6-grams, compressors"
     )
-    per_device_eval_batch_size: int = Field(16, ge=1, description="rows a batch; changes no figure")
+    per_device_eval_batch_size: int = Field(16, ge=1, description="rows per batch; does not change the results")
     mixed_precision: Literal["no", "bf16"] = Field("no", description="bf16 computes matrix products in bfloat16")
 
 
 class TokenizerTraining(Section):
-    algorithm: Literal["wordpiece", "byte_level_bpe", "unigram"] = Field("wordpiece", description="how text is cut")
+    algorithm: Literal["wordpiece", "byte_level_bpe", "unigram"] = Field(
+        "wordpiece", description="tokenization algorithm"
+    )
     vocab_size: int = Field(8192, ge=16, description="entries, special tokens included")
-    lowercase: bool = Field(False, description="lowercase text before cutting it")
-    min_frequency: int = Field(2, ge=1, description="how often a pair must occur to become an entry")
-    num_sentinels: int = Field(0, ge=0, description="marks for span corruption; with them special tokens are T5's")
-    model_max_length: int = Field(512, ge=4, description="the longest sequence that the tokenizer's model reads")
+    lowercase: bool = Field(False, description="lowercase text first")
+    min_frequency: int = Field(2, ge=1, description="times a pair must occur to become an entry")
+    num_sentinels: int = Field(
+        0, ge=0, description="sentinel tokens for span corruption; if above 0 the special tokens are T5's"
+    )
+    model_max_length: int = Field(512, ge=4, description="longest sequence of the model, stored with the tokenizer")
 
 
 class TrainTokenizer(RunConfig):
     data: DataSection
     tokenizer: TokenizerTraining = TokenizerTraining()
-    model: ModelSection | None = Field(None, description="refuse ids beyond the vocabulary of this preset")
+    model: ModelSection | None = Field(None, description="check that token ids fit the vocabulary of this preset")

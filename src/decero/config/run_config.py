@@ -1,4 +1,7 @@
-"""The settings of a run: one strict schema, read from YAML and `key.sub=value` words. A misspelt key is an error."""
+"""Read the settings of a run from YAML and `key.sub=value` words.
+
+The schema is strict: an unknown key is an error.
+"""
 
 import os
 import sys
@@ -20,12 +23,15 @@ C = TypeVar("C", bound="RunConfig")
 
 
 class RunConfig(Section):
-    """What every recipe's settings share. A recipe subclasses it and names its own sections and options."""
+    """Hold the settings that all recipes share.
+
+    Each recipe has a subclass with its own sections and options.
+    """
 
     options: ClassVar[tuple[str, ...]] = ("--dry-run", "--resume")
 
-    output: str = Field(description="folder of the run")
-    seed: int = Field(0, ge=0, description="decides weights, order, masks, dropout and label budgets")
+    output: str = Field(description="folder that the run writes to")
+    seed: int = Field(0, ge=0, description="seed of initial weights, data order, masks, dropout and label budgets")
     tracking: TrackingSection = TrackingSection()
     hub: HubSection = HubSection()
 
@@ -41,12 +47,18 @@ class RunConfig(Section):
 
     @property
     def resume(self) -> bool:
-        """Asked for; or the launcher started the processes anew after one of them failed (`--max_restarts`)."""
+        """Tell whether to resume: --resume is given, or the launcher restarted the processes.
+
+        The launcher does so after a failure, with `--max_restarts`.
+        """
         return self._call.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
     @classmethod
     def from_cli(cls: type[C], argv: Sequence[str] | None = None) -> C:
-        """CONFIG.yaml [key.sub=value ...] [options] [--help]. Raises UserError for what it cannot read."""
+        """Parse `CONFIG.yaml [key.sub=value ...] [options] [--help]`.
+
+        Raises UserError for any mistake.
+        """
         argv = list(sys.argv[1:] if argv is None else argv)
         if "-h" in argv or "--help" in argv:
             print(help_text(cls))
@@ -55,7 +67,7 @@ class RunConfig(Section):
         paths = [w for w in words if "=" not in w]
         if len(paths) != 1:
             raise UserError(
-                f"give one configuration file, then key.sub=value words; got {' '.join(paths) or 'no file'}"
+                f"give one configuration file, then settings as key.sub=value; got {' '.join(paths) or 'no file'}"
             )
         changes = [w for w in words if "=" in w]
         config = cls.load(paths[0], changes)
@@ -69,7 +81,7 @@ class RunConfig(Section):
 
     @classmethod
     def load(cls: type[C], path: str, overrides: Sequence[str] = ()) -> C:
-        """Read a YAML file, lay `key.sub=value` words over it, check everything."""
+        """Read a YAML file, apply the `key.sub=value` words, and check the result."""
         settings, changed = read_yaml(path), set()
         for word in overrides:
             key, _, value = word.partition("=")
@@ -79,14 +91,17 @@ class RunConfig(Section):
 
     @classmethod
     def parse(cls: type[C], settings: dict[str, Any], where: str, changed: set[str] = frozenset()) -> C:  # type: ignore[assignment]
-        """Check settings that are already a mapping; `changed` names the keys that came from the command line."""
+        """Check settings given as a mapping.
+
+        where: the file, for messages. changed: keys that came from the command line.
+        """
         try:
             return cls.model_validate(settings)
         except ValidationError as error:
             raise UserError(explain(cls, error, where, changed)) from None
 
     def to_yaml(self) -> str:
-        """Every setting as resolved, defaults included."""
+        """Return all settings as YAML, including the defaults."""
         stream = StringIO()
         yaml = YAML()
         yaml.dump(self.model_dump(), stream)

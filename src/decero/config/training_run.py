@@ -1,4 +1,4 @@
-"""The settings that every run which trains a model has."""
+"""Define the settings that all training recipes share."""
 
 from decero.config.run_config import RunConfig
 from decero.config.sections import ModelSection, OptimSection, TokenizerSection, TrainingSection

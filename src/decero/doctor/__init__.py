@@ -1,1 +1,1 @@
-"""What usually goes wrong before or after a run, looked for and said with its mend: `decero doctor RUN_OR_CONFIG`."""
+"""Find common problems of a run, before or after training: `decero doctor RUN_OR_CONFIG`."""

@@ -1,4 +1,4 @@
-"""The checks, in order, each with what it needs to be asked at all."""
+"""Run all checks in order."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from decero.errors import UserError
 
 __all__ = ["CHECKS", "examine", "open_run"]
 
-# What a check needs: the corpus alone; token rows and model; the schedule and the log.
+# (what the check needs, check): the corpus only; token rows and model; schedule and log.
 CHECKS: tuple[tuple[str, Callable[[InspectedRun], Iterator[Finding]]], ...] = (
     ("corpus", texts.duplicates),
     ("corpus", texts.empty),
@@ -31,9 +31,12 @@ CHECKS: tuple[tuple[str, Callable[[InspectedRun], Iterator[Finding]]], ...] = (
 
 
 def examine(work: InspectedRun) -> Iterator[Finding]:
-    """Every finding of every check, in order. What the recipe itself would refuse is one bad finding, in its words."""
+    """Yield the findings of all checks, in order.
+
+    If the recipe itself would refuse the run, its error message becomes one bad finding.
+    """
     refused: set[str] = set()
-    said: set[str] = set()
+    reported: set[str] = set()
     shown = sys.stderr.isatty()
     with tqdm(CHECKS, unit="check", file=sys.stderr, dynamic_ncols=True, leave=False, disable=not shown) as bar:
         for needs, check in bar:
@@ -44,7 +47,7 @@ def examine(work: InspectedRun) -> Iterator[Finding]:
                 yield from check(work)
             except UserError as error:
                 refused.add(needs)
-                if str(error) not in said:
-                    mend = "the checks of tokens and model wait for that" if needs == "rows" else ""
-                    yield Finding("recipe", "bad", f"{work.name} would refuse this: {error}", "", mend)
-                said.add(str(error))
+                if str(error) not in reported:
+                    mend = "fix this first; checks of tokens and model are skipped" if needs == "rows" else ""
+                    yield Finding("recipe", "bad", f"{work.name} fails with: {error}", "", mend)
+                reported.add(str(error))

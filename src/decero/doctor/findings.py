@@ -1,4 +1,4 @@
-"""What a check has to say."""
+"""Define the findings that checks report."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,9 +8,12 @@ Severity = Literal["ok", "note", "warn", "bad"]
 
 @dataclass(frozen=True)
 class Finding:
-    """check: which one found it. what: in figures. where: split, row, layer, setting. mend: nothing when all is well.
+    """Hold one finding of a check.
 
-    note: worth knowing. warn: costs quality or time. bad: the run cannot do what it is for, or its figures are untrue.
+    check: name of the check. what: the finding, with numbers. where: split, row, layer or setting.
+    mend: how to fix it; empty if nothing is wrong.
+    severity: `note` is worth knowing, `warn` costs quality or time, `bad` means that the run cannot work or that its
+    results are wrong.
     """
 
     check: str
@@ -20,12 +23,12 @@ class Finding:
     mend: str = ""
 
     def line(self) -> str:
-        """One line of text, whatever the parts hold."""
-        said = "; ".join(part for part in (self.what, self.mend) if part)
-        whole = f"{self.severity:<5} {self.check:<11} {f'{self.where}: ' if self.where else ''}{said}"
+        """Return the finding as one line, even if its parts contain line breaks."""
+        message = "; ".join(part for part in (self.what, self.mend) if part)
+        whole = f"{self.severity:<5} {self.check:<11} {f'{self.where}: ' if self.where else ''}{message}"
         return " ".join(whole.splitlines())
 
 
 def percent(share: float) -> str:
-    """0.031 -> `3.1 %`; a share that is not zero never reads as 0.0 %."""
+    """Format 0.031 as `3.1 %`. A small share above zero gives `under 0.1 %`, not 0.0 %."""
     return "under 0.1 %" if 0 < share < 0.0005 else f"{share:.1%}".replace("%", " %")

@@ -1,4 +1,4 @@
-"""Which task a configuration file is for."""
+"""Find out which recipe a configuration file is for."""
 
 import re
 from pathlib import Path
@@ -23,20 +23,22 @@ from decero.execution.transformers_internals import StrictDataclassError, heads_
 from decero.tasks import TASKS
 
 
-def recipe_of(path: Path, asked: str | None = None) -> str:
-    """Which recipe a configuration is for.
+def recipe_of(path: Path, requested: str | None = None) -> str:
+    """Return the name of the recipe that a configuration is for.
 
-    The one that was asked for; else the one whose command stands in the file's comments, as in every file of configs/;
-    else the only one whose settings take it, as they do a run's own config.yaml; and where several do, the one that
-    trains the shape of the model (encoder, decoder, both) if there is but one.
+    The first rule that gives one recipe decides:
+    1. `requested`, if given.
+    2. The recipe whose command is in the comments of the file, as in all files of configs/.
+    3. The only recipe whose schema accepts the settings, as for config.yaml of a run.
+    4. Of these, the one that trains this kind of model (encoder, decoder, encoder-decoder).
 
-    Raises UserError when that leaves none or several.
+    Raises UserError if no recipe or several recipes are left.
     """
-    if asked:
-        if asked not in TASKS:
-            near = did_you_mean(asked, TASKS) or f"; there are {', '.join(TASKS)}"
-            raise UserError(f"--recipe: {asked} is no recipe that trains{near}")
-        return asked
+    if requested:
+        if requested not in TASKS:
+            near = did_you_mean(requested, TASKS) or f"; known: {', '.join(TASKS)}"
+            raise UserError(f"--recipe: unknown training recipe {requested}{near}")
+        return requested
     settings = read_yaml(path)
     comments = "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
     named = set(re.findall(r"recipes/(\w+)\.py", comments)) & set(TASKS)
@@ -46,15 +48,15 @@ def recipe_of(path: Path, asked: str | None = None) -> str:
     fits = [name for name, count in mistakes.items() if not count]
     if not fits:
         nearest = min(mistakes, key=lambda name: mistakes[name])
-        TASKS[nearest].Config.parse(settings, f"{path} (as {nearest})")  # raises, and says what it is
+        TASKS[nearest].Config.parse(settings, f"{path} (as {nearest})")  # raises UserError with the mistake
     if len(fits) > 1:
         kind = _kind(TASKS[fits[0]].Config.parse(settings, str(path)).model)  # type: ignore[attr-defined]
-        also = AutoModelForSequenceClassification if kind is AutoModelForMaskedLM else kind  # encoders do either
+        also = (
+            AutoModelForSequenceClassification if kind is AutoModelForMaskedLM else kind
+        )  # encoders are also trained as classifiers
         fits = [name for name in fits if TASKS[name].auto_class in (kind, also)]
     if len(fits) != 1:
-        raise UserError(
-            f"{path}: may be for {' or '.join(fits) or 'none of the recipes'}; say which with --recipe NAME"
-        )
+        raise UserError(f"{path}: fits {' and '.join(fits) or 'no recipe'}; choose one with --recipe NAME")
     return fits[0]
 
 
@@ -67,7 +69,10 @@ def _mistakes(schema: type[RunConfig], settings: dict[str, Any]) -> int:
 
 
 def _kind(section: ModelSection) -> Any:
-    """The auto class that a model is pretrained as. Raises UserError for one whose configuration cannot be read."""
+    """Return the auto class that a model is pretrained with.
+
+    Raises UserError if the configuration of the model cannot be read.
+    """
     try:
         if section.config is not None:
             config = read_preset(section.config, section.overrides)

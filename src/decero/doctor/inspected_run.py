@@ -1,4 +1,7 @@
-"""What a run is made of, from its folder or its configuration alone: corpus, rows, objective, model, what it logged."""
+"""Read all parts of a run from its folder or configuration.
+
+The parts are corpus, rows, objective, model and log.
+"""
 
 import json
 import math
@@ -24,19 +27,22 @@ from decero.errors import UserError
 from decero.execution.objective import Batch, Objective
 from decero.tasks import TASKS, Corpus, Task
 
-CHARACTERS = 4_000_000  # of train that are tokenized: half a minute on one core
-BATCH_ROWS, BATCH_TOKENS = 8, 1024  # of a batch that is tried
+CHARACTERS = 4_000_000  # most characters of train to tokenize: about 30 s on one core
+BATCH_ROWS, BATCH_TOKENS = 8, 1024  # size of a test batch
 
 
 class Folded(NamedTuple):
-    """A split's texts, white space folded: a 64-bit hash a row (0 where nothing is left), characters, names of rows."""
+    """Hold hashes and lengths of the texts of a split, with white space folded.
+
+    keys: 64-bit hash per row, 0 for a row with an empty text. lengths: characters per row.
+    """
 
     keys: np.ndarray
     lengths: np.ndarray
-    tasks: dict[str, int]  # task -> rows, in order
+    tasks: dict[str, int]  # task -> number of rows, in order
 
     def place(self, row: int) -> str:
-        """`row 7`, or `row 7 of help` where there are tasks. Rows are counted from 0, as everywhere."""
+        """Name a row: `row 7`, or `row 7 of help` if there are tasks. The first row is row 0."""
         for task, size in self.tasks.items():
             if row < size:
                 return f"row {row}{f' of {task}' if task else ''}"
@@ -46,7 +52,7 @@ class Folded(NamedTuple):
 
 @dataclass
 class InspectedRun:
-    """A run before or after it ran. folder: where it ran, if it did."""
+    """Hold a run, before or after training. folder: its output folder, if it exists."""
 
     task: Task
     corpus: Corpus
@@ -54,31 +60,37 @@ class InspectedRun:
 
     @property
     def config(self) -> Any:
-        """The settings of the run."""
+        """Return the settings of the run."""
         return self.task.config
 
     @property
     def name(self) -> str:
-        """The recipe that the settings are for."""
+        """Return the name of the recipe that the settings are for."""
         return self.task.recipe
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The run's own. Raises UserError for none, or one that does not match its checkpoint."""
+        """Return the tokenizer of the run.
+
+        Raises UserError if there is none or if it does not match the checkpoint.
+        """
         return self.task.tokenizer
 
     @cached_property
     def folded(self) -> dict[str, Folded]:
-        """Split -> its texts. For labelled texts the label is no part of them; of a pair both sides are."""
+        """Return split -> folded texts. Labels are left out; for pairs both sides count."""
         return {split: _fold(parts, self.corpus.columns) for split, parts in self.corpus.splits.items()}
 
     @cached_property
     def share(self) -> float:
-        """How much of train is tokenized: evenly chosen texts of about CHARACTERS."""
+        """Return the share of train to tokenize: evenly spaced texts of about CHARACTERS."""
         return min(1.0, CHARACTERS / max(1, int(self.folded["train"].lengths.sum())))
 
-    def some_texts(self, wanted: int) -> list[str]:
-        """About so many texts of train, evenly chosen; of a pair the first, and none that is empty."""
+    def sample_texts(self, wanted: int) -> list[str]:
+        """Return about `wanted` evenly spaced texts of train, without empty ones.
+
+        For pairs these are the texts of the first column.
+        """
         column, parts = self.corpus.columns[0], self.corpus.splits["train"].values()
         share = wanted / max(1, sum(map(len, parts)))
         texts = [t for d in parts if len(d) for t in d.select(_even(len(d), math.ceil(len(d) * share)))[column][:]]
@@ -86,7 +98,7 @@ class InspectedRun:
 
     @cached_property
     def rows(self) -> Dataset:
-        """Train, or an even sample of it, as token rows. Raises UserError where the recipe would."""
+        """Tokenize train, or an even sample of it. Raises UserError as the recipe does."""
         train = self.corpus.splits["train"]
         if self.share < 1:
             train = {task: d.select(_even(len(d), math.ceil(len(d) * self.share))) for task, d in train.items()}
@@ -94,22 +106,22 @@ class InspectedRun:
 
     @cached_property
     def model_config(self) -> Any:
-        """The configuration of the model as it starts. Raises UserError for one that cannot be built."""
+        """Return the configuration of the initial model. Raises UserError as `build` does."""
         return self.model.config
 
     @cached_property
     def objective(self) -> Objective:
-        """What the run reports: its loss without label smoothing."""
+        """Return the objective that the run reports: the loss without label smoothing."""
         return self.task.reported_objective(self.model)
 
     @cached_property
     def model(self) -> PreTrainedModel:
-        """The model as the run starts; to look at, not to change."""
+        """Return the initial model of the run. Do not change it."""
         return self.build()
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a last one that a kill cut short is no line."""
+        """Return the lines of metrics.jsonl, without a last line that a kill left incomplete."""
         path = self.folder / "metrics.jsonl" if self.folder else None
         return list(_json_lines(path)) if path and path.is_file() else []
 
@@ -120,17 +132,23 @@ class InspectedRun:
 
     @property
     def trained(self) -> Path | None:
-        """model/, when the run has left one."""
+        """Return the folder model/ if the run has written it."""
         found = self.folder / "model" if self.folder else None
         return found if found and (found / "config.json").is_file() else None
 
     def build(self, section: ModelSection | None = None) -> PreTrainedModel:
-        """A copy of the model as the run starts, or another one for its task. Raises UserError as the recipe does."""
+        """Build a new copy of the initial model, or load the model of `section` for the task.
+
+        Raises UserError as the recipe does.
+        """
         model = self.task.build_model(section)
         return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # type: ignore[arg-type]
 
     def batch(self, number: int = 0) -> Batch:
-        """A small batch of the rows that the run reads first: other rows for another `number`, the same every time."""
+        """Collate a small batch of the rows that the run reads first.
+
+        The same `number` always gives the same rows, another number gives other rows.
+        """
         order, lengths = epoch_order(self.config.seed, 0, len(self.rows)), self.objective.row_sizes(self.rows).most
         start = number * BATCH_ROWS % max(1, len(order) - BATCH_ROWS + 1)
         chosen = order[start : start + BATCH_ROWS]
@@ -140,16 +158,22 @@ class InspectedRun:
 
     @cached_property
     def labels(self) -> torch.Tensor:
-        """What is scored in all rows, flat: (items,) ids, classes or numbers, or (examples, labels) of 0 and 1."""
+        """Return the scored labels of all rows.
+
+        Shape (items,) for token ids, classes or numbers, and (examples, labels) for labels of 0 and 1.
+        """
         found, rows = [], Rows(self.rows)
         for start in range(0, len(rows), 256):
-            places = [RowIndex(0, row) for row in range(start, min(start + 256, len(rows)))]
-            found.append(scored(self.objective.collate(rows.__getitems__(places))))
+            indices = [RowIndex(0, row) for row in range(start, min(start + 256, len(rows)))]
+            found.append(scored(self.objective.collate(rows.__getitems__(indices))))
         return torch.cat(found)
 
     @cached_property
     def steps(self) -> int:
-        """Optimizer steps of the whole run; estimated where train was sampled or steps are counted in tokens."""
+        """Return the optimizer steps of the run.
+
+        This is an estimate if train is sampled or if batches are set in tokens.
+        """
         training = self.config.training
         if training.max_train_steps:
             return training.max_train_steps
@@ -163,40 +187,41 @@ class InspectedRun:
 
 
 def scored(batch: Batch) -> torch.Tensor:
-    """The labels of a batch without what nobody scores."""
+    """Return the labels of a batch without positions that are not scored."""
     labels = batch["labels"]
     return labels if labels.is_floating_point() else labels[labels >= 0]
 
 
 def asks_for_code(settings: Any) -> bool:
-    """Whether `trust_remote_code` is set anywhere in settings that nobody has checked."""
+    """Tell whether `trust_remote_code` is set anywhere in unchecked settings."""
     if isinstance(settings, dict):
         return bool(settings.get("trust_remote_code")) or any(map(asks_for_code, settings.values()))
     return isinstance(settings, list) and any(map(asks_for_code, settings))
 
 
-def open_run(where: str, asked: str | None = None) -> InspectedRun:
-    """Read a run's folder or a configuration file.
+def open_run(where: str, recipe: str | None = None) -> InspectedRun:
+    """Read the folder of a run or a configuration file.
 
-    Raises UserError: neither, settings that no recipe takes, a corpus that cannot be read, a folder whose settings ask
-    for remote code.
+    recipe: name of the recipe, if the settings fit several.
+    Raises UserError if `where` is neither of both, if no recipe accepts the settings, if the corpus cannot be read, or
+    if a folder asks for remote code.
     """
     path = Path(where)
     folder = path if path.is_dir() else None
     if folder and not (path := folder / "config.yaml").is_file():
-        raise UserError(f"{where}: holds no config.yaml; give a run's folder or a configuration file")
+        raise UserError(f"{where}: no config.yaml in this folder; give the folder of a run or a configuration file")
     if folder and asks_for_code(read_yaml(str(path))):
         raise UserError(
-            f"{path}: asks for code from elsewhere (model.trust_remote_code), and a folder may be anybody's; "
-            "to run that code give the configuration file instead"
+            f"{path}: this folder asks to run remote code (model.trust_remote_code); if you trust it, give your own "
+            "configuration file instead"
         )
-    kind = TASKS[recipe_of(path, asked)]
+    kind = TASKS[recipe_of(path, recipe)]
     config: Any = kind.Config.load(str(path))
     if hasattr(config.objective, "scored_queries"):
-        config.objective.scored_queries = False  # the same loss, and every layer is seen with every token
+        config.objective.scored_queries = False  # same loss, and hooks on the last layer see every token
     task = kind(config)
     corpus = task.read_corpus(strict=False)
-    task.corpus = corpus  # what its labels are; read once
+    task.corpus = corpus  # read once; defines the labels
     if isinstance(corpus.splits["train"].get(""), Texts):
         corpus.splits["train"][""] = corpus.splits["train"][""].first(config.data.buffer_size)
     return InspectedRun(task, corpus, folder)

@@ -1,4 +1,4 @@
-"""Checks of the token rows: what is left of the texts, whether tokenizer and model agree, what frequencies give."""
+"""Check token rows, the match of tokenizer and model, and the loss of token frequencies."""
 
 import math
 from collections.abc import Iterator
@@ -14,21 +14,19 @@ from decero.data.tokenizer import load_tokenizer
 from decero.doctor.findings import Finding, percent
 from decero.doctor.inspected_run import InspectedRun
 
-ALPHABET = 512  # rows that bytes and special tokens may leave unused in a small corpus
-SHORT = 5  # ordinary tokens: with fewer a row has next to nothing to say
+ALPHABET = 512  # unused embedding rows to accept: bytes and special tokens in a small corpus
+SHORT = 5  # a text with fewer ordinary tokens is very short
 
 
 def rows(work: InspectedRun) -> Iterator[Finding]:
-    """Texts with next to nothing in them, and text that data.max_length cuts away: warn from 5 % and 10 % on."""
+    """Find very short texts (warn from 5 % on) and truncated texts (warn from 10 % on)."""
     lengths, of, pretrains = work.objective.row_sizes(work.rows).most, _of(work), work.name.startswith("pretrain")
-    begins = [text[:200] for text in work.some_texts(1000)]
-    ids = work.tokenizer(begins, add_special_tokens=False, verbose=False)["input_ids"] if begins else []
+    beginnings = [text[:200] for text in work.sample_texts(1000)]
+    ids = work.tokenizer(beginnings, add_special_tokens=False, verbose=False)["input_ids"] if beginnings else []
     short, found = float(np.mean([len(each) < SHORT for each in ids] or [False])), False
     if short >= 0.05:
-        found, what = True, f"{percent(short)} of {len(ids):,} texts looked at have fewer than {SHORT} tokens"
-        mend = (
-            "join them (data.sample_by=paragraph or document)" if pretrains else "no harm if they are meant to be short"
-        )
+        found, what = True, f"{percent(short)} of {len(ids):,} sampled texts have fewer than {SHORT} tokens"
+        mend = "join them (data.sample_by=paragraph or document)" if pretrains else "fine if they should be short"
         mend += f", or check that column {work.corpus.columns[0]!r} holds the text"
         yield Finding("rows", "warn" if pretrains else "note", what, "train", mend)
     cut = float(np.mean(work.rows["truncated"][:])) if "truncated" in work.rows.column_names else 0.0
@@ -39,31 +37,34 @@ def rows(work: InspectedRun) -> Iterator[Finding]:
             if hasattr(work.config.data, "tasks")
             else "data.max_length"
         )
-        yield Finding("rows", "warn", f"{percent(cut)} of the texts lose their end", f"train{of}", f"raise {settings}")
+        yield Finding("rows", "warn", f"{percent(cut)} of the texts are truncated", f"train{of}", f"raise {settings}")
     if not found:
-        lost = f", {percent(cut)} cut" if cut else ""
+        lost = f", {percent(cut)} truncated" if cut else ""
         spread = f"{int(lengths.min())} to {int(lengths.max())} tokens, mean {lengths.mean():.0f}"
         what = f"{len(lengths):,} rows of {spread}{lost}"
         yield Finding("rows", "ok", what, f"train{of}")
 
 
 def _of(work: InspectedRun) -> str:
-    return "" if work.share == 1 else f" (an even {percent(work.share)} of it)"
+    return "" if work.share == 1 else f" (an even sample of {percent(work.share)})"
 
 
 def tokenizer(work: InspectedRun) -> Iterator[Finding]:
-    """Whether the tokenizer fits the texts and the model: unknown tokens, ids and special tokens, rows never used."""
+    """Check that the tokenizer fits texts and model.
+
+    This covers unknown tokens, ids, special tokens and unused embedding rows.
+    """
     found = list(_special(work.tokenizer, work.model_config, "model.config" if work.config.model.config else "model"))
     if work.trained:
         own = load_tokenizer(str(work.trained))
         config = AutoConfig.from_pretrained(work.trained, trust_remote_code=False)
         largest, size = max(own.get_vocab().values()), config.get_text_config().vocab_size
         if own.get_vocab() != work.tokenizer.get_vocab():
-            what = "the tokenizer in model/ gives other ids than the one that the run was trained with"
-            found.append(Finding("tokenizer", "bad", what, str(work.trained), "save the run's own tokenizer there"))
+            what = "the tokenizer in model/ is not the one of the training run: its ids differ"
+            found.append(Finding("tokenizer", "bad", what, str(work.trained), "save the tokenizer of the run there"))
         if largest >= size:
             what = f"the largest id is {largest}, beyond the vocabulary of {size}"
-            found.append(Finding("tokenizer", "bad", what, str(work.trained), "save the run's own tokenizer there"))
+            found.append(Finding("tokenizer", "bad", what, str(work.trained), "save the tokenizer of the run there"))
         found += _special(own, config, str(work.trained))
     counts = np.zeros(max(work.model_config.get_text_config().vocab_size, len(work.tokenizer)), dtype=np.int64)
     for column in ("input_ids", "labels"):
@@ -76,10 +77,10 @@ def tokenizer(work: InspectedRun) -> Iterator[Finding]:
     unused = float((counts == 0).mean())
     idle = int((counts == 0).sum())
     if unused > 0.5 and idle > ALPHABET and work.config.model.config and work.share == 1:
-        what = f"{percent(unused)} of the {len(counts):,} embedding rows stand for nothing in train"
+        what = f"{percent(unused)} of the {len(counts):,} embedding rows are not used in train"
         mend = "train a smaller vocabulary (tokenizer.vocab_size), or match the preset's vocab_size to the tokenizer"
         found.append(Finding("tokenizer", "warn", what, "train", mend))
-    used = f"{len(work.tokenizer):,} tokens, {percent(1 - unused)} of the {len(counts):,} embedding rows in use"
+    used = f"{len(work.tokenizer):,} tokens, {percent(1 - unused)} of the {len(counts):,} embedding rows used"
     yield from found or [Finding("tokenizer", "ok", used + _of(work))]
 
 
@@ -89,37 +90,45 @@ def _flat(dataset: Dataset, column: str) -> np.ndarray:
 
 
 def _unknown(work: InspectedRun, counts: np.ndarray) -> Iterator[Finding]:
-    """The share of unknown tokens among ordinary ones: warn from 0.5 % on, bad from 10 % on."""
+    """Check the share of unknown tokens among ordinary ones: warn from 0.5 %, bad from 10 %."""
     unknown = work.tokenizer.unk_token_id
     if (
         unknown is None or work.tokenizer.unk_token == work.tokenizer.eos_token
-    ):  # GPT-2 calls its end so, and needs none
+    ):  # GPT-2: the unknown token is the end token, and byte-level BPE never needs it
         return
-    others = [i for i in work.tokenizer.all_special_ids if i != unknown]
-    share = counts[unknown] / max(1, counts.sum() - counts[others].sum())
+    other_special = [i for i in work.tokenizer.all_special_ids if i != unknown]
+    share = counts[unknown] / max(1, counts.sum() - counts[other_special].sum())
     if share >= 0.005:
         what = f"{percent(share)} of the tokens are {work.tokenizer.unk_token}"
-        mend = "train a tokenizer on this text, or use tokenizer.algorithm=byte_level_bpe, which knows every character"
+        mend = (
+            "train a tokenizer on this text, or use tokenizer.algorithm=byte_level_bpe, which has no unknown characters"
+        )
         yield Finding("tokenizer", "bad" if share >= 0.1 else "warn", what, f"train{_of(work)}", mend)
 
 
 def _special(tokenizer: Any, config: Any, where: str) -> Iterator[Finding]:
-    """Special tokens that the model's configuration numbers otherwise than the tokenizer. Several ends are one too."""
+    """Find special tokens whose id differs between model configuration and tokenizer.
+
+    A model may have several end tokens; the tokenizer must have one of them.
+    """
     for role in ("pad", "bos", "eos", "sep", "cls", "mask"):
         theirs, ours = getattr(config, f"{role}_token_id", None), getattr(tokenizer, f"{role}_token_id", None)
         ends = theirs if isinstance(theirs, list) else [theirs]
         if theirs is None or ours is None or ours in ends:
             continue
         token = getattr(tokenizer, f"{role}_token")
-        what = f"{role}_token_id is {theirs} to the model and {ours} ({token}) to the tokenizer"
+        what = f"{role}_token_id is {theirs} in the model but {ours} ({token}) in the tokenizer"
         yield Finding("tokenizer", "warn", what, where, f"set model.overrides.{role}_token_id={ours}")
 
 
 def entropy(labels: Tensor) -> float:
-    """What a model that reads nothing pays an item: nats, or for numbers the variance.
+    """Return the loss per item of the best model that ignores its input: nats, or variance.
 
-    labels: (items,) ids or classes: the entropy of their distribution, plus (K - 1) / 2N for what a sample of N items
-    of K kinds does not show (Miller 1955); (examples, labels) of 0 and 1: of each label, the mean; (items,) floats.
+    labels can be:
+    (items,) ids or classes: the entropy of their distribution. Plus (K - 1) / 2N, the bias of the estimate from N items
+    of K kinds (Miller 1955).
+    (examples, labels) of 0 and 1: the mean entropy over the labels.
+    (items,) floats: the variance.
     """
     if labels.dim() > 1:
         p = labels.double().mean(dim=0)
@@ -132,32 +141,37 @@ def entropy(labels: Tensor) -> float:
 
 
 def floor(work: InspectedRun) -> Iterator[Finding]:
-    """The loss of frequencies alone against that of the run: the best validation loss, else the last training loss."""
+    """Compare the loss of the run with that of label frequencies.
+
+    The loss of the run is the best validation loss, or else the last training loss.
+    """
     bound, unit = entropy(work.labels), "nats" if not _numbers(work.labels) else "squared error"
     held_out = [row["eval_loss"] for row in work.metrics if "eval_loss" in row]
     trained = [row["loss"] for row in work.metrics if "loss" in row]
     smoothed = getattr(work.config.objective, "label_smoothing", 0) > 0
-    known = f"frequencies alone give {bound:.3f} {unit}"
+    baseline = f"predicting by frequency alone gives a loss of {bound:.3f} {unit}"
     best = min(held_out) if held_out else None if smoothed else (trained[-1] if trained else None)
     if best is None:
-        after = "the run logged only a smoothed loss, which says less" if trained else "a loss there has read nothing"
-        yield Finding("floor", "ok", f"{known}; {after}")
+        after = (
+            "the run logged only a smoothed loss, which cannot be compared" if trained else "training must get below it"
+        )
+        yield Finding("floor", "ok", f"{baseline}; {after}")
         return
     which = "the best validation loss" if held_out else "the last training loss"
     if best < bound:
-        yield Finding("floor", "ok", f"{which} {best:.3f} is below {bound:.3f} {unit}, which frequencies alone give")
+        yield Finding("floor", "ok", f"{which} {best:.3f} is below {bound:.3f} {unit}, the loss of frequencies alone")
     elif held_out and trained and not smoothed and trained[-1] < 0.8 * bound:
-        what = f"{which} {best:.3f} is not below {bound:.3f}, though the training loss is ({trained[-1]:.3f})"
-        mend = "train is learnt by heart: give more text, fewer steps, more dropout or weight_decay"
+        what = f"{which} {best:.3f} is not below {bound:.3f} (frequencies alone), training loss is {trained[-1]:.3f}"
+        mend = "the model overfits train: add text, or use fewer steps, more dropout or weight_decay"
         yield Finding("floor", "bad", what, "metrics.jsonl", mend)
     else:
-        what = f"{which} {best:.3f} is not below {bound:.3f} {unit}: nothing but frequencies was learnt"
-        mend = "train longer or raise optim.learning_rate; if overfit is bad, too, look at masks and labels"
+        what = f"{which} {best:.3f} is not below {bound:.3f} {unit}: the model has learned only frequencies"
+        mend = "train longer or raise optim.learning_rate; if the check overfit is bad too, check masks and labels"
         yield Finding("floor", "bad", what, "metrics.jsonl", mend)
 
 
 def uniform(work: InspectedRun) -> float | None:
-    """The loss of a model that knows nothing at all: ln of the number of choices; None for numbers."""
+    """Return the loss of uniform guessing: ln of the number of choices; None for numbers."""
     labels = work.labels
     if _numbers(labels):
         return None

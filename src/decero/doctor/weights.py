@@ -1,6 +1,6 @@
-"""Checks that run the model: does it learn one batch, what do its layers give, how far does a step move it.
+"""Check the model by running it: learning one batch, outputs of layers, size of updates.
 
-All in fp32 and without dropout, on fresh copies and small batches; what was trained is only read.
+All checks run in fp32 without dropout, on new copies and small batches. Trained weights are only read.
 """
 
 import math
@@ -21,15 +21,15 @@ from decero.execution.objective import Batch
 from decero.execution.transformers_internals import GradientCheckpointingLayer
 from decero.training.optimizer import build_optimizer, learning_rate_at
 
-STEPS, SECONDS, LEAST = 100, 20, 20  # of overfitting: at most, at most, at least
+STEPS, SECONDS, LEAST = 100, 20, 20  # of overfit: most steps, most seconds, fewest steps
 RECTIFIERS = nn.ReLU, nn.ReLU6, ReLUSquaredActivation
-FIRST = 5  # steps whose updates are measured
+FIRST = 5  # number of steps with measured updates
 
 
 def overfit(work: InspectedRun) -> Iterator[Finding]:
-    """Whether the model as it starts learns one batch by heart, with the run's optimizer and learning rate.
+    """Check that the initial model can learn one batch, with the optimizer of the run.
 
-    A model that reads nothing gets down to the entropy of the batch's own labels; one that works gets well below.
+    A model that ignores its input can reach the entropy of the labels of the batch. A working model gets far below.
     """
     model, batch = work.build(), work.batch()
     bound = entropy(scored(batch).cpu())
@@ -40,26 +40,25 @@ def overfit(work: InspectedRun) -> Iterator[Finding]:
     rate = work.config.optim.learning_rate
     reference = min(bound, first) or first
     falling = len(losses) > LEAST and last < 0.98 * losses[-len(losses) // 4]
-    where = "model"
     if not math.isfinite(last) or last > 1.05 * first:
         mend = f"lower optim.learning_rate {rate:g} or raise optim.num_warmup_steps"
-        yield Finding("overfit", "bad", f"{fell}: it diverges", where, mend)
+        yield Finding("overfit", "bad", f"{fell}: the loss diverges", "model", mend)
     elif last < 0.5 * reference:
         yield Finding("overfit", "ok", fell)
     elif last > 0.95 * first:
-        mend = f"raise optim.learning_rate {rate:g}; if that does not help, masks or labels are wrong"
-        yield Finding("overfit", "bad", f"{fell}: it learns nothing", where, mend)
+        mend = f"raise optim.learning_rate {rate:g}; if that does not help, check masks and labels"
+        yield Finding("overfit", "bad", f"{fell}: the model learns nothing", "model", mend)
     elif falling:
-        mend = f"no harm in a long run; else raise optim.learning_rate {rate:g}"
-        yield Finding("overfit", "note", f"{fell}: slow, and still falling", where, mend)
+        mend = f"fine in a long run; in a short one raise optim.learning_rate {rate:g}"
+        yield Finding("overfit", "note", f"{fell}: slow, but still falling", "model", mend)
     else:
-        what = f"{fell}: stuck, where the labels' frequencies alone give {bound:.3f}"
-        mend = f"check what the model reads (masks, columns) and optim.learning_rate {rate:g}"
-        yield Finding("overfit", "warn" if last < 0.9 * bound else "bad", what, where, mend)
+        what = f"{fell}: stuck near {bound:.3f}, the loss of label frequencies alone"
+        mend = f"check the input of the model (masks, columns) and optim.learning_rate {rate:g}"
+        yield Finding("overfit", "warn" if last < 0.9 * bound else "bad", what, "model", mend)
 
 
 def _learn(work: InspectedRun, model: Any, batch: Batch, enough: float) -> list[float]:
-    """The loss before each step and after the last one."""
+    """Train on one batch; return the loss before each step and after the last one."""
     optim, losses = work.config.optim, []
     optimizer, count = build_optimizer(model, optim), work.objective.count(batch)
     warmup, began = min(optim.num_warmup_steps, STEPS // 5), time.monotonic()
@@ -84,29 +83,37 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, max_
 
 
 def _start(work: InspectedRun, first: float) -> Finding:
-    """The loss before the first step: ln of the choices for random weights, give or take a nat; never far above it."""
+    """Check the loss before the first step.
+
+    With random weights it is ln of the number of choices, within 1 nat. It is never far above that.
+    """
     chance, random_weights = uniform(work), work.config.model.config is not None
     if chance is None:
         return Finding("first loss", "ok", f"{first:.3f}")
-    beside = f"{first:.3f} before the first step, {chance:.3f} by chance alone"
-    if not first < chance + 1:  # NaN as well
+    what = f"{first:.3f} before the first step; uniform guessing gives {chance:.3f}"
+    if not first < chance + 1:  # also true for NaN
         mend = "lower model.overrides.initializer_range, or check the norms"
         if not random_weights:
-            mend = "is this the checkpoint's own tokenizer, and text of the kind that it knows?"
-        return Finding("first loss", "warn", beside, "model", mend)
+            mend = "check that the tokenizer belongs to the checkpoint, and that it was trained on such text"
+        return Finding("first loss", "warn", what, "model", mend)
     if random_weights and not work.corpus.label_names and first < chance - 1:
         return Finding(
-            "first loss", "warn", f"{beside}: random weights cannot know that", "model", "can it see the labels?"
+            "first loss",
+            "warn",
+            f"{what}: too good for random weights",
+            "model",
+            "check that the input does not contain the labels",
         )
-    return Finding("first loss", "ok", beside)
+    return Finding("first loss", "ok", what)
 
 
 def layers(work: InspectedRun) -> Iterator[Finding]:
-    """Activation and gradient of each layer on a real batch: named when zero, not finite or 100 times those of others.
+    """Check activation and gradient of each layer on a real batch.
 
-    The others are the median and the layer before. Of the trained weights where the run has left them.
+    Reported are values that are zero, not finite, or 100 times larger than those of other layers: the median and the
+    layer before. Trained weights are used if the run has saved them.
     """
-    place = f"{work.trained}" if work.trained else "model, as it starts"
+    place = f"{work.trained}" if work.trained else "initial model"
     model = work.build(ModelSection(name_or_path=str(work.trained)) if work.trained else None)
     outputs: dict[str, float] = {}
     alive: dict[str, Tensor] = {}
@@ -116,10 +123,10 @@ def layers(work: InspectedRun) -> Iterator[Finding]:
     def keep(name: str):
         def hook(_module, inputs, output):
             tensors = output if isinstance(output, tuple | list) else [output]
-            made = next(t for t in tensors if torch.is_tensor(t)).detach().float()
-            outputs[name] = size = float(made.square().mean().sqrt())
-            given = inputs[0].detach() if inputs and torch.is_tensor(inputs[0]) else made.new_empty(0)
-            if given.shape == made.shape and float((made - given).square().mean().sqrt()) < 1e-6 * size:
+            result = next(t for t in tensors if torch.is_tensor(t)).detach().float()
+            outputs[name] = size = float(result.square().mean().sqrt())
+            given = inputs[0].detach() if inputs and torch.is_tensor(inputs[0]) else result.new_empty(0)
+            if given.shape == result.shape and float((result - given).square().mean().sqrt()) < 1e-6 * size:
                 idle.append(name)
 
         return hook
@@ -143,16 +150,16 @@ def layers(work: InspectedRun) -> Iterator[Finding]:
             owner = next((b for b in blocks if name.startswith(f"{b}.")), name.rpartition(".")[0])
             gradients[owner] = math.hypot(gradients.get(owner, 0.0), float(parameter.grad.norm()))
     found = [*_odd(outputs, "output", place, set(blocks)), *_odd(gradients, "gradient", place, set(blocks))]
-    mend = "its last matrices are zero: check how it was initialised or loaded"
-    found += [Finding("layers", "bad", "the layer adds nothing to what it reads", f"{place}, {n}", mend) for n in idle]
+    mend = "its output matrices are zero: check how the layer was initialised or loaded"
+    found += [Finding("layers", "bad", "the layer does not change its input", f"{place}, {n}", mend) for n in idle]
     found += _dead(alive, place)
     low, high = (f(outputs.values(), default=0.0) for f in (min, max))
-    fine = f"{len(blocks)} layers, outputs of root mean square {low:.3g} to {high:.3g}, gradients finite and alive"
+    fine = f"{len(blocks)} layers, root mean square of outputs {low:.3g} to {high:.3g}, gradients finite and not zero"
     yield from found or [Finding("layers", "ok", fine)]
 
 
 def _blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """The layers of any model: those that can be checkpointed, else what stands in its longest list of modules."""
+    """Return the layers of any model: checkpointable ones, else its longest module list."""
     found: dict[str, nn.Module] = {n: m for n, m in model.named_modules() if isinstance(m, GradientCheckpointingLayer)}
     lists = [(name, m) for name, m in model.named_modules() if isinstance(m, nn.ModuleList)]
     if found or not lists:
@@ -162,7 +169,10 @@ def _blocks(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _odd(values: dict[str, float], kind: str, place: str, compared: set[str]) -> Iterator[Finding]:
-    """compared: layers, which are alike; what stands outside them is only asked whether it is alive."""
+    """Report values that are not finite, zero, or far above the others.
+
+    compared: names of layers, which are alike. Other modules are only checked for zero and non-finite values.
+    """
     finite = [v for name, v in values.items() if name in compared and math.isfinite(v)]
     median = previous = statistics.median(finite) if finite else 0.0
     for name, value in values.items():
@@ -171,30 +181,33 @@ def _odd(values: dict[str, float], kind: str, place: str, compared: set[str]) ->
             mend = "lower optim.learning_rate, raise optim.num_warmup_steps"
             yield Finding("layers", "bad", f"the {kind} is not finite", where, mend)
         elif value == 0 or (name in compared and value < 1e-6 * median):
-            mend = "it does nothing: look at its weights, masks and whether anything reads its output"
+            mend = "it has no effect: check its weights, the masks, and that its output is used"
             yield Finding("layers", "bad", f"the {kind} is zero", where, mend)
-        elif name in compared and value > 100 * min(median, previous):  # a residual hands on what one layer blew up
+        elif name in compared and value > 100 * min(
+            median, previous
+        ):  # the residual stream carries one large layer on to all later ones
             what = f"the {kind} is {value:.3g}, {value / min(median, previous):.0f} times that of other layers"
-            mend = "look at its norm and initial weights; lower optim.learning_rate"
+            mend = "check its norm and initial weights; lower optim.learning_rate"
             yield Finding("layers", "warn", what, where, mend)
         if name in compared and math.isfinite(value) and value > 0:
             previous = value
 
 
 def _dead(alive: dict[str, Tensor], place: str) -> Iterator[Finding]:
-    """Units that no token of the batch makes fire: warn from a quarter of a layer's on, bad from nine tenths on."""
+    """Find units that are zero for all tokens: warn from 25 % of a layer, bad from 90 %."""
     for name, fires in alive.items():
         dead = 1 - float(fires.float().mean())
         if dead >= 0.25:
             severity: Severity = "bad" if dead >= 0.9 else "warn"
-            mend = "lower optim.learning_rate or take hidden_act gelu or silu"
+            mend = "lower optim.learning_rate or use hidden_act gelu or silu"
             yield Finding("layers", severity, f"{percent(dead)} of the units never fire", f"{place}, {name}", mend)
 
 
 def updates(work: InspectedRun) -> Iterator[Finding]:
-    """How far the first steps move each matrix, against its size: about 1e-4 to 1e-2 a step, half a decade each way.
+    """Check how far the first steps move each matrix, relative to its norm.
 
-    Too far: as the run's schedule has the first steps. Too little: as it would be at the peak of the schedule.
+    About 1e-4 to 1e-2 per step is normal; a finding starts half a decade outside. The upper limit applies to the first
+    steps of the schedule, the lower limit to its peak learning rate.
     """
     model, optim = work.build(), work.config.optim
     optimizer = build_optimizer(model, optim)
@@ -203,7 +216,7 @@ def updates(work: InspectedRun) -> Iterator[Finding]:
     ratios = []
     for step in range(FIRST):
         batch = work.batch(step)
-        rate = rate_at(step) or rate_at(step + 1)  # a warm-up begins at 0, which moves nothing
+        rate = rate_at(step) or rate_at(step + 1)  # warm-up may start at 0, and that step moves nothing
         for group in optimizer.param_groups:
             group["lr"] = rate
         before = {n: p.detach().clone() for n, p in model.named_parameters() if p.dim() > 1 and p.requires_grad}
@@ -214,13 +227,13 @@ def updates(work: InspectedRun) -> Iterator[Finding]:
         ratios.append(statistics.median(moved.values()) if moved else 0.0)
     highest, peak = max(ratios), ratios[-1] * optim.learning_rate / rate
     furthest = max(moved, key=lambda name: moved[name], default="nothing")
-    said = f"a step moves a matrix by {highest:.1e} of its size"
+    largest = f"a step changes a matrix by {highest:.1e} of its norm"
     if not highest <= 3e-2:
         mend = f"lower optim.learning_rate {optim.learning_rate:g} or raise optim.num_warmup_steps"
         severity: Severity = "warn" if highest < 0.3 else "bad"
-        yield Finding("updates", severity, f"{said} (1e-2 is much), {furthest} the furthest", "first steps", mend)
+        yield Finding("updates", severity, f"{largest} (1e-2 is high), most in {furthest}", "first steps", mend)
     elif peak < 3e-5:
-        what = f"a step moves a matrix by {peak:.1e} of its size even at the peak learning rate (1e-4 is little)"
+        what = f"a step changes a matrix by only {peak:.1e} of its norm at the peak learning rate (1e-4 is low)"
         yield Finding("updates", "warn", what, "first steps", f"raise optim.learning_rate {optim.learning_rate:g}")
     else:
-        yield Finding("updates", "ok", f"{said} at first, by {peak:.1e} at the peak learning rate")
+        yield Finding("updates", "ok", f"{largest} at first, by {peak:.1e} at the peak learning rate")

@@ -1,7 +1,9 @@
-"""What a model is for, ours or stock: `translate`, `summarize`, `generate`, `fill` and `classify`, text by text.
+"""Run a decero or stock model on texts.
 
-Each takes a model (a folder, a name on the hub, package:NAME/FOLDER, or what `load` gave) and texts, and returns an
-iterator over one answer a text, in order, which reads on only as far as it is asked.
+The functions are `translate`, `summarize`, `generate`, `fill` and `classify`.
+Each function takes a model and an iterable of texts. The model is a folder, a name on the hub, package:NAME/FOLDER, or
+the result of `load`. Each returns an iterator with one answer per text, in order. Texts are read lazily, one window at
+a time.
 """
 
 from decero.inference.fill_mask import Filled, fill

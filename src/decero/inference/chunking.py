@@ -1,4 +1,4 @@
-"""Texts on their way to a model and back: in windows, so that batches can be sorted and answers still come in order."""
+"""Group texts into windows and split long ones, so that answers come in order."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -11,12 +11,15 @@ from decero.inference.loading import Loaded
 TooLong = Literal["split", "cut"]
 Warn = Callable[[str], Any]
 T = TypeVar("T")
-FIRST_WINDOW, LARGEST_WINDOW = 32, 4096  # texts: the first answers come soon, later batches are well sorted
+FIRST_WINDOW, LARGEST_WINDOW = 32, 4096  # texts: a small first window answers soon, larger ones sort better
 SENTENCE_END = re.compile(r"(?<=[.!?…。！？])[\"'”’)\]]*\s+|(?<=[。！？])|\n+")
 
 
 def windows(texts: Iterable[T], first: int = FIRST_WINDOW) -> Iterator[list[T]]:
-    """Lists of `first` texts, then twice as many each time; of one text, always, where `first` is 1."""
+    """Yield `first` texts, then lists that double in size.
+
+    With `first` 1, every list has one text.
+    """
     texts, size = iter(texts), first
     while window := list(islice(texts, size)):
         yield window
@@ -24,31 +27,33 @@ def windows(texts: Iterable[T], first: int = FIRST_WINDOW) -> Iterator[list[T]]:
 
 
 def in_order(pieces_of: list[list[int]], done: Iterable[tuple[list[int], list[T]]]) -> Iterator[list[T]]:
-    """What was made of the pieces of each text, a text after the other, as soon as all before it are there.
+    """Yield the results of each text in order, as soon as all earlier texts are complete.
 
-    pieces_of: numbers of the pieces of each text, none for an empty one. done: batches of numbers, and what was made.
+    pieces_of: for each text the numbers of its pieces, an empty list for an empty text.
+    done: batches as (piece numbers, results), in any order.
     """
-    made: dict[int, T] = {}
+    results: dict[int, T] = {}
     following = 0
     batches = iter(done)
     while following < len(pieces_of):
-        if all(piece in made for piece in pieces_of[following]):
-            yield [made.pop(piece) for piece in pieces_of[following]]
+        if all(piece in results for piece in pieces_of[following]):
+            yield [results.pop(piece) for piece in pieces_of[following]]
             following += 1
         else:
-            made.update(zip(*next(batches), strict=True))
+            results.update(zip(*next(batches), strict=True))
 
 
 def pieces(
     loaded: Loaded, text: str, number: int, too_long: TooLong, warn: Warn, prefix: str = "", suffix: str = "",
     reserve: int = 0,
 ) -> list[str]:  # fmt: skip
-    """The text in parts that the model can read, each with prefix, suffix and special tokens; none of an empty text.
+    """Split a text into parts that fit the model with prefix, suffix and special tokens.
 
-    number: of its line, for the warning. reserve: positions that are wanted for something else.
-    Split at ends of sentences, where one is too long between words, else within one; or the whole, to be cut.
+    number: line number, for the warning. reserve: positions to keep free for new tokens.
+    `split` splits between sentences; if a sentence is too long, between words; if a word is too long, inside it.
+    `cut` returns the whole text, and the caller truncates it. An empty text has no parts.
 
-    Raises UserError when prefix and special tokens leave no room.
+    Raises UserError if prefix and special tokens leave no room for text.
     """
     if not text.strip():
         return []
@@ -62,18 +67,18 @@ def pieces(
 
     if room - length("") < 1:
         raise UserError(
-            f"{loaded.name}: its {limit} positions leave no room beside the prefix and {reserve} new tokens"
+            f"{loaded.name}: the prefix and {reserve} new tokens fill all {limit} positions; shorten one of them"
         )
     if (tokens := length(text)) <= room:
         return [text]
     parts = [text] if too_long == "cut" else _split(text, room, length)
-    how = "is cut" if too_long == "cut" else f"is split in {len(parts)}"
-    warn(f"line {number}: {tokens} tokens, more than the {room} that {loaded.name} reads at once; it {how}")
+    action = "cut" if too_long == "cut" else f"split into {len(parts)} parts"
+    warn(f"line {number}: {action}; its {tokens} tokens exceed the limit of {room} of {loaded.name}")
     return parts
 
 
 def _split(text: str, room: int, length: Callable[[str], int]) -> list[str]:
-    """Parts of at most `room` tokens that make up the text."""
+    """Split the text into parts of at most `room` tokens. Joined, the parts are the text."""
     if len(text) < 2 or length(text) <= room:
         return [text]
     ends = [match.end() for match in SENTENCE_END.finditer(text) if match.end() < len(text)]
@@ -83,12 +88,12 @@ def _split(text: str, room: int, length: Callable[[str], int]) -> list[str]:
     special = length("")
     parts, filled = [units[0]], length(units[0]) - special
     for unit in units[1:]:
-        more = length(unit) - special
-        if filled + more + special <= room:
-            parts[-1], filled = parts[-1] + unit, filled + more
+        added = length(unit) - special
+        if filled + added + special <= room:
+            parts[-1], filled = parts[-1] + unit, filled + added
         else:
             parts.append(unit)
-            filled = more
-    if len(parts) == 1:  # the sum of the units fits and the whole does not: halves do
+            filled = added
+    if len(parts) == 1:  # the units fit in sum but not as one text, since tokens merge differently: take halves
         parts = ["".join(units[: len(units) // 2]), "".join(units[len(units) // 2 :])]
-    return [each for part in parts for each in _split(part, room, length)]
+    return [smaller for part in parts for smaller in _split(part, room, length)]

@@ -1,4 +1,4 @@
-"""What stood in the holes of a text, by a masked language model."""
+"""Fill the holes of a text with a masked language model."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,12 +15,15 @@ from decero.inference.loading import Loaded, load
 from decero.inference.scoring import TOKENS_PER_BATCH, Batch, scored
 
 Candidates = list[tuple[str, float]]
-MASKS = ("[MASK]", "<mask>")  # either is understood, whatever the tokenizer's own is
+MASKS = ("[MASK]", "<mask>")  # both work with any tokenizer
 
 
 @dataclass(frozen=True)
 class Filled:
-    """text: with the likeliest token in each hole. holes: of each, the likeliest tokens and their probabilities."""
+    """Hold a filled text.
+
+    text: every hole filled with its likeliest token. holes: per hole its likeliest tokens and probabilities.
+    """
 
     text: str
     holes: list[Candidates]
@@ -30,14 +33,15 @@ def fill(
     model: str | Path | Loaded, texts: Iterable[str], *, top_k: int = 5, batch_tokens: int = TOKENS_PER_BATCH,
     too_long: TooLong = "split", warn: Warn = silent, first_window: int = FIRST_WINDOW,
 ) -> Iterator[Filled]:  # fmt: skip
-    """Each text with its holes filled, in order. A hole is [MASK] or <mask>, one token wide.
+    """Fill the holes of each text, in order.
 
-    Holes are guessed each by itself, the others open. A text without one comes back as it is.
-    Raises UserError: what `load` refuses; a tokenizer without a mask token.
+    A hole is [MASK] or <mask> and stands for one token.
+    Each hole is predicted separately, with all other holes left open. A text without a hole is returned unchanged.
+    Raises UserError as `load` does, and for a tokenizer without a mask token.
     """
     loaded = load(model, "fill")
     if loaded.tokenizer.mask_token is None:
-        raise UserError(f"{loaded.name}: its tokenizer has no mask token")
+        raise UserError(f"{loaded.name}: the tokenizer has no mask token; use a masked language model")
     return _fill(loaded, texts, top_k, batch_tokens, too_long, warn, first_window)
 
 
@@ -59,8 +63,8 @@ def _fill(loaded: Loaded, texts, top_k, batch_tokens, too_long, warn, first_wind
         return found
 
     def own_masks(text: str) -> str:
-        for each in MASKS:
-            text = text.replace(each, mask)
+        for name in MASKS:
+            text = text.replace(name, mask)
         return text
 
     reading = {"batch_tokens": batch_tokens, "too_long": too_long, "warn": warn, "first_window": first_window}
@@ -68,16 +72,16 @@ def _fill(loaded: Loaded, texts, top_k, batch_tokens, too_long, warn, first_wind
         holes = [hole for part in found for hole in part]
         text = "".join(parts)
         if text.count(mask) != len(holes):
-            warn(f"line {number}: {text.count(mask) - len(holes)} holes lie behind what was read, and stay")
+            warn(f"line {number}: {text.count(mask) - len(holes)} holes are in the part that was cut off")
         elif parts and not holes:
-            warn(f"line {number}: has no hole; write {mask} where one is")
+            warn(f"line {number}: no hole to fill; mark one with {mask}")
         for hole in holes:
             text = _put(text, mask, hole[0][0])
         yield Filled(text, holes)
 
 
 def _put(text: str, mask: str, token: str) -> str:
-    """The first hole filled; `##` marks the rest of a word (WordPiece), a leading space is the text's own."""
+    """Fill the first hole. A `##` token (WordPiece) joins the word before it."""
     before, _, after = text.partition(mask)
     if token.startswith("##"):
         return before.rstrip() + token[2:] + after

@@ -1,4 +1,4 @@
-"""Models that write: an answer to each text (translate, summarize), or how it goes on (generate)."""
+"""Answer each text (translate, summarize) or continue it (generate)."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -14,43 +14,52 @@ from decero.inference.generation_check import check_generation
 from decero.inference.loading import Loaded, load
 from decero.inference.sampling import Sampling
 
-MAX_NEW_TOKENS = 256  # where neither the caller nor the model says
-TEXT = "\N{OBJECT REPLACEMENT CHARACTER}"  # stands for the text in a turn
-TASK_NAMES = {"translate": "translation", "summarize": "summarization"}  # as T5's configuration names them
+MAX_NEW_TOKENS = 256  # if neither the caller nor the model sets a limit
+TEXT = "\N{OBJECT REPLACEMENT CHARACTER}"  # placeholder for the text in a chat turn
+TASK_NAMES = {"translate": "translation", "summarize": "summarization"}  # names of the tasks in the configuration of T5
 
 
 def silent(message: str) -> None:
-    """Warnings go nowhere."""
+    """Ignore a warning."""
 
 
 def translate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) -> Iterator[str]:
-    """What the model answers to each text, in order; nothing to an empty one. An encoder-decoder.
+    """Translate each text with an encoder-decoder, in order; an empty text gives an empty one.
 
-    options: prefix (None: the one that the checkpoint names for this task), beams and max_new_tokens (None: its own),
-    batch_tokens, too_long (`split` at ends of sentences, which is the default, or `cut`), warn (called with a line for
-    what was not read or written in full), first_window (texts that are read before the first is answered; 1: each is
-    answered as it comes).
+    Options:
+    prefix: text before each source; None takes the prefix that the checkpoint defines for this task.
+    beams, max_new_tokens: None takes the values of the checkpoint.
+    batch_tokens: most tokens per batch.
+    too_long: `split` long texts between sentences (the default), or `cut` them.
+    warn: called with one line for each text that is not read or answered in full.
+    first_window: texts to read before the first answer; with 1, each text is answered at once.
 
-    Raises UserError: what `load` refuses; a checkpoint that names several prefixes, and none was given.
+    Raises UserError as `load` does, and if the checkpoint defines several prefixes and none is given.
     """
     return _answer("translate", model, texts, **options)
 
 
 def summarize(model: str | Path | Loaded, texts: Iterable[str], **options: Any) -> Iterator[str]:
-    """As `translate`, but a text that is too long is cut, as it is in training; split, it is answered part by part."""
+    """Summarize each text. Options are those of `translate`.
+
+    Long texts are cut by default, as in training. With too_long=`split`, each part is summarized separately.
+    """
     return _answer("summarize", model, texts, **options)
 
 
 def generate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) -> Iterator[str]:
-    """How each text goes on, in order, without the text itself. A causal model. options: as for `translate`, and
-    chat: the text is a turn of the user, as the tokenizer's chat template writes it, and the answer the model's own.
-    temperature, top_p: draw tokens (`Sampling`), by `seed` and the number of the line, instead of taking the likeliest.
+    """Continue each text with a causal model, in order. The answer does not repeat the text.
 
-    Of a text that is too long the end is read, for what follows follows the end; so there is no `too_long`.
-    Raises UserError, too: chat with a tokenizer that has no template, a temperature or share that is none.
+    Options are those of `translate` without `too_long`, and:
+    chat: write the text as a user turn with the tokenizer's chat template, and return the model's turn.
+    temperature, top_p: sample tokens (`Sampling`) instead of taking the likeliest one.
+    seed: seed of the samples; the draw depends only on the seed and the line number.
+
+    If a text is too long, the model reads its end, because the continuation follows the end.
+    Raises UserError as `translate` does, for chat without a chat template, and for a temperature or top_p out of range.
     """
     if "too_long" in options:
-        raise TypeError("generate has no too_long: of a text that is too long the end is read")
+        raise TypeError("generate has no too_long: it always reads the end of a long text")
     return _answer("generate", model, texts, **options)
 
 
@@ -61,17 +70,17 @@ def _answer(
     temperature: float | None = None, top_p: float | None = None, seed: int | None = None,
 ) -> Iterator[str]:  # fmt: skip
     loaded = load(model, command)
-    if not loaded.generation_checked:  # once a model
+    if not loaded.generation_checked:  # once per model
         loaded.generation_checked = True
-        if said := check_generation(loaded.model):
-            warn(said)
+        if problem := check_generation(loaded.model):
+            warn(problem)
     too_long = too_long or ("cut" if command == "summarize" else "split")
     prefix, suffix = frame_of(loaded, command, prefix)
     if chat:
         prefix, suffix = chat_frame(loaded, prefix)
     own = loaded.model.generation_config
     most, limit = max_new_tokens or own.max_new_tokens or own.max_length or MAX_NEW_TOKENS, loaded.positions()
-    if command == "generate":  # what is read and what is written share the positions
+    if command == "generate":  # prompt and answer share the positions
         most = most if max_new_tokens or not limit else min(most, max(1, limit // 2))
         cut = partial(pieces, loaded, too_long="cut", warn=warn, prefix=prefix, suffix=suffix, reserve=most)
         encode = partial(_encode_start, loaded, prefix, suffix, None if limit is None else limit - most, chat)
@@ -79,37 +88,40 @@ def _answer(
         cut = partial(pieces, loaded, too_long=too_long, warn=warn, prefix=prefix)
         encode = partial(_encode, loaded, prefix, limit)
     settings = {"max_new_tokens": most, "num_beams": beams, "tokens_per_batch": batch_tokens}
-    how = {name: value for name, value in (("temperature", temperature), ("top_p", top_p)) if value is not None}
-    sampling = Sampling((), **how) if how else None
+    drawing = {name: value for name, value in (("temperature", temperature), ("top_p", top_p)) if value is not None}
+    sampling = Sampling((), **drawing) if drawing else None
     if seed is not None and seed < 0:
-        raise UserError(f"seed {seed} is below 0; any number from 0 on is one")
+        raise UserError(f"seed {seed} is negative; use 0 or more")
     if seed is not None and not sampling:
-        raise UserError("seed: nothing is drawn without --temperature or --top-p; give one, or leave it out")
-    says = silent if command == "generate" else warn  # that a text could go on is no news
-    return _stream(loaded, windows(texts, first_window), cut, encode, settings, says, sampling, seed or 0)
+        raise UserError("seed has no effect without --temperature or --top-p; add one of them, or remove seed")
+    stopped = silent if command == "generate" else warn  # a continuation has no natural end, so do not warn
+    return _stream(loaded, windows(texts, first_window), cut, encode, settings, stopped, sampling, seed or 0)
 
 
 def _stream(
-    loaded: Loaded, read: Iterable[list[str]], cut: Callable[..., list[str]], encode: Callable[[str], list[int]],
+    loaded: Loaded, text_windows: Iterable[list[str]], cut: Callable[..., list[str]],
+    encode: Callable[[str], list[int]],
     settings: dict[str, Any], stopped: Warn, sampling: Sampling | None, seed: int,
 ) -> Iterator[str]:  # fmt: skip
     ends = loaded.model.generation_config.eos_token_id
     ends = {ends} if isinstance(ends, int) else set(ends or ())
     number = 0
     with prepacked_weights(loaded.model):
-        for window in read:
+        for window in text_windows:
             parts = [[part for part in cut(text, number + i + 1) if part.strip()] for i, text in enumerate(window)]
-            sources = [encode(part) for some in parts for part in some]
+            sources = [encode(part) for text_parts in parts for part in text_parts]
             if sampling:
-                lines = [number + i + 1 for i, some in enumerate(parts) for _ in some]
+                lines = [number + i + 1 for i, text_parts in enumerate(parts) for _ in text_parts]
                 settings = settings | {"sampling": replace(sampling, seeds=[(seed, line) for line in lines])}
-            places = iter(range(len(sources)))
-            pieces_of = [[next(places) for _ in some] for some in parts]
+            numbers = iter(range(len(sources)))
+            pieces_of = [[next(numbers) for _ in text_parts] for text_parts in parts]
             for answers in in_order(pieces_of, decode_batches(loaded.model, sources, **settings)):
                 number += 1
                 for ids in answers:
                     if ids[-1] not in ends:
-                        stopped(f"line {number}: its answer was stopped after {len(ids)} new tokens, before its end")
+                        stopped(
+                            f"line {number}: the answer was cut off at {len(ids)} new tokens; raise --max-new-tokens"
+                        )
                 yield " ".join(str(loaded.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers)
 
 
@@ -118,8 +130,11 @@ def _encode(loaded: Loaded, prefix: str, limit: int | None, text: str) -> list[i
 
 
 def _encode_start(loaded: Loaded, prefix: str, suffix: str, limit: int | None, chat: bool, text: str) -> list[int]:
-    """What the model goes on from, without the token that would end it: prefix and suffix whole, and of a text that is
-    too long as much of its end as there is room for. chat: a template writes the special tokens itself."""
+    """Return the token ids of a prompt, without the end token that some tokenizers add.
+
+    Prefix and suffix stay whole. If the text is too long, its beginning is dropped until the prompt fits `limit`.
+    chat: the template writes the special tokens, so the tokenizer adds none.
+    """
     ends = (loaded.tokenizer.eos_token_id, loaded.tokenizer.sep_token_id)
     while True:
         ids = loaded.tokenizer(prefix + text + suffix, add_special_tokens=not chat, verbose=False)["input_ids"]
@@ -131,25 +146,28 @@ def _encode_start(loaded: Loaded, prefix: str, suffix: str, limit: int | None, c
 
 
 def chat_frame(loaded: Loaded, prefix: str = "") -> tuple[str, str]:
-    """What the tokenizer's chat template puts before and behind a turn of the user that begins with `prefix`.
+    """Return what the chat template writes before and after the text of a user turn.
 
-    Raises UserError when it has none, or one that changes what it is given.
+    prefix: text to put at the start of the turn.
+    Raises UserError if the tokenizer has no chat template, or one that changes the text.
     """
     if loaded.tokenizer.chat_template is None:
-        raise UserError(f"{loaded.name}: its tokenizer has no chat template; leave --chat out")
+        raise UserError(f"{loaded.name}: the tokenizer has no chat template; remove --chat")
     turn = [{"role": "user", "content": prefix + TEXT}]
-    written = str(loaded.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
-    if written.count(TEXT) != 1:
-        raise UserError(f"{loaded.name}: its chat template does not write a turn as it is; leave --chat out")
-    before, _, behind = written.partition(TEXT)
-    return before, behind
+    rendered = str(loaded.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+    if rendered.count(TEXT) != 1:
+        raise UserError(f"{loaded.name}: the chat template changes the text of a turn; remove --chat")
+    before, _, after = rendered.partition(TEXT)
+    return before, after
 
 
 def frame_of(loaded: Loaded, command: str, prefix: str | None = None) -> tuple[str, str]:
-    """What the checkpoint's `task_specific_params` put before and behind a text for this command; "" where nothing.
+    """Return the prefix and suffix for a command.
 
-    prefix: which task of several is meant; behind it goes what its tasks have there, or all tasks if it is of none.
-    Raises UserError when they say several things and no prefix was given.
+    They come from `task_specific_params` of the checkpoint, and are empty if it defines none.
+    prefix: selects the task. Its suffix is that of the tasks with this prefix, or of all tasks if none has it, as long
+    as they agree.
+    Raises UserError if several tasks match and no prefix is given.
     """
     named = getattr(loaded.model.config, "task_specific_params", None) or {}
     found = {
@@ -158,12 +176,12 @@ def frame_of(loaded: Loaded, command: str, prefix: str | None = None) -> tuple[s
         if isinstance(task, dict) and "prefix" in task
     }
     if prefix is not None:
-        behind = {suffix for before, suffix in found.values() if before == prefix} or {s for _, s in found.values()}
-        return prefix, behind.pop() if len(behind) == 1 else ""
+        suffixes = {suffix for before, suffix in found.values() if before == prefix} or {s for _, s in found.values()}
+        return prefix, suffixes.pop() if len(suffixes) == 1 else ""
     own = {frame for name, frame in found.items() if name.startswith(TASK_NAMES.get(command, command))}
-    others = tuple(n for each, n in TASK_NAMES.items() if each != command) if command in TASK_NAMES else ()
-    frames = own or {frame for name, frame in found.items() if not name.startswith(others)}
+    other_tasks = tuple(n for each, n in TASK_NAMES.items() if each != command) if command in TASK_NAMES else ()
+    frames = own or {frame for name, frame in found.items() if not name.startswith(other_tasks)}
     if len(frames) > 1:
         known = " or ".join(repr(before) for before, _ in sorted(frames))
-        raise UserError(f"{loaded.name}: knows several tasks; say which with --prefix {known}")
+        raise UserError(f"{loaded.name}: the model has several tasks; choose one with --prefix {known}")
     return next(iter(frames), ("", ""))

@@ -1,4 +1,4 @@
-"""Does a model write with its cache what it writes without? Eight tokens tell."""
+"""Check on eight tokens that a model writes the same text with its cache as without."""
 
 import inspect
 from typing import Any
@@ -14,18 +14,18 @@ from decero.execution.transformers_internals import remembers_keys
 from decero.inference.decode import decode, quiet
 
 TOKENS, PROMPT = 8, 5
-# How far the score of a written token may lie below the best one, as a share of the way from the median to the best:
-# rounding. A token that was written without memory lies anywhere on that way.
+# Allowed gap between the score of a written token and the best score, due to rounding. The unit is the distance from
+# the median score to the best. If the cache is lost, the gap can have any size.
 NEAR = 0.01
 NEAR_IN_16_BITS = 0.1
 
 
 def check_generation(model: PreTrainedModel, autocast: bool = False) -> str | None:
-    """One line that says where greedy text with the cache differs from that without; None where it does not.
+    """Compare greedy decoding with and without the cache; return a warning or None.
 
-    Write eight tokens with the cache, read them in one pass without it: each must have the best score there, up to
-    rounding. The model's mode and settings and the random state stay as they were. A model whose memory is not keys and
-    values (XLNet, Mamba) is not checked. autocast: the model computes in 16 bits, whatever its weights are.
+    The model writes eight tokens with the cache, then scores them in one pass without it. There each token must have
+    the best score, up to rounding. Mode, settings and random state of the model stay unchanged. Models without a cache
+    of keys and values (XLNet, Mamba) are not checked. autocast: the model computes in 16 bits, even with fp32 weights.
     """
     plain = _plain(model) if model.can_generate() and remembers_keys(model) else None
     room = positions_of(model, decoder=True) or TOKENS + PROMPT
@@ -37,25 +37,28 @@ def check_generation(model: PreTrainedModel, autocast: bool = False) -> str | No
     model.eval()
     try:
         (written,) = decode(model, [prompt], max_new_tokens=TOKENS)
-        behind = _behind(model, prompt, written)
-    except Exception as error:  # each model has its own; the command that follows meets it where it is reported
+        gaps = _gaps(model, prompt, written)
+    except Exception as error:  # models raise anything here; the command that follows reports the error in full
         return f"generation check: the model does not generate ({type(error).__name__}: {root_line(error)[:200]})"
     finally:
         model.generation_config = own
         model.train(was_training)
-    if any(gap != gap for gap in behind):
-        return "generation check: the model's scores are NaN, so what it generates is noise"
+    if any(gap != gap for gap in gaps):
+        return "generation check: the model's scores are NaN, so its text is noise; check the weights"
     near = NEAR if model.dtype in (torch.float32, torch.float64) and not autocast else NEAR_IN_16_BITS
-    if wrong := [number for number, gap in enumerate(behind, start=1) if gap > near]:
+    if wrong := [number for number, gap in enumerate(gaps, start=1) if gap > near]:
         return (
-            f"generation check: with its cache the model writes another text than without (token {wrong[0]} of "
-            f"{len(written)}), so what it generates is wrong; it may not fit transformers {transformers.__version__}"
+            f"generation check: the model writes different text with its cache than without (token {wrong[0]} of "
+            f"{len(written)}), so its text is wrong; it may not work with transformers {transformers.__version__}"
         )
     return None
 
 
 def _plain(model: PreTrainedModel) -> GenerationConfig | None:
-    """Settings that neither end nor bend a text; None where a decoder is told no token to start from."""
+    """Return generation settings that change no score and have no end token.
+
+    None: the decoder has no start token.
+    """
     own: Any = model.generation_config
     start = getattr(own, "decoder_start_token_id", None)
     start = own.bos_token_id if start is None else start
@@ -66,7 +69,7 @@ def _plain(model: PreTrainedModel) -> GenerationConfig | None:
 
 
 def _prompt(model: PreTrainedModel, length: int) -> list[int]:
-    """Token ids that are the same each time, none of them special, from a random state of their own."""
+    """Draw the same ordinary token ids each time; the global random state stays unchanged."""
     own: Any = model.generation_config
     special = {own.pad_token_id, own.bos_token_id, *torch.tensor(own.eos_token_id or []).flatten().tolist()}
     vocabulary = model.config.get_text_config(decoder=True).vocab_size
@@ -75,8 +78,11 @@ def _prompt(model: PreTrainedModel, length: int) -> list[int]:
 
 
 @torch.no_grad()
-def _behind(model: PreTrainedModel, prompt: list[int], written: list[int]) -> list[float]:
-    """For each written token how far its score, read without a cache, lies behind the best: 0, to 1 at the median."""
+def _gaps(model: PreTrainedModel, prompt: list[int], written: list[int]) -> list[float]:
+    """Return the gap of each written token to the best score, read without a cache.
+
+    0 is the best score, 1 the median.
+    """
     config: Any = model.generation_config
     if model.config.is_encoder_decoder:
         reads, first = {"input_ids": prompt, "decoder_input_ids": [config.decoder_start_token_id, *written[:-1]]}, 0

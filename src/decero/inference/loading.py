@@ -1,4 +1,4 @@
-"""A checkpoint with its tokenizer, ours or stock, told by what its head can do."""
+"""Load a decero or stock checkpoint and check that its head fits the command."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,24 +30,24 @@ from decero.execution.transformers_internals import (
 )
 from decero.models import AUTO_CLASSES
 
-# What a head does -> its Auto class, transformers' table of such heads, and the commands for it. The first that fits
-# counts: transformers lists BartForConditionalGeneration among masked language models, too.
+# What a head does -> (Auto class, table of such heads in transformers, commands for it). The first match counts,
+# because transformers also lists BartForConditionalGeneration as a masked language model.
 KINDS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
-    "writes an answer to a text": (
+    "answers texts": (
         AutoModelForSeq2SeqLM, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, ("translate", "summarize"),
     ),
     "classifies texts": (
         AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
         ("classify",),
     ),
-    "writes on from a text": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, ("generate",)),
-    "fills holes in a text": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("fill",)),
+    "continues texts": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, ("generate",)),
+    "fills holes in texts": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("fill",)),
 }  # fmt: skip
 
 
 @dataclass
 class Loaded:
-    """A model in evaluation mode, its tokenizer, and the name it was asked for by."""
+    """Hold a model in evaluation mode, its tokenizer, and the name that the user gave."""
 
     name: str
     model: PreTrainedModel
@@ -55,10 +55,10 @@ class Loaded:
     generation_checked: bool = False
 
     def positions(self) -> int | None:
-        """How many tokens a source may have, special ones included; None is no limit.
+        """Return the most tokens in a source, including special tokens; None means no limit.
 
-        The smaller of what the model's configuration and its tokenizer say: T5's distances know no end, its tokenizer
-        does.
+        This is the smaller limit of model and tokenizer. T5 has relative positions without a limit, but its tokenizer
+        has one.
         """
         own = positions_of(self.model) or getattr(self.model.config.get_text_config(), "n_positions", None)
         limits = [limit for limit in (own, self.tokenizer.model_max_length) if limit and 0 < limit < 10**9]
@@ -69,23 +69,24 @@ def load(
     name: str | Path | Loaded, command: str, *, revision: str | None = None, trust_remote_code: bool = False,
     bf16: bool = False,
 ) -> Loaded:  # fmt: skip
-    """The model of `name` with the head that `command` (`translate`, `fill` ...) needs, on the GPU where there is one.
+    """Load a model with the head that `command` needs, onto the GPU if there is one.
 
-    trust_remote_code runs Python that comes with the checkpoint, and only of a named `revision`. bf16: weights in
-    bfloat16; as they are stored on a GPU otherwise, fp32 on a CPU.
+    command: `translate`, `summarize`, `generate`, `fill` or `classify`.
+    trust_remote_code: allow Python code from the checkpoint; needs `revision`.
+    bf16: convert weights to bfloat16. Otherwise a GPU keeps the stored dtype, and a CPU uses fp32.
 
-    Raises UserError: nothing there, a head of another kind (it names the commands that fit), remote code not allowed,
-    a tokenizer that is missing or has ids beyond the vocabulary.
+    Raises UserError if there is no such model, if its head is of another kind (the message names the commands that
+    fit), if it needs remote code and that is not allowed, or if its tokenizer is missing or does not fit.
     """
     if isinstance(name, Loaded):
         _choose(name.name, name.model.config, [type(name.model).__name__], command)
         return name
     name = str(name)
     if trust_remote_code and revision is None:
-        raise UserError("--trust-remote-code runs the code of a commit that you have read: name it with --revision")
+        raise UserError("--trust-remote-code needs --revision: give the commit whose code you trust")
     path = resolve_package_path(name)
-    beside = [each.name for each in Path(path).parent.glob("*/")] if "/" in path and not Path(path).exists() else []
-    if near := did_you_mean(Path(path).name, beside, f"{Path(path).parent}/"):
+    siblings = [each.name for each in Path(path).parent.glob("*/")] if "/" in path and not Path(path).exists() else []
+    if near := did_you_mean(Path(path).name, siblings, f"{Path(path).parent}/"):
         raise UserError(f"{name}: no such folder{near}")
     hub = {"revision": revision, "trust_remote_code": trust_remote_code}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -98,36 +99,36 @@ def load(
             path, dtype=torch.bfloat16 if bf16 else stored, use_safetensors=True, **hub
         ).to(device),
     )
-    tokenizer = _quietly(f"{name}: its tokenizer", lambda: AutoTokenizer.from_pretrained(path, **hub))
+    tokenizer = _quietly(f"{name}: tokenizer", lambda: AutoTokenizer.from_pretrained(path, **hub))
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) <= 1:
-        raise UserError(f"{name}: brings no tokenizer; save the one it was trained with there")
-    if tokenizer.pad_token is None:  # GPT-2 and Llama have none; what is padded is masked
+        raise UserError(f"{name}: no tokenizer; save the one it was trained with in this folder")
+    if tokenizer.pad_token is None:  # GPT-2 and Llama have no padding token; any token works, because padding is masked
         tokenizer.pad_token = tokenizer.eos_token
-    if model.config.pad_token_id is None:  # by which a classifier of that kind tells where a text ends
+    if model.config.pad_token_id is None:  # causal classifiers find the end of a text by it
         model.config.pad_token_id = tokenizer.pad_token_id
     check_fits_model(tokenizer, model.get_input_embeddings().num_embeddings, name)
     return Loaded(name, model.eval(), tokenizer)
 
 
 def _quietly(what: str, build: Callable[[], Any]) -> Any:
-    """What `build` gives; whatever transformers raises, in one line. It tells of weights it expects or not, too."""
+    """Call `build` without log messages; turn any error into a one-line UserError."""
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     try:
         return build()
-    except Exception as error:  # everything may be raised here, down to a bare Exception
-        said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    except Exception as error:  # transformers and hub code raise all kinds, even a bare Exception
+        message = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if "trust_remote_code" in str(error):
-            said = "needs Python code of its own; read it, then give --trust-remote-code --revision COMMIT"
-        raise UserError(f"{what}: {said}") from error
+            message = "needs its own Python code; read it, then give --trust-remote-code --revision COMMIT"
+        raise UserError(f"{what}: {message}") from error
     finally:
         transformers.logging.set_verbosity(level)
         transformers.logging.enable_progress_bar()
 
 
 def _heads(auto_class: Any, table: dict[str, Any]) -> set[str]:
-    """Names of the classes with such a head."""
+    """Return the names of all classes with such a head."""
     names: set[str] = set()
     for value in table.values():
         names |= {value} if isinstance(value, str) else set(value)
@@ -135,7 +136,10 @@ def _heads(auto_class: Any, table: dict[str, Any]) -> set[str]:
 
 
 def _choose(name: str, config: Any, architectures: list[str], command: str) -> Any:
-    """The Auto class for a command. Raises UserError for a checkpoint whose head does something else."""
+    """Return the Auto class for a command.
+
+    Raises UserError if the head of the checkpoint does something else.
+    """
     needed = {commands: auto for auto, _, commands in KINDS.values()}
     wanted = next(auto for commands, auto in needed.items() if command in commands)
     remote = getattr(config, "auto_map", None) or {}
@@ -146,6 +150,6 @@ def _choose(name: str, config: Any, architectures: list[str], command: str) -> A
             if command in commands:
                 return auto_class
             fits = " or ".join(f"decero {each}" for each in commands)
-            raise UserError(f"{name}: is a {config.model_type} that {what}: use {fits}")
+            raise UserError(f"{name}: this {config.model_type} model {what}; use {fits}")
     head = ", ".join(architectures) or "no head"
-    raise UserError(f"{name}: is a {config.model_type} with {head}, which neither writes, fills nor classifies")
+    raise UserError(f"{name}: no command works with this {config.model_type} model ({head})")

@@ -1,4 +1,7 @@
-"""Tokens that are drawn instead of taken: temperature and nucleus (Holtzman et al. 2020, arXiv:1904.09751, 3.1)."""
+"""Sample tokens with temperature and top-p (nucleus) sampling.
+
+Source: Holtzman et al. 2020, arXiv:1904.09751, 3.1.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,10 +15,13 @@ from decero.errors import UserError
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw. temperature: what logits are divided by. top_p: share of the probability that the likeliest tokens
-    drawn from hold together, at least. seeds: of each source, so that its answer does not depend on its batch.
+    """Describe how to sample.
 
-    Raises UserError for a temperature that is not above 0, a share outside (0, 1].
+    seeds: one per source, so that an answer does not depend on its batch.
+    temperature: divides the logits.
+    top_p: sample from the smallest set of likeliest tokens with at least this probability in sum.
+
+    Raises UserError if temperature is not above 0 or top_p is outside (0, 1].
     """
 
     seeds: Sequence[Sequence[int]]
@@ -24,22 +30,22 @@ class Sampling:
 
     def __post_init__(self):
         if not self.temperature > 0:
-            raise UserError(f"temperature {self.temperature} is not above 0; leave it out for the likeliest tokens")
+            raise UserError(f"temperature {self.temperature} must be above 0; remove it to take the likeliest tokens")
         if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p {self.top_p} is no share of 1; 0.9 is usual")
+            raise UserError(f"top_p {self.top_p} must be above 0 and at most 1, such as 0.9")
 
-    def uniform(self, places: Sequence[int], steps: int) -> Tensor:
-        """(sources, steps) numbers in [0, 1), a function of the seeds alone."""
-        drawn = [np.random.default_rng(list(self.seeds[place])).random(steps) for place in places]
+    def uniform(self, indices: Sequence[int], steps: int) -> Tensor:
+        """Return (sources, steps) numbers in [0, 1) that depend only on the seeds."""
+        drawn = [np.random.default_rng(list(self.seeds[index])).random(steps) for index in indices]
         return torch.as_tensor(np.stack(drawn), dtype=torch.float64)
 
     def pick(self, logits_BV: Tensor, uniform_B: Tensor) -> Tensor:
-        """A token a row: where its number falls among the likeliest tokens, each as wide as its probability."""
+        """Pick a token per row: the one where uniform_B falls in the cumulative probability."""
         probabilities_BV, tokens_BV = (
             (logits_BV.double() / self.temperature).softmax(-1).sort(descending=True, stable=True)
         )
         reached_BV = probabilities_BV.cumsum(-1)
-        kept_BV = reached_BV - probabilities_BV < self.top_p  # up to and with the one that reaches the share
+        kept_BV = reached_BV - probabilities_BV < self.top_p  # up to and including the token that reaches top_p
         mass_B = (probabilities_BV * kept_BV).sum(-1)
         place_B = torch.searchsorted(reached_BV, (uniform_B * mass_B)[:, None], right=True)
         return tokens_BV.gather(1, place_B.clamp(max=logits_BV.shape[1] - 1)).squeeze(1)

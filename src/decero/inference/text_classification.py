@@ -1,4 +1,4 @@
-"""Which label a text has, by a model with a classification head."""
+"""Classify texts with a model that has a classification head."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,10 +17,11 @@ def classify(
     model: str | Path | Loaded, texts: Iterable[str], *, batch_tokens: int = TOKENS_PER_BATCH,
     too_long: TooLong = "split", warn: Warn = silent, first_window: int = FIRST_WINDOW,
 ) -> Iterator[dict[str, float]]:  # fmt: skip
-    """The probability of every label, the likeliest first, text after text; {} for an empty one.
+    """Yield for each text the probability of every label, likeliest first; {} for an empty text.
 
-    They sum to one, but for a model of several labels a text, whose each has its own. A regression gives {name: value}.
-    A text that was split has the mean over its parts, each by its length. Raises UserError: what `load` refuses.
+    Probabilities sum to one, except in a multi-label model, where each label has its own. A regression model gives
+    {name: value}. The result of a split text is the mean over its parts, weighted by their lengths.
+    Raises UserError as `load` does.
     """
     loaded = load(model, "classify")
     return _classify(loaded, texts, batch_tokens, too_long, warn, first_window)
@@ -34,8 +35,8 @@ def _classify(loaded: Loaded, texts, batch_tokens, too_long, warn, first_window)
         logits_BC = model(**batch).logits.float()
         if config.num_labels == 1 or config.problem_type == "regression":
             return list(logits_BC.cpu().numpy())
-        several = config.problem_type == "multi_label_classification"
-        return list((logits_BC.sigmoid() if several else logits_BC.softmax(dim=-1)).cpu().numpy())
+        multi_label = config.problem_type == "multi_label_classification"
+        return list((logits_BC.sigmoid() if multi_label else logits_BC.softmax(dim=-1)).cpu().numpy())
 
     reading = {"batch_tokens": batch_tokens, "too_long": too_long, "warn": warn, "first_window": first_window}
     for parts, found in scored(loaded, texts, read_out, **reading):

@@ -1,4 +1,4 @@
-"""The models, registered with every Auto class that they serve."""
+"""Register the models with the Auto classes of transformers."""
 
 from transformers import (
     AutoConfig,

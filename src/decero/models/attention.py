@@ -1,4 +1,4 @@
-"""Attention: one readable function, and the module that projects into and out of it.
+"""Define attention as a plain function, and the modules with its projections.
 
 Dimensions: B batch, L length, M memory (key) length, D model, H heads, G key-value heads, K head size.
 """
@@ -11,17 +11,20 @@ from .compatibility import attention_function, known_memory
 
 
 def softmax_or_zero(scores_BHLM):
-    """Softmax over the last axis; a row whose every score is -inf gives zeros, in value and in gradient, not NaN."""
+    """Compute softmax over the last axis; a row of only -inf gives zeros, not NaN.
+
+    The gradient of such a row is zero too.
+    """
     empty_BHL1 = scores_BHLM.isneginf().all(dim=-1, keepdim=True)
     return scores_BHLM.masked_fill(empty_BHL1, 0.0).softmax(dim=-1).masked_fill(empty_BHL1, 0.0)
 
 
 def scaled_dot_product_attention(q_BHLK, k_BHMK, v_BHMK, bias_BHLM=None, *, scale=None, dropout=0.0):
-    """softmax(q k^T * scale + bias) v: Vaswani et al. 2017, eq. 1. Returns the mix and the weights.
+    """Compute softmax(q k^T * scale + bias) v and the weights: Vaswani et al. 2017, eq. 1.
 
     q_BHLK: (batch, heads, length, head size); k_BHMK, v_BHMK: (batch, heads, memory, head size).
     bias_BHLM: added to the scores; -inf hides a position. A row with every position hidden returns zeros, not NaN.
-    scale: 1/sqrt(head size) unless given (T5 uses 1). dropout: of the weights; the caller gives 0 in evaluation.
+    scale: 1/sqrt(head size) unless given (T5 uses 1). dropout: for the weights; pass 0 in evaluation.
     """
     scale = q_BHLK.shape[-1] ** -0.5 if scale is None else scale
     scores_BHLM = q_BHLK @ k_BHMK.mT * scale
@@ -34,7 +37,7 @@ def scaled_dot_product_attention(q_BHLK, k_BHMK, v_BHMK, bias_BHLM=None, *, scal
 def eager_attention_forward(
     module, q_BHLK, k_BGMK, v_BGMK, attention_mask_B1LM=None, *, scaling=None, dropout=0.0, **kwargs
 ):
-    """`scaled_dot_product_attention` behind the signature that transformers gives every attention backend.
+    """Call `scaled_dot_product_attention` with the backend signature of transformers.
 
     Returns the mix as (batch, length, heads, head size) and the weights as (batch, heads, length, memory).
     """
@@ -43,7 +46,9 @@ def eager_attention_forward(
     bias_B1LM = attention_mask_B1LM
     if bias_B1LM is not None and bias_B1LM.dtype == torch.bool:
         bias_B1LM = torch.zeros_like(bias_B1LM, dtype=q_BHLK.dtype).masked_fill(~bias_B1LM, float("-inf"))
-    elif bias_B1LM is not None:  # transformers hides with the lowest finite number: a row of those would become uniform
+    elif (
+        bias_B1LM is not None
+    ):  # transformers hides with the lowest finite number; a row of only those would be uniform
         bias_B1LM = bias_B1LM.masked_fill(bias_B1LM == torch.finfo(bias_B1LM.dtype).min, float("-inf"))
     mix_BHLK, weights_BHLM = scaled_dot_product_attention(
         q_BHLK, k_BHMK, v_BHMK, bias_B1LM, scale=scaling, dropout=dropout
@@ -52,19 +57,25 @@ def eager_attention_forward(
 
 
 def rotate(x_BHLK, cos_BL1K, sin_BL1K):
-    """Turn each pair of features by its position's angle: Su et al. 2021, eq. 34, in GPT-NeoX's half-and-half order."""
+    """Rotate each pair of features by the angle of its position: Su et al. 2021, eq. 34.
+
+    A pair is (i, i + K/2), as in GPT-NeoX.
+    """
     first, second = x_BHLK.chunk(2, dim=-1)
     return x_BHLK * cos_BL1K + torch.cat((-second, first), dim=-1) * sin_BL1K
 
 
 def gather_positions(x, selected_BS, dim):
-    """What stands at each row's own places: `x`, whose first dimension is the batch, (batch, asked) along `dim`."""
+    """Gather per-row positions (batch, selected) along `dim`; dim 0 of x is the batch."""
     index = selected_BS.view(selected_BS.shape[0], *[1] * (dim - 1), -1, *[1] * (x.dim() - dim - 1))
     return torch.take_along_dim(x, index, dim)
 
 
 class MultiHeadAttention(nn.Module):
-    """Vaswani et al. 2017, section 3.2.2, with grouped key-value heads (Ainslie et al. 2023) and rotary positions."""
+    """Apply multi-head attention, with grouped key-value heads and rotary positions.
+
+    Sources: Vaswani et al. 2017, section 3.2.2; Ainslie et al. 2023 for the groups.
+    """
 
     def __init__(self, config, layer_idx, is_causal=False):
         super().__init__()
@@ -80,15 +91,15 @@ class MultiHeadAttention(nn.Module):
         self.k_proj = nn.Linear(D, G * K, bias=config.attention_bias)
         self.v_proj = nn.Linear(D, G * K, bias=config.attention_bias)
         self.o_proj = nn.Linear(H * K, D, bias=config.attention_bias)
-        if not config.scale_attn_weights:  # T5 has its 1/sqrt(head size) in the queries it starts from
+        if not config.scale_attn_weights:  # T5 puts 1/sqrt(head size) into the initial query weights
             self.q_proj.initializer_gain = K**-0.5
 
     def heads(self, x_BLD):
-        """(batch, length, heads x head size) -> (batch, heads, length, head size)."""
+        """Split (batch, length, heads x head size) into (batch, heads, length, head size)."""
         return x_BLD.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def keys_values(self, memory_BMD, rotary, past_key_values):
-        """Keys and values of what is looked at: the new tokens, and those that the cache remembers."""
+        """Return keys and values of the new tokens, after those in the cache."""
         k_BGMK, v_BGMK = self.heads(self.k_proj(memory_BMD)), self.heads(self.v_proj(memory_BMD))
         if rotary is not None:
             k_BGMK = rotate(k_BGMK, *rotary)
@@ -100,12 +111,12 @@ class MultiHeadAttention(nn.Module):
         self, hidden_BLD, attention_mask=None, rotary=None, past_key_values=None, memory_BMD=None, selected_BS=None,
         **kwargs,
     ):  # fmt: skip
-        """What `hidden_BLD` asks of `memory_BMD`, or of itself: (batch, length, model), and from the eager backend the
-        weights (batch, heads, length, memory).
+        """Attend from `hidden_BLD` to `memory_BMD`, or to itself.
 
         hidden_BLD: (batch, length, model). memory_BMD: (batch, memory, model). attention_mask: None, bool or additive,
         (batch, 1 or heads, length, memory). rotary: cosines and sines, (batch, 1, length, head size) each.
-        selected_BS: (batch, asked), the places that ask, where not all do; then there are so many instead of `length`.
+        selected_BS: (batch, selected), positions of the queries to compute; `selected` then replaces `length`.
+        Returns the output (batch, length, model) and, with eager attention, the weights (batch, heads, length, memory).
         """
         memory_BMD = hidden_BLD if memory_BMD is None else memory_BMD
         k_BGMK, v_BGMK = self.keys_values(memory_BMD, rotary, past_key_values)
@@ -126,7 +137,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class SelfAttention(MultiHeadAttention):
-    """Tokens of one text look at each other: all of them, or those within a window (Beltagy et al. 2020)."""
+    """Attend within one text, to all tokens or to a window (Beltagy et al. 2020)."""
 
     def __init__(self, config, layer_idx, is_causal=False):
         super().__init__(config, layer_idx, is_causal)
@@ -138,11 +149,14 @@ class SelfAttention(MultiHeadAttention):
 
 
 class CrossAttention(MultiHeadAttention):
-    """The decoder looks at the encoder's output, whose keys and values are computed once a text: section 3.2.3."""
+    """Attend from the decoder to the output of the encoder: section 3.2.3.
+
+    A cache keeps its keys and values, so they are computed once per text.
+    """
 
     def keys_values(self, memory_BMD, rotary, past_key_values):
         if past_key_values is None:
             return super().keys_values(memory_BMD, rotary, None)
-        if (remembered := known_memory(past_key_values, self.layer_idx)) is not None:
-            return remembered
+        if (cached := known_memory(past_key_values, self.layer_idx)) is not None:
+            return cached
         return super().keys_values(memory_BMD, rotary, past_key_values.cross_attention_cache)

@@ -1,7 +1,7 @@
-"""Where versions of transformers differ: the name of the cache, and what a forward pass does with unknown arguments.
+"""Hide differences between versions of transformers: cache names and unknown arguments.
 
-transformers 5.24 calls `cache` what was `past_key_values` until 5.23, and will forget the old name in 5.40. Our classes
-take both names, and their outputs have both. This file travels with an exported checkpoint: it serves every version.
+transformers 5.24 renamed `past_key_values` to `cache` and will remove the old name in 5.40. Our classes accept both
+names, and their outputs have both. This file is part of exported checkpoints, so it must work with every version.
 """
 
 from dataclasses import fields
@@ -15,28 +15,33 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import TransformersKwargs, logging
 
 NAMES = ("cache", "past_key_values")
-# The name that the installed transformers gives it: as an argument, in outputs, when it makes masks and generates.
+# The cache name of the installed transformers: in arguments, outputs, mask builders and `generate`.
 CACHE = next(name for name in NAMES if name in {f.name for f in fields(modeling_outputs.CausalLMOutputWithPast)})
 
-# Every stock class takes these, whether it has a use for them or not.
+# Every stock class accepts these arguments, used or not.
 COMMON = frozenset(TransformersKwargs.__optional_keys__) | {
     "cu_seq_lens_k", "cu_seq_lens_q", "debug_io", "is_causal", "max_length_k", "max_length_q", "num_items_in_batch",
     "output_attentions", "output_hidden_states", "output_router_logits", "return_dict", "seq_idx", "use_cache",
 }  # fmt: skip
-UNREAD = frozenset({"token_type_ids"})  # tokenizers give it to every model: a warning where nothing reads it
+UNREAD = frozenset({"token_type_ids"})  # tokenizers pass it to every model, so only warn
 
 logger = logging.get_logger(__name__)
 
 
 def takes_either_name(forward):
-    """Let a forward pass with `past_key_values` take it as `cache`, too. Raises TypeError when both are given."""
+    """Let a forward pass accept `past_key_values` also as `cache`.
+
+    Raises TypeError if both are given.
+    """
 
     @wraps(forward)
     def renamed(self, *args, **kwargs):
         if "cache" in kwargs:
             cache = kwargs.pop("cache")
             if cache is not None and kwargs.get("past_key_values") is not None:
-                raise TypeError(f"{type(self).__name__}: cache and past_key_values are one argument; give one of them")
+                raise TypeError(
+                    f"{type(self).__name__}: cache and past_key_values are the same argument; give only one"
+                )
             if cache is not None:
                 kwargs["past_key_values"] = cache
         return forward(self, *args, **kwargs)
@@ -45,9 +50,9 @@ def takes_either_name(forward):
 
 
 def refuses_unknown(forward):
-    """Let a forward pass refuse an argument that nothing reads, and take the cache by either name.
+    """Let a forward pass reject unknown arguments and accept the cache by either name.
 
-    Raises TypeError with the nearest valid name. None is nothing to read, and what every stock class takes is taken.
+    Arguments that are None or in COMMON are always accepted. Raises TypeError with the nearest valid name.
     """
     read = set(signature(forward).parameters) - {"self", "kwargs"}
     if "past_key_values" in read:
@@ -65,16 +70,16 @@ def refuses_unknown(forward):
 
 
 def unknown(model, name, known):
-    """Raise TypeError for an argument that `model` does not read, or warn once where that does no harm."""
+    """Raise TypeError for an argument that `model` does not read; warn once if harmless."""
     if name not in UNREAD:
         near = get_close_matches(name, known, n=1)
         raise TypeError(f"{model} does not read {name}" + (f"; did you mean {near[0]}?" if near else ""))
     if not torch.compiler.is_compiling():
-        logger.warning_once(f"{model} does not read {name}; leave it out")
+        logger.warning_once(f"{model} does not read {name}; remove it")
 
 
 class BothNames:
-    """An output whose cache is read as `cache` and as `past_key_values`, whichever of them is the field."""
+    """Give an output both cache names, `cache` and `past_key_values`; one is the field."""
 
     if CACHE == "cache":
         past_key_values = property(lambda self: self.cache)
@@ -83,37 +88,37 @@ class BothNames:
 
 
 class BaseModelOutputWithPastAndCrossAttentions(BothNames, modeling_outputs.BaseModelOutputWithPastAndCrossAttentions):
-    """What a decoder gives."""
+    """Hold the output of a decoder."""
 
 
 class CausalLMOutputWithPast(BothNames, modeling_outputs.CausalLMOutputWithPast):
-    """What a decoder that predicts tokens gives."""
+    """Hold the output of a decoder with a language model head."""
 
 
 class SequenceClassifierOutputWithPast(BothNames, modeling_outputs.SequenceClassifierOutputWithPast):
-    """What a decoder that classifies gives."""
+    """Hold the output of a decoder with a classification head."""
 
 
 class Seq2SeqModelOutput(BothNames, modeling_outputs.Seq2SeqModelOutput):
-    """What an encoder-decoder gives."""
+    """Hold the output of an encoder-decoder."""
 
 
 class Seq2SeqLMOutput(BothNames, modeling_outputs.Seq2SeqLMOutput):
-    """What an encoder-decoder that predicts tokens gives."""
+    """Hold the output of an encoder-decoder with a language model head."""
 
 
 def attention_function(config, default):
-    """The attention kernel that a model was given, or `default` for eager attention."""
+    """Return the attention kernel of a model, or `default` for eager attention."""
     return ALL_ATTENTION_FUNCTIONS.get_interface(config._attn_implementation, default)
 
 
 def self_attention_cache(cache):
-    """The half of a cache that remembers what was written; the whole of it where there is no encoder."""
+    """Return the self-attention part of a cache; for a decoder alone this is all of it."""
     return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
 
 
 def known_memory(cache, layer_idx):
-    """Keys and values of the encoder's output that a cache holds for a layer, or None at the first call."""
+    """Return the cached keys and values of the encoder output, or None at the first call."""
     if cache.is_updated.get(layer_idx):
         layer = cache.cross_attention_cache.layers[layer_idx]
         return layer.keys, layer.values

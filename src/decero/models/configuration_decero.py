@@ -1,4 +1,4 @@
-"""The configurations: every slot of the Transformer and what may be put in it, for each of its three shapes."""
+"""Define the configurations of encoder, decoder and encoder-decoder."""
 
 from typing import Literal
 
@@ -12,29 +12,29 @@ Positions = Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary", "rel
 
 @strict
 class DeceroConfig(PreTrainedConfig):
-    r"""What every shape has (Vaswani et al. 2017), its variations chosen by slot. Names are Hugging Face's.
+    r"""Hold the fields that all models share (Vaswani et al. 2017). Names follow transformers.
 
     Args:
-        num_key_value_heads: fewer than heads share keys and values (Ainslie et al. 2023); None is one per head.
+        num_key_value_heads: with fewer, heads share keys and values (Ainslie et al. 2023); None: one per head.
         head_dim: size of one head; None is hidden_size / num_attention_heads.
         gated_mlp: act(x W_gate) * (x W_up) instead of act(x W_up) (Shazeer 2020); `silu` with it is SwiGLU.
-        attention_bias, mlp_bias, norm_bias: whether those layers carry biases.
-        scale_attn_weights: divide scores by sqrt(head_dim); T5 does not and starts from smaller queries.
+        attention_bias, mlp_bias, norm_bias: whether these layers have biases.
+        scale_attn_weights: divide scores by sqrt(head_dim); T5 does not, but has smaller initial queries.
         norm_type: `layernorm` (Ba et al. 2016) or `rmsnorm` (Zhang & Sennrich 2019).
-        norm_placement: `post` normalises after each residual sum (Vaswani et al. 2017; BERT), `pre` normalises what
-            enters each sublayer (GPT-2; Xiong et al. 2020, which trains without warm-up).
-        final_norm: a norm after the last layer; None is yes for `pre`, whose stream no other normalises.
+        norm_placement: `post` normalises after each residual sum (Vaswani et al. 2017; BERT). `pre` normalises the
+            input of each sublayer (GPT-2) and trains without warm-up (Xiong et al. 2020).
+        final_norm: norm after the last layer; None: yes for `pre`, where nothing else normalises the residual stream.
         position_embedding_type: `sinusoidal` (Vaswani et al. 2017, section 3.5), `sinusoidal_halves` (sines first, as
-            Marian has it), `learned` (BERT), `rotary` (Su et al. 2021), `relative` (a bias per bucket of distances:
-            Raffel et al. 2020, section 2.1), or `none`, which makes an encoder blind to order.
-        position_offset: rows of the learned table that come before the first position; RoBERTa keeps 2.
-        embedding_norm: normalise the sum of the embeddings (BERT); a pre-norm first layer then has none (ModernBERT).
+            in Marian), `learned` (BERT), `rotary` (Su et al. 2021), `relative` (a bias per bucket of distances:
+            Raffel et al. 2020, section 2.1), or `none` (an encoder then ignores order).
+        position_offset: rows of the learned table before the first position; RoBERTa has 2.
+        embedding_norm: normalise the sum of embeddings (BERT); with `pre`, layer 0 has no first norm (ModernBERT).
         scale_embeddings: multiply token embeddings by sqrt(hidden_size) (Vaswani et al. 2017, section 3.4).
-        activation_dropout: between the two layers of the MLP, as in T5 and Marian.
-        embedding_initializer_range: std of fresh token embeddings; None is `initializer_range`. T5 has 1.
+        activation_dropout: dropout between the two layers of the MLP, as in T5 and Marian.
+        embedding_initializer_range: std of initial token embeddings; None: `initializer_range`. T5 has 1.
     """
 
-    type_vocab_size = 0  # a slot of the encoder alone; the others have no segments
+    type_vocab_size = 0  # only the encoder has segments
 
     vocab_size: int = 30522
     hidden_size: int = 256
@@ -80,37 +80,37 @@ class DeceroConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def layer_type(self, layer_idx):
-        """What a layer sees: `full_attention`, or `sliding_attention` where the shape has that slot."""
+        """Return the kind of a layer: `full_attention` or `sliding_attention`."""
         return "full_attention"
 
     def validate_architecture(self):
-        """Refuse sizes that do not fit each other; huggingface_hub runs every `validate_*` when a config is made."""
+        """Raise ValueError if sizes do not fit. huggingface_hub calls every `validate_*` method."""
         heads, groups, positions = self.num_attention_heads, self.num_key_value_heads, self.position_embedding_type
         if self.head_dim is None:
             size = f"hidden_size {self.hidden_size}"
             raise ValueError(f"{size} is not a multiple of num_attention_heads {heads}; change one or set head_dim")
         if self.hidden_act not in ACT2FN:
-            raise ValueError(f"hidden_act {self.hidden_act} is no activation; there are {', '.join(sorted(ACT2FN))}")
+            raise ValueError(f"unknown hidden_act {self.hidden_act}; known: {', '.join(sorted(ACT2FN))}")
         if heads % (groups or 1):
             raise ValueError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}")
         if positions == "rotary" and self.head_dim % 2:
-            raise ValueError(f"rotary positions turn pairs of features, so head_dim {self.head_dim} must be even")
+            raise ValueError(f"head_dim {self.head_dim} must be even: rotary positions rotate pairs of features")
         buckets, far = self.relative_attention_num_buckets, self.relative_attention_max_distance
         if positions == "relative" and not 4 <= buckets < 2 * far:
-            raise ValueError(f"relative_attention_num_buckets {buckets} is not within 4 and 2 x max_distance {far}")
+            raise ValueError(f"relative_attention_num_buckets {buckets} must be in [4, 2 x max_distance {far})")
         if self.position_offset and positions != "learned":
-            raise ValueError(f"position_offset moves a learned table, not {positions} positions")
+            raise ValueError(f"position_offset works only with learned positions, not with {positions}")
 
 
 @strict
 class SlidingWindowConfig(DeceroConfig):
-    r"""One stack, whose layers may each look through a window (Beltagy et al. 2020).
+    r"""Add layers with sliding-window attention to a single stack (Beltagy et al. 2020).
 
     Args:
-        layer_types: `full_attention` or `sliding_attention` a layer; None is all of one kind, by `sliding_window`.
-        sliding_window: how far a sliding layer of an encoder looks to either side (ModernBERT); how many tokens one of
-            a decoder sees, the present one included (Mistral).
-        local_rope_theta: the rotary base of the sliding layers; None is `rope_theta` (ModernBERT has two).
+        layer_types: `full_attention` or `sliding_attention` per layer; None: all the same, by `sliding_window`.
+        sliding_window: in an encoder, tokens that a sliding layer sees on each side (ModernBERT). In a decoder, all
+            tokens that it sees, including the current one (Mistral).
+        local_rope_theta: rotary base of the sliding layers; None: `rope_theta` (ModernBERT has two bases).
     """
 
     layer_types: list[LayerType] | None = None
@@ -127,20 +127,20 @@ class SlidingWindowConfig(DeceroConfig):
         return self.layer_types[layer_idx]  # type: ignore[index]
 
     def validate_sliding_window(self):
-        """Refuse a window that is named and has no size."""
+        """Raise ValueError for sliding layers without a window size."""
         if "sliding_attention" in (self.layer_types or []) and (self.sliding_window or 0) < 1:
-            raise ValueError(f"layer_types names sliding_attention, but sliding_window is {self.sliding_window}")
+            raise ValueError(f"layer_types has sliding_attention, but sliding_window is {self.sliding_window}; set it")
 
 
 @strict
 class DeceroEncoderConfig(SlidingWindowConfig):
-    r"""An encoder: BERT, RoBERTa, ModernBERT and what lies between (Vaswani et al. 2017, figure 1, left).
+    r"""Configure an encoder such as BERT or ModernBERT (Vaswani et al. 2017, figure 1, left).
 
     Args:
-        type_vocab_size: segments; with 0 `token_type_ids` are accepted and have no effect.
-        pooling_layer: the bare model also gives `pooler_output`: dense and tanh over the pooled token, as BERT does.
-        classifier_pooling: what the pooler reads: the first token (`cls`) or the mean over real tokens.
-        lm_head_transform: dense, activation and norm before the vocabulary projection, as BERT does.
+        type_vocab_size: number of segments; with 0, `token_type_ids` are accepted but have no effect.
+        pooling_layer: the bare model also returns `pooler_output`: dense and tanh over the pooled token, as in BERT.
+        classifier_pooling: input of the pooler: first token (`cls`) or mean over tokens without padding.
+        lm_head_transform: dense, activation and norm before the vocabulary projection, as in BERT.
     """
 
     model_type = "decero_encoder"
@@ -155,10 +155,10 @@ class DeceroEncoderConfig(SlidingWindowConfig):
 
 @strict
 class DeceroDecoderConfig(SlidingWindowConfig):
-    r"""A decoder alone: GPT-2, Llama and what lies between (Radford et al. 2019).
+    r"""Configure a decoder such as GPT-2 or Llama (Radford et al. 2019).
 
     Args:
-        lm_head_bias: whether the vocabulary projection carries a bias.
+        lm_head_bias: whether the vocabulary projection has a bias.
     """
 
     model_type = "decero_decoder"
@@ -171,15 +171,15 @@ class DeceroDecoderConfig(SlidingWindowConfig):
 
 @strict
 class DeceroEncoderDecoderConfig(DeceroConfig):
-    r"""Both stacks: the Transformer of 2017, T5, Marian. Both read one table of embeddings.
+    r"""Configure an encoder-decoder: Transformer of 2017, T5, Marian. Both share embeddings.
 
     Args:
-        num_hidden_layers, decoder_layers: layers of the encoder, and of the decoder (None: as many).
-        tie_word_embeddings: the head projects with the embeddings (Vaswani et al. 2017, section 3.4; T5 1.0), or
-            with weights of its own (T5 1.1). The two stacks share their embeddings either way.
-        lm_head_bias: whether the vocabulary projection carries a bias (Marian).
+        num_hidden_layers, decoder_layers: layers of encoder and decoder; None: the same number.
+        tie_word_embeddings: the head uses the embeddings as weights (Vaswani et al. 2017, section 3.4; T5 1.0).
+            Otherwise it has its own weights (T5 1.1).
+        lm_head_bias: whether the vocabulary projection has a bias (Marian).
         scale_lm_head: divide by sqrt(hidden_size) before the tied projection (T5 1.0).
-        decoder_start_token_id: what the decoder reads first; None is `pad_token_id`.
+        decoder_start_token_id: first token that the decoder reads; None: `pad_token_id`.
     """
 
     model_type = "decero_encoder_decoder"

@@ -1,6 +1,7 @@
-"""Positions: what tells the Transformer, which sees a set, that text has an order.
+"""Define position embeddings.
 
-Tables that follow from a formula are computed where they are used and stored nowhere: nothing to save, load or outgrow.
+Without them a Transformer sees a set of tokens, not their order.
+Tables with a formula are computed when used. They are not stored, so there is no table to save, load or outgrow.
 """
 
 import math
@@ -10,10 +11,11 @@ from torch import nn
 
 
 def sinusoidal_positions(position_ids_BL, hidden_size, theta=10000.0, interleaved=True):
-    """PE(pos, 2i) = sin(pos / theta^(2i/D)), PE(pos, 2i+1) = cos(same): Vaswani et al. 2017, section 3.5.
+    """Compute PE(pos, 2i) = sin(pos / theta^(2i/D)) and PE(pos, 2i+1) = cos(the same).
 
-    Sine and cosine interleave, as in the paper, or all sines come first, as in Marian (and in tensor2tensor, whose last
-    wave is a little longer). Returns (batch, length, hidden size) in fp32.
+    interleaved: sines and cosines alternate, as in the paper. Otherwise all sines come first, as in Marian. (In
+    tensor2tensor too, but its last wave is a little longer.)
+    Returns (batch, length, hidden size) in fp32. Source: Vaswani et al. 2017, section 3.5.
     """
     frequency = theta ** -(torch.arange(0, hidden_size, 2, device=position_ids_BL.device).float() / hidden_size)
     angle = position_ids_BL[..., None].float() * frequency
@@ -23,16 +25,19 @@ def sinusoidal_positions(position_ids_BL, hidden_size, theta=10000.0, interleave
 
 
 def rotary_positions(position_ids_BL, head_dim, theta=10000.0):
-    """Cosine and sine of each position's angles, twice (batch, 1, length, head size): Su et al. 2021, eq. 15."""
+    """Return cosines and sines of the rotation angles: Su et al. 2021, eq. 15.
+
+    Each is (batch, 1, length, head size).
+    """
     frequency = 1.0 / theta ** (torch.arange(0, head_dim, 2, device=position_ids_BL.device).float() / head_dim)
     angle_B1LK = (position_ids_BL[..., None].float() * frequency).repeat(1, 1, 2).unsqueeze(1)
     return angle_B1LK.cos(), angle_B1LK.sin()
 
 
 class LearnedPositions(nn.Module):
-    """One trained vector a position (Gehring et al. 2017; BERT): knows no position beyond `max_position_embeddings`.
+    """Look up one trained vector per position (Gehring et al. 2017; BERT).
 
-    `position_offset` rows stand before the first position: RoBERTa counts from 2.
+    There are `max_position_embeddings` positions. `position_offset` rows come before the first: RoBERTa has 2.
     """
 
     def __init__(self, config):
@@ -45,7 +50,7 @@ class LearnedPositions(nn.Module):
 
 
 class SinusoidalPositions(nn.Module):
-    """The fixed waves of the paper, as a slot."""
+    """Return the fixed sinusoidal positions as a module."""
 
     def __init__(self, config):
         super().__init__()
@@ -57,7 +62,7 @@ class SinusoidalPositions(nn.Module):
 
 
 class NoPositions(nn.Module):
-    """Adds nothing: rotary and relative positions act inside attention, and `none` means none."""
+    """Add nothing: rotary and relative positions act inside attention."""
 
     def __init__(self, config):
         super().__init__()
@@ -67,9 +72,10 @@ class NoPositions(nn.Module):
 
 
 class RelativePositionBias(nn.Embedding):
-    """A number per head and distance, added to the scores: Raffel et al. 2020, section 2.1. All layers share it.
+    """Add a learned number per head and distance to the scores; all layers share it.
 
-    Short distances have a bucket each; longer ones share logarithmically wider buckets, and from `max_distance` on one.
+    Each short distance has its own bucket. Longer distances share logarithmically wider buckets. All distances from
+    `max_distance` on share one. Source: Raffel et al. 2020, section 2.1.
     """
 
     def __init__(self, config, is_causal):
@@ -78,7 +84,10 @@ class RelativePositionBias(nn.Embedding):
         self.max_distance = config.relative_attention_max_distance
 
     def bucket(self, relative_LM):
-        """relative_LM: how far ahead of its query each key stands. An encoder has half the buckets for either side."""
+        """Return the bucket of each distance, (length, memory).
+
+        relative_LM: position of the key minus position of the query. An encoder uses half of the buckets per side.
+        """
         buckets = self.num_embeddings if self.is_causal else self.num_embeddings // 2
         ahead_LM = 0 if self.is_causal else (relative_LM > 0) * buckets
         distance_LM = -relative_LM.clamp(max=0) if self.is_causal else relative_LM.abs()
@@ -88,7 +97,7 @@ class RelativePositionBias(nn.Embedding):
         return ahead_LM + torch.where(distance_LM < exact, distance_LM, far_LM)
 
     def forward(self, relative_LM):
-        """(length, memory) distances -> (1, heads, length, memory)."""
+        """Map distances (length, memory) to biases (1, heads, length, memory)."""
         return super().forward(self.bucket(relative_LM)).permute(2, 0, 1).unsqueeze(0)
 
 

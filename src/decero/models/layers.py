@@ -1,4 +1,4 @@
-"""Norms, feed-forward layers, and the two layers that join them to attention by residuals.
+"""Define norms, feed-forward layers, encoder layer and decoder layer.
 
 Dimensions: B batch, L length, D model, F feed-forward.
 """
@@ -13,7 +13,10 @@ from .compatibility import self_attention_cache, takes_either_name
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, in fp32: Zhang & Sennrich 2019, eq. 4. No mean is taken away and no bias added."""
+    """Compute x / rms(x) * weight in fp32, without mean and bias.
+
+    Source: Zhang & Sennrich 2019, eq. 4.
+    """
 
     def __init__(self, hidden_size, eps=1e-6):
         super().__init__()
@@ -26,14 +29,14 @@ class RMSNorm(nn.Module):
 
 
 def build_norm(config):
-    """The norm of the configuration: statistics over the features of one token, never over the batch."""
+    """Build the configured norm. Its statistics are over the features of one token."""
     if config.norm_type == "rmsnorm":
         return RMSNorm(config.hidden_size, eps=config.layer_norm_eps)
     return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.norm_bias)
 
 
 class MLP(nn.Module):
-    """act(x W_up) W_down, the same for each position: Vaswani et al. 2017, eq. 2."""
+    """Compute act(x W_up) W_down at each position: Vaswani et al. 2017, eq. 2."""
 
     def __init__(self, config):
         super().__init__()
@@ -47,7 +50,7 @@ class MLP(nn.Module):
 
 
 class GatedMLP(MLP):
-    """(act(x W_gate) * x W_up) W_down: Shazeer 2020, eq. 6."""
+    """Compute (act(x W_gate) * x W_up) W_down: Shazeer 2020, eq. 6."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -58,14 +61,17 @@ class GatedMLP(MLP):
 
 
 def norm_pair(config):
-    """The norm before a sublayer and the one after its residual sum: pre- or post-norm is which is the identity."""
+    """Build the norm before a sublayer and the norm after its residual sum.
+
+    Pre-norm has an identity in the second slot, post-norm in the first.
+    """
     if config.norm_placement == "pre":
         return build_norm(config), nn.Identity()
     return nn.Identity(), build_norm(config)
 
 
 class EncoderLayer(GradientCheckpointingLayer):
-    """Attention and feed-forward, each inside a residual: Vaswani et al. 2017, figure 1, left."""
+    """Apply attention and feed-forward with residuals: Vaswani et al. 2017, figure 1, left."""
 
     is_causal = False
 
@@ -77,12 +83,13 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.pre_mlp_norm, self.post_mlp_norm = norm_pair(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         if layer_idx == 0 and config.embedding_norm and config.norm_placement == "pre":
-            self.pre_attn_norm = nn.Identity()  # what enters was normalised as the sum of the embeddings
+            self.pre_attn_norm = nn.Identity()  # embedding_norm has already normalised the input
 
     def forward(self, hidden_BLD, attention_mask=None, rotary=None, *, selected_BS=None, **kwargs):
-        """(batch, length, model) to the same; mask and rotary as `MultiHeadAttention` takes them.
+        """Map (batch, length, model) to the same shape.
 
-        selected_BS: (batch, asked), the places that go on, where not all do: (batch, asked, model) is returned.
+        attention_mask, rotary: as in `MultiHeadAttention`.
+        selected_BS: (batch, selected), positions to compute; the result is then (batch, selected, model).
         """
         read_BLD = self.pre_attn_norm(hidden_BLD)
         mix_BLD, _ = self.self_attn(read_BLD, attention_mask, rotary, selected_BS=selected_BS, **kwargs)
@@ -93,7 +100,7 @@ class EncoderLayer(GradientCheckpointingLayer):
 
 
 class DecoderLayer(EncoderLayer):
-    """The same, blind to what comes; beside an encoder, a third residual looks at its output: figure 1, right."""
+    """Add a causal mask and, with an encoder, cross-attention to its output: figure 1, right."""
 
     is_causal = True
 
@@ -108,7 +115,11 @@ class DecoderLayer(EncoderLayer):
         self, hidden_BLD, attention_mask=None, rotary=None, memory_BMD=None, memory_mask=None, past_key_values=None,
         **kwargs,
     ):  # fmt: skip
-        """As the encoder's; memory_BMD: (batch, memory, model) with memory_mask (batch, 1, length, memory)."""
+        """Map (batch, length, model) to the same shape.
+
+        memory_BMD: (batch, memory, model), output of the encoder. memory_mask: (batch, 1, length, memory).
+        Other arguments: as in `MultiHeadAttention`.
+        """
         own = self_attention_cache(past_key_values)
         mix_BLD, _ = self.self_attn(self.pre_attn_norm(hidden_BLD), attention_mask, rotary, own, **kwargs)
         hidden_BLD = self.post_attn_norm(hidden_BLD + self.dropout(mix_BLD))

@@ -1,4 +1,4 @@
-"""The decoder, alone or beside an encoder, and the heads it has when alone.
+"""Define the decoder, alone or with an encoder, and the heads of a decoder alone.
 
 Dimensions: B batch, L length, M memory (key) length, D model, V vocabulary.
 """
@@ -34,7 +34,7 @@ MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_slidi
 
 
 class DeceroDecoderPreTrainedModel(DeceroPreTrainedModel):
-    """What every decoder class shares."""
+    """Define what all decoder classes share."""
 
     config: DeceroDecoderConfig
     config_class = DeceroDecoderConfig
@@ -46,10 +46,10 @@ class DeceroDecoderPreTrainedModel(DeceroPreTrainedModel):
 
 
 class DeceroDecoderModel(DeceroDecoderPreTrainedModel, DeceroStack):
-    """A stack of decoder layers over embedded tokens: Vaswani et al. 2017, figure 1, right; alone: Radford et al. 2019.
+    """Apply a stack of decoder layers to embedded tokens.
 
-    A configuration of an encoder-decoder gives `decoder_layers` layers, each of which also looks at the encoder's
-    output.
+    With the configuration of an encoder-decoder it has `decoder_layers` layers, each with cross-attention.
+    Sources: Vaswani et al. 2017, figure 1, right; a decoder alone: Radford et al. 2019.
     """
 
     def __init__(self, config):
@@ -58,15 +58,16 @@ class DeceroDecoderModel(DeceroDecoderPreTrainedModel, DeceroStack):
         self.post_init()
 
     def new_cache(self):
-        """Keys and values of what was read, to be filled; with a second half for the encoder's output."""
+        """Return an empty cache; with an encoder it has a second part for the encoder output."""
         if self.config.is_encoder_decoder:
             return EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         return DynamicCache(config=self.config)
 
     def causal_masks(self, attention_mask, hidden_BLD, cache, position_ids):
-        """One mask a kind of layer. `generate` hands them over ready-made when it compiles: one, or one a kind.
+        """Return one mask per kind of layer.
 
-        A dict of masks is taken as it is; one 4-D mask is cut to the window for the layers that have one.
+        Compiled `generate` passes finished masks: a dict with one mask per kind, used as it is, or one 4-D mask, which
+        is restricted to the window for sliding layers.
         """
         masks = {}
         for kind in set(self.layer_types):
@@ -96,15 +97,18 @@ class DeceroDecoderModel(DeceroDecoderPreTrainedModel, DeceroStack):
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """input_ids, position_ids: (batch, length), the new tokens only when there is a cache. attention_mask: (batch,
-        past + length), 1 where text is. encoder_hidden_states: (batch, memory, model), encoder_attention_mask: (batch,
-        memory). Returns `last_hidden_state` (batch, length, model) and, with `use_cache`, `past_key_values`.
+        """Return `last_hidden_state` (batch, length, model) and the cache if `use_cache`.
 
-        Rows that hold several texts, one after the other, give `position_ids` that start again with each and no
-        `attention_mask`: texts then do not see each other. Raises ValueError unless exactly one of `input_ids` and
-        `inputs_embeds` is given, and for a text longer than learned positions reach.
+        input_ids, position_ids: (batch, length), with a cache only the new tokens.
+        attention_mask: (batch, past + length), 1 for text, 0 for padding.
+        encoder_hidden_states: (batch, memory, model). encoder_attention_mask: (batch, memory).
+        Packed rows: `position_ids` start again at 0 with each text, without `attention_mask`. Then texts do not see
+        each other.
+
+        Raises ValueError unless exactly one of `input_ids` and `inputs_embeds` is given, and if a text is longer than
+        the learned positions.
         """
-        # Only a cache that was handed over remembers anything; a new one would hide packed rows from the mask builder.
+        # Pass on only a given cache: with a new, empty one the mask builder does not detect packed rows.
         cache = self_attention_cache(past_key_values)
         past = 0
         if cache is not None:
@@ -112,7 +116,7 @@ class DeceroDecoderModel(DeceroDecoderPreTrainedModel, DeceroStack):
             self.check_length((inputs_embeds if input_ids is None else input_ids).shape[1], past)  # type: ignore[union-attr]
         elif use_cache:
             past_key_values = self.new_cache()
-        packing = position_ids  # and only position ids that were given can tell texts apart
+        packing = position_ids  # only given position ids can separate texts
         hidden_BLD, position_ids = self.embed(input_ids, inputs_embeds, past, position_ids)
         masks = self.causal_masks(attention_mask, hidden_BLD, cache, packing)
         memory_mask = None
@@ -127,12 +131,12 @@ class DeceroDecoderModel(DeceroDecoderPreTrainedModel, DeceroStack):
                 hidden_BLD, masks[kind], rotary[kind], encoder_hidden_states, memory_mask,
                 **{CACHE: past_key_values}, **kwargs,
             )  # fmt: skip
-        remembered = {CACHE: past_key_values if use_cache else None}
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.norm(hidden_BLD), **remembered)  # type: ignore[arg-type]
+        returned_cache = {CACHE: past_key_values if use_cache else None}
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.norm(hidden_BLD), **returned_cache)  # type: ignore[arg-type]
 
 
 class DeceroDecoderForCausalLM(DeceroDecoderPreTrainedModel, GenerationMixin):
-    """Each token from those before it: Radford et al. 2018, section 3.1."""
+    """Predict each token from those before it: Radford et al. 2018, section 3.1."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
 
@@ -147,9 +151,11 @@ class DeceroDecoderForCausalLM(DeceroDecoderPreTrainedModel, GenerationMixin):
         self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
         labels=None, use_cache=None, logits_to_keep=0, **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:  # fmt: skip
-        """labels: (batch, length), the same tokens as `input_ids` (the loss shifts them), -100 where nothing is asked.
-        logits_to_keep: how many of the last positions are projected, or which; 0 is all. Logits: (batch, kept,
-        vocabulary). With labels nothing is cached unless `use_cache` says so: training has no use for it.
+        """Return logits (batch, kept, vocabulary) and, with labels, the loss.
+
+        labels: (batch, length), the same tokens as `input_ids`, -100 for positions to ignore; the loss shifts them.
+        logits_to_keep: number of last positions to project, or their indices; 0 means all.
+        With labels the cache is off by default, because training does not use it.
         """
         use_cache = False if use_cache is None and labels is not None else use_cache
         outputs = self.model(
@@ -167,9 +173,9 @@ class DeceroDecoderForCausalLM(DeceroDecoderPreTrainedModel, GenerationMixin):
 
 
 def last_token(hidden_BLD, input_ids, attention_mask, pad_token_id):
-    """What was read last, (batch, model): the last place that is text by the mask, or else by the padding token.
+    """Return the hidden state of the last token of each text, (batch, model).
 
-    Raises ValueError for a batch in which neither says where texts end.
+    attention_mask, or else pad_token_id, tells where a text ends. Raises ValueError for a batch without both.
     """
     B, L, _ = hidden_BLD.shape
     if attention_mask is not None and attention_mask.dim() == 2:
@@ -179,13 +185,13 @@ def last_token(hidden_BLD, input_ids, attention_mask, pad_token_id):
     elif B == 1:
         return hidden_BLD[:, -1]
     else:
-        raise ValueError("texts of a batch end where attention_mask or pad_token_id says; give one of them")
+        raise ValueError("cannot find the ends of texts in a batch; give attention_mask or set pad_token_id")
     last_B = (torch.arange(L, device=hidden_BLD.device) * text_BL).argmax(dim=-1)
     return hidden_BLD[torch.arange(B, device=hidden_BLD.device), last_B]
 
 
 class DeceroDecoderForSequenceClassification(DeceroDecoderPreTrainedModel):
-    """A label a sequence, from its last token: the only one that has seen all of it (Radford et al. 2018)."""
+    """Classify a text from its last token, which has seen all others (Radford et al. 2018)."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -200,7 +206,10 @@ class DeceroDecoderForSequenceClassification(DeceroDecoderPreTrainedModel):
         self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
         labels=None, use_cache=None, **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutputWithPast:  # fmt: skip
-        """labels: (batch,) class ids or numbers, or (batch, labels) of 0/1. Logits: (batch, labels)."""
+        """Return logits (batch, labels) and, with labels, the loss.
+
+        labels: (batch,) class ids or numbers, or (batch, labels) of 0 and 1.
+        """
         outputs = self.model(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache=use_cache, **kwargs
         )

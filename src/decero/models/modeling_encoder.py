@@ -1,4 +1,4 @@
-"""The encoder and its heads.
+"""Define the encoder and its heads.
 
 Dimensions: B batch, L length, D model, V vocabulary.
 """
@@ -31,7 +31,7 @@ MASKS = {
 
 
 def pool(hidden_BLD, attention_mask, how):
-    """One vector a sequence, (batch, model): the first token, or the mean over the tokens that are text."""
+    """Pool a sequence to (batch, model): first token, or mean over tokens without padding."""
     if how == "cls":
         return hidden_BLD[:, 0]
     if attention_mask is None or attention_mask.dim() != 2:
@@ -41,7 +41,10 @@ def pool(hidden_BLD, attention_mask, how):
 
 
 class Pooler(nn.Module):
-    """Dense and tanh over one vector a sequence: (batch, model). BERT's code has it; the paper names the vector C."""
+    """Apply dense and tanh to the pooled vector, (batch, model).
+
+    This is in the code of BERT; the paper only names the vector C.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -53,7 +56,7 @@ class Pooler(nn.Module):
 
 
 class DeceroEncoderPreTrainedModel(DeceroPreTrainedModel):
-    """What every encoder class shares."""
+    """Define what all encoder classes share."""
 
     config: DeceroEncoderConfig
     config_class = DeceroEncoderConfig
@@ -61,9 +64,9 @@ class DeceroEncoderPreTrainedModel(DeceroPreTrainedModel):
 
 
 class DeceroEncoderModel(DeceroEncoderPreTrainedModel, DeceroStack):
-    """A stack of encoder layers over embedded tokens: Vaswani et al. 2017, figure 1, left.
+    """Apply a stack of encoder layers to embedded tokens: Vaswani et al. 2017, figure 1, left.
 
-    add_pooling_layer: whether `pooler_output` is computed; None leaves it to `config.pooling_layer`.
+    add_pooling_layer: whether to compute `pooler_output`; None takes `config.pooling_layer`.
     """
 
     def __init__(self, config, add_pooling_layer=None):
@@ -84,15 +87,16 @@ class DeceroEncoderModel(DeceroEncoderPreTrainedModel, DeceroStack):
         selected_positions: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
-        """input_ids, position_ids, token_type_ids: (batch, length). attention_mask: (batch, length), 1 where text is,
-        or (batch, 1, length, length) ready-made. Returns `last_hidden_state` (batch, length, model) and, with a pooling
-        layer, `pooler_output` (batch, model).
+        """Return `last_hidden_state` (batch, length, model).
 
-        selected_positions: (batch, asked), the places whose output is wanted; the last layer computes no others, and
-        `last_hidden_state` is (batch, asked, model). What they read is what they always read.
+        With a pooler, also return `pooler_output` (batch, model).
+        input_ids, position_ids, token_type_ids: (batch, length).
+        attention_mask: (batch, length), 1 for text, 0 for padding; or a finished mask (batch, 1, length, length).
+        selected_positions: (batch, selected), positions that the last layer computes. `last_hidden_state` is then
+        (batch, selected, model), with the same values as without selection.
 
-        Raises ValueError unless exactly one of `input_ids` and `inputs_embeds` is given, and for a text longer than
-        learned positions reach (packed rows may be longer: their `position_ids` start again with each text).
+        Raises ValueError unless exactly one of `input_ids` and `inputs_embeds` is given, and if a text is longer than
+        the learned positions. Packed rows may be longer, because their `position_ids` start again with each text.
         """
         hidden_BLD, position_ids = self.embed(input_ids, inputs_embeds, 0, position_ids, token_type_ids)
         masks = {}
@@ -111,7 +115,10 @@ class DeceroEncoderModel(DeceroEncoderPreTrainedModel, DeceroStack):
 
 
 class MaskedLMHead(nn.Module):
-    """Dense, activation, norm (BERT's transform, a slot), then vocabulary scores: (..., model) -> (..., vocabulary)."""
+    """Map (..., model) to vocabulary scores (..., vocabulary).
+
+    Before the projection come dense, activation and norm (transform of BERT), if configured.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -126,7 +133,7 @@ class MaskedLMHead(nn.Module):
 
 
 class DeceroEncoderForMaskedLM(DeceroEncoderPreTrainedModel):
-    """Masked language modelling: Devlin et al. 2019, section 3.1."""
+    """Predict masked tokens: Devlin et al. 2019, section 3.1."""
 
     _tied_weights_keys = {"lm_head.decoder.weight": "model.embed_tokens.weight"}
 
@@ -147,8 +154,10 @@ class DeceroEncoderForMaskedLM(DeceroEncoderPreTrainedModel):
         self, input_ids=None, attention_mask=None, token_type_ids=None, position_ids=None, inputs_embeds=None,
         labels=None, selected_positions=None, **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:  # fmt: skip
-        """labels: (batch, length), -100 where nothing is asked. Logits: (batch, length, vocabulary). With
-        `selected_positions`, as the bare model takes them, labels and logits are of those places alone.
+        """Return logits (batch, length, vocabulary) and, with labels, the loss.
+
+        labels: (batch, length), -100 for positions to ignore.
+        selected_positions: as in the bare model; labels and logits are then only those of these positions.
         """
         outputs = self.model(
             input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, selected_positions, **kwargs
@@ -156,10 +165,10 @@ class DeceroEncoderForMaskedLM(DeceroEncoderPreTrainedModel):
         logits = self.lm_head(outputs.last_hidden_state)
         loss = None
         if labels is not None:
-            # Most positions ask for nothing: no softmax for them. A compiled graph wants sizes that data do not decide.
-            asked = slice(None) if torch.compiler.is_compiling() else labels != -100
+            # Skip the softmax at ignored positions, which are most. Not when compiled: sizes would depend on data.
+            scored = slice(None) if torch.compiler.is_compiling() else labels != -100
             loss = self.loss_function(
-                logits=logits[asked], labels=labels[asked], vocab_size=self.config.vocab_size, **kwargs
+                logits=logits[scored], labels=labels[scored], vocab_size=self.config.vocab_size, **kwargs
             )
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -167,13 +176,16 @@ class DeceroEncoderForMaskedLM(DeceroEncoderPreTrainedModel):
 
 
 def classifier_dropout(config):
-    """`classifier_dropout`, or the model's own dropout when it is not set."""
-    set_apart = config.classifier_dropout
-    return nn.Dropout(config.hidden_dropout_prob if set_apart is None else set_apart)
+    """Build dropout with `classifier_dropout`, or `hidden_dropout_prob` if it is not set."""
+    probability = config.classifier_dropout
+    return nn.Dropout(config.hidden_dropout_prob if probability is None else probability)
 
 
 class DeceroEncoderForSequenceClassification(DeceroEncoderPreTrainedModel):
-    """One label, several labels or a number a sequence (`config.problem_type`): Devlin et al. 2019, section 4.1."""
+    """Classify a text: one label, several labels or a number, by `config.problem_type`.
+
+    Source: Devlin et al. 2019, section 4.1.
+    """
 
     def __init__(self, config):
         super().__init__(config)
@@ -188,7 +200,10 @@ class DeceroEncoderForSequenceClassification(DeceroEncoderPreTrainedModel):
         self, input_ids=None, attention_mask=None, token_type_ids=None, position_ids=None, inputs_embeds=None,
         labels=None, **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:  # fmt: skip
-        """labels: (batch,) class ids or numbers, or (batch, labels) of 0/1. Logits: (batch, labels)."""
+        """Return logits (batch, labels) and, with labels, the loss.
+
+        labels: (batch,) class ids or numbers, or (batch, labels) of 0 and 1.
+        """
         outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         logits = self.classifier(self.dropout(outputs.pooler_output))
         loss = None
@@ -200,7 +215,7 @@ class DeceroEncoderForSequenceClassification(DeceroEncoderPreTrainedModel):
 
 
 class DeceroEncoderForTokenClassification(DeceroEncoderPreTrainedModel):
-    """A label a token (named entities, parts of speech): Devlin et al. 2019, section 5.3."""
+    """Label each token, such as named entities: Devlin et al. 2019, section 5.3."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -215,7 +230,10 @@ class DeceroEncoderForTokenClassification(DeceroEncoderPreTrainedModel):
         self, input_ids=None, attention_mask=None, token_type_ids=None, position_ids=None, inputs_embeds=None,
         labels=None, **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:  # fmt: skip
-        """labels: (batch, length), -100 where nothing is asked. Logits: (batch, length, labels)."""
+        """Return logits (batch, length, labels) and, with labels, the loss.
+
+        labels: (batch, length), -100 for positions to ignore.
+        """
         outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         loss = None if labels is None else self.loss_function(logits, labels, self.config, **kwargs)
@@ -225,7 +243,7 @@ class DeceroEncoderForTokenClassification(DeceroEncoderPreTrainedModel):
 
 
 class DeceroEncoderForQuestionAnswering(DeceroEncoderPreTrainedModel):
-    """Where an answer starts and ends in the text: Devlin et al. 2019, section 4.2."""
+    """Find start and end of an answer in the text: Devlin et al. 2019, section 4.2."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -238,7 +256,10 @@ class DeceroEncoderForQuestionAnswering(DeceroEncoderPreTrainedModel):
         self, input_ids=None, attention_mask=None, token_type_ids=None, position_ids=None, inputs_embeds=None,
         start_positions=None, end_positions=None, **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:  # fmt: skip
-        """start_positions, end_positions: (batch,). Start and end logits: (batch, length) each."""
+        """Return start and end logits, (batch, length) each, and with positions the loss.
+
+        start_positions, end_positions: (batch,).
+        """
         outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
         start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(dim=-1)
         loss = None

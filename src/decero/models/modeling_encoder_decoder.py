@@ -1,4 +1,4 @@
-"""The Transformer of 2017: an encoder reads, a decoder writes.
+"""Define the encoder-decoder: an encoder reads the source, a decoder writes the target.
 
 Dimensions: B batch, L length, M memory (key) length, D model, V vocabulary.
 """
@@ -21,25 +21,25 @@ from .modeling_stack import DeceroPreTrainedModel
 
 
 def shift_right(labels_BL, start_token_id, pad_token_id):
-    """What the decoder reads to write `labels`: a start token, then the labels but the last; padding for -100.
+    """Return the decoder input for `labels`: start token, then all labels but the last.
 
-    Raises ValueError when the configuration names no start or padding token.
+    Padding replaces -100. Raises ValueError if start or padding token is not set.
     """
     if start_token_id is None or pad_token_id is None:
-        raise ValueError("labels are shifted to the right: set decoder_start_token_id and pad_token_id")
+        raise ValueError("labels need decoder_start_token_id and pad_token_id; set both in the configuration")
     start_B1 = labels_BL.new_full((labels_BL.shape[0], 1), start_token_id)
     shifted_BL = torch.cat((start_B1, labels_BL[:, :-1]), dim=1)
     return shifted_BL.masked_fill(shifted_BL == -100, pad_token_id)
 
 
 class DeceroEncoderDecoderPreTrainedModel(DeceroPreTrainedModel):
-    """What every encoder-decoder class shares."""
+    """Define what all encoder-decoder classes share."""
 
     config: DeceroEncoderDecoderConfig
     config_class = DeceroEncoderDecoderConfig
 
     def get_expanded_tied_weights_keys(self, all_submodels=False):
-        """The two stacks share their embeddings always; `tie_word_embeddings` is about the head (T5 1.1)."""
+        """Always tie the embeddings of both stacks; `tie_word_embeddings` applies to the head."""
         if all_submodels:
             return super().get_expanded_tied_weights_keys(all_submodels=True)
         tied = dict(self._tied_weights_keys or {})
@@ -47,7 +47,7 @@ class DeceroEncoderDecoderPreTrainedModel(DeceroPreTrainedModel):
 
 
 class DeceroEncoderDecoderModel(DeceroEncoderDecoderPreTrainedModel):
-    """Encoder and decoder over one table of embeddings: Vaswani et al. 2017, figure 1."""
+    """Join encoder and decoder, which share embeddings: Vaswani et al. 2017, figure 1."""
 
     _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
 
@@ -80,12 +80,14 @@ class DeceroEncoderDecoderModel(DeceroEncoderDecoderPreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqModelOutput:
-        """input_ids, attention_mask: (batch, memory), what is read. decoder_input_ids, decoder_attention_mask: (batch,
-        length), what was written so far. encoder_outputs: from an earlier call, instead of `input_ids`. Returns
-        `last_hidden_state` (batch, length, model) of the decoder.
+        """Return `last_hidden_state` of the decoder, (batch, length, model).
+
+        input_ids, attention_mask: (batch, memory), the source.
+        decoder_input_ids, decoder_attention_mask: (batch, length), the target so far.
+        encoder_outputs: output of an earlier call, instead of `input_ids`.
         """
         if self.training and encoder_outputs is None and input_ids is not None and decoder_input_ids is not None:
-            # One lookup for both sides: the gradient of each is as large as the table.
+            # One lookup for both sides, because the gradient of each lookup is as large as the table.
             ids_N = torch.cat((input_ids.flatten(), decoder_input_ids.flatten()))
             read_ND, written_ND = self.encoder.embed_tokens(ids_N).split((input_ids.numel(), decoder_input_ids.numel()))
             inputs_embeds = read_ND.view(*input_ids.shape, -1)  # type: ignore[assignment]
@@ -114,7 +116,7 @@ class DeceroEncoderDecoderModel(DeceroEncoderDecoderPreTrainedModel):
 
 
 class DeceroEncoderDecoderForConditionalGeneration(DeceroEncoderDecoderPreTrainedModel, GenerationMixin):
-    """A text from a text: translation (Vaswani et al. 2017), anything else (Raffel et al. 2020)."""
+    """Write a text from a text: Vaswani et al. 2017 (translation), Raffel et al. 2020."""
 
     _tied_weights_keys = {
         "lm_head.weight": "model.encoder.embed_tokens.weight",
@@ -136,14 +138,16 @@ class DeceroEncoderDecoderForConditionalGeneration(DeceroEncoderDecoderPreTraine
         position_ids=None, decoder_position_ids=None, encoder_outputs=None, past_key_values=None, inputs_embeds=None,
         decoder_inputs_embeds=None, labels=None, use_cache=None, **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:  # fmt: skip
-        """labels: (batch, length), what is to be written, -100 where nothing is asked; without `decoder_input_ids` the
-        decoder reads them shifted to the right. Logits: (batch, length, vocabulary). With labels nothing is cached
-        unless `use_cache` says so: training has no use for it.
+        """Return logits (batch, length, vocabulary) and, with labels, the loss.
+
+        labels: (batch, length), the target, -100 for positions to ignore. Without `decoder_input_ids` the decoder reads
+        the labels shifted to the right.
+        With labels the cache is off by default, because training does not use it.
         """
         use_cache = False if use_cache is None and labels is not None else use_cache
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}  # the loss's alone
+        items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}  # only for the loss
         outputs = self.model(
             input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, position_ids, decoder_position_ids,
             encoder_outputs, past_key_values, inputs_embeds, decoder_inputs_embeds, use_cache, **kwargs,

@@ -1,4 +1,4 @@
-"""What encoder and decoder have in common: embeddings in, layers, a norm; and the contract with transformers.
+"""Define the parts that encoder and decoder share, and the interface to transformers.
 
 Dimensions: B batch, L length, M memory (key) length, D model, H heads, K head size.
 """
@@ -15,7 +15,7 @@ from .layers import build_norm
 
 
 class DeceroPreTrainedModel(PreTrainedModel):
-    """What every class shares: how it is named, saved, initialised, and which backends it can use."""
+    """Define naming, saving, initialisation and attention backends of all models."""
 
     config: DeceroConfig
     base_model_prefix = "model"
@@ -26,7 +26,7 @@ class DeceroPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    _skip_keys_device_placement = list(NAMES)  # the cache stays where its layers are
+    _skip_keys_device_placement = list(NAMES)  # the cache stays on the devices of its layers
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -35,9 +35,10 @@ class DeceroPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        """Normal with std `initializer_range`, times the gain that a layer names for itself.
+        """Draw normal weights with std `initializer_range`, times `initializer_gain` of the module.
 
-        transformers asks modules that hold parameters of their own, and no others where the code is not its own.
+        transformers calls this for modules with their own parameters. For code outside of transformers, it calls it
+        for no others.
         """
         super()._init_weights(module)
         if gain := getattr(module, "initializer_gain", None):
@@ -48,7 +49,7 @@ class DeceroPreTrainedModel(PreTrainedModel):
 
 
 class DeceroStack(DeceroPreTrainedModel):
-    """Embeddings, layers and a final norm: either half of Vaswani et al. 2017, figure 1."""
+    """Stack embeddings, layers and a final norm: one half of Vaswani et al. 2017, figure 1."""
 
     def __init__(self, config, layer_class, num_layers):
         super().__init__(config)
@@ -74,17 +75,17 @@ class DeceroStack(DeceroPreTrainedModel):
         self.embed_tokens = value
 
     def check_length(self, length, past):
-        """Raise ValueError for `length` tokens after `past` others when learned positions do not reach as far."""
+        """Raise ValueError if `past + length` tokens exceed the learned positions."""
         limit = self.config.max_position_embeddings if self.config.position_embedding_type == "learned" else None
-        if limit is not None and isinstance(past, int) and past + length > limit:  # a static cache counts in a tensor
+        if limit is not None and isinstance(past, int) and past + length > limit:  # static caches count in a tensor
             raise ValueError(
-                f"{past + length} tokens, but max_position_embeddings {limit} is all that was learned; truncate"
+                f"{past + length} tokens exceed the {limit} learned positions (max_position_embeddings); truncate"
             )
 
     def embed(self, input_ids, inputs_embeds, past=0, position_ids=None, token_type_ids=None):
-        """Tokens + segments + positions, normalised if the configuration says so: (batch, length, model), and the
-        position ids.
+        """Add embeddings of tokens, segments and positions; apply norm and dropout.
 
+        Returns (batch, length, model) and the position ids.
         Raises ValueError unless exactly one of `input_ids` and `inputs_embeds` is given.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -95,14 +96,17 @@ class DeceroStack(DeceroPreTrainedModel):
             self.check_length(embeds_BLD.shape[1], past)
             position_ids = (torch.arange(embeds_BLD.shape[1], device=embeds_BLD.device) + past).unsqueeze(0)
         hidden_BLD = embeds_BLD * config.hidden_size**0.5 if config.scale_embeddings else embeds_BLD
-        if config.type_vocab_size:  # segments before positions, as in BERT: the same order of sums, the same last bits
+        if config.type_vocab_size:  # segments before positions, as in BERT: same order of sums, bit for bit
             types_BL = position_ids.new_zeros(embeds_BLD.shape[:2]) if token_type_ids is None else token_type_ids
             hidden_BLD = hidden_BLD + self.embed_token_types(types_BL)
         hidden_BLD = hidden_BLD + self.embed_positions(position_ids)
         return self.dropout(self.embed_norm(hidden_BLD.to(embeds_BLD.dtype))), position_ids
 
     def rotary(self, position_ids, dtype):
-        """Cosines and sines by kind of layer, (batch, 1, length, head size); None where positions are not rotary."""
+        """Return cosines and sines per kind of layer, (batch, 1, length, head size) each.
+
+        They are None if positions are not rotary.
+        """
         config = self.config
         if config.position_embedding_type != "rotary":
             return dict.fromkeys(self.layer_types)
@@ -114,7 +118,7 @@ class DeceroStack(DeceroPreTrainedModel):
         return angles
 
     def within_window(self, mask_B1LM):
-        """A ready-made mask for sliding layers: what it shows, as far as they look. transformers hands it on as it is.
+        """Restrict a 4-D mask to the window of sliding layers; transformers does not do this.
 
         Queries are the last `length` of the `memory` positions.
         """
@@ -127,16 +131,16 @@ class DeceroStack(DeceroPreTrainedModel):
         return mask_B1LM.masked_fill(~near_LM, torch.finfo(mask_B1LM.dtype).min)
 
     def prefer_near(self, mask, length, kind, past_key_values=None):
-        """The mask of one kind of layer with the biases of relative positions added; as it is for other positions.
+        """Add the biases of relative positions to a mask; with other positions return it unchanged.
 
-        mask: None, bool (True is visible) or additive, (batch, 1, length, memory). Returns (batch or 1, heads, length,
-        memory); -inf hides. Raises ValueError for a backend that knows no bias.
+        mask: None, bool (True is visible) or additive, (batch, 1, length, memory). kind: kind of layer.
+        Returns (batch or 1, heads, length, memory); -inf hides. Raises ValueError for a backend without bias support.
         """
         if self.config.position_embedding_type != "relative":
             return mask
         backend = self.config._attn_implementation
         if "flash" in backend or "flex" in backend:
-            raise ValueError(f"relative positions are added to the scores, which {backend} cannot; use sdpa or eager")
+            raise ValueError(f"{backend} does not support relative positions; use sdpa or eager")
         past, memory, first = 0, length, 0
         if past_key_values is not None:
             layer_idx = self.layer_types.index(kind)
@@ -150,5 +154,5 @@ class DeceroStack(DeceroPreTrainedModel):
             return bias_1HLM.masked_fill(ahead_LM > 0, float("-inf")) if causal else bias_1HLM
         if mask.dtype == torch.bool:
             return bias_1HLM.masked_fill(~mask, float("-inf"))
-        hidden_B1LM = mask == torch.finfo(mask.dtype).min  # what transformers hides additive masks with
+        hidden_B1LM = mask == torch.finfo(mask.dtype).min  # transformers marks hidden positions with this value
         return (bias_1HLM + mask).masked_fill(hidden_B1LM, float("-inf"))

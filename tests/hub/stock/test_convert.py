@@ -233,7 +233,7 @@ def test_one_file_of_two_dtypes_loses_nothing(stock_folder, tmp_path, capsys):
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config: the weights are quantized"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key' has no counterpart"),
         ({"is_decoder": True}, "bert option is_decoder=True has no counterpart in decero"),
-        ({"hidden_act": "sinc"}, "hidden_act sinc is no activation"),
+        ({"hidden_act": "sinc"}, "unknown hidden_act sinc"),
         ({"num_hidden_layers": 3}, "tensor bert.encoder.layer.2.attention.output.LayerNorm.bias is missing"),
         ({"num_hidden_layers": 1}, "unexpected tensor bert.encoder.layer.1.*; BertForMaskedLM has no such"),
         (
