@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from decero.errors import UserError
-from decero.evaluation import Run, judge
+from decero.evaluation import ScoredRun, judge
 
 N = 97
 
@@ -15,11 +15,11 @@ def run(contender, budget, seed, right, **more):
     """A run that gets a share `right` of the test set right: the same easy examples first, whatever the contender."""
     scores = (np.arange(N) < round(right * N)).astype(float)
     fields = {"metrics": {"accuracy": scores.mean()}, "scores": scores, "wall_time_s": 60.0}
-    return Run(contender, budget, seed, "ok", **({"num_parameters": 4_400_000} | fields | more))
+    return ScoredRun(contender, budget, seed, "ok", **({"num_parameters": 4_400_000} | fields | more))
 
 
 def failed(contender, budget, seed, error="RuntimeError: out of memory"):
-    return Run(contender, budget, seed, "failed", error=error)
+    return ScoredRun(contender, budget, seed, "failed", error=error)
 
 
 def seeds(contender, budget, *shares, **more):
@@ -126,8 +126,8 @@ def test_errors_of_regression_are_told_in_their_own_unit():
     runs = []
     for name, noise in (("ours", 0.1), ("b", 0.5)):
         for seed in range(3):
-            scores = -((noise * rng.normal(size=N)) ** 2)
-            runs.append(run(name, 9, seed, 0, scores=scores, metrics={"mse": -scores.mean()}))
+            scores = (noise * rng.normal(size=N)) ** 2
+            runs.append(run(name, 9, seed, 0, scores=scores, metrics={"mse": scores.mean()}))
     verdict = judge(runs, metric="mse", reference="ours", seed=0)
     assert verdict.comparisons[0].winner == "ours"
     assert "points" not in verdict.sentences()[0]

@@ -1,20 +1,30 @@
 """Runs in, verdict out: who is better than the reference at which label budget, and how sure that is."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from decero.errors import UserError, did_you_mean
 from decero.evaluation import tables, wording
+from decero.evaluation.corpus_tests import (
+    Score,
+    corpus_bootstrap,
+    corpus_difference,
+    corpus_permutation_test,
+    is_mean,
+)
+from decero.evaluation.metrics import higher_is_better
 from decero.evaluation.statistics import holm, mean_and_sd, paired_permutation_test, two_way_bootstrap
 
 LEVEL = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class ScoredRun:
     """One contender, one label budget, one seed."""
 
     contender: str
@@ -23,7 +33,8 @@ class Run:
     status: str  # "ok" or "failed"
     error: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)  # on the test set
-    scores: np.ndarray | None = None  # example_scores on the test set (N,), the same order in every run
+    # What each test example adds to the metric, the same order in every run: (N,) of a mean, (N, K) of a corpus metric.
+    scores: np.ndarray | None = None
     wall_time_s: float = 0.0
     num_parameters: int = 0
     total_flos: float = 0.0
@@ -49,7 +60,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Reference minus another contender at one label budget, in mean per-example score (higher is better)."""
+    """Reference minus another contender at one label budget, in the unit and the direction of the metric."""
 
     other: str
     budget: int | None
@@ -73,6 +84,13 @@ class Verdict:
     budgets: tuple[int | None, ...]  # rising, "every label" last
     cells: tuple[Cell, ...]
     comparisons: tuple[Comparison, ...]
+    unit: str = "labels"  # of budgets; "": there are none
+    split: str = "test"  # that was scored
+    proxy: bool = False  # compared is a score of the examples of which the metric is no function
+
+    @property
+    def higher_is_better(self) -> bool:
+        return higher_is_better(self.metric)
 
     def cell(self, contender: str, budget: int | None) -> Cell | None:
         """None where nobody ran."""
@@ -92,7 +110,7 @@ class Verdict:
 
     def record(self) -> dict[str, Any]:
         """`metric` (the mean of each contender and budget), `table` and `sentences`, for result.json."""
-        means = {f"{c.contender}, {c.budget or 'all'} labels": c.mean if c.n_ok else None for c in self.cells}
+        means = {wording.where(c.contender, c.budget, self.unit): _number(c.mean) for c in self.cells}
         return {"metric": means, "table": self.table(), "sentences": self.summary() + self.sentences()}
 
     def table(self) -> str:
@@ -100,25 +118,40 @@ class Verdict:
         return tables.markdown(self)
 
 
-def judge(runs: Sequence[Run], *, metric: str, reference: str, seed: int = 0, n_resamples: int = 10_000) -> Verdict:
+def judge(
+    runs: Sequence[ScoredRun],
+    *,
+    metric: str,
+    reference: str,
+    seed: int = 0,
+    n_resamples: int = 10_000,
+    score_of_sum: Score | None = None,
+    incomparable: Mapping[str, str] = MappingProxyType({}),
+    unit: str = "labels",
+    split: str = "test",
+) -> Verdict:
     """Compare every contender with the reference at every label budget.
 
     A winner is named only when the Holm-adjusted p of the paired permutation test is below 0.05 *and* the 95 % interval
     over seeds and examples leaves out 0: the first guards against a lucky test set, the second against lucky training.
     Only seeds that succeeded for both are paired.
 
+    score_of_sum: the metric of summed rows, where `scores` holds rows (N, K). incomparable: contender -> why its metric
+    does not compare with the reference's, such as another tokenizer. unit: what budgets count. split: what was scored.
+
     Raises UserError: no runs, a reference nobody ran, the same run twice, a metric or scores that a successful run
     lacks, or test sets of different size.
     """
-    _check(runs, metric, reference)
+    _check(runs, metric, reference, incomparable)
+    direction = 1 if higher_is_better(metric) else -1
     contenders = tuple(dict.fromkeys(run.contender for run in runs))
     budgets = tuple(sorted({run.budget for run in runs}, key=lambda budget: (budget is None, budget or 0)))
-    by_cell: dict[tuple[str, int | None], list[Run]] = {}
+    by_cell: dict[tuple[str, int | None], list[ScoredRun]] = {}
     for run in runs:
         by_cell.setdefault((run.contender, run.budget), []).append(run)
 
     drafts = [
-        _compare(by_cell, reference, other, budget, seed, n_resamples)
+        _compare(by_cell, reference, other, budget, seed, n_resamples, score_of_sum, incomparable.get(other))
         for budget in budgets
         for other in contenders
         if other != reference
@@ -127,21 +160,25 @@ def judge(runs: Sequence[Run], *, metric: str, reference: str, seed: int = 0, n_
     for draft, p_adjusted in zip(comparable, holm([draft["p"] for draft in comparable]), strict=True):
         draft["p_adjusted"] = float(p_adjusted)
         if p_adjusted < LEVEL and not draft["low"] <= 0 <= draft["high"]:
-            draft["winner"] = reference if draft["difference"] > 0 else draft["other"]
+            draft["winner"] = reference if direction * draft["difference"] > 0 else draft["other"]
         draft["word"] = f"{draft['winner']} better" if draft["winner"] else "no difference shown"
 
     cells = tuple(
-        _cell(by_cell[contender, budget], metric)
+        _cell(by_cell[contender, budget], metric, hidden=contender in incomparable)
         for contender in contenders
         for budget in budgets
         if (contender, budget) in by_cell
     )
-    return Verdict(metric, reference, contenders, budgets, cells, tuple(Comparison(**draft) for draft in drafts))
+    comparisons = tuple(Comparison(**draft) for draft in drafts)
+    mean = score_of_sum is None or any(r.scores is not None and _mean_only(r.scores, score_of_sum) for r in runs)
+    proxy = mean and not wording.is_mean_metric(metric)
+    return Verdict(metric, reference, contenders, budgets, cells, comparisons, unit, split, proxy)
 
 
-def _cell(runs: list[Run], metric: str) -> Cell:
+def _cell(runs: list[ScoredRun], metric: str, hidden: bool) -> Cell:
+    """hidden: its numbers mean something else than the reference's, so they are not shown beside them."""
     ok = [run for run in runs if run.status == "ok"]
-    values = {run.seed: float(run.metrics[metric]) for run in ok}
+    values = {run.seed: float("nan") if hidden else float(run.metrics[metric]) for run in ok}
     mean, sd = mean_and_sd(values.values())
     return Cell(
         runs[0].contender, runs[0].budget, mean, sd, values, len(ok), len(runs) - len(ok),
@@ -151,7 +188,17 @@ def _cell(runs: list[Run], metric: str) -> Cell:
     )  # fmt: skip
 
 
-def _compare(by_cell, reference: str, other: str, budget: int | None, seed: int, n_resamples: int) -> dict:
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _mean_only(scores: np.ndarray, score_of_sum: Score | None) -> bool:
+    return scores.ndim == 1 or (score_of_sum is not None and is_mean(scores, score_of_sum))
+
+
+def _compare(
+    by_cell, reference: str, other: str, budget: int | None, seed: int, n_resamples: int, score_of_sum, why: str | None
+) -> dict:
     """The fields of a Comparison, before Holm."""
     scores = {
         name: {run.seed: run.scores for run in by_cell.get((name, budget), []) if run.status == "ok"}
@@ -167,19 +214,29 @@ def _compare(by_cell, reference: str, other: str, budget: int | None, seed: int,
         if not scores[name]:
             ran = (name, budget) in by_cell
             return draft | {"reason": f"every run of {name} failed" if ran else f"{name} was not run there"}
+    if why:
+        return draft | {"reason": why}
     if not seeds:
         return draft | {"reason": "no seed succeeded for both"}
     ours_SN = np.stack([scores[reference][s] for s in seeds])
     theirs_SN = np.stack([scores[other][s] for s in seeds])
     if ours_SN.shape[1] < 2:
         return draft | {"reason": "the test set has a single example"}
+    draft |= {"n_examples": ours_SN.shape[1]}
+    if not (_mean_only(ours_SN[0], score_of_sum) and _mean_only(theirs_SN[0], score_of_sum)):
+        low, high = corpus_bootstrap(ours_SN, theirs_SN, score_of_sum, seed, n_resamples)
+        p = corpus_permutation_test(ours_SN, theirs_SN, score_of_sum, seed, n_resamples)
+        difference = corpus_difference(ours_SN, theirs_SN, score_of_sum)
+        return draft | {"difference": difference, "low": low, "high": high, "p": p}
+    if ours_SN.ndim == 3:  # rows [value, 1]
+        ours_SN, theirs_SN = ours_SN[..., 0], theirs_SN[..., 0]
     low, high = two_way_bootstrap(ours_SN, theirs_SN, seed, n_resamples)
     p = paired_permutation_test(ours_SN, theirs_SN, seed, n_resamples)
     difference = float((ours_SN - theirs_SN).mean())
-    return draft | {"n_examples": ours_SN.shape[1], "difference": difference, "low": low, "high": high, "p": p}
+    return draft | {"difference": difference, "low": low, "high": high, "p": p}
 
 
-def _check(runs: Sequence[Run], metric: str, reference: str) -> None:
+def _check(runs: Sequence[ScoredRun], metric: str, reference: str, incomparable: Mapping[str, str]) -> None:
     names = {run.contender for run in runs}
     if not names:
         raise UserError("there are no runs to judge")
@@ -191,11 +248,11 @@ def _check(runs: Sequence[Run], metric: str, reference: str) -> None:
         if (key := (run.contender, run.budget, run.seed)) in seen:
             raise UserError(f"{what}: there are two such runs")
         seen.add(key)
-        if run.status != "ok":
+        if run.status != "ok" or run.contender in incomparable:
             continue
         if metric not in run.metrics:
             raise UserError(f"{what}: has no metric {metric!r}{did_you_mean(metric, run.metrics)}")
-        if run.scores is None or np.ndim(run.scores) != 1:
+        if run.scores is None or np.ndim(run.scores) not in (1, 2):
             raise UserError(f"{what}: has no per-example scores, a row of numbers")
         sizes.add(len(run.scores))
         if len(sizes) > 1:

@@ -3,33 +3,58 @@
 import math
 
 from decero.evaluation.metrics import HIGHER_IS_BETTER
+from decero.evaluation.text_metrics import TEXT_METRICS
 from decero.formatting import duration
 
-PERCENT = ("accuracy", "f1_macro", "f1_micro", "exact_match", "label_accuracy")
+PERCENT = ("accuracy", "f1_macro", "f1_micro", "exact_match", "label_accuracy", "token_f1", "eval_accuracy")
+HUNDRED = (*TEXT_METRICS["translation"], *TEXT_METRICS["summarization"])  # they go from 0 to 100 by themselves
+MEANS = ("accuracy", "label_accuracy", "exact_match", "mse", "mae", *TEXT_METRICS["summarization"], *TEXT_METRICS["text"])
 REGRESSION = ("mse", "mae", "pearson", "spearman")
 TITLES = {
     "accuracy": "accuracy", "f1_macro": "macro F1", "f1_micro": "micro F1", "exact_match": "exact match",
     "label_accuracy": "label accuracy", "matthews_correlation": "Matthews correlation", "mse": "mean squared error",
     "mae": "mean absolute error", "pearson": "Pearson correlation", "spearman": "Spearman correlation",
+    "bleu": "BLEU", "chrf": "chrF", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum", "token_f1": "F1 of words", "bits_per_byte": "bits a byte", "loss": "loss",
+    "perplexity": "perplexity", "eval_loss": "loss (nats a token)", "eval_accuracy": "token accuracy",
 }  # fmt: skip
+
+
+def base(metric: str) -> str:
+    """`bleu` of `help_bleu`: a metric of one of several data sets carries the set's name."""
+    if metric in TITLES:
+        return metric
+    return next((name for name in sorted(TITLES, key=len, reverse=True) if metric.endswith(f"_{name}")), metric)
+
+
+def name_of(metric: str) -> str:
+    """`accuracy`, `BLEU of help`."""
+    known = base(metric)
+    part = f" of {metric.removesuffix(f'_{known}')}" if known != metric else ""
+    return TITLES.get(known, metric) + part
 
 
 def title(metric: str) -> str:
     """`accuracy (%)`, `Pearson correlation`."""
-    return TITLES.get(metric, metric) + (" (%)" if metric in PERCENT else "")
+    return name_of(metric) + (" (%)" if base(metric) in PERCENT else "")
 
 
 def scale(metric: str) -> int:
-    return 100 if metric in PERCENT else 1
+    return 100 if base(metric) in PERCENT else 1
+
+
+def is_mean_metric(metric: str) -> bool:
+    """Whether a metric is the mean of one value an example."""
+    return base(metric) in MEANS
 
 
 def value(metric: str, number: float) -> str:
     """`87.1` for 0.871 of accuracy; other metrics as they are."""
     if math.isnan(number):
         return "–"
-    return (
-        f"{100 * number:.1f}" if metric in PERCENT else minus(f"{number:.3g}" if abs(number) >= 1 else f"{number:.3f}")
-    )
+    if base(metric) in PERCENT + HUNDRED:
+        return f"{scale(metric) * number:.1f}"
+    return minus(f"{number:.3g}" if abs(number) >= 1 else f"{number:.3f}")
 
 
 def spread(metric: str, cell) -> str:
@@ -42,28 +67,35 @@ def minus(text: str) -> str:
     return text.replace("-", "−")
 
 
-def labels(budget: int | None) -> str:
-    return "all labels" if budget is None else "1 label" if budget == 1 else f"{budget:,} labels"
+def labels(budget: int | None, unit: str = "labels") -> str:
+    return f"all {unit}" if budget is None else f"1 {unit[:-1]}" if budget == 1 else f"{budget:,} {unit}"
+
+
+def where(contender: str, budget: int | None, unit: str) -> str:
+    """`ours, 25 labels`; without a unit there are no budgets to name."""
+    return f"{contender}, {budget or 'all'} {unit}" if unit else contender
 
 
 def p_value(p: float) -> str:
     return "–" if math.isnan(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def difference(metric: str, amount: float, low: float, high: float, *, signed: bool = False) -> str:
-    """What the per-example scores differ by, in the unit they are in, with its interval."""
-    points = metric not in REGRESSION
+def difference(metric: str, amount: float, low: float, high: float, *, signed: bool = False, proxy: bool = False) -> str:
+    """What two contenders differ by, in the unit it is in, with its interval. proxy: in right answers or errors."""
+    points = metric not in REGRESSION if proxy else base(metric) in PERCENT + HUNDRED
+    times = 1 if base(metric) in HUNDRED else 100
 
     def number(x: float) -> str:
-        return minus(f"{100 * x:.1f}" if points else f"{x:.3g}")
+        return minus(f"{times * x:.1f}" if points else f"{x:.3g}")
 
     sign = "+" if signed and amount > 0 else ""
     return f"{sign}{number(amount)}{' points' if points else ''} [{number(low)}, {number(high)}]"
 
 
-def quantity(metric: str) -> str:
+def quantity(verdict) -> str:
     """What the per-example scores measure, where that is not the metric itself."""
-    if metric in ("accuracy", "label_accuracy", "mse"):
+    metric = verdict.metric
+    if not verdict.proxy:
         return ""
     return " less squared error" if metric in REGRESSION else " more right answers an example"
 
@@ -71,25 +103,28 @@ def quantity(metric: str) -> str:
 def sentence(verdict, comparison) -> str:
     """One comparison in plain English; as plain when the reference loses."""
     c, metric, ours = comparison, verdict.metric, verdict.reference
-    where = "With every label" if c.budget is None else f"With {labels(c.budget)}"
+    unit, other = verdict.unit, quantity(verdict)
+    where = f"With every {unit[:-1]}, " if c.budget is None else f"With {labels(c.budget, unit)}, "
+    where = where if unit else ""
     if c.reason:
-        return f"{where}, {ours} and {c.other} are not comparable: {c.reason}."
+        return f"{where}{ours} and {c.other} are not comparable: {c.reason}."
 
     def named(name: str) -> str:
         return f"{name} ({spread(metric, verdict.cell(name, c.budget))})"
 
     if c.winner:
-        sign = 1 if c.winner == ours else -1
+        sign = 1 if c.difference > 0 else -1
         low, high = sorted((sign * c.low, sign * c.high))
-        gap = difference(metric, sign * c.difference, low, high)
+        gap = difference(metric, sign * c.difference, low, high, proxy=verdict.proxy)
         verb = "beats" if c.winner == ours else "loses to"
-        tail = f": {gap}{quantity(metric)} for {c.winner}" if quantity(metric) else f" by {gap}"
-        text = f"{where}, {named(ours)} {verb} {named(c.other)}{tail}"
+        tail = f": {gap}{other} for {c.winner}" if other else f" by {gap}"
+        text = f"{where}{named(ours)} {verb} {named(c.other)}{tail}"
     else:
-        gap = difference(metric, c.difference, c.low, c.high, signed=True)
-        text = f"{where}, no difference is shown between {named(ours)} and {named(c.other)}: {gap}{quantity(metric)}"
+        gap = difference(metric, c.difference, c.low, c.high, signed=True, proxy=verdict.proxy)
+        shown = f"no difference is shown between {named(ours)} and {named(c.other)}: {gap}{other}"
+        text = f"{where}{shown}" if where else f"N{shown[1:]}"
     text += f", {p_value(c.p_adjusted)}"
-    if c.winner and quantity(metric):
+    if c.winner and other:
         gain = verdict.cell(ours, c.budget).mean - verdict.cell(c.other, c.budget).mean
         if gain * c.difference * (1 if HIGHER_IS_BETTER.get(metric, True) else -1) < 0:
             text += f"; but {TITLES.get(metric, metric)} points the other way"
@@ -129,7 +164,7 @@ def cost(verdict) -> str:
         mean, upfront = times(verdict, contender)
         once = f", after {duration(upfront)} of pretraining paid once" if upfront else ""
         costs.append(f"{contender} {duration(mean)}{once}")
-    return f"A fine-tuning run takes on average: {'; '.join(costs)}."
+    return f"A run takes on average: {'; '.join(costs)}."
 
 
 def times(verdict, contender: str) -> tuple[float, float]:
