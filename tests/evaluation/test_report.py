@@ -24,7 +24,8 @@ def some_runs(budgets=(50, None), contenders=("ours", EVIL, "google-bert/" + "a-
                 scores = (rng.random(60) < 0.9 - 0.2 * i).astype(float)
                 curve = [{"step": s, "loss": 2 / s, "eval_accuracy": 1 - 1 / s} for s in (1, 2, 3)]
                 metrics = {"accuracy": scores.mean(), "loss": 0.5}
-                runs.append(ScoredRun(contender, budget, seed, "ok", None, metrics, scores, 9.0 + i, 10**6, curve=curve))
+                fields = (contender, budget, seed, "ok", None, metrics, scores, 9.0 + i, 10**6)
+                runs.append(ScoredRun(*fields, curve=curve))
     error = f"RuntimeError: {EVIL}"
     return [*runs[:-1], replace(runs[-1], status="failed", error=error, metrics={}, scores=None)]
 

@@ -24,15 +24,14 @@ from decero.training.runs import Run
 
 def execute(plan: Plan, accelerator: Accelerator, say: Callable[[str], None]) -> None:
     """Do what is not done yet, with a line for each run. A run that fails is recorded and the others go on."""
-    number, total = 0, len(plan.trials) + len(plan.runs)
-    for run in (*plan.trials, *plan.runs):
-        number += 1
+    everything = (*plan.trials, *plan.runs)
+    for number, run in enumerate(everything, start=1):
         error = None
         if plan.trials and run.trial is None and run.floor is None:
             chosen = tuning_of(plan, run.contender, run.budget).chosen
             error = failure(plan, run) if chosen is None else None
             run = plan.with_values(run, chosen or {})
-        say(f"[{number}/{total}] {run.name}: {do(plan, run, accelerator, error)}")
+        say(f"[{number}/{len(everything)}] {run.name}: {do(plan, run, accelerator, error)}")
 
 
 def do(plan: Plan, run: PlannedRun, accelerator: Accelerator, error: str | None = None) -> str:
@@ -86,9 +85,7 @@ def _fit(plan: Plan, run: PlannedRun, accelerator: Accelerator) -> dict[str, Any
     try:
         data = task.load_data(opened, SPLITS if task.splits else None)
         model = task.build_model()
-        result = train(
-            opened, model, data.train, task.optimize(opened, model, data), task.evaluator(opened, data)
-        )
+        result = train(opened, model, data.train, task.optimize(opened, model, data), task.evaluator(opened, data))
         if run.trial is not None:
             assert data.validation is not None
             metric = task.evaluate(opened, result.model, data.validation, data)

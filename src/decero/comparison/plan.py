@@ -62,6 +62,7 @@ def make_plan(comparison: Compare) -> Plan:
     for name, contender in comparison.contenders.items():
         if contender.floor and contender.floor not in task.floors:
             there = f"; it has {', '.join(task.floors)}" if task.floors else ", which has none"
+            there = did_you_mean(contender.floor, task.floors) or there
             raise UserError(f"contenders.{name}: {contender.floor} is no baseline of {task.recipe}{there}")
     split = _check_data(comparison, task)
     trials: list[PlannedRun] = []

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,7 +19,7 @@ class Contender(Section):
 
     model: ModelSection | None = Field(None, description="the model to train")
     tfidf: bool = Field(False, description="the same as baseline: tfidf")
-    baseline: Literal["tfidf", "ngram", "copy", "lead"] | None = Field(
+    baseline: str | None = Field(
         None,
         description="no model, but a floor: tfidf (words and pairs + logistic regression) for classification; ngram "
         "(byte 6-grams) for causal models; copy or lead (the source, or its first words) for pairs of texts",
@@ -76,7 +76,9 @@ class Compare(RunConfig):
             return tune
         flat: dict[str, Any] = {}
         for key, values in tune.items():
-            flat |= {f"{key}.{name}": each for name, each in values.items()} if isinstance(values, dict) else {key: values}
+            flat |= (
+                {f"{key}.{name}": each for name, each in values.items()} if isinstance(values, dict) else {key: values}
+            )
         return flat
 
     @model_validator(mode="after")
@@ -110,7 +112,9 @@ class Compare(RunConfig):
                     raise ValueError(f"contenders.{contender}.{key}: is tuned; leave it out here, or tune.{key}")
         points = math.prod(map(len, self.tune.values())) if self.tune else 0
         if self.trials is not None and self.trials > points:
-            raise ValueError(f"trials: {self.trials} exceeds the {points} points of the grid; leave it out or add values")
+            raise ValueError(
+                f"trials: {self.trials} exceeds the {points} points of the grid; leave it out or add values"
+            )
         return self
 
     @property

@@ -45,7 +45,7 @@ def corpus_permutation_test(a_SNK, b_SNK, score: Score, seed: int, n_resamples: 
         return 1.0
     a_SK, b_SK = a_SNK.sum(axis=1), b_SNK.sum(axis=1)
     observed = abs(corpus_difference(a_SNK, b_SNK, score))
-    exact = M < 60 and 2**M <= n_resamples
+    exact = M < 60 and n_resamples >= 2**M
     rounds = 2**M if exact else n_resamples
     generator, extreme, chunk = np.random.default_rng(seed), 0, 1 + 2_000_000 // M  # 16 MB of swaps at a time
     for start in range(0, rounds, chunk):

@@ -9,9 +9,9 @@ from decero.evaluation.metrics import example_scores
 
 
 class ExampleStatistics(NamedTuple):
-    """values_NK: a row of numbers an example. score_of_sum: the metric of the summed rows (K,)."""
+    """rows: K numbers an example, (N, K). score_of_sum: the metric of the summed rows (K,)."""
 
-    values_NK: np.ndarray
+    rows: np.ndarray
     score_of_sum: Score
 
 

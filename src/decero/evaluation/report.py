@@ -40,8 +40,8 @@ METHOD = (
     "Every contender was trained on the same data with the same recipe, once a seed, and scored on the same {split} "
     "examples.",
     "{difference}",
-    "p-value: the paired permutation test (Noreen 1989; Dror et al. 2018){swaps}. It asks how often other test examples "
-    "would set these same trained models this far apart if they were equally good.",
+    "p-value: the paired permutation test (Noreen 1989; Dror et al. 2018){swaps}. It asks how often other "
+    "test examples would set these same trained models this far apart if they were equally good.",
     "Interval, in square brackets: 95 %, from resampling seeds and test examples both (Owen 2007), widened for few "
     "seeds (Student). It asks what training again and testing again would give. Only seeds that succeeded on both "
     "sides count.",

@@ -8,7 +8,8 @@ from decero.formatting import duration
 
 PERCENT = ("accuracy", "f1_macro", "f1_micro", "exact_match", "label_accuracy", "token_f1", "eval_accuracy")
 HUNDRED = (*TEXT_METRICS["translation"], *TEXT_METRICS["summarization"])  # they go from 0 to 100 by themselves
-MEANS = ("accuracy", "label_accuracy", "exact_match", "mse", "mae", *TEXT_METRICS["summarization"], *TEXT_METRICS["text"])
+MEANS = ("accuracy", "label_accuracy", "mse", "mae", *TEXT_METRICS["summarization"], *TEXT_METRICS["text"])
+DECIMALS = ("bits_per_byte", "loss", "eval_loss")  # a hundredth of them is much
 REGRESSION = ("mse", "mae", "pearson", "spearman")
 TITLES = {
     "accuracy": "accuracy", "f1_macro": "macro F1", "f1_micro": "micro F1", "exact_match": "exact match",
@@ -54,6 +55,8 @@ def value(metric: str, number: float) -> str:
         return "–"
     if base(metric) in PERCENT + HUNDRED:
         return f"{scale(metric) * number:.1f}"
+    if base(metric) in DECIMALS:
+        return minus(f"{number:.3f}")
     return minus(f"{number:.3g}" if abs(number) >= 1 else f"{number:.3f}")
 
 
@@ -80,13 +83,16 @@ def p_value(p: float) -> str:
     return "–" if math.isnan(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def difference(metric: str, amount: float, low: float, high: float, *, signed: bool = False, proxy: bool = False) -> str:
+def difference(
+    metric: str, amount: float, low: float, high: float, *, signed: bool = False, proxy: bool = False
+) -> str:
     """What two contenders differ by, in the unit it is in, with its interval. proxy: in right answers or errors."""
     points = metric not in REGRESSION if proxy else base(metric) in PERCENT + HUNDRED
     times = 1 if base(metric) in HUNDRED else 100
 
     def number(x: float) -> str:
-        return minus(f"{times * x:.1f}" if points else f"{x:.3g}")
+        form = ".1f" if points else ".3f" if base(metric) in DECIMALS else ".3g"
+        return minus(f"{times * x if points else x:{form}}")
 
     sign = "+" if signed and amount > 0 else ""
     return f"{sign}{number(amount)}{' points' if points else ''} [{number(low)}, {number(high)}]"

@@ -118,7 +118,7 @@ class TextToText(Task):
         return ExampleStatistics(*sufficient_statistics(metric, list(table["hypothesis"]), list(table["reference"])))
 
     def validation_metric(self, metric: str) -> str:
-        """Evaluations average a metric over the parts; without `generation.validation_rows` they know the loss alone."""
+        """Evaluations average a metric over the parts; without `generation.validation_rows` they know only the loss."""
         if not self.config.generation.validation_rows:
             return "loss"
         return self._part_of(metric)[1] if len(self.config.data.tasks) > 1 else metric
