@@ -9,32 +9,36 @@ from decero.errors import UserError, run_script
 
 def main():
     config = Compare.from_cli()
-    from decero.comparison.contenders import cells, facts, metric_of, read_runs, run_cell  # --help needs no libraries
+    from decero.comparison.collect import facts, verdict_of  # --help needs no libraries
+    from decero.comparison.execute import execute
+    from decero.comparison.plan import by_hand, make_plan
+    from decero.comparison.tuning import tunings
     from decero.evaluation.report import write_report
-    from decero.evaluation.verdict import judge
     from decero.training.records import finished, write_result
     from decero.training.runs import open_run
 
     with open_run(config) as run:
-        table = cells(config)  # every run's settings, checked before the first one starts
+        plan = make_plan(config)  # every run's settings, checked before the first one starts
+        notes = [note for note in [by_hand(config)] if note]
         if config.dry_run:
-            names = [cell.name for cell in table]
-            return run.print(config.to_yaml(), *names, f"{len(table)} runs", "dry run: nothing was trained or written")
+            names = [each.name for each in (*plan.trials, *plan.runs)]
+            return run.print(config.to_yaml(), *names, *notes, plan.size, "dry run: nothing was trained or written")
         if (record := finished(config)) and not record["failed"]:  # failed runs are tried again
-            return run.print(record["table"], *record["sentences"])
+            return run.print(record["table"], *record["sentences"], *notes)
 
-        for number, cell in enumerate(table, start=1):
-            outcome = run_cell(cell, run.accelerator)
-            run.print(f"[{number}/{len(table)}] {cell.name}: {outcome}")
+        run.print(*notes)
+        execute(plan, run.accelerator, run.print)
 
-        runs = read_runs(table)
-        verdict = judge(runs, metric=metric_of(config), reference=config.reference, seed=config.seed)
+        verdict, runs = verdict_of(plan)
+        tuning = tunings(plan)
         if run.is_main:
-            write_report(config.folder, config.title, verdict, runs, facts=facts(config, table))
-        record = verdict.record() | {"seed": config.seed, "runs": len(runs)}
+            known = facts(plan)
+            write_report(config.folder, config.title, verdict, runs, facts=known, tuning=tuning, notes=notes)
+        record = verdict.record() | {"seed": config.seed, "runs": len(runs), "notes": notes}
+        record |= {"tuning": [each.record() for each in tuning]} if tuning else {}
         record |= {"failed": sum(r.status != "ok" for r in runs), "wall_time_s": sum(r.wall_time_s for r in runs)}
         write_result(config.folder, run.accelerator, record)
-        run.print("", record["table"], "", *record["sentences"], "", f"{config.folder}/report.html")
+        run.print("", record["table"], "", *record["sentences"], *notes, "", f"{config.folder}/report.html")
     if not any(each.status == "ok" for each in runs if each.contender == config.reference):
         raise UserError(f"every run of the reference {config.reference} failed; the first: {runs[0].error}")
 

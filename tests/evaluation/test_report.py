@@ -8,7 +8,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from decero.evaluation import Run, judge, write_report
+from decero.evaluation import ScoredRun, judge, write_report
 
 EVIL = "<script>alert(1)</script> & $x^2$ | "
 FACTS = {"machine": "2 <b>cores</b>", "command": "accelerate launch recipes/compare.py"}
@@ -24,7 +24,8 @@ def some_runs(budgets=(50, None), contenders=("ours", EVIL, "google-bert/" + "a-
                 scores = (rng.random(60) < 0.9 - 0.2 * i).astype(float)
                 curve = [{"step": s, "loss": 2 / s, "eval_accuracy": 1 - 1 / s} for s in (1, 2, 3)]
                 metrics = {"accuracy": scores.mean(), "loss": 0.5}
-                runs.append(Run(contender, budget, seed, "ok", None, metrics, scores, 9.0 + i, 10**6, curve=curve))
+                fields = (contender, budget, seed, "ok", None, metrics, scores, 9.0 + i, 10**6)
+                runs.append(ScoredRun(*fields, curve=curve))
     error = f"RuntimeError: {EVIL}"
     return [*runs[:-1], replace(runs[-1], status="failed", error=error, metrics={}, scores=None)]
 
@@ -124,7 +125,7 @@ def test_reports_are_identical_whatever_the_matplotlibrc(folder, tmp_path):
     [
         some_runs((None,), ("ours", "b")),
         some_runs((1, 10, 100, None)),
-        [Run("ours", 5, 0, "failed", error=None), Run("b", None, 0, "failed", error="died")],
+        [ScoredRun("ours", 5, 0, "failed", error=None), ScoredRun("b", None, 0, "failed", error="died")],
         [replace(run, curve=[], wall_time_s=0.0) for run in some_runs((3,), [f"{i}" for i in range(12)] + ["ours"])],
         [replace(run, contender="ours") for run in some_runs((3,), ("x",))],
     ],

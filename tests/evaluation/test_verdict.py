@@ -1,12 +1,15 @@
 """When a winner is named, and the wording of a verdict."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from decero.errors import UserError
-from decero.evaluation import Run, judge
+from decero.evaluation import ScoredRun, judge
+from decero.evaluation.corpus_tests import ratio
+from decero.evaluation.examples import class_statistics
 
 N = 97
 
@@ -15,11 +18,11 @@ def run(contender, budget, seed, right, **more):
     """A run with a share `right` of correct answers; the same easy examples are right first for every contender."""
     scores = (np.arange(N) < round(right * N)).astype(float)
     fields = {"metrics": {"accuracy": scores.mean()}, "scores": scores, "wall_time_s": 60.0}
-    return Run(contender, budget, seed, "ok", **({"num_parameters": 4_400_000} | fields | more))
+    return ScoredRun(contender, budget, seed, "ok", **({"num_parameters": 4_400_000} | fields | more))
 
 
 def failed(contender, budget, seed, error="RuntimeError: out of memory"):
-    return Run(contender, budget, seed, "failed", error=error)
+    return ScoredRun(contender, budget, seed, "failed", error=error)
 
 
 def seeds(contender, budget, *shares, **more):
@@ -126,8 +129,8 @@ def test_regression_differences_have_the_unit_of_the_error():
     runs = []
     for name, noise in (("ours", 0.1), ("b", 0.5)):
         for seed in range(3):
-            scores = -((noise * rng.normal(size=N)) ** 2)
-            runs.append(run(name, 9, seed, 0, scores=scores, metrics={"mse": -scores.mean()}))
+            scores = (noise * rng.normal(size=N)) ** 2
+            runs.append(run(name, 9, seed, 0, scores=scores, metrics={"mse": scores.mean()}))
     verdict = judge(runs, metric="mse", reference="ours", seed=0)
     assert verdict.comparisons[0].winner == "ours"
     assert "points" not in verdict.sentences()[0]
@@ -154,3 +157,61 @@ def test_a_single_seed_says_what_is_missing():
 def test_runs_that_cannot_be_judged_are_named(runs, message):
     with pytest.raises(UserError, match=message):
         judge(runs, metric="accuracy", reference="ours", seed=0)
+
+
+def rate_runs(name, nats, seeds=range(3), metric="bits_per_byte", size=11):
+    """Runs whose metric is a ratio of sums."""
+    rng, runs = np.random.default_rng(round(10 * nats)), []
+    for seed in seeds:
+        weight = np.arange(1, size + 1) * 1.0
+        rows = np.stack([weight * (nats + 0.05 * rng.normal(size=size) + 0.001 * seed), weight], axis=1)
+        value = rows[:, 0].sum() / rows[:, 1].sum()
+        runs.append(ScoredRun(name, None, seed, "ok", None, {metric: value}, rows))
+    return runs
+
+
+def test_lower_bits_win_and_the_sentence_says_by_how_many():
+    runs = rate_runs("ours", 1.5) + rate_runs("b", 1.7)
+    verdict = judge(runs, metric="bits_per_byte", reference="ours", score_of_sum=ratio, unit="", n_resamples=500)
+    (comparison,) = verdict.comparisons
+    assert comparison.winner == "ours"
+    assert comparison.difference == pytest.approx(-0.2, abs=0.02)
+    assert comparison.low < comparison.difference < comparison.high < 0
+    assert verdict.sentences()[0].startswith("ours (1.500 ± 0.018) beats b (1.692 ± 0.036) by 0.192 [0.083, 0.301]")
+    assert verdict.table().startswith("| contender | bits a byte | parameters |")
+    assert "labels" not in verdict.table() + verdict.sentences()[0] + str(verdict.record())
+    lost = judge(runs, metric="bits_per_byte", reference="b", score_of_sum=ratio, unit="", n_resamples=500)
+    assert lost.comparisons[0].difference == -comparison.difference
+    assert "b (1.692 ± 0.036) loses to ours (1.500 ± 0.018) by 0.192 [" in lost.sentences()[0]
+
+
+def test_what_means_another_thing_is_refused_with_its_reason():
+    other = [replace(run, scores=run.scores[:5]) for run in rate_runs("b", 1.0, metric="loss")]
+    runs = rate_runs("ours", 1.5, metric="loss") + other
+    why = {"b": "b has another tokenizer"}
+    verdict = judge(runs, metric="loss", reference="ours", score_of_sum=ratio, unit="", incomparable=why)
+    assert verdict.sentences() == ["ours and b are not comparable: b has another tokenizer."]
+    assert math.isnan(verdict.cell("b", None).mean)
+    assert "| b | – ? |" in verdict.table()
+
+
+def test_rows_of_a_mean_give_the_bits_that_scores_give():
+    runs = seeds("ours", 9, 0.8, 0.9, 0.7) + seeds("b", 9, 0.7, 0.6, 0.7)
+    rows = [replace(run, scores=np.stack([run.scores, np.ones(N)], axis=1)) for run in runs]
+    plain = judge(runs, metric="accuracy", reference="ours").comparisons
+    assert judge(rows, metric="accuracy", reference="ours", score_of_sum=ratio).comparisons == plain
+
+
+def test_macro_f1_itself_is_compared_where_its_counts_are_there():
+    rng, runs = np.random.default_rng(0), []
+    true = rng.integers(0, 3, 90)
+    for name, luck in (("ours", 0.9), ("b", 0.5)):
+        for seed in range(2):
+            said = np.where(rng.random(90) < luck, true, rng.integers(0, 3, 90))
+            rows, score = class_statistics("single_label_classification", "f1_macro", said, true, 3)
+            metrics = {"f1_macro": float(score(rows.sum(axis=0)))}
+            runs.append(ScoredRun(name, 9, seed, "ok", None, metrics, rows))
+    verdict = judge(runs, metric="f1_macro", reference="ours", score_of_sum=score, n_resamples=500)
+    means = [verdict.cell(name, 9).mean for name in ("ours", "b")]
+    assert verdict.comparisons[0].difference == pytest.approx(means[0] - means[1])
+    assert "right answers" not in verdict.sentences()[0]

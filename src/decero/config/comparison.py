@@ -1,22 +1,28 @@
-"""Define the settings of a comparison: contenders, seeds, label budgets."""
+"""Define the settings of a comparison: a task, contenders, seeds, label budgets, tuning."""
 
+import math
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from decero.config.finetuning import ClassificationSection
 from decero.config.run_config import RunConfig
-from decero.config.sections import LabelledData, ModelSection, OptimSection, Section, TokenizerSection, TrainingSection
+from decero.config.sections import ModelSection, OptimSection, Section, TokenizerSection, TrainingSection
 from decero.errors import did_you_mean
+
+TUNABLE = ("optim", "training")
+ONE_FOR_ALL = ("mixed_precision", "num_processes")
 
 
 class Contender(Section):
     """Describe one contender. Its `optim` and `training` override the shared settings."""
 
-    model: ModelSection | None = Field(None, description="the encoder to fine-tune")
-    tfidf: bool = Field(
-        False, description="instead of a model: TF-IDF of words and word pairs + logistic regression, as a baseline"
+    model: ModelSection | None = Field(None, description="the model to train")
+    tfidf: bool = Field(False, description="the same as baseline: tfidf")
+    baseline: str | None = Field(
+        None,
+        description="no model, but a floor: tfidf (words and pairs + logistic regression) for classification; ngram "
+        "(byte 6-grams) for causal models; copy or lead (the source, or its first words) for pairs of texts",
     )
     tokenizer: TokenizerSection = TokenizerSection()
     optim: dict[str, Any] = Field({}, description="settings of optim that differ for this contender")
@@ -24,29 +30,56 @@ class Contender(Section):
 
     @model_validator(mode="after")
     def _one_kind(self):
-        if self.tfidf == (self.model is not None):
-            raise ValueError("a contender is either a model or tfidf: true")
+        if self.tfidf + (self.baseline is not None) + (self.model is not None) != 1:
+            raise ValueError("a contender is one of model, baseline and tfidf: true")
         return self
+
+    @property
+    def floor(self) -> str | None:
+        """The baseline's name; None of a model."""
+        return "tfidf" if self.tfidf else self.baseline
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """`optim.learning_rate` -> value, of the settings that it has for itself."""
+        return {f"{room}.{key}": value for room in TUNABLE for key, value in getattr(self, room).items()}
 
 
 class Compare(RunConfig):
     title: str = Field("Which model to ship", description="headline of the report")
-    contenders: dict[str, Contender] = Field(description="name -> a model to compare")
+    task: str = Field("finetune_classification", description="what is trained: the name of a recipe that trains")
+    contenders: dict[str, Contender] = Field(description="name -> a model, or a baseline, to compare")
     reference: str = Field(description="name of the contender that all others are compared with")
     seeds: list[int] = Field(
         [0, 1, 2], min_length=1, description="one run per seed: it sets weights, data order, dropout and label budget"
     )
     label_budgets: list[int | None] = Field(
-        [None], min_length=1, description="numbers of labelled examples to train on; null: all of train"
+        [None], min_length=1, description="labelled examples, or pairs of texts of each set; null: all of train"
     )
     keep_models: bool = Field(False, description="also save model/ of every run, not only predictions and metrics")
-    metric: str | None = Field(
-        None, description="metric in the table; by default accuracy, f1_micro or mse, by problem_type"
-    )
-    data: LabelledData
-    objective: ClassificationSection = ClassificationSection()
+    metric: str | None = Field(None, description="the metric that decides; by default the task's main metric")
+    data: dict[str, Any] = Field(description="as in the task's own recipe, without max_train_rows")
+    objective: dict[str, Any] = Field({}, description="as in the task's own recipe")
+    generation: dict[str, Any] = Field({}, description="as in the task's own recipe, where models write text")
     optim: OptimSection = OptimSection()
     training: TrainingSection
+    tune: dict[str, list[Any]] = Field(
+        {}, description="optim.KEY or training.KEY -> values: a grid that every contender is tuned over, on validation"
+    )
+    trials: int | None = Field(None, ge=1, description="try so many points of the grid, drawn by the seed; null: all")
+
+    @field_validator("tune", mode="before")
+    @classmethod
+    def _flat(cls, tune):
+        """`{optim: {learning_rate: [...]}}` says the same as `{optim.learning_rate: [...]}`."""
+        if not isinstance(tune, dict):
+            return tune
+        flat: dict[str, Any] = {}
+        for key, values in tune.items():
+            flat |= (
+                {f"{key}.{name}": each for name, each in values.items()} if isinstance(values, dict) else {key: values}
+            )
+        return flat
 
     @model_validator(mode="after")
     def _known_names(self):
@@ -58,15 +91,34 @@ class Compare(RunConfig):
                 raise ValueError(f"{name}: a value appears twice; remove one")
         if self.hub.repo_id:
             raise ValueError(
-                "hub.repo_id: a comparison publishes no model; remove it, and set it when you fine-tune the winner"
+                "hub.repo_id: a comparison publishes no model; remove it, and set it when you train the winner"
             )
         for name, contender in self.contenders.items():
-            for key in {"mixed_precision", "num_processes"} & contender.training.keys():
-                raise ValueError(
-                    f"contenders.{name}.training.{key}: cannot differ between contenders; set training.{key}"
-                )
-        if self.data.max_train_rows is not None:
+            for key in ONE_FOR_ALL:
+                if key in contender.training:
+                    raise ValueError(
+                        f"contenders.{name}.training.{key}: cannot differ between contenders; set training.{key}"
+                    )
+        if self.data.get("max_train_rows") is not None:
             raise ValueError("data.max_train_rows: a comparison uses label_budgets instead; set those")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_tuned(self):
+        for key, values in self.tune.items():
+            room, _, name = key.partition(".")
+            if room not in TUNABLE or not name or "." in name or name in ONE_FOR_ALL:
+                raise ValueError(f"tune.{key}: tune settings of optim and training, such as optim.learning_rate")
+            if not values or any(value in values[:place] for place, value in enumerate(values)):
+                raise ValueError(f"tune.{key}: give different values to try, at least one")
+            for contender, each in self.contenders.items():
+                if key in each.own:
+                    raise ValueError(f"contenders.{contender}.{key}: is tuned; leave it out here, or tune.{key}")
+        points = math.prod(map(len, self.tune.values())) if self.tune else 0
+        if self.trials is not None and self.trials > points:
+            raise ValueError(
+                f"trials: {self.trials} exceeds the {points} points of the grid; leave it out or add values"
+            )
         return self
 
     @property

@@ -17,11 +17,11 @@ from decero.evaluation.text_metrics import (
     translation_metrics,
     translation_signatures,
 )
-from decero.evaluation.verdict import Cell, Comparison, Run, Verdict, judge
+from decero.evaluation.verdict import Cell, Comparison, ScoredRun, Verdict, judge
 
 __all__ = [
     "HIGHER_IS_BETTER", "MAIN_METRIC", "METRICS", "TEXT_METRICS", "ByteNgrams", "Cell", "Comparison", "PairedBootstrap",
-    "Run", "Verdict", "bits_per_byte", "compressed_bits_per_byte", "compute_metrics", "compute_text_metrics",
+    "ScoredRun", "Verdict", "bits_per_byte", "compressed_bits_per_byte", "compute_metrics", "compute_text_metrics",
     "exact_metrics", "example_scores", "holm", "judge", "mean_and_sd", "ngram_bits_per_byte", "paired_bootstrap",
     "paired_permutation_test", "perplexity", "predict", "summary_metrics", "summary_signatures", "text_signatures",
     "translation_metrics", "translation_signatures", "two_way_bootstrap", "write_report",

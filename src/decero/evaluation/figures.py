@@ -1,4 +1,4 @@
-"""Draw the three figures of a report. A contender has the same colour and marker in all; files are reproducible."""
+"""Draw the figures of a report. A contender has the same colour and marker in all; files are reproducible."""
 
 import io
 import math
@@ -33,14 +33,15 @@ H, D = 3600, 86400
 DURATIONS = (0.1, 0.3, 1, 3, 10, 30, 60, 180, 600, 1800, H, 3 * H, 10 * H, D, 3 * D, 10 * D, 30 * D)  # ticks, seconds
 
 
-def figures(verdict, runs) -> dict[str, Figure]:
-    """Draw all figures: file stem -> figure, for metric_by_budget, cost_quality and learning_curves."""
+def figures(verdict, runs, tuning=()) -> dict[str, Figure]:
+    """Draw the figures: file stem -> figure.
+
+    metric_by_budget (if there are several budgets), cost_quality, learning_curves and tuning (if there was any).
+    """
     with style():
-        return {
-            "metric_by_budget": _metric_by_budget(verdict),
-            "cost_quality": _cost_quality(verdict, runs),
-            "learning_curves": _learning_curves(verdict, runs),
-        }
+        drawn = {"metric_by_budget": _metric_by_budget(verdict)} if len(verdict.budgets) > 1 else {}
+        drawn |= {"cost_quality": _cost_quality(verdict, runs), "learning_curves": _learning_curves(verdict, runs)}
+        return drawn | ({"tuning": _tuning(verdict, tuning)} if tuning else {})
 
 
 def render(figure: Figure, kind: str) -> bytes:
@@ -80,7 +81,7 @@ def _frame(verdict):
     """Make a figure with one panel and the test metric on the y axis; also return the cells that have results."""
     figure = Figure(figsize=(7.2, 4.6), layout="constrained")
     axes = figure.subplots()
-    axes.set_ylabel(f"test {wording.title(verdict.metric)}")
+    axes.set_ylabel(f"{verdict.split} {wording.title(verdict.metric)}")
     cells = {name: [c for c in verdict.cells if c.contender == name and c.n_ok] for name in verdict.contenders}
     cells = {name: some for name, some in cells.items() if some}
     if not cells:
@@ -107,7 +108,8 @@ def _metric_by_budget(verdict) -> Figure:
     axes.set_xlim(min(x_of.values()) / 1.35, max(x_of.values()) * 1.35)
     axes.set_xticks(list(x_of.values()), ["all" if b is None else f"{b:,}" for b in x_of])
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("labelled training examples" + (" (log scale)" if len(x_of) > 1 else ""))
+    what = "labelled training examples" if verdict.unit == "labels" else f"training {verdict.unit}"
+    axes.set_xlabel(what + (" (log scale)" if len(x_of) > 1 else ""))
     return figure
 
 
@@ -127,7 +129,7 @@ def _cost_quality(verdict, runs) -> Figure:
     for contender, cells in cells_of.items():
         look = _look(verdict, contender)
         dots = [run for run in runs if run.contender == contender and run.status == "ok"]
-        ys = [scale * run.metrics[verdict.metric] for run in dots]
+        ys = [scale * verdict.cell(contender, run.budget).values[run.seed] for run in dots]
         axes.plot([_seconds(run) for run in dots], ys, ".", markersize=5, color=look["color"], alpha=0.6)
         xs, ys = [_seconds(cell) for cell in cells], [scale * cell.mean for cell in cells]
         axes.plot(xs, ys, **look, markersize=8, linewidth=1.0)
@@ -176,8 +178,26 @@ def _learning_curves(verdict, runs) -> Figure:
                 _note(axes, "no curve was recorded")
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axes, budget in zip(grid[0], verdict.budgets, strict=True):
-        axes.set_title(wording.labels(budget), fontsize=10)
+        axes.set_title(wording.labels(budget, verdict.unit) if verdict.unit else "", fontsize=10)
     for axes in grid[-1]:
         axes.set_xlabel("optimizer step")
     _legend(figure, verdict, [name for name in verdict.contenders if any(r.curve for r in runs if r.contender == name)])
+    return figure
+
+
+def _tuning(verdict, tuning) -> Figure:
+    """A panel a label budget: the expected best validation score by the number of trials, a line a contender."""
+    n = len(verdict.budgets)
+    figure = Figure(figsize=(max(7.2, 2.7 * n), 4.1), layout="constrained")
+    panels = figure.subplots(1, n, squeeze=False, sharey=True)[0]
+    panels[0].set_ylabel(f"expected best validation {wording.title(tuning[0].metric)}")
+    for axes, budget in zip(panels, verdict.budgets, strict=True):
+        for each in tuning:
+            if each.budget == budget and each.expected:
+                ys = [wording.scale(each.metric) * y for y in each.expected]
+                axes.plot(range(1, len(ys) + 1), ys, **_look(verdict, each.contender), markersize=6)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlabel("trials")
+        axes.set_title(wording.labels(budget, verdict.unit) if verdict.unit else "", fontsize=10)
+    _legend(figure, verdict, [name for name in verdict.contenders if any(t.contender == name for t in tuning)])
     return figure

@@ -23,8 +23,16 @@ MAIN_METRIC = {
     "multi_label_classification": "f1_micro",
     "regression": "mse",
 }
-LOWER_IS_BETTER = ("loss", "mse", "mae")
-HIGHER_IS_BETTER = {name: name not in LOWER_IS_BETTER for names in (*METRICS.values(), ("loss",)) for name in names}
+LOWER_IS_BETTER = ("loss", "mse", "mae", "eval_loss", "perplexity", "bits_per_byte")
+OTHERS = ("loss", "eval_loss", "perplexity", "bits_per_byte", "eval_accuracy", "source_gain")
+HIGHER_IS_BETTER = {name: name not in LOWER_IS_BETTER for names in (*METRICS.values(), OTHERS) for name in names}
+
+
+def higher_is_better(metric: str) -> bool:
+    """The direction of any metric of this package; of a part's, too, such as `help_bleu`."""
+    if metric in HIGHER_IS_BETTER:
+        return HIGHER_IS_BETTER[metric]
+    return not any(metric.endswith(f"_{name}") for name in LOWER_IS_BETTER)
 
 
 def predict(problem_type: str, logits) -> np.ndarray:

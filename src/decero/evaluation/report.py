@@ -8,35 +8,39 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from decero.evaluation import tables, wording
 from decero.evaluation.figures import figures, render
-from decero.evaluation.metrics import HIGHER_IS_BETTER
-from decero.evaluation.verdict import Comparison, Run, Verdict
+from decero.evaluation.tuning_curve import Tuning
+from decero.evaluation.verdict import Comparison, ScoredRun, Verdict
 
 CAPTIONS = {
     "metric_by_budget": (
         "Quality against labels",
-        "The quality of each contender as the number of labelled examples grows. Marker: mean over seeds; bar: one "
+        "The quality of each contender as the number of {examples} grows. Marker: mean over seeds; bar: one "
         "standard deviation each way; small dot: one seed. {better}. The position of “all” beside numbers is not to "
         "scale.",
     ),
     "cost_quality": (
         "Quality against time",
         "The cost of each contender. Large marker: mean at one label budget; a line joins the budgets, and the "
-        "smallest and the largest are named; small dot: one run. Time is that of one fine-tuning run plus the user's "
-        "own pretraining, which is needed only once. {better}, and further left is cheaper.",
+        "smallest and the largest are named; small dot: one run. Time is that of one run plus the user's own "
+        "pretraining, which is needed only once. {better}, and further left is cheaper.",
     ),
     "learning_curves": (
         "Learning curves",
         "One line per run, one panel per label budget. Solid: the run finished; dotted with a final ×: it failed. If "
         "a loss still falls at the end, train for more steps; if it is noisy, try a smaller learning rate.",
     ),
+    "tuning": (
+        "Quality against tuning",
+        "The best validation score to expect from so many trials, drawn from those that were made (Dodge et al. 2019). "
+        "A line that still moves at its end would gain from more trials.",
+    ),
 }
 METHOD = (
-    "Every contender was trained on the same labelled examples with the same recipe, once per seed, and scored on "
-    "the same test examples.",
-    "Differences are reference minus contender in the score of one test example: right or wrong; the share of its "
-    "labels that are right; or minus its squared error.",
-    "p-value: the paired permutation test (Noreen 1989; Dror et al. 2018). It answers: if these trained models were "
-    "equally good, how often would other test examples show a difference this large?",
+    "Every contender was trained on the same data with the same recipe, once per seed, and scored on the same {split} "
+    "examples.",
+    "{difference}",
+    "p-value: the paired permutation test (Noreen 1989; Dror et al. 2018){swaps}. It answers: if these trained models "
+    "were equally good, how often would other test examples show a difference this large?",
     "Interval, in square brackets: 95 %, from resampling both seeds and test examples (Owen 2007), widened for few "
     "seeds (Student). It shows what another training and another test set could give. Only seeds that succeeded for "
     "both contenders count.",
@@ -48,12 +52,20 @@ METHOD = (
 
 
 def write_report(
-    folder: Path, title: str, verdict: Verdict, runs: Sequence[Run], *, facts: dict[str, str]
+    folder: Path,
+    title: str,
+    verdict: Verdict,
+    runs: Sequence[ScoredRun],
+    *,
+    facts: dict[str, str],
+    tuning: Sequence[Tuning] = (),
+    notes: Sequence[str] = (),
 ) -> list[Path]:
-    """Write verdict.md, three figures (PNG and SVG) and report.html. Return the paths, report.html last.
+    """Write verdict.md, the figures (PNG and SVG) and report.html. Return the paths, report.html last.
 
     runs: the runs of the verdict.
     facts: what a reader needs to repeat it (machine, versions, commit, command, data sizes), in the order to show.
+    tuning: the trials before the runs. notes: sentences below the verdict, such as a warning.
 
     The page needs no other file, no network and no script. The same input gives the same bytes. Existing files with
     these names are replaced.
@@ -66,19 +78,20 @@ def write_report(
         (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
         written.append(folder / name)
 
-    method = [line.format(comparisons=sum(c.reason is None for c in verdict.comparisons)) for line in METHOD]
-    better = "Higher is better" if HIGHER_IS_BETTER.get(verdict.metric, True) else "Lower is better"
+    method = _method(verdict, tuning)
+    better = "Higher is better" if verdict.higher_is_better else "Lower is better"
+    examples = "labelled examples" if verdict.unit == "labels" else f"training {verdict.unit}"
     drawings = []
-    for stem, figure in figures(verdict, runs).items():
+    for stem, figure in figures(verdict, runs, tuning).items():
         svg = render(figure, "svg")
         write(f"{stem}.svg", svg)
         write(f"{stem}.png", render(figure, "png"))
         heading, caption = CAPTIONS[stem]
         # An <img> with a data URI, not inline SVG: the ids of the figures cannot clash, and browsers use the alt text.
         uri = f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
-        drawings.append({"heading": heading, "caption": caption.format(better=better), "uri": uri})
+        drawings.append({"heading": heading, "caption": caption.format(better=better, examples=examples), "uri": uri})
 
-    write("verdict.md", _markdown(title, verdict, method, facts))
+    write("verdict.md", _markdown(title, verdict, method, facts, tuning, notes))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -98,6 +111,8 @@ def write_report(
         figures=drawings,
         method=method,
         facts=facts,
+        tuning=tables.tuning_rows(verdict, tuning),
+        notes=notes,
         w=wording,
         t=tables,
     )
@@ -105,7 +120,7 @@ def write_report(
     return written
 
 
-def _sorted(verdict: Verdict, runs: Sequence[Run]) -> list[Run]:
+def _sorted(verdict: Verdict, runs: Sequence[ScoredRun]) -> list[ScoredRun]:
     budgets, contenders = verdict.budgets, verdict.contenders
     return sorted(runs, key=lambda run: (budgets.index(run.budget), contenders.index(run.contender), run.seed))
 
@@ -114,16 +129,57 @@ def _tone(verdict: Verdict, comparison: Comparison) -> str:
     return "even" if comparison.winner is None else "win" if comparison.winner == verdict.reference else "lose"
 
 
-def _markdown(title: str, verdict: Verdict, method: list[str], facts: dict[str, str]) -> str:
+def _method(verdict: Verdict, tuning: Sequence[Tuning]) -> list[str]:
+    """METHOD for this metric."""
+    name = wording.name_of(verdict.metric)
+    difference, swaps = f"Differences are reference minus contender in {name}.", ""
+    if verdict.proxy:
+        difference = (
+            f"{name} is no function of sums over examples. Differences are reference minus contender in the score of "
+            "one test example: right or wrong; the share of its labels that are right; or minus its squared error."
+        )
+    elif not wording.is_mean_metric(verdict.metric):
+        swaps = " by approximate randomization (Riezler & Maxwell 2005)"
+        difference += f" {name} is no mean over examples, so it is computed anew from the sums of every resample."
+    compared = sum(c.reason is None for c in verdict.comparisons)
+    method = [
+        line.format(comparisons=compared, split=verdict.split, difference=difference, swaps=swaps) for line in METHOD
+    ]
+    if tuning:
+        method.append(
+            "Every contender that is trained was tuned with the same number of trials of the same settings, on the "
+            "validation split alone and with one seed; all seeds were then run with the values of the best trial."
+        )
+    return method
+
+
+def _tuning_lines(verdict: Verdict, tuning: Sequence[Tuning]) -> list[str]:
+    if not tuning:
+        return []
+    line = tables.escaped
+    headers, *rows = tables.tuning_rows(verdict, tuning)
+    table = ["## Tuning", "", f"| {' | '.join(headers)} |", "|:--" * len(headers) + "|"]
+    return [*table, *(f"| {' | '.join(line(text).replace('|', chr(92) + '|') for text in row)} |" for row in rows), ""]
+
+
+def _markdown(
+    title: str,
+    verdict: Verdict,
+    method: list[str],
+    facts: dict[str, str],
+    tuning: Sequence[Tuning],
+    notes: Sequence[str],
+) -> str:
     line = tables.escaped
     return "\n".join(
         [
             f"# {line(title)}",
             "",
-            *(f"- {line(text)}" for text in [*verdict.summary(), *verdict.sentences(), verdict.cost()]),
+            *(f"- {line(text)}" for text in [*verdict.summary(), *verdict.sentences(), verdict.cost(), *notes]),
             "",
             verdict.table(),
             "",
+            *_tuning_lines(verdict, tuning),
             "## How it was computed",
             "",
             *(f"- {line(text)}" for text in method),

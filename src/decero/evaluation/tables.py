@@ -3,6 +3,7 @@
 import html
 
 from decero.evaluation import wording
+from decero.evaluation.tuning_curve import values_text
 from decero.formatting import count, duration
 
 BETTER, WORSE, SAME, UNKNOWN = "▲", "▼", "≈", "?"
@@ -15,8 +16,15 @@ def legend(verdict) -> str:
     )
 
 
+def heading(verdict) -> str:
+    """`Test accuracy (%)`."""
+    return f"{verdict.split.capitalize()} {wording.title(verdict.metric)}"
+
+
 def headers(verdict) -> list[str]:
-    return ["contender", *map(wording.labels, verdict.budgets), "parameters", "mean time per run", "pretraining, once"]
+    unit = verdict.unit
+    columns = [wording.labels(b, unit) for b in verdict.budgets] if unit else [wording.title(verdict.metric)]
+    return ["contender", *columns, "parameters", "mean time per run", "pretraining, once"]
 
 
 def rows(verdict) -> list[dict]:
@@ -49,7 +57,23 @@ def markdown(verdict) -> str:
     for row in rows(verdict):
         cells = [f"{text} ({note})" if note else text for text, note in row["cells"]]
         lines.append(line([row["contender"], *cells, row["parameters"], row["time"], row["upfront"]]))
-    return "\n".join([*lines, "", escaped(f"Test {wording.title(verdict.metric)}. {legend(verdict)}")])
+    return "\n".join([*lines, "", escaped(f"{heading(verdict)}. {legend(verdict)}")])
+
+
+def tuning_rows(verdict, tuning) -> list[list[str]]:
+    """The headers, then a row a contender and budget: chosen values, their score, what n trials give on average."""
+    if not tuning:
+        return []
+    most = max(len(each.tried) for each in tuning)
+    shown = sorted({1, 2, 4, 8, 16, 32, most} & set(range(1, most + 1)))
+    score = f"validation {wording.title(tuning[0].metric)}"
+    budgets = ["budget"] if verdict.unit else []
+    rows = [["contender", *budgets, "chosen", score, *(f"best of {n}, expected" for n in shown)]]
+    for each in tuning:
+        budget = [wording.labels(each.budget, verdict.unit)] if verdict.unit else []
+        curve = [wording.value(each.metric, each.expected[n - 1]) if n <= len(each.expected) else "–" for n in shown]
+        rows.append([each.contender, *budget, values_text(each.chosen), wording.value(each.metric, each.best), *curve])
+    return rows
 
 
 def escaped(text: str) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import regex  # unlike in `re`, \w matches combining marks, so Hindi words stay whole
 
 from decero.errors import UserError, did_you_mean
+from decero.evaluation.corpus_tests import ratio
 
 TEXT_METRICS = {  # the first of each kind is its main metric
     "translation": ("bleu", "chrf"),
@@ -165,7 +166,7 @@ def sufficient_statistics(
     else:
         names = [name for names in TEXT_METRICS.values() for name in names]
         raise UserError(f"unknown text metric {metric!r}{did_you_mean(metric, names)}  (all: {', '.join(names)})")
-    return np.stack([scores_N, np.ones_like(scores_N)], axis=1), lambda sum_K: float(sum_K[0] / sum_K[1])
+    return np.stack([scores_N, np.ones_like(scores_N)], axis=1), ratio
 
 
 def check_pairs(hypotheses: Sequence[str], references: Sequence[str]) -> None:

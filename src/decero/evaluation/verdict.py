@@ -1,20 +1,30 @@
 """Judge runs: which contender is better than the reference at which label budget, and how certain that is."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from decero.errors import UserError, did_you_mean
 from decero.evaluation import tables, wording
+from decero.evaluation.corpus_tests import (
+    Score,
+    corpus_bootstrap,
+    corpus_difference,
+    corpus_permutation_test,
+    is_mean,
+)
+from decero.evaluation.metrics import higher_is_better
 from decero.evaluation.statistics import holm, mean_and_sd, paired_permutation_test, two_way_bootstrap
 
 LEVEL = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class ScoredRun:
     """One contender, one label budget, one seed."""
 
     contender: str
@@ -23,7 +33,9 @@ class Run:
     status: str  # "ok" or "failed"
     error: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)  # on the test set
-    scores: np.ndarray | None = None  # example_scores on the test set (N,), in the same order for every run
+    # What each test example adds to the metric, in the same order for every run: (N,) for a mean, (N, K) for a corpus
+    # metric.
+    scores: np.ndarray | None = None
     wall_time_s: float = 0.0
     num_parameters: int = 0
     total_flos: float = 0.0
@@ -49,7 +61,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The reference minus another contender at one label budget, in mean per-example score (higher is better)."""
+    """The reference minus another contender at one label budget, in the unit and direction of the metric."""
 
     other: str
     budget: int | None
@@ -75,6 +87,13 @@ class Verdict:
     budgets: tuple[int | None, ...]  # rising; None (all labels) last
     cells: tuple[Cell, ...]
     comparisons: tuple[Comparison, ...]
+    unit: str = "labels"  # of budgets; "": there are none
+    split: str = "test"  # that was scored
+    proxy: bool = False  # compared is a score of the examples of which the metric is no function
+
+    @property
+    def higher_is_better(self) -> bool:
+        return higher_is_better(self.metric)
 
     def cell(self, contender: str, budget: int | None) -> Cell | None:
         """Return the cell, None when there was no run."""
@@ -94,7 +113,7 @@ class Verdict:
 
     def record(self) -> dict[str, Any]:
         """Return `metric` (the mean per contender and budget), `table` and `sentences`, for result.json."""
-        means = {f"{c.contender}, {c.budget or 'all'} labels": c.mean if c.n_ok else None for c in self.cells}
+        means = {wording.where(c.contender, c.budget, self.unit): _number(c.mean) for c in self.cells}
         return {"metric": means, "table": self.table(), "sentences": self.summary() + self.sentences()}
 
     def table(self) -> str:
@@ -102,25 +121,40 @@ class Verdict:
         return tables.markdown(self)
 
 
-def judge(runs: Sequence[Run], *, metric: str, reference: str, seed: int = 0, n_resamples: int = 10_000) -> Verdict:
+def judge(
+    runs: Sequence[ScoredRun],
+    *,
+    metric: str,
+    reference: str,
+    seed: int = 0,
+    n_resamples: int = 10_000,
+    score_of_sum: Score | None = None,
+    incomparable: Mapping[str, str] = MappingProxyType({}),
+    unit: str = "labels",
+    split: str = "test",
+) -> Verdict:
     """Compare every contender with the reference at every label budget.
 
     A winner needs both a Holm-adjusted p of the paired permutation test below 0.05 *and* a 95 % interval over seeds and
     examples without 0. The first guards against a lucky test set, the second against a lucky training run. Only seeds
     that succeeded for both are paired.
 
+    score_of_sum: the metric of summed rows, where `scores` holds rows (N, K). incomparable: contender -> why its metric
+    does not compare with the reference's, such as another tokenizer. unit: what budgets count. split: what was scored.
+
     Raises UserError: no runs; a reference without runs; the same run twice; a successful run without the metric or the
     scores; test sets of different sizes.
     """
-    _check(runs, metric, reference)
+    _check(runs, metric, reference, incomparable)
+    direction = 1 if higher_is_better(metric) else -1
     contenders = tuple(dict.fromkeys(run.contender for run in runs))
     budgets = tuple(sorted({run.budget for run in runs}, key=lambda budget: (budget is None, budget or 0)))
-    by_cell: dict[tuple[str, int | None], list[Run]] = {}
+    by_cell: dict[tuple[str, int | None], list[ScoredRun]] = {}
     for run in runs:
         by_cell.setdefault((run.contender, run.budget), []).append(run)
 
     drafts = [
-        _compare(by_cell, reference, other, budget, seed, n_resamples)
+        _compare(by_cell, reference, other, budget, seed, n_resamples, score_of_sum, incomparable.get(other))
         for budget in budgets
         for other in contenders
         if other != reference
@@ -129,21 +163,25 @@ def judge(runs: Sequence[Run], *, metric: str, reference: str, seed: int = 0, n_
     for draft, p_adjusted in zip(comparable, holm([draft["p"] for draft in comparable]), strict=True):
         draft["p_adjusted"] = float(p_adjusted)
         if p_adjusted < LEVEL and not draft["low"] <= 0 <= draft["high"]:
-            draft["winner"] = reference if draft["difference"] > 0 else draft["other"]
+            draft["winner"] = reference if direction * draft["difference"] > 0 else draft["other"]
         draft["word"] = f"{draft['winner']} better" if draft["winner"] else "no difference shown"
 
     cells = tuple(
-        _cell(by_cell[contender, budget], metric)
+        _cell(by_cell[contender, budget], metric, hidden=contender in incomparable)
         for contender in contenders
         for budget in budgets
         if (contender, budget) in by_cell
     )
-    return Verdict(metric, reference, contenders, budgets, cells, tuple(Comparison(**draft) for draft in drafts))
+    comparisons = tuple(Comparison(**draft) for draft in drafts)
+    mean = score_of_sum is None or any(r.scores is not None and _mean_only(r.scores, score_of_sum) for r in runs)
+    proxy = mean and not wording.is_mean_metric(metric)
+    return Verdict(metric, reference, contenders, budgets, cells, comparisons, unit, split, proxy)
 
 
-def _cell(runs: list[Run], metric: str) -> Cell:
+def _cell(runs: list[ScoredRun], metric: str, hidden: bool) -> Cell:
+    """hidden: its numbers mean something else than the reference's, so they are not shown beside them."""
     ok = [run for run in runs if run.status == "ok"]
-    values = {run.seed: float(run.metrics[metric]) for run in ok}
+    values = {run.seed: float("nan") if hidden else float(run.metrics[metric]) for run in ok}
     mean, sd = mean_and_sd(values.values())
     return Cell(
         runs[0].contender, runs[0].budget, mean, sd, values, len(ok), len(runs) - len(ok),
@@ -153,7 +191,17 @@ def _cell(runs: list[Run], metric: str) -> Cell:
     )  # fmt: skip
 
 
-def _compare(by_cell, reference: str, other: str, budget: int | None, seed: int, n_resamples: int) -> dict:
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _mean_only(scores: np.ndarray, score_of_sum: Score | None) -> bool:
+    return scores.ndim == 1 or (score_of_sum is not None and is_mean(scores, score_of_sum))
+
+
+def _compare(
+    by_cell, reference: str, other: str, budget: int | None, seed: int, n_resamples: int, score_of_sum, why: str | None
+) -> dict:
     """Return the fields of a Comparison, before Holm's correction."""
     scores = {
         name: {run.seed: run.scores for run in by_cell.get((name, budget), []) if run.status == "ok"}
@@ -169,19 +217,29 @@ def _compare(by_cell, reference: str, other: str, budget: int | None, seed: int,
         if not scores[name]:
             ran = (name, budget) in by_cell
             return draft | {"reason": f"every run of {name} failed" if ran else f"{name} has no run with this budget"}
+    if why:
+        return draft | {"reason": why}
     if not seeds:
         return draft | {"reason": "no seed succeeded for both"}
     reference_SN = np.stack([scores[reference][s] for s in seeds])
     other_SN = np.stack([scores[other][s] for s in seeds])
     if reference_SN.shape[1] < 2:
         return draft | {"reason": "the test set has only one example"}
+    draft |= {"n_examples": reference_SN.shape[1]}
+    if not (_mean_only(reference_SN[0], score_of_sum) and _mean_only(other_SN[0], score_of_sum)):
+        low, high = corpus_bootstrap(reference_SN, other_SN, score_of_sum, seed, n_resamples)
+        p = corpus_permutation_test(reference_SN, other_SN, score_of_sum, seed, n_resamples)
+        difference = corpus_difference(reference_SN, other_SN, score_of_sum)
+        return draft | {"difference": difference, "low": low, "high": high, "p": p}
+    if reference_SN.ndim == 3:  # rows [value, 1]
+        reference_SN, other_SN = reference_SN[..., 0], other_SN[..., 0]
     low, high = two_way_bootstrap(reference_SN, other_SN, seed, n_resamples)
     p = paired_permutation_test(reference_SN, other_SN, seed, n_resamples)
     difference = float((reference_SN - other_SN).mean())
-    return draft | {"n_examples": reference_SN.shape[1], "difference": difference, "low": low, "high": high, "p": p}
+    return draft | {"difference": difference, "low": low, "high": high, "p": p}
 
 
-def _check(runs: Sequence[Run], metric: str, reference: str) -> None:
+def _check(runs: Sequence[ScoredRun], metric: str, reference: str, incomparable: Mapping[str, str]) -> None:
     names = {run.contender for run in runs}
     if not names:
         raise UserError("there are no runs to judge")
@@ -193,12 +251,12 @@ def _check(runs: Sequence[Run], metric: str, reference: str) -> None:
         if (key := (run.contender, run.budget, run.seed)) in seen:
             raise UserError(f"{label}: there are two such runs")
         seen.add(key)
-        if run.status != "ok":
+        if run.status != "ok" or run.contender in incomparable:
             continue
         if metric not in run.metrics:
             raise UserError(f"{label}: no metric {metric!r}{did_you_mean(metric, run.metrics)}")
-        if run.scores is None or np.ndim(run.scores) != 1:
-            raise UserError(f"{label}: no per-example scores (one number per example)")
+        if run.scores is None or np.ndim(run.scores) not in (1, 2):
+            raise UserError(f"{label}: no per-example scores (one number or row per example)")
         sizes.add(len(run.scores))
         if len(sizes) > 1:
             raise UserError(f"{label}: scored {len(run.scores)} test examples, others {min(sizes - {len(run.scores)})}")

@@ -3,33 +3,61 @@
 import math
 
 from decero.evaluation.metrics import HIGHER_IS_BETTER
+from decero.evaluation.text_metrics import TEXT_METRICS
 from decero.formatting import duration
 
-PERCENT = ("accuracy", "f1_macro", "f1_micro", "exact_match", "label_accuracy")
+PERCENT = ("accuracy", "f1_macro", "f1_micro", "exact_match", "label_accuracy", "token_f1", "eval_accuracy")
+HUNDRED = (*TEXT_METRICS["translation"], *TEXT_METRICS["summarization"])  # they go from 0 to 100 by themselves
+MEANS = ("accuracy", "label_accuracy", "mse", "mae", *TEXT_METRICS["summarization"], *TEXT_METRICS["text"])
+DECIMALS = ("bits_per_byte", "loss", "eval_loss")  # a hundredth of them is much
 REGRESSION = ("mse", "mae", "pearson", "spearman")
 TITLES = {
     "accuracy": "accuracy", "f1_macro": "macro F1", "f1_micro": "micro F1", "exact_match": "exact match",
     "label_accuracy": "label accuracy", "matthews_correlation": "Matthews correlation", "mse": "mean squared error",
     "mae": "mean absolute error", "pearson": "Pearson correlation", "spearman": "Spearman correlation",
+    "bleu": "BLEU", "chrf": "chrF", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum", "token_f1": "F1 of words", "bits_per_byte": "bits a byte", "loss": "loss",
+    "perplexity": "perplexity", "eval_loss": "loss (nats a token)", "eval_accuracy": "token accuracy",
 }  # fmt: skip
+
+
+def base(metric: str) -> str:
+    """`bleu` of `help_bleu`: a metric of one of several data sets carries the set's name."""
+    if metric in TITLES:
+        return metric
+    return next((name for name in sorted(TITLES, key=len, reverse=True) if metric.endswith(f"_{name}")), metric)
+
+
+def name_of(metric: str) -> str:
+    """`accuracy`, `BLEU of help`."""
+    known = base(metric)
+    part = f" of {metric.removesuffix(f'_{known}')}" if known != metric else ""
+    return TITLES.get(known, metric) + part
 
 
 def title(metric: str) -> str:
     """Return the title of a metric, such as `accuracy (%)` or `Pearson correlation`."""
-    return TITLES.get(metric, metric) + (" (%)" if metric in PERCENT else "")
+    return name_of(metric) + (" (%)" if base(metric) in PERCENT else "")
 
 
 def scale(metric: str) -> int:
-    return 100 if metric in PERCENT else 1
+    return 100 if base(metric) in PERCENT else 1
+
+
+def is_mean_metric(metric: str) -> bool:
+    """Whether a metric is the mean of one value an example."""
+    return base(metric) in MEANS
 
 
 def value(metric: str, number: float) -> str:
     """Format a value of a metric: `87.1` for an accuracy of 0.871; other metrics keep their scale."""
     if math.isnan(number):
         return "–"
-    return (
-        f"{100 * number:.1f}" if metric in PERCENT else minus(f"{number:.3g}" if abs(number) >= 1 else f"{number:.3f}")
-    )
+    if base(metric) in PERCENT + HUNDRED:
+        return f"{scale(metric) * number:.1f}"
+    if base(metric) in DECIMALS:
+        return minus(f"{number:.3f}")
+    return minus(f"{number:.3g}" if abs(number) >= 1 else f"{number:.3f}")
 
 
 def spread(metric: str, cell) -> str:
@@ -42,56 +70,68 @@ def minus(text: str) -> str:
     return text.replace("-", "−")
 
 
-def labels(budget: int | None) -> str:
-    return "all labels" if budget is None else "1 label" if budget == 1 else f"{budget:,} labels"
+def labels(budget: int | None, unit: str = "labels") -> str:
+    return f"all {unit}" if budget is None else f"1 {unit[:-1]}" if budget == 1 else f"{budget:,} {unit}"
+
+
+def where(contender: str, budget: int | None, unit: str) -> str:
+    """`ours, 25 labels`; without a unit there are no budgets to name."""
+    return f"{contender}, {budget or 'all'} {unit}" if unit else contender
 
 
 def p_value(p: float) -> str:
     return "–" if math.isnan(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def difference(metric: str, amount: float, low: float, high: float, *, signed: bool = False) -> str:
-    """Format a difference of per-example scores in their unit, with its interval."""
-    points = metric not in REGRESSION
+def difference(
+    metric: str, amount: float, low: float, high: float, *, signed: bool = False, proxy: bool = False
+) -> str:
+    """Format a difference with its interval, in the unit of the metric; with proxy, of the per-example scores."""
+    points = metric not in REGRESSION if proxy else base(metric) in PERCENT + HUNDRED
+    times = 1 if base(metric) in HUNDRED else 100
 
     def number(x: float) -> str:
-        return minus(f"{100 * x:.1f}" if points else f"{x:.3g}")
+        form = ".1f" if points else ".3f" if base(metric) in DECIMALS else ".3g"
+        return minus(f"{times * x if points else x:{form}}")
 
     sign = "+" if signed and amount > 0 else ""
     return f"{sign}{number(amount)}{' points' if points else ''} [{number(low)}, {number(high)}]"
 
 
-def quantity(metric: str) -> str:
+def quantity(verdict) -> str:
     """Name what the per-example scores measure, if that is not the metric itself."""
-    if metric in ("accuracy", "label_accuracy", "mse"):
+    metric = verdict.metric
+    if not verdict.proxy:
         return ""
     return " less squared error" if metric in REGRESSION else " more right answers per example"
 
 
 def sentence(verdict, comparison) -> str:
     """Write one comparison as a plain sentence, also when the reference loses."""
-    c, metric, reference = comparison, verdict.metric, verdict.reference
-    budget = "With all labels" if c.budget is None else f"With {labels(c.budget)}"
+    c, metric, ours = comparison, verdict.metric, verdict.reference
+    unit, other = verdict.unit, quantity(verdict)
+    where = f"With all {unit}, " if c.budget is None else f"With {labels(c.budget, unit)}, "
+    where = where if unit else ""
     if c.reason:
-        return f"{budget}, {reference} and {c.other} are not comparable: {c.reason}."
+        return f"{where}{ours} and {c.other} are not comparable: {c.reason}."
 
     def named(name: str) -> str:
         return f"{name} ({spread(metric, verdict.cell(name, c.budget))})"
 
     if c.winner:
-        sign = 1 if c.winner == reference else -1
+        sign = 1 if c.difference > 0 else -1
         low, high = sorted((sign * c.low, sign * c.high))
-        gap = difference(metric, sign * c.difference, low, high)
-        verb = "beats" if c.winner == reference else "loses to"
-        tail = f": {gap}{quantity(metric)} for {c.winner}" if quantity(metric) else f" by {gap}"
-        text = f"{budget}, {named(reference)} {verb} {named(c.other)}{tail}"
+        gap = difference(metric, sign * c.difference, low, high, proxy=verdict.proxy)
+        verb = "beats" if c.winner == ours else "loses to"
+        tail = f": {gap}{other} for {c.winner}" if other else f" by {gap}"
+        text = f"{where}{named(ours)} {verb} {named(c.other)}{tail}"
     else:
-        gap = difference(metric, c.difference, c.low, c.high, signed=True)
-        pair = f"{named(reference)} and {named(c.other)}"
-        text = f"{budget}, no difference is shown between {pair}: {gap}{quantity(metric)}"
+        gap = difference(metric, c.difference, c.low, c.high, signed=True, proxy=verdict.proxy)
+        shown = f"no difference is shown between {named(ours)} and {named(c.other)}: {gap}{other}"
+        text = f"{where}{shown}" if where else f"N{shown[1:]}"
     text += f", {p_value(c.p_adjusted)}"
-    if c.winner and quantity(metric):
-        gain = verdict.cell(reference, c.budget).mean - verdict.cell(c.other, c.budget).mean
+    if c.winner and other:
+        gain = verdict.cell(ours, c.budget).mean - verdict.cell(c.other, c.budget).mean
         if gain * c.difference * (1 if HIGHER_IS_BETTER.get(metric, True) else -1) < 0:
             text += f"; but {TITLES.get(metric, metric)} points the other way"
     if not c.winner and c.p_adjusted < 0.05:
@@ -130,7 +170,7 @@ def cost(verdict) -> str:
         mean, upfront = times(verdict, contender)
         once = f", after one pretraining of {duration(upfront)}" if upfront else ""
         costs.append(f"{contender} {duration(mean)}{once}")
-    return f"A fine-tuning run takes on average: {'; '.join(costs)}."
+    return f"A run takes on average: {'; '.join(costs)}."
 
 
 def times(verdict, contender: str) -> tuple[float, float]:

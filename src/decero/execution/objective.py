@@ -123,6 +123,24 @@ def token_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0, sco
     return linear_cross_entropy(captured.hidden, *projection, labels_N, label_smoothing=label_smoothing)
 
 
+def row_nats(model: nn.Module, batch: Batch) -> Tensor:
+    """Summed cross-entropy over the scored positions of each row, (batch,); `token_loss` is their sum."""
+    scored_BL = batch["labels"] != IGNORED
+    sizes = scored_BL.sum(dim=1).tolist()
+    labels = batch["labels"][scored_BL].split(sizes)
+    if not only_projects(model, batch, scored_BL):
+        with projecting_only(model, scored_BL):
+            logits_NV = logits_of(model, batch)
+        logits_NV = logits_NV[scored_BL] if logits_NV.dim() == 3 else logits_NV
+        pairs = zip(logits_NV.float().split(sizes), labels, strict=True)
+        return torch.stack([F.cross_entropy(logits, wanted, reduction="sum") for logits, wanted in pairs])
+    with capture_projection_input(model, scored_BL) as captured:
+        logits_of(model, batch)
+    projection = captured.projection.weight, captured.projection.bias
+    pairs = zip(captured.hidden.split(sizes), labels, strict=True)
+    return torch.stack([linear_cross_entropy(hidden, *projection, wanted) for hidden, wanted in pairs])
+
+
 def takes_selected_positions(model: nn.Module) -> bool:
     """Return whether a model supports `selected_positions`: decero models with a dense mask, not compiled.
 

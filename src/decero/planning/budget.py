@@ -28,7 +28,7 @@ from decero.planning.scaling_laws import (
     SIZES,
     TOKENS_PER_PARAMETER,
     WARM_UP,
-    Plan,
+    StepPlan,
     choose,
     family,
     plan,
@@ -220,7 +220,7 @@ class Budget:
         costs, rates = (np.log([pair[i] for pair in known]) for i in (0, 1))
         return math.exp(np.interp(math.log(cost), costs, rates))
 
-    def settings(self, planned: Plan, unit: str, reserve: float) -> dict[str, Any]:
+    def settings(self, planned: StepPlan, unit: str, reserve: float) -> dict[str, Any]:
         """Return the chosen settings by section, without those that the command line sets."""
         training, optim = self.config.training, self.config.optim
         evaluations = max(1, min(MAX_EVALUATIONS, int(reserve / max(self.evaluation_s, 1e-9)) - 2))

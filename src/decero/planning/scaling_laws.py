@@ -83,7 +83,7 @@ def choose(
     return index, min(seconds * speeds[index], most_tokens, next_need)
 
 
-class Plan(NamedTuple):
+class StepPlan(NamedTuple):
     """The plan of a run.
 
     steps: optimizer steps. batch: rows or tokens per step. rate: factor for the learning rate of the known run.
@@ -96,7 +96,7 @@ class Plan(NamedTuple):
 
 def plan(
     tokens: float, batch: int, tokens_per_unit: float, compute: float, least: int = 1, fixed: bool = False
-) -> Plan:
+) -> StepPlan:
     """Plan steps, batch and learning rate for `tokens`, from a known run with `batch` rows or tokens per step.
 
     compute: relative to the known run. tokens_per_unit: tokens per row, or 1. The law says how often to double or halve
@@ -108,4 +108,4 @@ def plan(
     while doublings < 0 and batch % 2 == 0 and batch // 2 >= least:
         batch, doublings = batch // 2, doublings + 1
     batch *= 2 ** max(0, doublings)
-    return Plan(max(1, math.ceil(tokens / (batch * tokens_per_unit))), batch, min(1.0, compute**RATE_EXPONENT))
+    return StepPlan(max(1, math.ceil(tokens / (batch * tokens_per_unit))), batch, min(1.0, compute**RATE_EXPONENT))

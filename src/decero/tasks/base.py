@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from datasets import Dataset, concatenate_datasets
@@ -14,6 +15,7 @@ from decero.config.sections import ModelSection
 from decero.config.training_run import TrainingRun
 from decero.data.stream import Stream
 from decero.errors import UserError
+from decero.evaluation.examples import ExampleStatistics
 from decero.execution.build import build_model, tokenizer_for
 from decero.execution.objective import Objective
 from decero.execution.optimize import optimize
@@ -76,6 +78,10 @@ class Task(ABC):
     tokenizer_needs: special tokens that the tokenizer must have. splits: those that are read, None for all.
     most_epochs: how often `--budget` may read the same text. generates: whether the model writes text.
     length_settings: the settings that cut long texts.
+
+    Of comparisons: floors: contenders that learn nothing deep. budget_unit: what a label budget counts; "" for text
+    without labels. token_metrics: those that compare under one and the same tokenizer alone. scored_on: the split of
+    the final scores.
     """
 
     recipe: ClassVar[str]
@@ -86,6 +92,10 @@ class Task(ABC):
     most_epochs: ClassVar[float] = 1
     generates: ClassVar[bool] = False
     length_settings: ClassVar[str] = "data.max_length"
+    floors: ClassVar[tuple[str, ...]] = ()
+    budget_unit: ClassVar[str] = ""
+    token_metrics: ClassVar[tuple[str, ...]] = ()
+    scored_on: ClassVar[str] = "validation"
 
     def __init__(self, config: Any):
         self.config = config
@@ -122,11 +132,14 @@ class Task(ABC):
         """The texts, read once."""
         return self.read_corpus()
 
-    def load_data(self, run: Run) -> TaskData:
-        """Read the corpus and tokenize it. The main process goes first and writes the cache."""
+    def load_data(self, run: Run, splits: tuple[str, ...] | None = None) -> TaskData:
+        """Read the corpus and tokenize it. The main process goes first and writes the cache. splits: others than
+        `self.splits`.
+        """
+        wanted = splits or self.splits
         with main_first(run.accelerator):
-            splits = {split: parts for split, parts in self.corpus.splits.items() if split in (self.splits or (split,))}
-            rows = {split: self.tokenize(parts, split) for split, parts in splits.items()}
+            read = {split: parts for split, parts in self.corpus.splits.items() if split in (wanted or (split,))}
+            rows = {split: self.tokenize(parts, split) for split, parts in read.items()}
         train = self.mix(rows.pop("train"))
         cut = sum(train["truncated"]) / len(train) if "truncated" in getattr(train, "column_names", ()) else 0
         if cut and run.progress:
@@ -177,6 +190,24 @@ class Task(ABC):
     @abstractmethod
     def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
         """The final scores. Writes a row an example (or token) to predictions.parquet or outputs.parquet."""
+
+    # --- comparison
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[str, ...]:
+        """The final scores that contenders can be compared by, the main one first."""
+
+    @abstractmethod
+    def example_statistics(self, folder: Path, metric: str) -> ExampleStatistics:
+        """What each scored example adds to a metric, read from the files that `score` and result.json left in folder.
+
+        The same examples in the same order for every run on the same data.
+        """
+
+    def validation_metric(self, metric: str) -> str:
+        """The name under which `evaluate` gives a metric, or the nearest that it gives."""
+        return metric
 
     def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:  # noqa: B027
         """The part of `score` whose time the forecast measures on a few rows; nothing by default."""

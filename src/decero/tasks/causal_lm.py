@@ -1,16 +1,22 @@
 """Causal language modelling for decoders (Radford et al. 2018, 2019)."""
 
+import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from decero.config.pretraining import PretrainCausalLM
 from decero.data.causal import OBJECTIVES, count_bytes, strip_eos, tokenize_text
+from decero.evaluation.corpus_tests import ratio
+from decero.evaluation.examples import ExampleStatistics
 from decero.execution.objective import Objective, language_model
 from decero.tasks.base import Corpus, Scores, Task, TaskData
-from decero.tasks.likelihood import text_likelihood
+from decero.tasks.likelihood import document_likelihood, text_likelihood
 from decero.tasks.masked_lm import read_documents
 from decero.training.runs import Run
 
@@ -21,6 +27,9 @@ class CausalLM(Task):
     splits = ("train", "validation")
     most_epochs = 4  # up to four passes are worth almost what new text is (Muennighoff et al. 2023, section 5)
     generates = True
+    metrics = ("bits_per_byte", "loss", "perplexity")
+    token_metrics = ("loss", "perplexity")
+    floors = ("ngram",)
 
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
         found = super().load_tokenizer()
@@ -53,7 +62,18 @@ class CausalLM(Task):
         facts: dict[str, Any] = {"context": self.max_length}
         if data.validation is None:
             return Scores({}, facts)
-        return Scores(self.evaluate(run, model, data.validation, data), facts | {"bytes": count_bytes(data.validation)})
+        size = run.training.per_device_eval_batch_size
+        metric, documents = document_likelihood(run.accelerator, model, data.validation, self.tokenizer, size)
+        if run.is_main:
+            documents.to_parquet(run.output / "predictions.parquet", index=False)
+        return Scores(metric, facts | {"bytes": count_bytes(data.validation)})
+
+    def example_statistics(self, folder: Path, metric: str) -> ExampleStatistics:
+        table = pd.read_parquet(folder / "predictions.parquet")
+        bits = metric == "bits_per_byte"
+        amount = table["nats"] / (math.log(2) if bits else 1)
+        values_NK = np.stack([amount, table["bytes" if bits else "tokens"].astype(np.float64)], axis=1)
+        return ExampleStatistics(values_NK, (lambda sum_K: math.exp(ratio(sum_K))) if metric == "perplexity" else ratio)
 
     def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:
         return self.evaluate(run, model, rows, data)

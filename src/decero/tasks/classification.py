@@ -15,11 +15,13 @@ from decero.data.collators import ClassificationCollator
 from decero.data.corpus import load_corpus
 from decero.data.labels import encode_labels, label_budget
 from decero.data.tokenization import tokenize_examples
-from decero.evaluation.metrics import MAIN_METRIC, compute_metrics, predict
+from decero.evaluation.examples import ExampleStatistics, class_statistics
+from decero.evaluation.metrics import MAIN_METRIC, METRICS, compute_metrics, predict
 from decero.execution.objective import Objective, classification
 from decero.execution.unwrap import unwrap
 from decero.tasks.base import Corpus, Scores, Task, TaskData
 from decero.training.evaluation import mean_loss, predict_logits
+from decero.training.records import read_record
 from decero.training.runs import Run
 
 
@@ -34,6 +36,9 @@ class Classification(Task):
     recipe, Config = "finetune_classification", FinetuneClassification
     auto_class = AutoModelForSequenceClassification
     tokenizer_needs = ("pad_token",)
+    floors = ("tfidf",)
+    budget_unit = "labels"
+    scored_on = "test"
 
     @property
     def problem_type(self) -> str:
@@ -95,6 +100,17 @@ class Classification(Task):
             write_predictions(run.output, self.problem_type, np.asarray(rows["labels"]), logits)
         facts = {"label_names": list(self.corpus.label_names), "train_examples": len(data.train)}  # type: ignore[arg-type]
         return Scores(metric, facts | {"main_metric": MAIN_METRIC[self.problem_type], "split": split})
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        main = MAIN_METRIC[self.problem_type]
+        return main, *(name for name in METRICS[self.problem_type] if name != main)
+
+    def example_statistics(self, folder: Path, metric: str) -> ExampleStatistics:
+        table = pd.read_parquet(folder / "predictions.parquet")
+        predictions, labels = (np.array(table[column].tolist()) for column in ("prediction", "label"))
+        num_labels = len(read_record(folder)["label_names"])
+        return class_statistics(self.problem_type, metric, predictions, labels, num_labels)
 
     def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:
         return self._predict(run, model, rows)

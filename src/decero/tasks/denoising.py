@@ -1,5 +1,6 @@
 """Denoising for encoder-decoders: span corruption (Raffel et al. 2020), infilling (Lewis et al. 2020), prefix LM."""
 
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -10,10 +11,11 @@ from decero.config.pretraining import PretrainSeq2Seq
 from decero.data.corruption import OBJECTIVES, DenoisingCollator
 from decero.data.pairs import ShuffledSources
 from decero.data.tokenization import tokenize_documents
+from decero.evaluation.examples import ExampleStatistics
 from decero.execution.objective import Objective, language_model
 from decero.execution.unwrap import unwrap
 from decero.tasks.base import Corpus, Scores, Task, TaskData
-from decero.tasks.masked_lm import read_documents, score_tokens
+from decero.tasks.masked_lm import read_documents, rows_facts, score_tokens, token_statistics
 from decero.training.evaluation import mean_loss, predict_masked
 from decero.training.runs import Run
 
@@ -22,6 +24,7 @@ class Denoising(Task):
     recipe, Config, auto_class = "pretrain_seq2seq", PretrainSeq2Seq, AutoModelForSeq2SeqLM
     tokenizer_needs = ("eos_token", "pad_token")
     splits = ("train", "validation")
+    metrics = token_metrics = ("eval_loss", "eval_accuracy")
     most_epochs = 16  # T5 read its text once; a small corpus bears a few passes (Muennighoff et al. 2023)
 
     def read_corpus(self, strict: bool = True) -> Corpus:
@@ -57,7 +60,13 @@ class Denoising(Task):
         return {"loss": loss, "source_gain": other - loss}
 
     def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
-        return Scores(score_tokens(self, run, model, data), {})
+        return Scores(score_tokens(self, run, model, data), rows_facts(data))
+
+    def example_statistics(self, folder: Path, metric: str) -> ExampleStatistics:
+        return token_statistics(folder, metric)
+
+    def validation_metric(self, metric: str) -> str:
+        return "loss"
 
     def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:
         size = run.training.per_device_eval_batch_size

@@ -10,7 +10,7 @@ from decero.tasks.base import Task, TaskData
 from decero.training.loop import TrainResult
 from decero.training.records import write_result
 from decero.training.runs import Run
-from decero.training.sharding import whole
+from decero.training.sharding import unsharded
 
 
 def record_of(run: Run, task: Task, result: TrainResult, data: TaskData) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def finish(run: Run, task: Task, result: TrainResult, data: TaskData) -> None:
 
 def warn_of_generation(run: Run, model: Any) -> None:
     """Warn on standard error when the model does not generate as it should. All processes must call it."""
-    with whole(run.accelerator, model) as bare:
+    with unsharded(run.accelerator, model) as bare:
         problem = check_generation(bare, autocast=run.training.mixed_precision != "no")
     if problem and run.is_main:
         sys.stderr.write(f"warning: {problem}\n")

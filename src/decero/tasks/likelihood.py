@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
 from torch import nn
@@ -15,8 +16,8 @@ from decero.data.tokenization import count_tokens
 from decero.errors import UserError
 from decero.evaluation.baselines import COMPRESSORS, ByteNgrams, compressed_bits_per_byte
 from decero.evaluation.text_metrics import bits_per_byte, perplexity
-from decero.execution.objective import language_model
-from decero.training.evaluation import mean_loss
+from decero.execution.objective import Objective, language_model
+from decero.training.evaluation import mean_loss, row_losses
 from decero.training.runs import Run, main_first
 
 BASELINES = ("ngram", *COMPRESSORS)
@@ -32,12 +33,32 @@ def text_likelihood(
     are no bytes, and every tokenizer has its own. Bits a byte compare over tokenizers, the others do not; they are left
     out where the tokens do not give the text back to the byte, for then they would be those of another text.
     """
-    scored = language_model(CausalLanguageModeling(tokenizer, score_ends=False))
-    found = mean_loss(accelerator, model, rows, scored, batch_size)
-    tokens, size = int(found["scored"]), count_bytes(rows)
-    nats = found["loss"] * tokens
-    metrics = {"loss": found["loss"], "perplexity": perplexity(nats, tokens)}
+    found = mean_loss(accelerator, model, rows, text_objective(tokenizer), batch_size)
+    tokens = int(found["scored"])
+    return {"loss": found["loss"]} | _likelihood(found["loss"] * tokens, tokens, count_bytes(rows))
+
+
+def text_objective(tokenizer: PreTrainedTokenizerBase) -> Objective:
+    """What `text_likelihood` scores: all tokens of text, no ends of documents."""
+    return language_model(CausalLanguageModeling(tokenizer, score_ends=False))
+
+
+def _likelihood(nats: float, tokens: int, size: int | None) -> dict[str, float]:
+    metrics = {"perplexity": perplexity(nats, tokens)}
     return metrics | ({} if size is None else {"bits_per_byte": bits_per_byte(nats, size)})
+
+
+def document_likelihood(
+    accelerator: Accelerator, model: nn.Module, rows: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> tuple[dict[str, float], pd.DataFrame]:
+    """As `text_likelihood`, and a row a document: `document`, `nats`, `tokens`, `bytes` (null where they are lost)."""
+    found = row_losses(accelerator, model, rows, text_objective(tokenizer), batch_size)
+    ends = np.asarray(rows["ends"][:], dtype=np.int64)
+    sizes = pd.array(rows["bytes"][:], dtype="Int64")
+    table = pd.DataFrame({"document": np.cumsum(ends) - ends, **found, "bytes": sizes})
+    documents = table.groupby("document", as_index=False).sum(min_count=1)
+    nats, tokens = float(found["nats"].sum()), int(found["tokens"].sum())
+    return {"loss": nats / max(tokens, 1)} | _likelihood(nats, tokens, count_bytes(rows)), documents
 
 
 def baseline_bits_per_byte(name: str, train: Sequence[str], test: Sequence[str]) -> float:
@@ -50,9 +71,16 @@ def baseline_bits_per_byte(name: str, train: Sequence[str], test: Sequence[str])
     sizes = np.array([len(document.encode()) for document in test])
     if name != "ngram":
         return compressed_bits_per_byte(read, text, name) * len(text.encode()) / int(sizes.sum())
+    return float(ngram_bits(train, test).sum() / sizes.sum())
+
+
+def ngram_bits(train: Sequence[str], test: Sequence[str]) -> np.ndarray:
+    """Bits that byte n-grams of the `train` documents need for each `test` document, float64 (documents,)."""
+    read, text = (BETWEEN.join([*texts, ""]) for texts in (train, test))
+    ends = np.cumsum([len(document.encode()) + 1 for document in test])
     bits = -np.log2(ByteNgrams(read).probabilities(text))
-    bits[np.cumsum(sizes + 1) - 1] = 0
-    return float(bits.sum() / sizes.sum())
+    bits[ends - 1] = 0
+    return np.add.reduceat(bits, np.concatenate([[0], ends[:-1]]))
 
 
 def scored_rows(run: Run, tokenizer: PreTrainedTokenizerBase) -> tuple[DatasetDict, Dataset]:

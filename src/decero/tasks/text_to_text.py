@@ -20,7 +20,8 @@ from decero.config.finetuning import GenerationSection, PairData, PairTask
 from decero.data.columns import rows_with_text
 from decero.data.corpus import check_text, load_corpus, read_parallel
 from decero.errors import UserError
-from decero.evaluation.text_metrics import TEXT_METRICS, compute_text_metrics, text_signatures
+from decero.evaluation.examples import ExampleStatistics
+from decero.evaluation.text_metrics import TEXT_METRICS, compute_text_metrics, sufficient_statistics, text_signatures
 from decero.inference.decode import TOKENS_PER_BATCH, decode
 from decero.tasks.base import Corpus, Scores, Task, TaskData
 from decero.training.evaluation import mean_loss
@@ -34,6 +35,9 @@ class TextToText(Task):
     """What `Seq2Seq` and `Completion` share: data, evaluation by writing, scores."""
 
     generates = True
+    floors = ("copy", "lead")
+    budget_unit = "pairs"
+    scored_on = "test"
     length_settings = "data.max_source_length or data.max_target_length"
 
     def read_corpus(self, strict: bool = True) -> Corpus:
@@ -100,6 +104,29 @@ class TextToText(Task):
             write_outputs(run.output, self.corpus.splits[split], hypotheses)
         facts = {"train_examples": len(data.train), "split": split}  # type: ignore[arg-type]
         return Scores(metric, facts | {"signatures": text_signatures(generation.metric), "tasks": list(parts)})
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        names, parts = TEXT_METRICS[self.config.generation.metric], self.config.data.tasks
+        return tuple(f"{part}_{name}" if len(parts) > 1 else name for part in parts for name in names)
+
+    def example_statistics(self, folder: Path, metric: str) -> ExampleStatistics:
+        table = pd.read_parquet(folder / "outputs.parquet")
+        if len(self.config.data.tasks) > 1:
+            part, metric = self._part_of(metric)
+            table = table[table["task"] == part]
+        return ExampleStatistics(*sufficient_statistics(metric, list(table["hypothesis"]), list(table["reference"])))
+
+    def validation_metric(self, metric: str) -> str:
+        """Evaluations average a metric over the parts; without `generation.validation_rows` they know only the loss."""
+        if not self.config.generation.validation_rows:
+            return "loss"
+        return self._part_of(metric)[1] if len(self.config.data.tasks) > 1 else metric
+
+    def _part_of(self, metric: str) -> tuple[str, str]:
+        """`help_bleu` -> part `help`, metric `bleu`."""
+        names = TEXT_METRICS[self.config.generation.metric]
+        return next((part, name) for part in self.config.data.tasks for name in names if metric == f"{part}_{name}")
 
     def prepare_to_save(self, model: Any) -> None:
         how = self.config.generation.model_dump(include={"num_beams", "max_new_tokens", "length_penalty"})

@@ -13,7 +13,7 @@ from torch import nn
 
 from decero.data.collators import IGNORED
 from decero.data.order import RowIndex, Rows
-from decero.execution.objective import Batch, Objective, projecting_only
+from decero.execution.objective import Batch, Objective, projecting_only, row_nats
 from decero.execution.packed_forward import logits_of
 from decero.training.sharding import evaluating
 
@@ -42,6 +42,20 @@ def mean_loss(
             totals += torch.tensor(loss_and_count, dtype=torch.float64).to(totals)
     total, scored = accelerator.reduce(totals, reduction="sum").tolist()
     return {"loss": total / max(scored, 1.0), "scored": scored}
+
+
+@torch.no_grad()
+def row_losses(
+    accelerator: Accelerator, model: nn.Module, dataset: Dataset, objective: Objective, batch_size: int
+) -> dict[str, np.ndarray]:
+    """The loss of every row in order, summed over its scored tokens: {"nats": (rows,), "tokens": (rows,)}."""
+    totals_R2 = torch.zeros(len(dataset), 2, dtype=torch.float64, device=accelerator.device)
+    with evaluating(accelerator, model) as bare:
+        for indices, batch in _batches(accelerator, dataset, objective, batch_size):
+            tokens_B = (batch["labels"] != IGNORED).sum(dim=1)
+            totals_R2[indices] = torch.stack([row_nats(bare, batch).double(), tokens_B.double()], dim=1)
+    nats_R, tokens_R = accelerator.reduce(totals_R2, reduction="sum").cpu().numpy().T
+    return {"nats": nats_R, "tokens": tokens_R.astype(np.int64)}
 
 
 @torch.no_grad()

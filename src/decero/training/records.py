@@ -28,6 +28,11 @@ def finished(config: RunConfig) -> dict[str, Any] | None:
     return json.loads(record.read_text(encoding="utf-8"))
 
 
+def read_record(folder: Path) -> dict[str, Any]:
+    """The result.json of a run."""
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
 def write_result(output: Path, accelerator: Accelerator, result: dict[str, Any]) -> dict[str, Any]:
     """Write result.json: the results of the run, then machine, versions and command. Returns the whole record."""
     record = result | {

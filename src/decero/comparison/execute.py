@@ -1,0 +1,124 @@
+"""Run a plan: every trial, then every run with the values that tuning chose. Each leaves its record in its folder."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
+
+from decero.comparison.floors import score_floor
+from decero.comparison.plan import SPLITS, Plan, PlannedRun
+from decero.comparison.tuning import failure, tuning_of
+from decero.errors import UserError
+from decero.execution.unwrap import unwrap
+from decero.tasks import TASKS, Task, TaskData, record_of
+from decero.training.loop import train
+from decero.training.memory import reset_peak_memory
+from decero.training.records import read_record, write_result
+from decero.training.runs import Run
+
+
+def execute(plan: Plan, accelerator: Accelerator, say: Callable[[str], None]) -> None:
+    """Do what is not done yet, with a line for each run. A run that fails is recorded and the others go on."""
+    everything = (*plan.trials, *plan.runs)
+    for number, run in enumerate(everything, start=1):
+        error = None
+        if plan.trials and run.trial is None and run.floor is None:
+            chosen = tuning_of(plan, run.contender, run.budget).chosen
+            error = failure(plan, run) if chosen is None else None
+            run = plan.with_values(run, chosen or {})
+        say(f"[{number}/{len(everything)}] {run.name}: {do(plan, run, accelerator, error)}")
+
+
+def do(plan: Plan, run: PlannedRun, accelerator: Accelerator, error: str | None = None) -> str:
+    """Do one run, unless its record is there already. Returns a line that says how it went. error: why it cannot run.
+
+    Leaves result.json and, of a model, metrics.jsonl and config.yaml; of all but trials predictions or outputs.
+    """
+    record = read_record(run.folder) if (run.folder / "result.json").is_file() else None
+    lacks_model = run.keep_model and not (run.folder / "model").is_dir()
+    other = record is not None and record.get("values", {}) != run.values  # tuning chose again
+    if record is None or record["status"] != "ok" or lacks_model or other:
+        reset_peak_memory()
+        try:
+            if error:
+                raise UserError(error)
+            record = {"status": "ok"} | _fit(plan, run, accelerator)
+        except (UserError, RuntimeError, ValueError) as failed:
+            if accelerator.num_processes > 1 and not isinstance(failed, UserError):
+                raise  # the other processes may not have met it, and would wait for ever
+            record = {"status": "failed", "error": " ".join(str(failed).split()), "metric": {}}
+        _make(run.folder, accelerator)
+        record = write_result(run.folder, accelerator, record | ({"values": run.values} if run.values else {}))
+    if record["status"] == "failed":
+        return f"failed: {record['error']}"
+    metrics = record["metric"]
+    name = plan.metric if plan.metric in metrics else next(iter(metrics))
+    if run.trial is not None:
+        name = plan.task.validation_metric(plan.metric)
+        name = name if name in metrics else "loss"
+    split = "validation " if run.trial is not None else ""
+    return f"{split}{name} {metrics[name]:.4f} in {record['wall_time_s']:.0f} s"
+
+
+def _fit(plan: Plan, run: PlannedRun, accelerator: Accelerator) -> dict[str, Any]:
+    recipe = plan.comparison.task
+    _make(run.folder, accelerator)
+    if run.floor:
+        folder = run.folder if accelerator.is_main_process else None
+        return score_floor(run.floor, recipe, run.config, folder, plan.split)
+    if accelerator.is_main_process:
+        (run.folder / "config.yaml").write_text(run.config.to_yaml(), encoding="utf-8")
+    accelerator.wait_for_everyone()
+    settings = run.config
+    opened = Run(
+        accelerator, settings.training, settings.optim, run.folder, settings.seed, settings.resume,
+        progress=False, tag=f"{run.name}/", config=settings,
+    )  # fmt: skip
+    bars = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()  # a line a run says enough
+    task = TASKS[recipe](settings)
+    try:
+        data = task.load_data(opened, SPLITS if task.splits else None)
+        model = task.build_model()
+        result = train(opened, model, data.train, task.optimize(opened, model, data), task.evaluator(opened, data))
+        if run.trial is not None:
+            assert data.validation is not None
+            metric = task.evaluate(opened, result.model, data.validation, data)
+            record = {"seed": run.seed} | result.record() | {"metric": metric}
+        else:
+            record = record_of(opened, task, result, scored(plan, task, data))
+            record["tokenizer"] = fingerprint(task.tokenizer)
+    finally:
+        accelerator.free_memory()
+        if not bars:
+            datasets.enable_progress_bars()
+    if run.keep_model and accelerator.is_main_process:
+        task.prepare_to_save(unwrap(result.model))
+        unwrap(result.model).save_pretrained(run.folder / "model")
+        task.tokenizer.save_pretrained(run.folder / "model")
+    return record
+
+
+def scored(plan: Plan, task: Task, data: TaskData) -> TaskData:
+    """The data for the final scores: a task that is scored on validation is scored on test where there is one."""
+    if task.scored_on == "validation" and plan.split == "test":
+        return TaskData(data.train, {"validation": data.held_out["test"]})
+    return data
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The same for tokenizers that cut any text into the same tokens with the same ids."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts = [backend[part] for part in ("normalizer", "pre_tokenizer", "model")]
+    return hashlib.sha256(json.dumps([parts, tokenizer.get_vocab()], sort_keys=True).encode()).hexdigest()
+
+
+def _make(folder: Path, accelerator: Accelerator) -> None:
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+    accelerator.wait_for_everyone()

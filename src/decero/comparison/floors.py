@@ -1,0 +1,99 @@
+"""Contenders that learn nothing deep: what a model must beat to be worth its time."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.pipeline import make_pipeline
+
+from decero.evaluation.metrics import compute_metrics
+from decero.evaluation.text_metrics import bits_per_byte
+from decero.tasks import TASKS
+from decero.tasks.likelihood import ngram_bits
+from decero.tasks.text_to_text import score, write_outputs
+
+
+def tfidf(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
+    """TF-IDF of words and word pairs, then a linear model with fixed settings: nothing is tuned, so nothing leaks."""
+    corpus, problem_type = task.corpus, task.problem_type
+
+    def texts(split: str) -> list[str]:
+        rows = corpus.splits[split][""]
+        return [" ".join(map(str, row)) for row in zip(*(rows[c] for c in corpus.columns), strict=True)]
+
+    def labels(split: str) -> np.ndarray:
+        return np.asarray(corpus.splits[split][""]["labels"])
+
+    linear = LogisticRegression(C=10, max_iter=1000)
+    head = {"multi_label_classification": OneVsRestClassifier(linear), "regression": Ridge()}.get(problem_type, linear)
+    pipeline = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), head)
+    pipeline.fit(texts("train"), labels("train"))
+    predictions = pipeline.predict(texts(split))
+    if folder:
+        table = pd.DataFrame({"label": labels(split).tolist(), "prediction": predictions.tolist()})
+        table.rename_axis("index").reset_index().to_parquet(folder / "predictions.parquet", index=False)
+    return {
+        "metric": compute_metrics(problem_type, predictions, labels(split)),
+        "train_examples": len(corpus.splits["train"][""]),
+        "label_names": list(corpus.label_names),
+        "num_parameters": sum(int(np.size(part.coef_)) for part in getattr(head, "estimators_", [head])),
+    }
+
+
+def ngram(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
+    """Byte 6-grams of the training text (`ByteNgrams`): bits of every document of the scored split."""
+    train, scored = (
+        [text for text in task.corpus.splits[each][""][task.config.data.text_column] if text]
+        for each in ("train", split)
+    )
+    bits_D, bytes_D = ngram_bits(train, scored), np.array([len(text.encode()) for text in scored])
+    nats_D = bits_D * np.log(2)
+    if folder:
+        table = pd.DataFrame({"document": np.arange(len(scored)), "nats": nats_D, "tokens": bytes_D, "bytes": bytes_D})
+        table.to_parquet(folder / "predictions.parquet", index=False)
+    return {"metric": {"bits_per_byte": bits_per_byte(nats_D.sum(), int(bytes_D.sum()))}, "bytes": int(bytes_D.sum())}
+
+
+def copy(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
+    """The source as it is."""
+    return _written(task, folder, split, lambda source, words: source)
+
+
+def lead(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
+    """The first words of the source, as many as a training target has (the median)."""
+    return _written(task, folder, split, lambda source, words: " ".join(source.split()[:words]))
+
+
+def _written(task: Any, folder: Path | None, split: str, answer: Callable[[str, int], str]) -> dict[str, Any]:
+    parts = task.corpus.splits[split]
+    metric: dict[str, float] = {}
+    hypotheses: dict[str, list[str]] = {}
+    for name, pairs in parts.items():
+        targets = task.corpus.splits["train"][name]["target"][:]
+        words = int(np.median([len((target or "").split()) for target in targets]))
+        hypotheses[name] = [answer(source, words) for source in pairs["source"][:]]
+        found = score(task.config.generation, hypotheses[name], pairs["target"][:])
+        metric |= {f"{name}_{key}" if len(parts) > 1 else key: value for key, value in found.items()}
+    if folder:
+        write_outputs(folder, parts, hypotheses)
+    return {"metric": metric}
+
+
+FLOORS: dict[str, Callable[[Any, Path | None, str], dict[str, Any]]] = {
+    "tfidf": tfidf, "ngram": ngram, "copy": copy, "lead": lead,
+}  # fmt: skip
+
+
+def score_floor(name: str, recipe: str, config: Any, folder: Path | None, split: str) -> dict[str, Any]:
+    """The record of a floor's run. folder: where the answers go, on the main process; None elsewhere."""
+    task = TASKS[recipe](config)
+    _ = task.corpus  # reading is not timed, as it is not for models
+    started = time.perf_counter()
+    found = {"seed": config.seed, "num_parameters": 0, "total_flos": 0} | FLOORS[name](task, folder, split)
+    return found | {"wall_time_s": time.perf_counter() - started}

@@ -1,0 +1,178 @@
+"""A comparison as a list of runs: contenders x label budgets x seeds, and before them the trials of a tuning."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from decero.comparison.grid import points
+from decero.config.comparison import Compare
+from decero.config.training_run import TrainingRun
+from decero.errors import UserError, did_you_mean
+from decero.tasks import TASKS, Task
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run to do. floor: of an untrained contender. values: what tuning chose. trial: its number, of a trial."""
+
+    contender: str
+    budget: int | None
+    seed: int
+    folder: Path
+    config: TrainingRun
+    name: str
+    floor: str | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+    trial: int | None = None
+    keep_model: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done. task: with everybody's settings, no model. split: that the final scores are of."""
+
+    comparison: Compare
+    task: Task
+    metric: str
+    split: str
+    trials: list[PlannedRun]
+    runs: list[PlannedRun]
+
+    @property
+    def size(self) -> str:
+        return f"{len(self.trials)} trials and {len(self.runs)} runs" if self.trials else f"{len(self.runs)} runs"
+
+    def with_values(self, run: PlannedRun, values: dict[str, Any]) -> PlannedRun:
+        """A run with the values that tuning chose."""
+        config = configure(self.comparison, type(self.task), run.contender, run.budget, run.seed, run.folder, values)
+        return replace(run, config=config, values=values)
+
+
+def make_plan(comparison: Compare) -> Plan:
+    """Every run's settings, checked before the first one starts.
+
+    Raises UserError: an unknown task or metric, a contender whose settings do not hold, a baseline of another task,
+    a budget that the data cannot fill, a split that is missing.
+    """
+    task_class = _task_of(comparison)
+    task = task_class(configure(comparison, task_class, None, None, comparison.seed, comparison.folder))
+    metric = _metric_of(comparison, task)
+    for name, contender in comparison.contenders.items():
+        if contender.floor and contender.floor not in task.floors:
+            there = f"; it has {', '.join(task.floors)}" if task.floors else ", which has none"
+            there = did_you_mean(contender.floor, task.floors) or there
+            raise UserError(f"contenders.{name}: {contender.floor} is no baseline of {task.recipe}{there}")
+    split = _check_data(comparison, task)
+    trials: list[PlannedRun] = []
+    runs: list[PlannedRun] = []
+    for budget in comparison.label_budgets:
+        for name, contender in comparison.contenders.items():
+            parent = comparison.folder / "runs" / name / f"labels-{budget or 'all'}"
+            where = f"{name}, {budget or 'all'} {task.budget_unit}" if task.budget_unit else name
+            grid = [] if contender.floor else points(comparison)
+            for number, values in enumerate(grid):
+                folder, seed = parent / f"tune-{number}", comparison.seed
+                config = configure(comparison, task_class, name, budget, seed, folder, values)
+                shown = ", ".join(f"{key} {value}" for key, value in values.items())
+                run_name = f"{where}, trial {number}: {shown}"
+                trials.append(PlannedRun(name, budget, seed, folder, config, run_name, values=values, trial=number))
+            for seed in comparison.seeds:
+                folder = parent / f"seed-{seed}"
+                config = configure(comparison, task_class, name, budget, seed, folder)
+                run_name = f"{where}, seed {seed}"
+                keep = comparison.keep_models and contender.floor is None
+                runs.append(PlannedRun(name, budget, seed, folder, config, run_name, contender.floor, keep_model=keep))
+    return Plan(comparison, task, metric, split, trials, runs)
+
+
+def configure(
+    comparison: Compare, task: type[Task], name: str | None, budget: int | None, seed: int, folder: Path,
+    values: dict[str, Any] | None = None,
+) -> TrainingRun:  # fmt: skip
+    """The settings of one run, as the task's own recipe would take them. name: None for what all contenders share.
+
+    Raises UserError for a setting that does not hold.
+    """
+    contender = comparison.contenders[name] if name else None
+    training = comparison.training.model_dump(exclude_unset=True)
+    training.setdefault("save_steps", None)  # runs of a minute are repeated, not resumed
+    rooms = {"optim": comparison.optim.model_dump(exclude_unset=True), "training": training}
+    for key, value in ((contender.own if contender else {}) | (values or {})).items():
+        room, _, setting = key.partition(".")
+        rooms[room][setting] = value
+    settings: dict[str, Any] = {"output": str(folder), "seed": seed, "data": dict(comparison.data), **rooms}
+    settings["model"] = {"config": "none"}  # a floor has no model, and nobody builds this one
+    if contender:
+        settings["tokenizer"] = contender.tokenizer.model_dump()
+        settings["model"] = contender.model.model_dump() if contender.model else settings["model"]
+    if task.budget_unit:
+        settings["data"]["max_train_rows"] = budget
+    settings |= {part: dict(given) for part in ("objective", "generation") if (given := getattr(comparison, part))}
+    run = task.Config.parse(settings, f"contenders.{name}" if name else f"task {task.recipe}")
+    run.call.resume = comparison.resume  # from its last checkpoint, where it saves some
+    return run
+
+
+def by_hand(comparison: Compare) -> str | None:
+    """A sentence about contenders with settings of their own that were not tuned; None where there are none."""
+    shared = {room: getattr(comparison, room).model_dump() for room in ("optim", "training")}
+    found: dict[str, list[str]] = {}
+    for name, contender in comparison.contenders.items():
+        for key, value in contender.own.items():
+            room, _, setting = key.partition(".")
+            if shared[room].get(setting) != value:
+                found.setdefault(name, []).append(key)
+    if not found:
+        return None
+    names, keys = list(found), list(dict.fromkeys(key for keys in found.values() for key in keys))
+    who = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    have = "have settings of their own" if len(names) > 1 else "has settings of its own"
+    effort = "were set by hand, not tuned" if len(keys) > 1 else "was set by hand, not tuned"
+    return f"{who} {have}: {', '.join(keys)}, which {effort} with equal effort."
+
+
+def _task_of(comparison: Compare) -> type[Task]:
+    name = comparison.task
+    if name not in TASKS:
+        near = did_you_mean(name, TASKS) or f"; there are {', '.join(TASKS)}"
+        raise UserError(f"task: {name} is no task{near}")
+    if not TASKS[name].budget_unit and comparison.label_budgets != [None]:
+        raise UserError(f"label_budgets: {name} reads text without labels; leave them out, or cut data.max_rows")
+    return TASKS[name]
+
+
+def _metric_of(comparison: Compare, task: Task) -> str:
+    """The metric that decides."""
+    wanted, known = comparison.metric, task.metrics
+    if wanted is not None and wanted not in known:
+        kind = getattr(task, "problem_type", task.recipe)
+        near = did_you_mean(wanted, known) or f"; there are {', '.join(known)}"
+        raise UserError(f"metric: {wanted} is not a metric of {kind}{near}")
+    return wanted or known[0]
+
+
+def _check_data(comparison: Compare, task: Task) -> str:
+    """The split that is scored. Reads the corpus once a budget."""
+    for budget in comparison.label_budgets:
+        config = configure(comparison, type(task), None, budget, comparison.seed, comparison.folder)
+        corpus = type(task)(config).read_corpus()
+        parts = corpus.splits["train"]
+        if task.budget_unit == "pairs" and budget is not None:
+            for part, rows in parts.items():
+                if len(rows) < budget:
+                    raise UserError(f"label_budgets: {budget} exceeds the {len(rows)} training pairs of {part}")
+    missing = [part for part in parts if part not in corpus.splits.get("test", {})]
+    if task.scored_on == "test" and missing:
+        named = f" of {missing[0]}" if missing[0] else ""
+        mend = "give data.files.test or data.test_fraction"
+        mend = f"give data.tasks.{missing[0]} files.test or test_fraction" if missing[0] else mend
+        raise UserError(f"a comparison needs a test split{named}: {mend}")
+    if comparison.tune:
+        for split, why in (("validation", "trials are judged on it"), ("test", "trials use validation up")):
+            if split not in corpus.splits:
+                raise UserError(f"tune needs a {split} split, for {why}: give data.files.{split} or {split}_fraction")
+    if "test" not in corpus.splits and "validation" not in corpus.splits:
+        raise UserError("a comparison needs a test or validation split: give data.files.test or data.test_fraction")
+    return "test" if "test" in corpus.splits else "validation"

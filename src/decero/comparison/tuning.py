@@ -1,0 +1,40 @@
+"""What the trials of a comparison found, read from their folders."""
+
+import math
+
+from decero.comparison.plan import Plan, PlannedRun
+from decero.evaluation.metrics import higher_is_better
+from decero.evaluation.tuning_curve import Tuning
+from decero.training.records import read_record
+
+
+def tuning_of(plan: Plan, contender: str, budget: int | None) -> Tuning:
+    """The trials of one contender at one label budget."""
+    records = [(run, _record(run)) for run in plan.trials if (run.contender, run.budget) == (contender, budget)]
+    metric = plan.task.validation_metric(plan.metric)
+    if any(metric not in record["metric"] for _, record in records if record["status"] == "ok"):
+        metric = "loss"  # such as bits a byte of a tokenizer that does not give the text back
+
+    tried = []
+    for run, record in records:
+        score = float(record["metric"].get(metric, math.nan))
+        tried.append((run.values, score if math.isfinite(score) else None))
+    return Tuning(contender, budget, metric, higher_is_better(metric), tuple(tried))
+
+
+def tunings(plan: Plan) -> list[Tuning]:
+    """All of a comparison, in the order of its trials."""
+    pairs = dict.fromkeys((run.contender, run.budget) for run in plan.trials)
+    return [tuning_of(plan, contender, budget) for contender, budget in pairs]
+
+
+def failure(plan: Plan, run: PlannedRun) -> str:
+    """Why no trial of a run's contender and budget has a score."""
+    errors = [_record(t).get("error") for t in plan.trials if (t.contender, t.budget) == (run.contender, run.budget)]
+    return f"every trial failed, the first with: {next(filter(None, errors), 'a score that is not finite')}"
+
+
+def _record(run: PlannedRun) -> dict:
+    if not (run.folder / "result.json").is_file():
+        return {"status": "failed", "error": "left no record", "metric": {}}
+    return read_record(run.folder)

@@ -1,0 +1,147 @@
+"""Plans of comparisons: what is refused before anything runs, what is tuned, what was set by hand."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from decero.comparison.grid import points
+from decero.comparison.plan import by_hand, configure, make_plan
+from decero.config.comparison import Compare
+from decero.errors import UserError
+from decero.tasks import TASKS
+
+MODEL = {"model": {"config": "x.yaml"}}
+TUNE = {"optim.learning_rate": [1e-3, 3e-3, 1e-2], "training.max_train_steps": [5, 9]}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Rows that any task can read."""
+    for split, size in {"train": 20, "validation": 6, "test": 8}.items():
+        rows = [
+            {"text": f"word {n}", "label": "ab"[n % 2], "source": f"s {n}", "target": f"t {n}"} for n in range(size)
+        ]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation", "test")}
+
+
+@pytest.fixture
+def settings(files, tmp_path):
+    def make(task="finetune_classification", **changes):
+        pairs = task in ("finetune_seq2seq", "finetune_causal_lm")
+        data = {"tasks": {"swap": {"files": files}}} if pairs else {"files": files}
+        base = {"output": str(tmp_path / "out"), "task": task, "reference": "ours", "contenders": {"ours": MODEL}}
+        base |= {"data": data, "training": {"max_train_steps": 3}}
+        return Compare.parse(base | changes, "compare.yaml")
+
+    return make
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_can_be_compared(settings, task):
+    plan = make_plan(settings(task))
+    assert [run.seed for run in plan.runs] == [0, 1, 2]
+    assert isinstance(plan.runs[0].config, TASKS[task].Config)
+    assert plan.metric == plan.task.metrics[0]
+    assert plan.split == "test"
+    assert plan.runs[0].config.training.save_steps is None
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "line"),
+    [
+        ("pretrain_mml", {}, "task: pretrain_mml is no task; did you mean pretrain_mlm?"),
+        ("pretrain_mlm", {"label_budgets": [5]}, "label_budgets: pretrain_mlm reads text without labels"),
+        ("pretrain_mlm", {"metric": "eval_los"}, "eval_los is not a metric of pretrain_mlm; did you mean eval_loss?"),
+        ("finetune_seq2seq", {"label_budgets": [21]}, "label_budgets: 21 exceeds the 20 training pairs of swap"),
+        ("finetune_seq2seq", {"generation": {"metrics": "text"}}, "unknown setting generation.metrics; did you mean"),
+        ("finetune_classification", {"generation": {"metric": "text"}}, "unknown setting generation;"),
+        ("finetune_classification", {"objective": {"name": "x"}}, "task finetune_classification: unknown setting objective.name"),
+        ("pretrain_causal_lm", {"contenders": {"ours": MODEL, "w": {"tfidf": True}}},
+         "contenders.w: tfidf is no baseline of pretrain_causal_lm; it has ngram"),
+        ("pretrain_causal_lm", {"contenders": {"ours": MODEL, "w": {"baseline": "ngrams"}}}, "did you mean ngram?"),
+        ("pretrain_mlm", {"contenders": {"ours": MODEL, "w": {"baseline": "copy"}}}, "pretrain_mlm, which has none"),
+        ("finetune_classification", {"tune": {"optim.learning_ratee": [1.0]}},
+         "contenders.ours: unknown setting optim.learning_ratee; did you mean optim.learning_rate?"),
+    ],
+)  # fmt: skip
+def test_what_cannot_run_is_refused_in_one_line(settings, task, changes, line):
+    with pytest.raises(UserError) as refusal:
+        make_plan(settings(task, **changes))
+    assert line in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"tune": {"model.overrides": [1]}}, "tune.model.overrides: tune settings of optim and training"),
+        ({"tune": {"optim.learning_rate": [1e-3, 1e-3]}}, "tune.optim.learning_rate: give different values"),
+        ({"tune": TUNE, "trials": 7}, "trials: 7 exceeds the 6 points of the grid"),
+        ({"trials": 2}, "trials: 2 exceeds the 0 points"),
+        ({"tune": TUNE, "contenders": {"ours": MODEL | {"optim": {"learning_rate": 1.0}}}},
+         "contenders.ours.optim.learning_rate: is tuned; leave it out here"),
+        ({"contenders": {"ours": {"tfidf": True, "baseline": "copy"}}}, "a contender is one of"),
+    ],
+)  # fmt: skip
+def test_a_tuning_that_makes_no_sense_is_refused(settings, changes, line):
+    with pytest.raises(UserError) as refusal:
+        settings(**changes)
+    assert line in str(refusal.value)
+
+
+def test_tuning_needs_validation_and_a_test_split_beside_it(settings, files):
+    no_validation = {"files": {"train": files["train"], "test": files["test"]}}
+    with pytest.raises(UserError, match="tune needs a validation split"):
+        make_plan(settings(data=no_validation, tune=TUNE))
+    no_test = {"files": {"train": files["train"], "validation": files["validation"]}}
+    assert make_plan(settings("pretrain_mlm", data=no_test)).split == "validation"
+    with pytest.raises(UserError, match="tune needs a test split, for trials use validation up"):
+        make_plan(settings("pretrain_mlm", data=no_test, tune=TUNE))
+
+
+def test_every_model_gets_the_same_trials_and_a_floor_none(settings):
+    contenders = {"ours": MODEL, "other": MODEL, "words": {"tfidf": True}}
+    plan = make_plan(settings(contenders=contenders, tune=TUNE, label_budgets=[8, None], seed=4))
+    assert len(plan.trials) == 2 * 2 * 6
+    tried = {}
+    for trial in plan.trials:
+        tried.setdefault((trial.contender, trial.budget), []).append(trial.values)
+        assert trial.seed == 4
+        assert trial.config.optim.learning_rate == trial.values["optim.learning_rate"]
+        assert trial.config.training.max_train_steps == trial.values["training.max_train_steps"]
+    assert set(tried) == {(name, budget) for name in ("ours", "other") for budget in (8, None)}
+    assert all(values == tried["ours", 8] for values in tried.values())
+    chosen = plan.with_values(plan.runs[0], {"training.max_train_steps": 9})
+    assert chosen.config.training.max_train_steps == 9
+
+
+def test_some_of_a_grid_are_drawn_by_the_seed(settings):
+    first, again, other = (points(settings(tune=TUNE, trials=3, seed=seed)) for seed in (0, 0, 1))
+    assert first == again != other
+    assert len(first) == 3
+    assert all(point in points(settings(tune=TUNE)) for point in first + other)
+
+
+def test_nested_names_of_what_is_tuned_mean_the_same(settings):
+    nested = settings(tune={"optim": {"learning_rate": [1e-3, 3e-3]}})
+    assert nested.tune == {"optim.learning_rate": [1e-3, 3e-3]}
+
+
+def test_settings_by_hand_are_named_and_equal_ones_are_not(settings):
+    own = MODEL | {"optim": {"learning_rate": 3e-4}, "training": {"max_train_steps": 3}}
+    said = by_hand(settings(contenders={"ours": MODEL, "mini": own}))
+    assert said == (
+        "mini has settings of its own: optim.learning_rate, which was set by hand, not tuned with equal effort."
+    )
+    more = MODEL | {"training": {"max_train_steps": 4}}
+    said = by_hand(settings(contenders={"ours": more, "mini": own}))
+    assert said.startswith("ours and mini have settings of their own: training.max_train_steps, optim.learning_rate,")
+    assert by_hand(settings(contenders={"ours": MODEL | {"training": {"max_train_steps": 3}}})) is None
+
+
+def test_a_contender_may_count_its_batch_in_tokens(settings):
+    own = MODEL | {"training": {"global_batch_tokens": 64, "per_device_tokens": 64}}
+    config = configure(settings(contenders={"ours": own}), TASKS["finetune_classification"], "ours", None, 0, Path("x"))
+    assert (config.training.global_batch_tokens, config.training.global_batch_size) == (64, None)

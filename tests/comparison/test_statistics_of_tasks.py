@@ -1,0 +1,51 @@
+"""What tasks leave on disk adds up to the metric that they report."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+from transformers import AutoTokenizer
+
+from decero.comparison.execute import fingerprint
+from decero.tasks.causal_lm import CausalLM
+from decero.tasks.likelihood import baseline_bits_per_byte, ngram_bits
+from decero.tasks.masked_lm import token_statistics
+
+
+def test_rows_without_a_scored_token_keep_their_place(tmp_path):
+    table = {"row": [0, 0, 2], "label": [5, 6, 7], "prediction": [5, 1, 7], "log_probability": [-1.0, -2.0, -0.5]}
+    pd.DataFrame(table).to_parquet(tmp_path / "predictions.parquet")
+    (tmp_path / "result.json").write_text(json.dumps({"scored_rows": 4}))
+    rows, score = token_statistics(tmp_path, "eval_loss")
+    assert rows.tolist() == [[3.0, 2.0], [0.0, 0.0], [0.5, 1.0], [0.0, 0.0]]
+    assert float(score(rows.sum(axis=0))) == pytest.approx(3.5 / 3)
+    right, _ = token_statistics(tmp_path, "eval_accuracy")
+    assert right[:, 0].tolist() == [1.0, 0.0, 1.0, 0.0]
+
+
+def test_a_perplexity_of_summed_rows_is_that_of_the_text(tmp_path):
+    table = {"document": [0, 1], "nats": [6.0, 3.0], "tokens": [4, 1], "bytes": [9, 3]}
+    pd.DataFrame(table).to_parquet(tmp_path / "predictions.parquet")
+    task = CausalLM(None)
+    found = {}
+    for metric in task.metrics:
+        rows, score = task.example_statistics(tmp_path, metric)
+        found[metric] = float(score(rows.sum(axis=0)))
+    assert found == pytest.approx({"loss": 9 / 5, "perplexity": math.exp(9 / 5), "bits_per_byte": 9 / math.log(2) / 12})
+
+
+def test_ngram_bits_of_documents_add_up_to_those_of_the_text():
+    train, test = ["the cat sat on the mat", "a dog ran"] * 5, ["the dog sat", "a mat", "ñandú"]
+    bits = ngram_bits(train, test)
+    assert len(bits) == 3
+    total = baseline_bits_per_byte("ngram", train, test) * sum(len(text.encode()) for text in test)
+    assert bits.sum() == pytest.approx(total)
+    assert bits[2] > bits[1], "letters that train never shows cost more"
+
+
+def test_a_copy_of_a_tokenizer_is_the_same_and_another_is_not(tokenizer, sentinel_tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    again("long " * 50, truncation=True, max_length=5)  # leaves its traces in the backend
+    assert fingerprint(again) == fingerprint(tokenizer) != fingerprint(sentinel_tokenizer)
