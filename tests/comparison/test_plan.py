@@ -57,7 +57,7 @@ def test_every_task_can_be_compared(settings, task):
         ("finetune_seq2seq", {"label_budgets": [21]}, "label_budgets: 21 exceeds the 20 training pairs of swap"),
         ("finetune_seq2seq", {"generation": {"metrics": "text"}}, "unknown setting generation.metrics; did you mean"),
         ("finetune_classification", {"generation": {"metric": "text"}}, "unknown setting generation;"),
-        ("finetune_classification", {"objective": {"name": "x"}}, "task finetune_classification: unknown setting objective.name"),
+        ("finetune_classification", {"objective": {"name": "x"}}, "finetune_classification: unknown setting objective.name"),
         ("pretrain_causal_lm", {"contenders": {"ours": MODEL, "w": {"tfidf": True}}},
          "contenders.w: tfidf is no baseline of pretrain_causal_lm; it has ngram"),
         ("pretrain_causal_lm", {"contenders": {"ours": MODEL, "w": {"baseline": "ngrams"}}}, "did you mean ngram?"),
