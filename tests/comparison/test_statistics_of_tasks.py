@@ -5,9 +5,11 @@ import math
 
 import pandas as pd
 import pytest
-from transformers import AutoTokenizer
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from decero.comparison.execute import fingerprint
+from decero.execution.objective import row_nats, token_loss
 from decero.tasks.causal_lm import CausalLM
 from decero.tasks.likelihood import baseline_bits_per_byte, ngram_bits
 from decero.tasks.masked_lm import token_statistics
@@ -49,3 +51,30 @@ def test_a_copy_of_a_tokenizer_is_the_same_and_another_is_not(tokenizer, sentine
     again = AutoTokenizer.from_pretrained(tmp_path)
     again("long " * 50, truncation=True, max_length=5)  # leaves its traces in the backend
     assert fingerprint(again) == fingerprint(tokenizer) != fingerprint(sentinel_tokenizer)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "marian"])
+def test_the_losses_of_rows_add_up_to_the_loss_of_the_batch(family):
+    """Marian adds a bias to its logits, so it takes the other way."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 31, "pad_token_id": 0, "eos_token_id": 1}
+    stacks = {"d_model": 12, "encoder_layers": 1, "decoder_layers": 1, "decoder_start_token_id": 0}
+    stacks |= {
+        f"{side}_{what}": n for side in ("encoder", "decoder") for what, n in (("attention_heads", 1), ("ffn_dim", 7))
+    }
+    fields = {"gpt2": {"n_embd": 12, "n_layer": 1, "n_head": 1}, "marian": stacks}[family]
+    head = AutoModelForCausalLM if family == "gpt2" else AutoModelForSeq2SeqLM
+    model = head.from_config(AutoConfig.for_model(family, **fields, **sizes)).eval()
+    if family == "marian":
+        model.final_logits_bias.normal_()
+    ids, labels = torch.randint(2, 31, (3, 5)), torch.randint(2, 31, (3, 5))
+    labels[0, 2:], labels[2] = -100, -100  # a row of two, of five, of none
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    if family == "marian":
+        batch["decoder_input_ids"] = ids
+    with torch.no_grad():
+        rows, total = row_nats(model, batch), token_loss(model, batch)
+        alone = token_loss(model, {name: each[:1] for name, each in batch.items()})
+    assert rows.sum() == pytest.approx(total.item(), rel=1e-5)
+    assert rows[0] == pytest.approx(alone.item(), rel=1e-5)
+    assert rows[2] == 0
