@@ -51,15 +51,15 @@ def test_every_task_can_be_compared(settings, task):
 @pytest.mark.parametrize(
     ("task", "changes", "line"),
     [
-        ("pretrain_mml", {}, "task: pretrain_mml is no task; did you mean pretrain_mlm?"),
-        ("pretrain_mlm", {"label_budgets": [5]}, "label_budgets: pretrain_mlm reads text without labels"),
+        ("pretrain_mml", {}, "task: unknown task pretrain_mml; did you mean pretrain_mlm?"),
+        ("pretrain_mlm", {"label_budgets": [5]}, "label_budgets: pretrain_mlm uses text without labels"),
         ("pretrain_mlm", {"metric": "eval_los"}, "eval_los is not a metric of pretrain_mlm; did you mean eval_loss?"),
         ("finetune_seq2seq", {"label_budgets": [21]}, "label_budgets: 21 exceeds the 20 training pairs of swap"),
         ("finetune_seq2seq", {"generation": {"metrics": "text"}}, "unknown setting generation.metrics; did you mean"),
         ("finetune_classification", {"generation": {"metric": "text"}}, "unknown setting generation;"),
-        ("finetune_classification", {"objective": {"name": "x"}}, "finetune_classification: unknown setting objective.name"),
+        ("finetune_classification", {"objective": {"name": "x"}}, "unknown setting objective.name; known"),
         ("pretrain_causal_lm", {"contenders": {"ours": MODEL, "w": {"tfidf": True}}},
-         "contenders.w: tfidf is no baseline of pretrain_causal_lm; it has ngram"),
+         "contenders.w: unknown baseline tfidf of pretrain_causal_lm; known: ngram"),
         ("pretrain_causal_lm", {"contenders": {"ours": MODEL, "w": {"baseline": "ngrams"}}}, "did you mean ngram?"),
         ("pretrain_mlm", {"contenders": {"ours": MODEL, "w": {"baseline": "copy"}}}, "pretrain_mlm, which has none"),
         ("finetune_classification", {"tune": {"optim.learning_ratee": [1.0]}},
@@ -97,11 +97,11 @@ def test_tuning_needs_validation_and_a_test_split_beside_it(settings, files):
         make_plan(settings(data=no_validation, tune=TUNE))
     no_test = {"files": {"train": files["train"], "validation": files["validation"]}}
     assert make_plan(settings("pretrain_mlm", data=no_test)).split == "validation"
-    with pytest.raises(UserError, match="tune needs a test split, for trials use validation up"):
+    with pytest.raises(UserError, match="tune needs a test split, because the trials have seen validation"):
         make_plan(settings("pretrain_mlm", data=no_test, tune=TUNE))
 
 
-def test_every_model_gets_the_same_trials_and_a_floor_none(settings):
+def test_every_model_gets_the_same_trials_a_baseline_none(settings):
     contenders = {"ours": MODEL, "other": MODEL, "words": {"tfidf": True}}
     plan = make_plan(settings(contenders=contenders, tune=TUNE, label_budgets=[8, None], seed=4))
     assert len(plan.trials) == 2 * 2 * 6

@@ -162,8 +162,8 @@ def test_losses_of_two_tokenizers_are_not_compared(launch, decoders):
     launch("compare", config, *words)
     (sentence,) = result(folder / "loss")["sentences"]
     assert sentence == (
-        "ours and stock are not comparable: stock has another tokenizer, and loss is counted a token; bits_per_byte "
-        "compares."
+        "ours and stock are not comparable: stock has another tokenizer, and loss is a mean over tokens; use metric="
+        "bits_per_byte."
     )
 
 

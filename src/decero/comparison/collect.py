@@ -1,4 +1,4 @@
-"""What the runs of a comparison left behind, judged."""
+"""Collect the results of all runs and judge them."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from decero.training.records import read_record
 
 
 def verdict_of(plan: Plan) -> tuple[Verdict, list[ScoredRun]]:
-    """The verdict over all runs, and the runs. Each prediction of the scored split was made once."""
+    """Return the verdict and the scored runs. Predictions are read from disk, not made again."""
     score: Score | None = None
     runs = []
     for planned in plan.runs:
@@ -39,7 +39,7 @@ def verdict_of(plan: Plan) -> tuple[Verdict, list[ScoredRun]]:
 
 
 def incomparable(plan: Plan) -> dict[str, str]:
-    """Contender -> why its metric says something else than the reference's. Those that failed are left to `judge`."""
+    """Return contender -> why its metric does not compare with the reference's. Failed runs are left to `judge`."""
     reference, metric = plan.comparison.reference, plan.metric
     found: dict[str, dict[str, Any]] = {}
     for run in plan.runs:
@@ -52,13 +52,13 @@ def incomparable(plan: Plan) -> dict[str, str]:
     if metric in plan.task.token_metrics and reference in found:
         for name, record in found.items():
             if record.get("tokenizer") != found[reference].get("tokenizer"):
-                instead = "; bits_per_byte compares" if "bits_per_byte" in plan.task.metrics else ""
-                lost.setdefault(name, f"{name} has another tokenizer, and {metric} is counted a token{instead}")
+                instead = "; use metric=bits_per_byte" if "bits_per_byte" in plan.task.metrics else ""
+                lost.setdefault(name, f"{name} has another tokenizer, and {metric} is a mean over tokens{instead}")
     return lost
 
 
 def facts(plan: Plan) -> dict[str, str]:
-    """What a reader of the report needs to know of how it came about."""
+    """Return the facts that a reader of the report needs to repeat the comparison."""
     config, task = plan.comparison, plan.task
     record = next((r for run in plan.runs if (r := _read(run))["status"] == "ok"), None)
     if record is None:
@@ -106,8 +106,8 @@ def _read(run: PlannedRun) -> dict[str, Any]:
 
 
 def _pretraining_time(run: PlannedRun) -> float:
-    """Seconds that were spent here on the checkpoint a contender starts from; 0 when somebody else made it."""
-    if run.floor or run.config.model.name_or_path is None:
+    """Return the seconds of the user's own pretraining for this checkpoint; 0 for a published one."""
+    if run.baseline or run.config.model.name_or_path is None:
         return 0.0
     folder = Path(resolve_package_path(run.config.model.name_or_path))
     record = folder.parent / "result.json"

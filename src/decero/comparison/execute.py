@@ -1,4 +1,4 @@
-"""Run a plan: every trial, then every run with the values that tuning chose. Each leaves its record in its folder."""
+"""Execute a plan: first every trial, then every run with the values that tuning chose."""
 
 import hashlib
 import json
@@ -10,8 +10,8 @@ import datasets
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from decero.comparison.floors import score_floor
 from decero.comparison.plan import SPLITS, Plan, PlannedRun
+from decero.comparison.simple_baselines import score_baseline
 from decero.comparison.tuning import failure, tuning_of
 from decero.errors import UserError
 from decero.execution.unwrap import unwrap
@@ -22,26 +22,26 @@ from decero.training.records import read_record, write_result
 from decero.training.runs import Run
 
 
-def execute(plan: Plan, accelerator: Accelerator, say: Callable[[str], None]) -> None:
-    """Do what is not done yet, with a line for each run. A run that fails is recorded and the others go on."""
+def execute(plan: Plan, accelerator: Accelerator, report: Callable[[str], None]) -> None:
+    """Do the runs that are not done yet, and report each in a line. A failed run is recorded; the others continue."""
     everything = (*plan.trials, *plan.runs)
     for number, run in enumerate(everything, start=1):
         error = None
-        if plan.trials and run.trial is None and run.floor is None:
+        if plan.trials and run.trial is None and run.baseline is None:
             chosen = tuning_of(plan, run.contender, run.budget).chosen
             error = failure(plan, run) if chosen is None else None
             run = plan.with_values(run, chosen or {})
-        say(f"[{number}/{len(everything)}] {run.name}: {do(plan, run, accelerator, error)}")
+        report(f"[{number}/{len(everything)}] {run.name}: {do(plan, run, accelerator, error)}")
 
 
 def do(plan: Plan, run: PlannedRun, accelerator: Accelerator, error: str | None = None) -> str:
-    """Do one run, unless its record is there already. Returns a line that says how it went. error: why it cannot run.
+    """Do one run, unless its record exists. Return a line about the result. error: why it cannot run.
 
-    Leaves result.json and, of a model, metrics.jsonl and config.yaml; of all but trials predictions or outputs.
+    Writes result.json. A model also writes metrics.jsonl and config.yaml. All but trials write predictions or outputs.
     """
     record = read_record(run.folder) if (run.folder / "result.json").is_file() else None
     lacks_model = run.keep_model and not (run.folder / "model").is_dir()
-    other = record is not None and record.get("values", {}) != run.values  # tuning chose again
+    other = record is not None and record.get("values", {}) != run.values  # tuning has chosen other values since
     if record is None or record["status"] != "ok" or lacks_model or other:
         reset_peak_memory()
         try:
@@ -50,7 +50,7 @@ def do(plan: Plan, run: PlannedRun, accelerator: Accelerator, error: str | None 
             record = {"status": "ok"} | _fit(plan, run, accelerator)
         except (UserError, RuntimeError, ValueError) as failed:
             if accelerator.num_processes > 1 and not isinstance(failed, UserError):
-                raise  # the other processes may not have met it, and would wait for ever
+                raise  # the other processes may have no error, and would wait forever
             record = {"status": "failed", "error": " ".join(str(failed).split()), "metric": {}}
         _make(run.folder, accelerator)
         record = write_result(run.folder, accelerator, record | ({"values": run.values} if run.values else {}))
@@ -68,9 +68,9 @@ def do(plan: Plan, run: PlannedRun, accelerator: Accelerator, error: str | None 
 def _fit(plan: Plan, run: PlannedRun, accelerator: Accelerator) -> dict[str, Any]:
     recipe = plan.comparison.task
     _make(run.folder, accelerator)
-    if run.floor:
+    if run.baseline:
         folder = run.folder if accelerator.is_main_process else None
-        return score_floor(run.floor, recipe, run.config, folder, plan.split)
+        return score_baseline(run.baseline, recipe, run.config, folder, plan.split)
     if accelerator.is_main_process:
         (run.folder / "config.yaml").write_text(run.config.to_yaml(), encoding="utf-8")
     accelerator.wait_for_everyone()
@@ -80,7 +80,7 @@ def _fit(plan: Plan, run: PlannedRun, accelerator: Accelerator) -> dict[str, Any
         progress=False, tag=f"{run.name}/", config=settings,
     )  # fmt: skip
     bars = datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()  # a line a run says enough
+    datasets.disable_progress_bars()  # one line per run is enough
     task = TASKS[recipe](settings)
     try:
         data = task.load_data(opened, SPLITS if task.splits else None)
@@ -105,14 +105,14 @@ def _fit(plan: Plan, run: PlannedRun, accelerator: Accelerator) -> dict[str, Any
 
 
 def scored(plan: Plan, task: Task, data: TaskData) -> TaskData:
-    """The data for the final scores: a task that is scored on validation is scored on test where there is one."""
+    """Return the data for the final scores. A pretraining task is scored on test, if there is a test split."""
     if task.scored_on == "validation" and plan.split == "test":
         return TaskData(data.train, {"validation": data.held_out["test"]})
     return data
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """The same for tokenizers that cut any text into the same tokens with the same ids."""
+    """Return a hash that is equal for tokenizers which give every text the same tokens and ids."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     parts = [backend[part] for part in ("normalizer", "pre_tokenizer", "model")]
     return hashlib.sha256(json.dumps([parts, tokenizer.get_vocab()], sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The points of a tuning: a grid over settings, or some of it drawn by the seed; the same ones for every contender."""
+"""The points of a tuning grid, or a random part of it. Every contender gets the same points."""
 
 import itertools
 from typing import Any
@@ -9,7 +9,7 @@ from decero.config.comparison import Compare
 
 
 def points(comparison: Compare) -> list[dict[str, Any]]:
-    """`{"optim.learning_rate": 1e-3, ...}` of every trial; none where nothing is tuned."""
+    """Return the settings of every trial, such as `{"optim.learning_rate": 1e-3}`; an empty list without tuning."""
     if not comparison.tune:
         return []
     grid = [dict(zip(comparison.tune, values, strict=True)) for values in itertools.product(*comparison.tune.values())]

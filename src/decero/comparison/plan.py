@@ -1,4 +1,4 @@
-"""A comparison as a list of runs: contenders x label budgets x seeds, and before them the trials of a tuning."""
+"""Plan a comparison: contenders x label budgets x seeds, and the tuning trials before them."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,11 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run to do. floor: of an untrained contender. values: what tuning chose. trial: its number, of a trial."""
+    """One run of a comparison.
+
+    baseline: name of a simple baseline, for a contender without a model. values: the settings of a trial, or those that
+    tuning chose. trial: the number of a tuning trial.
+    """
 
     contender: str
     budget: int | None
@@ -23,7 +27,7 @@ class PlannedRun:
     folder: Path
     config: TrainingRun
     name: str
-    floor: str | None = None
+    baseline: str | None = None
     values: dict[str, Any] = field(default_factory=dict)
     trial: int | None = None
     keep_model: bool = False
@@ -31,7 +35,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done. task: with everybody's settings, no model. split: that the final scores are of."""
+    """All runs of a comparison. task: the task with the shared settings. split: the split of the final scores."""
 
     comparison: Compare
     task: Task
@@ -45,25 +49,25 @@ class Plan:
         return f"{len(self.trials)} trials and {len(self.runs)} runs" if self.trials else f"{len(self.runs)} runs"
 
     def with_values(self, run: PlannedRun, values: dict[str, Any]) -> PlannedRun:
-        """A run with the values that tuning chose."""
+        """Return a run with the values that tuning chose."""
         config = configure(self.comparison, type(self.task), run.contender, run.budget, run.seed, run.folder, values)
         return replace(run, config=config, values=values)
 
 
 def make_plan(comparison: Compare) -> Plan:
-    """Every run's settings, checked before the first one starts.
+    """Resolve and check the settings of every run, before the first one starts.
 
-    Raises UserError: an unknown task or metric, a contender whose settings do not hold, a baseline of another task,
-    a budget that the data cannot fill, a split that is missing.
+    Raises UserError for an unknown task or metric, invalid settings of a contender, a baseline of another task, a
+    budget larger than the data, and a missing split.
     """
     task_class = _task_of(comparison)
     task = task_class(configure(comparison, task_class, None, None, comparison.seed, comparison.folder))
     metric = _metric_of(comparison, task)
     for name, contender in comparison.contenders.items():
-        if contender.floor and contender.floor not in task.floors:
-            there = f"; it has {', '.join(task.floors)}" if task.floors else ", which has none"
-            there = did_you_mean(contender.floor, task.floors) or there
-            raise UserError(f"contenders.{name}: {contender.floor} is no baseline of {task.recipe}{there}")
+        if contender.baseline_name and contender.baseline_name not in task.baselines:
+            known = f"; known: {', '.join(task.baselines)}" if task.baselines else ", which has none"
+            known = did_you_mean(contender.baseline_name, task.baselines) or known
+            raise UserError(f"contenders.{name}: unknown baseline {contender.baseline_name} of {task.recipe}{known}")
     split = _check_data(comparison, task)
     trials: list[PlannedRun] = []
     runs: list[PlannedRun] = []
@@ -71,7 +75,7 @@ def make_plan(comparison: Compare) -> Plan:
         for name, contender in comparison.contenders.items():
             parent = comparison.folder / "runs" / name / f"labels-{budget or 'all'}"
             where = f"{name}, {budget or 'all'} {task.budget_unit}" if task.budget_unit else name
-            grid = [] if contender.floor else points(comparison)
+            grid = [] if contender.baseline_name else points(comparison)
             for number, values in enumerate(grid):
                 folder, seed = parent / f"tune-{number}", comparison.seed
                 config = configure(comparison, task_class, name, budget, seed, folder, values)
@@ -82,8 +86,10 @@ def make_plan(comparison: Compare) -> Plan:
                 folder = parent / f"seed-{seed}"
                 config = configure(comparison, task_class, name, budget, seed, folder)
                 run_name = f"{where}, seed {seed}"
-                keep = comparison.keep_models and contender.floor is None
-                runs.append(PlannedRun(name, budget, seed, folder, config, run_name, contender.floor, keep_model=keep))
+                keep = comparison.keep_models and contender.baseline_name is None
+                runs.append(
+                    PlannedRun(name, budget, seed, folder, config, run_name, contender.baseline_name, keep_model=keep)
+                )
     return Plan(comparison, task, metric, split, trials, runs)
 
 
@@ -91,19 +97,19 @@ def configure(
     comparison: Compare, task: type[Task], name: str | None, budget: int | None, seed: int, folder: Path,
     values: dict[str, Any] | None = None,
 ) -> TrainingRun:  # fmt: skip
-    """The settings of one run, as the task's own recipe would take them. name: None for what all contenders share.
+    """Return the settings of one run, as the task's own recipe takes them. name: None for the shared settings alone.
 
-    Raises UserError for a setting that does not hold.
+    Raises UserError for an invalid setting.
     """
     contender = comparison.contenders[name] if name else None
     training = comparison.training.model_dump(exclude_unset=True)
-    training.setdefault("save_steps", None)  # runs of a minute are repeated, not resumed
-    rooms = {"optim": comparison.optim.model_dump(exclude_unset=True), "training": training}
+    training.setdefault("save_steps", None)  # a short run is repeated, not resumed
+    sections = {"optim": comparison.optim.model_dump(exclude_unset=True), "training": training}
     for key, value in ((contender.own if contender else {}) | (values or {})).items():
-        room, _, setting = key.partition(".")
-        rooms[room][setting] = value
-    settings: dict[str, Any] = {"output": str(folder), "seed": seed, "data": dict(comparison.data), **rooms}
-    settings["model"] = {"config": "none"}  # a floor has no model, and nobody builds this one
+        section, _, setting = key.partition(".")
+        sections[section][setting] = value
+    settings: dict[str, Any] = {"output": str(folder), "seed": seed, "data": dict(comparison.data), **sections}
+    settings["model"] = {"config": "none"}  # a baseline has no model; this one is never built
     if contender:
         settings["tokenizer"] = contender.tokenizer.model_dump()
         settings["model"] = contender.model.model_dump() if contender.model else settings["model"]
@@ -111,18 +117,18 @@ def configure(
         settings["data"]["max_train_rows"] = budget
     settings |= {part: dict(given) for part in ("objective", "generation") if (given := getattr(comparison, part))}
     run = task.Config.parse(settings, f"contenders.{name}" if name else f"task {task.recipe}")
-    run.call.resume = comparison.resume  # from its last checkpoint, where it saves some
+    run.call.resume = comparison.resume  # from its last checkpoint, if it saves any
     return run
 
 
 def by_hand(comparison: Compare) -> str | None:
-    """A sentence about contenders with settings of their own that were not tuned; None where there are none."""
-    shared = {room: getattr(comparison, room).model_dump() for room in ("optim", "training")}
+    """Name the contenders with settings of their own that were not tuned, in one sentence; None if there are none."""
+    shared = {name: getattr(comparison, name).model_dump() for name in ("optim", "training")}
     found: dict[str, list[str]] = {}
     for name, contender in comparison.contenders.items():
         for key, value in contender.own.items():
-            room, _, setting = key.partition(".")
-            if shared[room].get(setting) != value:
+            section, _, setting = key.partition(".")
+            if shared[section].get(setting) != value:
                 found.setdefault(name, []).append(key)
     if not found:
         return None
@@ -137,14 +143,14 @@ def _task_of(comparison: Compare) -> type[Task]:
     name = comparison.task
     if name not in TASKS:
         near = did_you_mean(name, TASKS) or f"; there are {', '.join(TASKS)}"
-        raise UserError(f"task: {name} is no task{near}")
+        raise UserError(f"task: unknown task {name}{near}")
     if not TASKS[name].budget_unit and comparison.label_budgets != [None]:
-        raise UserError(f"label_budgets: {name} reads text without labels; leave them out, or cut data.max_rows")
+        raise UserError(f"label_budgets: {name} uses text without labels; remove label_budgets, or set data.max_rows")
     return TASKS[name]
 
 
 def _metric_of(comparison: Compare, task: Task) -> str:
-    """The metric that decides."""
+    """Return the metric that decides."""
     wanted, known = comparison.metric, task.metrics
     if wanted is not None and wanted not in known:
         kind = getattr(task, "problem_type", task.recipe)
@@ -154,7 +160,7 @@ def _metric_of(comparison: Compare, task: Task) -> str:
 
 
 def _check_data(comparison: Compare, task: Task) -> str:
-    """The split that is scored. Reads the corpus once a budget."""
+    """Return the split that is scored. Reads the corpus once per budget."""
     for budget in comparison.label_budgets:
         config = configure(comparison, type(task), None, budget, comparison.seed, comparison.folder)
         corpus = type(task)(config).read_corpus()
@@ -170,9 +176,11 @@ def _check_data(comparison: Compare, task: Task) -> str:
         mend = f"give data.tasks.{missing[0]} files.test or test_fraction" if missing[0] else mend
         raise UserError(f"a comparison needs a test split{named}: {mend}")
     if comparison.tune:
-        for split, why in (("validation", "trials are judged on it"), ("test", "trials use validation up")):
+        for split, why in (("validation", "it scores the trials"), ("test", "the trials have seen validation")):
             if split not in corpus.splits:
-                raise UserError(f"tune needs a {split} split, for {why}: give data.files.{split} or {split}_fraction")
+                raise UserError(
+                    f"tune needs a {split} split, because {why}: give data.files.{split} or {split}_fraction"
+                )
     if "test" not in corpus.splits and "validation" not in corpus.splits:
         raise UserError("a comparison needs a test or validation split: give data.files.test or data.test_fraction")
     return "test" if "test" in corpus.splits else "validation"

@@ -1,4 +1,4 @@
-"""What the trials of a comparison found, read from their folders."""
+"""Read the results of tuning trials from their folders."""
 
 import math
 
@@ -9,11 +9,11 @@ from decero.training.records import read_record
 
 
 def tuning_of(plan: Plan, contender: str, budget: int | None) -> Tuning:
-    """The trials of one contender at one label budget."""
+    """Return the trials of one contender at one label budget."""
     records = [(run, _record(run)) for run in plan.trials if (run.contender, run.budget) == (contender, budget)]
     metric = plan.task.validation_metric(plan.metric)
     if any(metric not in record["metric"] for _, record in records if record["status"] == "ok"):
-        metric = "loss"  # such as bits a byte of a tokenizer that does not give the text back
+        metric = "loss"  # e.g. there are no bits a byte if the tokens do not give the text back
 
     tried = []
     for run, record in records:
@@ -23,13 +23,13 @@ def tuning_of(plan: Plan, contender: str, budget: int | None) -> Tuning:
 
 
 def tunings(plan: Plan) -> list[Tuning]:
-    """All of a comparison, in the order of its trials."""
+    """Return the tuning of every contender and budget, in the order of the trials."""
     pairs = dict.fromkeys((run.contender, run.budget) for run in plan.trials)
     return [tuning_of(plan, contender, budget) for contender, budget in pairs]
 
 
 def failure(plan: Plan, run: PlannedRun) -> str:
-    """Why no trial of a run's contender and budget has a score."""
+    """Say why no trial of this contender and budget has a score."""
     errors = [_record(t).get("error") for t in plan.trials if (t.contender, t.budget) == (run.contender, run.budget)]
     return f"every trial failed, the first with: {next(filter(None, errors), 'a score that is not finite')}"
 

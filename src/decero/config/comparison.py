@@ -21,8 +21,9 @@ class Contender(Section):
     tfidf: bool = Field(False, description="the same as baseline: tfidf")
     baseline: str | None = Field(
         None,
-        description="no model, but a floor: tfidf (words and pairs + logistic regression) for classification; ngram "
-        "(byte 6-grams) for causal models; copy or lead (the source, or its first words) for pairs of texts",
+        description="a simple baseline instead of a model: tfidf (words and pairs + logistic regression) for "
+        "classification; ngram (byte 6-grams) for causal models; copy or lead (the source, or its first words) for "
+        "pairs of texts",
     )
     tokenizer: TokenizerSection = TokenizerSection()
     optim: dict[str, Any] = Field({}, description="settings of optim that differ for this contender")
@@ -35,14 +36,14 @@ class Contender(Section):
         return self
 
     @property
-    def floor(self) -> str | None:
-        """The baseline's name; None of a model."""
+    def baseline_name(self) -> str | None:
+        """The name of the baseline; None for a model."""
         return "tfidf" if self.tfidf else self.baseline
 
     @property
     def own(self) -> dict[str, Any]:
-        """`optim.learning_rate` -> value, of the settings that it has for itself."""
-        return {f"{room}.{key}": value for room in TUNABLE for key, value in getattr(self, room).items()}
+        """The contender's own settings: `optim.learning_rate` -> value."""
+        return {f"{section}.{key}": value for section in TUNABLE for key, value in getattr(self, section).items()}
 
 
 class Compare(RunConfig):

@@ -1,7 +1,7 @@
-"""Paired tests of corpus metrics: `statistics` for BLEU, bits a byte and all else that is no mean over examples.
+"""Paired tests for corpus metrics, such as BLEU and bits a byte, which are not a mean over examples.
 
-Such a metric is a function of a sum: example n of seed s adds a row of K numbers, `a_SNK[s, n]`, and `score` makes the
-metric of the summed rows. The tests draw or swap rows and score the new sums.
+A corpus metric is a function of a sum. Example n of seed s adds a row of K numbers, `a_SNK[s, n]`, and `score` computes
+the metric from the summed rows. The tests draw or swap rows and score the new sums. For means, see `statistics`.
 """
 
 from collections.abc import Callable
@@ -14,26 +14,27 @@ Score = Callable[[np.ndarray], Any]  # (K,) -> the metric
 
 
 def ratio(sum_K: np.ndarray) -> Any:
-    """The first number by the second: the metric of rows [value, weight]. A mean where every weight is 1."""
+    """Divide the first number by the second: the metric of rows [value, weight], a mean if every weight is 1."""
     return sum_K[..., 0] / sum_K[..., 1]
 
 
 def is_mean(values_NK: np.ndarray, score: Score) -> bool:
-    """Whether the metric is the plain mean of the first column."""
+    """Return whether the metric is the plain mean of the first column."""
     return score is ratio and values_NK.shape[-1] == 2 and bool((values_NK[..., 1] == 1).all())
 
 
 def corpus_difference(a_SNK, b_SNK, score: Score) -> float:
-    """Metric of a minus metric of b on the whole test set, averaged over seeds."""
+    """Return the metric of a minus that of b on the whole test set, averaged over seeds."""
     a_SNK, b_SNK = _paired(a_SNK, b_SNK)
     return float((_scores(score, a_SNK.sum(axis=1)) - _scores(score, b_SNK.sum(axis=1))).mean())
 
 
 def corpus_permutation_test(a_SNK, b_SNK, score: Score, seed: int, n_resamples: int = 10_000) -> float:
-    """Two-sided p-value of approximate randomization: swap the two systems' rows of an example, in all seeds at once.
+    """Return the two-sided p-value of approximate randomization.
 
-    Exact when few examples differ, else n_resamples random swaps and never below 1/(n_resamples + 1).
-    It says nothing about training luck; `corpus_bootstrap` does.
+    A swap exchanges the two systems' rows of an example, in all seeds at once. All swaps are tried if few examples
+    differ; otherwise n_resamples random ones, and p is never below 1/(n_resamples + 1). The test does not measure the
+    luck of training; `corpus_bootstrap` does.
     Source: Noreen 1989; Riezler & Maxwell 2005 (ACL workshop on evaluation, section 3).
     """
     a_SNK, b_SNK = _paired(a_SNK, b_SNK)
@@ -63,10 +64,11 @@ def corpus_permutation_test(a_SNK, b_SNK, score: Score, seed: int, n_resamples: 
 def corpus_bootstrap(
     a_SNK, b_SNK, score: Score, seed: int, n_resamples: int = 10_000, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Interval (low, high) of the difference, with the luck of training and of the test set: as `two_way_bootstrap`.
+    """Return an interval (low, high) of the difference, as `two_way_bootstrap` does for means.
 
-    Each resample draws N examples and S - 1 seeds, and scores the sums of the drawn rows. The standard error goes into
-    a Student interval; what examples alone contribute to its degrees of freedom is read from the same resamples.
+    It includes the luck of training and of the test set. Each resample draws N examples and S - 1 seeds, and scores the
+    sums of the drawn rows. The standard error gives a Student interval; the same resamples give the share of the
+    examples in its degrees of freedom.
     Raises ValueError for rows that do not pair up or fewer than two examples.
     """
     a_SNK, b_SNK = _paired(a_SNK, b_SNK)
@@ -110,7 +112,7 @@ def _scores(score: Score, sums_xK: np.ndarray) -> np.ndarray:
 
 
 def _variance(values: np.ndarray) -> float:
-    """Sample variance of what could be scored: a resample of a tiny test set may hold nothing that is scored."""
+    """Return the sample variance of the finite values: a resample of a tiny test set may have no score."""
     return float(values[np.isfinite(values)].var(ddof=1))
 
 

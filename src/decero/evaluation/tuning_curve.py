@@ -1,4 +1,4 @@
-"""How much tuning a score took: the expected best validation score by the number of trials (Dodge et al. 2019)."""
+"""The expected best validation score as a function of the number of trials (Dodge et al. 2019)."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 class Tuning:
     """The trials of one contender at one label budget.
 
-    metric: of the validation split. tried: the values of each trial and its score; None: it failed. chosen: the best.
+    metric: a metric of the validation split. tried: the values and the score of each trial; None for a failed one.
     """
 
     contender: str
@@ -27,14 +27,14 @@ class Tuning:
 
     @property
     def chosen(self) -> dict[str, Any] | None:
-        """The values of the best trial, the first of equals; None where every trial failed."""
+        """The values of the best trial (the first, if several are equal); None if every trial failed."""
         best = max if self.higher_is_better else min
         ok = [(values, score) for values, score in self.tried if score is not None]
         return best(ok, key=lambda each: each[1])[0] if ok else None
 
     @property
     def best(self) -> float:
-        """The chosen trial's score; NaN where every trial failed."""
+        """The score of the chosen trial; NaN if every trial failed."""
         scores = self.scores
         return (max(scores) if self.higher_is_better else min(scores)) if scores else math.nan
 
@@ -43,14 +43,14 @@ class Tuning:
         return expected_best(self.scores, self.higher_is_better)
 
     def record(self) -> dict[str, Any]:
-        """For result.json."""
+        """Return the tuning as it stands in result.json."""
         trials = [values | {"score": score} for values, score in self.tried]
         facts = {"contender": self.contender, "budget": self.budget, "metric": self.metric, "trials": trials}
         return facts | {"chosen": self.chosen, "expected_best": self.expected}
 
 
 def expected_best(scores: Sequence[float], higher_is_better: bool = True) -> list[float]:
-    """The expected best score of n = 1, 2, ... len(scores) trials, drawn from those that were made.
+    """Return the expected best score of n = 1, 2, ... trials, drawn with replacement from those that were made.
 
     E[max of n] = sum over scores v of v * (P(V <= v)^n - P(V < v)^n), P their empirical distribution:
     Dodge et al. 2019 (EMNLP, Show Your Work, section 3.1, eqs. 7 and 8).

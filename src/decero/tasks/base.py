@@ -79,9 +79,9 @@ class Task(ABC):
     most_epochs: how often `--budget` may read the same text. generates: whether the model writes text.
     length_settings: the settings that cut long texts.
 
-    Of comparisons: floors: contenders that learn nothing deep. budget_unit: what a label budget counts; "" for text
-    without labels. token_metrics: those that compare under one and the same tokenizer alone. scored_on: the split of
-    the final scores.
+
+    For comparisons: baselines: names of simple baselines. budget_unit: what a label budget counts; "" for text without
+    labels. token_metrics: metrics that compare only under the same tokenizer. scored_on: the split of the final scores.
     """
 
     recipe: ClassVar[str]
@@ -92,7 +92,7 @@ class Task(ABC):
     most_epochs: ClassVar[float] = 1
     generates: ClassVar[bool] = False
     length_settings: ClassVar[str] = "data.max_length"
-    floors: ClassVar[tuple[str, ...]] = ()
+    baselines: ClassVar[tuple[str, ...]] = ()
     budget_unit: ClassVar[str] = ""
     token_metrics: ClassVar[tuple[str, ...]] = ()
     scored_on: ClassVar[str] = "validation"
@@ -196,17 +196,17 @@ class Task(ABC):
     @property
     @abstractmethod
     def metrics(self) -> tuple[str, ...]:
-        """The final scores that contenders can be compared by, the main one first."""
+        """The metrics by which contenders can be compared, the main one first."""
 
     @abstractmethod
     def example_statistics(self, folder: Path, metric: str) -> ExampleStatistics:
-        """What each scored example adds to a metric, read from the files that `score` and result.json left in folder.
+        """Return what each scored example adds to a metric, read from the files of a finished run.
 
-        The same examples in the same order for every run on the same data.
+        Every run on the same data gives the same examples in the same order.
         """
 
     def validation_metric(self, metric: str) -> str:
-        """The name under which `evaluate` gives a metric, or the nearest that it gives."""
+        """Return the metric of `evaluate` that is nearest to a final metric; tuning uses it."""
         return metric
 
     def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:  # noqa: B027

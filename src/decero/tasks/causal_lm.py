@@ -29,7 +29,7 @@ class CausalLM(Task):
     generates = True
     metrics = ("bits_per_byte", "loss", "perplexity")
     token_metrics = ("loss", "perplexity")
-    floors = ("ngram",)
+    baselines = ("ngram",)
 
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
         found = super().load_tokenizer()

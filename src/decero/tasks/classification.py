@@ -36,7 +36,7 @@ class Classification(Task):
     recipe, Config = "finetune_classification", FinetuneClassification
     auto_class = AutoModelForSequenceClassification
     tokenizer_needs = ("pad_token",)
-    floors = ("tfidf",)
+    baselines = ("tfidf",)
     budget_unit = "labels"
     scored_on = "test"
 

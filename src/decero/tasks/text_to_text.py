@@ -35,7 +35,7 @@ class TextToText(Task):
     """What `Seq2Seq` and `Completion` share: data, evaluation by writing, scores."""
 
     generates = True
-    floors = ("copy", "lead")
+    baselines = ("copy", "lead")
     budget_unit = "pairs"
     scored_on = "test"
     length_settings = "data.max_source_length or data.max_target_length"

@@ -1,4 +1,4 @@
-"""Contenders that learn nothing deep: what a model must beat to be worth its time."""
+"""Simple baselines: what a model must beat to be worth its time."""
 
 import time
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from decero.tasks.text_to_text import score, write_outputs
 
 
 def tfidf(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
-    """TF-IDF of words and word pairs, then a linear model with fixed settings: nothing is tuned, so nothing leaks."""
+    """Fit TF-IDF of words and word pairs with a linear model. Its settings are fixed, so nothing is tuned on test."""
     corpus, problem_type = task.corpus, task.problem_type
 
     def texts(split: str) -> list[str]:
@@ -47,7 +47,7 @@ def tfidf(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
 
 
 def ngram(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
-    """Byte 6-grams of the training text (`ByteNgrams`): bits of every document of the scored split."""
+    """Count byte 6-grams of the training text (`ByteNgrams`), and score every document of the split."""
     train, scored = (
         [text for text in task.corpus.splits[each][""][task.config.data.text_column] if text]
         for each in ("train", split)
@@ -61,12 +61,12 @@ def ngram(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
 
 
 def copy(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
-    """The source as it is."""
+    """Answer with the source itself."""
     return _written(task, folder, split, lambda source, words: source)
 
 
 def lead(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
-    """The first words of the source, as many as a training target has (the median)."""
+    """Answer with the first words of the source, as many as the median training target has."""
     return _written(task, folder, split, lambda source, words: " ".join(source.split()[:words]))
 
 
@@ -85,15 +85,15 @@ def _written(task: Any, folder: Path | None, split: str, answer: Callable[[str, 
     return {"metric": metric}
 
 
-FLOORS: dict[str, Callable[[Any, Path | None, str], dict[str, Any]]] = {
+BASELINES: dict[str, Callable[[Any, Path | None, str], dict[str, Any]]] = {
     "tfidf": tfidf, "ngram": ngram, "copy": copy, "lead": lead,
 }  # fmt: skip
 
 
-def score_floor(name: str, recipe: str, config: Any, folder: Path | None, split: str) -> dict[str, Any]:
-    """The record of a floor's run. folder: where the answers go, on the main process; None elsewhere."""
+def score_baseline(name: str, recipe: str, config: Any, folder: Path | None, split: str) -> dict[str, Any]:
+    """Return the record of a baseline. folder: for the answers, on the main process; None on others."""
     task = TASKS[recipe](config)
-    _ = task.corpus  # reading is not timed, as it is not for models
+    _ = task.corpus  # reading the corpus is not timed, as for models
     started = time.perf_counter()
-    found = {"seed": config.seed, "num_parameters": 0, "total_flos": 0} | FLOORS[name](task, folder, split)
+    found = {"seed": config.seed, "num_parameters": 0, "total_flos": 0} | BASELINES[name](task, folder, split)
     return found | {"wall_time_s": time.perf_counter() - started}
