@@ -41,7 +41,7 @@ def main():
         metric = {"vocab_size": len(tokenizer), "bytes_per_token": bytes_per_token(tokenizer, texts)}
         record = {"metric": metric, "seed": config.seed, "documents": len(corpus)}
         write_result(run.output, run.accelerator, record | {"wall_time_s": time.perf_counter() - started})
-        if config.hub.repo_id:  # after the record, which goes along
+        if config.hub.repo_id:  # after the record, because the push sends it
             push(folder, config.hub.repo_id, config.hub.private)
         run.print(f"{folder}: {metric['vocab_size']:,} entries, {metric['bytes_per_token']:.2f} bytes a token")
 

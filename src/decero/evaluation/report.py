@@ -135,12 +135,12 @@ def _method(verdict: Verdict, tuning: Sequence[Tuning]) -> list[str]:
     difference, swaps = f"Differences are reference minus contender in {name}.", ""
     if verdict.proxy:
         difference = (
-            f"{name} is no function of sums over examples. Differences are reference minus contender in the score of "
-            "one test example: right or wrong; the share of its labels that are right; or minus its squared error."
+            f"{name} cannot be computed from sums over examples. Differences are reference minus contender in the score "
+            "of one test example: right or wrong; the share of its labels that are right; or minus its squared error."
         )
     elif not wording.is_mean_metric(verdict.metric):
         swaps = " by approximate randomization (Riezler & Maxwell 2005)"
-        difference += f" {name} is no mean over examples, so it is computed anew from the sums of every resample."
+        difference += f" {name} is not a mean over examples. It is computed again from the sums of every resample."
     compared = sum(c.reason is None for c in verdict.comparisons)
     method = [
         line.format(comparisons=compared, split=verdict.split, difference=difference, swaps=swaps) for line in METHOD

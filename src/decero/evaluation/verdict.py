@@ -89,7 +89,7 @@ class Verdict:
     comparisons: tuple[Comparison, ...]
     unit: str = "labels"  # of budgets; "": there are none
     split: str = "test"  # that was scored
-    proxy: bool = False  # compared is a score of the examples of which the metric is no function
+    proxy: bool = False  # another score per example is compared, because the metric is not a function of sums
 
     @property
     def higher_is_better(self) -> bool:

@@ -49,7 +49,7 @@ class Classification(Task):
         data, seed = self.config.data, self.config.seed
         if strict:
             corpus, names = load_labelled(data, self.problem_type, seed)
-        else:  # train alone is encoded, so a label that train lacks is no error here
+        else:  # only train is encoded, so labels that train lacks raise no error here
             corpus = load_corpus(**data.source())
             encoded, names = encode_labels(DatasetDict(train=corpus["train"]), data.label_column, self.problem_type)
             corpus["train"] = label_budget(encoded["train"], data.max_train_rows, self.problem_type, seed)

@@ -134,9 +134,9 @@ class StepLoader:
 class StreamedStepLoader(StepLoader):
     """Yield the micro-batches of a `Stream`.
 
-    The position in the stream is no function of the step number. So two positions are kept: the start of the current
-    step, to build it again with smaller micro-batches, and the start of the next step, for checkpoints. Every process
-    reads and tokenises the whole stream and collates its own share of each step.
+    The position in the stream cannot be computed from the step number. So two positions are kept: the start of the
+    current step, to build it again with smaller micro-batches, and the start of the next step, for checkpoints. Every
+    process reads and tokenises the whole stream and collates its own share of each step.
 
     Raises UserError without `training.max_train_steps`, and when `training.global_batch_tokens` or
     `per_device_tokens` is smaller than the longest possible row.
