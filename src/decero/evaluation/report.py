@@ -136,7 +136,8 @@ def _method(verdict: Verdict, tuning: Sequence[Tuning]) -> list[str]:
     if verdict.proxy:
         difference = (
             f"{name} cannot be computed from sums over examples. Differences are reference minus contender in the "
-            "score of one test example: right or wrong; the share of its labels that are right; or minus its squared error."
+            "score of one test example: right or wrong; the share of its labels that are right; or minus its squared "
+            "error."
         )
     elif not wording.is_mean_metric(verdict.metric):
         swaps = " by approximate randomization (Riezler & Maxwell 2005)"
