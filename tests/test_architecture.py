@@ -110,3 +110,12 @@ def test_no_two_rooms_have_a_module_or_class_of_one_name():
 
 def test_the_engine_has_at_most_15_modules():
     assert len([path for path in (SOURCE / "training").glob("*.py") if path.stem != "__init__"]) <= 15
+
+
+def test_names_of_tests_have_at_most_60_characters():
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        names = [
+            n.name for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.FunctionDef)
+        ]
+        long = [name for name in names if name.startswith("test_") and len(name) > 60]
+        assert not long, f"{path}: {long}"
