@@ -25,7 +25,7 @@ def build(kind, auto_class=AutoModel):
 
 @pytest.mark.parametrize("auto_class", [AutoModel, AutoModelForMaskedLM])
 @pytest.mark.parametrize("kind", FIRST)
-def test_a_text_of_all_positions_is_read_and_one_more_token_is_not(kind, auto_class):
+def test_a_model_reads_exactly_its_positions(kind, auto_class):
     model = build(kind, auto_class)
     positions = positions_of(model)
     assert positions == 20 - FIRST[kind]
@@ -36,7 +36,7 @@ def test_a_text_of_all_positions_is_read_and_one_more_token_is_not(kind, auto_cl
 
 
 @pytest.mark.parametrize("kind", FIRST)
-def test_positions_from_the_first_on_are_those_that_the_model_counts_itself(kind):
+def test_given_positions_equal_those_the_model_counts(kind):
     model = build(kind)
     if kind == "distilbert":
         pytest.skip("its forward pass takes no positions")

@@ -57,7 +57,7 @@ def test_generate_hands_a_cache_to_a_loop_of_ours(gpt2):
         internals.handed_cache({"attention_mask": 1})
 
 
-def test_generate_hands_mask_and_encoder_outputs_to_a_loop_of_ours(gpt2):
+def test_generate_hands_mask_and_encoder_outputs_to_our_loop(gpt2):
     state = handed(gpt2, input_ids=torch.tensor([[0, 6, 7]]), attention_mask=torch.tensor([[0, 1, 1]]))
     assert state.get("attention_mask") is not None, f"custom_generate is handed no mask, only {sorted(state)}"
     t5 = AutoModelForSeq2SeqLM.from_config(T5Config(**T5, decoder_start_token_id=0))
@@ -142,7 +142,7 @@ def test_what_a_class_supports_is_told(gpt2):
     assert not internals.supports(gpt2, "no such kernel")
 
 
-def test_a_kernel_of_ours_is_called_by_its_name_with_the_mask_of_sdpa(gpt2):
+def test_our_kernel_is_called_by_name_with_the_mask_of_sdpa(gpt2):
     seen = []
 
     def kernel(module, q, k, v, mask, **kwargs):

@@ -35,7 +35,7 @@ def tokenized(data, tokenizer, split):
     return task.tokenize(task.corpus.splits[split], split)["a"]
 
 
-def test_training_pairs_with_an_empty_side_are_left_out_and_validation_is_whole(pairs):
+def test_only_train_drops_pairs_with_an_empty_side(pairs):
     corpus = load_pairs(tasks(pairs), seed=0)["a"]
     assert {split: len(rows) for split, rows in corpus.items()} == {"train": 60, "validation": 61}
     assert corpus["train"].column_names == ["source", "target"]
@@ -49,7 +49,7 @@ def test_a_label_budget_is_a_choice_of_the_seed(pairs):
     assert len(set(chosen[0])) == len(chosen[0]) == 13
 
 
-def test_pairs_are_tokenized_with_their_prefix_and_say_when_they_were_cut(pairs, sentinel_tokenizer):
+def test_pairs_have_their_prefix_and_say_when_they_are_cut(pairs, sentinel_tokenizer):
     data = tasks(pairs, prefix="bank: ").model_copy(update={"max_source_length": 30, "max_target_length": 17})
     rows = tokenized(data, sentinel_tokenizer, "validation")
     texts = Dataset.from_parquet(pairs)
