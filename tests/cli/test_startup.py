@@ -44,7 +44,9 @@ def test_importing_decero_imports_no_large_library():
     assert ask(code).strip() == "[]"
 
 
-@pytest.mark.parametrize("first", ["import decero, transformers", "import transformers, decero"])
+@pytest.mark.parametrize(
+    "first", ["import decero, transformers", pytest.param("import transformers, decero", marks=pytest.mark.slow)]
+)
 def test_models_are_registered_in_either_order(first):
     code = f"{first}; print(type(transformers.AutoConfig.for_model('decero_encoder')).__name__)"
     assert ask(code).strip() == "DeceroEncoderConfig"

@@ -182,7 +182,11 @@ def decero(*argv, **options):
     return subprocess.Popen([sys.executable, "-m", "decero", *argv], env=environment, text=True, **options)
 
 
-@pytest.mark.parametrize("command", KINDS)
+QUICK = ("translate", "fill")  # the others are the same few seconds of imports again
+COMMANDS = [pytest.param(command, marks=[] if command in QUICK else pytest.mark.slow) for command in KINDS]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_as_a_process(command, checkpoint):
     text = "the [MASK] rose\n\nbanks [MASK]\n" if command == "fill" else "the market rose\n\nbanks gained\n"
     limit = ["--max-new-tokens", "5"] if command in ("translate", "summarize", "generate") else []

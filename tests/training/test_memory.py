@@ -165,6 +165,7 @@ def test_token_budget_settings_survive_a_round_trip():
     assert TrainingSection(**training.model_dump()) == training
 
 
+@pytest.mark.slow
 def test_all_processes_shrink_when_one_runs_out_of_memory(fit, rows, tokenizer_folder, tmp_path):
     rows.save_to_disk(tmp_path / "rows")
     launcher = "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu_2_processes.yaml"
@@ -199,7 +200,7 @@ def test_all_processes_shrink_when_one_runs_out_of_memory(fit, rows, tokenizer_f
 def test_freed_memory_is_kept_for_the_next_step():
     """Count page faults of 20 tensors of 40 MB in a row, with the setting and without."""
     program = (
-        "import resource, torch\nfrom decero.training.runs import keep_freed_memory\n"
+        "import resource, torch\nfrom decero.training.memory import keep_freed_memory\n"
         "def filled():\n"
         "    faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    torch.ones(10**7); before = faults()\n"
