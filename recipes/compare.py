@@ -27,7 +27,7 @@ def main():
             return run.print(record["table"], *record["sentences"], *notes)
 
         run.print(*notes)
-        execute(plan, run.accelerator, run.print)
+        execute(plan, run)
 
         verdict, runs = verdict_of(plan)
         tuning = tunings(plan)
@@ -36,7 +36,8 @@ def main():
             write_report(config.folder, config.title, verdict, runs, facts=known, tuning=tuning, notes=notes)
         record = verdict.record() | {"seed": config.seed, "runs": len(runs), "notes": notes}
         record |= {"tuning": [each.record() for each in tuning]} if tuning else {}
-        record |= {"failed": sum(r.status != "ok" for r in runs), "wall_time_s": sum(r.wall_time_s for r in runs)}
+        failed = sum(r.status != "ok" for r in runs) + sum(s is None for each in tuning for _, s in each.tried)
+        record |= {"failed": failed, "wall_time_s": sum(r.wall_time_s for r in runs)}
         write_result(config.folder, run.accelerator, record)
         run.print("", record["table"], "", *record["sentences"], *notes, "", f"{config.folder}/report.html")
     if not any(each.status == "ok" for each in runs if each.contender == config.reference):

@@ -175,6 +175,14 @@ def test_fine_tuning_starts_from_the_pretrained_model(launch, classify, pretrain
     assert model.config.id2label == {0: "money", 1: "sport"}
 
 
+@pytest.mark.parametrize("words", [[], ["--dry-run"]])
+def test_without_a_split_to_score_on_nothing_is_trained(launch, classify, corpus, tmp_path, words):
+    files = f"data.files={{train: {corpus}/train.jsonl}}"
+    refused = launch("finetune_classification", classify, f"output={tmp_path}/run", files, *words, expect=2)
+    assert "there is neither a test nor a validation split to score on" in refused.stderr
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("problem_type", "column", "metric"),
     [("multi_label_classification", "tags", "f1_micro"), ("regression", "score", "mse")],

@@ -20,7 +20,7 @@ def verdict_of(plan: Plan) -> tuple[Verdict, list[ScoredRun]]:
         scores, curve = None, []
         if record["status"] == "ok" and plan.metric in record["metric"]:
             scores, score = plan.task.example_statistics(planned.folder, plan.metric)
-        if (log := planned.folder / "metrics.jsonl").is_file():
+        if record["status"] == "ok" and (log := planned.folder / "metrics.jsonl").is_file():
             curve = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         runs.append(
             ScoredRun(

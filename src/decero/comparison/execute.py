@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from decero.training.records import read_record, write_result
 from decero.training.runs import Run
 
 
-def execute(plan: Plan, accelerator: Accelerator, report: Callable[[str], None]) -> None:
+def execute(plan: Plan, opened: Run) -> None:
     """Do the runs that are not done yet, and report each in a line. A failed run is recorded; the others continue."""
     everything = (*plan.trials, *plan.runs)
     for number, run in enumerate(everything, start=1):
@@ -31,14 +32,15 @@ def execute(plan: Plan, accelerator: Accelerator, report: Callable[[str], None])
             chosen = tuning_of(plan, run.contender, run.budget).chosen
             error = failure(plan, run) if chosen is None else None
             run = plan.with_values(run, chosen or {})
-        report(f"[{number}/{len(everything)}] {run.name}: {do(plan, run, accelerator, error)}")
+        opened.print(f"[{number}/{len(everything)}] {run.name}: {do(plan, run, opened, error)}")
 
 
-def do(plan: Plan, run: PlannedRun, accelerator: Accelerator, error: str | None = None) -> str:
+def do(plan: Plan, run: PlannedRun, opened: Run, error: str | None = None) -> str:
     """Do one run, unless its record exists. Return a line about the result. error: why it cannot run.
 
     Writes result.json. A model also writes metrics.jsonl and config.yaml. All but trials write predictions or outputs.
     """
+    accelerator = opened.accelerator
     record = read_record(run.folder) if (run.folder / "result.json").is_file() else None
     lacks_model = run.keep_model and not (run.folder / "model").is_dir()
     other = record is not None and record.get("values", {}) != run.values  # tuning has chosen other values since
@@ -47,7 +49,7 @@ def do(plan: Plan, run: PlannedRun, accelerator: Accelerator, error: str | None 
         try:
             if error:
                 raise UserError(error)
-            record = {"status": "ok"} | _fit(plan, run, accelerator)
+            record = {"status": "ok"} | _fit(plan, run, opened)
         except (UserError, RuntimeError, ValueError) as failed:
             if accelerator.num_processes > 1 and not isinstance(failed, UserError):
                 raise  # the other processes may have no error, and would wait forever
@@ -65,19 +67,19 @@ def do(plan: Plan, run: PlannedRun, accelerator: Accelerator, error: str | None 
     return f"{split}{name} {metrics[name]:.4f} in {record['wall_time_s']:.0f} s"
 
 
-def _fit(plan: Plan, run: PlannedRun, accelerator: Accelerator) -> dict[str, Any]:
-    recipe = plan.comparison.task
+def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
+    recipe, accelerator = plan.comparison.task, opened.accelerator
     _make(run.folder, accelerator)
     if run.baseline:
         folder = run.folder if accelerator.is_main_process else None
         return score_baseline(run.baseline, recipe, run.config, folder, plan.split)
     if accelerator.is_main_process:
-        (run.folder / "config.yaml").write_text(run.config.to_yaml(), encoding="utf-8")
+        _write_settings(run)
     accelerator.wait_for_everyone()
     settings = run.config
-    opened = Run(
-        accelerator, settings.training, settings.optim, run.folder, settings.seed, settings.resume,
-        progress=False, tag=f"{run.name}/", config=settings,
+    opened = replace(
+        opened.with_settings(settings), output=run.folder, seed=settings.seed, resume=settings.resume, progress=False,
+        tag=f"{run.name}/",
     )  # fmt: skip
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()  # one line per run is enough
@@ -102,6 +104,16 @@ def _fit(plan: Plan, run: PlannedRun, accelerator: Accelerator) -> dict[str, Any
         unwrap(result.model).save_pretrained(run.folder / "model")
         task.tokenizer.save_pretrained(run.folder / "model")
     return record
+
+
+def _write_settings(run: PlannedRun) -> None:
+    """Write config.yaml. What a run under other settings left in the folder is deleted, so that nobody resumes it."""
+    path, settings = run.folder / "config.yaml", run.config.to_yaml()
+    if path.is_file() and path.read_text(encoding="utf-8") != settings:
+        for name in ("checkpoints", "model"):
+            shutil.rmtree(run.folder / name, ignore_errors=True)
+        (run.folder / "metrics.jsonl").unlink(missing_ok=True)
+    path.write_text(settings, encoding="utf-8")
 
 
 def scored(plan: Plan, task: Task, data: TaskData) -> TaskData:

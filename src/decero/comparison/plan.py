@@ -161,6 +161,8 @@ def _metric_of(comparison: Compare, task: Task) -> str:
 
 def _check_data(comparison: Compare, task: Task) -> str:
     """Return the split that is scored. Reads the corpus once per budget."""
+    if comparison.data.get("streaming") and not task.budget_unit:
+        raise UserError("data.streaming: a comparison needs the whole corpus; set data.max_rows instead")
     for budget in comparison.label_budgets:
         config = configure(comparison, type(task), None, budget, comparison.seed, comparison.folder)
         corpus = type(task)(config).read_corpus()

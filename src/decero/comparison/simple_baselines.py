@@ -79,7 +79,7 @@ def _written(task: Any, folder: Path | None, split: str, answer: Callable[[str, 
         words = int(np.median([len((target or "").split()) for target in targets]))
         hypotheses[name] = [answer(source, words) for source in pairs["source"][:]]
         found = score(task.config.generation, hypotheses[name], pairs["target"][:])
-        metric |= {f"{name}_{key}" if len(parts) > 1 else key: value for key, value in found.items()}
+        metric |= {f"{name}_{key}" if len(task.config.data.tasks) > 1 else key: value for key, value in found.items()}
     if folder:
         write_outputs(folder, parts, hypotheses)
     return {"metric": metric}

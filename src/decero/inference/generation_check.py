@@ -27,21 +27,22 @@ def check_generation(model: PreTrainedModel, autocast: bool = False) -> str | No
     the best score, up to rounding. Mode, settings and random state of the model stay unchanged. Models without a cache
     of keys and values (XLNet, Mamba) are not checked. autocast: the model computes in 16 bits, even with fp32 weights.
     """
-    plain = _plain(model) if model.can_generate() and remembers_keys(model) else None
-    room = positions_of(model, decoder=True) or TOKENS + PROMPT
-    if plain is None or room < 2:
-        return None
-    prompt = _prompt(model, min(PROMPT, room - 1))
-    own, was_training = model.generation_config, model.training
-    model.generation_config = plain
-    model.eval()
+    own, was_training = getattr(model, "generation_config", None), model.training
     try:
+        plain = _plain(model) if model.can_generate() and remembers_keys(model) else None
+        room = positions_of(model, decoder=True) or TOKENS + PROMPT
+        if plain is None or room < 2:
+            return None
+        prompt = _prompt(model, min(PROMPT, room - 1))
+        model.generation_config = plain
+        model.eval()
         (written,) = decode(model, [prompt], max_new_tokens=TOKENS)
         gaps = _gaps(model, prompt, written)
     except Exception as error:  # models raise anything here; the command that follows reports the error in full
         return f"generation check: the model does not generate ({type(error).__name__}: {root_line(error)[:200]})"
     finally:
-        model.generation_config = own
+        if own is not None:
+            model.generation_config = own
         model.train(was_training)
     if any(gap != gap for gap in gaps):
         return "generation check: the model's scores are NaN, so its text is noise; check the weights"

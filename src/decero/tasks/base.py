@@ -99,6 +99,7 @@ class Task(ABC):
 
     def __init__(self, config: Any):
         self.config = config
+        self.training_objective: Objective | None = None  # set by `optimize`: perhaps over packed rows
 
     # --- tokenizer and data
 
@@ -144,7 +145,10 @@ class Task(ABC):
         cut = sum(train["truncated"]) / len(train) if "truncated" in getattr(train, "column_names", ()) else 0
         if cut and run.progress:
             run.print(f"{cut:.1%} of the training texts are longer than {self.length_settings} and are cut")
-        return TaskData(train, rows)
+        data = TaskData(train, rows)
+        if self.scored_on == "test":
+            _ = data.scored_split  # refuse now what could not be scored after training
+        return data
 
     # --- model and objective
 
@@ -169,10 +173,11 @@ class Task(ABC):
 
     def optimize(self, run: Run, model: PreTrainedModel, data: TaskData) -> Objective:
         """The objective after choosing the attention kernel and packing rows where that is proven to be exact."""
-        return optimize(
+        self.training_objective = optimize(
             run.accelerator, model, self.objective(model), data.train, self.max_length, run.training,
             quiet=not run.progress, attention=self.config.model.attn_implementation,
         )  # fmt: skip
+        return self.training_objective
 
     # --- evaluation
 

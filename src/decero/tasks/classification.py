@@ -78,18 +78,18 @@ class Classification(Task):
         return classification(ClassificationCollator(self.tokenizer, left_out), self.problem_type)
 
     def reported_objective(self, model: nn.Module) -> Objective:
-        return self.objective(model)
+        return self.training_objective or self.objective(model)  # packed rows serve evaluations, too
 
     def _predict(self, run: Run, model: nn.Module, rows: Dataset) -> tuple[dict[str, float], np.ndarray]:
         """The metrics of some rows, and their logits."""
         size = run.training.per_device_eval_batch_size
-        logits = predict_logits(run.accelerator, model, rows, self.objective(model), size)
+        logits = predict_logits(run.accelerator, model, rows, self.reported_objective(model), size)
         predictions = predict(self.problem_type, logits)
         return compute_metrics(self.problem_type, predictions, np.asarray(rows["labels"])), logits
 
     def evaluate(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> dict[str, float]:
         size = run.training.per_device_eval_batch_size
-        loss = mean_loss(run.accelerator, model, rows, self.objective(model), size)["loss"]
+        loss = mean_loss(run.accelerator, model, rows, self.reported_objective(model), size)["loss"]
         return self._predict(run, model, rows)[0] | {"loss": loss}
 
     def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:

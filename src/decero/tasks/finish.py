@@ -27,10 +27,10 @@ def finish(run: Run, task: Task, result: TrainResult, data: TaskData) -> None:
     record = record_of(run, task, result, data)
     folder, hub = run.output / "model", run.config.hub
     task.prepare_to_save(unwrap(result.model))
-    if task.generates:
-        warn_of_generation(run, result.model)
     save(run.accelerator, result.model, task.tokenizer, folder)
     write_result(run.output, run.accelerator, record)
+    if task.generates:
+        warn_of_generation(run, result.model)
     if hub.repo_id and run.is_main:
         push(folder, hub.repo_id, hub.private)
     split = f"{record['split']} " if "split" in record else ""

@@ -92,18 +92,18 @@ class TextToText(Task):
     def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
         generation, split = self.config.generation, data.scored_split
         size, objective = run.training.per_device_eval_batch_size, self.reported_objective(model)
-        parts = data.held_out[split]
+        parts, tasks = data.held_out[split], list(self.config.data.tasks)
         metric: dict[str, float] = {}
         hypotheses: dict[str, list[str]] = {}
         for name, rows in parts.items():
             how = {"num_beams": generation.num_beams, "progress": f"{name} {split}" if run.progress else None}
             hypotheses[name], found = self._write(run, model, name, rows, split, **how)
             found["loss"] = mean_loss(run.accelerator, model, rows, objective, size)["loss"]
-            metric |= {f"{name}_{key}" if len(parts) > 1 else key: value for key, value in found.items()}
+            metric |= {f"{name}_{key}" if len(tasks) > 1 else key: value for key, value in found.items()}
         if run.is_main:
             write_outputs(run.output, self.corpus.splits[split], hypotheses)
         facts = {"train_examples": len(data.train), "split": split}  # type: ignore[arg-type]
-        return Scores(metric, facts | {"signatures": text_signatures(generation.metric), "tasks": list(parts)})
+        return Scores(metric, facts | {"signatures": text_signatures(generation.metric), "tasks": tasks})
 
     @property
     def metrics(self) -> tuple[str, ...]:
