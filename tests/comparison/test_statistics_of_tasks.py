@@ -10,19 +10,19 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from decero.comparison.execute import fingerprint
 from decero.execution.objective import row_nats, token_loss
+from decero.tasks import MaskedLM
 from decero.tasks.causal_lm import CausalLM
 from decero.tasks.likelihood import baseline_bits_per_byte, ngram_bits
-from decero.tasks.masked_lm import token_statistics
 
 
 def test_rows_without_a_scored_token_keep_their_place(tmp_path):
     table = {"row": [0, 0, 2], "label": [5, 6, 7], "prediction": [5, 1, 7], "log_probability": [-1.0, -2.0, -0.5]}
     pd.DataFrame(table).to_parquet(tmp_path / "predictions.parquet")
     (tmp_path / "result.json").write_text(json.dumps({"scored_rows": 4}))
-    rows, score = token_statistics(tmp_path, "eval_loss")
+    rows, score = MaskedLM(None).example_statistics(tmp_path, "eval_loss")
     assert rows.tolist() == [[3.0, 2.0], [0.0, 0.0], [0.5, 1.0], [0.0, 0.0]]
     assert float(score(rows.sum(axis=0))) == pytest.approx(3.5 / 3)
-    right, _ = token_statistics(tmp_path, "eval_accuracy")
+    right, _ = MaskedLM(None).example_statistics(tmp_path, "eval_accuracy")
     assert right[:, 0].tolist() == [1.0, 0.0, 1.0, 0.0]
 
 

@@ -17,7 +17,7 @@ from decero.evaluation.examples import ExampleStatistics
 from decero.execution.objective import Objective, language_model
 from decero.tasks.base import Corpus, Scores, Task, TaskData
 from decero.tasks.likelihood import document_likelihood, text_likelihood
-from decero.tasks.masked_lm import read_documents
+from decero.tasks.scored_tokens import read_documents
 from decero.training.runs import Run
 
 
