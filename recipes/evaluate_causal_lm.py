@@ -1,4 +1,4 @@
-"""Measure how well a decoder foresees a text: loss, perplexity, bits a byte; n-grams and compressors beside it.
+"""Measure how well a decoder predicts a text: loss, perplexity, bits a byte. Compare n-grams and compressors.
 
 python recipes/evaluate_causal_lm.py configs/evaluate/gpt_en.yaml [key.sub=value ...] [--resume]
 """

@@ -1,4 +1,4 @@
-"""How many tokens a model reads: as many as are said are read, and one more is not."""
+"""A model reads as many tokens as `positions_of` says, and not one more."""
 
 import pytest
 import torch

@@ -268,5 +268,5 @@ def _a_run(tokenizer, sizes, tmp_path_factory):
 
 @pytest.fixture
 def model_folder(_a_run, tmp_path):
-    """The `model` folder of a finished run, with record and settings beside it; both contain home paths."""
+    """The `model` folder of a finished run. The record and settings next to it contain home paths."""
     return shutil.copytree(_a_run, tmp_path / "run") / "model"

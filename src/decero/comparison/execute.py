@@ -107,7 +107,7 @@ def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
 
 
 def _write_settings(run: PlannedRun) -> None:
-    """Write config.yaml. What a run under other settings left in the folder is deleted, so that nobody resumes it."""
+    """Write config.yaml. If its settings changed, delete the old checkpoints, so that they are not resumed."""
     path, settings = run.folder / "config.yaml", run.config.to_yaml()
     if path.is_file() and path.read_text(encoding="utf-8") != settings:
         for name in ("checkpoints", "model"):

@@ -1,4 +1,4 @@
-"""How many tokens a model reads, and at which position the first one stands."""
+"""How many positions a model has, and which number the first one has."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from transformers import PreTrainedModel
 
 
 def first_position(model: PreTrainedModel) -> int:
-    """The position of a text's first token: 0, or behind the padding id, as RoBERTa's family counts.
+    """Return the position number of the first token: 0, or padding id + 1 for models like RoBERTa.
 
-    Those models have a row for padding in their table of positions; the table itself says which.
+    Those models have a padding row in their position table, so the table is asked.
     """
     table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     padding = getattr(table, "padding_idx", None)
@@ -16,9 +16,9 @@ def first_position(model: PreTrainedModel) -> int:
 
 
 def positions_of(model: PreTrainedModel, decoder: bool = False) -> int | None:
-    """How many tokens a text may have, special ones included; None is no limit.
+    """Return how many tokens a text may have, with special tokens; None means no limit.
 
-    decoder: of what a model writes, where it reads and writes with different parts.
+    decoder: count the positions of the decoder, for a model that has an encoder too.
     """
     config: Any = model.config.get_text_config(decoder=decoder)
     positions = getattr(config, "max_position_embeddings", None)
