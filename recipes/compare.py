@@ -24,7 +24,7 @@ def main():
             names = [each.name for each in (*plan.trials, *plan.runs)]
             return run.print(config.to_yaml(), *names, *notes, plan.size, "dry run: nothing was trained or written")
         if (record := finished(config)) and not record["failed"]:  # failed runs are tried again
-            return run.print(record["table"], *record["sentences"], *notes)
+            return run.print(record["table"], *record["advice"], *record["sentences"], *notes)
 
         run.print(*notes)
         execute(plan, run)
@@ -39,7 +39,9 @@ def main():
         failed = sum(r.status != "ok" for r in runs) + sum(s is None for each in tuning for _, s in each.tried)
         record |= {"failed": failed, "wall_time_s": sum(r.wall_time_s for r in runs)}
         write_result(config.folder, run.accelerator, record)
-        run.print("", record["table"], "", *record["sentences"], *notes, "", f"{config.folder}/report.html")
+        run.print(
+            "", record["table"], "", *record["advice"], *record["sentences"], *notes, "", f"{config.folder}/report.html"
+        )
     if not any(each.status == "ok" for each in runs if each.contender == config.reference):
         raise UserError(f"every run of the reference {config.reference} failed; the first: {runs[0].error}")
 

@@ -106,7 +106,9 @@ def test_the_table_orders_budgets_and_marks_cells():
     verdict = judge(runs, metric="accuracy", reference="ours", seed=0)
     assert verdict.budgets == (50, 1000, None)
     lines = verdict.table().splitlines()
-    assert lines[0].startswith("| contender | 50 labels | 1,000 labels | all labels | parameters | mean time per run |")
+    assert lines[0].startswith(
+        "| contender | 50 labels | 1,000 labels | all labels | parameters | median time per run |"
+    )
     assert lines[2] == "| ours | 80.4 ± 0.0 | 80.4 ± 0.0 | 80.4 ± 0.0 | 4.4 M | 1.0 min | 2.0 h |"
     assert lines[3].startswith(r"| best\|one | 98.5 ± 0.7 ▲ | – | – |")
     assert lines[4].startswith("| worst | – | 24.7 ± 7.3 ▼ | – |")
@@ -215,3 +217,65 @@ def test_macro_f1_itself_is_compared_where_its_counts_are_there():
     means = [verdict.cell(name, 9).mean for name in ("ours", "b")]
     assert verdict.comparisons[0].difference == pytest.approx(means[0] - means[1])
     assert "right answers" not in verdict.sentences()[0]
+
+
+def pretrained(shares, names="abc", **more):
+    """Two seeds a checkpoint: the luck of pretraining is shared, that of fine-tuning is tiny."""
+    return [
+        run(
+            "ours",
+            9,
+            seed,
+            shares[seed % len(names)] + 0.01 * (seed // len(names)),
+            pretraining=f"{name}/model",
+            **more,
+        )
+        for seed, name in enumerate(names * 2)
+    ]
+
+
+def test_seeds_of_one_pretraining_count_as_one_run():
+    lucky = (0.50, 0.55, 0.60)
+    ours, other = pretrained(lucky), seeds("other", 9, *[0.5] * 6)
+    alone = [replace(r, pretraining=None) for r in ours]
+    found, blind = (
+        judge(runs + other, metric="accuracy", reference="ours", seed=0).comparisons[0] for runs in (ours, alone)
+    )
+    averages = [
+        ScoredRun("ours", 9, s, "ok", metrics={"accuracy": 0.0}, scores=(ours[s].scores + ours[s + 3].scores) / 2)
+        for s in range(3)
+    ]
+    by_hand = judge(averages + seeds("other", 9, *[0.5] * 3), metric="accuracy", reference="ours", seed=0)
+    assert (found.low, found.high) == (by_hand.comparisons[0].low, by_hand.comparisons[0].high)
+    assert found.high - found.low > 1.3 * (blind.high - blind.low), "six runs are not six pretrainings"
+    assert found.difference == pytest.approx(blind.difference)
+
+
+def test_one_pretraining_is_said_where_the_result_stands():
+    ours = [replace(r, upfront_wall_time_s=120.0) for r in pretrained((0.8,), "a")]
+    verdict = judge(ours + seeds("other", 9, 0.5, 0.5), metric="accuracy", reference="ours", seed=0)
+    assert verdict.sentences()[0].endswith("(one pretraining of ours: another one may give another result).")
+    three = judge(
+        pretrained((0.8, 0.81, 0.79), upfront_wall_time_s=120.0) + seeds("other", 9, *[0.5] * 6),
+        metric="accuracy", reference="ours", seed=0,
+    )  # fmt: skip
+    assert "pretraining of" not in three.sentences()[0]
+    assert "| 3 × 2.0 min |" in three.table()
+    assert "over seeds and pretrainings." in three.table()
+    assert "ours 1.0 min, after 3 pretrainings of 2.0 min each" in three.cost()
+
+
+def test_the_time_of_a_run_is_the_median():
+    ours = [run("ours", 9, s, 0.5, wall_time_s=t) for s, t in enumerate((10.0, 11.0, 900.0))]
+    verdict = judge(ours + seeds("b", 9, 0.4, 0.4, 0.4), metric="accuracy", reference="ours", seed=0)
+    assert verdict.cell("ours", 9).wall_time_s == 11.0
+    assert verdict.cost() == "Median time of a run: ours 11.0 s; b 1.0 min."
+
+
+def test_settings_that_differ_stand_in_the_table():
+    runs = seeds("ours", 9, 0.5, 0.6) + seeds("b", 9, 0.4, 0.4)
+    verdict = judge(runs, metric="accuracy", reference="ours", seed=0, settings={"b": "learning_rate 0.0003"})
+    lines = verdict.table().splitlines()
+    assert lines[0].endswith("| own settings |")
+    assert lines[2].endswith("| – |")
+    assert lines[3].endswith("| learning_rate 0.0003 |")

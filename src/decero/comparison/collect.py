@@ -1,11 +1,13 @@
 """Collect the results of all runs and judge them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from decero.comparison.plan import Plan, PlannedRun
+from decero.comparison.plan import Plan, PlannedRun, own_settings
 from decero.data.packages import resolve_package_path
+from decero.evaluation.advice import advise
 from decero.evaluation.corpus_tests import Score
 from decero.evaluation.verdict import ScoredRun, Verdict, judge
 from decero.training.records import read_record
@@ -28,14 +30,23 @@ def verdict_of(plan: Plan) -> tuple[Verdict, list[ScoredRun]]:
                 error=record.get("error"), metrics=record["metric"], scores=scores, curve=curve,
                 wall_time_s=record.get("wall_time_s", 0.0), num_parameters=record.get("num_parameters", 0),
                 total_flos=record.get("total_flos", 0.0), upfront_wall_time_s=_pretraining_time(planned),
+                pretraining=_pretraining(plan, planned),
             )
         )  # fmt: skip
     config = plan.comparison
-    verdict = judge(
-        runs, metric=plan.metric, reference=config.reference, seed=config.seed, score_of_sum=score,
-        incomparable=incomparable(plan), unit=plan.task.budget_unit, split=plan.split,
-    )  # fmt: skip
-    return verdict, runs
+    settings = {
+        name: ", ".join(f"{key.partition('.')[2]} {value}" for key, value in own.items())
+        for name, own in own_settings(config).items()
+    }
+
+    def against(reference: str) -> Verdict:
+        return judge(
+            runs, metric=plan.metric, reference=reference, seed=config.seed, score_of_sum=score,
+            incomparable=incomparable(plan), unit=plan.task.budget_unit, split=plan.split, settings=settings,
+        )  # fmt: skip
+
+    verdict = against(config.reference)
+    return replace(verdict, advice=advise(verdict, runs, against)), runs
 
 
 def incomparable(plan: Plan) -> dict[str, str]:
@@ -103,6 +114,13 @@ def _read(run: PlannedRun) -> dict[str, Any]:
     if not (run.folder / "result.json").is_file():
         return {"status": "failed", "error": "left no record", "metric": {}}
     return read_record(run.folder)
+
+
+def _pretraining(plan: Plan, run: PlannedRun) -> str | None:
+    """Return the user's own checkpoint that a run starts from; None for random weights and published checkpoints."""
+    model = plan.comparison.contenders[run.contender].model
+    listed = model is not None and bool(model.pretrained)
+    return run.config.model.name_or_path if listed or _pretraining_time(run) else None
 
 
 def _pretraining_time(run: PlannedRun) -> float:

@@ -112,7 +112,8 @@ def configure(
     settings["model"] = {"config": "none"}  # a baseline has no model; this one is never built
     if contender:
         settings["tokenizer"] = contender.tokenizer.model_dump()
-        settings["model"] = contender.model.model_dump() if contender.model else settings["model"]
+        place = comparison.seeds.index(seed) if seed in comparison.seeds else 0
+        settings["model"] = contender.model.of_run(place) if contender.model else settings["model"]
     if task.budget_unit:
         settings["data"]["max_train_rows"] = budget
     settings |= {part: dict(given) for part in ("objective", "generation") if (given := getattr(comparison, part))}
@@ -121,15 +122,21 @@ def configure(
     return run
 
 
-def by_hand(comparison: Compare) -> str | None:
-    """Name the contenders with settings of their own that were not tuned, in one sentence; None if there are none."""
+def own_settings(comparison: Compare) -> dict[str, dict[str, Any]]:
+    """Return contender -> its settings of `optim` and `training` that differ from the shared ones."""
     shared = {name: getattr(comparison, name).model_dump() for name in ("optim", "training")}
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, contender in comparison.contenders.items():
         for key, value in contender.own.items():
             section, _, setting = key.partition(".")
             if shared[section].get(setting) != value:
-                found.setdefault(name, []).append(key)
+                found.setdefault(name, {})[key] = value
+    return found
+
+
+def by_hand(comparison: Compare) -> str | None:
+    """Name the contenders with settings of their own that were not tuned, in one sentence; None if there are none."""
+    found = own_settings(comparison)
     if not found:
         return None
     names, keys = list(found), list(dict.fromkeys(key for keys in found.values() for key in keys))

@@ -14,10 +14,32 @@ TUNABLE = ("optim", "training")
 ONE_FOR_ALL = ("mixed_precision", "num_processes")
 
 
+class ContenderModel(ModelSection):
+    pretrained: list[str] = Field(
+        [],
+        description="instead of name_or_path: checkpoints that one recipe pretrained with different seeds; the first "
+        "of the seeds starts from the first, the next from the next, and again from the start",
+    )
+
+    @model_validator(mode="after")
+    def _different(self):
+        if len(set(self.pretrained)) < len(self.pretrained):
+            raise ValueError("model.pretrained: a checkpoint appears twice; remove one")
+        return self
+
+    def sources(self) -> list[Any]:
+        return super().sources() + ([self.pretrained] if self.pretrained else [])
+
+    def of_run(self, place: int) -> dict[str, Any]:
+        """Return the settings of the model for the seed at this place in `seeds`."""
+        settings = self.model_dump(exclude={"pretrained"})
+        return settings | ({"name_or_path": self.pretrained[place % len(self.pretrained)]} if self.pretrained else {})
+
+
 class Contender(Section):
     """Describe one contender. Its `optim` and `training` override the shared settings."""
 
-    model: ModelSection | None = Field(None, description="the model to train")
+    model: ContenderModel | None = Field(None, description="the model to train")
     tfidf: bool = Field(False, description="the same as baseline: tfidf")
     baseline: str | None = Field(
         None,
@@ -95,6 +117,12 @@ class Compare(RunConfig):
                 "hub.repo_id: a comparison publishes no model; remove it, and set it when you train the winner"
             )
         for name, contender in self.contenders.items():
+            checkpoints = len(contender.model.pretrained) if contender.model else 0
+            if checkpoints and len(self.seeds) % checkpoints:
+                raise ValueError(
+                    f"seeds: {len(self.seeds)} seeds do not share {checkpoints} checkpoints evenly "
+                    f"(contenders.{name}.model.pretrained); give a multiple of {checkpoints}"
+                )
             for key in ONE_FOR_ALL:
                 if key in contender.training:
                     raise ValueError(

@@ -29,13 +29,17 @@ class ModelSection(Section):
 
     @model_validator(mode="after")
     def _one_source(self):
-        if (self.config is None) == (self.name_or_path is None):
+        if len(self.sources()) != 1:
             raise ValueError("give exactly one of model.config (random weights) and model.name_or_path (a checkpoint)")
         if self.trust_remote_code and self.revision is None:
             raise ValueError(
                 "model.trust_remote_code runs code from the checkpoint; set model.revision to a commit that you trust"
             )
         return self
+
+    def sources(self) -> list[Any]:
+        """Return what the model is made from; exactly one may be given."""
+        return [source for source in (self.config, self.name_or_path) if source is not None]
 
 
 class TokenizerSection(Section):

@@ -4,11 +4,13 @@ A corpus metric is a function of a sum. Example n of seed s adds a row of K numb
 the metric from the summed rows. The tests draw or swap rows and score the new sums. For means, see `statistics`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
+
+from decero.evaluation.statistics import cluster_means
 
 Score = Callable[[np.ndarray], Any]  # (K,) -> the metric
 
@@ -23,10 +25,11 @@ def is_mean(values_NK: np.ndarray, score: Score) -> bool:
     return score is ratio and values_NK.shape[-1] == 2 and bool((values_NK[..., 1] == 1).all())
 
 
-def corpus_difference(a_SNK, b_SNK, score: Score) -> float:
-    """Return the metric of a minus that of b on the whole test set, averaged over seeds."""
+def corpus_difference(a_SNK, b_SNK, score: Score, clusters_S: Sequence[Hashable] | None = None) -> float:
+    """Return the metric of a minus that of b on the whole test set, averaged over seeds (over clusters of seeds)."""
     a_SNK, b_SNK = _paired(a_SNK, b_SNK)
-    return float((_scores(score, a_SNK.sum(axis=1)) - _scores(score, b_SNK.sum(axis=1))).mean())
+    difference_S = _scores(score, a_SNK.sum(axis=1)) - _scores(score, b_SNK.sum(axis=1))
+    return float(cluster_means(difference_S, clusters_S).mean())
 
 
 def corpus_permutation_test(a_SNK, b_SNK, score: Score, seed: int, n_resamples: int = 10_000) -> float:
@@ -62,38 +65,45 @@ def corpus_permutation_test(a_SNK, b_SNK, score: Score, seed: int, n_resamples: 
 
 
 def corpus_bootstrap(
-    a_SNK, b_SNK, score: Score, seed: int, n_resamples: int = 10_000, confidence: float = 0.95
+    a_SNK,
+    b_SNK,
+    score: Score,
+    seed: int,
+    n_resamples: int = 10_000,
+    confidence: float = 0.95,
+    clusters_S: Sequence[Hashable] | None = None,
 ) -> tuple[float, float]:
     """Return an interval (low, high) of the difference, as `two_way_bootstrap` does for means.
 
     It includes the luck of training and of the test set. Each resample draws N examples and S - 1 seeds, and scores the
     sums of the drawn rows. The standard error gives a Student interval; the same resamples give the share of the
     examples in its degrees of freedom.
+    clusters_S: as in `two_way_bootstrap`.
     Raises ValueError for rows that do not pair up or fewer than two examples.
     """
     a_SNK, b_SNK = _paired(a_SNK, b_SNK)
     S, N, K = a_SNK.shape
     if N < 2:
         raise ValueError("an interval takes at least two test examples")
-    observed_S = _scores(score, a_SNK.sum(axis=1)) - _scores(score, b_SNK.sum(axis=1))
-    mean = float(observed_S.mean())
+    observed_C = cluster_means(_scores(score, a_SNK.sum(axis=1)) - _scores(score, b_SNK.sum(axis=1)), clusters_S)
+    C, mean = len(observed_C), float(observed_C.mean())
     a_NF, b_NF = (rows.transpose(1, 0, 2).reshape(N, S * K) for rows in (a_SNK, b_SNK))
 
-    generator, draws = np.random.default_rng(seed), max(S - 1, 1)
+    generator, draws = np.random.default_rng(seed), max(C - 1, 1)
     both, examples = [], []  # differences under both kinds of luck, and under that of the examples alone
     chunk = 1 + 2_000_000 // N  # 16 MB of weights at a time
     for start in range(0, n_resamples, chunk):
         size = min(chunk, n_resamples - start)
-        seed_weights_RS = generator.multinomial(draws, np.full(S, 1 / S), size) / draws
+        cluster_weights_RC = generator.multinomial(draws, np.full(C, 1 / C), size) / draws
         drawn_RN = generator.multinomial(N, np.full(N, 1 / N), size).astype(np.float64)
         scores = [_scores(score, (drawn_RN @ rows_NF).reshape(size, S, K)) for rows_NF in (a_NF, b_NF)]
-        difference_RS = scores[0] - scores[1]
-        both.append((seed_weights_RS * difference_RS).sum(axis=1))
-        examples.append(difference_RS.mean(axis=1))
+        difference_RC = cluster_means((scores[0] - scores[1]).T, clusters_S).T
+        both.append((cluster_weights_RC * difference_RC).sum(axis=1))
+        examples.append(difference_RC.mean(axis=1))
 
     luck = [(_variance(np.concatenate(examples)), N - 1)]  # (variance of the mean, degrees of freedom)
-    if S > 1:
-        luck.append((float(observed_S.var(ddof=1)) / S, S - 1))
+    if C > 1:
+        luck.append((float(observed_C.var(ddof=1)) / C, C - 1))
     total = sum(variance for variance, _ in luck)
     if total == 0:
         return mean, mean

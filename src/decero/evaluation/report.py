@@ -36,14 +36,14 @@ CAPTIONS = {
     ),
 }
 METHOD = (
-    "Every contender was trained on the same data with the same recipe, once per seed, and scored on the same {split} "
-    "examples.",
+    "Every contender was trained on the same data with the same recipe{apart}, once per seed, and scored on the same "
+    "{split} examples.",
     "{difference}",
     "p-value: the paired permutation test (Noreen 1989; Dror et al. 2018){swaps}. It answers: if these trained models "
     "were equally good, how often would other test examples show a difference this large?",
-    "Interval, in square brackets: 95 %, from resampling both seeds and test examples (Owen 2007), widened for few "
-    "seeds (Student). It shows what another training and another test set could give. Only seeds that succeeded for "
-    "both contenders count.",
+    "Interval, in square brackets: 95 %, from resampling both {drawn} and test examples (Owen 2007), widened for few "
+    "of them (Student). It shows what another {training} and another test set could give. Only seeds that succeeded "
+    "for both contenders count.",
     "All p-values are adjusted by Holm's method for the number of comparisons ({comparisons} here), so that the "
     "chance of even one false claim stays below 5 %. The intervals are not adjusted.",
     "A winner is named only when the adjusted p-value is below 0.05 and the interval does not contain 0. “No "
@@ -142,9 +142,14 @@ def _method(verdict: Verdict, tuning: Sequence[Tuning]) -> list[str]:
     elif not wording.is_mean_metric(verdict.metric):
         swaps = " by approximate randomization (Riezler & Maxwell 2005)"
         difference += f" {name} is not a mean over examples. It is computed again from the sums of every resample."
+    luck = {"drawn": "seeds", "training": "fine-tuning" if _own(verdict) else "training"}
+    if _own(verdict) > 1:
+        luck = {"drawn": "pretrainings, with the seeds that start from them,", "training": "pretraining, fine-tuning"}
+    luck["apart"] = ", apart from the settings in the table" if any(verdict.settings.values()) else ""
     compared = sum(c.reason is None for c in verdict.comparisons)
     method = [
-        line.format(comparisons=compared, split=verdict.split, difference=difference, swaps=swaps) for line in METHOD
+        line.format(comparisons=compared, split=verdict.split, difference=difference, swaps=swaps, **luck)
+        for line in METHOD
     ]
     if tuning:
         method.append(
@@ -154,6 +159,11 @@ def _method(verdict: Verdict, tuning: Sequence[Tuning]) -> list[str]:
     return method
 
 
+def _own(verdict: Verdict) -> int:
+    """Return the largest number of own pretrainings of a contender."""
+    return max(cell.n_pretrainings for cell in verdict.cells)
+
+
 def _tuning_lines(verdict: Verdict, tuning: Sequence[Tuning]) -> list[str]:
     if not tuning:
         return []
@@ -161,6 +171,10 @@ def _tuning_lines(verdict: Verdict, tuning: Sequence[Tuning]) -> list[str]:
     headers, *rows = tables.tuning_rows(verdict, tuning)
     table = ["## Tuning", "", f"| {' | '.join(headers)} |", "|:--" * len(headers) + "|"]
     return [*table, *(f"| {' | '.join(line(text).replace('|', chr(92) + '|') for text in row)} |" for row in rows), ""]
+
+
+def _lead(verdict: Verdict, notes: Sequence[str]) -> list[str]:
+    return [*verdict.advice, *verdict.summary(), *verdict.sentences(), verdict.cost(), *notes]
 
 
 def _markdown(
@@ -176,7 +190,7 @@ def _markdown(
         [
             f"# {line(title)}",
             "",
-            *(f"- {line(text)}" for text in [*verdict.summary(), *verdict.sentences(), verdict.cost(), *notes]),
+            *(f"- {line(text)}" for text in _lead(verdict, notes)),
             "",
             verdict.table(),
             "",

@@ -4,6 +4,8 @@
 seed) by N test examples (column n of both is the same example).
 """
 
+from collections.abc import Hashable, Sequence
+
 import numpy as np
 from scipy import stats
 
@@ -46,10 +48,31 @@ def paired_permutation_test(a_SN, b_SN, seed: int, n_resamples: int = 10_000) ->
     return float(result.pvalue)
 
 
+def cluster_means(values_Sx, clusters_S: Sequence[Hashable] | None) -> np.ndarray:
+    """Return (C, ...): the mean of each cluster of seeds, in order of appearance. None: each seed is its own cluster.
+
+    Seeds that share a pretrained checkpoint share its luck. They are one training run for an interval, not several.
+    """
+    values_Sx = np.asarray(values_Sx, dtype=np.float64)
+    if clusters_S is None:
+        return values_Sx
+    if len(clusters_S) != len(values_Sx):
+        raise ValueError(f"{len(clusters_S)} clusters for {len(values_Sx)} seeds")
+    members = {cluster: [s for s, c in enumerate(clusters_S) if c == cluster] for cluster in clusters_S}
+    return np.stack([values_Sx[rows].mean(axis=0) for rows in members.values()])
+
+
 def two_way_bootstrap(
-    a_SN, b_SN, seed: int, n_resamples: int = 10_000, confidence: float = 0.95
+    a_SN,
+    b_SN,
+    seed: int,
+    n_resamples: int = 10_000,
+    confidence: float = 0.95,
+    clusters_S: Sequence[Hashable] | None = None,
 ) -> tuple[float, float]:
     """Return the interval (low, high) of mean(a) - mean(b), over both test examples and training runs.
+
+    clusters_S: what the training runs share, such as their pretrained checkpoint. Clusters are then drawn, not seeds.
 
     Resamples seeds and test examples, both with replacement: the pigeonhole bootstrap (Owen 2007, Annals of Applied
     Statistics 1(2)), which is rather too wide than too narrow. It draws S - 1 seeds at a time (Rao & Wu 1988: unbiased
@@ -61,7 +84,7 @@ def two_way_bootstrap(
 
     Raises ValueError for scores that do not pair up or fewer than two examples.
     """
-    difference_SN = _difference(a_SN, b_SN)
+    difference_SN = cluster_means(_difference(a_SN, b_SN), clusters_S)
     S, N = difference_SN.shape
     if N < 2:
         raise ValueError("an interval needs at least two test examples")

@@ -10,9 +10,11 @@ BETTER, WORSE, SAME, UNKNOWN = "▲", "▼", "≈", "?"
 
 
 def legend(verdict) -> str:
+    pretrainings = any(cell.n_pretrainings > 1 for cell in verdict.cells)
+    over = "seeds and pretrainings" if pretrainings else "seeds"
     return (
         f"{BETTER} better than {verdict.reference}, {WORSE} worse, {SAME} no difference shown, {UNKNOWN} not "
-        "comparable. Mean ± standard deviation over seeds."
+        f"comparable. Mean ± standard deviation over {over}."
     )
 
 
@@ -24,23 +26,25 @@ def heading(verdict) -> str:
 def headers(verdict) -> list[str]:
     unit = verdict.unit
     columns = [wording.labels(b, unit) for b in verdict.budgets] if unit else [wording.title(verdict.metric)]
-    return ["contender", *columns, "parameters", "mean time per run", "pretraining, once"]
+    own = ["own settings"] if any(verdict.settings.values()) else []
+    return ["contender", *columns, "parameters", "median time per run", "pretraining, once", *own]
 
 
 def rows(verdict) -> list[dict]:
-    """Return a row per contender: {"contender", "cells": [(text, note), ...], "parameters", "time", "upfront"}."""
+    """Return a row per contender: {"contender", "cells": [(text, note), ...], "others": texts of the last columns}."""
     compared = {(c.other, c.budget): c for c in verdict.comparisons}
     result = []
     for contender in verdict.contenders:
-        mean_time, upfront = wording.times(verdict, contender)
-        parameters = max(cell.num_parameters for cell in verdict.cells if cell.contender == contender)
+        time, upfront = wording.times(verdict, contender)
+        cells = [cell for cell in verdict.cells if cell.contender == contender]
+        number = max(cell.n_pretrainings for cell in cells)
+        once = (f"{number} × " if number > 1 else "") + duration(upfront) if upfront else "–"
+        own = [verdict.settings.get(contender) or "–"] if any(verdict.settings.values()) else []
         result.append(
             {
                 "contender": contender,
                 "cells": [_cell(verdict, contender, budget, compared) for budget in verdict.budgets],
-                "parameters": count(parameters),
-                "time": duration(mean_time),
-                "upfront": duration(upfront) if upfront else "–",
+                "others": [count(max(cell.num_parameters for cell in cells)), duration(time), once, *own],
             }
         )
     return result
@@ -56,7 +60,7 @@ def markdown(verdict) -> str:
     lines = [line(columns), "|:--|" + "--:|" * (len(columns) - 1)]
     for row in rows(verdict):
         cells = [f"{text} ({note})" if note else text for text, note in row["cells"]]
-        lines.append(line([row["contender"], *cells, row["parameters"], row["time"], row["upfront"]]))
+        lines.append(line([row["contender"], *cells, *row["others"]]))
     return "\n".join([*lines, "", escaped(f"{heading(verdict)}. {legend(verdict)}")])
 
 

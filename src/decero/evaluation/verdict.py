@@ -18,7 +18,7 @@ from decero.evaluation.corpus_tests import (
     is_mean,
 )
 from decero.evaluation.metrics import higher_is_better
-from decero.evaluation.statistics import holm, mean_and_sd, paired_permutation_test, two_way_bootstrap
+from decero.evaluation.statistics import cluster_means, holm, mean_and_sd, paired_permutation_test, two_way_bootstrap
 
 LEVEL = 0.05
 
@@ -40,6 +40,7 @@ class ScoredRun:
     num_parameters: int = 0
     total_flos: float = 0.0
     upfront_wall_time_s: float = 0.0  # the user's own pretraining, needed once for all runs
+    pretraining: str | None = None  # the user's own checkpoint that it starts from; None: no checkpoint, or a published
     curve: list[dict] = field(default_factory=list)  # [{"step": int, "loss": float, optional "eval_<metric>": float}]
 
 
@@ -54,9 +55,10 @@ class Cell:
     values: dict[int, float]  # seed -> metric
     n_ok: int
     n_failed: int
-    wall_time_s: float  # mean per run; NaN when none succeeded
+    wall_time_s: float  # median of the runs; NaN when none succeeded
     upfront_wall_time_s: float
     num_parameters: int
+    n_pretrainings: int = 0  # own checkpoints that its runs start from
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Comparison:
     seeds: tuple[int, ...]  # that succeeded for both
     n_examples: int
     difference: float
-    low: float  # 95 % interval over seeds and test examples, not adjusted for the number of comparisons
+    low: float  # 95 % interval over training runs and examples, not adjusted for the number of comparisons
     high: float
     p: float
     p_adjusted: float  # Holm, over all comparisons of the verdict
@@ -90,6 +92,8 @@ class Verdict:
     unit: str = "labels"  # of budgets; "": there are none
     split: str = "test"  # that was scored
     proxy: bool = False  # another score per example is compared, because the metric is not a function of sums
+    settings: Mapping[str, str] = field(default_factory=dict)  # contender -> its own settings, where they differ
+    advice: tuple[str, ...] = ()  # sentences: what to ship, and what to beware of
 
     @property
     def higher_is_better(self) -> bool:
@@ -112,9 +116,10 @@ class Verdict:
         return [wording.sentence(self, comparison) for comparison in self.comparisons]
 
     def record(self) -> dict[str, Any]:
-        """Return `metric` (the mean per contender and budget), `table` and `sentences`, for result.json."""
+        """Return `metric` (the mean per contender and budget), `table`, `advice` and `sentences`, for result.json."""
         means = {wording.where(c.contender, c.budget, self.unit): _number(c.mean) for c in self.cells}
-        return {"metric": means, "table": self.table(), "sentences": self.summary() + self.sentences()}
+        sentences = self.summary() + self.sentences()
+        return {"metric": means, "table": self.table(), "advice": list(self.advice), "sentences": sentences}
 
     def table(self) -> str:
         """Return a Markdown table, contender by label budget, and the legend of its marks."""
@@ -132,6 +137,7 @@ def judge(
     incomparable: Mapping[str, str] = MappingProxyType({}),
     unit: str = "labels",
     split: str = "test",
+    settings: Mapping[str, str] = MappingProxyType({}),
 ) -> Verdict:
     """Compare every contender with the reference at every label budget.
 
@@ -141,6 +147,10 @@ def judge(
 
     score_of_sum: the metric of summed rows, where `scores` holds rows (N, K). incomparable: contender -> why its metric
     does not compare with the reference's, such as another tokenizer. unit: what budgets count. split: what was scored.
+    settings: contender -> its own settings, shown in the table.
+
+    Seeds that start from the same pretrained checkpoint share its luck. Where a contender has several checkpoints, the
+    interval therefore resamples checkpoints, not seeds.
 
     Raises UserError: no runs; a reference without runs; the same run twice; a successful run without the metric or the
     scores; test sets of different sizes.
@@ -175,7 +185,7 @@ def judge(
     comparisons = tuple(Comparison(**draft) for draft in drafts)
     mean = score_of_sum is None or any(r.scores is not None and _mean_only(r.scores, score_of_sum) for r in runs)
     proxy = mean and not wording.is_mean_metric(metric)
-    return Verdict(metric, reference, contenders, budgets, cells, comparisons, unit, split, proxy)
+    return Verdict(metric, reference, contenders, budgets, cells, comparisons, unit, split, proxy, settings)
 
 
 def _cell(runs: list[ScoredRun], metric: str, hidden: bool) -> Cell:
@@ -185,9 +195,10 @@ def _cell(runs: list[ScoredRun], metric: str, hidden: bool) -> Cell:
     mean, sd = mean_and_sd(values.values())
     return Cell(
         runs[0].contender, runs[0].budget, mean, sd, values, len(ok), len(runs) - len(ok),
-        wall_time_s=mean_and_sd(run.wall_time_s for run in ok)[0],
+        wall_time_s=float(np.median([run.wall_time_s for run in ok])) if ok else math.nan,
         upfront_wall_time_s=max(run.upfront_wall_time_s for run in runs),
         num_parameters=max(run.num_parameters for run in runs),
+        n_pretrainings=len({run.pretraining for run in runs} - {None}),
     )  # fmt: skip
 
 
@@ -221,22 +232,33 @@ def _compare(
         return draft | {"reason": why}
     if not seeds:
         return draft | {"reason": "no seed succeeded for both"}
+    clusters = _clusters([[r for s in seeds for r in by_cell[name, budget] if r.seed == s] for name in scores])
     reference_SN = np.stack([scores[reference][s] for s in seeds])
     other_SN = np.stack([scores[other][s] for s in seeds])
     if reference_SN.shape[1] < 2:
         return draft | {"reason": "the test set has only one example"}
     draft |= {"n_examples": reference_SN.shape[1]}
     if not (_mean_only(reference_SN[0], score_of_sum) and _mean_only(other_SN[0], score_of_sum)):
-        low, high = corpus_bootstrap(reference_SN, other_SN, score_of_sum, seed, n_resamples)
+        low, high = corpus_bootstrap(reference_SN, other_SN, score_of_sum, seed, n_resamples, clusters_S=clusters)
         p = corpus_permutation_test(reference_SN, other_SN, score_of_sum, seed, n_resamples)
-        difference = corpus_difference(reference_SN, other_SN, score_of_sum)
+        difference = corpus_difference(reference_SN, other_SN, score_of_sum, clusters)
         return draft | {"difference": difference, "low": low, "high": high, "p": p}
     if reference_SN.ndim == 3:  # rows [value, 1]
         reference_SN, other_SN = reference_SN[..., 0], other_SN[..., 0]
-    low, high = two_way_bootstrap(reference_SN, other_SN, seed, n_resamples)
+    low, high = two_way_bootstrap(reference_SN, other_SN, seed, n_resamples, clusters_S=clusters)
     p = paired_permutation_test(reference_SN, other_SN, seed, n_resamples)
-    difference = float((reference_SN - other_SN).mean())
+    difference = float(cluster_means(reference_SN - other_SN, clusters).mean())
     return draft | {"difference": difference, "low": low, "high": high, "p": p}
+
+
+def _clusters(runs_of_both: list[list[ScoredRun]]) -> list[tuple[str | None, ...]] | None:
+    """Return the checkpoints behind each pair of runs; None if no contender has several, so each seed is a run.
+
+    runs_of_both: the runs of the reference and of the other contender, in the order of their seeds.
+    """
+    pairs = [tuple(run.pretraining for run in pair) for pair in zip(*runs_of_both, strict=True)]
+    several = any(len(set(checkpoints)) > 1 for checkpoints in zip(*pairs, strict=True))
+    return pairs if several else None
 
 
 def _check(runs: Sequence[ScoredRun], metric: str, reference: str, incomparable: Mapping[str, str]) -> None:

@@ -144,7 +144,10 @@ def _seeds(verdict, c) -> str:
     planned = max(cell.n_ok + cell.n_failed for cell in cells)
     if len(c.seeds) < planned:
         return f" (paired over {len(c.seeds)} of {planned} seeds)"
-    return " (one seed: the interval does not include the variation between seeds)" if planned == 1 else ""
+    if planned == 1:
+        return " (one seed: the interval does not include the variation between seeds)"
+    once = [name for name, cell in zip((verdict.reference, c.other), cells, strict=True) if cell.n_pretrainings == 1]
+    return f" (one pretraining of {' and of '.join(once)}: another one may give another result)" if once else ""
 
 
 def summary(verdict) -> list[str]:
@@ -168,14 +171,19 @@ def cost(verdict) -> str:
     costs = []
     for contender in verdict.contenders:
         mean, upfront = times(verdict, contender)
-        once = f", after one pretraining of {duration(upfront)}" if upfront else ""
+        number = max(cell.n_pretrainings for cell in verdict.cells if cell.contender == contender)
+        what = (
+            f"{number} pretrainings of {duration(upfront)} each"
+            if number > 1
+            else f"one pretraining of {duration(upfront)}"
+        )
+        once = f", after {what}" if upfront else ""
         costs.append(f"{contender} {duration(mean)}{once}")
-    return f"A run takes on average: {'; '.join(costs)}."
+    return f"Median time of a run: {'; '.join(costs)}."
 
 
 def times(verdict, contender: str) -> tuple[float, float]:
-    """Return the mean time of its successful runs (NaN for none) and its pretraining time, in seconds."""
+    """Return the median time of its runs, averaged over label budgets (NaN for none), and that of one pretraining."""
     cells = [cell for cell in verdict.cells if cell.contender == contender]
-    n_ok = sum(cell.n_ok for cell in cells)
-    total = sum(cell.wall_time_s * cell.n_ok for cell in cells if cell.n_ok)
-    return total / n_ok if n_ok else math.nan, max(cell.upfront_wall_time_s for cell in cells)
+    medians = [cell.wall_time_s for cell in cells if cell.n_ok]
+    return sum(medians) / len(medians) if medians else math.nan, max(cell.upfront_wall_time_s for cell in cells)
