@@ -121,8 +121,6 @@ def test_saved_settings_load_back_unchanged(file, tmp_path):
         ("optim.name=adamv", "optim.name is 'adamv', but input should be"),
         ("training.max_train_steps=1.5", "training.max_train_steps is 1.5, but input should be a valid integer"),
         ("training.max_train_steps=true", "training.max_train_steps is True, but"),
-        ("training.num_train_epochs=2", "give exactly one of training.max_train_steps and training.num_train_epochs"),
-        ("data.files.train=x.txt", "give exactly one of data.name"),
         ("model.trust_remote_code=true", "set model.revision to a commit"),
         ("kind=fanci", "kind is 'fanci'"),
         ("output.sub=1", "output is a single value"),

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from decero.config.command_line import Call, check_call, keys_of, take_options
 from decero.config.devices import find_device
 from decero.config.explain import explain, help_text
+from decero.config.rivals import displace
 from decero.config.sections import HubSection, Section, TrackingSection
 from decero.config.yaml_files import put, read_yaml, yaml_value
 from decero.errors import UserError
@@ -74,20 +75,28 @@ class RunConfig(Section):
         config._call = Call(
             dry_run="--dry-run" in flags, resume="--resume" in flags, budget=flags.get("--budget"),
             device=find_device(flags["--device"]) if "--device" in flags else None,
-            given=frozenset(key for word in changes for key in keys_of(word)),
+            given=frozenset(key for word in changes for key in keys_of(word)), notes=config._call.notes,
         )  # fmt: skip
         check_call(config._call)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # all processes of a machine read the same command line
+            sys.stderr.write("".join(f"{note}\n" for note in config._call.notes))
         return config
 
     @classmethod
     def load(cls: type[C], path: str, overrides: Sequence[str] = ()) -> C:
-        """Read a YAML file, apply the `key.sub=value` words, and check the result."""
+        """Read a YAML file, apply the `key.sub=value` words, and check the result.
+
+        A word replaces what contradicts it in the file: `data.files.train=x` removes `data.name`.
+        """
         settings, changed = read_yaml(path), set()
         for word in overrides:
             key, _, value = word.partition("=")
             put(settings, key.split("."), yaml_value(word, value), word)
             changed.add(key)
-        return cls.parse(settings, path, changed)
+        notes = displace(settings, sorted(changed))
+        config = cls.parse(settings, path, changed)
+        config._call.notes = tuple(notes)
+        return config
 
     @classmethod
     def parse(cls: type[C], settings: dict[str, Any], where: str, changed: set[str] = frozenset()) -> C:  # type: ignore[assignment]
