@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from importlib.metadata import version
 
+from decero.cli.data_command import add_data
 from decero.cli.doctor_command import add_doctor
 from decero.cli.hub_commands import add_export, add_import, add_push
 from decero.cli.text_commands import COMMANDS as TEXT_COMMANDS
@@ -25,6 +27,7 @@ def _main(argv: list[str]) -> None:
     parser = Parser(
         prog="decero", description="Use, check, convert and publish models. Training: see recipes/.", allow_abbrev=False
     )
+    parser.add_argument("--version", action="version", version=f"decero {version('decero')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in COMMANDS:
         add(commands)
@@ -40,4 +43,4 @@ def _main(argv: list[str]) -> None:
     arguments.function(arguments)
 
 
-COMMANDS = (add_push, add_import, add_export, add_doctor, *TEXT_COMMANDS)
+COMMANDS = (add_push, add_import, add_export, add_doctor, add_data, *TEXT_COMMANDS)

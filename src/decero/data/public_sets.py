@@ -1,0 +1,73 @@
+"""Public data sets that can stand in for those of the configs, and how to write them to `data/`."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from decero.data.corpus import load_corpus
+from decero.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True)
+class PublicSet:
+    """A data set of the hub. columns: column of the config -> column there. rows: most rows of a split to take."""
+
+    name: str
+    config_name: str | None
+    columns: dict[str, str]
+    rows: int
+    kind: str
+
+
+PAIR = {"en": "translation.en", "es": "translation.es"}
+# The folder of a config -> the public set that is nearest to what the figures of the config were measured on.
+PUBLIC_SETS = {
+    "text_en": PublicSet("Salesforce/wikitext", "wikitext-103-raw-v1", {"text": "text"}, 200_000, "English text"),
+    "text_es": PublicSet("wikimedia/wikipedia", "20231101.es", {"text": "text"}, 5_000, "Spanish text"),
+    "bible_en_es": PublicSet("Helsinki-NLP/opus_books", "en-es", PAIR, 25_000, "translation, literary sentences"),
+    "libreoffice_help_en_es": PublicSet("Helsinki-NLP/opus-100", "en-es", PAIR, 20_000, "translation, mixed"),
+    "wesnoth_en_es": PublicSet(
+        "sentence-transformers/parallel-sentences-opensubtitles",
+        "en-es",
+        {"en": "english", "es": "non_english"},
+        8_000,
+        "translation, dialogue",
+    ),
+    "package_synopsis": PublicSet(
+        "abisee/cnn_dailymail", "3.0.0", {"document": "article", "summary": "highlights"}, 28_000, "summaries"
+    ),
+}
+
+
+def fetch(folder: str, root: Path) -> str:
+    """Write train, validation and test of a public set as parquet to `root/folder`. Return a line about it.
+
+    Only the first rows are read from the hub, as they arrive. Missing splits are carved from train.
+
+    Raises UserError for an unknown name, a folder that is there already, and a hub that does not answer.
+    """
+    if folder not in PUBLIC_SETS:
+        near = did_you_mean(folder, PUBLIC_SETS) or f"; there are {', '.join(PUBLIC_SETS)}"
+        raise UserError(f"decero data: unknown data set {folder}{near}")
+    public, target = PUBLIC_SETS[folder], root / folder
+    if target.exists():
+        raise UserError(f"{target}: already exists; delete it first, or give another --out")
+    first, *others = public.columns.values()
+    corpus = load_corpus(
+        name=public.name, config_name=public.config_name, streaming=True, max_rows=public.rows, text_column=first,
+        columns=dict.fromkeys(others, "decero data"), validation_fraction=0.02, test_fraction=0.04,
+    )  # fmt: skip
+    partial = target.with_name(f".{folder}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for split, rows in corpus.items():
+            names = {there: here for here, there in public.columns.items() if there != here}
+            rows.select_columns(list(public.columns.values())).rename_columns(names).to_parquet(
+                str(partial / f"{split}.parquet")
+            )
+        partial.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    sizes = ", ".join(f"{len(rows):,} {split}" for split, rows in corpus.items())
+    return f"{target}: {sizes} rows of {public.name}"
