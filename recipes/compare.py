@@ -12,6 +12,7 @@ def main():
     from decero.comparison.collect import facts, verdict_of  # --help needs no libraries
     from decero.comparison.execute import execute
     from decero.comparison.plan import by_hand, make_plan
+    from decero.comparison.time_needed import time_needed
     from decero.comparison.tuning import tunings
     from decero.evaluation.report import write_report
     from decero.training.records import finished, write_result
@@ -22,7 +23,8 @@ def main():
         notes = [note for note in [by_hand(config)] if note]
         if config.dry_run:
             names = [each.name for each in (*plan.trials, *plan.runs)]
-            return run.print(config.to_yaml(), *names, *notes, plan.size, "dry run: nothing was trained or written")
+            run.print(config.to_yaml(), *names, *notes, plan.size)
+            return run.print(*time_needed(plan, run), "dry run: nothing was trained or written")
         if (record := finished(config)) and not record["failed"]:  # failed runs are tried again
             return run.print(record["table"], *record["advice"], *record["sentences"], *notes)
 

@@ -4,13 +4,13 @@ import math
 
 
 def duration(seconds: float) -> str:
-    """Format seconds in the largest unit that fits: `1.5 h`, `12.0 s`; `–` for NaN."""
+    """Format seconds in the largest unit that fits: `1.5 h`, `12.0 s`, `30 ms`; `–` for NaN."""
     if math.isnan(seconds):
         return "–"
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
+    return f"{seconds:.1f} s" if seconds >= 0.1 or seconds == 0 else f"{1000 * seconds:.3g} ms"
 
 
 def count(number: int) -> str:

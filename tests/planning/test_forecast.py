@@ -18,8 +18,8 @@ from decero.errors import UserError
 from decero.models import DeceroEncoderConfig
 from decero.planning import probe as probing
 from decero.planning.cost import flops, static_memory
-from decero.planning.forecast import evaluations, forecast, micro_batch, saved_activations
-from decero.planning.probe import probe, sample_load
+from decero.planning.forecast import _doubt, evaluations, forecast, micro_batch, saved_activations
+from decero.planning.probe import Probe, probe, sample_load
 from decero.training.evaluation import mean_loss
 from decero.training.runs import Run
 
@@ -194,3 +194,18 @@ def test_a_run_that_does_not_fit_is_reported_not_probed(foresee, capsys, monkeyp
 def test_a_forecast_checks_the_schedule(foresee):
     with pytest.raises(UserError, match="num_warmup_steps 60 exceeds the 40 steps"):
         foresee(optim={"num_warmup_steps": 60})
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "load", "says"),
+    [
+        (1.0, 1.2, 0.5, []),
+        (0.2, 8.0, 0.5, ["Not sure", "20.0 s to 13.3 min"]),
+        (1.0, 1.2, 99.0, ["The machine is busy (99 programs"]),
+    ],
+)
+def test_a_doubtful_time_says_why(low, high, load, says, monkeypatch):
+    monkeypatch.setattr("os.getloadavg", lambda: (load, load, load))
+    doubt = _doubt(Probe(1.0, 9, 1.0, 0, low, high), 100)
+    assert bool(doubt) == bool(says)
+    assert all(part in doubt for part in says)

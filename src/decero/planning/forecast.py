@@ -1,5 +1,6 @@
 """Implement --dry-run: estimate parameters, FLOPs, memory and time, and say how each was found."""
 
+import os
 import textwrap
 from dataclasses import dataclass
 
@@ -109,7 +110,8 @@ def forecast(
         during = f" and {evaluation_count:,} evaluation{plural} of {duration(evaluation_s or 0)}"
         during = during if evaluation_count else ""
         after = f"; then {duration(end_s)} for the final evaluation" if end_s else ""
-        time = f"{duration(train_s)}: {steps:,} steps of {step_s:.3g} s{during}{after}"
+        time = f"{duration(train_s)}: {steps:,} steps of {_exact(step_s)}{during}{after}"
+        time += _doubt(measured, steps) if measured else ""
     stream = "a stream; its first " if streamed else ""
     lines = {
         "parameters": f"{parameters:,}, {embeddings:,} of them embeddings",
@@ -130,6 +132,23 @@ def forecast(
             accelerator.print(textwrap.fill(line, 118, initial_indent=f"{name:<18}", subsequent_indent=" " * 18))
     accelerator.print("dry run: nothing was trained and nothing written")
     return Forecast(parameters, steps, load, step_flops, peak, step_s, train_s, end_s)
+
+
+def _exact(seconds: float) -> str:
+    """Format the time of a step with three digits: `0.853 s`, `12.3 ms`."""
+    return f"{seconds:.3g} s" if seconds >= 0.1 else f"{1000 * seconds:.3g} ms"
+
+
+def _doubt(measured: Probe, steps: int) -> str:
+    """Say how sure a measured time is: steps that differ much, and other programs that use the machine."""
+    doubt = ""
+    if measured.high_s > 1.5 * measured.low_s:
+        low, high = duration(steps * measured.low_s), duration(steps * measured.high_s)
+        doubt = f". Not sure: the timed steps differed, so {low} to {high}"
+    cores, load = os.cpu_count() or 1, os.getloadavg()[0]
+    if load > 1.5 * cores:
+        doubt += f". The machine is busy ({load:.0f} programs at work on {cores} cores); alone, the run is faster"
+    return doubt
 
 
 def evaluations(training: TrainingSection, steps: int, steps_per_epoch: float) -> int:

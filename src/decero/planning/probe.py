@@ -39,12 +39,15 @@ class Probe:
 
     step_s: seconds of a full step. steps: number of timed steps, of which step_s is the median. share: the share of
     the examples of a step that each timed step had. peak_bytes: peak memory of the GPU, or else of the process.
+    low_s, high_s: seconds of a full step as fast, and as slow, as the fastest and slowest tenth of the timed steps.
     """
 
     step_s: float
     steps: int
     share: float
     peak_bytes: int
+    low_s: float
+    high_s: float
 
 
 class _Done(Exception):  # noqa: N818 (not an error)
@@ -111,7 +114,8 @@ def probe(
         share = examples / load.examples
         per_example = (step_s - one) / (examples - world) if examples > world and step_s > one else step_s / examples
         step_s += per_example * (load.examples - examples)
-    return Probe(step_s, len(counted), share, peak_memory(accelerator))
+    low, high = (float(quantile) / float(np.median(counted)) for quantile in np.quantile(counted, (0.1, 0.9)))
+    return Probe(step_s, len(counted), share, peak_memory(accelerator), low * step_s, high * step_s)
 
 
 def time_evaluation(
