@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 
 import pandas as pd
 import pytest
@@ -68,7 +69,9 @@ tracking: {{trackers: []}}
 
 def test_translators_are_tuned_alike_and_judged_by_chrf(launch, translators):
     folder, config = translators
-    assert "4 trials and 6 runs" in launch("compare", config, "--dry-run").stdout
+    shown = launch("compare", config, "--dry-run").stdout
+    assert "4 trials and 6 runs" in shown
+    assert re.search(r"all runs: about [\d.]+ (ms|s|min)", shown), shown
     said = launch("compare", config).stdout
     runs, record = folder / "run" / "runs", result(folder / "run")
     assert record["failed"] == 0, said

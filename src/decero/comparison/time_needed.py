@@ -65,11 +65,16 @@ def _timed(plan: Plan, task: Task, data: TaskData, run: Run) -> _Timed:
     plain = task.objective(model)
     objective = task.optimize(run, model, data)
     step = probe(run, model, objective, data.train, sample_load(run, data.train, objective), SECONDS)
-    rows = TaskData(data.train, {"validation": data.held_out.get(plan.split, {})}).validation
     writes = type(task).scoring_pass is not Task.scoring_pass
+    scored = sum(len(rows) for rows in data.held_out.get(plan.split, {}).values())
+    rows = data.validation
+    if rows is None and writes:
+        rows = TaskData(data.train, {"validation": data.held_out.get(plan.split, {})}).validation
+    share = scored / len(rows) if rows is not None else 0.0  # the evaluation of a task needs its validation rows
 
     def score(model: Any, rows: Any) -> Any:
         return task.scoring_pass(run, model, rows, data) if writes else task.evaluate(run, model, rows, data)
 
     size = run.training.per_device_eval_batch_size
-    return _Timed(step.step_s, time_evaluation(run.accelerator, score, model, objective, rows, size), plain)
+    scoring_s = time_evaluation(run.accelerator, score, model, objective, rows, size)
+    return _Timed(step.step_s, share * scoring_s, plain)
