@@ -1,6 +1,8 @@
 """Select the final weights (last, best, or mean of the last few) and decide when to stop early."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,7 +10,8 @@ from torch import nn
 
 from decero.config.sections import TrainingSection
 from decero.errors import UserError
-from decero.training.checkpoint import checkpoint_of, damage, load_weights, prune, steps_in
+from decero.training.checkpoint import checkpoint_of, damage, load_weights, prune, release_room, reserve, steps_in
+from decero.training.runs import Run
 
 LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "bits_per_byte")
 
@@ -85,3 +88,28 @@ class Selection:
                 f"{self.folder}: {expected} checkpoints are to be averaged, but only {len(steps)} are left; {again}"
             )
         load_weights(paths, model)
+
+
+@contextmanager
+def room_for_weights(run: Run, model: nn.Module) -> Iterator[None]:
+    """Without `save_steps`, reserve disk space for the weights while they are trained."""
+    folder = run.output / "checkpoints"
+    if run.training.save_steps is not None:
+        yield
+        return
+    size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    reserve(folder, run.accelerator, size)
+    try:
+        yield
+    finally:
+        if run.is_main:
+            release_room(folder)
+
+
+def drop_last(run: Run, best: dict[str, float]) -> None:
+    """Without `save_steps`, delete the checkpoint that kept the weights until the record of the run was written."""
+    folder = run.output / "checkpoints"
+    if run.training.save_steps is None and run.is_main and folder.is_dir():
+        prune(folder, {int(best["step"])} if best else ())
+        with suppress(OSError):  # not empty
+            folder.rmdir()
