@@ -106,8 +106,7 @@ def train(
         model = prepared
         broadcast([parameter.data for parameter in model.parameters()])
 
-    result, first, checkpoints = TrainResult(model), 0, output / "checkpoints"
-    state: dict[str, Any] = {}
+    result, first, state, checkpoints = TrainResult(model), 0, dict[str, Any](), output / "checkpoints"
     running, selection = {"loss": 0.0, "steps": 0}, Selection(training, checkpoints)
     if newest := to_resume(checkpoints, accelerator) if run.resume else None:
         state = load_checkpoint(newest, accelerator, model, optimizer)
@@ -116,6 +115,7 @@ def train(
         result.wall_time_s, result.save_time_s = state["wall_time_s"], state.get("save_time_s", 0.0)
         loader.restore(first, state.get("stream"))
         loader.limit(state.get("micro_batch", loader.split.limit))
+        check_weights(accelerator, model, first)
         accelerator.print(f"resuming {output} at step {first} of {last}")
     elif accelerator.is_main_process:
         shutil.rmtree(checkpoints, ignore_errors=True)  # of an earlier attempt that is not resumed
@@ -125,10 +125,24 @@ def train(
         total=last, initial=first, unit="step", dynamic_ncols=True, desc=output.name,
         disable=not (accelerator.is_main_process and run.progress), mininterval=0.5 if sys.stderr.isatty() else 15,
     )  # fmt: skip
+
+    def save(step: int, optimizer: Any, unevaluated: bool = False) -> None:
+        check_weights(accelerator, model, step)
+        state = {"step": step, "running": running, "tokens": result.tokens, "best": selection.best}
+        state |= {"stale": selection.stale, "wall_time_s": result.wall_time_s, "stream": loader.state()}
+        state |= {"micro_batch": loader.split.limit, "save_time_s": result.save_time_s}
+        state |= {"unlogged": log.unwritten, "unevaluated": unevaluated}
+        save_started = time.perf_counter()
+        save_checkpoint(checkpoints, accelerator, model, optimizer, state)
+        if accelerator.is_main_process:
+            selection.prune(step)
+        result.save_time_s += time.perf_counter() - save_started
+
     wall_time_before, started = result.wall_time_s, time.perf_counter()
     tokens_before, since = result.tokens, started
-    room = room_for_weights(run, model)
-    with closing(loader), Interruption(accelerator) as interruption, room, progress as bar:
+    with closing(loader), Interruption(accelerator) as interruption, room_for_weights(run, model), progress as bar:
+        if state.get("unevaluated"):
+            selection.evaluate(evaluate, model, first, log, bar)
         for step in range(first, first if selection.out_of_patience else last):
             loss, tokens, indices = backward(accelerator, model, objective, loader, step)
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
@@ -161,32 +175,18 @@ def train(
             bar.update()
 
             result.wall_time_s = wall_time_before + time.perf_counter() - started
-            due, new_best = evaluate is not None and selection.due(done, last, steps_per_epoch), False
+            due = evaluate is not None and selection.due(done, last, steps_per_epoch)
             planned = training.save_steps is not None and (done % training.save_steps == 0 or done == last)
-            if due or planned or done == last:
-                check_weights(accelerator, model, done)
-            if evaluate and due:
-                metrics = {f"eval_{name}": value for name, value in evaluate(model).items()}
-                log.write(step=done, **metrics)
-                if not bar.disable:
-                    bar.write(f"step {done}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-                new_best = selection.is_better(metrics, done)
+            if kept := done == last and not planned:  # before anything that may fail: evaluation, scoring, saving
+                save(done, None, unevaluated=due)
+            new_best = due and selection.evaluate(evaluate, model, done, log, bar)
+            if due:
                 since, tokens_before, loader.waited = time.perf_counter(), result.tokens, 0.0
             signal = interruption.anywhere()
-            if signal and not (due or planned):
-                check_weights(accelerator, model, done)
-            at_end = done == last or selection.out_of_patience
-            if new_best or planned or signal or at_end:  # at the end always: scoring and saving the model may fail
-                state = {"step": done, "running": running, "tokens": result.tokens, "best": selection.best}
-                state |= {"stale": selection.stale, "wall_time_s": result.wall_time_s, "stream": loader.state()}
-                state |= {"micro_batch": loader.split.limit, "save_time_s": result.save_time_s}
-                state |= {"unlogged": log.unwritten}
-                save_started = time.perf_counter()
-                steps_left = new_best or planned or signal
-                save_checkpoint(checkpoints, accelerator, model, optimizer if steps_left else None, state)
-                if accelerator.is_main_process:
-                    selection.prune(done)
-                result.save_time_s += time.perf_counter() - save_started
+            if new_best or planned or signal:
+                save(done, optimizer)
+            elif selection.out_of_patience and not kept:
+                save(done, None)
             if signal and done < last:
                 interruption.end(signal, done, last)
             if selection.out_of_patience:

@@ -43,6 +43,8 @@ class MetricsLog:
 
     def write(self, *, step: int, **values: float) -> None:
         """Add a line. Says so when the disk does not take it, and tries again with the next one."""
+        if self.rows and self.rows[-1]["step"] == step and values.keys() <= self.rows[-1].keys():
+            return  # a resumed run evaluates the last step once more
         self.rows.append({"step": step} | values)
         try:
             if self.accelerator.is_main_process:
