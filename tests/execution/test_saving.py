@@ -28,9 +28,14 @@ def test_a_failed_write_leaves_nothing_and_names_the_folder(tmp_path, error, old
     if older:
         folder.mkdir()
         (folder / "old").touch()
-    with pytest.raises(WriteError) as failed, whole_folder(folder) as partial:
-        (partial / "half").write_text("h")
-        raise error
+
+    def write():
+        with whole_folder(folder) as partial:
+            (partial / "half").write_text("h")
+            raise error
+
+    with pytest.raises(WriteError) as failed:
+        write()
     assert str(failed.value).startswith(f"{folder}: cannot be written: ")
     assert "then start the same command again (a run with --resume)" in str(failed.value)
     assert [p.name for p in tmp_path.rglob("*")] == (["model", "old"] if older else [])
@@ -58,13 +63,13 @@ def test_places_where_nothing_can_be_are_one_line(tmp_path, bad):
         pass
 
 
-def test_a_limit_of_file_sizes_is_one_line(tiny_model, tokenizer, tmp_path):
+def test_a_limit_of_file_sizes_is_one_line(tiny_model, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (9000, before[1]))
     try:
-        with pytest.raises(WriteError, match=r"File too large; raise the limit of file sizes \(ulimit -f\)"):
-            with whole_folder(tmp_path / "model") as partial:
-                tiny_model().save_pretrained(partial)
+        line = r"File too large; raise the limit of file sizes \(ulimit -f\)"
+        with pytest.raises(WriteError, match=line), whole_folder(tmp_path / "model") as partial:
+            tiny_model().save_pretrained(partial)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.iterdir())

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from torch import nn
 
 from decero.errors import UserError, WriteError
 from decero.execution.saving import flush as _flush
-from decero.training.runs import on_main
+from decero.training.runs import check_claims, on_main
 from decero.training.sharded_safetensors import ShardedTensors, flatten, local_pieces, named_once, unflatten, untie
 from decero.training.sharding import Sharded
 
@@ -127,13 +127,15 @@ def reserve(folder: Path, accelerator: Accelerator, size: int) -> None:
         if accelerator.is_main_process:
             release_room(folder)
         raise WriteError(
-            f"no room for the {size:,} bytes of the trained weights, so nothing is trained: {error}"
+            f"{folder.parent}: no room for the {size:,} bytes of the trained weights, so nothing is trained: {error}"
         ) from None
 
 
 def release_room(folder: Path) -> None:
-    """Give back what `reserve` took."""
-    _room(folder).unlink(missing_ok=True)
+    """Give back what `reserve` took, unless the folder is another run's by now."""
+    with suppress(WriteError):
+        check_claims()
+        _room(folder).unlink(missing_ok=True)
 
 
 def _room(folder: Path) -> Path:
