@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 
 import pytest
 from safetensors import SafetensorError
@@ -159,3 +160,39 @@ def test_a_full_disk_ends_a_comparison_that_keeps_models(launch, comparison, tmp
     assert json.loads((cell / "result.json").read_text())["status"] == "ok"
     assert (cell / "model" / "config.json").is_file()
     assert not (cell / "checkpoints").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount a small file system; call it to give it another size."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(*options):
+        return subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", place], capture_output=True)
+
+    if mount("size=1m").returncode:
+        pytest.skip("only root may mount")
+    yield place, lambda size: mount("remount", f"size={size}")
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [4, 20, *range(40, 300, 20)])
+def test_a_full_disk_without_save_steps_loses_nothing(launch, mlm, undisturbed, small_disk, kilobytes):
+    place, resize = small_disk
+    resize(f"{kilobytes}k")
+    words = mlm, *WORDS, f"output={place}/run"
+    try:
+        done = launch("pretrain_mlm", *words, expect=2)
+    except AssertionError:
+        done = launch("pretrain_mlm", *words, "--resume")  # it was enough
+        assert "is finished" in done.stdout
+    else:
+        (line,) = lines_of(done)
+        assert "No space left on device" in line
+        trained = "nothing is trained" not in line and "metrics.jsonl" not in line and "cannot be written" in line
+        resize("50m")
+        again = launch("pretrain_mlm", *words, "--resume").stdout
+        assert ("at step 4 of 4" in again) or not trained
+    assert model_of(place / "run") == model_of(undisturbed)

@@ -121,10 +121,8 @@ def train(
         shutil.rmtree(checkpoints, ignore_errors=True)  # of an earlier attempt that is not resumed
     log = MetricsLog(accelerator, output, first, run.tag, training.logging_steps, state.get("unlogged", []))
     result.history = log.rows
-    progress = tqdm(
-        total=last, initial=first, unit="step", dynamic_ncols=True, desc=output.name,
-        disable=not (accelerator.is_main_process and run.progress), mininterval=0.5 if sys.stderr.isatty() else 15,
-    )  # fmt: skip
+    shown: Any = {"total": last, "initial": first, "unit": "step", "dynamic_ncols": True, "desc": output.name}
+    shown |= {"disable": not (run.is_main and run.progress), "mininterval": 0.5 if sys.stderr.isatty() else 15}
 
     def save(step: int, optimizer: Any, unevaluated: bool = False) -> None:
         check_weights(accelerator, model, step)
@@ -140,7 +138,8 @@ def train(
 
     wall_time_before, started = result.wall_time_s, time.perf_counter()
     tokens_before, since = result.tokens, started
-    with closing(loader), Interruption(accelerator) as interruption, room_for_weights(run, model), progress as bar:
+    room = room_for_weights(run, model)
+    with closing(loader), Interruption(accelerator) as interruption, room, tqdm(**shown) as bar:
         if state.get("unevaluated"):
             selection.evaluate(evaluate, model, first, log, bar)
         for step in range(first, first if selection.out_of_patience else last):
