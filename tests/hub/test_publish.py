@@ -5,13 +5,12 @@ import logging
 import shutil
 
 import pytest
-from accelerate import Accelerator
 from huggingface_hub import ModelCard
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertConfig
 
-from decero.config.sections import HubSection
 from decero.errors import UserError
-from decero.hub.publish import WAITS, publish, push
+from decero.execution.saving import whole_folder
+from decero.hub.publish import WAITS, push
 
 
 @pytest.fixture
@@ -24,21 +23,15 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_published_folder_is_an_ordinary_one_without_pickle(model_folder, tokenizer, tmp_path):
+def test_a_saved_folder_is_an_ordinary_one_without_pickle(model_folder, tokenizer, tmp_path):
     model, out = AutoModel.from_pretrained(model_folder), tmp_path / "out"
-    publish(Accelerator(cpu=True), model, tokenizer, out, HubSection())
+    with whole_folder(out) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
     assert {p.name for p in out.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
     assert not list(out.glob("*.bin"))
     assert AutoTokenizer.from_pretrained(out)("the bank")["input_ids"] == tokenizer("the bank")["input_ids"]
     assert AutoModel.from_pretrained(out).num_parameters() == model.num_parameters()
-
-
-def test_the_end_of_a_training_run_pushes_what_it_saved(model_folder, tokenizer, tmp_path, hub, sent):
-    model, out = AutoModel.from_pretrained(model_folder), tmp_path / "out"
-    publish(Accelerator(cpu=True), model, tokenizer, out, HubSection(repo_id="me/tiny"))
-    for path in out.iterdir():
-        assert sent().files[path.name] == path.read_bytes(), path.name
-    assert sent().private
 
 
 def test_a_push_makes_a_private_repository_in_one_commit(model_folder, hub, sent, capfd):

@@ -102,7 +102,9 @@ def _positive(word: str) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     from decero import inference  # imported late, so that --help and mistakes answer fast
+    from decero.execution.threads import set_threads
 
+    set_threads()
     command = arguments.command
     loading = {name: getattr(arguments, name) for name in ("revision", "trust_remote_code", "bf16")}
     loaded = inference.load(arguments.model, command, **loading)

@@ -1,6 +1,5 @@
 """Collect the results of all runs and judge them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from decero.comparison.plan import Plan, PlannedRun
 from decero.data.packages import resolve_package_path
 from decero.evaluation.corpus_tests import Score
 from decero.evaluation.verdict import ScoredRun, Verdict, judge
+from decero.training.metrics_log import read_metrics
 from decero.training.records import read_record
 
 
@@ -21,7 +21,7 @@ def verdict_of(plan: Plan) -> tuple[Verdict, list[ScoredRun]]:
         if record["status"] == "ok" and plan.metric in record["metric"]:
             scores, score = plan.task.example_statistics(planned.folder, plan.metric)
         if record["status"] == "ok" and (log := planned.folder / "metrics.jsonl").is_file():
-            curve = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+            curve = read_metrics(log)
         runs.append(
             ScoredRun(
                 contender=planned.contender, budget=planned.budget, seed=planned.seed, status=record["status"],

@@ -14,9 +14,11 @@ from transformers import PreTrainedTokenizerBase
 from decero.comparison.plan import SPLITS, Plan, PlannedRun
 from decero.comparison.simple_baselines import score_baseline
 from decero.comparison.tuning import failure, tuning_of
-from decero.errors import UserError
+from decero.config.recorded_settings import same_settings
+from decero.errors import UserError, WriteError
 from decero.execution.unwrap import unwrap
 from decero.tasks import TASKS, Task, TaskData, record_of
+from decero.training.best_checkpoint import drop_last
 from decero.training.loop import train
 from decero.training.memory import reset_peak_memory
 from decero.training.records import read_record, write_result
@@ -50,12 +52,16 @@ def do(plan: Plan, run: PlannedRun, opened: Run, error: str | None = None) -> st
             if error:
                 raise UserError(error)
             record = {"status": "ok"} | _fit(plan, run, opened)
+        except WriteError:  # a full disk is no fault of the contender
+            raise
         except (UserError, RuntimeError, ValueError) as failed:
             if accelerator.num_processes > 1 and not isinstance(failed, UserError):
                 raise  # the other processes may have no error, and would wait forever
             record = {"status": "failed", "error": " ".join(str(failed).split()), "metric": {}}
         _make(run.folder, accelerator)
         record = write_result(run.folder, accelerator, record | ({"values": run.values} if run.values else {}))
+        if record["status"] == "ok" and run.baseline is None:
+            drop_last(replace(opened, output=run.folder, training=run.config.training), record["best"])
     if record["status"] == "failed":
         return f"failed: {record['error']}"
     metrics = record["metric"]
@@ -88,6 +94,9 @@ def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
         data = task.load_data(opened, SPLITS if task.splits else None)
         model = task.build_model()
         result = train(opened, model, data.train, task.optimize(opened, model, data), task.evaluator(opened, data))
+        if run.keep_model:  # before it is scored, because scoring may fail
+            task.prepare_to_save(unwrap(result.model))
+            opened.save_model(result.model, task.tokenizer)
         if run.trial is not None:
             assert data.validation is not None
             metric = task.evaluate(opened, result.model, data.validation, data)
@@ -99,17 +108,13 @@ def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
         accelerator.free_memory()
         if not bars:
             datasets.enable_progress_bars()
-    if run.keep_model and accelerator.is_main_process:
-        task.prepare_to_save(unwrap(result.model))
-        unwrap(result.model).save_pretrained(run.folder / "model")
-        task.tokenizer.save_pretrained(run.folder / "model")
     return record
 
 
 def _write_settings(run: PlannedRun) -> None:
     """Write config.yaml. If its settings changed, delete the old checkpoints, so that they are not resumed."""
     path, settings = run.folder / "config.yaml", run.config.to_yaml()
-    if path.is_file() and path.read_text(encoding="utf-8") != settings:
+    if path.is_file() and not same_settings(path, run.config):
         for name in ("checkpoints", "model"):
             shutil.rmtree(run.folder / name, ignore_errors=True)
         (run.folder / "metrics.jsonl").unlink(missing_ok=True)

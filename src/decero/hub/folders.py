@@ -1,8 +1,6 @@
 """Model folders: find one, read it safely, and write one completely or not at all."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from decero.errors import UserError, did_you_mean
+from decero.execution.saving import whole_folder
 from decero.hub.publish import OTHERS, PICKLES, TOKENIZER, WEIGHTS
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -107,18 +106,13 @@ def common_dtype(dtypes: dict[str, str]) -> torch.dtype:
 def claimed(out: Path | str) -> Iterator[Path]:
     """Give a temporary folder; on success rename it to `out`, on failure delete it.
 
-    Raises UserError when `out` exists and is not empty.
+    Raises UserError when `out` exists and is not empty; WriteError when it cannot be written.
     """
     out = Path(out)
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise UserError(f"{out}: already exists; give another folder")
-    partial = out.absolute().with_name(f".{out.absolute().name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(out) as partial:
         yield partial
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def copy_tokenizer(source: Path, target: Path) -> int | None:

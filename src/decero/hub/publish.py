@@ -1,4 +1,4 @@
-"""Save a model as a plain Transformers folder, and push such a folder to the hub with a card."""
+"""Push a plain Transformers folder to the hub, with a card."""
 
 import io
 import json
@@ -7,14 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from accelerate import Accelerator
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError  # type: ignore[attr-defined]
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from ruamel.yaml import YAML
 from safetensors import SafetensorError, safe_open
-from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from decero.errors import UserError, did_you_mean
 from decero.hub.card import model_card, read_run
@@ -32,25 +29,6 @@ CODE = ("*.py",)  # only if config.json has an auto_map
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
 WAITS = (1, 2, 4)  # seconds before each retry when the hub does not answer
-
-
-def publish(accelerator: Accelerator, model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, hub) -> None:
-    """Save the model and, if `hub.repo_id` is set, push it. Write the run's record before this call.
-
-    Raises UserError and keeps the folder when there is no token or the hub refuses.
-    """
-    save(accelerator, model, tokenizer, folder)
-    if accelerator.is_main_process and hub.repo_id:
-        push(folder, hub.repo_id, hub.private)
-    accelerator.wait_for_everyone()
-
-
-def save(accelerator: Accelerator, model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write weights (safetensors), configuration and tokenizer to `folder`."""
-    if accelerator.is_main_process:
-        accelerator.unwrap_model(model).save_pretrained(folder)  # type: ignore[operator]
-        tokenizer.save_pretrained(folder)
-    accelerator.wait_for_everyone()
 
 
 def push(
