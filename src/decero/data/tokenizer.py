@@ -24,9 +24,10 @@ from tokenizers import (
     processors,
     trainers,
 )
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from decero.data.packages import resolve_package_path
+from decero.data.special_tokens import TEXT
 from decero.errors import UserError, did_you_mean
 
 BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
@@ -192,7 +193,7 @@ def check_round_trip(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], *
     normalize = backend.normalizer.normalize_str if backend.normalizer else str
     texts, number = islice(texts, limit), 0
     while batch := list(islice(texts, 256)):
-        encoded = tokenizer(batch, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        encoded = tokenizer(batch, add_special_tokens=False, **TEXT)
         decoded = tokenizer.batch_decode(encoded["input_ids"], clean_up_tokenization_spaces=False)
         for text, ids, row, found in zip(batch, encoded["input_ids"], encoded.encodings, decoded, strict=True):
             number += 1
@@ -254,11 +255,3 @@ def load_tokenizer(name_or_path: str, *, needs: Sequence[str] = (), **kwargs) ->
     else:
         return tokenizer
     raise UserError(f"tokenizer {name_or_path}: {problem}")
-
-
-def special_tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Return the ids that the tokenizer adds before and after a text."""
-    mask = tokenizer("a", return_special_tokens_mask=True)
-    ids, special = mask["input_ids"], mask["special_tokens_mask"]
-    begin = special.index(0)
-    return ids[:begin], ids[len(ids) - special[::-1].index(0) :]

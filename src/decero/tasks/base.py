@@ -31,12 +31,13 @@ class Corpus(NamedTuple):
     """The texts of a run.
 
     splits: split -> part -> rows. A part is a data set of its own, such as one translation task of several; a corpus of
-    one part names it "". columns: those that hold text. label_names: of a classifier.
+    one part names it "". columns: those that hold text. label_names: of a classifier. notes: lines about guesses.
     """
 
     splits: dict[str, dict[str, Any]]
     columns: tuple[str, ...]
     label_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -142,6 +143,8 @@ class Task(ABC):
             read = {split: parts for split, parts in self.corpus.splits.items() if split in (wanted or (split,))}
             rows = {split: self.tokenize(parts, split) for split, parts in read.items()}
         train = self.mix(rows.pop("train"))
+        for note in self.corpus.notes if run.progress else ():
+            run.print(note)
         cut = sum(train["truncated"]) / len(train) if "truncated" in getattr(train, "column_names", ()) else 0
         if cut and run.progress:
             run.print(f"{cut:.1%} of the training texts are longer than {self.length_settings} and are cut")

@@ -1,0 +1,53 @@
+"""The labels and the padding of a checkpoint that classifies."""
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from decero.config.sections import ModelSection
+from decero.data.packages import resolve_package_path
+from decero.execution.positions import first_position
+
+
+def checkpoint_config(section: ModelSection) -> Any:
+    """Return the configuration of the checkpoint; None for random weights, and where `build_model` will refuse it."""
+    if section.name_or_path is None:
+        return None
+    hub = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
+    try:
+        return AutoConfig.from_pretrained(resolve_package_path(section.name_or_path), **hub)
+    except Exception:  # `build_model` reads it again, and says what is wrong
+        return None
+
+
+def label_names(config: Any) -> list[str]:
+    """Return the name of each row of a checkpoint's classification head; an empty list if it has no such head."""
+    if not any("ForSequenceClassification" in name for name in getattr(config, "architectures", None) or ()):
+        return []
+    names = {i: str(name) for i, name in config.id2label.items()}
+    if all(name == f"LABEL_{i}" for i, name in names.items()):  # some checkpoints only have the other table
+        names |= {int(i): str(name) for name, i in (config.label2id or {}).items()}
+    return [names.get(i, f"LABEL_{i}") for i in range(config.num_labels)]
+
+
+@torch.no_grad()
+def redraw_head(model: PreTrainedModel, seed: int) -> None:
+    """Draw the weights that have a row for each label anew, as transformers does for a head of another size."""
+    random = torch.Generator().manual_seed(seed)
+    base = f"{model.base_model_prefix}."
+    for name, weight in model.named_parameters():
+        if name.startswith(base) or weight.shape[:1] != (model.config.num_labels,):
+            continue
+        std = getattr(model.config, "initializer_range", 0.02) if weight.dim() > 1 else 0.0
+        weight.copy_(torch.randn(weight.shape, generator=random) * std)
+
+
+def pad_as(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give the model the tokenizer's padding token: decoders find the end of a text by it.
+
+    Models whose first position depends on their padding token keep it.
+    """
+    config: Any = model.config.get_text_config()
+    if config.pad_token_id is None or not first_position(model):
+        config.pad_token_id = tokenizer.pad_token_id
