@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from decero.config.sections import ModelSection
 from decero.data.packages import resolve_package_path
@@ -15,20 +15,22 @@ def checkpoint_config(section: ModelSection) -> Any:
     if section.name_or_path is None:
         return None
     hub = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
+    path = resolve_package_path(section.name_or_path)
     try:
-        return AutoConfig.from_pretrained(resolve_package_path(section.name_or_path), **hub)
+        config = AutoConfig.from_pretrained(path, **hub)
+        saved, _ = PreTrainedConfig.get_config_dict(path, revision=section.revision)
     except Exception:  # `build_model` reads it again, and says what is wrong
         return None
+    if "label2id" in saved and "id2label" not in saved:  # transformers reads the second table only
+        config.id2label = {int(i): name for name, i in saved["label2id"].items()}
+    return config
 
 
 def label_names(config: Any) -> list[str]:
     """Return the name of each row of a checkpoint's classification head; an empty list if it has no such head."""
     if not any("ForSequenceClassification" in name for name in getattr(config, "architectures", None) or ()):
         return []
-    names = {i: str(name) for i, name in config.id2label.items()}
-    if all(name == f"LABEL_{i}" for i, name in names.items()):  # some checkpoints only have the other table
-        names |= {int(i): str(name) for name, i in (config.label2id or {}).items()}
-    return [names.get(i, f"LABEL_{i}") for i in range(config.num_labels)]
+    return [str(config.id2label.get(i, f"LABEL_{i}")) for i in range(config.num_labels)]
 
 
 @torch.no_grad()
