@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -32,6 +33,13 @@ def root_line(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+
+
+def missing_package(error: BaseException) -> str | None:
+    """Return the package that a library's error message asks for, such as sentencepiece; None for any other error."""
+    asks = r"requires the (\w+) library|need to install (\w+)|[Nn]o module named '([\w-]+)"
+    found = re.search(asks, str(error))
+    return next(filter(None, found.groups())).lower() if found else None
 
 
 def run_script(main: Callable[[], None]) -> None:

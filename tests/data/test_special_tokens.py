@@ -1,13 +1,16 @@
 """Special tokens that are spelt out in a text are text, in every task."""
 
+import importlib.util
+
 import pytest
 from datasets import Dataset
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from decero.data.prompt_completion import tokenize_prompts
 from decero.data.special_tokens import encode_behind, encode_framed, pad_with
 from decero.data.tokenization import tokenize_examples, tokenize_pairs
+from decero.data.tokenizer import load_tokenizer
 from decero.errors import UserError
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<mask>", "<tag>"]
@@ -118,3 +121,33 @@ def test_an_empty_text_is_one_token_where_none_is_added():
     pad_with(tokenizer, None)
     data = Dataset.from_dict({"text": ["", "a"], "labels": [0, 1]})
     assert list(tokenize_examples(data, tokenizer, max_length=9)["input_ids"]) == [[0], [1]]
+
+
+def test_a_slow_tokenizer_serves_tasks_without_offsets(tmp_path):
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="ByT5Tokenizer is a slow tokenizer, without word ids and offsets"):
+        load_tokenizer(str(tmp_path))
+    tokenizer = load_tokenizer(str(tmp_path), fast=False)
+    for kind in ("examples", "pairs of examples", "seq2seq"):
+        for ids in rows_of(kind, tokenizer, "a </s> soup <pad>"):
+            assert ids[-1] == tokenizer.eos_token_id
+            assert ids.count(tokenizer.eos_token_id) == 1 + (kind == "pairs of examples")
+            assert tokenizer.decode(ids[:-1]).startswith("a </s> soup <pad>")
+    data = Dataset.from_dict({"text": ["a soup"], "labels": [0]})
+    files = []
+    for side in ("right", "left"):
+        tokenizer.truncation_side = side
+        files.append(tokenize_examples(data, tokenizer, max_length=5).cache_files)
+    assert files[0] != files[1]
+
+
+@pytest.mark.parametrize(("name", "package"), [("MarianTokenizer", "sentencepiece"), ("XLMTokenizer", "sacremoses")])
+def test_a_missing_package_is_named(name, package, tmp_path):
+    if importlib.util.find_spec(package):
+        pytest.skip(f"{package} is installed")
+    (tmp_path / "tokenizer_config.json").write_text(f'{{"tokenizer_class": "{name}"}}')
+    (tmp_path / "config.json").write_text('{"model_type": "marian"}')
+    for file in ("source.spm", "target.spm", "vocab.json", "merges.txt"):
+        (tmp_path / file).write_text("{}")
+    with pytest.raises(UserError, match=f"it needs a package: pip install {package}$"):
+        load_tokenizer(str(tmp_path), fast=False)

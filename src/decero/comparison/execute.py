@@ -125,8 +125,8 @@ def scored(plan: Plan, task: Task, data: TaskData) -> TaskData:
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a hash that is equal for tokenizers which give every text the same tokens and ids."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    parts = [backend[part] for part in ("normalizer", "pre_tokenizer", "model")]
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
+    parts = [backend.get(part, type(tokenizer).__name__) for part in ("normalizer", "pre_tokenizer", "model")]
     return hashlib.sha256(json.dumps([parts, tokenizer.get_vocab()], sort_keys=True).encode()).hexdigest()
 
 

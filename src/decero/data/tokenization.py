@@ -1,6 +1,7 @@
 """Tokenize text to rows, once: in parallel processes, memory-mapped, cached by fingerprint."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,7 +193,7 @@ def map_rows(dataset: Dataset, function, features, tokenizer, key: tuple, num_pr
     folder.mkdir(parents=True, exist_ok=True)
     # A process takes about a second to start: too slow for a small corpus.
     processes = num_proc or (min(os.cpu_count() or 1, 16) if len(dataset) >= 20_000 else 1)
-    state = tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding
+    state = _state(tokenizer)
     rows = dataset.map(
         function,
         batched=True,
@@ -210,7 +211,7 @@ def map_rows(dataset: Dataset, function, features, tokenizer, key: tuple, num_pr
 
 def _settings(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     """Return everything that can change what the tokenizer gives: the backend, what was loaded, what was set since."""
-    backend = tokenizer.backend_tokenizer.to_str()
+    backend = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else _files(tokenizer)
     loaded = sorted((name, str(value)) for name, value in tokenizer.init_kwargs.items())
     return [
         type(tokenizer).__name__,
@@ -221,13 +222,22 @@ def _settings(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     ]
 
 
+def _files(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return hashes of the files that a slow tokenizer saves: its vocabulary and its models."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return str(
+            [(path.name, xxhash.xxh64(path.read_bytes()).hexdigest()) for path in sorted(Path(folder).iterdir())]
+        )
+
+
 def keeping_tokenizer_settings(
     tokenizer: PreTrainedTokenizerBase, cut: Callable[[list], dict]
 ) -> Callable[[list], dict]:
     """Wrap `cut` so that each call restores the tokenizer's truncation and padding."""
 
     def restoring_cut(texts: list) -> dict:
-        state = tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding
+        state = _state(tokenizer)
         columns = cut(texts)
         _restore(tokenizer, *state)
         return columns
@@ -235,8 +245,16 @@ def keeping_tokenizer_settings(
     return restoring_cut
 
 
+def _state(tokenizer) -> tuple[Any, Any]:
+    """Return truncation and padding of a fast tokenizer; a slow one remembers neither."""
+    backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
+    return (backend.truncation, backend.padding) if backend else (None, None)
+
+
 def _restore(tokenizer, truncation, padding) -> None:
     """Reset truncation and padding: a call leaves truncation on, and a saved tokenizer would then cut text."""
+    if not tokenizer.is_fast:
+        return
     backend = tokenizer.backend_tokenizer
     backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
     backend.enable_padding(**padding) if padding else backend.no_padding()

@@ -21,7 +21,7 @@ from transformers import (
 from decero.data.packages import resolve_package_path
 from decero.data.special_tokens import pad_with
 from decero.data.tokenizer import check_fits_model
-from decero.errors import UserError, did_you_mean
+from decero.errors import UserError, did_you_mean, missing_package
 from decero.execution.classification_head import pad_as
 from decero.execution.positions import positions_of
 from decero.execution.transformers_internals import (
@@ -122,6 +122,8 @@ def _quietly(what: str, build: Callable[[], Any]) -> Any:
         message = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if "trust_remote_code" in str(error):
             message = "needs its own Python code; read it, then give --trust-remote-code --revision COMMIT"
+        elif package := missing_package(error):
+            message = f"it needs a package: pip install {package}"
         raise UserError(f"{what}: {message}") from error
     finally:
         transformers.logging.set_verbosity(level)

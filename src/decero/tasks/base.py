@@ -76,7 +76,8 @@ class Task(ABC):
     """One thing that a model can be trained for.
 
     recipe: name of the script that trains it. Config: its settings. auto_class: which head the model has.
-    tokenizer_needs: special tokens that the tokenizer must have. splits: those that are read, None for all.
+    tokenizer_needs: special tokens that the tokenizer must have. needs_offsets: whether it must be a fast one.
+    splits: those that are read, None for all.
     most_epochs: how often `--budget` may read the same text. generates: whether the model writes text.
     length_settings: the settings that cut long texts.
 
@@ -89,6 +90,7 @@ class Task(ABC):
     Config: ClassVar[type[TrainingRun]]
     auto_class: ClassVar[Any]
     tokenizer_needs: ClassVar[tuple[str, ...]]
+    needs_offsets: ClassVar[bool] = True
     splits: ClassVar[tuple[str, ...] | None] = None
     most_epochs: ClassVar[float] = 1
     generates: ClassVar[bool] = False
@@ -110,7 +112,8 @@ class Task(ABC):
         return self.load_tokenizer()
 
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
-        return tokenizer_for(self.config.tokenizer, self.config.model, needs=self.tokenizer_needs)
+        needs, fast = self.tokenizer_needs, self.needs_offsets
+        return tokenizer_for(self.config.tokenizer, self.config.model, needs=needs, fast=fast)
 
     @property
     def max_length(self) -> int:

@@ -34,6 +34,7 @@ class Classification(Task):
     recipe, Config = "finetune_classification", FinetuneClassification
     auto_class = AutoModelForSequenceClassification
     tokenizer_needs = ("pad_token",)  # or another token to pad with, see `load_tokenizer`
+    needs_offsets = False
     baselines = ("tfidf",)
     budget_unit = "labels"
     scored_on = "test"
@@ -50,7 +51,7 @@ class Classification(Task):
 
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer. One without a padding token pads with the checkpoint's, or with its end token."""
-        tokenizer = tokenizer_for(self.config.tokenizer, self.config.model, needs=())
+        tokenizer = tokenizer_for(self.config.tokenizer, self.config.model, needs=(), fast=self.needs_offsets)
         pad_with(tokenizer, None if self.checkpoint is None else self.checkpoint.get_text_config().pad_token_id)
         return tokenizer
 
