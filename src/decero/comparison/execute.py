@@ -25,6 +25,8 @@ from decero.training.runs import Run
 
 def execute(plan: Plan, opened: Run) -> None:
     """Do the runs that are not done yet, and report each in a line. A failed run is recorded; the others continue."""
+    for note in plan.task.corpus.notes:
+        opened.print(note)
     everything = (*plan.trials, *plan.runs)
     for number, run in enumerate(everything, start=1):
         error = None
