@@ -155,7 +155,10 @@ PADDING = {  # padding of the tokenizer and of the configuration -> the one that
 @pytest.mark.parametrize("where", PADDING)
 def test_a_decoder_classifies_whatever_its_padding(where, task, tmp_path):
     own, configured, used = PADDING[where]
-    tokenizer = byte_level(GPT2, eos_token=GPT2[0], bos_token=GPT2[0], **({"pad_token": own} if own else {}))
+    side = "right" if where == "nowhere" else "left"
+    tokenizer = byte_level(
+        GPT2, eos_token=GPT2[0], bos_token=GPT2[0], padding_side=side, **({"pad_token": own} if own else {})
+    )
     config = GPT2Config(vocab_size=512, n_embd=32, n_layer=2, n_head=4, n_positions=64, num_labels=2)
     config.pad_token_id = configured
     GPT2ForSequenceClassification(config).save_pretrained(tmp_path / "gpt2")

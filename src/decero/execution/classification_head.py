@@ -1,5 +1,6 @@
 """The labels and the padding of a checkpoint that classifies."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 from decero.config.sections import ModelSection
 from decero.data.packages import resolve_package_path
 from decero.execution.positions import first_position
+from decero.execution.transformers_internals import takes_cache
 
 
 def checkpoint_config(section: ModelSection) -> Any:
@@ -48,8 +50,11 @@ def redraw_head(model: PreTrainedModel, seed: int) -> None:
 def pad_as(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give the model the tokenizer's padding token: decoders find the end of a text by it.
 
-    Models whose first position depends on their padding token keep it.
+    Models whose first position depends on their padding token keep it. A decoder pads on the right, because some count
+    positions from the left of a row; tokenizers of chat models pad on the left, where answers begin.
     """
+    if takes_cache(inspect.signature(model.forward).parameters):
+        tokenizer.padding_side = "right"
     config: Any = model.config.get_text_config()
     if config.pad_token_id is None or not first_position(model):
         config.pad_token_id = tokenizer.pad_token_id
