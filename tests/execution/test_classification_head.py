@@ -32,6 +32,7 @@ def test_the_rows_of_a_head_have_names(fields, names):
 def test_random_weights_have_no_labels():
     assert checkpoint_config(ModelSection(config="preset.yaml")) is None
     assert label_names(None) == []
+    assert label_names(BertConfig(**SIZES, architectures=None)) == []
 
 
 def test_a_checkpoint_may_only_have_the_table_of_ids(tmp_path):

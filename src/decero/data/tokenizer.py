@@ -217,7 +217,7 @@ def check_round_trip(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], *
 def bytes_per_token(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], limit: int = 1000) -> float:
     """Return the mean number of UTF-8 bytes per token over the first `limit` texts."""
     sample = list(islice(texts, limit))
-    tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False, verbose=False)["input_ids"])
+    tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False, **TEXT)["input_ids"])
     return sum(len(text.encode()) for text in sample) / max(tokens, 1)
 
 
@@ -261,5 +261,9 @@ def load_tokenizer(
     elif missing:
         problem = f"it has no {', no '.join(missing)}; choose another tokenizer"
     else:
-        return tokenizer
+        try:
+            tokenizer("a")
+            return tokenizer
+        except Exception as error:  # a damaged setting, such as a model_max_length that is no number
+            problem = f"it cannot tokenize a text ({root_line(error)}); repair tokenizer_config.json or tokenizer.json"
     raise UserError(f"tokenizer {name_or_path}: {problem}")

@@ -30,7 +30,8 @@ def checkpoint_config(section: ModelSection) -> Any:
 
 def label_names(config: Any) -> list[str]:
     """Return the name of each row of a checkpoint's classification head; an empty list if it has no such head."""
-    if not any("ForSequenceClassification" in name for name in getattr(config, "architectures", None) or ()):
+    heads = getattr(config, "architectures", None)
+    if not isinstance(heads, list) or not any("ForSequenceClassification" in str(name) for name in heads):
         return []
     return [str(config.id2label.get(i, f"LABEL_{i}")) for i in range(config.num_labels)]
 
