@@ -76,6 +76,13 @@ def write_error(error: Exception, what: str = "") -> WriteError | None:
     return WriteError(f"{what}{found[0]}; {found[1]}, {AGAIN}") if found else None
 
 
+def missing_package(error: BaseException) -> str | None:
+    """Return the package that a library's error message asks for, such as sentencepiece; None for any other error."""
+    asks = r"requires the (\w+) library|need to install (\w+)|[Nn]o module named '([\w-]+)"
+    found = re.search(asks, str(error))
+    return next(filter(None, found.groups())).lower() if found else None
+
+
 def run_script(main: Callable[[], None]) -> None:
     """Run a command. A `UserError` becomes one line on standard error and exit code 2; Ctrl-C gives exit code 130.
 

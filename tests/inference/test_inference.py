@@ -75,6 +75,15 @@ def test_fill_gives_the_likeliest_tokens_of_each_hole(whose, checkpoint):
     assert found[0].text == joined
 
 
+def test_only_the_mask_is_special_in_a_text_to_fill(checkpoint):
+    loaded = load(checkpoint("masked", "ours"), "fill")
+    texts = ["the [MASK] rose [SEP] on [PAD] monday", "the [MASK] rose"]
+    found = list(fill(loaded, texts, top_k=2))
+    assert [len(each.holes) for each in found] == [1, 1]
+    assert found[0].text == texts[0].replace("[MASK]", found[0].holes[0][0][0]).replace(" ##", "")
+    assert found[1].text == next(fill(loaded, texts[1:], top_k=2)).text
+
+
 def test_a_line_without_a_hole_gives_a_warning(checkpoint):
     said = []
     list(fill(checkpoint("masked", "ours"), ["", "shares fell"], warn=said.append))

@@ -60,6 +60,7 @@ def asked(monkeypatch):
         return answer
 
     monkeypatch.setattr("decero.inference.load", load)
+    monkeypatch.setattr("decero.inference.reads_pairs", lambda loaded: loaded == "pair/model")
     for command in FOUND:
         monkeypatch.setattr(f"decero.inference.{command}", stand_in(command))
     return asked
@@ -93,6 +94,25 @@ def test_jsonl_gives_one_object_per_line_with_all_results(command, asked, file, 
         assert rows == [{"output": text, "holes": [hole] if text else []} for text in TEXTS]
     else:
         assert rows == [{"output": FOUND[command][text]} for text in TEXTS]
+
+
+@pytest.mark.parametrize("words", [["pair/model"], ["a/model", "--pair"]])
+def test_each_line_of_pairs_has_two_texts_and_a_tab(words, asked, monkeypatch, tmp_path, capsys):
+    read, path = [], tmp_path / "pairs.tsv"
+    path.write_text("a soup\ta ferry\n\na soup\t\n", encoding="utf-8")
+
+    def answer(loaded, texts, **options):
+        return (read.append(pair) or {"no": 0.75} for pair in texts)
+
+    monkeypatch.setattr("decero.inference.classify", answer)
+    main(["classify", words[0], str(path), "--jsonl", *words[1:]])
+    assert read == [("a soup", "a ferry"), ("", ""), ("a soup", "")]
+    first = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert first == {"text": "a soup", "text_pair": "a ferry", "labels": {"no": 0.75}}
+    for text, found in (("a soup", "no tab"), ("a\tb\tc", "2 tabs")):
+        with pytest.raises(SystemExit):
+            main(["classify", words[0], text, *words[1:]])
+        assert f"error: line 1: {found}; the model reads pairs: give two texts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", FOUND)

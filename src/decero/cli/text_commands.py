@@ -50,7 +50,12 @@ def add_fill(commands) -> None:
 
 def add_classify(commands) -> None:
     """Add `decero classify MODEL [TEXT|FILE|-]`."""
-    _parser(commands, "classify", "label each line with a fine-tuned classifier, with probability")
+    what = "label each line with a fine-tuned classifier, with probability, or with the value of a regression"
+    parser = _parser(commands, "classify", what)
+    parser.add_argument(
+        "--pair", action="store_true",
+        help="read two texts a line, with a tab between them (default for a model that was fine-tuned on pairs)",
+    )  # fmt: skip
 
 
 def _parser(commands, name: str, what: str) -> argparse.ArgumentParser:
@@ -112,13 +117,16 @@ def _run(arguments: argparse.Namespace) -> None:
     for name in ("beams", "max_new_tokens", "prefix", "top_k", "too_long", "chat", "temperature", "top_p", "seed"):
         if hasattr(arguments, name):
             options[name] = getattr(arguments, name)
+    lines: Iterable[Any]
     lines, total = read_lines(arguments.text)
+    if command == "classify" and (arguments.pair or inference.reads_pairs(loaded)):
+        lines = _pairs(lines)
     typed = arguments.text == "-" and sys.stdin.isatty()  # somebody types and waits for each answer
     bar = tqdm(total=total, unit="line", file=sys.stderr, dynamic_ncols=True, disable=typed or not sys.stderr.isatty())
     options |= {"warn": lambda line: bar.write(f"warning: {line}", file=sys.stderr), "first_window": 1 if typed else 32}
-    texts: list[str] = []  # read but not answered yet
+    texts: list[Any] = []  # read but not answered yet
 
-    def remembered() -> Iterator[str]:
+    def remembered() -> Iterator[Any]:
         for line in lines:
             texts.append(line)
             yield line
@@ -166,6 +174,16 @@ def _decoded(file: Iterable[bytes], name: str) -> Iterator[str]:
             raise UserError(f"{name}: line {number} is not UTF-8; convert it with iconv") from None
 
 
+def _pairs(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Split each line at its tab. Raises UserError for a line with no tab, or with several."""
+    for number, line in enumerate(lines, start=1):
+        texts = line.split("\t") if line.strip() else ["", ""]
+        if len(texts) != 2:
+            found = "no tab" if len(texts) == 1 else f"{len(texts) - 1} tabs"
+            raise UserError(f"line {number}: {found}; the model reads pairs: give two texts with one tab between them")
+        yield texts[0], texts[1]
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.splitlines())
 
@@ -174,9 +192,14 @@ def _json(**fields: Any) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-def _label(text: str, found: dict[str, float]) -> str:
-    """Write the likeliest label and its probability with a tab between them."""
+def _label(text: Any, found: dict[str, float]) -> str:
+    """Write the likeliest label and its probability, or the name and the value of a regression, with a tab between."""
     return "\t".join(f"{name}\t{value:.4f}" for name, value in list(found.items())[:1])
+
+
+def _labels(text: Any, found: dict[str, float]) -> str:
+    texts = {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
+    return _json(**texts, labels=found)
 
 
 def _written(text: str, answer: str) -> str:
@@ -195,6 +218,6 @@ TO_LINE: dict[str, tuple[Callable, Callable]] = {
     "summarize": WRITES,
     "generate": WRITES,
     "fill": (lambda text, filled: _one_line(filled.text), _holes),
-    "classify": (_label, lambda text, found: _json(text=text, labels=found)),
+    "classify": (_label, _labels),
 }
 COMMANDS = (add_translate, add_summarize, add_generate, add_fill, add_classify)

@@ -27,6 +27,8 @@ from decero.training.runs import Run
 
 def execute(plan: Plan, opened: Run) -> None:
     """Do the runs that are not done yet, and report each in a line. A failed run is recorded; the others continue."""
+    for note in plan.task.corpus.notes:
+        opened.print(note)
     everything = (*plan.trials, *plan.runs)
     for number, run in enumerate(everything, start=1):
         error = None
@@ -130,8 +132,8 @@ def scored(plan: Plan, task: Task, data: TaskData) -> TaskData:
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a hash that is equal for tokenizers which give every text the same tokens and ids."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    parts = [backend[part] for part in ("normalizer", "pre_tokenizer", "model")]
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
+    parts = [backend.get(part, type(tokenizer).__name__) for part in ("normalizer", "pre_tokenizer", "model")]
     return hashlib.sha256(json.dumps([parts, tokenizer.get_vocab()], sort_keys=True).encode()).hexdigest()
 
 

@@ -12,8 +12,8 @@ from decero.data.causal import PLAIN, Causal
 from decero.data.collators import IGNORED
 from decero.data.corpus import check_text
 from decero.data.pairs import Pair
+from decero.data.special_tokens import encode_framed, special_tokens_around
 from decero.data.tokenization import map_rows
-from decero.data.tokenizer import special_tokens_around
 from decero.errors import UserError
 
 
@@ -122,7 +122,7 @@ class _Chat:
         return str(text)
 
     def prompt(self, text: str) -> list[int]:
-        return self.tokenizer(self.render(text), add_special_tokens=False, verbose=False)["input_ids"]
+        return encode_framed(self.tokenizer, self.render, text)
 
     def completion(self, text: str, answer: str) -> list[int]:
         """Return the ids after the prompt, up to the first end token; add one if the template writes none."""
@@ -133,7 +133,7 @@ class _Chat:
                 "follows; set objective.chat_template=off"
             )
         end = self.tokenizer.eos_token_id
-        ids = self.tokenizer(whole[len(before) :], add_special_tokens=False, verbose=False)["input_ids"]
+        ids = encode_framed(self.tokenizer, lambda answer: self.render(text, answer)[len(before) :], answer)
         return [*(ids[: ids.index(end)] if end in ids else ids), end]
 
 

@@ -17,8 +17,10 @@ from decero.execution.transformers_internals import StrictDataclassError, heads_
 from decero.models import AUTO_CLASSES
 
 
-def tokenizer_for(tokenizer: TokenizerSection, model: ModelSection, needs: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Load the named tokenizer, or the checkpoint's own.
+def tokenizer_for(
+    tokenizer: TokenizerSection, model: ModelSection, needs: Sequence[str], fast: bool = True
+) -> PreTrainedTokenizerFast:
+    """Load the named tokenizer, or the checkpoint's own. fast: refuse a slow one.
 
     Raises UserError when there is none, when it lacks one of `needs`, and when its ids differ from the checkpoint's.
     """
@@ -29,10 +31,10 @@ def tokenizer_for(tokenizer: TokenizerSection, model: ModelSection, needs: Seque
             "train one with recipes/train_tokenizer.py and set its folder"
         )
     pinned = {"revision": model.revision} if model.revision else {}
-    found = load_tokenizer(name, needs=needs, **(pinned if name == model.name_or_path else {}))
+    found = load_tokenizer(name, needs=needs, fast=fast, **(pinned if name == model.name_or_path else {}))
     if tokenizer.name_or_path and model.name_or_path:
         try:
-            own = load_tokenizer(model.name_or_path, **pinned).get_vocab()
+            own = load_tokenizer(model.name_or_path, fast=False, **pinned).get_vocab()
         except UserError:
             own = found.get_vocab()  # a checkpoint without a tokenizer cannot contradict one
         if own != found.get_vocab():

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
+from decero.data.special_tokens import encode_framed
 from decero.errors import UserError
 from decero.inference.loading import Loaded
 
@@ -63,7 +64,7 @@ def pieces(
     room = limit - reserve
 
     def length(part: str) -> int:
-        return len(loaded.tokenizer(prefix + part + suffix, verbose=False)["input_ids"])
+        return len(encode_framed(loaded.tokenizer, lambda part: prefix + part + suffix, part, special_tokens=True))
 
     if room - length("") < 1:
         raise UserError(

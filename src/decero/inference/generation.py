@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from decero.data.special_tokens import encode_behind, encode_framed
 from decero.errors import UserError
 from decero.execution.weight_layout import prepacked_weights
 from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn, in_order, pieces, windows
@@ -126,7 +127,7 @@ def _stream(
 
 
 def _encode(loaded: Loaded, prefix: str, limit: int | None, text: str) -> list[int]:
-    return loaded.tokenizer(prefix + text, truncation=limit is not None, max_length=limit, verbose=False)["input_ids"]
+    return encode_behind(loaded.tokenizer, prefix, [text], limit)[0]
 
 
 def _encode_start(loaded: Loaded, prefix: str, suffix: str, limit: int | None, chat: bool, text: str) -> list[int]:
@@ -137,7 +138,7 @@ def _encode_start(loaded: Loaded, prefix: str, suffix: str, limit: int | None, c
     """
     ends = (loaded.tokenizer.eos_token_id, loaded.tokenizer.sep_token_id)
     while True:
-        ids = loaded.tokenizer(prefix + text + suffix, add_special_tokens=not chat, verbose=False)["input_ids"]
+        ids = encode_framed(loaded.tokenizer, lambda text: prefix + text + suffix, text, special_tokens=not chat)
         while not chat and len(ids) > 1 and ids[-1] in ends:
             ids = ids[:-1]
         if limit is None or len(ids) <= limit or not text:

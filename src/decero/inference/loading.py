@@ -19,8 +19,10 @@ from transformers import (
 )
 
 from decero.data.packages import resolve_package_path
+from decero.data.special_tokens import pad_with
 from decero.data.tokenizer import check_fits_model
-from decero.errors import UserError, did_you_mean
+from decero.errors import UserError, did_you_mean, missing_package
+from decero.execution.classification_head import pad_as
 from decero.execution.positions import positions_of
 from decero.execution.transformers_internals import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -102,10 +104,9 @@ def load(
     tokenizer = _quietly(f"{name}: tokenizer", lambda: AutoTokenizer.from_pretrained(path, **hub))
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) <= 1:
         raise UserError(f"{name}: no tokenizer; save the one it was trained with in this folder")
-    if tokenizer.pad_token is None:  # GPT-2 and Llama have no padding token; any token works, because padding is masked
-        tokenizer.pad_token = tokenizer.eos_token
-    if model.config.pad_token_id is None:  # causal classifiers find the end of a text by it
-        model.config.pad_token_id = tokenizer.pad_token_id
+    pad_with(tokenizer, model.config.get_text_config().pad_token_id)  # GPT-2 and Llama have no padding token
+    if command == "classify" or model.config.pad_token_id is None:
+        pad_as(model, tokenizer)
     check_fits_model(tokenizer, model.get_input_embeddings().num_embeddings, name)
     return Loaded(name, model.eval(), tokenizer)
 
@@ -121,6 +122,8 @@ def _quietly(what: str, build: Callable[[], Any]) -> Any:
         message = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if "trust_remote_code" in str(error):
             message = "needs its own Python code; read it, then give --trust-remote-code --revision COMMIT"
+        elif package := missing_package(error):
+            message = f"it needs a package: pip install {package}"
         raise UserError(f"{what}: {message}") from error
     finally:
         transformers.logging.set_verbosity(level)

@@ -21,6 +21,7 @@ from decero.training.runs import Run
 class Seq2Seq(TextToText):
     recipe, Config, auto_class = "finetune_seq2seq", FinetuneSeq2Seq, AutoModelForSeq2SeqLM
     tokenizer_needs = ("pad_token",)
+    needs_offsets = False
 
     @property
     def max_length(self) -> int:
