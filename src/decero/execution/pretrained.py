@@ -15,7 +15,6 @@ from transformers import AutoConfig, PreTrainedModel
 from decero.errors import UserError
 from decero.execution.model_folder import Checkpoint, read_config, read_headers
 
-WRAPPER = r"^((_orig_mod|module|_fsdp_wrapped_module)\.)+"  # torch.compile, DistributedDataParallel, FSDP
 SHOWN = 4  # groups of tensors that a line names
 
 
@@ -54,30 +53,31 @@ def load_pretrained(
 
     new_head: allow a head that the checkpoint does not have to start from random weights.
     new_labels: replace a classifier with another number of labels.
-    options: more arguments of `from_pretrained`. Tensor names lose the prefix of a wrapper (`_orig_mod.`).
+    options: more arguments of `from_pretrained`.
 
     Raises UserError for a missing tensor outside a new head, and for a tensor of another shape.
     """
     folder, where = checkpoint.folder, checkpoint.name
     stored = list(read_headers(folder))
-    wrapped = bool(stored) and all(re.match(WRAPPER, name) for name in stored)
     model, report = auto_class.from_pretrained(
         str(folder), use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True,
-        key_mapping={WRAPPER: ""} if wrapped else None, **checkpoint.code, **options,
+        **checkpoint.code, **options,
     )  # fmt: skip
     kind = type(model).__name__
     saved_by_it = kind in (read_config(folder).get("architectures") or [])
     new = _missing_heads(model, report["missing_keys"]) if new_head and not saved_by_it else set()
-    for name in sorted(report["missing_keys"]):
-        if _head_part(model, name) not in new:
-            raise UserError(f"{where}: tensor {name} is missing; {kind} needs it{_nearest(name, stored)}")
+    lacking = [name for name in report["missing_keys"] if _head_part(model, name) not in new]
+    if lacking:
+        name = min(lacking, key=[*model.state_dict()].index)
+        more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
+        other = _prefixed(name.removeprefix(f"{model.base_model_prefix}."), stored)
+        raise UserError(f"{where}: tensor {name} is missing{more}; {kind} needs it{other}")
     for name, found, wanted in sorted(report["mismatched_keys"]):
         if not new_labels or not _head_part(model, name):
             raise UserError(f"{where}: tensor {name} has shape {[*found]}, but {kind} needs {[*wanted]}")
         new.add(_head_part(model, name))
     said = [f"new, with random weights: {', '.join(sorted(new))}"] if new else []
     said += [f"not used: {_summary(report['unexpected_keys'])}"] if report["unexpected_keys"] else []
-    said += [f"prefix {re.match(WRAPPER, stored[0])[0]} taken off"] if wrapped else []  # type: ignore[index]
     if said:
         say(f"{where}: {'; '.join(said)}")
     return model
@@ -110,11 +110,10 @@ def _missing_heads(model: PreTrainedModel, missing: set[str]) -> set[str]:
     return {_head_part(model, name) for name in missing} - loaded - {""}
 
 
-def _nearest(name: str, stored: list[str]) -> str:
-    """Name a stored tensor whose name ends like the missing one: a prefix may differ."""
-    tail = ".".join(name.split(".")[1:])
-    found = [each for each in stored if each.endswith(name) or name.endswith(each) or (tail and each.endswith(tail))]
-    return f", and the file has {found[0]}" if found else ""
+def _prefixed(name: str, stored: list[str]) -> str:
+    """Name the stored tensor that has another prefix than the missing one; torch.compile adds `_orig_mod.`."""
+    found = next((each for each in stored if each.endswith(f".{name}")), "")
+    return f", and the file has {found}; save the model without this prefix" if found else ""
 
 
 def _summary(names: Collection[str]) -> str:

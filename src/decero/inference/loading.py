@@ -1,5 +1,6 @@
 """Load a decero or stock checkpoint and check that its head fits the command."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def load(
 
     Raises UserError if there is no such model, if its files are damaged or lack a tensor, if its head is of another
     kind (the message names the commands that fit), if it needs remote code and that is not allowed, or if its tokenizer
-    is missing or does not fit.
+    is missing or does not fit. The loaded model raises it for outputs that are not finite.
     """
     if isinstance(name, Loaded):
         _choose(name.name, name.model.config, [type(name.model).__name__], command)
@@ -95,9 +96,10 @@ def load(
         config = read_model_config(checkpoint)
         auto_class = _choose(name, config, config.architectures or [], command)
         dtype = torch.bfloat16 if bf16 else stored
-        model: Any = load_pretrained(auto_class, checkpoint, new_head=False, dtype=dtype).to(device)
+        model: Any = load_pretrained(auto_class, checkpoint, new_head=False, dtype=dtype)
+        model = model.to(device)
     with one_line(f"{name}: tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(str(checkpoint.folder), **checkpoint.code)
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoint.folder), **checkpoint.code)
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) <= 1:
         raise UserError(f"{name}: no tokenizer; save the one it was trained with in this folder")
     if tokenizer.pad_token is None:  # GPT-2 and Llama have no padding token; any token works, because padding is masked
@@ -105,7 +107,22 @@ def load(
     if model.config.pad_token_id is None:  # causal classifiers find the end of a text by it
         model.config.pad_token_id = tokenizer.pad_token_id
     check_fits_model(tokenizer, model.get_input_embeddings().num_embeddings, name, TOO_MANY_TOKENS)
+    model.register_forward_hook(_refuse_nan(name))
     return Loaded(name, model.eval(), tokenizer)
+
+
+def _refuse_nan(name: str) -> Callable[..., None]:
+    """Return a forward hook that raises UserError for logits from which no answer can be read.
+
+    These are NaN, infinity, or -infinity alone. Of a text that is being written, only the last position counts.
+    """
+
+    def check(model: PreTrainedModel, inputs: Any, outputs: Any) -> None:
+        logits = outputs.logits[:, -1] if outputs.logits.dim() == 3 else outputs.logits
+        if not logits.amax(dim=-1).isfinite().all():
+            raise UserError(f"{name}: the model computes NaN or infinity, which is no answer; use another checkpoint")
+
+    return check
 
 
 def _heads(auto_class: Any, table: dict[str, Any]) -> set[str]:
