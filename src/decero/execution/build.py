@@ -24,6 +24,7 @@ def tokenizer_for(tokenizer: TokenizerSection, model: ModelSection, needs: Seque
     """Load the named tokenizer, or the checkpoint's own.
 
     Raises UserError when there is none, when it lacks one of `needs`, and when its ids differ from the checkpoint's.
+    Tokens may be added.
     """
     name = tokenizer.name_or_path or model.name_or_path
     if name is None:
@@ -38,12 +39,19 @@ def tokenizer_for(tokenizer: TokenizerSection, model: ModelSection, needs: Seque
             own = load_tokenizer(model.name_or_path, **pinned).get_vocab()
         except UserError:
             own = found.get_vocab()  # a checkpoint without a tokenizer cannot contradict one
-        if own != found.get_vocab():
+        if not _extends(found, own):
             raise UserError(
                 f"tokenizer.name_or_path: {tokenizer.name_or_path} gives other ids than the tokenizer of "
                 f"{model.name_or_path}; remove this setting"
             )
     return found
+
+
+def _extends(tokenizer: PreTrainedTokenizerFast, own: dict[str, int]) -> bool:
+    """Tell whether a tokenizer gives the tokens of a checkpoint their ids, and has only added tokens besides them."""
+    vocab = tokenizer.get_vocab()
+    extra = {i for token, i in vocab.items() if token not in own}
+    return own.items() <= vocab.items() and extra <= set(tokenizer.added_tokens_decoder)
 
 
 def checkpoint_of(section: ModelSection, weights: bool = True) -> Checkpoint:
