@@ -198,7 +198,7 @@ def test_what_is_no_model_folder_is_one_line(name, said, tmp_path, tokenizer):
     ):
         with pytest.raises(UserError, match=said):
             read()
-    with pytest.raises(UserError, match="tokenizer|this is"):
+    with pytest.raises(UserError, match=r"tokenizer|this is"):
         load_tokenizer(name)
 
 
