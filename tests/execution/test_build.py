@@ -170,6 +170,9 @@ def test_a_folder_with_added_tokens_extends_the_own_tokenizer(saved, tokenizer_f
 def test_a_negative_padding_id_of_a_checkpoint_means_none(saved):
     auto, section, tokenizer, _ = saved("llama", pad_token_id=-1)
     assert build_model(section, auto, tokenizer, 16, seed=0).config.pad_token_id == tokenizer.pad_token_id
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    model = build_model(section, auto, tokenizer, 16, seed=0)
+    assert model.config.pad_token_id == tokenizer.pad_token_id == model.config.vocab_size - 1
     auto, section, tokenizer, _ = saved("llama", pad_token_id=None)
     beyond = section.model_copy(update={"overrides": {"pad_token_id": 5000}})
     with pytest.raises(UserError, match="pad_token_id 5000 is outside of the vocabulary"):

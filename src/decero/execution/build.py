@@ -142,16 +142,18 @@ def _load(
     wanted = overrides.pop("vocab_size", None) or max(own, _end_of_added_tokens(tokenizer, own))
     check_fits_model(tokenizer, wanted, source)
     _check_ids(config, section.overrides | {"vocab_size": wanted}, source)
-    pad = getattr(config, "pad_token_id", None)
-    if isinstance(pad, int) and pad < 0:  # some Llama checkpoints say -1 for none
-        overrides.setdefault("pad_token_id", tokenizer.pad_token_id)
+    pad = overrides.get("pad_token_id", getattr(config, "pad_token_id", None))
+    later = isinstance(pad, int) and not 0 <= pad < own  # of a row to come; -1 in some Llama checkpoints means none
     model = load_pretrained(
         auto_class, checkpoint, new_head=new_head, dtype=torch.float32,
-        new_labels=overrides.get("num_labels", config.num_labels) != config.num_labels, **overrides,
+        new_labels=overrides.get("num_labels", config.num_labels) != config.num_labels,
+        **(overrides | ({"pad_token_id": None} if later else {})),
     )  # fmt: skip
     if wanted != own:
         model.resize_token_embeddings(wanted)
         say(f"{source}: the embedding has {wanted} rows instead of {own}")
+    if later:
+        model.config.pad_token_id = tokenizer.pad_token_id if pad < 0 else pad
     return model
 
 

@@ -93,7 +93,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read config.json. Raises UserError when it is missing, invalid or without a model_type."""
     path = folder / "config.json"
     if not kind_of(path):
-        raise UserError(f"{folder}: no model in this folder: there is no config.json")
+        hint = f"; give {folder}/model" if kind_of(folder / "model") == "a folder" else ""
+        raise UserError(f"{folder}: no model in this folder: there is no config.json{hint}")
     config = _read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise UserError(f"{path}: no model_type")

@@ -87,6 +87,8 @@ def load(
     name = str(name)
     if trust_remote_code and revision is None:
         raise UserError("--trust-remote-code needs --revision: give the commit whose code you trust")
+    if code_revision is not None and not trust_remote_code:
+        raise UserError("--code-revision has no effect without --trust-remote-code; remove it")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stored: Any = "auto" if device.type == "cuda" else torch.float32
     with one_line(name, "give --trust-remote-code --revision COMMIT"):
