@@ -142,7 +142,7 @@ def _load(
     wanted = overrides.pop("vocab_size", None) or max(own, _end_of_added_tokens(tokenizer, own))
     check_fits_model(tokenizer, wanted, source)
     _check_ids(config, section.overrides | {"vocab_size": wanted}, source)
-    pad = overrides.get("pad_token_id", getattr(config, "pad_token_id", None))
+    pad: Any = overrides.get("pad_token_id", getattr(config, "pad_token_id", None))
     later = isinstance(pad, int) and not 0 <= pad < own  # of a row to come; -1 in some Llama checkpoints means none
     model = load_pretrained(
         auto_class, checkpoint, new_head=new_head, dtype=torch.float32,
