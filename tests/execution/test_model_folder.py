@@ -103,6 +103,8 @@ def damaged(name, folder):
         config.write_text("[" * 100_000)
     elif name == "config without type":
         config.write_text("{}")
+    elif name == "config architectures":
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"architectures": True}))
     elif name == "config missing":
         config.unlink()
     elif name == "config sparse":
@@ -139,6 +141,7 @@ DAMAGES = {
     "config list": "no model_type",
     "config deep": "nested too deeply",
     "config without type": "no model_type",
+    "config architectures": "architectures is True, not a list",
     "config missing": r"there is no config\.json",
     "config sparse": "536,870,912 bytes",
     "config.json pipe": "this is a pipe",
@@ -163,6 +166,15 @@ def test_a_damaged_folder_is_one_line_everywhere(name, folder, tokenizer, monkey
             read()
         assert "\n" not in str(refused.value)
     assert not (folder.parent / "opened").exists()
+
+
+def test_a_model_max_length_that_is_no_number_is_one_line(folder):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": {"a": [1]}}))
+    with pytest.raises(UserError, match=r"model_max_length is .* not a number"):
+        load_tokenizer(str(folder))
+    with pytest.raises(UserError, match=r"model_max_length is .* not a number"):
+        load(str(folder), "fill")
 
 
 def test_a_sound_folder_in_shards_is_read(folder, tokenizer):

@@ -257,6 +257,8 @@ def load_tokenizer(name_or_path: str, *, needs: Sequence[str] = (), **kwargs) ->
     # From a folder with only config.json, transformers makes a tokenizer of special tokens (and a space, for T5)
     elif len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) <= 1:
         problem = "it has no vocabulary; save the tokenizer in the same folder"
+    elif not isinstance(tokenizer.model_max_length, int | float):
+        problem = f"its model_max_length is {tokenizer.model_max_length!r}, not a number; correct tokenizer_config.json"
     elif missing:
         problem = f"it has no {', no '.join(missing)}; choose another tokenizer"
     else:

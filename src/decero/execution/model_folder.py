@@ -98,6 +98,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     config = _read_json(path)
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise UserError(f"{path}: no model_type")
+    made_by = config.get("architectures")
+    if made_by is not None and not (isinstance(made_by, list) and all(isinstance(name, str) for name in made_by)):
+        raise UserError(f"{path}: architectures is {made_by!r}, not a list of names of classes")
     return config
 
 

@@ -20,7 +20,6 @@ from transformers.utils import logging
 import decero.models
 from decero.errors import UserError
 from decero.execution.model_folder import DTYPES, find, read_config, read_headers
-from decero.execution.transformers_internals import StrictDataclassError
 from decero.files import check_folder
 from decero.hub.card import read_run
 from decero.hub.families import FAMILIES
@@ -224,7 +223,9 @@ def _loading() -> Iterator[None]:
     """Turn transformers' loading errors into a UserError of one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # models and configurations raise all kinds
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[-1].strip()
         raise UserError(f"transformers cannot load it: {reason}") from error
 

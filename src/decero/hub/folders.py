@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from decero.errors import UserError
 from decero.execution.model_folder import DTYPES, TOKENIZER
+from decero.execution.pretrained import one_line
 
 LINES = ("Hello, world!", "The quick brown fox jumps over 13 lazy dogs.", "naïve café, 東京 2024: ½ ≠ ⅓", "")
 
@@ -66,7 +67,5 @@ def copy_tokenizer(source: Path, target: Path) -> int | None:
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    try:
+    with one_line(f"{folder}: cannot load its tokenizer"):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"{folder}: cannot load its tokenizer: {str(error).strip().splitlines()[0]}") from error

@@ -104,6 +104,8 @@ def load(
         tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoint.folder), **checkpoint.code)
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) <= 1:
         raise UserError(f"{name}: no tokenizer; save the one it was trained with in this folder")
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise UserError(f"{name}: tokenizer: its model_max_length is {tokenizer.model_max_length!r}, not a number")
     if tokenizer.pad_token is None:  # GPT-2 and Llama have no padding token; any token works, because padding is masked
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:  # causal classifiers find the end of a text by it

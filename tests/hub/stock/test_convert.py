@@ -433,3 +433,11 @@ def test_the_command_line(stock_folder, tmp_path, capfd):
     with pytest.raises(SystemExit):
         main(["import", str(tmp_path / "stok"), str(tmp_path / "other")])
     assert "stok: no such folder; did you mean" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{}", "{", '{"model": {"type": "WordLevel"}, "new": -1}'])
+def test_a_damaged_tokenizer_is_one_line(content, stock_folder, tmp_path):
+    folder = stock_folder()
+    (folder / "tokenizer.json").write_text(content)
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    assert "\n" not in refused(folder, tmp_path / "out", "cannot load its tokenizer")
