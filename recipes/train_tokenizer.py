@@ -13,8 +13,8 @@ def main():
     config = TrainTokenizer.from_cli()
     from decero.data.corpus import load_corpus  # after --help and mistakes, which need no libraries
     from decero.data.corpus_texts import CorpusTexts
-    from decero.data.tokenizer import bytes_per_token, check_fits_model, check_round_trip, train_tokenizer
-    from decero.execution.build import vocab_size_of
+    from decero.data.tokenizer import bytes_per_token, check_round_trip, train_tokenizer
+    from decero.execution.build import check_vocab_size
     from decero.tasks import is_finished, push_once
     from decero.training.records import write_result
     from decero.training.runs import open_run
@@ -24,6 +24,8 @@ def main():
             return
         if run.accelerator.num_processes > 1:
             raise UserError("topology: one process trains a tokenizer and uses every core; start it with python")
+        if model := config.model:  # before training, which takes long
+            check_vocab_size(model, config.tokenizer.vocab_size)
         corpus = load_corpus(**config.data.source())["train"].select_columns([config.data.text_column])
         texts, started = CorpusTexts(corpus), time.perf_counter()
         if config.dry_run:
@@ -33,9 +35,6 @@ def main():
             )
         tokenizer = train_tokenizer(texts, length=len(corpus), **config.tokenizer.model_dump())
         check_round_trip(tokenizer, texts)
-        if model := config.model:
-            check_fits_model(tokenizer, vocab_size_of(model), str(model.config or model.name_or_path))
-
         folder = run.save_model(tokenizer)
         metric = {"vocab_size": len(tokenizer), "bytes_per_token": bytes_per_token(tokenizer, texts)}
         record = {"metric": metric, "seed": config.seed, "documents": len(corpus)}

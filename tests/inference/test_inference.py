@@ -1,9 +1,11 @@
 """Answers come in order, equal those of each text alone, and losses give a warning."""
 
 import itertools
+import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
 
 from decero.errors import UserError
@@ -140,6 +142,37 @@ def test_a_model_of_another_kind_names_the_commands_that_fit(command, kind, whos
     )
     with pytest.raises(UserError, match=WRONG[command, kind]):
         load(loaded, command)
+
+
+def diverged(model):
+    model.base_model.get_input_embeddings().weight.data.fill_(torch.nan)
+
+
+def overflowing(model):
+    model.base_model.get_input_embeddings().weight.data.fill_(torch.inf)
+
+
+@BOTH
+@pytest.mark.parametrize("change", [diverged, overflowing])
+@pytest.mark.parametrize("kind", COMMAND_OF)
+def test_outputs_that_are_not_finite_are_no_answers(kind, change, whose, checkpoint):
+    loaded = load(checkpoint(kind, whose, change), COMMAND_OF[kind])
+    answer = {"classify": classify, "fill": fill, "generate": generate, "translate": translate}[COMMAND_OF[kind]]
+    for options in ({}, {"beams": 2}) if kind in ("causal", "seq2seq") else ({},):
+        with pytest.raises(UserError, match="computes NaN or infinity, which is no answer"):
+            list(answer(loaded, ["", "the [MASK] rose"], **options))
+
+
+@BOTH
+@pytest.mark.parametrize("kind", COMMAND_OF)
+def test_no_command_answers_from_weights_that_are_not_there(kind, whose, checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint(kind, whose), tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    for part in sorted({name.rpartition(".")[0] for name in tensors}):
+        left = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{part}.")}
+        save_file(left, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(UserError, match=rf"tensor {part}\.\w+ is missing"):
+            load(folder, COMMAND_OF[kind])
 
 
 def test_remote_code_needs_a_revision():

@@ -80,6 +80,9 @@ def _parser(commands, name: str, what: str) -> argparse.ArgumentParser:
     parser.add_argument("--bf16", action="store_true", help="weights in bfloat16: faster, but a few words may differ")
     parser.add_argument("--revision", metavar="COMMIT", help="commit of a model on the hub")
     parser.add_argument(
+        "--code-revision", metavar="NAME/REPO@COMMIT", help="allow the model to take Python code from this repository"
+    )
+    parser.add_argument(
         "--trust-remote-code", action="store_true", help="allow Python code from the model to run; needs --revision"
     )
     parser.set_defaults(function=_run)
@@ -112,6 +115,7 @@ def _run(arguments: argparse.Namespace) -> None:
     set_threads()
     command = arguments.command
     loading = {name: getattr(arguments, name) for name in ("revision", "trust_remote_code", "bf16")}
+    loading |= {"code_revision": arguments.code_revision} if arguments.code_revision else {}
     loaded = inference.load(arguments.model, command, **loading)
     options = {"batch_tokens": arguments.batch_tokens}
     for name in ("beams", "max_new_tokens", "prefix", "top_k", "too_long", "chat", "temperature", "top_p", "seed"):

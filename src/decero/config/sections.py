@@ -1,8 +1,11 @@
 """Define the sections of settings that recipes share."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+COMMIT = re.compile(r"[0-9a-f]{40}")  # a branch, a tag or a short hash may name other code tomorrow
 
 
 class Section(BaseModel):
@@ -23,6 +26,9 @@ class ModelSection(Section):
     trust_remote_code: bool = Field(
         False, description="allow Python code from the checkpoint to run; needs model.revision"
     )
+    code_revision: str | None = Field(
+        None, description="NAME/REPO@COMMIT of Python code that the checkpoint takes from another repository"
+    )
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = (
         Field(None, description="attention backend; the best available one when not set or not supported by the device")
     )
@@ -31,10 +37,14 @@ class ModelSection(Section):
     def _one_source(self):
         if (self.config is None) == (self.name_or_path is None):
             raise ValueError("give exactly one of model.config (random weights) and model.name_or_path (a checkpoint)")
-        if self.trust_remote_code and self.revision is None:
+        if self.trust_remote_code and not COMMIT.fullmatch(self.revision or ""):
+            given = "" if self.revision is None else f" ({self.revision} is none: give all 40 digits)"
             raise ValueError(
                 "model.trust_remote_code runs code from the checkpoint; set model.revision to a commit that you trust"
+                f"{given}"
             )
+        if self.code_revision and not self.trust_remote_code:
+            raise ValueError("model.code_revision has no effect without model.trust_remote_code; remove it")
         return self
 
 

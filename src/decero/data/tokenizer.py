@@ -6,7 +6,6 @@ al. 2019) and Unigram (Kudo 2018). The result is a plain fast tokenizer. After `
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import islice, takewhile
@@ -30,6 +29,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from decero.data.packages import resolve_package_path
 from decero.data.special_tokens import TEXT
 from decero.errors import UserError, did_you_mean, missing_package, root_line
+from decero.files import check_folder, kind_of
 
 BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 ROBERTA = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
@@ -221,12 +221,18 @@ def bytes_per_token(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], li
     return sum(len(text.encode()) for text in sample) / max(tokens, 1)
 
 
-def check_fits_model(tokenizer: PreTrainedTokenizerFast, vocab_size: int, where: str) -> None:
-    """Raise UserError when the largest id has no embedding; the number of tokens can be less, with gaps."""
+def check_fits_model(
+    tokenizer: PreTrainedTokenizerFast, vocab_size: int, where: str,
+    mend: str = "set model.overrides.vocab_size={needed} or choose another tokenizer",
+) -> None:  # fmt: skip
+    """Raise UserError when the largest id has no embedding; the number of tokens can be less, with gaps.
+
+    mend: what to do; {needed} is the smallest vocab_size that fits.
+    """
     largest = max(tokenizer.get_vocab().values())
     if largest >= vocab_size:
         problem = f"the tokenizer's largest id is {largest} but the model's vocab_size is {vocab_size}"
-        raise UserError(f"{where}: {problem}; set model.overrides.vocab_size={largest + 1} or choose another tokenizer")
+        raise UserError(f"{where}: {problem}; {mend.format(needed=largest + 1)}")
 
 
 def load_tokenizer(
@@ -240,11 +246,13 @@ def load_tokenizer(
     Raises UserError: no tokenizer found, no vocabulary, a missing package, a slow tokenizer, a missing special token.
     """
     path = resolve_package_path(name_or_path)
+    is_folder = bool(kind_of(path))
+    if is_folder:
+        check_folder(path)
     kwargs.setdefault("trust_remote_code", False)  # None would ask on the terminal
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, **kwargs)
     except Exception as error:  # transformers and tokenizers raise many types here, even a bare Exception
-        is_folder = os.path.isdir(path)
         problem = "cannot read a tokenizer in this folder" if is_folder else "no such folder, nor on the hub"
         package = missing_package(error)
         if any(Path(path).glob("*.model")) and "need to have sentencepiece" in str(error):
@@ -258,6 +266,8 @@ def load_tokenizer(
     # From a folder with only config.json, transformers makes a tokenizer of special tokens (and a space, for T5)
     elif len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) <= 1:
         problem = "it has no vocabulary; save the tokenizer in the same folder"
+    elif not isinstance(tokenizer.model_max_length, int | float):
+        problem = f"its model_max_length is {tokenizer.model_max_length!r}, not a number; correct tokenizer_config.json"
     elif missing:
         problem = f"it has no {', no '.join(missing)}; choose another tokenizer"
     else:

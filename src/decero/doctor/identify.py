@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import ValidationError
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -16,10 +15,9 @@ from transformers import (
 from decero.config.run_config import RunConfig
 from decero.config.sections import ModelSection
 from decero.config.yaml_files import read_yaml
-from decero.data.packages import resolve_package_path
 from decero.errors import UserError, did_you_mean
-from decero.execution.build import read_preset
-from decero.execution.transformers_internals import StrictDataclassError, heads_of
+from decero.execution.build import config_of
+from decero.execution.transformers_internals import heads_of
 from decero.tasks import TASKS
 
 
@@ -73,14 +71,7 @@ def _kind(section: ModelSection) -> Any:
 
     Raises UserError if the configuration of the model cannot be read.
     """
-    try:
-        if section.config is not None:
-            config = read_preset(section.config, section.overrides)
-        else:
-            hub = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
-            config = AutoConfig.from_pretrained(resolve_package_path(str(section.name_or_path)), **hub)
-    except (StrictDataclassError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"model: {section.config or section.name_or_path}: {' '.join(str(error).split())}") from error
+    config = config_of(section)
     if config.is_encoder_decoder:
         return AutoModelForSeq2SeqLM
     return AutoModelForMaskedLM if heads_of(AutoModelForMaskedLM, type(config)) else AutoModelForCausalLM

@@ -4,11 +4,14 @@ import inspect
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from decero.config.sections import ModelSection
-from decero.data.packages import resolve_package_path
+from decero.errors import UserError
+from decero.execution.build import checkpoint_of
+from decero.execution.model_folder import read_config
 from decero.execution.positions import first_position
+from decero.execution.pretrained import one_line, read_model_config
 from decero.execution.transformers_internals import takes_cache
 
 
@@ -16,12 +19,12 @@ def checkpoint_config(section: ModelSection) -> Any:
     """Return the configuration of the checkpoint; None for random weights, and where `build_model` will refuse it."""
     if section.name_or_path is None:
         return None
-    hub = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
-    path = resolve_package_path(section.name_or_path)
     try:
-        config = AutoConfig.from_pretrained(path, **hub)
-        saved, _ = PreTrainedConfig.get_config_dict(path, revision=section.revision)
-    except Exception:  # `build_model` reads it again, and says what is wrong
+        with one_line(f"model: {section.name_or_path}"):
+            checkpoint = checkpoint_of(section, weights=False)
+            config = read_model_config(checkpoint)
+        saved = read_config(checkpoint.folder)
+    except UserError:  # `build_model` reads it again, and says what is wrong
         return None
     if "label2id" in saved and "id2label" not in saved:  # transformers reads the second table only
         config.id2label = {int(i): name for name, i in saved["label2id"].items()}

@@ -14,19 +14,10 @@ from ruamel.yaml import YAML
 from safetensors import SafetensorError, safe_open
 
 from decero.errors import UserError, did_you_mean
+from decero.execution.model_folder import CODE, OTHERS, PICKLES, TOKENIZER, WEIGHTS
 from decero.hub.card import model_card, read_run
 
 T = TypeVar("T")
-
-# The only files of a folder that are sent; all others (checkpoints, logs, predictions) stay local.
-WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
-TOKENIZER = (
-    "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "*vocab.json", "vocab.txt", "merges.txt",
-    "*.model", "*.spm", "chat_template.jinja", "preprocessor_config.json", "processor_config.json",
-)  # fmt: skip
-OTHERS = ("config.json", "generation_config.json", "LICENSE*", "NOTICE*")
-CODE = ("*.py",)  # only if config.json has an auto_map
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
 WAITS = (1, 2, 4)  # seconds before each retry when the hub does not answer
 

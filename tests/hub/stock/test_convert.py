@@ -451,3 +451,11 @@ def test_a_full_disk_ends_a_conversion_in_one_line(stock_folder, tmp_path, monke
     with pytest.raises(UserError, match="back: cannot be written: No space left on device"):
         export_model(tmp_path / "ours", tmp_path / "back", to="bert")
     assert {path.name for path in tmp_path.iterdir()} == {folder.name, "ours"}
+
+
+@pytest.mark.parametrize("content", ["{}", "{", '{"model": {"type": "WordLevel"}, "new": -1}'])
+def test_a_damaged_tokenizer_is_one_line(content, stock_folder, tmp_path):
+    folder = stock_folder()
+    (folder / "tokenizer.json").write_text(content)
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    assert "\n" not in refused(folder, tmp_path / "out", "cannot load its tokenizer")
