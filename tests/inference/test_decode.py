@@ -18,7 +18,8 @@ from transformers import (
 
 from decero.errors import UserError
 from decero.execution.weight_layout import prepacked_weights
-from decero.inference.decode import batches_by_length, decode, decode_batches
+from decero.inference.decode import decode, decode_batches
+from decero.inference.decoding_plan import batches_by_length
 from decero.models import DeceroDecoderConfig, DeceroEncoderDecoderConfig
 
 OURS = {"vocab_size": 101, "hidden_size": 33, "num_hidden_layers": 2, "num_attention_heads": 3, "head_dim": 14}
@@ -167,8 +168,12 @@ def test_each_source_may_have_a_limit_of_its_own(sources):
     limits = [3, 23, 1, 7, 11, 2, 5, 13]
     found = decode(model, sources, max_new_tokens=limits)
     assert found == [answer[:limit] for answer, limit in zip(whole, limits, strict=True)]
-    with pytest.raises(UserError, match="beam search needs one number"):
-        decode(model, sources, max_new_tokens=limits, num_beams=2)
+    limits = [3, 9, 3, 7, 9, 2, 5, 9]
+    found = decode(model, sources, max_new_tokens=limits, num_beams=2)
+    assert found == [
+        decode(model, [source], max_new_tokens=limit, num_beams=2)[0]
+        for source, limit in zip(sources, limits, strict=True)
+    ]
 
 
 def test_a_causal_model_writes_no_further_than_its_positions(sources):

@@ -6,17 +6,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from decero.data.chat_template import render_chat
 from decero.errors import UserError
 from decero.execution.weight_layout import prepacked_weights
 from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn, in_order, pieces, windows
 from decero.inference.decode import TOKENS_PER_BATCH, decode_batches
+from decero.inference.decoding_plan import MAX_NEW_TOKENS
 from decero.inference.generation_check import check_generation
 from decero.inference.loading import Loaded, load
 from decero.inference.sampling import Sampling
 
-MAX_NEW_TOKENS = 256  # if neither the caller nor the model sets a limit
 TEXT = "\N{OBJECT REPLACEMENT CHARACTER}"  # placeholder for the text in a chat turn
 TASK_NAMES = {"translate": "translation", "summarize": "summarization"}  # names of the tasks in the configuration of T5
+Read = Callable[[str, int], list[list[int]]]
 
 
 def silent(message: str) -> None:
@@ -74,20 +76,8 @@ def _answer(
         loaded.generation_checked = True
         if problem := check_generation(loaded.model):
             warn(problem)
-    too_long = too_long or ("cut" if command == "summarize" else "split")
-    prefix, suffix = frame_of(loaded, command, prefix)
-    if chat:
-        prefix, suffix = chat_frame(loaded, prefix)
-    own = loaded.model.generation_config
-    most, limit = max_new_tokens or own.max_new_tokens or own.max_length or MAX_NEW_TOKENS, loaded.positions()
-    if command == "generate":  # prompt and answer share the positions
-        most = most if max_new_tokens or not limit else min(most, max(1, limit // 2))
-        cut = partial(pieces, loaded, too_long="cut", warn=warn, prefix=prefix, suffix=suffix, reserve=most)
-        encode = partial(_encode_start, loaded, prefix, suffix, None if limit is None else limit - most, chat)
-    else:
-        cut = partial(pieces, loaded, too_long=too_long, warn=warn, prefix=prefix)
-        encode = partial(_encode, loaded, prefix, limit)
-    settings = {"max_new_tokens": most, "num_beams": beams, "tokens_per_batch": batch_tokens}
+    read = _reader(loaded, command, prefix, chat, max_new_tokens, too_long, warn)
+    settings = {"max_new_tokens": max_new_tokens, "num_beams": beams, "tokens_per_batch": batch_tokens}
     drawing = {name: value for name, value in (("temperature", temperature), ("top_p", top_p)) if value is not None}
     sampling = Sampling((), **drawing) if drawing else None
     if seed is not None and seed < 0:
@@ -95,21 +85,20 @@ def _answer(
     if seed is not None and not sampling:
         raise UserError("seed has no effect without --temperature or --top-p; add one of them, or remove seed")
     stopped = silent if command == "generate" else warn  # a continuation has no natural end, so do not warn
-    return _stream(loaded, windows(texts, first_window), cut, encode, settings, stopped, sampling, seed or 0)
+    return _stream(loaded, windows(texts, first_window), read, settings, stopped, sampling, seed or 0)
 
 
 def _stream(
-    loaded: Loaded, text_windows: Iterable[list[str]], cut: Callable[..., list[str]],
-    encode: Callable[[str], list[int]],
-    settings: dict[str, Any], stopped: Warn, sampling: Sampling | None, seed: int,
+    loaded: Loaded, text_windows: Iterable[list[str]], read: Read, settings: dict[str, Any], stopped: Warn,
+    sampling: Sampling | None, seed: int,
 ) -> Iterator[str]:  # fmt: skip
     ends = loaded.model.generation_config.eos_token_id
     ends = {ends} if isinstance(ends, int) else set(ends or ())
     number = 0
     with prepacked_weights(loaded.model):
         for window in text_windows:
-            parts = [[part for part in cut(text, number + i + 1) if part.strip()] for i, text in enumerate(window)]
-            sources = [encode(part) for text_parts in parts for part in text_parts]
+            parts = [read(text, number + i + 1) if text.strip() else [] for i, text in enumerate(window)]
+            sources = [source for text_parts in parts for source in text_parts]
             if sampling:
                 lines = [number + i + 1 for i, text_parts in enumerate(parts) for _ in text_parts]
                 settings = settings | {"sampling": replace(sampling, seeds=[(seed, line) for line in lines])}
@@ -125,40 +114,79 @@ def _stream(
                 yield " ".join(str(loaded.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers)
 
 
-def _encode(loaded: Loaded, prefix: str, limit: int | None, text: str) -> list[int]:
-    return loaded.tokenizer(prefix + text, truncation=limit is not None, max_length=limit, verbose=False)["input_ids"]
+def _reader(
+    loaded: Loaded, command: str, prefix: str | None, chat: bool, most: int | None, too_long: TooLong | None, warn: Warn
+) -> Read:
+    """Return read(text, line number), which gives the sources of a text: several if it is split."""
+    prefix, suffix = frame_of(loaded, command, prefix)
+    if command == "generate":
+        if chat:
+            check_chat(loaded)
+        encode = partial(encode_chat, loaded, prefix) if chat else partial(encode_prompt, loaded, prefix, suffix)
+        return lambda text, number: [fit_prompt(loaded, encode, text, number, most, warn)]
+    how, limit = too_long or ("cut" if command == "summarize" else "split"), loaded.positions()
+    cut = {"truncation": limit is not None, "max_length": limit, "verbose": False}
+
+    def read(text: str, number: int) -> list[list[int]]:
+        parts = [part for part in pieces(loaded, text, number, how, warn, prefix) if part.strip()]
+        return [loaded.tokenizer(prefix + part, **cut)["input_ids"] for part in parts]
+
+    return read
 
 
-def _encode_start(loaded: Loaded, prefix: str, suffix: str, limit: int | None, chat: bool, text: str) -> list[int]:
-    """Return the token ids of a prompt, without the end token that some tokenizers add.
-
-    Prefix and suffix stay whole. If the text is too long, its beginning is dropped until the prompt fits `limit`.
-    chat: the template writes the special tokens, so the tokenizer adds none.
-    """
-    ends = (loaded.tokenizer.eos_token_id, loaded.tokenizer.sep_token_id)
-    while True:
-        ids = loaded.tokenizer(prefix + text + suffix, add_special_tokens=not chat, verbose=False)["input_ids"]
-        while not chat and len(ids) > 1 and ids[-1] in ends:
-            ids = ids[:-1]
-        if limit is None or len(ids) <= limit or not text:
-            return ids
-        text = text[max(1, len(text) * (len(ids) - limit) // len(ids)) :]
+def encode_prompt(loaded: Loaded, prefix: str, suffix: str, text: str) -> list[int]:
+    """Return the token ids of a prompt, without the end token that some tokenizers add."""
+    ids = loaded.tokenizer(prefix + text + suffix, verbose=False)["input_ids"]
+    while len(ids) > 1 and ids[-1] in (loaded.tokenizer.eos_token_id, loaded.tokenizer.sep_token_id):
+        ids = ids[:-1]
+    return ids
 
 
-def chat_frame(loaded: Loaded, prefix: str = "") -> tuple[str, str]:
-    """Return what the chat template writes before and after the text of a user turn.
+def encode_chat(loaded: Loaded, prefix: str, text: str) -> list[int]:
+    """Return the ids that `apply_chat_template` gives for a user turn, up to where the model's turn begins."""
+    rendered = render_chat(loaded.tokenizer, [{"role": "user", "content": prefix + text}], "remove --chat")
+    return loaded.tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
 
-    prefix: text to put at the start of the turn.
-    Raises UserError if the tokenizer has no chat template, or one that changes the text.
-    """
+
+def check_chat(loaded: Loaded) -> None:
+    """Raise UserError if the tokenizer has no chat template, or one that leaves out the text."""
     if loaded.tokenizer.chat_template is None:
         raise UserError(f"{loaded.name}: the tokenizer has no chat template; remove --chat")
-    turn = [{"role": "user", "content": prefix + TEXT}]
-    rendered = str(loaded.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
-    if rendered.count(TEXT) != 1:
-        raise UserError(f"{loaded.name}: the chat template changes the text of a turn; remove --chat")
-    before, _, after = rendered.partition(TEXT)
-    return before, after
+    if TEXT not in render_chat(loaded.tokenizer, [{"role": "user", "content": TEXT}], "remove --chat"):
+        raise UserError(f"{loaded.name}: the chat template leaves out the text of a turn; remove --chat")
+
+
+def fit_prompt(
+    loaded: Loaded, encode: Callable[[str], list[int]], text: str, number: int, most: int | None, warn: Warn
+) -> list[int]:
+    """Encode a prompt so that its answer fits the model, too; a prompt that is too long loses its beginning.
+
+    What `encode` puts around the text stays whole. most: the new tokens that were asked for; all of them must fit.
+    Otherwise the limits of the model count: with max_new_tokens all of them, but at most half of the positions; with
+    max_length, which counts the prompt, a single token.
+
+    Raises UserError if there is no room for text.
+    """
+    own, room, ids = loaded.model.generation_config, loaded.positions(), encode(text)
+    total_is_set = most is None and own.max_new_tokens is None and own.max_length is not None
+    if total_is_set:
+        room = min(room or own.max_length, own.max_length)
+    if room is None:
+        return ids
+    reserve = most or min(room // 2 if total_is_set else own.max_new_tokens or MAX_NEW_TOKENS, max(1, room // 2))
+    if len(ids) + (1 if total_is_set else reserve) <= room:
+        return ids
+    limit, length = room - reserve, len(ids)
+    if len(encode("")) >= limit:
+        raise UserError(
+            f"{loaded.name}: {reserve} new tokens and what surrounds a text fill all {room} positions; shorten one of "
+            "them"
+        )
+    warn(f"line {number}: cut; its {length} tokens exceed the limit of {limit} of {loaded.name}")
+    while len(ids) > limit and text:
+        text = text[max(1, len(text) * (len(ids) - limit) // len(ids)) :]
+        ids = encode(text)
+    return ids
 
 
 def frame_of(loaded: Loaded, command: str, prefix: str | None = None) -> tuple[str, str]:
