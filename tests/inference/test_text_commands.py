@@ -30,8 +30,10 @@ PLAIN = {
     "classify": ["trade\t0.7500" if text else "" for text in TEXTS],
 }
 OPTIONS = {
-    "translate": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "to Spanish: ", "--too-long", "cut"],
-    "summarize": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "sum: ", "--too-long", "cut"],
+    "translate": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "to Spanish: ", "--too-long", "cut",
+                  "--source-lang", "eng_Latn", "--target-lang", "spa_Latn"],
+    "summarize": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "sum: ", "--too-long", "cut",
+                  "--source-lang", "eng_Latn", "--target-lang", "spa_Latn"],
     "generate": [
         "--beams", "3", "--max-new-tokens", "7", "--prefix", "once ", "--chat", "--temperature", "0.7",
         "--top-p", "0.9", "--seed", "5",
@@ -40,6 +42,7 @@ OPTIONS = {
     "classify": ["--too-long", "cut"],
 }  # fmt: skip
 HANDED = {"beams": 3, "max_new_tokens": 7, "too_long": "cut", "top_k": 3}
+HANDED |= {"source_lang": "eng_Latn", "target_lang": "spa_Latn"}
 HANDED |= {"chat": True, "temperature": 0.7, "top_p": 0.9, "seed": 5}
 
 

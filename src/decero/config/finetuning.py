@@ -24,6 +24,12 @@ class PairTask(SourceSection):
     source_column: str = Field("source", description="column of the source text")
     target_column: str = Field("target", description="column of the target text")
     prefix: str = Field("", description="text to put before every source, e.g. 'summarize: '")
+    source_lang: str | None = Field(
+        None, description="language of the sources, for a multilingual tokenizer, e.g. eng_Latn (NLLB), en_XX (mBART)"
+    )
+    target_lang: str | None = Field(
+        None, description="language of the targets, e.g. fra_Latn; for multilingual Marian, e.g. fra"
+    )
     weight: float = Field(1.0, gt=0, description="passes per epoch; 0.5 draws half of the pairs")
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from decero.data.chat_template import render_chat
+from decero.data.languages import TAG, Direction, check_tag, find_direction, language_ids, target_tags
 from decero.errors import UserError
 from decero.execution.weight_layout import prepacked_weights
 from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn, in_order, pieces, windows
@@ -30,13 +31,16 @@ def translate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) 
 
     Options:
     prefix: text before each source; None takes the prefix that the checkpoint defines for this task.
+    source_lang, target_lang: languages of a multilingual model, as its tokenizer names them; None takes those that the
+        checkpoint was saved with.
     beams, max_new_tokens: None takes the values of the checkpoint.
     batch_tokens: most tokens per batch.
     too_long: `split` long texts between sentences (the default), or `cut` them.
     warn: called with one line for each text that is not read or answered in full.
     first_window: texts to read before the first answer; with 1, each text is answered at once.
 
-    Raises UserError as `load` does, and if the checkpoint defines several prefixes and none is given.
+    Raises UserError as `load` does, if the checkpoint defines several prefixes and none is given, and as
+    `find_direction` does.
     """
     return _answer("translate", model, texts, **options)
 
@@ -52,7 +56,7 @@ def summarize(model: str | Path | Loaded, texts: Iterable[str], **options: Any) 
 def generate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) -> Iterator[str]:
     """Continue each text with a causal model, in order. The answer does not repeat the text.
 
-    Options are those of `translate` without `too_long`, and:
+    Options are those of `translate` without `too_long` and languages, and:
     chat: write the text as a user turn with the tokenizer's chat template, and return the model's turn.
     temperature, top_p: sample tokens (`Sampling`) instead of taking the likeliest one.
     seed: seed of the samples; the draw depends only on the seed and the line number.
@@ -60,13 +64,14 @@ def generate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) -
     If a text is too long, the model reads its end, because the continuation follows the end.
     Raises UserError as `translate` does, for chat without a chat template, and for a temperature or top_p out of range.
     """
-    if "too_long" in options:
-        raise TypeError("generate has no too_long: it always reads the end of a long text")
+    if unknown := options.keys() & {"too_long", "source_lang", "target_lang"}:
+        raise TypeError(f"generate has no {', '.join(sorted(unknown))}; it always reads the end of a long text")
     return _answer("generate", model, texts, **options)
 
 
 def _answer(
     command: str, model: str | Path | Loaded, texts: Iterable[str], *, prefix: str | None = None,
+    source_lang: str | None = None, target_lang: str | None = None,
     beams: int | None = None, max_new_tokens: int | None = None, batch_tokens: int = TOKENS_PER_BATCH,
     too_long: TooLong | None = None, warn: Warn = silent, first_window: int = FIRST_WINDOW, chat: bool = False,
     temperature: float | None = None, top_p: float | None = None, seed: int | None = None,
@@ -76,8 +81,14 @@ def _answer(
         loaded.generation_checked = True
         if problem := check_generation(loaded.model):
             warn(problem)
-    read = _reader(loaded, command, prefix, chat, max_new_tokens, too_long, warn)
-    settings = {"max_new_tokens": max_new_tokens, "num_beams": beams, "tokens_per_batch": batch_tokens}
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": beams, "tokens_per_batch": batch_tokens}
+    if command == "generate":
+        read = _prompt_reader(loaded, prefix, chat, max_new_tokens, warn)
+    else:
+        direction = direction_of(loaded, source_lang, target_lang)
+        settings["settings"] = direction.start
+        how: TooLong = too_long or ("cut" if command == "summarize" else "split")
+        read = _source_reader(loaded, command, prefix, direction, how, warn)
     drawing = {name: value for name, value in (("temperature", temperature), ("top_p", top_p)) if value is not None}
     sampling = Sampling((), **drawing) if drawing else None
     if seed is not None and seed < 0:
@@ -114,24 +125,50 @@ def _stream(
                 yield " ".join(str(loaded.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers)
 
 
-def _reader(
-    loaded: Loaded, command: str, prefix: str | None, chat: bool, most: int | None, too_long: TooLong | None, warn: Warn
+def _prompt_reader(loaded: Loaded, prefix: str | None, chat: bool, most: int | None, warn: Warn) -> Read:
+    """Return read(text, line number), which gives the prompt of a text."""
+    prefix, suffix = frame_of(loaded, "generate", prefix)
+    if chat:
+        check_chat(loaded)
+    encode = partial(encode_chat, loaded, prefix) if chat else partial(encode_prompt, loaded, prefix, suffix)
+    return lambda text, number: [fit_prompt(loaded, encode, text, number, most, warn)]
+
+
+def _source_reader(
+    loaded: Loaded, command: str, prefix: str | None, direction: Direction, too_long: TooLong, warn: Warn
 ) -> Read:
     """Return read(text, line number), which gives the sources of a text: several if it is split."""
-    prefix, suffix = frame_of(loaded, command, prefix)
-    if command == "generate":
-        if chat:
-            check_chat(loaded)
-        encode = partial(encode_chat, loaded, prefix) if chat else partial(encode_prompt, loaded, prefix, suffix)
-        return lambda text, number: [fit_prompt(loaded, encode, text, number, most, warn)]
-    how, limit = too_long or ("cut" if command == "summarize" else "split"), loaded.positions()
+    before, limit, tags = frame_of(loaded, command, prefix)[0], loaded.positions(), target_tags(loaded.tokenizer)
+    if direction.prefix:  # replaces the language of the checkpoint
+        before = direction.prefix + TAG.sub("", before).lstrip()
     cut = {"truncation": limit is not None, "max_length": limit, "verbose": False}
 
     def read(text: str, number: int) -> list[list[int]]:
-        parts = [part for part in pieces(loaded, text, number, how, warn, prefix) if part.strip()]
-        return [loaded.tokenizer(prefix + part, **cut)["input_ids"] for part in parts]
+        tag = before
+        if tags and not TAG.match(before):
+            check_tag(tags, before + text, "--target-lang", f"line {number}: {loaded.name}")
+            if not before:  # every part of a text that is split begins with its language
+                tag = text[: len(text) - len(TAG.sub("", text, count=1).lstrip())]
+                text = text[len(tag) :]
+        direction.apply(loaded.tokenizer)
+        parts = [part for part in pieces(loaded, text, number, too_long, warn, tag) if part.strip()]
+        return [loaded.tokenizer(tag + part, **cut)["input_ids"] for part in parts]
 
     return read
+
+
+def direction_of(loaded: Loaded, source: str | None, target: str | None) -> Direction:
+    """Return how to translate: with the languages given, else with those that the checkpoint was saved with.
+
+    The source is taken from a checkpoint only if its target is there too, because tokenizers have one by default.
+    """
+    saved, own = loaded.tokenizer.init_kwargs, loaded.model.generation_config
+    codes = {id: code for code, id in language_ids(loaded.tokenizer).items()}
+    starts = [getattr(own, name, None) for name in ("forced_bos_token_id", "decoder_start_token_id")]
+    target_of_model = next((codes[id] for id in starts if id in codes), None) or saved.get("tgt_lang")
+    if codes and target_of_model:
+        source, target = source or saved.get("src_lang"), target or target_of_model
+    return find_direction(loaded.tokenizer, source, target, ("--source-lang", "--target-lang"), loaded.name)
 
 
 def encode_prompt(loaded: Loaded, prefix: str, suffix: str, text: str) -> list[int]:

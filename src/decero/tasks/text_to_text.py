@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from decero.config.finetuning import GenerationSection, PairData, PairTask
 from decero.data.columns import rows_with_text
 from decero.data.corpus import check_text, load_corpus, read_parallel
+from decero.data.languages import Direction, find_direction
 from decero.errors import UserError
 from decero.evaluation.examples import ExampleStatistics
 from decero.evaluation.text_metrics import TEXT_METRICS, compute_text_metrics, sufficient_statistics, text_signatures
@@ -48,15 +49,26 @@ class TextToText(Task):
         return Corpus(splits, ("source", "target"))
 
     def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
-        data = self.config.data
-        return {
-            name: self.tokenize_part(
+        data, rows = self.config.data, {}
+        for name, dataset in parts.items():
+            direction = self.direction(name)
+            direction.apply(self.tokenizer)
+            rows[name] = self.tokenize_part(
                 dataset, self.tokenizer, max_source_length=data.max_source_length,
-                max_target_length=data.max_target_length, prefix=data.tasks[name].prefix, num_proc=data.num_proc,
+                max_target_length=data.max_target_length, prefix=self.prefix_of(name), num_proc=data.num_proc,
                 where=f"{name} {split}",
-            )
-            for name, dataset in parts.items()
-        }  # fmt: skip
+            )  # fmt: skip
+        return rows
+
+    def direction(self, name: str) -> Direction:
+        """The languages of a part. Raises UserError as `find_direction`."""
+        task, where = self.config.data.tasks[name], f"tokenizer {self.tokenizer.name_or_path}"
+        names = f"data.tasks.{name}.source_lang", f"data.tasks.{name}.target_lang"
+        return find_direction(self.tokenizer, task.source_lang, task.target_lang, names, where)
+
+    def prefix_of(self, name: str) -> str:
+        """What stands before every source of a part."""
+        return self.direction(name).prefix + self.config.data.tasks[name].prefix
 
     @abstractmethod
     def tokenize_part(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> Dataset:
@@ -86,7 +98,8 @@ class TextToText(Task):
     ) -> tuple[list[str], dict[str, float]]:
         """The answers to the first rows of a part, and their metrics."""
         generation, references = self.config.generation, self.corpus.splits[split][part]["target"][: len(rows)]
-        written = answers(run.accelerator, model, self.tokenizer, rows, generation, **settings)
+        how = settings | {"settings": self.direction(part).start}
+        written = answers(run.accelerator, model, self.tokenizer, rows, generation, **how)
         return written, score(generation, written, references)
 
     def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
@@ -178,9 +191,12 @@ def mix(rows: dict[str, Dataset], tasks: dict[str, PairTask], seed: int) -> Data
 
 def answers(
     accelerator: Accelerator, model: Any, tokenizer: PreTrainedTokenizerBase, rows: Dataset,
-    generation: GenerationSection, *, num_beams: int = 1, progress: str | None = None,
+    generation: GenerationSection, *, num_beams: int = 1, settings: dict[str, Any] | None = None,
+    progress: str | None = None,
 ) -> list[str]:  # fmt: skip
     """What the model writes for every row, in order and the same on every process. progress: names a bar.
+
+    settings: fields of generation_config to change.
 
     Each process writes its part, one token more or less than the others, so a sharded model is made whole for it.
     """
@@ -192,7 +208,7 @@ def answers(
         ids = decode(
             bare, sources, max_new_tokens=generation.max_new_tokens, num_beams=num_beams,
             tokens_per_batch=TOKENS_PER_BATCH, length_penalty=generation.length_penalty if num_beams > 1 else None,
-            progress=bar.update,
+            settings=settings, progress=bar.update,
         )  # fmt: skip
     written = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
     every = dict(gather_object(list(zip(mine, written, strict=True))))
