@@ -236,7 +236,7 @@ def test_a_model_of_one_language_refuses_languages(launch, recipe, sentinels, sh
     said = launch("finetune_seq2seq", recipe, *words, *languages("en", "fr"), expect=2).stderr
     assert f"data.tasks.swap.source_lang: tokenizer {sentinels} has no languages to choose from; remove" in said
     launch("finetune_seq2seq", recipe, *words, "training.max_train_steps=1")
-    with pytest.raises(UserError, match="--target-lang: .* has no languages to choose from; remove --target-lang fr"):
+    with pytest.raises(UserError, match=r"--target-lang: .* has no languages to choose from; remove --target-lang fr"):
         translate(str(tmp_path / "run" / "model"), ["soup"], target_lang="fr")
 
 
@@ -245,7 +245,7 @@ def test_sources_of_marian_may_name_their_language(launch, recipe, published, tm
     for code in ("fra", "spa"):
         tagged = [f">>{code}<< {text}" for text in texts]
         assert list(translate(loaded, tagged)) == list(translate(loaded, texts, target_lang=code))
-    with pytest.raises(UserError, match="line 2: .* writes 2 languages"):
+    with pytest.raises(UserError, match=r"line 2: .* writes 2 languages"):
         list(translate(loaded, [">>fra<< soup", "stone"]))
     words = [f"model.name_or_path={published('marian')}", f"output={tmp_path}/run"]
     launch("finetune_seq2seq", recipe, *words, "data.tasks.swap.prefix='>>spa<< '", "training.max_train_steps=1")

@@ -139,8 +139,8 @@ def tokenize_pairs(
     """Tokenize each pair to one row: `input_ids` of prefix + source, `labels` of the target, `truncated`.
 
     truncated: whether either side was cut. where: the name of the data in error messages.
-    Both sides get the tokenizer's special tokens and languages, so a target has an end token. Raises UserError for a missing
-    side (null), and for a tokenizer that adds no end token: the model would never learn to stop.
+    Both sides get the tokenizer's special tokens and languages, so a target has an end token. Raises UserError for a
+    missing side (null), and for a tokenizer that adds no end token: the model would never learn to stop.
     """
     for column, setting in ((source_column, "source_column"), (target_column, "target_column")):
         check_text(dataset, column, where, setting)

@@ -132,8 +132,9 @@ def generation_config_of(
     if (config.num_beams or 1) == 1:
         config.length_penalty = config.early_stopping = None  # they have no effect here
     if config.pad_token_id is None:
-        eos = config.eos_token_id if config.eos_token_id is not None else 0
-        config.pad_token_id = eos[0] if isinstance(eos, list) else eos
+        config.pad_token_id = next(iter(end_tokens(config.eos_token_id)), 0)
+    if not 0 <= config.pad_token_id < model.get_input_embeddings().num_embeddings:  # type: ignore[operator]
+        config.pad_token_id = 0  # padding is masked, so any token will do
     return config
 
 
