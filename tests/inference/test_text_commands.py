@@ -114,6 +114,8 @@ def test_every_option_is_passed_on(command, asked):
     ("argv", "said"),
     [
         (["translate", "m", "t", "--beams", "0"], "0 is not a whole number above 0"),
+        (["translate", "m", "t", "--beams", "²"], "² is not a whole number above 0"),
+        (["translate", "m", "t", "--beams", "9" * 5000], " is not a whole number above 0"),
         (["translate", "m", "t", "--beam", "2"], "unknown option --beam; did you mean --beams?"),
         (["generate", "m", "t", "--too-long", "cut"], "unknown option --too-long"),
         (["classify", "m", "t", "--too-long", "drop"], "invalid choice: 'drop'"),

@@ -82,6 +82,7 @@ def published(tmp_path_factory):
                 model = MBartForConditionalGeneration(MBartConfig(vocab_size=len(tokenizer), **ids, **SIDES))
             model.generation_config.forced_eos_token_id = model.config.forced_eos_token_id = None
             model.save_pretrained(made[name])
+            tokenizer(text_target="a")  # writes the source language into tgt_lang
             tokenizer.save_pretrained(made[name])
         return made[name]
 

@@ -109,8 +109,8 @@ def _speaks(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(word: str) -> int:
-    if not word.isdigit() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word} is not a whole number above 0")
+    if not (word.isascii() and word.isdigit() and len(word) < 20 and int(word) > 0):
+        raise argparse.ArgumentTypeError(f"{word[:40]} is not a whole number above 0")
     return int(word)
 
 

@@ -15,6 +15,7 @@ from decero.errors import UserError
 from decero.execution.positions import positions_of
 
 MAX_NEW_TOKENS = 256  # if neither the caller nor the model sets a limit
+MOST_NEW_TOKENS = 10_000_000  # no model writes more
 # Setting -> value without effect. They look at the tokens before the answer, or count them, padding included.
 COUNTED_IN_PROMPT = {
     "min_length": 0, "no_repeat_ngram_size": 0, "bad_words_ids": None, "sequence_bias": None,
@@ -79,8 +80,8 @@ def limits_of(model: PreTrainedModel, sources: Sequence[Sequence[int]], most: in
         limits = [most if most is not None else own.max_new_tokens or MAX_NEW_TOKENS] * len(sources)
     else:
         limits = list(most)
-    if min(limits, default=1) < 1:
-        raise UserError("max_new_tokens must be at least 1")
+    if min(limits, default=1) < 1 or max(limits, default=1) > MOST_NEW_TOKENS:
+        raise UserError(f"max_new_tokens must be from 1 to {MOST_NEW_TOKENS:,}")
     positions = positions_of(model, decoder=True)  # in a causal model the source uses them too
     for index, (source, limit) in enumerate(zip(sources, limits, strict=True)):
         if not len(source):

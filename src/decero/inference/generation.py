@@ -165,7 +165,9 @@ def direction_of(loaded: Loaded, source: str | None, target: str | None) -> Dire
     saved, own = loaded.tokenizer.init_kwargs, loaded.model.generation_config
     codes = {id: code for code, id in language_ids(loaded.tokenizer).items()}
     starts = [getattr(own, name, None) for name in ("forced_bos_token_id", "decoder_start_token_id")]
-    target_of_model = next((codes[id] for id in starts if id in codes), None) or saved.get("tgt_lang")
+    target_of_model = next((codes[id] for id in starts if id in codes), None)
+    if target_of_model is None and saved.get("tgt_lang") != saved.get("src_lang"):  # transformers copies the source
+        target_of_model = saved.get("tgt_lang")
     if codes and target_of_model:
         source, target = source or saved.get("src_lang"), target or target_of_model
     return find_direction(loaded.tokenizer, source, target, ("--source-lang", "--target-lang"), loaded.name)
