@@ -259,3 +259,15 @@ def test_languages_without_a_token_are_not_offered():
     tokenizer.legacy_behaviour = True
     with pytest.raises(UserError, match="legacy_behaviour"):
         find_direction(tokenizer, "eng_Latn", "fra_Latn", NAMES, "m")
+
+
+def test_the_tokenizer_of_bleu_is_said_before_training(launch, recipe, sentinels, shape, tmp_path):
+    rows = [{"source": f"soup {number}", "target": "我喜欢喝热汤" + "一二三四五"[number % 5]} for number in range(9)]
+    path = tmp_path / "zh.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = [f"model={{config: {shape}}}", f"tokenizer.name_or_path={sentinels}", "generation.metric=translation"]
+    words += [f"data.tasks.swap.files={{train: {path}, test: {path}}}", f"output={tmp_path}/run"]
+    said = "data.tasks.swap: its targets are in a script without spaces, so BLEU uses the tokenizer zh"
+    assert said in launch("finetune_seq2seq", recipe, *words, "training.max_train_steps=1").stdout
+    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert "|tok:zh|" in record["signatures"]["bleu"]

@@ -9,13 +9,14 @@ from datasets import Dataset
 from pydantic import ValidationError
 from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
-from decero.config.finetuning import FinetuneSeq2Seq, GenerationSection, PairData, PairTask
+from decero.config.finetuning import FinetuneCausalLM, FinetuneSeq2Seq, GenerationSection, PairData, PairTask
 from decero.config.sections import ModelSection, TrainingSection
 from decero.data.corpus import read_parallel
 from decero.data.tokenization import token_lengths, tokenize_pairs
 from decero.errors import UserError
-from decero.tasks import Seq2Seq
+from decero.tasks import Completion, Seq2Seq
 from decero.tasks.answering import check_answering, written_config
+from decero.tasks.base import Corpus
 from decero.tasks.text_to_text import load_pairs, mix, score
 from decero.training.best_checkpoint import Selection
 
@@ -231,3 +232,22 @@ def test_no_more_is_saved_than_a_model_has_positions():
     assert written_config(model, GenerationSection()).max_new_tokens == 40
     with pytest.raises(UserError, match="max_new_tokens 41 exceeds the 40 positions of the model; lower it to 40"):
         check_answering(model, GenerationSection(max_new_tokens=41), 20, [[5, 1]], {})
+
+
+def test_a_decoder_refuses_languages():
+    data = PairData.model_validate({"tasks": {"a": {"name": "x", "target_lang": "fra_Latn"}}})
+    fields = {"output": "run", "model": ModelSection(config="x"), "training": {"max_train_steps": 1}}
+    with pytest.raises(UserError, match=r"data.tasks.a.target_lang: a decoder reads no languages; remove it"):
+        Completion(FinetuneCausalLM(data=data, **fields)).direction("a")
+
+
+def test_parts_in_other_scripts_have_signatures_of_their_own():
+    data = PairData.model_validate({"tasks": {"en": {"name": "x"}, "zh": {"name": "x"}}})
+    fields = {"output": "run", "model": ModelSection(config="x"), "training": {"max_train_steps": 1}}
+    task = Seq2Seq(FinetuneSeq2Seq(data=data, generation=GenerationSection(metric="translation"), **fields))
+    parts = {name: {"target": [text] * 2} for name, text in {"en": "banks gained", "zh": "银行提高了利率"}.items()}
+    task.corpus = Corpus({"test": parts}, ("source", "target"))
+    found = task._signatures("test", ["en", "zh"])
+    assert list(found) == ["en_bleu", "en_chrf", "zh_bleu", "zh_chrf"]
+    assert ("|tok:13a|" in found["en_bleu"], "|tok:zh|" in found["zh_bleu"]) == (True, True)
+    assert list(task._signatures("test", ["zh"])) == ["bleu", "chrf"]

@@ -174,7 +174,7 @@ class TextToText(Task):
         """As `Task`, and check that the model can write answers as `generation` says, which happens after training."""
         model = super().build_model(section)
         if model.device.type != "meta":  # built only to be measured
-            tries = [self.tokenizer(text)["input_ids"] for text in ("a", "a a a")]
+            tries = [self.tokenizer(text)["input_ids"] or [0] for text in ("a", "a a a")]
             start = self.direction(next(iter(self.config.data.tasks))).start
             check_answering(model, self.config.generation, self.config.data.max_source_length, tries, start)
         return model
