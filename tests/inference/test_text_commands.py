@@ -30,8 +30,10 @@ PLAIN = {
     "classify": ["trade\t0.7500" if text else "" for text in TEXTS],
 }
 OPTIONS = {
-    "translate": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "to Spanish: ", "--too-long", "cut"],
-    "summarize": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "sum: ", "--too-long", "cut"],
+    "translate": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "to Spanish: ", "--too-long", "cut",
+                  "--source-lang", "eng_Latn", "--target-lang", "spa_Latn"],
+    "summarize": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "sum: ", "--too-long", "cut",
+                  "--source-lang", "eng_Latn", "--target-lang", "spa_Latn"],
     "generate": [
         "--beams", "3", "--max-new-tokens", "7", "--prefix", "once ", "--chat", "--temperature", "0.7",
         "--top-p", "0.9", "--seed", "5",
@@ -40,6 +42,7 @@ OPTIONS = {
     "classify": ["--too-long", "cut"],
 }  # fmt: skip
 HANDED = {"beams": 3, "max_new_tokens": 7, "too_long": "cut", "top_k": 3}
+HANDED |= {"source_lang": "eng_Latn", "target_lang": "spa_Latn"}
 HANDED |= {"chat": True, "temperature": 0.7, "top_p": 0.9, "seed": 5}
 
 
@@ -131,6 +134,8 @@ def test_every_option_is_passed_on(command, asked):
     ("argv", "said"),
     [
         (["translate", "m", "t", "--beams", "0"], "0 is not a whole number above 0"),
+        (["translate", "m", "t", "--beams", "²"], "² is not a whole number above 0"),
+        (["translate", "m", "t", "--beams", "9" * 5000], " is not a whole number above 0"),
         (["translate", "m", "t", "--beam", "2"], "unknown option --beam; did you mean --beams?"),
         (["generate", "m", "t", "--too-long", "cut"], "unknown option --too-long"),
         (["classify", "m", "t", "--too-long", "drop"], "invalid choice: 'drop'"),

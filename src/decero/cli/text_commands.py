@@ -17,11 +17,14 @@ def add_translate(commands) -> None:
     """Add `decero translate MODEL [TEXT|FILE|-]`."""
     parser = _parser(commands, "translate", "translate each line with an encoder-decoder")
     _writes(parser)
+    _speaks(parser)
 
 
 def add_summarize(commands) -> None:
     """Add `decero summarize MODEL [TEXT|FILE|-]`."""
-    _writes(_parser(commands, "summarize", "summarize each line with an encoder-decoder"))
+    parser = _parser(commands, "summarize", "summarize each line with an encoder-decoder")
+    _writes(parser)
+    _speaks(parser)
 
 
 def add_generate(commands) -> None:
@@ -102,9 +105,20 @@ def _writes(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _speaks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source-lang", metavar="CODE",
+        help="language of the lines, for multilingual models, e.g. eng_Latn or en_XX (default: that of the checkpoint)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--target-lang", metavar="CODE",
+        help="language of the answers, e.g. fra_Latn or fr_XX; multilingual Marian needs only this one, e.g. fra",
+    )  # fmt: skip
+
+
 def _positive(word: str) -> int:
-    if not word.isdigit() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word} is not a whole number above 0")
+    if not (word.isascii() and word.isdigit() and len(word) < 20 and int(word) > 0):
+        raise argparse.ArgumentTypeError(f"{word[:40]} is not a whole number above 0")
     return int(word)
 
 
@@ -118,7 +132,8 @@ def _run(arguments: argparse.Namespace) -> None:
     loading |= {"code_revision": arguments.code_revision} if arguments.code_revision else {}
     loaded = inference.load(arguments.model, command, **loading)
     options = {"batch_tokens": arguments.batch_tokens}
-    for name in ("beams", "max_new_tokens", "prefix", "top_k", "too_long", "chat", "temperature", "top_p", "seed"):
+    names = ("beams", "max_new_tokens", "prefix", "source_lang", "target_lang", "top_k", "too_long", "chat")
+    for name in (*names, "temperature", "top_p", "seed"):
         if hasattr(arguments, name):
             options[name] = getattr(arguments, name)
     lines: Iterable[Any]

@@ -9,6 +9,7 @@ from datasets import Sequence as ListOf
 from transformers import PreTrainedTokenizerBase
 
 from decero.data.causal import PLAIN, Causal
+from decero.data.chat_template import render_chat
 from decero.data.collators import IGNORED
 from decero.data.corpus import check_text
 from decero.data.pairs import Pair
@@ -112,14 +113,7 @@ class _Chat:
     def render(self, question: str, answer: str | None = None) -> str:
         turns = [{"role": "user", "content": question}]
         turns += [] if answer is None else [{"role": "assistant", "content": answer}]
-        try:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None)
-        except Exception as error:  # a template may raise anything
-            raise UserError(
-                f"tokenizer {self.tokenizer.name_or_path}: its chat template fails ({' '.join(str(error).split())}); "
-                "set objective.chat_template=off"
-            ) from error
-        return str(text)
+        return render_chat(self.tokenizer, turns, "set objective.chat_template=off")
 
     def prompt(self, text: str) -> list[int]:
         return encode_framed(self.tokenizer, self.render, text)

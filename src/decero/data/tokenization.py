@@ -15,6 +15,7 @@ from datasets import Dataset, Features, Sequence, Value
 from transformers import PreTrainedTokenizerBase
 
 from decero.data.corpus import check_text
+from decero.data.languages import end_token
 from decero.data.special_tokens import TEXT, encode_behind, special_tokens_around
 from decero.data.stream import Stream, Texts
 from decero.data.words import splits_at_whitespace, word_starts
@@ -147,12 +148,12 @@ def tokenize_pairs(
     """Tokenize each pair to one row: `input_ids` of prefix + source, `labels` of the target, `truncated`.
 
     truncated: whether either side was cut. where: the name of the data in error messages.
-    Both sides get the tokenizer's special tokens, so a target ends with the end token. Raises UserError for a missing
-    side (null), and for a tokenizer that adds no end token: the model would never learn to stop.
+    Both sides get the tokenizer's special tokens and languages, so a target has an end token. Raises UserError for a
+    missing side (null), and for a tokenizer that adds no end token: the model would never learn to stop.
     """
     for column, setting in ((source_column, "source_column"), (target_column, "target_column")):
         check_text(dataset, column, where, setting)
-    if tokenizer("a")["input_ids"][-1] not in (tokenizer.eos_token_id, tokenizer.sep_token_id):
+    if end_token(tokenizer) is None:
         raise UserError(
             f"tokenizer {tokenizer.name_or_path}: it adds no end token, so a model would not learn to stop; "
             "train one with tokenizer.num_sentinels=100"
@@ -176,7 +177,8 @@ def tokenize_pairs(
 
     int_list = Sequence(Value("int32"))
     features = Features({"input_ids": int_list, "labels": int_list, "truncated": Value("bool")})
-    key = ("pairs", max_source_length, max_target_length, source_column, target_column, prefix)
+    languages = (getattr(tokenizer, "src_lang", None), getattr(tokenizer, "tgt_lang", None))
+    key = ("pairs", max_source_length, max_target_length, source_column, target_column, prefix, languages)
     return map_rows(dataset, tokenize, features, tokenizer, key, num_proc, f"tokenize {where}")
 
 

@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from decero.data.special_tokens import TEXT, encode_framed, special_tokens_around
 from decero.execution.weight_layout import prepacked_weights
 from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn, in_order, pieces, windows
-from decero.inference.decode import batches_by_length, quiet
+from decero.inference.decode import quiet
+from decero.inference.decoding_plan import batches_by_length
 from decero.inference.loading import Loaded
 
 TOKENS_PER_BATCH = 8192
