@@ -1,0 +1,95 @@
+"""Find the files of a split: paths, globs and folders, and the kind of each file."""
+
+import glob
+import os
+import sys
+from functools import cache
+from pathlib import Path
+
+from decero.data.file_bytes import extension, special_kind
+from decero.errors import UserError, did_you_mean
+
+SPLITS = ("train", "validation", "test")
+FORMATS = {"txt": "txt", "text": "txt", "jsonl": "jsonl", "json": "jsonl", "ndjson": "jsonl"}
+FORMATS |= {"csv": "csv", "tsv": "tsv", "parquet": "parquet"}
+
+
+@cache
+def note(line: str) -> None:
+    """Print a guess about a file on standard error, once, in one process of each machine."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        sys.stderr.write(f"note: {line}\n")
+
+
+def find_files(split: str, patterns: str | list[str], form: str | None = None) -> tuple[str, list[Path]]:
+    """Return the format of a split's files (`jsonl`, ...) and their paths. Raises UserError for mixed or empty files.
+
+    form: read all files as this format, whatever their names.
+    """
+    if split not in SPLITS:
+        near = did_you_mean(split, SPLITS, "data.files.")
+        raise UserError(f"data.files.{split}: unknown split{near or '; use train'}")
+    each = [patterns] if isinstance(patterns, str) else patterns
+    if not each or not all(each):
+        raise UserError(f"data.files.{split}: no path is given; name a file, a glob or a folder")
+    found = [(path, form or _format(path, pattern, split)) for pattern in each for path in _expand(pattern, split)]
+    paths, formats = [path for path, _ in found], {form for _, form in found}
+    if len(formats) > 1:
+        kinds = sorted({extension(path)[0] for path in paths})
+        raise UserError(f"data.files.{split} mixes {', '.join(kinds)}; give one kind of file per split")
+    if empty := next((path for path in paths if path.stat().st_size == 0), None):
+        raise UserError(f"{empty}: the file is empty; give it text, or remove it from data.files")
+    return formats.pop(), paths
+
+
+def _format(path: Path, pattern: str, split: str) -> str:
+    """Return the format that a file's name says. A file with an unknown suffix is text if the pattern spells it."""
+    suffix = extension(path)[0]
+    if suffix in FORMATS:
+        return FORMATS[suffix]
+    if suffix != extension(Path(pattern))[0]:
+        raise UserError(f"{path}: not a txt, jsonl, csv, tsv or parquet file  (data.files.{split})")
+    note(f"{path}: read as txt, because {f'.{suffix}' if suffix else 'no suffix'} names no format")
+    return "txt"
+
+
+def _expand(pattern: str, split: str) -> list[Path]:
+    """Return the files of a path, folder or glob, sorted. An existing path is no glob, even with `[` in its name."""
+    try:
+        path = Path(os.path.expanduser(pattern))
+        found, kind = _files(path), special_kind(path) if path.exists() else ""
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"{getattr(error, 'filename', None) or pattern}: {reason}  (data.files.{split})") from error
+    if found:
+        return found
+    if kind == "a folder":
+        raise UserError(f"{pattern}: the folder has no txt, jsonl, csv, tsv or parquet file  (data.files.{split})")
+    if kind:
+        raise UserError(f"{pattern}: this is {kind}, not a file; write its text to a file  (data.files.{split})")
+    if path.is_symlink():
+        raise UserError(f"{pattern}: a symbolic link that leads to no file; name the file  (data.files.{split})")
+    try:
+        siblings = sorted(os.listdir(path.parent))
+    except OSError:
+        siblings = []
+    near = did_you_mean(path.name, siblings, f"{path.parent}/")
+    raise UserError(f"{pattern}: no such file{near or '; name a file, a glob or a folder'}  (data.files.{split})")
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        walk = os.walk(path, onerror=_refuse)
+        inside = (Path(folder, name) for folder, _, names in walk for name in names)
+        return sorted(each for each in inside if extension(each)[0] in FORMATS and each.is_file())
+    if path.exists() or path.is_symlink():
+        return []
+    names = glob.glob(str(path), recursive=True, include_hidden=True)
+    return sorted(each for each in map(Path, names) if each.is_file())
+
+
+def _refuse(error: OSError) -> None:
+    """Stop at a folder that cannot be read; `os.walk` would leave out its files."""
+    raise error
