@@ -92,7 +92,7 @@ def open_corpus(
     if files is not None:
         found = {split: find_files(split, patterns) for split, patterns in files.items()}
         sample_by, wanted = source.get("sample_by", "paragraph"), {text_column: "data.text_column"}
-        splits = {split: open_files(*each, sample_by, wanted) for split, each in found.items()}
+        splits = {split: open_files(*each, sample_by, wanted, split != "train") for split, each in found.items()}
         names = tuple(map(str, found["train"][1])) if "train" in found else ()
     else:
         splits = open_hub(str(name), source.get("config_name"), source.get("revision"), [text_column])

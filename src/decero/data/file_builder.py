@@ -75,7 +75,8 @@ class LocalFiles(datasets.ArrowBasedBuilder):
         if config.form == "parquet":
             return parquet_files.read_table(path, group, features)
         if config.form == "jsonl":
-            return json_lines.read_table(path, dict(zip(features, features.arrow_schema.types, strict=True)))
+            types = dict(zip(features, features.arrow_schema.types, strict=True))
+            return json_lines.read_table(path, types, not config.sample)
         if config.form == "txt":
             return plain_text.read_table(path, config.sample_by)
         layout = delimited.find_layout(path, config.form, config.wanted, config.rest)

@@ -63,14 +63,6 @@ def text_blocks(path: Path) -> Iterator[tuple[int, str]]:
             number += text.count("\n")
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number, line without its end) for each line. Raises UserError as `text_blocks`."""
-    for number, text in text_blocks(path):
-        for line in io.StringIO(text, newline="\n"):
-            yield number, line.removesuffix("\n").removesuffix("\r")
-            number += 1
-
-
 def content_hash(path: Path) -> str:
     """Return a hash of the size and the bytes of a file. Raises UserError for an unreadable file."""
     digest = xxhash.xxh3_128()

@@ -26,55 +26,59 @@ def find_files(split: str, patterns: str | list[str], form: str | None = None) -
 
     form: read all files as this format, whatever their names.
     """
+    key = "parallel" if form else "data.files"
     if split not in SPLITS:
-        near = did_you_mean(split, SPLITS, "data.files.")
-        raise UserError(f"data.files.{split}: unknown split{near or '; use train'}")
-    each = [patterns] if isinstance(patterns, str) else patterns
+        near = did_you_mean(split, SPLITS, f"{key}.")
+        raise UserError(f"{key}.{split}: unknown split{near or '; use train'}")
+    each, setting = [patterns] if isinstance(patterns, str) else patterns, f"{key}.{split}"
     if not each or not all(each):
-        raise UserError(f"data.files.{split}: no path is given; name a file, a glob or a folder")
-    found = [(path, form or _format(path, pattern, split)) for pattern in each for path in _expand(pattern, split)]
+        raise UserError(f"{setting}: no path is given; name a file, a glob or a folder")
+    found = [(path, _format(path, pattern, setting, form)) for pattern in each for path in _expand(pattern, setting)]
     paths, formats = [path for path, _ in found], {form for _, form in found}
     if len(formats) > 1:
         kinds = sorted({extension(path)[0] for path in paths})
-        raise UserError(f"data.files.{split} mixes {', '.join(kinds)}; give one kind of file per split")
+        raise UserError(f"{setting} mixes {', '.join(kinds)}; give one kind of file per split")
     if empty := next((path for path in paths if path.stat().st_size == 0), None):
-        raise UserError(f"{empty}: the file is empty; give it text, or remove it from data.files")
+        raise UserError(f"{empty}: the file is empty; give it text, or remove it from {key}")
     return formats.pop(), paths
 
 
-def _format(path: Path, pattern: str, split: str) -> str:
+def _format(path: Path, pattern: str, setting: str, form: str | None) -> str:
     """Return the format that a file's name says. A file with an unknown suffix is text if the pattern spells it."""
     suffix = extension(path)[0]
-    if suffix in FORMATS:
-        return FORMATS[suffix]
+    if form and FORMATS.get(suffix, form) != form:
+        raise UserError(f"{path}: {setting} takes files with a text a line; name the columns of a {suffix} file with "
+                        "files, source_column and target_column")  # fmt: skip
+    if form or suffix in FORMATS:
+        return form or FORMATS[suffix]
     if suffix != extension(Path(pattern))[0]:
-        raise UserError(f"{path}: not a txt, jsonl, csv, tsv or parquet file  (data.files.{split})")
+        raise UserError(f"{path}: not a txt, jsonl, csv, tsv or parquet file  ({setting})")
     note(f"{path}: read as txt, because {f'.{suffix}' if suffix else 'no suffix'} names no format")
     return "txt"
 
 
-def _expand(pattern: str, split: str) -> list[Path]:
+def _expand(pattern: str, setting: str) -> list[Path]:
     """Return the files of a path, folder or glob, sorted. An existing path is no glob, even with `[` in its name."""
     try:
         path = Path(os.path.expanduser(pattern))
         found, kind = _files(path), special_kind(path) if path.exists() else ""
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{getattr(error, 'filename', None) or pattern}: {reason}  (data.files.{split})") from error
+        raise UserError(f"{getattr(error, 'filename', None) or pattern}: {reason}  ({setting})") from error
     if found:
         return found
     if kind == "a folder":
-        raise UserError(f"{pattern}: the folder has no txt, jsonl, csv, tsv or parquet file  (data.files.{split})")
+        raise UserError(f"{pattern}: the folder has no txt, jsonl, csv, tsv or parquet file  ({setting})")
     if kind:
-        raise UserError(f"{pattern}: this is {kind}, not a file; write its text to a file  (data.files.{split})")
+        raise UserError(f"{pattern}: this is {kind}, not a file; write its text to a file  ({setting})")
     if path.is_symlink():
-        raise UserError(f"{pattern}: a symbolic link that leads to no file; name the file  (data.files.{split})")
+        raise UserError(f"{pattern}: a symbolic link that leads to no file; name the file  ({setting})")
     try:
         siblings = sorted(os.listdir(path.parent))
     except OSError:
         siblings = []
     near = did_you_mean(path.name, siblings, f"{path.parent}/")
-    raise UserError(f"{pattern}: no such file{near or '; name a file, a glob or a folder'}  (data.files.{split})")
+    raise UserError(f"{pattern}: no such file{near or '; name a file, a glob or a folder'}  ({setting})")
 
 
 def _files(path: Path) -> list[Path]:

@@ -28,7 +28,7 @@ def read_hub(
     streaming: write the rows to disk as they arrive. wanted, rest: columns, as in `read_files`.
     """
     if streaming:
-        splits = open_hub(name, config_name, revision, list(wanted))
+        splits = open_hub(name, config_name, revision, list(wanted), stored=True)
         try:
             return DatasetDict({split: keep_rows(splits[split], max_rows) for split in SPLITS if split in splits})
         except Exception as error:
@@ -40,11 +40,19 @@ def read_hub(
     return DatasetDict({s: d.select(range(min(max_rows or len(d), len(d)))) for s, d in found.items()})
 
 
-def open_hub(name: str, config_name: str | None, revision: str | None, columns: list[str]) -> dict[str, Any]:
-    """Open the splits of a data set as iterable ones. Raises UserError."""
+def open_hub(
+    name: str, config_name: str | None, revision: str | None, columns: list[str], stored: bool = False
+) -> dict[str, Any]:
+    """Open the splits of a data set as iterable ones. Raises UserError.
+
+    stored: train, too, will be written to the cache; the other splits always are.
+    """
     if folder := _local_files(name, config_name):
         wanted = dict.fromkeys(columns, "data.text_column")
-        return {s: open_files(*find_files(s, paths), "line", wanted) for s, paths in folder.items()}
+        return {
+            split: open_files(*find_files(split, paths), "line", wanted, stored or split != "train")
+            for split, paths in folder.items()
+        }
     return {split: _flat(rows, columns) for split, rows in _load(name, config_name, revision, True).items()}
 
 

@@ -4,20 +4,23 @@ A column has one type in all files: text, numbers, truth values, lists or object
 the numbers are text, as they are written.
 """
 
+import io
 import json
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.json as paj
 
 from decero.data.column_names import Wanted, missing_column, nested_names, value_at
-from decero.data.file_bytes import text_blocks, text_lines
+from decero.data.file_bytes import text_blocks
 from decero.errors import UserError
 
 SAMPLE = 10_000  # rows of a stream that decide the types
-ROWS, SIZE = 10_000, 4 << 20  # rows or characters of a table, whichever comes first
+NAMED = 1000  # rows of a file whose columns an error names
+ROWS = 10_000  # of a table, at most
 Row = tuple[int, str, dict[str, Any]]  # line (item, in an array), source text, value
 SCALARS = {str: "text", int: "a number", float: "a number", bool: "true or false"}
 MISSING: Any = object()
@@ -32,10 +35,11 @@ def find_types(paths: list[Path], wanted: Wanted, rest: bool, sample: bool) -> d
     """
     columns = {name: _Column(name) for name in wanted}
     names: dict[str, None] = {}
+    keys = {name: json.dumps(name) for name in wanted}
     for path in paths[:1] if sample else paths:
-        for place, text, row in islice(_rows(path), SAMPLE if sample else None):
-            for name in wanted:
-                if text.count(f'"{name}"') > 1:
+        for place, text, row in islice(_all_rows(path), SAMPLE if sample else None):
+            for name, key in keys.items():
+                if text.count(key) > 1:
                     _check_twice(path, place, text, name)
             if rest:
                 for name in row:
@@ -43,7 +47,7 @@ def find_types(paths: list[Path], wanted: Wanted, rest: bool, sample: bool) -> d
                         columns[name] = _Column(name)
             for column in columns.values():
                 column.add(path, place, value_at(row, column.name, MISSING))
-            if len(names) < 100:
+            if place <= NAMED:
                 names |= dict.fromkeys(nested_names(row))
     for name, setting in wanted.items():
         if names and not columns[name].found:
@@ -51,17 +55,41 @@ def find_types(paths: list[Path], wanted: Wanted, rest: bool, sample: bool) -> d
     return {column.name: column.type(column.name in wanted) for column in columns.values()}
 
 
-def read_table(path: Path, types: dict[str, pa.DataType]) -> Iterator[pa.Table]:
-    """Yield the columns of a file in tables. Raises UserError for a value that is not of its column's type."""
-    rows, size = [], 0
-    for row in _rows(path):
-        rows.append(row)
-        size += len(row[1])
-        if len(rows) == ROWS or size > SIZE:
-            yield _table(path, rows, types)
-            rows, size = [], 0
-    if rows:
-        yield _table(path, rows, types)
+def read_table(path: Path, types: dict[str, pa.DataType], checked: bool) -> Iterator[pa.Table]:
+    """Yield the columns of a file in tables. Raises UserError for a value that is not of its column's type.
+
+    checked: whether `find_types` has read every line. Then Arrow reads the blocks that it can, which is faster; it does
+    not survive deeply nested lists.
+    """
+    for number, text in text_blocks(path):
+        if number == 1 and text.lstrip().startswith("["):
+            rows = _items(path)
+        elif checked and (table := _by_arrow(text, types)) is not None:
+            yield table
+            continue
+        else:
+            rows = _rows(path, number, text)
+        while some := list(islice(rows, ROWS)):
+            yield _table(path, some, types)
+        if number == 1 and text.lstrip().startswith("["):
+            return
+
+
+def _by_arrow(text: str, types: dict[str, pa.DataType]) -> pa.Table | None:
+    """Return the columns of some lines, None where Arrow's reader does not give exactly these types and rows."""
+    if any("." in name for name in types):
+        return None
+    lines = sum(1 for line in text.split("\n") if line and not line.isspace())
+    data = text.encode()
+    try:
+        table = paj.read_json(
+            io.BytesIO(data),
+            read_options=paj.ReadOptions(use_threads=False, block_size=len(data) + 1),
+            parse_options=paj.ParseOptions(pa.schema(list(types.items())), unexpected_field_behavior="ignore"),
+        )
+    except UNFIT:
+        return None
+    return table.select(list(types)) if len(table) == lines else None
 
 
 class _Column:
@@ -146,18 +174,19 @@ def _as_written(text: str) -> dict[str, Any]:
     return row if isinstance(row, dict) else {"text": row}
 
 
-def _rows(path: Path) -> Iterator[Row]:
-    lines = text_lines(path)
-    first = next(((number, line) for number, line in lines if line.strip()), None)
-    if first is None:
-        return
-    if first[1].lstrip().startswith("["):
-        yield from _items(path)
-        return
-    for number, line in chain([first], lines):
-        if not line or line.isspace():
-            continue
-        yield number, line, _object(path, number, _parse(path, number, line))
+def _all_rows(path: Path) -> Iterator[Row]:
+    for number, text in text_blocks(path):
+        if number == 1 and text.lstrip().startswith("["):
+            yield from _items(path)
+            return
+        yield from _rows(path, number, text)
+
+
+def _rows(path: Path, first: int, text: str) -> Iterator[Row]:
+    """Yield the rows of a block of lines. first: the number of the first line."""
+    for number, line in enumerate(text.split("\n"), start=first):
+        if line and not line.isspace():
+            yield number, line, _object(path, number, _parse(path, number, line))
 
 
 def _items(path: Path) -> Iterator[Row]:

@@ -35,12 +35,18 @@ def read_files(
         return builder.as_dataset("train")
 
 
-def open_files(form: str, paths: list[Path], sample_by: str, wanted: Wanted) -> Any:
-    """Return the wanted columns of files of one format as an iterable data set. Raises UserError."""
-    return _builder(form, paths, sample_by, wanted, False, []).as_streaming_dataset("train")
+def open_files(form: str, paths: list[Path], sample_by: str, wanted: Wanted, stored: bool = False) -> Any:
+    """Return the wanted columns of files of one format as an iterable data set. Raises UserError.
+
+    stored: the rows will be written to the cache, so its key needs the files' contents.
+    """
+    hashes = [content_hash(path) for path in paths] if stored else []
+    return _builder(form, paths, sample_by, wanted, False, hashes, sample=True).as_streaming_dataset("train")
 
 
-def _builder(form: str, paths: list[Path], sample_by: str, wanted: Wanted, rest: bool, hashes: list[str]) -> LocalFiles:
+def _builder(
+    form: str, paths: list[Path], sample_by: str, wanted: Wanted, rest: bool, hashes: list[str], sample: bool = False
+) -> LocalFiles:
     for path in paths:  # on every call, so that guesses are printed for cached files, too
         if form in ("csv", "tsv"):
             delimited.find_layout(path, form, wanted, rest)
@@ -49,5 +55,5 @@ def _builder(form: str, paths: list[Path], sample_by: str, wanted: Wanted, rest:
     with writing_cache():
         return LocalFiles(
             dataset_name=form, form=form, paths=[str(path) for path in paths], wanted=wanted, rest=rest,
-            sample_by=sample_by if form == "txt" else "", hashes=hashes, sample=not hashes,
+            sample_by=sample_by if form == "txt" else "", hashes=hashes, sample=sample,
         )  # fmt: skip
