@@ -22,9 +22,7 @@ def check_names(names: Sequence[str], wanted: Iterable[str], where: Any) -> None
     for column in wanted:
         if counts[column] > 1:
             fields = ", ".join(str(place) for place, name in enumerate(names, start=1) if name == column)
-            raise UserError(
-                f"{where}: {counts[column]} columns are named {column!r} (fields {fields}); rename all but one"
-            )
+            raise UserError(f"{where}: several columns are named {column!r} (fields {fields}); rename all but one")
 
 
 def value_at(row: dict[str, Any], column: str, default: Any = None) -> Any:
@@ -32,9 +30,7 @@ def value_at(row: dict[str, Any], column: str, default: Any = None) -> Any:
     if column in row or "." not in column:
         return row.get(column, default)
     head, _, rest = column.partition(".")
-    inner = row.get(head, default)
-    if inner is None:
-        return None
+    inner = row.get(head)
     return value_at(inner, rest, default) if isinstance(inner, dict) else default
 
 

@@ -46,9 +46,16 @@ def find_layout(path: Path, form: str, wanted: Wanted, rest: bool) -> Layout:
     Raises UserError: no header; a wanted column that is missing or there twice.
     """
     usual = "\t" if form == "tsv" else ","
-    found = [_header(path, form, separator, usual) for separator in [usual, *(s for s in SEPARATORS if s != usual)]]
+    found, failed = [], None
+    for separator in (usual, *(each for each in SEPARATORS if each != usual)):
+        try:
+            found.append(_header(path, form, separator))
+        except UserError as error:  # quotes that do not fit this separator
+            failed = failed or error
+    if failed and not any(name in layout.names for layout in found for name in wanted):
+        raise failed
     best = max(found, key=lambda layout: sum(name in layout.names for name in wanted))
-    if best is found[0] and len(best.names) == 1 and not all(name in best.names for name in wanted):
+    if best.separator == usual and len(best.names) == 1 and not all(name in best.names for name in wanted):
         best = max(found, key=lambda layout: len(layout.names))
     for column, setting in wanted.items():
         if column not in best.names:
@@ -89,21 +96,15 @@ def _texts(values: Sequence[str]) -> pa.Array:
     return pc.if_else(pc.equal(pc.binary_length(texts), 0), None, texts)
 
 
-def _header(path: Path, form: str, separator: str, usual: str) -> Layout:
+def _header(path: Path, form: str, separator: str) -> Layout:
     quoted = form != "tsv" or separator != "\t"
-    layout = Layout(path, separator, quoted)
-    try:
-        rows = (row for _, chunk in _chunks(layout) for row in chunk)
-        first = next((row for row in rows if not _blank(row)), None)
-    except UserError:
-        if separator == usual:
-            raise
-        return layout  # the header is not written with this separator
-    if first is None:
+    rows = (row for _, chunk in _chunks(Layout(path, separator, quoted), 1) for row in chunk)
+    names = next((row for row in rows if not _blank(row)), None)
+    if names is None:
         raise UserError(f"{path}: there is no header; the first line names the columns")
-    if not quoted and all(len(name) > 1 and name[0] == name[-1] == '"' for name in first):
-        return _header(path, "csv", separator, usual)
-    return Layout(path, separator, quoted, tuple(name.strip() for name in first))
+    if not quoted and all(len(name) > 1 and name[0] == name[-1] == '"' for name in names):
+        return _header(path, "csv", separator)
+    return Layout(path, separator, quoted, tuple(name.strip() for name in names))
 
 
 def _blank(row: list[str]) -> bool:
@@ -140,19 +141,19 @@ def _checked(layout: Layout, first: int, rows: list[list[str]], width: int) -> l
     return [row for row in rows if not _blank(row)]
 
 
-def _chunks(layout: Layout) -> Iterator[Chunk]:
-    """Yield rows, the header and blank ones included, with the line of the first."""
+def _chunks(layout: Layout, size: int = ROWS) -> Iterator[Chunk]:
+    """Yield `size` rows at a time, the header and blank ones included, with the line of the first."""
     if not layout.quoted:
         for number, text in text_blocks(layout.path):
             lines = text.removesuffix("\n").split("\n")
-            for begin in range(0, len(lines), ROWS):
-                yield number + begin, [_fields(line, layout.separator) for line in lines[begin : begin + ROWS]]
+            for begin in range(0, len(lines), size):
+                yield number + begin, [_fields(line, layout.separator) for line in lines[begin : begin + size]]
         return
     csv.field_size_limit(LONGEST_FIELD)
     reader = csv.reader(_lines(layout.path), delimiter=layout.separator, strict=True)
     first = 1
     try:
-        while rows := list(islice(reader, ROWS)):
+        while rows := list(islice(reader, size)):
             yield first, rows
             first = reader.line_num + 1
     except csv.Error as error:

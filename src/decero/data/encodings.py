@@ -25,7 +25,9 @@ OTHER_FILES = {
 DECOMPRESS = {"gz": "gzip -dc", "bz2": "bzip2 -dc", "xz": "xz -dc", "zst": "zstd -dc"}
 IN_RUNS = ["cp932", "gb18030", "big5", "euc_jp", "euc_kr", "cp1251", "koi8_r", "cp1250", "iso8859_2", "cp1253"]
 IN_RUNS += ["cp1255", "cp1256"]
-ICONV = {"euc_jp": "EUC-JP", "euc_kr": "CP949", "koi8_r": "KOI8-R", "iso8859_2": "ISO-8859-2"}  # others: upper case
+ICONV = {"euc_jp": "EUC-JP", "euc_kr": "CP949", "koi8_r": "KOI8-R", "iso8859_2": "ISO-8859-2", "cp932": "CP932"}
+ICONV |= {"gb18030": "GB18030", "big5": "BIG5"}
+KNOWN_AS = {"CP932": "Shift-JIS (CP932)"}
 VALID_UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 
@@ -35,24 +37,14 @@ def not_utf8(path: Path, line: int, byte: int, sample: bytes) -> UserError:
     sample: the first bytes of the file and those around the byte.
     """
     at = f"{path}, line {line}: byte {byte} is not UTF-8"
-    for mark, kind in OTHER_FILES.items():
-        if sample.startswith(mark):
-            return UserError(f"{path}: this is {kind}")
-    new = shlex.quote(str(path.with_name(f"utf8-{path.name if not _packed(path) else path.stem}")))
-    name = guess(sample)
-    if name is None:
-        return UserError(f"{at}, though most of the file is; correct the line, or drop such bytes: "
-                         f"{_iconv(path, 'UTF-8', '-c ')} > {new}")  # fmt: skip
-    if name == "":
-        return UserError(f"{at} text; are these bytes text? (if they are: iconv -l lists encodings)")
-    return UserError(f"{at}; it looks like {name}; convert the file: {_iconv(path, name)} > {new}")
+    return _error(path, at, sample)
 
 
 def nul_byte(path: Path, line: int, sample: bytes) -> UserError:
     """Return the error for a file with NUL bytes: UTF-16 or UTF-32 text, a damaged file, or no text."""
     name = guess(sample)
     if name or any(sample.startswith(mark) for mark in OTHER_FILES):
-        return not_utf8(path, line, 1, sample)
+        return _error(path, f"{path}, line {line}: holds NUL bytes, so it is not UTF-8", sample)
     source = _iconv(path, None)
     new = shlex.quote(str(path.with_name(f"clean-{path.stem if _packed(path) else path.name}")))
     return UserError(
@@ -77,10 +69,25 @@ def guess(sample: bytes) -> str | None:
         return None
     if sum(map(len, re.findall(rb"[\x80-\xff]{2,}", sample))) > high / 2:
         found = charset_normalizer.from_bytes(sample, cp_isolation=IN_RUNS).best()
-        return ICONV.get(found.encoding, found.encoding.upper()) if found else ""
+        return ICONV.get(found.encoding, found.encoding) if found else ""
     if not re.search(rb"[\x80-\x9f]", sample):
-        return "ISO-8859-1"
-    return "" if re.search(rb"[\x81\x8d\x8f\x90\x9d]", sample) else "CP1252"
+        return "latin1"
+    return "" if re.search(rb"[\x81\x8d\x8f\x90\x9d]", sample) else "cp1252"
+
+
+def _error(path: Path, at: str, sample: bytes) -> UserError:
+    for mark, kind in OTHER_FILES.items():
+        if sample.startswith(mark):
+            return UserError(f"{path}: this is {kind}")
+    new = shlex.quote(str(path.with_name(f"utf8-{path.name if not _packed(path) else path.stem}")))
+    name = guess(sample)
+    if name is None:
+        return UserError(f"{at}, though most of the file is; correct the line, or drop such bytes: "
+                         f"{_iconv(path, 'UTF-8', '-c ')} > {new}")  # fmt: skip
+    if name == "":
+        return UserError(f"{at} text; are these bytes text? (if they are: iconv -l lists encodings)")
+    known = KNOWN_AS.get(name, name)
+    return UserError(f"{at}; it looks like {known}; convert the file: {_iconv(path, name)} > {new}")
 
 
 def _wide(sample: bytes) -> str | None:
@@ -94,13 +101,13 @@ def _wide(sample: bytes) -> str | None:
             return name
     even, odd = counts[0] + counts[2], counts[1] + counts[3]
     for name, here, there in (("UTF-16LE", odd, even), ("UTF-16BE", even, odd)):
-        if here > 20 * there:
-            try:
-                codecs.getincrementaldecoder(name)().decode(sample)
-            except UnicodeDecodeError:
-                continue
-            if here > len(sample) / 100:
-                return name
+        try:
+            text = codecs.getincrementaldecoder(name)().decode(sample)
+        except UnicodeDecodeError:
+            continue
+        lines = sample.count(b"\n")  # few other characters have such a byte
+        if (lines and text.count("\n") > lines / 2) or (here > len(sample) / 5 and here > 20 * there):
+            return name
     return None
 
 

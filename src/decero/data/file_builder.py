@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -12,6 +11,7 @@ from datasets.builder import Key
 
 from decero.data import delimited, json_lines, parquet_files, plain_text
 from decero.data.column_names import Wanted
+from decero.data.file_paths import path_of
 
 
 @dataclass
@@ -47,7 +47,7 @@ class LocalFiles(datasets.ArrowBasedBuilder):
         return [datasets.SplitGenerator(name="train", gen_kwargs=gen_kwargs)]
 
     def _features(self) -> Features:
-        config, paths = self.config, [Path(path) for path in self.config.paths]
+        config, paths = self.config, [path_of(path) for path in self.config.paths]
         if config.form == "parquet":
             return parquet_files.find_features(paths, config.wanted, config.rest)
         if config.form == "jsonl":
@@ -64,19 +64,19 @@ class LocalFiles(datasets.ArrowBasedBuilder):
     def _generate_tables(self, files: list[str], groups: list[int | None]) -> Iterator[tuple[Key, pa.Table]]:
         features, empty = self.info.features, True
         for number, (file, group) in enumerate(zip(files, groups, strict=True)):
-            for place, table in enumerate(self._tables(Path(file), group, features)):
+            for place, table in enumerate(self._tables(path_of(file), group, features)):
                 yield Key(number, place), table
                 empty = False
         if empty:
             yield Key(0, 0), features.arrow_schema.empty_table()
 
-    def _tables(self, path: Path, group: int | None, features: Features) -> Iterator[pa.Table]:
+    def _tables(self, path: Any, group: int | None, features: Features) -> Iterator[pa.Table]:
         config = self.config
         if config.form == "parquet":
             return parquet_files.read_table(path, group, features)
         if config.form == "jsonl":
             types = dict(zip(features, features.arrow_schema.types, strict=True))
-            return json_lines.read_table(path, types, not config.sample)
+            return json_lines.read_table(path, types, config.wanted, not config.sample)
         if config.form == "txt":
             return plain_text.read_table(path, config.sample_by)
         layout = delimited.find_layout(path, config.form, config.wanted, config.rest)
@@ -86,5 +86,5 @@ class LocalFiles(datasets.ArrowBasedBuilder):
         """Split Parquet files into row groups, so that a stream resumes without reading the earlier ones."""
         for file, group in zip(files, groups, strict=True):
             split = self.config.form == "parquet" and group is None
-            parts = list(range(parquet_files.row_groups(Path(file)))) if split else [group]
+            parts = list(range(parquet_files.row_groups(path_of(file)))) if split else [group]
             yield {"files": [file] * len(parts), "groups": parts}

@@ -21,9 +21,9 @@ from decero.data.encodings import SAMPLE, not_utf8, nul_byte
 from decero.errors import UserError, root_line
 
 BLOCK = 4 << 20  # bytes of text in memory at a time
-LONGEST_LINE = 256 << 20  # bytes
-MOST_EXPANSION = 200  # text is compressed 3 to 30 times
-SAFE_SIZE = 256 << 20  # bytes; a smaller file may expand more
+LONGEST_LINE = 128 << 20  # bytes
+MOST_EXPANSION = 100  # text is compressed 3 to 30 times
+SAFE_SIZE = 64 << 20  # bytes; a smaller file may expand more
 COMPRESSED: dict[str, Any] = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 COMPRESSED["zst"] = lambda path, mode: io.BufferedReader(pa.CompressedInputStream(str(path), "zstd"))  # type: ignore
 DAMAGED = (OSError, EOFError, zlib.error, lzma.LZMAError, pa.ArrowException)
@@ -46,7 +46,7 @@ def text_blocks(path: Path) -> Iterator[tuple[int, str]]:
     with _reading(path), _opened(path) as file:
         packed, size = extension(path)[1], path.stat().st_size
         while block := file.read(BLOCK):
-            if not block.endswith(b"\n"):
+            if not block.endswith(b"\n") and b"\0" not in block:
                 block += (rest := file.readline(LONGEST_LINE))
                 if len(rest) == LONGEST_LINE:
                     line = number + block.count(b"\n")

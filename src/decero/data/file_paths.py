@@ -21,6 +21,11 @@ def note(line: str) -> None:
         sys.stderr.write(f"note: {line}\n")
 
 
+def path_of(name: str) -> Path:
+    """Return a path. In the module of a builder, `datasets` replaces Path by one that reads `::` as an archive."""
+    return Path(name)
+
+
 def find_files(split: str, patterns: str | list[str], form: str | None = None) -> tuple[str, list[Path]]:
     """Return the format of a split's files (`jsonl`, ...) and their paths. Raises UserError for mixed or empty files.
 
@@ -74,7 +79,7 @@ def _expand(pattern: str, setting: str) -> list[Path]:
     if path.is_symlink():
         raise UserError(f"{pattern}: a symbolic link that leads to no file; name the file  ({setting})")
     try:
-        siblings = sorted(os.listdir(path.parent))
+        siblings = sorted(each.name for each in path.parent.iterdir() if each.is_file() or each.is_dir())
     except OSError:
         siblings = []
     near = did_you_mean(path.name, siblings, f"{path.parent}/")

@@ -19,6 +19,7 @@ from decero.data.file_bytes import text_blocks
 from decero.errors import UserError
 
 SAMPLE = 10_000  # rows of a stream that decide the types
+DEEPEST = 32  # levels of lists and objects in a column; Arrow files allow 64
 NAMED = 1000  # rows of a file whose columns an error names
 ROWS = 10_000  # of a table, at most
 Row = tuple[int, str, dict[str, Any]]  # line (item, in an array), source text, value
@@ -55,7 +56,7 @@ def find_types(paths: list[Path], wanted: Wanted, rest: bool, sample: bool) -> d
     return {column.name: column.type(column.name in wanted) for column in columns.values()}
 
 
-def read_table(path: Path, types: dict[str, pa.DataType], checked: bool) -> Iterator[pa.Table]:
+def read_table(path: Path, types: dict[str, pa.DataType], wanted: Wanted, checked: bool) -> Iterator[pa.Table]:
     """Yield the columns of a file in tables. Raises UserError for a value that is not of its column's type.
 
     checked: whether `find_types` has read every line. Then Arrow reads the blocks that it can, which is faster; it does
@@ -70,7 +71,7 @@ def read_table(path: Path, types: dict[str, pa.DataType], checked: bool) -> Iter
         else:
             rows = _rows(path, number, text)
         while some := list(islice(rows, ROWS)):
-            yield _table(path, some, types)
+            yield _table(path, some, types, wanted)
         if number == 1 and text.lstrip().startswith("["):
             return
 
@@ -113,7 +114,8 @@ class _Column:
         elif kind in (list, dict) and self.fits:
             try:
                 found = pa.infer_type([value])
-                if found not in self.nested:
+                self.fits = _is_flat(found)
+                if self.fits and found not in self.nested:
                     fields = [pa.schema({"x": each}) for each in [*self.nested, found]]
                     self.nested = [pa.unify_schemas(fields, promote_options="permissive").field("x").type]
             except UNFIT:
@@ -140,16 +142,28 @@ class _Column:
         return pa.string()
 
 
-def _table(path: Path, rows: list[Row], types: dict[str, pa.DataType]) -> pa.Table:
+def _is_flat(kind: pa.DataType, levels: int = DEEPEST) -> bool:
+    """Tell whether a type is nested in at most some levels."""
+    return levels > 0 and all(_is_flat(kind.field(i).type, levels - 1) for i in range(kind.num_fields))
+
+
+def _table(path: Path, rows: list[Row], types: dict[str, pa.DataType], wanted: Wanted) -> pa.Table:
     arrays, written = [], None
     for name, kind in types.items():
         values = [value_at(row, name) for _, _, row in rows]
         if kind == pa.string() and any(value is not None and type(value) is not str for value in values):
             written = written or [_as_written(text) for _, text, _ in rows]
-            values = [_text(value_at(row, name)) for row in written]
+            values = [
+                json.dumps(value) if isinstance(value, list | dict) else value_at(row, name)
+                for value, row in zip(values, written, strict=True)
+            ]
+            values = [json.dumps(value) if isinstance(value, bool) else value for value in values]
         try:
             arrays.append(pa.array(values, kind))
         except (UnicodeEncodeError, *UNFIT):
+            if name not in wanted and kind == pa.string():
+                arrays.append(pa.array([v and v.encode("utf-8", "replace").decode() for v in values], kind))
+                continue
             for (place, _, _), value in zip(rows, values, strict=True):
                 try:
                     pa.array([value], kind)
@@ -163,10 +177,6 @@ def _table(path: Path, rows: list[Row], types: dict[str, pa.DataType]) -> pa.Tab
                     ) from error
             raise
     return pa.table(arrays, names=list(types))
-
-
-def _text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _as_written(text: str) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from decero.data.column_names import Wanted
 from decero.data.file_builder import LocalFiles
 from decero.data.file_bytes import content_hash
 from decero.data.file_paths import SPLITS, find_files
+from decero.data.stream import READING
+from decero.errors import UserError, root_line
 
 __all__ = ["SPLITS", "find_files", "open_files", "read_files"]
 
@@ -30,9 +32,15 @@ def read_files(
     """
     found, paths = find_files(split, patterns, form)
     builder = _builder(found, paths, sample_by, wanted or {}, rest, [content_hash(path) for path in paths])
-    with writing_cache():
-        builder.download_and_prepare()
-        return builder.as_dataset("train")
+    try:
+        with writing_cache():
+            builder.download_and_prepare()
+            features = builder.info.features
+            if builder.info.splits["train"].num_examples == 0:
+                return Dataset.from_dict({name: [] for name in features}, features=features)
+            return builder.as_dataset("train")
+    except READING as error:
+        raise UserError(f"{paths[0]}: cannot read it as {found}: {root_line(error)}") from error
 
 
 def open_files(form: str, paths: list[Path], sample_by: str, wanted: Wanted, stored: bool = False) -> Any:
