@@ -79,7 +79,7 @@ def test_a_label_only_in_train_is_found(found, make):
 def test_a_split_without_labels_gives_the_error_of_the_recipe(everything, make):
     test = [{"text": row["text"]} for row in make.examples(9, 3000)]
     said = [f for f in everything("finetune_classification", rows={"test": test}) if f.severity == "bad"]
-    assert "test.jsonl: there is no column 'label'" in only(said).what
+    assert "fails with: test: there is no column 'label'" in only(said).what
 
 
 def test_a_model_that_does_not_beat_the_majority_is_found(found, make):

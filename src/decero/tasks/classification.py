@@ -49,8 +49,8 @@ class Classification(Task):
         data, seed = self.config.data, self.config.seed
         if strict:
             corpus, names = load_labelled(data, self.problem_type, seed)
-        else:  # only train is encoded, so labels that train lacks raise no error here
-            corpus = load_corpus(**data.source())
+        else:  # only train is encoded, so labels that train lacks raise no error here, nor does a split without any
+            corpus = load_corpus(**data.source() | {"columns": None})
             encoded, names = encode_labels(DatasetDict(train=corpus["train"]), data.label_column, self.problem_type)
             corpus["train"] = label_budget(encoded["train"], data.max_train_rows, self.problem_type, seed)
         columns = (data.text_column, *([data.text_pair_column] if data.text_pair_column else []))
