@@ -50,7 +50,7 @@ def make_texts(name: str, work: Workload, config: PreTrainedConfig, seed: int) -
 
 def _read_texts(name: str, work: Workload, config: PreTrainedConfig, count: int, seed: int) -> Dataset:
     assert work.texts is not None
-    corpus = load_corpus(files={"train": work.texts.files}, text_column=work.texts.text_column)["train"]
+    corpus = load_corpus(files={"train": work.texts.files}, text_column=work.texts.text_column, columns={})["train"]
     if len(corpus) < count:
         raise UserError(
             f"works.{name}: {len(corpus):,} texts are fewer than batches x batch_size = {count:,}; lower batches"

@@ -100,6 +100,10 @@ class DataSection(SourceSection):
     max_length: int = Field(128, ge=4, description="most tokens per row, including special tokens")
     num_proc: int | None = Field(None, ge=1, description="processes for tokenization; by corpus size when not set")
 
+    def source(self) -> dict[str, Any]:
+        """Return the arguments of `load_corpus`; of files, only the columns that settings name are read."""
+        return super().source() | {"columns": {}}
+
 
 CORPUS_ARGUMENTS = (
     "name", "files", "config_name", "revision", "streaming", "buffer_size", "sample_by", "max_rows", "text_column",
@@ -115,6 +119,13 @@ class LabelledData(DataSection):
     max_train_rows: int | None = Field(
         None, ge=1, description="label budget: train on this many examples, chosen by the seed"
     )
+
+    def source(self) -> dict[str, Any]:
+        labels = [self.label_column] if isinstance(self.label_column, str) else self.label_column
+        columns = dict.fromkeys(labels, "data.label_column")
+        if self.text_pair_column:
+            columns[self.text_pair_column] = "data.text_pair_column"
+        return super().source() | {"columns": columns}
 
 
 class OptimSection(Section):

@@ -14,6 +14,7 @@ import xxhash
 from datasets import Dataset, Features, Sequence, Value
 from transformers import PreTrainedTokenizerBase
 
+from decero.data.cache_errors import writing_cache
 from decero.data.corpus import check_text
 from decero.data.languages import end_token
 from decero.data.special_tokens import TEXT, encode_behind, special_tokens_around
@@ -182,6 +183,7 @@ def tokenize_pairs(
     return map_rows(dataset, tokenize, features, tokenizer, key, num_proc, f"tokenize {where}")
 
 
+@writing_cache()
 def map_rows(dataset: Dataset, function, features, tokenizer, key: tuple, num_proc: int | None, desc: str) -> Dataset:
     """Run `Dataset.map` with a cache keyed by the rows, the tokenizer, the settings and the tokenizers version.
 

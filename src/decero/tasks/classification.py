@@ -59,7 +59,7 @@ class Classification(Task):
         """The texts with `labels`, train cut to the label budget. Labels keep the ids that the checkpoint has."""
         data, problem_type = self.config.data, self.problem_type
         notes: list[str] = []
-        corpus = load_corpus(**data.source())
+        corpus = load_corpus(**data.source() | ({} if strict else {"columns": None}))
         # Where labels that train lacks raise no error, only train is encoded.
         labelled = corpus if strict else DatasetDict(train=corpus["train"])
         known = label_names(self.checkpoint) if problem_type != "regression" else []

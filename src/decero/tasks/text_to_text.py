@@ -197,7 +197,8 @@ def _load(where: str, task: PairTask, budget: int | None, seed: int) -> DatasetD
         columns = {"source": "source", "target": "target"}
         corpus = read_parallel(task.parallel, task.max_rows, task.validation_fraction, task.test_fraction)
     else:
-        corpus = load_corpus(**task.source(), text_column=task.source_column)
+        settings = {column: f"{where}.{side}_column" for column, side in columns.items()}
+        corpus = load_corpus(**task.source(), text_column=task.source_column, columns=settings)
     for split, dataset in corpus.items():
         for column in columns:
             check_text(dataset, column, f"{where} ({split})", f"{where}.{columns[column]}_column")
