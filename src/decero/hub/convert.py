@@ -222,7 +222,7 @@ def _loading() -> Iterator[None]:
     """Turn transformers' loading errors into a UserError of one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, StrictDataclassError) as error:
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[-1].strip()
         raise UserError(f"transformers cannot load it: {reason}") from error
 

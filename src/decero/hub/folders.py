@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from decero.errors import UserError, did_you_mean
+from decero.hub import foreign_files
 from decero.hub.publish import OTHERS, PICKLES, TOKENIZER, WEIGHTS
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -41,16 +42,10 @@ def find(source: Path | str) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json. Raises UserError when it is missing, invalid or without a model_type."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no model in this folder: there is no config.json") from None
-    except ValueError as error:
-        raise UserError(f"{folder}/config.json: invalid JSON: {error}") from None
-    if not isinstance(config, dict) or not config.get("model_type"):
-        raise UserError(f"{folder}/config.json: no model_type")
-    return config
+    """Read config.json. Raises UserError when it is missing, damaged or without a model_type."""
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder}: no model in this folder: there is no config.json")
+    return foreign_files.read_config(folder / "config.json")
 
 
 def read_headers(folder: Path) -> dict[str, str]:
