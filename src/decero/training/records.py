@@ -1,6 +1,7 @@
 """Write result.json: the results of a run, and what is needed to interpret and repeat it."""
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -77,11 +78,22 @@ def write_pushed(output: Path, repo_id: str) -> None:
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a JSON file completely or not at all. Creates its folder if needed."""
+    """Write a JSON file completely or not at all. Creates its folder if needed.
+
+    NaN and infinities, which JSON does not have, become null.
+    """
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(_finite(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _commit() -> str | None:
