@@ -2,9 +2,11 @@
 
 import errno
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
 ENVIRONMENT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO, errno.ENOENT, errno.ESTALE)
 CLEANUPS: list[Callable[[], None]] = []  # called when a command ends with a UserError
@@ -25,6 +27,31 @@ def did_you_mean(name: str, valid: Iterable[str], prefix: str = "") -> str:
     """Return `"; did you mean optim.learning_rate?"`, or "" when no valid name is close."""
     near = get_close_matches(name, list(valid), n=1, cutoff=0.6)
     return f"; did you mean {prefix}{near[0]}?" if near else ""
+
+
+def regular_file(path: str | os.PathLike, most_bytes: int = 2**63) -> Path:
+    """Return the path of a file that can be read to its end; a pipe or a device could keep a reader forever.
+
+    Raises UserError: no such file (with the nearest name in its folder), a folder, a pipe, a device, a socket, a loop
+    of links, a name that is too long, a file over `most_bytes`.
+    """
+    path = Path(path)
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        folder = path.parent
+        names = os.listdir(folder) if os.path.isdir(folder) and os.access(folder, os.R_OK) else []
+        near = did_you_mean(path.name, (name for name in names if Path(name).suffix == path.suffix), f"{folder}/")
+        why = "; the link leads nowhere" if os.path.islink(path) else near
+        raise UserError(f"{path}: no such file{why}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise UserError(f"{path}: cannot read this file: {getattr(error, 'strerror', error)}") from None
+    if not stat.S_ISREG(found.st_mode):
+        kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
+        raise UserError(f"{path}: this is a {kinds.get(stat.S_IFMT(found.st_mode), 'device')}; give a file")
+    if found.st_size > most_bytes:
+        raise UserError(f"{path}: {found.st_size:,} bytes; such a file has at most {most_bytes:,}")
+    return path
 
 
 def root_line(error: BaseException) -> str:
