@@ -1,5 +1,6 @@
 """Find out which recipe a configuration file is for."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from transformers import (
 
 from decero.config.run_config import RunConfig
 from decero.config.sections import ModelSection
-from decero.config.yaml_files import read_yaml
+from decero.config.yaml_files import read_settings, read_yaml
 from decero.data.packages import resolve_package_path
+from decero.doctor.findings import NotExaminedError
+from decero.doctor.model_files import check_kinds
 from decero.errors import UserError, did_you_mean
 from decero.execution.build import read_preset
-from decero.execution.transformers_internals import StrictDataclassError, heads_of
+from decero.execution.transformers_internals import heads_of
 from decero.tasks import TASKS
 
 
@@ -37,10 +40,10 @@ def recipe_of(path: Path, requested: str | None = None) -> str:
     if requested:
         if requested not in TASKS:
             near = did_you_mean(requested, TASKS) or f"; known: {', '.join(TASKS)}"
-            raise UserError(f"--recipe: unknown training recipe {requested}{near}")
+            raise NotExaminedError(f"--recipe: unknown training recipe {requested}{near}")
         return requested
     settings = read_yaml(path)
-    comments = "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    comments = "\n".join(line for line in read_settings(path).splitlines() if line.startswith("#"))
     named = set(re.findall(r"recipes/(\w+)\.py", comments)) & set(TASKS)
     if len(named) == 1:
         return named.pop()
@@ -78,8 +81,13 @@ def _kind(section: ModelSection) -> Any:
             config = read_preset(section.config, section.overrides)
         else:
             hub = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
-            config = AutoConfig.from_pretrained(resolve_package_path(str(section.name_or_path)), **hub)
-    except (StrictDataclassError, OSError, ValueError, KeyError) as error:
+            path = resolve_package_path(str(section.name_or_path))
+            if os.path.isdir(path):
+                check_kinds(Path(path))
+            config = AutoConfig.from_pretrained(path, **hub)
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises all kinds for values of a wrong type
         raise UserError(f"model: {section.config or section.name_or_path}: {' '.join(str(error).split())}") from error
     if config.is_encoder_decoder:
         return AutoModelForSeq2SeqLM
