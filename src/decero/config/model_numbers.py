@@ -7,11 +7,13 @@ from typing import Any
 
 LARGEST = 2**40  # of any number
 RULES: tuple[tuple[str, float, float], ...] = (  # pattern of names, smallest value, largest value; the first one counts
-    (r"(hidden|vocab)_size|d_model|n_embd|num_attention_heads|n_head", 1, 2**31),
+    (r"(hidden|vocab|intermediate)_size|d_model|n_embd|num_attention_heads|n_head|head_dim", 1, 2**31),
+    (r"max_position_embeddings|n_positions|num_labels|.*_theta", 1, 2**31),
+    (r".*_token_id", -1, 2**31),  # -1 stands for none in some configurations
     (r".*layers|n_layer", 0, 10_000),
     (r".*dropout.*|.*_drop|.*pdrop|label_smoothing", 0, 1),
     (r".*_(size|heads|dim|embeddings|positions|buckets|window|offset)|d_\w+|n_(positions|ctx|inner)", 0, 2**31),
-    (r".*_(range|eps|epsilon|theta)", 0, LARGEST),
+    (r".*_(range|eps|epsilon)", 0, LARGEST),
 )
 
 

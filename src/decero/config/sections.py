@@ -13,6 +13,12 @@ MOST_EXAMPLES = 1_000_000  # of a batch
 MOST_BATCH_TOKENS = 10**9
 MOST_STEPS = 10**9
 MOST_WORKERS = 512  # processes on one machine
+SHARES = ("momentum", "dampening", "alpha")  # arguments of optimizers from 0 to 1
+PAIRS = ("betas", "eps")  # arguments of optimizers that may be two numbers
+NO_ARCHITECTURE = (  # fields of a configuration that say how a model is called or stored
+    "model_type", "architectures", "auto_map", "transformers_version", "_name_or_path", "return_dict",
+    "output_attentions", "output_hidden_states", "is_encoder_decoder",
+)  # fmt: skip
 
 
 class Section(BaseModel):
@@ -45,6 +51,9 @@ class ModelSection(Section):
             raise ValueError(
                 "model.trust_remote_code runs code from the checkpoint; set model.revision to a commit that you trust"
             )
+        for name in self.overrides:
+            if name in NO_ARCHITECTURE:
+                raise ValueError(f"model.overrides.{name} is no part of an architecture; remove it")
         check_model_numbers(self.overrides, "model.overrides")
         return self
 
@@ -138,11 +147,16 @@ class OptimSection(Section):
     @field_validator("arguments")
     @classmethod
     def _moderate(cls, arguments):
-        """Optimizers check their own ranges, but accept an infinite eps or a momentum of 1e300."""
+        """Optimizers check some ranges, but accept an infinite eps, a momentum of 1e300 or a list as dampening."""
         for name, value in arguments.items():
-            for number in value if isinstance(value, list) else [value]:
-                if isinstance(number, int | float) and not -1000 <= number <= 1000:  # also for NaN
-                    raise ValueError(f"optim.arguments.{name} is {number}; give a number from -1000 to 1000")
+            low, high = (0, 1) if name in SHARES else (-1000, 1000)
+            numbers = value if isinstance(value, list) and name in PAIRS and len(value) == 2 else [value]
+            for number in numbers:
+                if not isinstance(number, int | float | None):
+                    pair = " or two of them in a list" if name in PAIRS else ""
+                    raise ValueError(f"optim.arguments.{name} is {value}; give a number{pair}, true, false or null")
+                if number is not None and not low <= number <= high:  # also for NaN
+                    raise ValueError(f"optim.arguments.{name} is {number}; give a number from {low} to {high}")
         return arguments
 
 
