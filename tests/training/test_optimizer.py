@@ -15,5 +15,5 @@ def test_arguments_for_other_loops_are_refused(name):
 
 
 def test_one_number_where_two_belong_is_refused():
-    with pytest.raises(UserError, match="optim.arguments: Adafactor rejects them"):
+    with pytest.raises(UserError, match=r"optim\.arguments: Adafactor rejects them"):
         build_optimizer(nn.Linear(2, 3), OptimSection(name="adafactor", arguments={"eps": 1}))
