@@ -253,6 +253,8 @@ def test_package_paths(tmp_path, monkeypatch):
         resolve_package_path("package:decero_no_such/model")
     with pytest.raises(UserError, match="has no folder modle"):
         resolve_package_path("package:decero_fake_package/modle")
+    with pytest.raises(UserError, match="package __main__ is not installed"):
+        resolve_package_path("package:__main__/model")
 
 
 def spelled(vocab_of, **parts):

@@ -4,10 +4,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from decero.config.sections import LabelledData, Section, SourceSection
+from decero.config.sections import MOST_ROWS, MOST_TOKENS, MOST_WORKERS, LabelledData, Section, SourceSection
 from decero.config.training_run import TrainingRun
 
-MOST_TOKENS = 10_000_000  # no model reads more
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 
@@ -53,10 +52,10 @@ class PairData(Section):
         128, ge=4, le=MOST_TOKENS, description="most tokens in a target, including special tokens"
     )
     max_train_rows: int | None = Field(
-        None, ge=1, description="label budget: train on this many pairs per task, chosen by the seed"
+        None, ge=1, le=MOST_ROWS, description="label budget: train on this many pairs per task, chosen by the seed"
     )
     num_proc: int | None = Field(
-        None, ge=1, le=1024, description="processes for tokenization; by corpus size when not set"
+        None, ge=1, le=MOST_WORKERS, description="processes for tokenization; by corpus size when not set"
     )
 
     @field_validator("tasks")
@@ -91,7 +90,7 @@ class GenerationSection(Section):
     validation_rows: int = Field(
         200,
         ge=0,
-        le=10**9,
+        le=MOST_ROWS,
         description="validation pairs to answer in each evaluation, per task; 0: compute only the loss",
     )
 

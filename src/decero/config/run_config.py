@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from decero.config.command_line import Call, check_call, keys_of, take_options
 from decero.config.devices import find_device
 from decero.config.explain import explain, help_text
-from decero.config.sections import HubSection, Section, TrackingSection
+from decero.config.sections import LARGEST_SEED, HubSection, Section, TrackingSection
 from decero.config.yaml_files import put, read_yaml, yaml_value
 from decero.errors import UserError
 
@@ -31,7 +31,9 @@ class RunConfig(Section):
     options: ClassVar[tuple[str, ...]] = ("--dry-run", "--resume")
 
     output: str = Field(description="folder that the run writes to")
-    seed: int = Field(0, ge=0, description="seed of initial weights, data order, masks, dropout and label budgets")
+    seed: int = Field(
+        0, ge=0, le=LARGEST_SEED, description="seed of initial weights, data order, masks, dropout and label budgets"
+    )
     tracking: TrackingSection = TrackingSection()
     hub: HubSection = HubSection()
 

@@ -14,7 +14,8 @@ from transformers import (
 
 from decero.config.run_config import RunConfig
 from decero.config.sections import ModelSection
-from decero.config.yaml_files import read_yaml
+from decero.config.yaml_files import read_settings, read_yaml
+from decero.doctor.findings import NotExaminedError
 from decero.errors import UserError, did_you_mean
 from decero.execution.build import config_of
 from decero.execution.transformers_internals import heads_of
@@ -35,10 +36,10 @@ def recipe_of(path: Path, requested: str | None = None) -> str:
     if requested:
         if requested not in TASKS:
             near = did_you_mean(requested, TASKS) or f"; known: {', '.join(TASKS)}"
-            raise UserError(f"--recipe: unknown training recipe {requested}{near}")
+            raise NotExaminedError(f"--recipe: unknown training recipe {requested}{near}")
         return requested
     settings = read_yaml(path)
-    comments = "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    comments = "\n".join(line for line in read_settings(path).splitlines() if line.startswith("#"))
     named = set(re.findall(r"recipes/(\w+)\.py", comments)) & set(TASKS)
     if len(named) == 1:
         return named.pop()

@@ -7,6 +7,7 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from decero.config.model_numbers import check_model_numbers
 from decero.config.sections import ModelSection, TokenizerSection
 from decero.config.yaml_files import read_yaml
 from decero.data.tokenizer import check_fits_model, load_tokenizer
@@ -189,6 +190,7 @@ def read_preset(path: str, overrides: dict[str, Any], tokenizer: PreTrainedToken
         near = did_you_mean(str(model_type), known)
         raise UserError(f"{path}: unknown model_type {model_type!r}{near}")
     _check_fields(known[model_type](), fields, path)
+    check_model_numbers(fields, path)
     _check_fields(known[model_type](), overrides, "model.overrides")
     ids = {} if tokenizer is None else _special_ids(fields, tokenizer)
     return AutoConfig.for_model(model_type, **(fields | ids | overrides))
