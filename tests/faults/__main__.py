@@ -1,4 +1,4 @@
-"""Attack decero: python -m tests.faults [SEED ...] [--cases N] [--first SEED] [--json FILE] [--workers N] [--keep FOLDER]
+"""Attack decero: python -m tests.faults [SEED ...] [--cases N] [--first SEED] [--json FILE] [--keep FOLDER]
 
 With seeds: run these cases and print what their steps print. Without: run N cases from the first seed on.
 Exit code 1 if a case fails.

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import json
 import queue
-import random
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -51,7 +50,7 @@ def kind_of(seed: int):
 
 def run_case(seed: int, world: World, server: Server, folder: Path, keep: bool = False) -> Result:
     """Run the case of a seed in a folder of its own. Its input depends on the seed alone."""
-    place = Place(folder / str(seed), random.Random(seed), world)
+    place = Place.of(seed, folder, world)
     case = kind_of(seed).draw(place)
 
     def run(step):
@@ -98,10 +97,14 @@ def attack(seeds, folder: Path, workers: int = 2, keep: bool = False, say=print)
 def table(results: list[Result]) -> str:
     """Count outcomes by kind."""
     kinds = sorted({result.kind for result in results})
-    outcomes = sorted({result.verdict.outcome for result in results}, key=lambda name: (name != "done", name != "refused", name))
+    outcomes = sorted(
+        {result.verdict.outcome for result in results}, key=lambda name: (name != "done", name != "refused", name)
+    )
     count = collections.Counter((result.kind, result.verdict.outcome) for result in results)
     rows = [["kind", "cases", *outcomes]]
-    rows += [[kind, sum(count[kind, each] for each in outcomes), *(count[kind, each] for each in outcomes)] for kind in kinds]
+    rows += [
+        [kind, sum(count[kind, each] for each in outcomes), *(count[kind, each] for each in outcomes)] for kind in kinds
+    ]
     rows += [["all", len(results), *(sum(count[kind, each] for kind in kinds) for each in outcomes)]]
     return "\n".join("  ".join(f"{cell!s:>14}" for cell in row) for row in rows)
 
@@ -117,7 +120,11 @@ def report(results: list[Result], path: Path | None, seconds: float) -> None:
         print(f"{len(seeds):>4} x {cause}    (seeds {', '.join(map(str, seeds[:6]))})")
     print(f"{len(results)} cases, {len(failed)} failed, {seconds:.0f} s; repeat one: python -m tests.faults SEED")
     if path:
+        path.parent.mkdir(exist_ok=True)
         counts = collections.Counter(f"{result.kind}: {result.verdict.outcome}" for result in results)
         record = {"cases": len(results), "failed": len(failed), "seconds": round(seconds, 1), "counts": dict(counts)}
-        record |= {"causes": {cause: seeds for cause, seeds in causes.items()}, "failures": [each.record() for each in failed]}
+        record |= {
+            "causes": dict(causes),
+            "failures": [each.record() for each in failed],
+        }
         path.write_text(json.dumps(record, indent=1), encoding="utf-8")

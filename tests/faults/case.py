@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-
 from tests.faults.server import HANG, Done
 from tests.faults.world import World
 
@@ -48,15 +47,20 @@ class Case:
 
 @dataclass
 class Place:
-    """The folders of a case: `given` to read, `out` to write to, `here` to work in; what it draws from, and the world."""
+    """The folders of a case: `given` to read, `out` to write to, `here` to work in; what it draws from; the world."""
 
     folder: Path
     dice: random.Random
-    world: World
+    world: World | None
 
     def __post_init__(self):
         for each in (self.given, self.here):
             each.mkdir(parents=True)
+
+    @classmethod
+    def of(cls, seed: int, folder: Path, world: World | None) -> "Place":
+        """The place of the case of a seed: what it draws depends on the seed alone."""
+        return cls(folder / str(seed), random.Random(seed), world)
 
     given = property(lambda self: self.folder / "given")
     out = property(lambda self: self.folder / "out")
@@ -113,7 +117,9 @@ def of_step(step: Step, done: Done) -> Verdict:
     if done.code == HANG:
         return Verdict("hang", innermost(done.err, r'File "(\S+)", line \d+ in (\w+)', first=True))
     if TRACEBACK in done.text or "Exception ignored" in done.text:
-        raised = re.findall(r"^(\w[\w.]*(?:Error|Exception|Interrupt|Exit|Warning|Failed)\w*)\b:?(.{0,40})", done.text, re.M)
+        raised = re.findall(
+            r"^([\w.]*(?:Error|Exception|Interrupt|Exit|Warning|Failed)\w*)\b:?(.{0,40})", done.text, re.M
+        )
         kind, words = raised[-1] if raised else ("?", "")
         where = innermost(done.text, r'File "(\S+)", line \d+, in (\S+)')
         words = re.sub(r"\d+", "N", re.sub(r"'[^']*'?|\S*/\S*", "...", words))
@@ -130,7 +136,9 @@ def of_step(step: Step, done: Done) -> Verdict:
 
 def innermost(text: str, pattern: str, first: bool = False) -> str:
     """The place in decero that was active: file and function."""
-    frames = [f"{file.split('/decero/')[1]}:{name}" for file, name in re.findall(pattern, text) if "src/decero/" in file]
+    frames = [
+        f"{file.split('/decero/')[1]}:{name}" for file, name in re.findall(pattern, text) if "src/decero/" in file
+    ]
     return frames[0 if first else -1] if frames else "a library"
 
 
@@ -140,7 +148,9 @@ def strict(path: Path):
     def refuse(word):
         raise ValueError(f"{word} in {path.name}")
 
-    lines = path.read_text(encoding="utf-8").splitlines() if path.suffix == ".jsonl" else [path.read_text(encoding="utf-8")]
+    lines = (
+        path.read_text(encoding="utf-8").splitlines() if path.suffix == ".jsonl" else [path.read_text(encoding="utf-8")]
+    )
     return [json.loads(line, parse_constant=refuse) for line in lines]
 
 
@@ -155,7 +165,8 @@ def nonsense(out: Path, began: int, done: Done) -> str | None:
                 strict(path)
             elif path.name.startswith("model") and path.suffix == ".safetensors":
                 with safe_open(path, framework="np") as weights:
-                    if not all(np.isfinite(weights.get_tensor(name).astype(np.float32)).all() for name in weights.keys()):
+                    tensors = [weights.get_tensor(name).astype(np.float32) for name in weights.offset_keys()]
+                    if not all(np.isfinite(tensor).all() for tensor in tensors):
                         return f"weights that are not finite in {path.parent.name}/{path.name}"
         except (ValueError, OSError, SafetensorError, TypeError) as error:
             return f"{str(error)[:60]} ({path.name})"

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydantic.fields import FieldInfo
+from tests.faults.case import Case, Place, Step
+from tests.faults.world import TRAINED
 
 from decero.cli.main import COMMANDS
 from decero.config.benchmark import Benchmark
@@ -17,8 +19,6 @@ from decero.config.comparison import Compare
 from decero.config.explain import section_of
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
 from decero.config.pretraining import EvaluateCausalLM, PretrainCausalLM, PretrainMLM, PretrainSeq2Seq, TrainTokenizer
-from tests.faults.case import Case, Place, Step
-from tests.faults.world import TRAINED
 
 CLASSES = {
     "train_tokenizer": TrainTokenizer, "pretrain_mlm": PretrainMLM, "pretrain_causal_lm": PretrainCausalLM,
@@ -26,36 +26,45 @@ CLASSES = {
     "finetune_causal_lm": FinetuneCausalLM, "finetune_seq2seq": FinetuneSeq2Seq, "compare": Compare,
     "evaluate_causal_lm": EvaluateCausalLM, "benchmark": Benchmark,
 }  # fmt: skip
-NAMES = {"tasks": "swap", "contenders": "ours", "works": "tiny"}  # the entry that a mapping of sections has in the world
+NAMES = {
+    "tasks": "swap",
+    "contenders": "ours",
+    "works": "tiny",
+}  # the entry that a mapping of sections has in the world
 # A huge value of these asks for a long run, or for many processes; both are legitimate.
 LONG = {"max_train_steps", "num_train_epochs", "rounds", "batches", "warmup_rounds"}
 PROCESSES = {"dataloader_num_workers", "num_proc"}
 SLOW = {"compile"}  # not switched on
 
 TEXTS = [
-    "", " ", "\n", "a\x00b", "../../../outside", "/dev/null", "/dev/null/x", "/etc/passwd", ".", "..", "~", "-", "--help",
-    "a" * 300, "a/" * 600, "ünïcödé 数字", "e\u0301", "\u202e\u200b", "None", "null", "true", "1", "{{ 7 * 7 }}", "$HOME",
-    "nonsense", "no/such-model", "package:nothing/x", "https://example.com/x", "[a-", "*", "**/*", "a=b", "'", '"', "</s>",
+    "", " ", "\n", "a\x00b", "../../../outside", "/dev/null", "/dev/null/x", "/etc/passwd", ".", "..", "~", "-",
+    "--help", "a" * 300, "a/" * 600, "ünïcödé 数字", "e\u0301", "\u202e\u200b", "None", "null", "true", "1",
+    "{{ 7 * 7 }}", "$HOME", "nonsense", "no/such-model", "package:nothing/x", "https://example.com/x", "[a-", "*",
+    "**/*", "a=b", "'", '"', "</s>",
 ]  # fmt: skip
 NUMBERS = [
-    0, -1, 1, 2, 3, 1.5, -0.0, 2**31, 2**32, 2**63, 2**64, 10**21, 10**400, 1e-320, 1e38, 1e39, 1e300, math.nan, math.inf,
-    -math.inf, True,
+    0, -1, 1, 2, 3, 1.5, -0.0, 2**31, 2**32, 2**63, 2**64, 10**21, 10**400, 1e-320, 1e38, 1e39, 1e300, math.nan,
+    math.inf, -math.inf, True,
 ]  # fmt: skip
 OTHERS = [None, [], {}, [None], [[]], {"": None}, {"a": {"b": {"c": [1]}}}, ["a", 1, None], "text", 7, 0.5, True]
 RAW = [
-    "[", "{a", "]", "&a [*a]", "*a", "!!python/object/apply:os.system ['touch sprung']", "!!binary aGVsbG8=", "2001-01-01",
-    "[" * 3000, "9" * 5000, "%", "@", "`", "? a", "{a: 1, a: 2}", "\t", "- a\n- b", "<<: *x", "0x10", "1_000", "1e3", "~",
+    "[", "{a", "]", "&a [*a]", "*a", "!!python/object/apply:os.system ['touch sprung']", "!!binary aGVsbG8=",
+    "2001-01-01", "[" * 3000, "9" * 5000, "%", "@", "`", "? a", "{a: 1, a: 2}", "\t", "- a\n- b", "<<: *x", "0x10",
+    "1_000", "1e3", "~",
     "&a [a, &b [*a, *a], &c [*b, *b, *b, *b], &d [*c, *c, *c, *c], &e [*d, *d, *d, *d], [*e, *e, *e, *e, *e, *e, *e]]",
 ]  # fmt: skip
 OVERRIDES = {
-    "hidden_size": [0, -8, 7, 10**9, "large", 1.5], "num_attention_heads": [0, -1, 3, 7, 10**6], "vocab_size": [0, 1, -5, 10**12],
-    "pad_token_id": [5000, -1, "x", None], "eos_token_id": [5000, [1, 2], -7], "num_hidden_layers": [0, -1, 10**7, "two"],
-    "hidden_act": ["nonsense", None, 3], "hidden_dropout_prob": [2.0, -1.0, math.nan, "0.1"], "layer_norm_eps": [0.0, math.nan, -1.0],
+    "hidden_size": [0, -8, 7, 10**9, "large", 1.5], "num_attention_heads": [0, -1, 3, 7, 10**6],
+    "vocab_size": [0, 1, -5, 10**12], "pad_token_id": [5000, -1, "x", None], "eos_token_id": [5000, [1, 2], -7],
+    "num_hidden_layers": [0, -1, 10**7, "two"], "hidden_act": ["nonsense", None, 3],
+    "hidden_dropout_prob": [2.0, -1.0, math.nan, "0.1"], "layer_norm_eps": [0.0, math.nan, -1.0],
     "max_position_embeddings": [0, -1, 5, 10**12], "initializer_range": [math.nan, -1.0, math.inf, 1e39],
-    "position_embedding_type": ["nonsense", "relative", "rotary", "none"], "norm_type": ["nonsense"], "id2label": [{"0": "a"}, 5],
-    "num_labels": [0, -1, 10**9], "problem_type": ["nonsense"], "torch_dtype": ["float99"], "dtype": ["float16", "int8"],
-    "architectures": [["Nonsense"], 3], "auto_map": [{"AutoConfig": "evil.Evil"}], "model_type": ["bert", ""], "rope_theta": [0, -1, "x"],
-    "num_key_value_heads": [0, 3, -1], "head_dim": [0, 7, -2], "layer_types": [["nonsense"], [], 3], "sliding_window": [0, -1],
+    "position_embedding_type": ["nonsense", "relative", "rotary", "none"], "norm_type": ["nonsense"],
+    "id2label": [{"0": "a"}, 5], "num_labels": [0, -1, 10**9], "problem_type": ["nonsense"],
+    "torch_dtype": ["float99"], "dtype": ["float16", "int8"], "architectures": [["Nonsense"], 3],
+    "auto_map": [{"AutoConfig": "evil.Evil"}], "model_type": ["bert", ""], "rope_theta": [0, -1, "x"],
+    "num_key_value_heads": [0, 3, -1], "head_dim": [0, 7, -2], "layer_types": [["nonsense"], [], 3],
+    "sliding_window": [0, -1],
 }  # fmt: skip
 
 
@@ -81,7 +90,9 @@ def kinds(annotation: Any) -> set:
 def hostile(dice, name: str, found: FieldInfo) -> Any:
     """Draw a value for a setting: from its type, its bounds and its choices, or of another type."""
     wanted = kinds(found.annotation)
-    bounds = [getattr(each, bound) for each in found.metadata for bound in ("ge", "gt", "le", "lt") if hasattr(each, bound)]
+    bounds = [
+        getattr(each, bound) for each in found.metadata for bound in ("ge", "gt", "le", "lt") if hasattr(each, bound)
+    ]
     near = [value for bound in bounds for value in (bound, bound - 1, bound + 1, -bound, bound * 0.999999)]
     choices = [each for each in wanted if isinstance(each, str)]
     pools = [OTHERS]
@@ -112,7 +123,9 @@ def word(place: Place, recipe: str) -> tuple[str, bool]:
     dice, all_settings = place.dice, list(settings(CLASSES[recipe]))
     name, found = dice.choice(all_settings)
     if name == "output":
-        value = dice.choice([f"{place.out}/{text}" for text in TEXTS if ".." not in text] + ["/dev/null/x", "/dev/null", "\x00"])
+        value = dice.choice(
+            [f"{place.out}/{text}" for text in TEXTS if ".." not in text] + ["/dev/null/x", "/dev/null", "\x00"]
+        )
     elif name.endswith("overrides"):
         field = dice.choice(list(OVERRIDES))
         name, value = f"{name}.{field}", dice.choice(OVERRIDES[field])
@@ -136,7 +149,17 @@ def recipe_line(place: Place) -> Case:
     if recipe != "evaluate_causal_lm" and (any(long for _, long in drawn) or dice.random() < 0.25):
         words.append("--dry-run")
     if dice.random() < 0.15:
-        options = [*OPTIONS, "--help", "-x", "--dry-run=1", "--budget=nan", "--budget=2s", "--device=h100", "--device=", "--resume"]
+        options = [
+            *OPTIONS,
+            "--help",
+            "-x",
+            "--dry-run=1",
+            "--budget=nan",
+            "--budget=2s",
+            "--device=h100",
+            "--device=",
+            "--resume",
+        ]
         words.append(dice.choice(options))
     return Case([Step(recipe, words)], [f"{recipe}: {' '.join(text for text, _ in drawn)[:300]}"])
 

@@ -15,27 +15,28 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from tests.faults.case import Case, Place, Step
 from tests.faults.world import examples, pairs
 
 KINDS = ("txt", "jsonl", "csv", "tsv", "parquet")
 READERS = {  # recipe -> columns of the rows that it reads
-    "finetune_classification": ("text", "label"), "finetune_seq2seq": ("en", "es"), "finetune_causal_lm": ("en", "es"),
-    "pretrain_mlm": ("text",), "pretrain_causal_lm": ("text",), "pretrain_seq2seq": ("text",), "train_tokenizer": ("text",),
-    "evaluate_causal_lm": ("text",),
+    "finetune_classification": ("text", "label"), "finetune_seq2seq": ("en", "es"),
+    "finetune_causal_lm": ("en", "es"), "pretrain_mlm": ("text",), "pretrain_causal_lm": ("text",),
+    "pretrain_seq2seq": ("text",), "train_tokenizer": ("text",), "evaluate_causal_lm": ("text",),
 }  # fmt: skip
 
 # --- damage to values: a value that takes the place of another in some rows
 
 LABELS = [
-    None, True, 0, 1, -1, 2**70, 1.1, 1.10, "01", "1", "None", "NA", "null", "nan", "", " ", "sport ", "e\u0301", "\u00e9", math.nan,
-    math.inf, 1e39, [], ["sport"], [["sport"]], [0, 1, 1], [None], {"a": 1}, {}, "x" * 100_000, "a\nb", "a\tb", '"', "a,b",
+    None, True, 0, 1, -1, 2**70, 1.1, 1.10, "01", "1", "None", "NA", "null", "nan", "", " ", "sport ", "e\u0301",
+    "\u00e9", math.nan, math.inf, 1e39, [], ["sport"], [["sport"]], [0, 1, 1], [None], {"a": 1}, {}, "x" * 100_000,
+    "a\nb", "a\tb", '"', "a,b",
 ]  # fmt: skip
 TEXTS = [
-    None, "", " ", "\n", "\x00", "a\x00b", "NA", "null", 7, 1.5, True, [], ["a", "b"], {"a": "b"}, "</s>", "[MASK] [SEP] [PAD]",
-    "<pad>", "<extra_id_0>", "word " * 3000, "a" * 300_000, "数字市场", "\u2028\u0085\x0b\x0c", "\u202e", "\ufeff", "🎉" * 500, "\ufffd",
-    'he said "no', '"', "'", "a,b;c\td", "a\r\nb", "a\rb", "...", "\\", "<script>", "{{x}}", "-1", "0", "e\u0301",
+    None, "", " ", "\n", "\x00", "a\x00b", "NA", "null", 7, 1.5, True, [], ["a", "b"], {"a": "b"}, "</s>",
+    "[MASK] [SEP] [PAD]", "<pad>", "<extra_id_0>", "word " * 3000, "a" * 300_000, "数字市场", "\u2028\u0085\x0b\x0c",
+    "\u202e", "\ufeff", "🎉" * 500, "\ufffd", 'he said "no', '"', "'", "a,b;c\td", "a\r\nb", "a\rb", "...", "\\",
+    "<script>", "{{x}}", "-1", "0", "e\u0301",
 ]  # fmt: skip
 DRIFT = [1, "seen", 1.5, None, [1], {"a": 1}, True, "2001-01-01"]
 
@@ -110,7 +111,9 @@ BYTES = {
     "carriage returns": lambda dice, data: data.replace(b"\n", dice.choice([b"\r\n", b"\r", b"\n\r"])),
     "an open quote": lambda dice, data: at(dice, data, b'"'),
     "quotes": lambda dice, data: line_by_line(dice, data, lambda line: b'"' + line),
-    "wide rows": lambda dice, data: line_by_line(dice, data, lambda line: b"shop\t" + line if b"\t" in line else b"shop," + line),
+    "wide rows": lambda dice, data: line_by_line(
+        dice, data, lambda line: b"shop\t" + line if b"\t" in line else b"shop," + line
+    ),
     "trailing commas": lambda dice, data: line_by_line(dice, data, lambda line: line + b","),
     "narrow rows": lambda dice, data: line_by_line(dice, data, lambda line: line.rpartition(b",")[0]),
     "semicolons": lambda dice, data: data.replace(b",", b";").replace(b"\t", b";"),
@@ -120,11 +123,15 @@ BYTES = {
     "the header again": lambda dice, data: data + data,
     "blank lines": lambda dice, data: line_by_line(dice, data, lambda line: line + b"\n"),
     "spaces": lambda dice, data: line_by_line(dice, data, lambda line: b"  " + line + b"\t "),
-    "a line that is no JSON": lambda dice, data: line_by_line(dice, data, lambda line: dice.choice([b"{", b"[1]", b"7", b"null", b"nan"])),
+    "a line that is no JSON": lambda dice, data: line_by_line(
+        dice, data, lambda line: dice.choice([b"{", b"[1]", b"7", b"null", b"nan"])
+    ),
     "a deep line": lambda dice, data: data + b'{"text": ' + b"[" * 5000 + b"\n",
     "a huge number": lambda dice, data: data + b'{"text": "a", "label": ' + b"9" * 5000 + b"}\n",
     "a list of objects": lambda dice, data: b"[" + data.rstrip().replace(b"\n", b",\n") + b"]",
-    "another format": lambda dice, data: dice.choice([b"PAR1" + data + b"PAR1", b"\x1f\x8b" + data, b"PK\x03\x04" + data, b"%PDF-1.4\n"]),
+    "another format": lambda dice, data: dice.choice(
+        [b"PAR1" + data + b"PAR1", b"\x1f\x8b" + data, b"PK\x03\x04" + data, b"%PDF-1.4\n"]
+    ),
     "doubled keys": lambda dice, data: data.replace(b'"text":', b'"text": "first", "text":'),
     "a line of a megabyte": lambda dice, data: at(dice, data, b"a" * 1_000_000),
 }
@@ -147,14 +154,18 @@ def bomb(place, path):
 
 def torn_archive(place, path):
     data = gzip.compress(path.read_bytes() if path.exists() else b"text\n" * 50)
-    path.with_name(f"{path.name}.gz").write_bytes(place.dice.choice([data[: len(data) // 2], data[:12], b"text", data[:-4] + b"\x00" * 4]))
+    path.with_name(f"{path.name}.gz").write_bytes(
+        place.dice.choice([data[: len(data) // 2], data[:12], b"text", data[:-4] + b"\x00" * 4])
+    )
 
 
 FILES = {
     "a named pipe": pipe,
     "a loop of links": loop,
     "a link to nowhere": lambda place, path: path.symlink_to("nowhere"),
-    "a link to a device": lambda place, path: path.symlink_to(place.dice.choice(["/dev/zero", "/dev/null", "/dev/tty", "/proc/self/mem"])),
+    "a link to a device": lambda place, path: path.symlink_to(
+        place.dice.choice(["/dev/zero", "/dev/null", "/dev/tty", "/proc/self/mem"])
+    ),
     "a folder": lambda place, path: path.mkdir(),
     "a folder with a loop": lambda place, path: (path.mkdir(), (path / "up").symlink_to("..")),
     "a folder with a pipe": lambda place, path: (path.mkdir(), os.mkfifo(path / f"x{path.suffix}")),
@@ -162,7 +173,23 @@ FILES = {
     "a torn archive": torn_archive,
     "nothing": lambda place, path: None,
 }
-STEMS = ["train[1]", "a b", "ünï", "*", "x" * 200, "a=b", "-x", "{a}", "$x", "train.txt", "a#b%20", "'", "..train", "a,b", "a:b"]
+STEMS = [
+    "train[1]",
+    "a b",
+    "ünï",
+    "*",
+    "x" * 200,
+    "a=b",
+    "-x",
+    "{a}",
+    "$x",
+    "train.txt",
+    "a#b%20",
+    "'",
+    "..train",
+    "a,b",
+    "a:b",
+]
 
 
 def written(kind: str, rows: list[dict]) -> bytes:
@@ -184,13 +211,15 @@ def written(kind: str, rows: list[dict]) -> bytes:
 
 
 TYPES = {
-    "large_string": pa.large_string(), "string_view": pa.string_view(), "binary": pa.binary(), "dictionary": pa.dictionary(pa.int32(), pa.string()),
-    "null": pa.null(), "list": pa.list_(pa.string()), "struct": pa.struct([("a", pa.string())]), "map": pa.map_(pa.string(), pa.int64()),
-    "date": pa.date32(), "decimal": pa.decimal128(5, 2), "half": pa.float16(), "duration": pa.duration("s"), "bool": pa.bool_(),
+    "large_string": pa.large_string(), "string_view": pa.string_view(), "binary": pa.binary(),
+    "dictionary": pa.dictionary(pa.int32(), pa.string()), "null": pa.null(), "list": pa.list_(pa.string()),
+    "struct": pa.struct([("a", pa.string())]), "map": pa.map_(pa.string(), pa.int64()), "date": pa.date32(),
+    "decimal": pa.decimal128(5, 2), "half": pa.float16(), "duration": pa.duration("s"), "bool": pa.bool_(),
 }  # fmt: skip
 LIKE = {
-    "binary": b"\xff text", "null": None, "list": ["a"], "struct": {"a": "b"}, "map": [("a", 1)], "date": datetime.date(2001, 1, 1),
-    "decimal": decimal.Decimal("1.10"), "half": 1.5, "duration": datetime.timedelta(seconds=3), "bool": True,
+    "binary": b"\xff text", "null": None, "list": ["a"], "struct": {"a": "b"}, "map": [("a", 1)],
+    "date": datetime.date(2001, 1, 1), "decimal": decimal.Decimal("1.10"), "half": 1.5,
+    "duration": datetime.timedelta(seconds=3), "bool": True,
 }  # fmt: skip
 
 
@@ -207,7 +236,9 @@ def typed(dice, rows: list[dict], columns: tuple[str, ...]) -> tuple[str, bytes]
     return f"{column} is of type {name}", buffer.getvalue()
 
 
-def damaged(place: Place, recipe: str, path, rows: list[dict], columns: tuple[str, ...], story: list[str]) -> int | None:
+def damaged(
+    place: Place, recipe: str, path, rows: list[dict], columns: tuple[str, ...], story: list[str]
+) -> int | None:
     """Write a damaged training file; return the number of its rows if that is still known."""
     dice, kind, count = place.dice, path.suffix[1:], len(rows)
     how = dice.random()
@@ -271,7 +302,9 @@ def draw(place: Place) -> Case:
         damaged(place, recipe, place.given / f"test2.{kind}", only["test"], columns, story)
         test, count = place.given / f"test2.{kind}", None
     archive = path.with_name(f"{path.name}.gz")
-    files = json.dumps({"train": str(archive if archive.exists() else path), "validation": str(test), "test": str(test)})
+    files = json.dumps(
+        {"train": str(archive if archive.exists() else path), "validation": str(test), "test": str(test)}
+    )
     if "en" in columns:
         if kind == "jsonl" and dice.random() < 0.1:
             files = json.dumps({"train": [str(path), str(test)]})
@@ -293,6 +326,10 @@ def draw(place: Place) -> Case:
     if dice.random() < 0.12:
         model = world.run("finetune_classification") / "model"
         steps.append(Step("decero", ["classify", model, path]))
-    if dice.random() < 0.12 and place.world.config(recipe) and recipe in ("finetune_classification", "finetune_seq2seq", "pretrain_mlm"):
+    if (
+        dice.random() < 0.12
+        and place.world.config(recipe)
+        and recipe in ("finetune_classification", "finetune_seq2seq", "pretrain_mlm")
+    ):
         steps.append(Step("decero", ["doctor", place.out], codes=(0, 1)))
     return Case(steps, story, wrong(place, recipe, count))

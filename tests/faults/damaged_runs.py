@@ -27,7 +27,24 @@ def flip(dice, path: Path):
 
 
 def other(dice, path: Path):
-    path.write_bytes(dice.choice([b"", b"{", b"[1]", b"{}", b"null", b"\xff\xfe\x00", b"hello\n", b"&a [*a]", b"7", b'{"a": NaN}', b"[" * 5000, b"\x00" * 5000]))
+    path.write_bytes(
+        dice.choice(
+            [
+                b"",
+                b"{",
+                b"[1]",
+                b"{}",
+                b"null",
+                b"\xff\xfe\x00",
+                b"hello\n",
+                b"&a [*a]",
+                b"7",
+                b'{"a": NaN}',
+                b"[" * 5000,
+                b"\x00" * 5000,
+            ]
+        )
+    )
 
 
 def junk(dice, path: Path):
@@ -78,7 +95,9 @@ def moved(dice, path: Path):
 
 def more(dice, path: Path):
     """A file that nobody expects beside it."""
-    name = dice.choice(["x.bin", "step-00000099", ".step-00000003.tmp", "README.md", "LICENSE", "step-abc", "\n", "ünï", ".lock"])
+    name = dice.choice(
+        ["x.bin", "step-00000099", ".step-00000003.tmp", "README.md", "LICENSE", "step-abc", "\n", "ünï", ".lock"]
+    )
     (path.parent / name).write_bytes(b"\xff" * 9) if dice.random() < 0.6 else (path.parent / name).mkdir(exist_ok=True)
 
 
@@ -102,7 +121,9 @@ def damage(dice, run: Path, story: list[str]) -> None:
 
 
 def weights(run: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("model/model.safetensors") if path.is_file()}
+    return {
+        str(path.relative_to(run)): path.read_bytes() for path in run.rglob("model/model.safetensors") if path.is_file()
+    }
 
 
 def draw(place: Place) -> Case:
@@ -117,11 +138,14 @@ def draw(place: Place) -> Case:
     story = [f"{recipe}, {state}"]
     for _ in range(dice.choice([1, 1, 1, 2, 3])):
         damage(dice, run, story)
-    model = next((path.parent for path in sorted(run.rglob("model.safetensors")) if path.parent.name == "model"), run / "model")
+    model = next(
+        (path.parent for path in sorted(run.rglob("model.safetensors")) if path.parent.name == "model"), run / "model"
+    )
     resume = Step(recipe, [world.config(recipe), f"output={run}", "--resume"])
     uses = [
         resume, resume, resume, resume, Step("decero", ["doctor", run], codes=(0, 1)),
-        Step("decero", ["push", model, "me/model", "--dry-run"]), Step("decero", ["export", model, place.out / "exported"]),
+        Step("decero", ["push", model, "me/model", "--dry-run"]),
+        Step("decero", ["export", model, place.out / "exported"]),
         Step(recipe, [world.config(recipe), f"output={run}"]),
     ]  # fmt: skip
     chosen = dice.choice(uses)

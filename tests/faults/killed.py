@@ -33,7 +33,9 @@ def points():
     from decero.training import checkpoint, loop, metrics_log
 
     def having(name):
-        return {vars(each)[name]: each for task in TASKS.values() for each in task.__mro__ if name in vars(each)}.values()
+        return {
+            vars(each)[name]: each for task in TASKS.values() for each in task.__mro__ if name in vars(each)
+        }.values()
 
     found = {
         "before a step": (loop, "backward", "before"),

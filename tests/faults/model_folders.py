@@ -3,6 +3,7 @@
 An answer must not be drawn at random: a command that ends well is started again and must say the same.
 """
 
+import contextlib
 import json
 import os
 import pickle
@@ -13,21 +14,20 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load, save
-
 from tests.faults.case import Case, Place, Step
 
 SHAPES = {  # name -> (kind of tokenizer, auto class, what it is used for)
-    "bert_mlm": ("encoder", "MaskedLM", ("fill", "pretrain_mlm", "finetune_classification", "import")),
-    "bert_classifier": ("encoder", "SequenceClassification", ("classify", "finetune_classification", "import")),
-    "gpt2": ("decoder", "CausalLM", ("generate", "pretrain_causal_lm", "finetune_causal_lm", "evaluate_causal_lm", "import")),
-    "llama": ("decoder", "CausalLM", ("generate", "finetune_causal_lm", "evaluate_causal_lm", "finetune_classification", "import")),
-    "t5": ("encoder_decoder", "Seq2SeqLM", ("translate", "summarize", "finetune_seq2seq", "pretrain_seq2seq", "import")),
-    "bart": ("encoder_decoder", "Seq2SeqLM", ("translate", "finetune_seq2seq", "import")),
-    "decero_mlm": ("encoder", "MaskedLM", ("fill", "pretrain_mlm", "finetune_classification", "export")),
-    "decero_classifier": ("encoder", "SequenceClassification", ("classify", "finetune_classification", "export")),
-    "decero_decoder": ("decoder", "CausalLM", ("generate", "finetune_causal_lm", "evaluate_causal_lm", "export")),
-    "decero_encoder_decoder": ("encoder_decoder", "Seq2SeqLM", ("translate", "finetune_seq2seq", "export")),
-}  # fmt: skip
+    "bert_mlm": ("encoder", "MaskedLM", "fill pretrain_mlm finetune_classification import"),
+    "bert_classifier": ("encoder", "SequenceClassification", "classify finetune_classification import"),
+    "gpt2": ("decoder", "CausalLM", "generate pretrain_causal_lm finetune_causal_lm evaluate_causal_lm import"),
+    "llama": ("decoder", "CausalLM", "generate finetune_causal_lm evaluate_causal_lm finetune_classification import"),
+    "t5": ("encoder_decoder", "Seq2SeqLM", "translate summarize finetune_seq2seq pretrain_seq2seq import"),
+    "bart": ("encoder_decoder", "Seq2SeqLM", "translate finetune_seq2seq import"),
+    "decero_mlm": ("encoder", "MaskedLM", "fill pretrain_mlm finetune_classification export"),
+    "decero_classifier": ("encoder", "SequenceClassification", "classify finetune_classification export"),
+    "decero_decoder": ("decoder", "CausalLM", "generate finetune_causal_lm evaluate_causal_lm export"),
+    "decero_encoder_decoder": ("encoder_decoder", "Seq2SeqLM", "translate finetune_seq2seq export"),
+}
 
 
 def build(folder: str, *tokenizers: str) -> None:
@@ -41,17 +41,23 @@ def build(folder: str, *tokenizers: str) -> None:
     bert, ids = sizes | {"vocab_size": 97, "max_position_embeddings": 61}, {"pad_token_id": 0, "eos_token_id": 1}
     labels = {"id2label": {0: "money", 1: "sport", 2: "court"}, "label2id": {"money": 0, "sport": 1, "court": 2}}
     seq2seq, causal = bert | {"vocab_size": 113} | ids, bert | {"vocab_size": 307} | ids
+    gpt2 = {"n_embd": 20, "n_layer": 2, "n_head": 2, "n_positions": 61, "vocab_size": 307} | ids
+    t5 = {"d_model": 20, "d_kv": 10, "d_ff": 23, "num_layers": 2, "num_heads": 2, "vocab_size": 113} | ids
+    bart = {"d_model": 20, "vocab_size": 113, "max_position_embeddings": 61, "bos_token_id": 0} | ids
+    for side in ("encoder", "decoder"):
+        bart |= {f"{side}_layers": 2, f"{side}_attention_heads": 2, f"{side}_ffn_dim": 23}
     fields = {
-        "bert_mlm": ("bert", bert), "bert_classifier": ("bert", bert | labels),
-        "gpt2": ("gpt2", {"n_embd": 20, "n_layer": 2, "n_head": 2, "n_positions": 61, "vocab_size": 307} | ids),
+        "bert_mlm": ("bert", bert),
+        "bert_classifier": ("bert", bert | labels),
+        "gpt2": ("gpt2", gpt2),
         "llama": ("llama", causal | {"num_key_value_heads": 1}),
-        "t5": ("t5", {"d_model": 20, "d_kv": 10, "d_ff": 23, "num_layers": 2, "num_heads": 2, "vocab_size": 113, "decoder_start_token_id": 0} | ids),
-        "bart": ("bart", {"d_model": 20, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2,
-                          "decoder_attention_heads": 2, "encoder_ffn_dim": 23, "decoder_ffn_dim": 23, "vocab_size": 113,
-                          "max_position_embeddings": 61, "decoder_start_token_id": 1, "bos_token_id": 0} | ids),
-        "decero_mlm": ("decero_encoder", bert), "decero_classifier": ("decero_encoder", bert | labels),
-        "decero_decoder": ("decero_decoder", causal), "decero_encoder_decoder": ("decero_encoder_decoder", seq2seq),
-    }  # fmt: skip
+        "t5": ("t5", t5 | {"decoder_start_token_id": 0}),
+        "bart": ("bart", bart | {"decoder_start_token_id": 1}),
+        "decero_mlm": ("decero_encoder", bert),
+        "decero_classifier": ("decero_encoder", bert | labels),
+        "decero_decoder": ("decero_decoder", causal),
+        "decero_encoder_decoder": ("decero_encoder_decoder", seq2seq),
+    }
     order = ("encoder", "decoder", "encoder_decoder")
     for name, (kind, auto, _) in SHAPES.items():
         transformers.set_seed(3)
@@ -91,12 +97,20 @@ def junk_inside(dice, content):
     """Junk one or more levels deeper, as in tokenizer.json."""
     inner, path = content, []
     while True:
-        keys = [k for k, v in (inner.items() if isinstance(inner, dict) else enumerate(inner)) if isinstance(v, dict | list) and v]
+        keys = [
+            k
+            for k, v in (inner.items() if isinstance(inner, dict) else enumerate(inner))
+            if isinstance(v, dict | list) and v
+        ]
         if not keys or (path and dice.random() < 0.3):
             break
         path.append(dice.choice(keys[:20]))
         inner = inner[path[-1]]
-    return f"{'.'.join(map(str, path))}.{junk(dice, inner)}" if isinstance(inner, dict) else str(inner.append(dice.choice(JUNK)))
+    return (
+        f"{'.'.join(map(str, path))}.{junk(dice, inner)}"
+        if isinstance(inner, dict)
+        else str(inner.append(dice.choice(JUNK)))
+    )
 
 
 def lose(dice, content):
@@ -114,14 +128,17 @@ def evil_code(dice, content):
 
 
 def labels(dice, content):
-    content["id2label"] = dice.choice([{"0": "a", "1": "a", "2": "b"}, {"0": "a"}, {"x": "a"}, {"5": "a", "6": "b"}, ["a", "b"], {"0": None, "1": 7}])
+    content["id2label"] = dice.choice(
+        [{"0": "a", "1": "a", "2": "b"}, {"0": "a"}, {"x": "a"}, {"5": "a", "6": "b"}, ["a", "b"], {"0": None, "1": 7}]
+    )
     content["label2id"] = dice.choice([content.get("label2id"), {"a": 9}, {}, "x"])
     return f"id2label {content['id2label']}"
 
 
 CHATS = [
-    "{% for i in range(10**9) %}{% for j in range(10**9) %}{% endfor %}{% endfor %}", "{{ raise_exception('no') }}", "{% if %}", "{{ messages[7].x.y }}",
-    "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "", "{{ 'a' * 10**9 }}", "{{ messages.__class__.__mro__ }}", "{{ undefined }}", "{{ 1 / 0 }}",
+    "{% for i in range(10**9) %}{% for j in range(10**9) %}{% endfor %}{% endfor %}", "{{ raise_exception('no') }}",
+    "{% if %}", "{{ messages[7].x.y }}", "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "", "{{ 'a' * 10**9 }}",
+    "{{ messages.__class__.__mro__ }}", "{{ undefined }}", "{{ 1 / 0 }}",
 ]  # fmt: skip
 
 
@@ -154,7 +171,9 @@ def flip(dice, folder):
 def replace(dice, folder):
     path = dice.choice(sorted(p for p in folder.iterdir()))
     path.unlink()
-    how = dice.choice(["gone", "a folder", "a pipe", "a loop", "a link to nowhere", "a device", "empty", "text", "binary", "a list"])
+    how = dice.choice(
+        ["gone", "a folder", "a pipe", "a loop", "a link to nowhere", "a device", "empty", "text", "binary", "a list"]
+    )
     if how == "a folder":
         path.mkdir()
     elif how == "a pipe":
@@ -207,14 +226,37 @@ def values(dice, tensors):
 def shapes(dice, tensors):
     name = dice.choice(sorted(tensors))
     old = tensors[name]
-    tensors[name] = dice.choice([old[:-1], old.reshape(-1), old[..., None], np.zeros((0,), np.float32), old.astype(np.int64), old.astype(np.float16), old.T.copy()])
+    tensors[name] = dice.choice(
+        [
+            old[:-1],
+            old.reshape(-1),
+            old[..., None],
+            np.zeros((0,), np.float32),
+            old.astype(np.int64),
+            old.astype(np.float16),
+            old.T.copy(),
+        ]
+    )
     return f"{name} has shape {tensors[name].shape} {tensors[name].dtype}"
 
 
 def index(dice, folder):
     """An index that names what it should not."""
     names = list(load((folder / "model.safetensors").read_bytes()))
-    target = dice.choice(["../secret.safetensors", "/etc/passwd", "a.bin", "", ".", "model.safetensors", "gone.safetensors", 7, None, "a\u0000b"])
+    target = dice.choice(
+        [
+            "../secret.safetensors",
+            "/etc/passwd",
+            "a.bin",
+            "",
+            ".",
+            "model.safetensors",
+            "gone.safetensors",
+            7,
+            None,
+            "a\u0000b",
+        ]
+    )
     if target != "model.safetensors":
         (folder / "model.safetensors").rename(folder.parent / "secret.safetensors")
     (folder / "a.bin").write_bytes(pickle.dumps(Trap()))
@@ -251,7 +293,12 @@ def more_tokens(dice, folder):
     path = folder / "tokenizer.json"
     content = json.loads(path.read_text())
     for number in range(dice.choice([1, 300])):
-        extra = {"id": 400 + number, "content": dice.choice(["market", f"<new{number}>"]), "single_word": False, "lstrip": False}
+        extra = {
+            "id": 400 + number,
+            "content": dice.choice(["market", f"<new{number}>"]),
+            "single_word": False,
+            "lstrip": False,
+        }
         content["added_tokens"].append(extra | {"rstrip": False, "normalized": False, "special": dice.random() < 0.5})
     path.write_text(json.dumps(content))
     return "more tokens than rows"
@@ -271,13 +318,14 @@ DAMAGES = [
     *[change_json("tokenizer.json", each) for each in (junk_inside, junk_inside, junk, lose)],
     change_json("generation_config.json", junk),
 ]  # fmt: skip
+NOTHING_LEFT = (ValueError, OSError, KeyError, TypeError, AttributeError)  # after the first damage
 HARMLESS = [lambda dice, folder: "nothing is damaged"]
 
 
 def use(place: Place, name: str, folder: Path) -> Step:
     """Draw a command or a recipe that reads the folder."""
     dice = place.dice
-    task = dice.choice([*SHAPES[name][2], "push", "compare", "doctor"])
+    task = dice.choice([*SHAPES[name][2].split(), "push", "compare", "doctor"])
     remote = ["--trust-remote-code", "--revision", dice.choice(["main", "a" * 40])] if dice.random() < 0.1 else []
     if task == "push":
         return Step("decero", ["push", folder, "me/model", "--dry-run"])
@@ -286,7 +334,16 @@ def use(place: Place, name: str, folder: Path) -> Step:
     if task == "import":
         return Step("decero", ["import", folder, place.out / "model"])
     if task == "export":
-        return Step("decero", ["export", folder, place.out / "model", "--to", dice.choice(["auto", "remote-code", "bert", "gpt2", "t5", "bart"])])
+        return Step(
+            "decero",
+            [
+                "export",
+                folder,
+                place.out / "model",
+                "--to",
+                dice.choice(["auto", "remote-code", "bert", "gpt2", "t5", "bart"]),
+            ],
+        )
     if task in ("fill", "classify", "generate", "translate", "summarize"):
         more = ["--jsonl"] if dice.random() < 0.5 else []
         more += ["--chat"] if task == "generate" and dice.random() < 0.5 else []
@@ -294,8 +351,13 @@ def use(place: Place, name: str, folder: Path) -> Step:
         return Step("decero", [task, folder, "the market [MASK] rose\nthe team won", *more, *remote])
     if task == "compare":
         theirs = json.dumps({"model": {"name_or_path": str(folder)}})
-        return Step("compare", [place.world.config("compare"), f"output={place.out}", f"contenders.theirs={theirs}", "seeds=[0]"])
-    model = json.dumps({"name_or_path": str(folder)} | ({"trust_remote_code": True, "revision": remote[-1]} if remote else {}))
+        return Step(
+            "compare",
+            [place.world.config("compare"), f"output={place.out}", f"contenders.theirs={theirs}", "seeds=[0]"],
+        )
+    model = json.dumps(
+        {"name_or_path": str(folder)} | ({"trust_remote_code": True, "revision": remote[-1]} if remote else {})
+    )
     more = ["--dry-run"] if task != "evaluate_causal_lm" and dice.random() < 0.3 else []
     words = [f"output={place.out}", f"model={model}", "tokenizer={name_or_path: null}", *more]
     return Step(task, [place.world.config(task), *words])
@@ -315,10 +377,9 @@ def draw(place: Place) -> Case:
     (folder / "evil.py").write_text("open('sprung', 'w')\n\n\nclass Evil:\n    pass\n")
     story = [name]
     for _ in range(dice.choice([1, 1, 1, 2])):
-        try:
-            story.append(dice.choice(HARMLESS if dice.random() < 0.03 else DAMAGES)(dice, folder))
-        except (ValueError, OSError, KeyError, TypeError, AttributeError):  # the first damage left nothing to damage again
-            pass
+        damage = dice.choice(HARMLESS if dice.random() < 0.03 else DAMAGES)
+        with contextlib.suppress(*NOTHING_LEFT):
+            story.append(damage(dice, folder))
     step = use(place, name, folder)
     texts = step.program == "decero" and step.words[0] in ("fill", "classify", "generate", "translate", "summarize")
     return Case([step, step] if texts else [step], story, same_twice if texts else lambda done: None)

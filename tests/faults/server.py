@@ -7,6 +7,7 @@ Programs: the name of a recipe, `decero`, or `module:function` of the tests. A c
 caches under `place`, one thread, limits of time, memory and file size, and the texts that it prints go to files.
 """
 
+import contextlib
 import faulthandler
 import importlib
 import json
@@ -53,7 +54,10 @@ class Server:
         env |= threads | {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true", "TOKENIZERS_PARALLELISM": "false"}
         env |= {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # a thread does not survive a fork
         env |= {"HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-        env |= {"MPLCONFIGDIR": str(folder / "matplotlib"), "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+        env |= {
+            "MPLCONFIGDIR": str(folder / "matplotlib"),
+            "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path)),
+        }
         folder.mkdir(parents=True, exist_ok=True)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.faults.server", str(cores[core % len(cores)])],
@@ -174,10 +178,8 @@ def answer(order) -> dict:
             for other in alive:
                 os.killpg(other, signal.SIGKILL)
     for number in ranks:  # such as workers that read data
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(number, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     code = HANG if late else -9 if -9 in codes else [*codes, 0][0]
     return {"code": code, "seconds": round(time.monotonic() - began, 3)}
 

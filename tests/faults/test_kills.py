@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-
-from decero.training.checkpoint import newest_valid
 from tests.faults.world import TRAINED
 from tests.hub.conftest import Repo
+
+from decero.training.checkpoint import newest_valid
 
 ROOT = Path(__file__).parents[2]
 KILLED = Path(__file__).with_name("killed.py")
@@ -102,7 +102,11 @@ def kill_and_resume(server, kind, undisturbed, folder, kills, ranks=1):
     [
         ("pretrain_mlm", ("in the midst of a file of a checkpoint", 5, 0), ("while resuming: optimizer", 0), 1),
         pytest.param(
-            "finetune_classification", ("before the rename", 2, 0), ("while resuming: the log", 0), 1, marks=pytest.mark.slow
+            "finetune_classification",
+            ("before the rename", 2, 0),
+            ("while resuming: the log", 0),
+            1,
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "finetune_seq2seq", ("while pruning", 6, 0), ("while a text file is written", 0), 1, marks=pytest.mark.slow
@@ -143,7 +147,7 @@ SCORES = (
 )  # fmt: skip
 RECORDS = ("after the tokenizer", "before the record", "after the record")
 PUSHES = ("before the push", "in the push", "after the push")
-ENDS = {recipe: SCORES + SAVES + RECORDS + PUSHES for recipe in TRAINED}
+ENDS = dict.fromkeys(TRAINED, SCORES + SAVES + RECORDS + PUSHES)
 ENDS |= {"train_tokenizer": SAVES[2:] + RECORDS + PUSHES, "compare": SCORES + SAVES + RECORDS}
 ENDS |= {"evaluate_causal_lm": RECORDS[1:]}
 QUICK = {
@@ -179,7 +183,11 @@ def ended(server, world, stand_in, tmp_path_factory):
     def run(recipe, ranks, kills=()):
         number = len(made)
         name, folder = f"me/run-{number}", tmp_path_factory.mktemp("ended") / "run"
-        words = [world.config(recipe), f"output={folder}", *([f"hub.repo_id={name}"] if PUSHES[0] in ENDS[recipe] else [])]
+        words = [
+            world.config(recipe),
+            f"output={folder}",
+            *([f"hub.repo_id={name}"] if PUSHES[0] in ENDS[recipe] else []),
+        ]
         fell = 0
         for kill in (*kills, None):
             resume = ["--resume"] if folder.exists() else []
@@ -330,14 +338,14 @@ def small_disk(tmp_path):
     def mount(*options):
         return subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", place], capture_output=True)
 
-    if mount("size=400k").returncode:
+    if mount("size=240k").returncode:
         pytest.skip("only root may mount")
     yield place, lambda *options: mount("remount", *options)
     subprocess.run(["umount", "-l", place], check=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [8, 16, *range(40, 440, 40)])
+@pytest.mark.parametrize("kilobytes", [8, 16, *range(40, 280, 40)])
 def test_a_full_disk_is_one_line_and_space_resumes_the_run(server, undisturbed, small_disk, kilobytes):
     words, expected = undisturbed("pretrain_mlm")
     place, remount = small_disk
@@ -351,6 +359,38 @@ def test_a_full_disk_is_one_line_and_space_resumes_the_run(server, undisturbed, 
     done = server.run("pretrain_mlm", [*words, "--resume"])
     assert done.code == 0, done.text
     assert left_by(place / "run") == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", range(8, 160, 8))
+@pytest.mark.parametrize("save_steps", ["9", "null"])
+def test_a_full_disk_at_the_final_save_loses_nothing(server, undisturbed, small_disk, save_steps, kilobytes):
+    words, expected = undisturbed("pretrain_mlm")
+    place, remount = small_disk
+    remount(f"size={kilobytes}k")
+    words = [*words, f"output={place}/run", f"training.save_steps={save_steps}", "training.save_total_limit=1"]
+    done = server.run("pretrain_mlm", words)
+    assert done.code == 2 or kilobytes > 40, done.text
+    if done.code:
+        assert done.code == 2, done.text
+        assert "No space left on device" in done.text
+        assert "Traceback" not in done.text
+        remount("size=50m")
+        done = server.run("pretrain_mlm", [*words, "--resume"])
+        assert done.code == 0, done.text
+    assert (place / "run" / "model" / "model.safetensors").read_bytes() == expected[0][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kilobytes", [4, 8, 16, 24, 32])
+def test_a_full_disk_under_an_import_is_one_line(server, world, small_disk, kilobytes):
+    place, remount = small_disk
+    remount(f"size={kilobytes}k")
+    done = server.run("decero", ["import", world.models() / "bert_mlm", place / "model"])
+    assert done.code == 2, done.text
+    assert "No space left on device" in done.text
+    assert "Traceback" not in done.text
+    assert not (place / "model").exists()
 
 
 @pytest.mark.slow

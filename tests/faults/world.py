@@ -1,4 +1,4 @@
-"""The tiny world that the attack damages: corpora, tokenizers, a configuration for each recipe, runs. Made on demand."""
+"""The tiny world that the attack damages: corpora, tokenizers, a configuration a recipe, runs. Made on demand."""
 
 import functools
 import json
@@ -57,8 +57,9 @@ RECIPES = {  # recipe -> kind of model, settings
     ),
     "benchmark": (
         "encoder",
-        "works: {tiny: {kind: mlm, model: {config: PRESETS/KIND.yaml}, stock: bert, batch_size: 2, length: 16, rounds: 1}}"
-        "\nwarmup_rounds: 1\nmemory: false\n",
+        "works:\n  tiny: {kind: mlm, model: {config: PRESETS/KIND.yaml}, stock: bert, batch_size: 2, length: 16,"
+        " rounds: 1}\n"
+        "warmup_rounds: 1\nmemory: false\n",
     ),
 }
 TRAINED = [name for name, (_, text) in RECIPES.items() if "\ntraining:" in text and name != "compare"]
@@ -150,7 +151,9 @@ class World:
         if state == "finished":
             self.check(self.server.run(recipe, words))
         else:
-            kill = {"point": "before a step", "call": 4} if recipe in TRAINED else {"point": "before scoring", "call": 1}
+            kill = (
+                {"point": "before a step", "call": 4} if recipe in TRAINED else {"point": "before scoring", "call": 1}
+            )
             done = self.server.run(recipe, words, kill=kill)
             assert done.code == -9, done.text
         return output
