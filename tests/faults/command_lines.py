@@ -6,8 +6,9 @@ import math
 import types
 import typing
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from tests.faults.case import Case, Place, Step
 from tests.faults.world import TRAINED
@@ -87,8 +88,26 @@ def kinds(annotation: Any) -> set:
     return {typing.get_origin(annotation) or annotation}
 
 
+def allowed(found: FieldInfo, value: Any) -> bool:
+    """Whether the schema lets the value of a setting through."""
+    if section_of(found.annotation):
+        return False
+    try:
+        TypeAdapter(Annotated[found.annotation, found], config=ConfigDict(strict=True)).validate_python(value)
+    except (ValidationError, OverflowError):
+        return False
+    return True
+
+
 def hostile(dice, name: str, found: FieldInfo) -> Any:
-    """Draw a value for a setting: from its type, its bounds and its choices, or of another type."""
+    """Draw a value for a setting. In most cases one that the schema allows: what it refuses goes no further."""
+    values = [any_value(dice, name, found) for _ in range(12)]
+    good = [value for value in values if allowed(found, value)]
+    return good[0] if good and dice.random() < 0.7 else values[0]
+
+
+def any_value(dice, name: str, found: FieldInfo) -> Any:
+    """Draw a value from the type, the bounds and the choices of a setting, or one of another type."""
     wanted = kinds(found.annotation)
     bounds = [
         getattr(each, bound) for each in found.metadata for bound in ("ge", "gt", "le", "lt") if hasattr(each, bound)

@@ -255,12 +255,12 @@ def damaged(
         story.append(said)
         path.write_bytes(data)
         return None
-    if how < 0.85:
+    if how < 0.8:
         name = dice.choice(list(BYTES))
         story.append(name)
         path.write_bytes(BYTES[name](dice, written(kind, rows)))
         return None
-    if how < 0.92:
+    if how < 0.94:
         name = dice.choice(list(FILES))
         story.append(name)
         FILES[name](place, path)

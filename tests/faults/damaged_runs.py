@@ -105,7 +105,7 @@ DAMAGES = [cut, cut, flip, flip, other, other, junk, lines, gone, gone, folder, 
 
 
 def damage(dice, run: Path, story: list[str]) -> None:
-    paths = sorted(path for path in run.rglob("*") if not path.is_symlink())
+    paths = sorted(path for path in run.rglob("*") if not path.is_symlink() and (path.is_file() or path.is_dir()))
     if dice.random() < 0.5:  # every kind of file alike, where a comparison has many
         names = sorted({path.name for path in paths})
         name = dice.choice(names)

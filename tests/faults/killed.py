@@ -85,14 +85,16 @@ def arm(kill):
 
     def counting(real, is_path):
         def counted(*args, **kwargs):
-            left[0] -= moment == "midst" or not file or any(str(arg).endswith(file) for arg in args)
-            if left[0] == 0 and moment == "before":
+            meant = moment == "midst" or not file or any(str(arg).endswith(file) for arg in args)
+            left[0] -= meant
+            last = meant and left[0] == 0
+            if last and moment == "before":
                 die(number)
             result = real(*args, **kwargs)
-            if left[0] == 0 and moment == "midst":  # half of the file is on disk
+            if last and moment == "midst":  # half of the file is on disk
                 path = Path(args[0] if is_path else args[1], file)
                 os.truncate(path, path.stat().st_size // 2)
-            if left[0] == 0:
+            if last:
                 die(number)
             return result
 

@@ -210,7 +210,7 @@ def unkilled(ended):
 def test_a_run_killed_at_its_end_ends_as_if_unkilled(ended, unkilled, recipe, ranks, point, record_property):
     """The same weights, scores and files, pushed once, as well when the resumed run is killed there again."""
     rank = ranks - 1 if point in SCORES and "checkpoint" not in point and "rename" not in point else 0
-    kill = {"point": point, "call": 2 if recipe == "compare" or "evaluation" in point else 1, "rank": rank}
+    kill = {"point": point, "call": 2 if recipe == "compare" else 1, "rank": rank}
     result, fell = ended(recipe, ranks, [kill, kill | {"call": 1}])
     files, scores, sent, names, commits = unkilled(recipe, ranks)
     assert fell, "the point was not reached"
