@@ -122,7 +122,7 @@ def of_step(step: Step, done: Done) -> Verdict:
         )
         kind, words = raised[-1] if raised else ("?", "")
         where = innermost(done.text, r'File "(\S+)", line \d+, in (\S+)')
-        words = re.sub(r"\d+", "N", re.sub(r"'[^']*'?|\S*/\S*", "...", words))
+        words = re.sub(r"\d+", "N", re.sub(r"'[^']*'?|\S*/\S*|:.*", "...", words))
         return Verdict("traceback", f"{kind}:{words} in {where}")
     if isinstance(done.code, int) and done.code < 0:
         return Verdict("signal", f"{-done.code} {step.program}")

@@ -20,6 +20,7 @@ from decero.config.comparison import Compare
 from decero.config.explain import section_of
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
 from decero.config.pretraining import EvaluateCausalLM, PretrainCausalLM, PretrainMLM, PretrainSeq2Seq, TrainTokenizer
+from decero.config.yaml_files import read_yaml
 
 CLASSES = {
     "train_tokenizer": TrainTokenizer, "pretrain_mlm": PretrainMLM, "pretrain_causal_lm": PretrainCausalLM,
@@ -46,6 +47,13 @@ TEXTS = [
 NUMBERS = [
     0, -1, 1, 2, 3, 1.5, -0.0, 2**31, 2**32, 2**63, 2**64, 10**21, 10**400, 1e-320, 1e38, 1e39, 1e300, math.nan,
     math.inf, -math.inf, True,
+]  # fmt: skip
+LISTS = [[], *([number] for number in NUMBERS), [0, 0], [None, 3], list(range(300))]
+MAPPINGS = [
+    {"train": []}, {"train": ""}, {"train": [[]]}, {"train": ["a", None]}, {"trian": "a.txt"}, {"test": "a.txt"},
+    {"optim.learning_rate": [1e39]}, {"training.max_train_steps": [1, 2]}, {"optim": {"learning_rate": [0.1]}},
+    {"eps": 0.0}, {"eps": math.nan}, {"betas": [2, 3]}, {"betas": "x"}, {"lr": 1}, {"momentum": -1}, {"params": []},
+    {"ours": -1.0}, {"tuned": math.inf},
 ]  # fmt: skip
 OTHERS = [None, [], {}, [None], [[]], {"": None}, {"a": {"b": {"c": [1]}}}, ["a", 1, None], "text", 7, 0.5, True]
 RAW = [
@@ -119,11 +127,20 @@ def any_value(dice, name: str, found: FieldInfo) -> Any:
     pools += [near] * 3 if near else []
     pools += [choices, [each.upper() for each in choices], [f"{each}x" for each in choices]] if choices else []
     pools += [TEXTS] * 3 if str in wanted and not choices else []
-    pools += [[[text] for text in TEXTS], [{text: "x"} for text in TEXTS]] if wanted & {list, dict} else []
+    pools += [LISTS + [[text] for text in TEXTS]] * 3 if list in wanted else []
+    pools += [MAPPINGS + [{text: "x"} for text in TEXTS]] * 3 if dict in wanted else []
     value = dice.choice(dice.choice(pools))
     leaf = name.rpartition(".")[2]
     big = isinstance(value, int | float) and value > 5
     return 2 if (big and leaf in PROCESSES) or (leaf in SLOW and value is True) else value
+
+
+def renamed(place: Place, recipe: str, name: str) -> dict:
+    """The entries of a mapping, such as the contenders, and the last of them under a hostile name."""
+    entries = read_yaml(place.world.config(recipe))
+    for key in name.split("."):
+        entries = entries[key]
+    return entries | {place.dice.choice(TEXTS): list(entries.values())[-1]}
 
 
 def flow(value: Any) -> str:
@@ -148,6 +165,8 @@ def word(place: Place, recipe: str) -> tuple[str, bool]:
     elif name.endswith("overrides"):
         field = dice.choice(list(OVERRIDES))
         name, value = f"{name}.{field}", dice.choice(OVERRIDES[field])
+    elif name.rpartition(".")[2] in NAMES and dice.random() < 0.6:
+        value = renamed(place, recipe, name)
     else:
         value = hostile(dice, name, found)
     text = flow(value)
