@@ -75,7 +75,7 @@ def servers(folder: Path, number: int):
 
 def attack(seeds, folder: Path, workers: int = 2, keep: bool = False, say=print) -> list[Result]:
     """Run the cases of the seeds; say what fails as it happens."""
-    waiting, results = queue.SimpleQueue(), []
+    waiting, results, broken = queue.SimpleQueue(), [], []
     for seed in seeds:
         waiting.put(seed)
     with servers(folder, workers) as made:
@@ -83,8 +83,13 @@ def attack(seeds, folder: Path, workers: int = 2, keep: bool = False, say=print)
 
         def work(server):
             with contextlib.suppress(queue.Empty):
-                while True:
-                    result = run_case(waiting.get_nowait(), world, server, folder / "cases", keep)
+                while not broken:
+                    seed = waiting.get_nowait()
+                    try:
+                        result = run_case(seed, world, server, folder / "cases", keep)
+                    except Exception as error:
+                        broken.append(seed)
+                        raise RuntimeError(f"case {seed}: the attack itself has a fault") from error
                     results.append(result)
                     if result.verdict.failed:
                         say("\n".join(result.lines()))
