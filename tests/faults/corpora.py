@@ -337,7 +337,7 @@ def draw(place: Place) -> Case:
     if dice.random() < 0.15 and recipe != "evaluate_causal_lm":
         words.append("--dry-run")
     steps = [Step(recipe, words)]
-    if dice.random() < 0.12:
+    if dice.random() < 0.12 and path.is_file():  # a command waits for what is written to a pipe, as it should
         model = world.run("finetune_classification") / "model"
         steps.append(Step("decero", ["classify", model, path]))
     if (
