@@ -13,7 +13,7 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself and FLOOR
     "config": set(),
     "data": set(),
     "evaluation": set(),
-    "hub": {"models", "execution"},
+    "hub": {"models", "execution", "config"},
     "execution": {"models", "data", "config"},
     "training": {"execution", "models", "data", "config"},
     "inference": {"execution", "models", "data"},

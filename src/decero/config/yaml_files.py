@@ -61,9 +61,9 @@ def put(settings: dict[str, Any], keys: list[str], value: Any, word: str) -> Non
 
 
 def _parse(text: str, where: str, fix: str = "") -> Any:
-    """Read YAML. Raises UserError for what is no YAML, or for YAML that is no setting: see `_check_events`."""
+    """Read YAML. Raises UserError for what is no YAML, or for YAML that is no setting: see `check_events`."""
     try:
-        _check_events(YAML(typ="safe", pure=True).parse(text), where)
+        check_events(YAML(typ="safe", pure=True).parse(text), where)
         found = YAML(typ="safe", pure=True).load(text)
     except (YAMLError, ValueError) as error:  # ValueError: an integer of 5,000 digits, a date without such a day
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
@@ -74,7 +74,7 @@ def _parse(text: str, where: str, fix: str = "") -> Any:
     return found
 
 
-def _check_events(events: Iterable[Any], where: str) -> None:
+def check_events(events: Iterable[Any], where: str) -> None:
     """Refuse nesting beyond DEEPEST, tags, aliases inside what they repeat, and more than MOST_VALUES values.
 
     The events come before any value is built, so nothing is nested or repeated yet. An alias counts as many values as

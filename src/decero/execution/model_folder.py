@@ -96,12 +96,23 @@ def read_config(folder: Path) -> dict[str, Any]:
         hint = f"; give {folder}/model" if kind_of(folder / "model") == "a folder" else ""
         raise UserError(f"{folder}: no model in this folder: there is no config.json{hint}")
     config = _read_json(path)
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+    if not isinstance(config, dict) or not config.get("model_type"):
         raise UserError(f"{path}: no model_type")
+    if not isinstance(config["model_type"], str):
+        raise UserError(f"{path}: model_type is {_short(config['model_type'])}, not a name such as bert")
     made_by = config.get("architectures")
     if made_by is not None and not (isinstance(made_by, list) and all(isinstance(name, str) for name in made_by)):
-        raise UserError(f"{path}: architectures is {made_by!r}, not a list of names of classes")
+        raise UserError(f"{path}: architectures is {_short(made_by)}, not a list of names of classes")
+    code = config.get("auto_map") or {}
+    values = list(code.values()) if isinstance(code, dict) else [code]
+    names = [name for value in values for name in (value if isinstance(value, list) else [value])]
+    if not all(isinstance(name, str | None) for name in names) or not isinstance(code, dict):
+        raise UserError(f"{path}: auto_map is {_short(code)}, not a mapping such as {{AutoModel: module.Class}}")
     return config
+
+
+def _short(value: Any) -> str:
+    return text if len(text := repr(value)) <= 80 else f"{text[:80]}..."
 
 
 def _read_json(path: Path) -> Any:

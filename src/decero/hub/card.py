@@ -9,10 +9,12 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import HFValidationError, validate_repo_id
+from ruamel.yaml import YAML
 
+from decero.config.yaml_files import check_events, read_yaml
 from decero.errors import UserError
 from decero.execution.transformers_internals import heads_of
-from decero.hub.foreign_files import check_sendable, check_yaml, read_json, read_settings
+from decero.hub.foreign_files import check_sendable, read_json
 from decero.hub.private import without_paths
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -58,7 +60,7 @@ def read_run(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None
     if run.is_symlink():
         raise UserError(f"{run}: this is a link, which is not followed; replace it with a copy, or remove it")
     found: dict[str, dict[str, Any]] = {}
-    for name, read, kinds in (("result.json", read_json, RESULT), ("config.yaml", read_settings, SETTINGS)):
+    for name, read, kinds in (("result.json", read_json, RESULT), ("config.yaml", read_yaml, SETTINGS)):
         if (run / name).is_symlink() or (run / name).exists():
             found[name] = read(check_sendable(run / name, folder))
             _check_kinds(found[name], kinds, run / name)
@@ -235,7 +237,7 @@ def _read(readme: str | None) -> tuple[dict[str, Any], str]:
         return {}, readme or ""
     try:
         if block := REGEX_YAML_BLOCK.search(readme):
-            check_yaml(block[2], "README.md")
+            check_events(YAML(typ="safe", pure=True).parse(block[2]), "README.md")
         card = ModelCard(readme)
     except UserError:
         raise

@@ -6,14 +6,9 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent
-
 from decero.errors import UserError
 
 MOST_BYTES = 64_000_000
-MOST_YAML_BYTES = 1_000_000  # the reader needs about 10 s for it
 DEEPEST = 50  # levels of nesting
 
 
@@ -73,58 +68,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """Read a config.json. Raises UserError also without a model_type, and for names that are not strings."""
-    config = read_json(path)
-    if not config.get("model_type"):
-        raise UserError(f"{path}: no model_type, so the model cannot be loaded")
-    if not isinstance(config["model_type"], str):
-        raise UserError(f"{path}: model_type is {_short(config['model_type'])}, not a name such as bert")
-    names = config.get("architectures")
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise UserError(f"{path}: architectures is {_short(names)}, not a list of names such as [BertModel]")
-    code = config.get("auto_map") or {}
-    values = code.values() if isinstance(code, dict) else [0]
-    if not all(
-        isinstance(name, str | None) for value in values for name in (value if isinstance(value, list) else [value])
-    ):
-        raise UserError(f"{path}: auto_map is {_short(code)}, not a mapping such as {{AutoModel: module.Class}}")
-    return config
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings in a run's config.yaml. Raises UserError, also for what `check_yaml` refuses."""
-    text = read_text(path, MOST_YAML_BYTES)
-    try:
-        check_yaml(text, str(path))
-        found = YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: a date without such a day, 5,000 digits
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or str(error) or type(error).__name__
-        raise UserError(f"{path}{line}: cannot read this as YAML: {problem}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: holds no settings of the form key: value")
-    return found
-
-
-def check_yaml(text: str, where: str) -> None:
-    """Raise UserError for deep nesting, tags and aliases: a few lines of aliases can stand for billions of values.
-
-    No run writes tags or aliases. Raises ruamel's errors for what is no YAML.
-    """
-    depth = 0
-    for event in YAML(typ="safe", pure=True).parse(text):
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        problem = "an alias (*)" if isinstance(event, AliasEvent) else None
-        problem = "a tag (!)" if isinstance(event, NodeEvent) and getattr(event, "tag", None) else problem
-        problem = f"more than {DEEPEST} levels" if depth > DEEPEST else problem
-        if problem:
-            raise UserError(
-                f"{where}, line {event.start_mark.line + 1}: {problem} is not supported here; write plain values"
-            )
-
-
 def _is_deep(value: Any) -> bool:
     level = [value]
     for _ in range(DEEPEST):
@@ -135,7 +78,3 @@ def _is_deep(value: Any) -> bool:
             for item in (each.values() if isinstance(each, dict) else each)
         ]
     return any(isinstance(each, dict | list) for each in level)
-
-
-def _short(value: Any) -> str:
-    return text if len(text := repr(value)) <= 80 else f"{text[:80]}..."

@@ -14,9 +14,9 @@ from ruamel.yaml import YAML
 from safetensors import SafetensorError, safe_open
 
 from decero.errors import UserError, did_you_mean
-from decero.execution.model_folder import CODE, OTHERS, PICKLES, TOKENIZER, WEIGHTS
+from decero.execution.model_folder import CODE, OTHERS, PICKLES, TOKENIZER, WEIGHTS, read_config
 from decero.hub.card import model_card, read_run
-from decero.hub.foreign_files import check_sendable, read_config, read_json, read_text
+from decero.hub.foreign_files import check_sendable, read_json, read_text
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ def push(
     folder = Path(folder)
     _check_repo_id(repo_id)
     model = model_files(folder)
-    config = read_config(model["config.json"]) if "config.json" in model else None
+    config = read_config(folder) if "config.json" in model else None
     result, settings = read_run(folder)
     files: dict[str, Path | bytes] = {**model, **run_files(result, settings)}
     file = folder / "README.md"
@@ -112,7 +112,9 @@ def model_files(folder: Path) -> dict[str, Path]:
         raise UserError(f"{folder}: no model in this folder: there is no model.safetensors{hint}")
     if weights and "config.json" not in present:
         raise UserError(f"{folder}: no model in this folder: there is no config.json")
-    config = read_config(check_sendable(present["config.json"], folder, SENT)) if weights else {}
+    if "config.json" in present:
+        check_sendable(present["config.json"], folder, SENT)
+    config = read_config(folder) if weights else {}
     wanted = (*SENT, *(CODE if config.get("auto_map") else ()))
     sent = {name: path for name, path in present.items() if any(map(Path(name).match, wanted))}
     for path in sent.values():
