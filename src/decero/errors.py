@@ -34,10 +34,12 @@ class UserError(Exception):
     """State in one line what is wrong, where, the nearest valid name and the fix.
 
     A command that raises it ends with exit code 2. A message over 1000 characters (it may quote a very long column
-    name) loses its middle, because the fix comes last.
+    name) loses its middle, because the fix comes last. Of an error in a DataLoader worker, torch makes a message with
+    the whole traceback; its last line is kept.
     """
 
     def __init__(self, message: str):
+        message = re.sub(r"\ACaught \w+ in .*\w+Error: ", "", message, flags=re.DOTALL).strip()
         super().__init__(message if len(message) <= 1000 else f"{message[:700]} ... {message[-280:]}")
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from decero.errors import UserError, regular_file
 
+PIPE = "a named pipe"
 SPECIAL = {
-    stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+    stat.S_IFIFO: PIPE, stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
 }  # fmt: skip
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
 READ_WHOLE = (".json", ".txt", ".jinja", ".model")  # endings of files that libraries read into memory

@@ -284,3 +284,18 @@ def test_every_setting_is_read_somewhere():
     for section in (ModelSection, DataSection, OptimSection, TrainingSection):
         for name in section.model_fields:
             assert text.count(name) >= 2, name
+
+
+@pytest.mark.parametrize("name", ["compare/quickstart.yaml", "evaluate/gpt_en.yaml", "benchmark/quick.yaml"])
+def test_a_recipe_without_a_model_to_push_refuses_a_repository(name):
+    recipe = {"compare": Compare, "evaluate": EvaluateCausalLM, "benchmark": Benchmark}[name.partition("/")[0]]
+    config = str(Path(__file__).parents[2] / "configs" / name)
+    assert recipe.load(config)
+    with pytest.raises(UserError, match=r"hub\.repo_id: a \w+ \w+ no model.*; remove it"):
+        recipe.load(config, ["hub.repo_id=me/x"])
+
+
+def test_a_tilde_in_output_is_the_home_folder(file, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert Example.load(file, ["output=~/runs/x"]).output == "/home/me/runs/x"
+    assert Example.load(file, ["output=runs/~x"]).output == "runs/~x"

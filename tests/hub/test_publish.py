@@ -174,7 +174,10 @@ def shard(folder, weight_map=None):
         (lambda f: (f / "config.json").write_text("{"), "config.json: invalid JSON"),
         (lambda f: (f / "config.json").write_text("{}"), "config.json: no model_type"),
         (lambda f: (f / "config.json").write_text("[1]"), "config.json: no model_type"),
-        (lambda f: (f / "config.json").write_text('{"a":' + "[" * 5000), "config.json: invalid JSON: nested too deeply"),
+        (
+            lambda f: (f / "config.json").write_text('{"a":' + "[" * 5000),
+            "config.json: invalid JSON: nested too deeply",
+        ),
         (lambda f: change(f, model_type=[1]), r"model_type is \[1\], not a name"),
         (lambda f: change(f, model_type=3), "model_type is 3, not a name"),
         (lambda f: change(f, architectures={"a": 1}), "architectures is {'a': 1}, not a list"),
@@ -199,7 +202,10 @@ def shard(folder, weight_map=None):
         (lambda f: settings(f, "a: " + "9" * 5000), r"config\.yaml: cannot read this as YAML"),
         (lambda f: settings(f, "[1]"), r"config\.yaml: contains no settings"),
         (lambda f: settings(f, "data: 3"), r"config\.yaml: data is 3, not a mapping"),
-        (lambda f: (f.parent / "config.yaml").write_bytes(b"\xff\x00"), r"config\.yaml, line 1: .* byte 0xff is not UTF-8"),
+        (
+            lambda f: (f.parent / "config.yaml").write_bytes(b"\xff\x00"),
+            r"config\.yaml, line 1: .* byte 0xff is not UTF-8",
+        ),
         (lambda f: os.truncate(f.parent / "result.json", 2**33), r"result\.json: 8,589,934,592 bytes"),
         (lambda f: (f / "model.safetensors").unlink(), "there is no model.safetensors"),
         (lambda f: (f / "pytorch_model.bin").write_bytes(b""), "pytorch_model.bin may be a pickle"),

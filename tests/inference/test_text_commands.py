@@ -247,3 +247,12 @@ def test_ctrl_c_leaves_130_and_no_traceback(checkpoint):
         error = process.stderr.read()
     assert process.returncode == 130
     assert error == ""
+
+
+def test_a_pipe_that_nobody_writes_to_and_a_device_are_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("decero.cli.text_commands.PATIENCE", 0.05)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="no program has written to this named pipe"):
+        read_lines(str(tmp_path / "pipe"))
+    with pytest.raises(UserError, match="/dev/zero: this is a device"):
+        read_lines("/dev/zero")

@@ -3,14 +3,17 @@
 import argparse
 import json
 import os
+import select
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from decero.errors import UserError
+from decero.files import PIPE, kind_of
+
+PATIENCE = 30  # seconds
 
 
 def add_translate(commands) -> None:
@@ -166,23 +169,36 @@ def read_lines(text: str) -> tuple[Iterable[str], int | None]:
     Returns the lines without line ends, and their number if known. Raises UserError for a file that cannot be read.
     While the lines are read, it raises UserError for a line that is not UTF-8.
     """
-    if text == "-":
+    if text in ("-", "/dev/stdin"):
         return _decoded(sys.stdin.buffer, "standard input"), None
-    try:
-        is_text = not Path(text).exists() or Path(text).is_dir()
-    except (OSError, ValueError):  # too long for a file name, or contains a zero byte
-        is_text = True
-    if is_text:
+    kind = kind_of(text)
+    if kind in ("", "a folder"):
         lines = text.split("\n")
         return lines, len(lines)
+    if kind not in ("a file", PIPE):
+        raise UserError(f"{text}: this is {kind}; give a file with a text a line")
     try:
         total = None
-        if Path(text).is_file():  # a pipe can be read only once
+        if kind == PIPE:  # can be read only once
+            wait_for_writer(text)
+        else:
             with open(text, "rb") as file:
                 total = sum(1 for _ in file)
         return _decoded(open(text, "rb"), text), total
     except OSError as error:
         raise UserError(f"{text}: cannot read this file: {error.strerror}") from error
+
+
+def wait_for_writer(pipe: str) -> None:
+    """Wait until a program writes to a named pipe. Raises UserError when none does for PATIENCE seconds."""
+    handle = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # without O_NONBLOCK, opening waits for a writer
+    try:
+        writer = select.poll()
+        writer.register(handle, select.POLLIN | select.POLLHUP)
+        if not writer.poll(1000 * PATIENCE):
+            raise UserError(f"{pipe}: no program has written to this named pipe for {PATIENCE} s; start it first")
+    finally:
+        os.close(handle)
 
 
 def _decoded(file: Iterable[bytes], name: str) -> Iterator[str]:

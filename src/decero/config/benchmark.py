@@ -86,6 +86,8 @@ class Workload(Section):
 
 
 class Benchmark(RunConfig):
+    publishes = "a benchmark keeps no model"
+
     works: dict[str, Workload] = Field(min_length=1, description="name -> workload")
     only: list[str] | None = Field(None, description="names of the workloads to run; all when not set")
     warmup_rounds: int = Field(

@@ -56,6 +56,8 @@ class Contender(Section):
 
 
 class Compare(RunConfig):
+    publishes = "a comparison publishes no model; set it when you train the winner"
+
     title: str = Field("Which model to ship", description="headline of the report")
     task: str = Field("finetune_classification", description="what is trained: the name of a recipe that trains")
     contenders: dict[str, Contender] = Field(description="name -> a model, or a baseline, to compare")
@@ -101,10 +103,6 @@ class Compare(RunConfig):
         for name, values in (("seeds", self.seeds), ("label_budgets", self.label_budgets)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: a value appears twice; remove one")
-        if self.hub.repo_id:
-            raise ValueError(
-                "hub.repo_id: a comparison publishes no model; remove it, and set it when you train the winner"
-            )
         for name, contender in self.contenders.items():
             for key in ONE_FOR_ALL:
                 if key in contender.training:

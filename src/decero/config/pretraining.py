@@ -117,6 +117,7 @@ class ScoredText(DataSection):
 
 class EvaluateCausalLM(RunConfig):
     options = ("--resume",)
+    publishes = "a measurement trains no model"
 
     model: ModelSection
     tokenizer: TokenizerSection = TokenizerSection()

@@ -7,9 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 from io import StringIO
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 
 from decero.config.command_line import Call, check_call, keys_of, take_options
@@ -29,6 +30,7 @@ class RunConfig(Section):
     """
 
     options: ClassVar[tuple[str, ...]] = ("--dry-run", "--resume")
+    publishes: ClassVar[str | None] = None  # why hub.repo_id is refused; None: the recipe pushes its model
 
     output: str = Field(description="folder that the run writes to")
     seed: int = Field(
@@ -38,6 +40,17 @@ class RunConfig(Section):
     hub: HubSection = HubSection()
 
     _call: Call = PrivateAttr(default_factory=Call)
+
+    @field_validator("output")
+    @classmethod
+    def _home(cls, output: str) -> str:
+        return str(Path(output).expanduser()) if output.startswith("~") else output
+
+    @model_validator(mode="after")
+    def _what_is_pushed(self):
+        if self.hub.repo_id and self.publishes:
+            raise ValueError(f"hub.repo_id: {self.publishes}; remove it")
+        return self
 
     @property
     def call(self) -> Call:

@@ -16,9 +16,10 @@ MOST_STEPS = 10**9
 MOST_WORKERS = 512  # processes on one machine
 SHARES = ("momentum", "dampening", "alpha")  # arguments of optimizers from 0 to 1
 PAIRS = ("betas", "eps")  # arguments of optimizers that may be two numbers
-NO_ARCHITECTURE = (  # fields of a configuration that say how a model is called or stored
+NO_ARCHITECTURE = (  # fields of a configuration that say how a model is called or stored, and those that tasks decide
     "model_type", "architectures", "auto_map", "transformers_version", "_name_or_path", "return_dict",
     "output_attentions", "output_hidden_states", "is_encoder_decoder",
+    "dtype", "torch_dtype", "problem_type", "num_labels", "id2label", "label2id",
 )  # fmt: skip
 
 COMMIT = re.compile(r"[0-9a-f]{40}")  # a branch, a tag or a short hash may name other code tomorrow
@@ -229,7 +230,7 @@ class TrainingSection(Section):
         500,
         ge=1,
         le=MOST_STEPS,
-        description="optimizer steps between checkpoints, with one at the end; null: no checkpoints",
+        description="optimizer steps between checkpoints, with one at the end; null: none before the end",
     )
     save_total_limit: int = Field(
         1, ge=1, le=MOST_STEPS, description="latest checkpoints to keep, in addition to the best one"
