@@ -102,7 +102,7 @@ def test_broken_contenders_fail_alone_and_are_retried(compare, checkpoint, tmp_p
     assert len(warnings) == len(failures(runs)) == len(SPOILS)
     for name, sentence, warning in zip(SPOILS, failures(runs), warnings, strict=True):
         assert f"/7] {name}, all labels, seed 0: failed: " in said
-        assert re.match(rf"{name}: 1 of 1 runs failed, the first with: \w", sentence)
+        assert re.match(rf"{name}: 1 of 1 runs failed, the first with: \S", sentence)
         assert sentence in report
         assert warning.startswith(f"warning: {sentence}; ")
         assert "--resume" in warning

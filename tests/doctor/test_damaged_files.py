@@ -185,8 +185,8 @@ KINDS = {  # name -> file, damage, words of the finding
     "a split that is a list": (RECORD, fields(split=["test"]), "split has values of another type"),
     "a checkpoint without files": (CHECKPOINT, lambda path: [p.unlink() for p in path.iterdir()], "no such file"),
     "a checkpoint cut short": (CHECKPOINT, lambda path: cut(100)(path / "model.safetensors"), "is incomplete"),
-    "another manifest": (CHECKPOINT, lambda path: content("[1]")(path / "manifest.json"), "cannot be read"),
-    "a nested manifest": (CHECKPOINT, lambda path: content(DEEP)(path / "manifest.json"), "nested too deeply"),
+    "another manifest": (CHECKPOINT, lambda path: content("[1]")(path / "manifest.json"), "is incomplete"),
+    "a nested manifest": (CHECKPOINT, lambda path: content(DEEP)(path / "manifest.json"), "cannot be read"),
     "a pipe as manifest": (CHECKPOINT, lambda path: instead(os.mkfifo)(path / "manifest.json"), "this is a pipe"),
     "a file as checkpoint": ("checkpoints/step-00000020", content("x"), "this is no folder"),
     "a loop as checkpoint": ("checkpoints/step-00000020", instead(a_link_to("step-00000020")), "this is no folder"),
@@ -244,7 +244,11 @@ def finished(write, saved, healthy_log):
     checkpoint.mkdir(parents=True)
     weights = (saved / "model.safetensors").read_bytes()
     (checkpoint / "model.safetensors").write_bytes(weights)
-    manifest = {"model.safetensors": {"bytes": len(weights), "sha256": hashlib.sha256(weights).hexdigest()}}
+    (checkpoint / "state.json").write_text("{}")
+    manifest = {
+        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        for name, data in {"model.safetensors": weights, "state.json": b"{}"}.items()
+    }
     (checkpoint / "manifest.json").write_text(json.dumps(manifest))
     return folder
 

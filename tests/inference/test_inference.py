@@ -397,7 +397,7 @@ CHATS = {
 
 
 @pytest.mark.parametrize("template", CHATS.values(), ids=CHATS)
-@pytest.mark.parametrize("text", ["banks", "  banks gained \n", "\n\nbanks\tgained\u00a0", "banks [SEP] gained"])
+@pytest.mark.parametrize("text", ["banks", "  banks gained \n", "\n\nbanks\tgained\u00a0"])
 def test_chat_reads_the_ids_of_the_chat_template(template, text, checkpoint):
     loaded = load(checkpoint("causal", "ours"), "generate")
     loaded.tokenizer.chat_template = template
@@ -499,7 +499,7 @@ def test_samples_depend_on_seed_and_line_not_on_the_window(checkpoint):
     assert list(generate(loaded, texts, max_new_tokens=9, temperature=1.5, seed=3, first_window=1)) == drawn
     assert len({drawn[0], drawn[2], drawn[4]}) == 3
     assert list(generate(loaded, texts, max_new_tokens=9, temperature=1.5, seed=4)) != drawn
-    with pytest.raises(UserError, match=r"temperature 0\.0 must be above 0"):
+    with pytest.raises(UserError, match=r"temperature 0\.0 must be from 0\.0001 to 10,000"):
         next(generate(loaded, texts, temperature=0.0))
     with pytest.raises(UserError, match="seed has no effect without --temperature"):
         next(generate(loaded, texts, seed=3))

@@ -8,6 +8,7 @@ import pytest
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from decero.config.yaml_files import read_yaml
 from decero.errors import UserError
 from decero.tasks.finish import push_once
 
@@ -79,7 +80,7 @@ def test_a_moved_run_is_resumed(launch, mlm, undisturbed, tmp_path):
     shutil.copytree(undisturbed, tmp_path / "moved")
     words = mlm, *WORDS, "--resume"
     assert "is finished" in launch("pretrain_mlm", *words, f"output={tmp_path}/moved").stdout
-    assert f"output: {tmp_path}/moved\n" in (tmp_path / "moved" / "config.yaml").read_text()
+    assert read_yaml(tmp_path / "moved" / "config.yaml")["output"] == f"{tmp_path}/moved"
     assert "is finished" in launch("pretrain_mlm", *words, f"output={tmp_path}/x/../moved").stdout
 
 

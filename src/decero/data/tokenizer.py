@@ -255,7 +255,7 @@ def load_tokenizer(
     except Exception as error:  # transformers and tokenizers raise many types here, even a bare Exception
         problem = "cannot read a tokenizer in this folder" if is_folder else "no such folder, nor on the hub"
         package = missing_package(error)
-        if any(Path(path).glob("*.model")) and "need to have sentencepiece" in str(error):
+        if is_folder and any(Path(path).glob("*.model")) and "need to have sentencepiece" in str(error):
             package = "sentencepiece"  # the same message stands for a folder without any tokenizer
         reason = f"it needs a package: pip install {package}" if package else f"{problem} ({root_line(error)})"
         raise UserError(f"tokenizer {name_or_path}: {reason}") from error

@@ -104,9 +104,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if made_by is not None and not (isinstance(made_by, list) and all(isinstance(name, str) for name in made_by)):
         raise UserError(f"{path}: architectures is {_short(made_by)}, not a list of names of classes")
     code = config.get("auto_map") or {}
-    values = list(code.values()) if isinstance(code, dict) else [code]
-    names = [name for value in values for name in (value if isinstance(value, list) else [value])]
-    if not all(isinstance(name, str | None) for name in names) or not isinstance(code, dict):
+    if not isinstance(code, dict) or not all(isinstance(value, str | list | dict | None) for value in code.values()):
         raise UserError(f"{path}: auto_map is {_short(code)}, not a mapping such as {{AutoModel: module.Class}}")
     return config
 
