@@ -18,7 +18,7 @@ help:
 	@echo "make test         the tests, minutes long; make test-slow the longer ones"
 	@echo "make test-latest  the tests with the newest release of every dependency, in .venv-latest"
 	@echo "make test-oldest  the tests with the oldest releases that pyproject.toml allows, in .venv-oldest"
-	@echo "make faults       kill runs at every moment and damage what they leave: which come back bit for bit"
+	@echo "make faults       attack it: 2,000 cases of hostile input; runs killed at every moment and damaged"
 	@echo "make lint         ruff and mypy"
 	@echo "make docs         build the documentation site; warnings are errors"
 	@echo "make install      .venv with what constraints.txt locks, and torch; the others make it when it is missing"
@@ -78,10 +78,14 @@ test-latest test-oldest: test-%: .venv-uv/installed
 test-slow: install
 	$(RUN) -m pytest -m slow
 
-# Runs killed at every moment, files damaged in every way: what a run survives. A short version is part of make test.
+# CASES generated cases from seed SEED on (counts in runs/faults.json), then runs killed at every moment and damaged.
+# A short version is part of make test.
+CASES ?= 2000
+SEED ?= 0
 faults: install
-	HYPOTHESIS_PROFILE=faults $(RUN) -m pytest -m "slow or not slow" \
-		tests/recipes/test_faults.py tests/recipes/test_fuzz.py tests/training/test_checkpoint.py
+	$(RUN) -m tests.faults --cases $(CASES) --first $(SEED) --json runs/faults.json
+	HYPOTHESIS_PROFILE=faults $(RUN) $(PYTEST:loadfile=load) -m "slow or not slow" \
+		tests/faults tests/training/test_checkpoint.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -4,12 +4,12 @@ accelerate launch recipes/compare.py configs/compare/quickstart.yaml [key.sub=va
 """
 
 from decero.config.comparison import Compare
-from decero.errors import UserError, run_script
+from decero.errors import run_script
 
 
 def main():
     config = Compare.from_cli()
-    from decero.comparison.collect import facts, verdict_of  # --help needs no libraries
+    from decero.comparison.collect import check_failures, facts, failures, verdict_of  # --help needs no libraries
     from decero.comparison.execute import execute
     from decero.comparison.plan import by_hand, make_plan
     from decero.comparison.time_needed import time_needed
@@ -25,13 +25,14 @@ def main():
             names = [each.name for each in (*plan.trials, *plan.runs)]
             run.print(config.to_yaml(), *names, *notes, plan.size)
             return run.print(*time_needed(plan, run), "dry run: nothing was trained or written")
-        if (record := finished(config)) and not record["failed"]:  # failed runs are tried again
+        if (record := finished(config)) and record.get("failed", 1) == 0:  # failed runs are tried again
             return run.print(record["table"], *record["advice"], *record["sentences"], *notes)
 
         run.print(*notes)
         execute(plan, run)
 
         verdict, runs = verdict_of(plan)
+        notes += failures(runs)
         tuning = tunings(plan)
         if run.is_main:
             known = facts(plan)
@@ -41,11 +42,9 @@ def main():
         failed = sum(r.status != "ok" for r in runs) + sum(s is None for each in tuning for _, s in each.tried)
         record |= {"failed": failed, "wall_time_s": sum(r.wall_time_s for r in runs)}
         write_result(config.folder, run.accelerator, record)
-        run.print(
-            "", record["table"], "", *record["advice"], *record["sentences"], *notes, "", f"{config.folder}/report.html"
-        )
-    if not any(each.status == "ok" for each in runs if each.contender == config.reference):
-        raise UserError(f"every run of the reference {config.reference} failed; the first: {runs[0].error}")
+        lines = *record["advice"], *record["sentences"], *notes
+        run.print("", record["table"], "", *lines, "", f"{config.folder}/report.html")
+    check_failures(runs, config.reference)
 
 
 if __name__ == "__main__":

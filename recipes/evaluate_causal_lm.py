@@ -23,7 +23,7 @@ def main():
     if record := finished(config):
         return opened.print(f"{config.output} is finished: {record['metric']}")
     tokenizer = tokenizer_for(config.tokenizer, config.model, needs=("eos_token",))
-    model = build_model(config.model, AutoModelForCausalLM, tokenizer, data.max_length, config.seed)
+    model = build_model(config.model, AutoModelForCausalLM, tokenizer, data.max_length, config.seed, new_head=False)
     corpus, rows = scored_rows(opened, tokenizer)
     opened.print(
         choose_attention(model, accelerator.device, config.mixed_precision, requested=config.model.attn_implementation)

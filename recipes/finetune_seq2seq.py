@@ -9,14 +9,13 @@ from decero.errors import run_script
 
 def main():
     config = FinetuneSeq2Seq.from_cli()
-    from decero.tasks import Seq2Seq, finish  # after --help and mistakes, which need no libraries
+    from decero.tasks import Seq2Seq, finish, is_finished  # after --help and mistakes, which need no libraries
     from decero.training.loop import train
-    from decero.training.records import finished
     from decero.training.runs import open_run
 
     with open_run(config) as run:
-        if record := finished(config):
-            return run.print(f"{config.output} is finished: {record['metric']}")
+        if is_finished(run):
+            return
         task = Seq2Seq(config)
         model = task.build_model()
         data = task.load_data(run)

@@ -13,17 +13,19 @@ def main():
     config = TrainTokenizer.from_cli()
     from decero.data.corpus import load_corpus  # after --help and mistakes, which need no libraries
     from decero.data.corpus_texts import CorpusTexts
-    from decero.data.tokenizer import bytes_per_token, check_fits_model, check_round_trip, train_tokenizer
-    from decero.execution.build import vocab_size_of
-    from decero.hub.publish import push
-    from decero.training.records import finished, write_result
+    from decero.data.tokenizer import bytes_per_token, check_round_trip, train_tokenizer
+    from decero.execution.build import check_vocab_size
+    from decero.tasks import is_finished, push_once
+    from decero.training.records import write_result
     from decero.training.runs import open_run
 
     with open_run(config) as run:
-        if record := finished(config):
-            return run.print(f"{config.output} is finished: {record['metric']['vocab_size']:,} entries")
+        if is_finished(run):
+            return
         if run.accelerator.num_processes > 1:
             raise UserError("topology: one process trains a tokenizer and uses every core; start it with python")
+        if model := config.model:  # before training, which takes long
+            check_vocab_size(model, config.tokenizer.vocab_size)
         corpus = load_corpus(**config.data.source())["train"].select_columns([config.data.text_column])
         texts, started = CorpusTexts(corpus), time.perf_counter()
         if config.dry_run:
@@ -33,17 +35,12 @@ def main():
             )
         tokenizer = train_tokenizer(texts, length=len(corpus), **config.tokenizer.model_dump())
         check_round_trip(tokenizer, texts)
-        if model := config.model:
-            check_fits_model(tokenizer, vocab_size_of(model), str(model.config or model.name_or_path))
-
-        folder = run.output / "model"
-        tokenizer.save_pretrained(folder)
+        folder = run.save_model(tokenizer)
         metric = {"vocab_size": len(tokenizer), "bytes_per_token": bytes_per_token(tokenizer, texts)}
         record = {"metric": metric, "seed": config.seed, "documents": len(corpus)}
         write_result(run.output, run.accelerator, record | {"wall_time_s": time.perf_counter() - started})
-        if config.hub.repo_id:  # after the record, because the push sends it
-            push(folder, config.hub.repo_id, config.hub.private)
         run.print(f"{folder}: {metric['vocab_size']:,} entries, {metric['bytes_per_token']:.2f} bytes a token")
+        push_once(run)  # after the record, because the push sends it
 
 
 if __name__ == "__main__":

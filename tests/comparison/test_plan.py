@@ -1,10 +1,12 @@
 """Plans of comparisons: what is refused before anything runs, what is tuned, what was set by hand."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
 
+from decero.comparison.contender_folders import folder_names
 from decero.comparison.grid import points
 from decero.comparison.plan import by_hand, configure, make_plan
 from decero.config.comparison import Compare
@@ -145,3 +147,45 @@ def test_a_contender_may_count_its_batch_in_tokens(settings):
     own = MODEL | {"training": {"global_batch_tokens": 64, "per_device_tokens": 64}}
     config = configure(settings(contenders={"ours": own}), TASKS["finetune_classification"], "ours", None, 0, Path("x"))
     assert (config.training.global_batch_tokens, config.training.global_batch_size) == (64, None)
+
+
+NAMES = [
+    "../../x", "/abs", "ours/.", "ours", "Ours", "OURS", "a", "a/.", "", ".", "..", " ", "a ", "a.", ".a", "x" * 300,
+    "y" * 300, "a:b", "a\\b", "a\nb", "a\0b", "caf\u00e9", "cafe\u0301", "CAF\u00c9", "\ud800", "CON", "~", "a~b", "*",
+    "ligature \ufb01", "ligature fi", "\U0001f600", "stra\u00dfe", "strasse",
+]  # fmt: skip
+
+
+def test_every_contender_has_one_folder_inside_and_its_own(tmp_path):
+    folders = folder_names(NAMES)
+    assert set(folders) == set(NAMES)
+    alike = {unicodedata.normalize("NFKC", folder).casefold() for folder in folders.values()}
+    assert len(alike) == len(NAMES), "also where the file system ignores case and Unicode form"
+    for folder in folders.values():
+        assert Path(folder).name == folder
+        (tmp_path / folder / "labels-all").mkdir(parents=True)
+    assert len(list(tmp_path.iterdir())) == len(NAMES)
+
+
+@pytest.mark.parametrize(
+    "name", ["ours", "Ours", "BERT base", "ours+aug (3e-4)", "x_1.5", "lr=1e-3", "caf\u00e9", "#1", "a" * 200]
+)
+def test_a_plain_name_is_its_own_folder_as_before(name):
+    assert folder_names(["other", name])[name] == name
+
+
+def test_the_folder_of_a_name_does_not_depend_on_the_order():
+    assert folder_names(NAMES) == folder_names(reversed(NAMES))
+    assert folder_names(["Ours", "ours"])["ours"] == "ours"
+
+
+def test_runs_of_odd_names_stay_inside_the_output(settings, tmp_path):
+    odd = ["../../x", "/abs", "", "a\nb", "x" * 300]
+    plan = make_plan(settings(contenders={"ours": MODEL} | {name: {"tfidf": True} for name in odd}))
+    for run in plan.runs:
+        assert run.folder.resolve().relative_to((tmp_path / "out" / "runs").resolve()).parts[1:] == (
+            "labels-all", f"seed-{run.seed}",
+        )  # fmt: skip
+        assert run.name.isprintable()
+        assert len(run.name) < 100
+    assert plan.runs[0].folder == tmp_path / "out" / "runs" / "ours" / "labels-all" / "seed-0"

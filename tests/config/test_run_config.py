@@ -1,13 +1,24 @@
 """Settings: every misspelt or mistyped setting gives one line that says how to fix it."""
 
+import re
+import types
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Union, get_args, get_origin
 
 import pytest
 from pydantic import Field
 
+from decero.config.benchmark import Benchmark
 from decero.config.command_line import seconds_of
-from decero.config.finetuning import FinetuneClassification
+from decero.config.comparison import Compare
+from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
+from decero.config.pretraining import (
+    EvaluateCausalLM,
+    PretrainCausalLM,
+    PretrainMLM,
+    PretrainSeq2Seq,
+    TrainTokenizer,
+)
 from decero.config.run_config import RunConfig
 from decero.config.sections import DataSection, ModelSection, OptimSection, TrainingSection
 from decero.errors import UserError
@@ -62,6 +73,7 @@ def test_a_time_is_a_number_and_a_unit(text, seconds):
         (["--budget", "30x"], "--budget: cannot read 30x as a time; write a number and s, m, h or d, such as 30m"),
         (["--budget", "30"], "--budget: cannot read 30 as a time"),
         (["--budget", "0m"], "--budget: cannot read 0m as a time"),
+        (["--budget", f"{'9' * 400}d"], "is too long; give at most 1000 days"),
         (["--budget=-5m"], "--budget: cannot read -5m as a time"),
         (["--budget"], "--budget needs a TIME"),
         (["--budget="], "--budget needs a TIME"),
@@ -124,7 +136,35 @@ def test_saved_settings_load_back_unchanged(file, tmp_path):
         ("model.trust_remote_code=true", "set model.revision to a commit"),
         ("kind=fanci", "kind is 'fanci'"),
         ("output.sub=1", "output is a single value"),
-        ("data.name=[", "as YAML; put it in quotes"),
+        ("data.name=[", "put it in quotes"),
+        ("seed=4294967296", "seed is 4294967296, but input should be less than or equal to 4294967295"),
+        ("seed=-1", "seed is -1, but input should be greater than or equal to 0"),
+        ("optim.weight_decay=.inf", "optim.weight_decay is inf, but input should be a finite number"),
+        ("optim.weight_decay=1e38", "optim.weight_decay is 1e+38, but input should be less than or equal to 1000"),
+        ("optim.learning_rate=.nan", "optim.learning_rate is nan, but input should be a finite number"),
+        ("optim.arguments.betas=[0.9, .nan]", "optim.arguments.betas is nan; give a number from -1000 to 1000"),
+        ("optim.arguments.betas=[0.9]", "optim.arguments.betas is [0.9]; give a number or two of them in a list"),
+        ("optim.arguments.momentum=1000", "optim.arguments.momentum is 1000; give a number from 0 to 1"),
+        ("optim.arguments.dampening=[1]", "optim.arguments.dampening is [1]; give a number, true, false or null"),
+        ("optim.arguments.eps=x", "optim.arguments.eps is x; give a number or two"),
+        ("model.overrides.return_dict=false", "model.overrides.return_dict is no part of an architecture; remove it"),
+        ("model.overrides.max_position_embeddings=0", "max_position_embeddings is 0; give a number from 1 to"),
+        ("model.overrides.rope_theta=0", "model.overrides.rope_theta is 0; give a number from 1 to"),
+        ("model.overrides.pad_token_id=-7", "model.overrides.pad_token_id is -7; give a number from -1 to"),
+        ("optim.arguments.eps=.inf", "optim.arguments.eps is inf; give a number from -1000 to 1000"),
+        ("training.ddp_timeout=1000000000000000", "input should be less than or equal to 2592000"),
+        ("training.max_train_steps=9223372036854775808", "input should be less than or equal to 1000000000"),
+        ("training.per_device_batch_size=0", "input should be greater than or equal to 1"),
+        ("training.dataloader_num_workers=1000000", "input should be less than or equal to 512"),
+        ("data.max_length=1000000000", "input should be less than or equal to 1048576"),
+        ("data.validation_fraction=.nan", "data.validation_fraction is nan, but input should be a finite number"),
+        ("model.overrides.hidden_dropout_prob=1.5", "hidden_dropout_prob is 1.5; give a number from 0 to 1"),
+        ("model.overrides.num_hidden_layers=-1", "num_hidden_layers is -1; give a number from 0 to 10000"),
+        ("model.overrides.hidden_size=0", "model.overrides.hidden_size is 0; give a number from 1 to"),
+        ("model.overrides.rope_theta=.inf", "model.overrides.rope_theta is inf; give a number from 1 to"),
+        ("model.overrides={rope_scaling: {factor: .nan}}", "model.overrides.rope_scaling.factor is nan; give"),
+        ("=", "unknown setting"),
+        ("a..b=1", "unknown setting a"),
         ("--resum", "unknown option --resum; did you mean --resume?"),
         ("another.yaml", "give one configuration file"),
     ],
@@ -179,6 +219,61 @@ def test_every_setting_has_a_description():
     assert [name for name, description in walk(FinetuneClassification) if not description] == []
 
 
+def numbers(cls, path=""):
+    """Yield the path of every number of a settings class, and its bounds: `gt`, `ge`, `lt`, `le`."""
+
+    def parts(annotation, bounds):
+        """Yield every type inside an annotation, with the bounds that are beside it."""
+        if get_origin(annotation) is Annotated:
+            annotation, *more = get_args(annotation)
+            bounds = [*(each for field in more for each in field.metadata)]
+            yield from parts(annotation, bounds)
+        elif get_origin(annotation) in (dict, list):
+            for each in get_args(annotation):
+                yield from parts(each, [])
+        elif get_origin(annotation) in (Union, types.UnionType):
+            for each in get_args(annotation):
+                yield from parts(each, bounds)
+        else:
+            yield annotation, bounds
+
+    for name, field in cls.model_fields.items():
+        for kind, bounds in parts(field.annotation, field.metadata):
+            if isinstance(kind, type) and hasattr(kind, "model_fields"):
+                yield from numbers(kind, f"{path}{name}.")
+            elif kind in (int, float):
+                yield (
+                    f"{path}{name}",
+                    {key for each in bounds for key in ("gt", "ge", "lt", "le") if hasattr(each, key)},
+                )
+
+
+RECIPES = [
+    PretrainMLM, PretrainCausalLM, PretrainSeq2Seq, FinetuneClassification, FinetuneSeq2Seq, FinetuneCausalLM,
+    EvaluateCausalLM, TrainTokenizer, Compare, Benchmark,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_number_is_finite_and_has_two_bounds(recipe):
+    found = dict(numbers(recipe))
+    assert "seed" in found
+    assert [path for path, bounds in found.items() if not (bounds & {"gt", "ge"} and bounds & {"lt", "le"})] == []
+    assert recipe.model_config["allow_inf_nan"] is False
+
+
+def test_every_recipe_is_checked_for_bounds():
+    scripts = "".join(path.read_text() for path in (Path(__file__).parents[2] / "recipes").glob("*.py"))
+    assert set(re.findall(r"config = (\w+)\.from_cli\(\)", scripts)) == {recipe.__name__ for recipe in RECIPES}
+
+
+def test_a_grid_of_astronomic_size_is_refused():
+    tune = {f"optim.arguments{i}": [1.0, 2.0, 3.0] for i in range(40)}
+    settings = {"output": "x", "contenders": {"a": {"tfidf": True}}, "reference": "a", "data": {}, "tune": tune}
+    with pytest.raises(UserError, match="tune: a grid of 12,157,665,459,056,928,801 points"):
+        Compare.parse(settings | {"training": {"max_train_steps": 1}}, "file")
+
+
 def test_every_setting_is_read_somewhere():
     """Each setting must appear in the sources outside its own definition."""
     root = Path(__file__).parents[2]
@@ -187,3 +282,18 @@ def test_every_setting_is_read_somewhere():
     for section in (ModelSection, DataSection, OptimSection, TrainingSection):
         for name in section.model_fields:
             assert text.count(name) >= 2, name
+
+
+@pytest.mark.parametrize("name", ["compare/quickstart.yaml", "evaluate/gpt_en.yaml", "benchmark/quick.yaml"])
+def test_a_recipe_without_a_model_to_push_refuses_a_repository(name):
+    recipe = {"compare": Compare, "evaluate": EvaluateCausalLM, "benchmark": Benchmark}[name.partition("/")[0]]
+    config = str(Path(__file__).parents[2] / "configs" / name)
+    assert recipe.load(config)
+    with pytest.raises(UserError, match=r"hub\.repo_id: a \w+ \w+ no model.*; remove it"):
+        recipe.load(config, ["hub.repo_id=me/x"])
+
+
+def test_a_tilde_in_output_is_the_home_folder(file, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert Example.load(file, ["output=~/runs/x"]).output == "/home/me/runs/x"
+    assert Example.load(file, ["output=runs/~x"]).output == "runs/~x"

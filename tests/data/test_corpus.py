@@ -114,7 +114,7 @@ def test_a_missing_source_is_named(arguments, line):
 
 def test_a_broken_json_line_names_its_file(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"text": "a"}\n{"text": \n')
-    with pytest.raises(UserError, match=r"x\.jsonl: cannot read it as jsonl"):
+    with pytest.raises(UserError, match=r"x\.jsonl, line 2: not JSON: Expecting value"):
         load_corpus(files={"train": str(tmp_path / "x.jsonl")})
 
 

@@ -1,9 +1,12 @@
 """Tokenization loses nothing, and its cache depends on all inputs."""
 
+import json
 from itertools import chain
 
 import pytest
 from datasets import Dataset
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from decero.data.tokenization import count_tokens, tokenize_documents, tokenize_examples
 from decero.errors import UserError
@@ -47,6 +50,49 @@ def test_the_cache_depends_on_data_length_and_tokenizer(texts, tokenizer):
     assert file() == file() == file(Dataset.from_dict({"text": texts}))
     assert file() != file(max_length=17)
     assert file() != file(Dataset.from_dict({"text": texts[1:]}))
+
+
+def changed_backend(tokenizer, part, value):
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    backend[part] = value
+    return Tokenizer.from_str(json.dumps(backend))
+
+
+CHANGES = {
+    "truncation_side": {"truncation_side": "left"},
+    "padding_side": {"padding_side": "left"},
+    "model_max_length": {"model_max_length": 17},
+    "model_input_names": {"model_input_names": ["input_ids", "attention_mask"]},
+    "an added token": {"extra_special_tokens": ["london"]},
+    "a special token": {"unk_token": "[MASK]"},
+    "normalizer": lambda tokenizer: {"tokenizer_object": changed_backend(tokenizer, "normalizer", None)},
+    "post_processor": lambda tokenizer: {"tokenizer_object": changed_backend(tokenizer, "post_processor", None)},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_cache_depends_on_every_tokenizer_setting(change, texts, tokenizer_folder):
+    data = Dataset.from_dict({"text": texts, "labels": [0] * len(texts)})
+    load = AutoTokenizer.from_pretrained
+    tokenizer = load(tokenizer_folder)
+    options = CHANGES[change](tokenizer) if callable(CHANGES[change]) else CHANGES[change]
+    other = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder, **options)
+    files = [
+        tokenize_examples(data, each, max_length=16).cache_files for each in (tokenizer, load(tokenizer_folder), other)
+    ]
+    assert files[0] == files[1]
+    assert files[0] != files[2]
+
+
+def test_another_truncation_side_is_not_served_from_the_cache(texts, tokenizer_folder):
+    data = Dataset.from_dict({"text": ["the bank " * 40 + "london"], "labels": [0]})
+    ends = []
+    for side in ("right", "left", "right"):
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+        tokenizer.truncation_side = side  # set after loading
+        ids = tokenize_examples(data, tokenizer, max_length=9)[0]["input_ids"]
+        ends.append("london" in tokenizer.decode(ids))
+    assert ends == [False, True, False]
 
 
 def test_tokenization_restores_the_tokenizer_settings(texts, tokenizer):

@@ -224,6 +224,14 @@ def test_load_refusals(tmp_path, monkeypatch):
         load_tokenizer(str(tmp_path / "bare"))
 
 
+def test_a_damaged_setting_is_refused_at_loading(tmp_path):
+    train("wordpiece").save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": {"a": [1]}}))
+    with pytest.raises(UserError, match=r"model_max_length is .*, not a number"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_remote_code_is_never_run_unasked(tmp_path):
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": [None, "evil.Evil"]}}))
@@ -245,6 +253,8 @@ def test_package_paths(tmp_path, monkeypatch):
         resolve_package_path("package:decero_no_such/model")
     with pytest.raises(UserError, match="has no folder modle"):
         resolve_package_path("package:decero_fake_package/modle")
+    with pytest.raises(UserError, match="package __main__ is not installed"):
+        resolve_package_path("package:__main__/model")
 
 
 def spelled(vocab_of, **parts):

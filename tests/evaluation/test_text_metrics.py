@@ -2,6 +2,7 @@
 
 import math
 import socket
+import sys
 import unicodedata
 
 import numpy as np
@@ -22,7 +23,14 @@ from decero.evaluation import (
     text_signatures,
     translation_metrics,
 )
-from decero.evaluation.text_metrics import _rouge, _sacrebleu, sufficient_statistics, summary_signatures, words
+from decero.evaluation.text_metrics import (
+    _rouge,
+    _sacrebleu,
+    sufficient_statistics,
+    summary_signatures,
+    tokenizer_for_bleu,
+    words,
+)
 
 HYPOTHESES = [
     "El gato se sentó en la alfombra.",
@@ -64,7 +72,9 @@ def test_the_signatures_name_the_settings():
         "bleu": f"nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:{version}",
         "chrf": f"nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:{version}",
     }
-    assert text_signatures("summarization")["rouge2"].startswith(r"nrefs:1|case:lc|norm:NFC|tok:\w+|stem:no|score:f1|")
+    assert text_signatures("summarization")["rouge2"].startswith(
+        r"nrefs:1|case:lc|norm:NFC|tok:\w+|unspaced:char|stem:no|"
+    )
     assert "|stem:porter|" in summary_signatures(stemmer=True)["rougeL"]
     assert text_signatures("summarization")["rougeLsum"].endswith("|sent:newline")
 
@@ -105,6 +115,60 @@ def test_accents_and_all_scripts_are_kept():
     assert decomposed != REFERENCES
     assert summary_metrics(decomposed, REFERENCES)["rougeL"] == pytest.approx(100.0)
     assert compute_text_metrics("text", decomposed, REFERENCES) == {"exact_match": 1.0, "token_f1": 1.0}
+
+
+UNSPACED = {  # references, BLEU's tokenizer by their script
+    "zh": (["我喜欢喝热汤，今天天气很好。", "银行提高了利率。"], "zh"),
+    "zh-en": (["我用 iPhone 和 Python 写代码的时候很开心"], "zh"),
+    "ja": (["私は温かいスープが好きです。", "銀行は金利を引き上げた。"], "char"),
+    "th": (["ฉันชอบซุปร้อน", "ธนาคารขึ้นอัตราดอกเบี้ย"], "char"),
+    "km": (["ខ្ញុំចូលចិត្តស៊ុប"], "char"),
+    "ko, no spaces": (["나는따뜻한수프를좋아합니다오늘"], "char"),
+    "ko": (["나는 따뜻한 수프를 좋아합니다 오늘 날씨가 좋다", "은행이 금리를 올렸다"], "13a"),
+    "ru": (["я люблю горячий суп очень сильно"], "13a"),
+    "en, a word of Chinese": (["I like the soup 汤 very much"], "13a"),
+    "empty": ([""], "13a"),
+}
+
+
+@pytest.mark.parametrize(("references", "tokenizer"), UNSPACED.values(), ids=UNSPACED)
+def test_bleu_follows_the_script_of_the_references(references, tokenizer):
+    hypotheses = [text[:-2] for text in references]
+    assert tokenizer_for_bleu("auto", references) == tokenizer
+    found = translation_metrics(hypotheses, references)
+    expected = sacrebleu.corpus_bleu(hypotheses, [references], tokenize=tokenizer).score
+    assert found["bleu"] == pytest.approx(expected)
+    assert found["bleu"] > 50 or not references[0]
+    assert f"|tok:{tokenizer}|" in text_signatures("translation", tokenizer)["bleu"]
+    counts, score = sufficient_statistics("bleu", hypotheses, references)
+    assert score(counts.sum(axis=0)) == pytest.approx(expected)
+
+
+def test_a_given_tokenizer_of_bleu_wins_and_must_work():
+    texts = ["我喜欢喝热汤", "银行提高了利率"], ["我喜欢喝热茶", "银行提高了利率"]
+    assert translation_metrics(*texts, tokenize="13a")["bleu"] == 0
+    assert translation_metrics(*texts, tokenize="char")["bleu"] > 0
+    with pytest.raises(UserError, match="unknown tokenizer zhh of BLEU; did you mean zh"):
+        translation_metrics(*texts, tokenize="zhh")
+
+
+def test_a_tokenizer_of_bleu_that_does_not_work_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "MeCab", None)
+    monkeypatch.delitem(sys.modules, "sacrebleu.tokenizers.tokenizer_ja_mecab", raising=False)
+    _sacrebleu.cache_clear()
+    with pytest.raises(UserError, match=r"tokenizer ja-mecab of BLEU does not work .*; install sacrebleu\[ja\]"):
+        tokenizer_for_bleu("ja-mecab", [])
+    _sacrebleu.cache_clear()
+
+
+def test_in_scripts_without_spaces_each_character_is_a_word():
+    assert words("我用iPhone写") == ["我", "用", "iphone", "写"]
+    assert words("ขึ้น") == ["ขึ้", "น"]
+    for references, _ in UNSPACED.values():
+        hypotheses = [text[: len(text) // 2] for text in references]
+        if len(references[0]) and "나는따뜻" not in references[0]:
+            assert 0 < summary_metrics(hypotheses, references)["rougeL"] < 100
+            assert 0 < compute_text_metrics("text", hypotheses, references)["token_f1"] < 1
 
 
 def test_token_f1_ignores_case_and_exact_match_does_not():

@@ -72,6 +72,11 @@ def oid(path, content):
     return hashlib.sha256(content).hexdigest() if is_large(path) else git_hash(content)
 
 
+def commit_of(repo, revision):
+    """Every commit that is asked for is there, with the same files."""
+    return revision if revision and re.fullmatch(r"[0-9a-f]{40}", revision) else repo.sha
+
+
 class StandIn(BaseHTTPRequestHandler):
     def log_message(self, *args):
         pass
@@ -132,10 +137,18 @@ class StandIn(BaseHTTPRequestHandler):
             self.server.add(repo_id, kind, private, **{"__gitattributes": b"*.safetensors filter=lfs\n"})
         self.answer({"url": f"{self.server.url}/{repo_id}"}, 409 if known else 200)
 
-    def info(self, kind, repo_id):
+    def info(self, kind, repo_id, revision=None):
         if repo := self.repo(kind, repo_id):
             siblings = [{"rfilename": name} for name in repo.files]
-            self.answer({"id": repo_id, "sha": repo.sha, "private": repo.private, "siblings": siblings, "tags": []})
+            self.answer(
+                {
+                    "id": repo_id,
+                    "sha": commit_of(repo, revision),
+                    "private": repo.private,
+                    "siblings": siblings,
+                    "tags": [],
+                }
+            )
 
     def tree(self, repo_id):
         if repo := self.repo("model", repo_id):
@@ -176,25 +189,25 @@ class StandIn(BaseHTTPRequestHandler):
             self.server.commit(repo, [json.loads(line) for line in self.body.splitlines()])
             self.answer({"commitUrl": f"{self.server.url}/{repo_id}/commit/{repo.sha}", "commitOid": repo.sha})
 
-    def resolve(self, repo_id, path):
+    def resolve(self, repo_id, revision, path):
         if repo := self.repo("model", repo_id):
             if path not in repo.files:
                 return self.answer({"error": "Entry not found"}, 404, X_Error_Code="EntryNotFound")
             etag = f'"{oid(path, repo.files[path])}"'
-            return self.answer(repo.files[path], X_Repo_Commit=repo.sha, ETag=etag)
+            return self.answer(repo.files[path], X_Repo_Commit=commit_of(repo, revision), ETag=etag)
 
 
 NAME = r"([\w.-]+/[\w.-]+)"
 ROUTES = [
     (r"POST /api/repos/create", StandIn.create),
     (r"POST /api/validate-yaml", StandIn.validate),
-    (rf"GET /api/(model|dataset|space)s/{NAME}(?:/revision/\w+)?", StandIn.info),
+    (rf"GET /api/(model|dataset|space)s/{NAME}(?:/revision/(\w+))?", StandIn.info),
     (rf"GET /api/models/{NAME}/tree/.+", StandIn.tree),
     (rf"POST /api/models/{NAME}/preupload/main", StandIn.preupload),
     (rf"POST /{NAME}\.git/info/lfs/objects/batch", StandIn.batch),
     (r"PUT /lfs/(\w+)", StandIn.put),
     (rf"POST /api/models/{NAME}/commit/main", StandIn.commit),
-    (rf"(?:GET|HEAD) /{NAME}/resolve/\w+/(.+)", StandIn.resolve),
+    (rf"(?:GET|HEAD) /{NAME}/resolve/(\w+)/(.+)", StandIn.resolve),
 ]
 
 

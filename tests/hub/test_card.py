@@ -134,6 +134,37 @@ def test_a_users_card_is_kept_and_its_metadata_completed():
     assert card(readme="# No metadata at all\n").text == "# No metadata at all\n"
 
 
+EVIL = "<img src=x onerror=alert(1)> [a](http://evil.org) `b` **c** |d| www.evil.org\n# e"
+
+
+def test_no_text_of_a_record_becomes_html_or_markdown():
+    config = {"model_type": EVIL, "architectures": [EVIL]}
+    record = RESULT | {"metric": {EVIL: 0.5}, "split": EVIL, "device": EVIL, "machine": EVIL, "seeds": [EVIL, EVIL]}
+    settings = {
+        "model": {"name_or_path": EVIL, "config": EVIL},
+        "data": {"files": {"train": EVIL}, "config_name": EVIL, "revision": EVIL},
+    }
+    for model in ({"name_or_path": EVIL}, {"config": EVIL}):
+        said = card(config, record, settings | {"model": model}, f"---\nlicense: {json.dumps(EVIL)}\n---\n").text
+        assert not re.search(r"<(?!!--|/?code>)", said)
+        for sign in ("[a]", "`b`", "**c**", "|d|", "www.", "http:", "\n# e"):
+            assert sign not in said, sign
+    assert said.count("&#60;img src&#61;x") >= 9
+
+
+def test_plain_names_are_shown_as_they_are():
+    said = card(result=RESULT | {"metric": {"eval_f1 (macro)": 0.5}}, settings={"data": {"files": {"train": "a*.txt"}}})
+    assert "| eval_f1 (macro) | 0.5000 |" in said.text
+    assert "`a*.txt`" in said.text
+
+
+@pytest.mark.parametrize("value", [None, "x", True, {"mean": "x"}, {"sd": 1}, [1], float("nan"), 10**400])
+def test_a_metric_that_is_no_number_is_left_out(value):
+    said = card(result={"metric": {"a": value, "b": {"mean": 0.5, "sd": "x", "low": None, "high": {}}}})
+    assert "| b | 0.5000 |" in said.text
+    assert "| a |" not in said.text
+
+
 def test_a_licence_alone_goes_into_the_card_that_is_written():
     said = card(readme="---\nlicense: cc-by-4.0\n---\n\n")
     assert "## License\n\ncc-by-4.0\n" in said.text

@@ -2,16 +2,17 @@
 
 import json
 import logging
+import os
 import shutil
 
 import pytest
-from accelerate import Accelerator
 from huggingface_hub import ModelCard
+from ruamel.yaml import YAML
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer, BertConfig
 
-from decero.config.sections import HubSection
 from decero.errors import UserError
-from decero.hub.publish import WAITS, publish, push
+from decero.execution.saving import whole_folder
+from decero.hub.publish import WAITS, push
 
 
 @pytest.fixture
@@ -24,21 +25,15 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_published_folder_is_an_ordinary_one_without_pickle(model_folder, tokenizer, tmp_path):
+def test_a_saved_folder_is_an_ordinary_one_without_pickle(model_folder, tokenizer, tmp_path):
     model, out = AutoModel.from_pretrained(model_folder), tmp_path / "out"
-    publish(Accelerator(cpu=True), model, tokenizer, out, HubSection())
+    with whole_folder(out) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
     assert {p.name for p in out.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
     assert not list(out.glob("*.bin"))
     assert AutoTokenizer.from_pretrained(out)("the bank")["input_ids"] == tokenizer("the bank")["input_ids"]
     assert AutoModel.from_pretrained(out).num_parameters() == model.num_parameters()
-
-
-def test_the_end_of_a_training_run_pushes_what_it_saved(model_folder, tokenizer, tmp_path, hub, sent):
-    model, out = AutoModel.from_pretrained(model_folder), tmp_path / "out"
-    publish(Accelerator(cpu=True), model, tokenizer, out, HubSection(repo_id="me/tiny"))
-    for path in out.iterdir():
-        assert sent().files[path.name] == path.read_bytes(), path.name
-    assert sent().private
 
 
 def test_a_push_makes_a_private_repository_in_one_commit(model_folder, hub, sent, capfd):
@@ -149,10 +144,26 @@ def cut(folder):
     weights.write_bytes(weights.read_bytes()[:-1])
 
 
-def shard(folder):
+def change(folder, **fields):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+
+
+def result(folder, text):
+    (folder.parent / "result.json").write_text(text)
+
+
+def settings(folder, text):
+    (folder.parent / "config.yaml").write_text(text)
+
+
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 9))
+
+
+def shard(folder, weight_map=None):
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map or names}))
 
 
 @pytest.mark.parametrize(
@@ -162,6 +173,40 @@ def shard(folder):
         (lambda f: (f / "config.json").unlink(), "there is no config.json"),
         (lambda f: (f / "config.json").write_text("{"), "config.json: invalid JSON"),
         (lambda f: (f / "config.json").write_text("{}"), "config.json: no model_type"),
+        (lambda f: (f / "config.json").write_text("[1]"), "config.json: no model_type"),
+        (
+            lambda f: (f / "config.json").write_text('{"a":' + "[" * 5000),
+            "config.json: invalid JSON: nested too deeply",
+        ),
+        (lambda f: change(f, model_type=[1]), r"model_type is \[1\], not a name"),
+        (lambda f: change(f, model_type=3), "model_type is 3, not a name"),
+        (lambda f: change(f, architectures={"a": 1}), "architectures is {'a': 1}, not a list"),
+        (lambda f: change(f, architectures=3), "architectures is 3, not a list"),
+        (lambda f: change(f, auto_map=["a"]), r"auto_map is \['a'\], not a mapping"),
+        (lambda f: shard(f, ["a"]), "invalid index of weights"),
+        (lambda f: (f / "README.md").write_bytes(b"\xff"), r"README\.md: byte 0 is not UTF-8"),
+        (lambda f: (f / "README.md").write_text("---\na: &a [*a]\n---\n"), r"README\.md, line 1: alias \*a is inside"),
+        (lambda f: (f / "README.md").write_text("---\n1: 2\n---\n"), r"README\.md: cannot read its metadata"),
+        (lambda f: (f / "README.md").write_text("---\ncard_data: 2\n---\n"), r"README\.md: its metadata is not that"),
+        (lambda f: result(f, "{"), r"result\.json: invalid JSON"),
+        (lambda f: result(f, "[1]"), r"result\.json: holds no JSON object"),
+        (lambda f: result(f, '{"a":' * 200 + "1" + "}" * 200), r"result\.json: values are nested"),
+        (lambda f: result(f, '{"metric": [1]}'), r"result\.json: metric is \[1\], not a mapping"),
+        (lambda f: result(f, '{"seeds": 3}'), r"result\.json: seeds is 3, not a list"),
+        (lambda f: result(f, '{"wall_time_s": "long"}'), r"result\.json: wall_time_s is 'long', not a number"),
+        (lambda f: settings(f, "a: ["), r"config\.yaml, line \d: cannot read this as YAML"),
+        (lambda f: settings(f, "a: !x 1"), r"config\.yaml, line 1: tags such as !x"),
+        (lambda f: settings(f, "a: &a [*a]"), r"config\.yaml, line 1: alias \*a is inside"),
+        (lambda f: settings(f, BOMB), r"config\.yaml, line 6: more than 100,000 values"),
+        (lambda f: settings(f, "a: " + "[" * 3000), r"config\.yaml, line 1: values are nested more than 32"),
+        (lambda f: settings(f, "a: " + "9" * 5000), r"config\.yaml: cannot read this as YAML"),
+        (lambda f: settings(f, "[1]"), r"config\.yaml: contains no settings"),
+        (lambda f: settings(f, "data: 3"), r"config\.yaml: data is 3, not a mapping"),
+        (
+            lambda f: (f.parent / "config.yaml").write_bytes(b"\xff\x00"),
+            r"config\.yaml, line 1: .* byte 0xff is not UTF-8",
+        ),
+        (lambda f: os.truncate(f.parent / "result.json", 2**33), r"result\.json: 8,589,934,592 bytes"),
         (lambda f: (f / "model.safetensors").unlink(), "there is no model.safetensors"),
         (lambda f: (f / "pytorch_model.bin").write_bytes(b""), "pytorch_model.bin may be a pickle"),
         (lambda f: (f / "model.pt").write_bytes(b""), "model.pt may be a pickle"),
@@ -175,6 +220,92 @@ def test_an_incomplete_model_is_refused_before_sending(model_folder, hub, spoil,
     with pytest.raises(UserError, match=said):
         push(model_folder, "me/tiny")
     assert hub.requests == []
+
+
+NAMES = ("LICENSE", "README.md", "config.json", "model.safetensors", "tokenizer.json", "x.py", "../config.yaml")
+
+
+@pytest.mark.parametrize("name", [*NAMES, "../result.json", "run/config.yaml"])
+def test_no_link_sends_a_file_from_elsewhere(model_folder, hub, tmp_path, name):
+    change(model_folder, auto_map={"AutoModel": "x.Y"})
+    path, secret = model_folder / name, tmp_path / "secret"
+    path.parent.mkdir(exist_ok=True)
+    secret.write_bytes(path.read_bytes() if path.exists() else b"secret")
+    path.unlink(missing_ok=True)
+    path.symlink_to(secret)
+    with pytest.raises(UserError, match=rf"{path.name}: this is a link to .*secret, which is not sent; replace it"):
+        push(model_folder, "me/tiny")
+    assert hub.requests == []
+
+
+def test_links_that_lead_nowhere_or_to_devices_are_refused(model_folder, hub):
+    for target, line in {"LICENSE": "nowhere", "gone": "nowhere", "/dev/zero": "is a link to /dev/zero"}.items():
+        (model_folder / "LICENSE").unlink(missing_ok=True)
+        (model_folder / "LICENSE").symlink_to(target)
+        with pytest.raises(UserError, match=line):
+            push(model_folder, "me/tiny")
+    (model_folder / "LICENSE").unlink()
+    (model_folder.parent / "elsewhere").mkdir()
+    (model_folder / "run").symlink_to(model_folder.parent / "elsewhere")
+    with pytest.raises(UserError, match=r"run: this is a link, which is not followed"):
+        push(model_folder, "me/tiny")
+
+
+def test_a_link_inside_the_folder_is_sent_if_its_file_is(model_folder, hub, sent):
+    (model_folder / "LICENSE.txt").write_text("as is")
+    (model_folder / "LICENSE").symlink_to("LICENSE.txt")
+    (model_folder / "unrelated").symlink_to("/etc/passwd")
+    push(model_folder, "me/tiny")
+    assert sent().files["LICENSE"] == b"as is"
+    assert "unrelated" not in sent().files
+    (model_folder / "notes.txt").write_text("mine")
+    (model_folder / "NOTICE").symlink_to("notes.txt")
+    with pytest.raises(UserError, match=r"NOTICE: this is a link to .*notes\.txt, which is not sent"):
+        push(model_folder, "me/tiny")
+
+
+def test_a_folder_of_the_hubs_cache_is_sent(model_folder, tmp_path, hub, sent):
+    repo = tmp_path / "models--they--theirs"
+    snapshot = repo / "snapshots" / "0a1b"
+    snapshot.mkdir(parents=True)
+    model_folder.rename(repo / "blobs")
+    for path in (repo / "blobs").iterdir():
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    push(snapshot, "me/tiny")
+    assert sent().files["model.safetensors"] == (repo / "blobs" / "model.safetensors").read_bytes()
+    (tmp_path / "secret").write_text("secret")
+    (snapshot / "LICENSE").symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match="LICENSE: this is a link to"):
+        push(snapshot, "me/tiny")
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "README.md", "config.json", "model.safetensors", "../result.json"])
+def test_a_pipe_is_refused_and_not_waited_for(model_folder, hub, name):
+    (model_folder / name).unlink(missing_ok=True)
+    os.mkfifo(model_folder / name)
+    with pytest.raises(UserError, match=rf"{(model_folder / name).name}: this is no regular file"):
+        push(model_folder, "me/tiny")
+
+
+def test_a_record_of_numbers_that_are_none_is_sent_as_json(model_folder, hub, sent):
+    result(model_folder, '{"metric": {"pearson": NaN, "mse": 1e999, "mae": 0.5}, "labels": [-Infinity]}')
+    push(model_folder, "me/tiny")
+    record = json.loads(sent().files["run/result.json"], parse_constant=lambda name: 1 / 0)
+    assert record == {"metric": {"pearson": None, "mse": None, "mae": 0.5}, "labels": [None]}
+    assert b"| mae | 0.5000 |" in sent().files["README.md"]
+    assert b"pearson" not in sent().files["README.md"]
+
+
+def test_settings_and_record_are_sent_without_secrets(model_folder, hub, sent):
+    url = "https://jane:secret@host.org/a.csv?token=secret"
+    settings(model_folder, f"data: {{files: {{train: '{url}', test: /home/jane/b.csv}}}}\nhub: {{token: secret}}\n")
+    result(model_folder, json.dumps({"metric": {"mae": 1.0}, "command": f"x.py data.files={{train: {url}, test: b}}"}))
+    push(model_folder, "me/tiny")
+    for name, content in sent().files.items():
+        assert b"secret" not in content, name
+        assert b"jane" not in content, name
+    sent_settings = YAML(typ="safe").load(sent().files["run/config.yaml"].decode())
+    assert sent_settings["data"]["files"] == {"train": "https://host.org/a.csv?token=REDACTED", "test": "b.csv"}
 
 
 def test_a_run_folder_is_refused_with_a_hint_to_its_model(model_folder, hub):

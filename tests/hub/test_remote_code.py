@@ -13,13 +13,14 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM, BertConfig
+from transformers import AutoModelForMaskedLM, BertConfig, BertForSequenceClassification
 
 import decero.models
 from decero.errors import UserError
 from decero.hub.convert import export_model
 from decero.hub.publish import push
 from decero.hub.remote_code import export_remote_code
+from decero.inference.loading import load
 from decero.models import AUTO_CLASSES, DeceroEncoderConfig, DeceroEncoderForMaskedLM
 
 HEADS = {
@@ -221,3 +222,71 @@ def test_an_export_that_fails_to_load_is_removed(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="does not load without decero"):
         export_model(tmp_path / "ours", tmp_path / "out", "remote-code")
     assert not (tmp_path / "out").exists()
+
+
+RAN = """
+import os
+os.makedirs(os.environ["RAN"], exist_ok=True)
+from transformers import BertConfig, BertForSequenceClassification
+class Config(BertConfig):
+    model_type = "theirs"
+class Model(BertForSequenceClassification):
+    config_class = Config
+"""
+COMMIT, OTHER = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def on_the_hub(hub, tokenizer, tmp_path, monkeypatch):
+    """Put alice/model, whose code is in `repository` ("" for its own), and mallory/code on the hub."""
+    monkeypatch.setenv("RAN", str(tmp_path / "ran"))
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+
+    def add(repository):
+        folder = tmp_path / "model"
+        config = BertConfig(vocab_size=101, hidden_size=6, num_hidden_layers=1, num_attention_heads=1)
+        BertForSequenceClassification(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        prefix = f"{repository}--" if repository else ""
+        raw = json.loads((folder / "config.json").read_text()) | {
+            "model_type": "theirs",
+            "auto_map": {
+                "AutoConfig": f"{prefix}code.Config", "AutoModelForSequenceClassification": f"{prefix}code.Model",
+            },
+        }  # fmt: skip
+        (folder / "config.json").write_text(json.dumps(raw))
+        files = {path.name: path.read_bytes() for path in folder.iterdir()} | {"code.py": RAN.encode()}
+        hub.add("alice/model", private=False, **{name.replace(".", "__"): data for name, data in files.items()})
+        hub.add("mallory/code", private=False, code__py=RAN.encode())
+        return hub
+
+    return add
+
+
+def test_code_of_another_repository_is_not_fetched(on_the_hub, tmp_path):
+    hub = on_the_hub("mallory/code")
+    with pytest.raises(UserError, match=r"alice/model: it runs code of another repository, mallory/code; .*@COMMIT"):
+        load("alice/model", "classify", revision=COMMIT, trust_remote_code=True)
+    assert not any("mallory" in request for request in hub.requests)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("repository", "commit"), [("mallory/code", OTHER), ("alice/model", COMMIT), ("", None)])
+def test_only_code_of_the_named_commit_runs(repository, commit, on_the_hub, tmp_path):
+    hub = on_the_hub(repository)
+    options = {"code_revision": f"{repository}@{commit}"} if repository == "mallory/code" else {}
+    load("alice/model", "classify", revision=COMMIT, trust_remote_code=True, **options)
+    assert (tmp_path / "ran").exists()
+    assert not any("main" in request for request in hub.requests)
+    if commit:
+        assert f"GET /{repository}/resolve/{commit}/code.py" in hub.requests
+
+
+@pytest.mark.parametrize("revision", ["main", "v1", COMMIT[:7]])
+def test_a_branch_is_no_pin(revision, on_the_hub, tmp_path):
+    hub = on_the_hub("")
+    with pytest.raises(UserError, match="give all 40 digits"):
+        load("alice/model", "classify", revision=revision, trust_remote_code=True)
+    assert hub.requests == []
+    assert not (tmp_path / "ran").exists()

@@ -18,7 +18,8 @@ from transformers import (
 
 from decero.errors import UserError
 from decero.execution.weight_layout import prepacked_weights
-from decero.inference.decode import batches_by_length, decode, decode_batches
+from decero.inference.decode import decode, decode_batches
+from decero.inference.decoding_plan import batches_by_length
 from decero.models import DeceroDecoderConfig, DeceroEncoderDecoderConfig
 
 OURS = {"vocab_size": 101, "hidden_size": 33, "num_hidden_layers": 2, "num_attention_heads": 3, "head_dim": 14}
@@ -160,6 +161,22 @@ def test_a_model_that_would_sample_does_not(sources):
     assert model.generation_config.do_sample, "the model's own settings were changed"
 
 
+def test_a_model_that_fails_is_one_line_with_its_reason(sources):
+    model = build("gpt2")
+    model.generation_config.forced_eos_token_id = 500
+    with pytest.raises(UserError, match=r"the model cannot generate \(IndexError: .*\); check its generation_config"):
+        decode(model, sources, max_new_tokens=3)
+
+
+def test_a_padding_id_outside_the_vocabulary_does_no_harm(sources):
+    model = build("gpt2")
+    expected = decode(model, sources, max_new_tokens=5)
+    for pad, end in ((-1, 1), (None, 50256), (50256, 1)):
+        model.generation_config.pad_token_id, model.generation_config.eos_token_id = pad, end
+        found = decode(model, sources, max_new_tokens=5)
+        assert found == expected or end != 1
+
+
 def test_each_source_may_have_a_limit_of_its_own(sources):
     model = build("ours")
     model.generation_config.eos_token_id = None
@@ -167,8 +184,12 @@ def test_each_source_may_have_a_limit_of_its_own(sources):
     limits = [3, 23, 1, 7, 11, 2, 5, 13]
     found = decode(model, sources, max_new_tokens=limits)
     assert found == [answer[:limit] for answer, limit in zip(whole, limits, strict=True)]
-    with pytest.raises(UserError, match="beam search needs one number"):
-        decode(model, sources, max_new_tokens=limits, num_beams=2)
+    limits = [3, 9, 3, 7, 9, 2, 5, 9]
+    found = decode(model, sources, max_new_tokens=limits, num_beams=2)
+    assert found == [
+        decode(model, [source], max_new_tokens=limit, num_beams=2)[0]
+        for source, limit in zip(sources, limits, strict=True)
+    ]
 
 
 def test_a_causal_model_writes_no_further_than_its_positions(sources):
@@ -196,8 +217,12 @@ def test_an_empty_source_is_an_error_and_no_sources_give_none():
     model = build("ours")
     with pytest.raises(UserError, match="source 2 is empty"):
         decode(model, [[7], []], max_new_tokens=3)
-    with pytest.raises(UserError, match="at least 1"):
+    with pytest.raises(UserError, match="from 1 to 10,000,000"):
         decode(model, [[7]], max_new_tokens=0)
+    with pytest.raises(UserError, match="from 1 to 10,000,000"):
+        decode(model, [[7]], max_new_tokens=10**20)
+    with pytest.raises(UserError, match="102 beams exceed the 101 tokens of the vocabulary; use fewer beams"):
+        decode(model, [[7]], max_new_tokens=3, num_beams=102)
     assert decode(model, [], max_new_tokens=3) == []
 
 

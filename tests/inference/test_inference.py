@@ -1,15 +1,21 @@
 """Answers come in order, equal those of each text alone, and losses give a warning."""
 
+import copy
+import functools
 import itertools
+import shutil
+from functools import partial
 
 import pytest
 import torch
-from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, T5Config
 
 from decero.errors import UserError
 from decero.inference import classify, fill, generate, load, summarize, translate
 from decero.inference.chunking import in_order, pieces, windows
-from decero.inference.generation import _encode_start, chat_frame, frame_of
+from decero.inference.decode import decode
+from decero.inference.generation import encode_chat, encode_prompt, fit_prompt, frame_of
 
 BOTH = pytest.mark.parametrize("whose", ["ours", "stock"])
 TEXTS = ["banks gained", "", "the market rose sharply on monday after profit news from tokyo", "  ", "shares fell"]
@@ -75,6 +81,15 @@ def test_fill_gives_the_likeliest_tokens_of_each_hole(whose, checkpoint):
     assert found[0].text == joined
 
 
+def test_only_the_mask_is_special_in_a_text_to_fill(checkpoint):
+    loaded = load(checkpoint("masked", "ours"), "fill")
+    texts = ["the [MASK] rose [SEP] on [PAD] monday", "the [MASK] rose"]
+    found = list(fill(loaded, texts, top_k=2))
+    assert [len(each.holes) for each in found] == [1, 1]
+    assert found[0].text == texts[0].replace("[MASK]", found[0].holes[0][0][0]).replace(" ##", "")
+    assert found[1].text == next(fill(loaded, texts[1:], top_k=2)).text
+
+
 def test_a_line_without_a_hole_gives_a_warning(checkpoint):
     said = []
     list(fill(checkpoint("masked", "ours"), ["", "shares fell"], warn=said.append))
@@ -131,6 +146,37 @@ def test_a_model_of_another_kind_names_the_commands_that_fit(command, kind, whos
     )
     with pytest.raises(UserError, match=WRONG[command, kind]):
         load(loaded, command)
+
+
+def diverged(model):
+    model.base_model.get_input_embeddings().weight.data.fill_(torch.nan)
+
+
+def overflowing(model):
+    model.base_model.get_input_embeddings().weight.data.fill_(torch.inf)
+
+
+@BOTH
+@pytest.mark.parametrize("change", [diverged, overflowing])
+@pytest.mark.parametrize("kind", COMMAND_OF)
+def test_outputs_that_are_not_finite_are_no_answers(kind, change, whose, checkpoint):
+    loaded = load(checkpoint(kind, whose, change), COMMAND_OF[kind])
+    answer = {"classify": classify, "fill": fill, "generate": generate, "translate": translate}[COMMAND_OF[kind]]
+    for options in ({}, {"beams": 2}) if kind in ("causal", "seq2seq") else ({},):
+        with pytest.raises(UserError, match="computes NaN or infinity, which is no answer"):
+            list(answer(loaded, ["", "the [MASK] rose"], **options))
+
+
+@BOTH
+@pytest.mark.parametrize("kind", COMMAND_OF)
+def test_no_command_answers_from_weights_that_are_not_there(kind, whose, checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint(kind, whose), tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    for part in sorted({name.rpartition(".")[0] for name in tensors}):
+        left = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{part}.")}
+        save_file(left, folder / "model.safetensors", metadata={"format": "pt"})
+        with pytest.raises(UserError, match=rf"tensor {part}\.\w+ is missing"):
+            load(folder, COMMAND_OF[kind])
 
 
 def test_remote_code_needs_a_revision():
@@ -271,14 +317,16 @@ def test_a_long_text_keeps_its_end_with_prefix_and_suffix_whole(checkpoint):
     loaded, said = load(checkpoint("causal", "ours"), "generate"), []
     room = loaded.positions() - 5
     text = "banks gained " * 60 + "shares fell on monday"
-    ids = _encode_start(loaded, "market ", " and", room, False, text)
-    first = _encode_start(loaded, "market ", "", None, False, "")
+    encode = partial(encode_prompt, loaded, "market ", " and")
+    ids, first = fit_prompt(loaded, encode, text, 1, 5, said.append), encode_prompt(loaded, "market ", "", "")
     assert room - 6 < len(ids) <= room
     assert ids[: len(first)] == first
     assert loaded.tokenizer.decode(ids).endswith("shares fell on monday and")
-    fits = next(n for n in range(99, 0, -1) if len(loaded.tokenizer("market " + "banks " * n)["input_ids"]) <= room)
-    assert pieces(loaded, "banks " * fits, 1, "cut", said.append, "market ", " and then some", 5)
-    assert "line 1: " in said[0], "what goes behind it was not counted"
+    fits = next(n for n in range(99, 0, -1) if len(encode_prompt(loaded, "market ", "", "banks " * n)) <= room)
+    fit_prompt(loaded, partial(encode_prompt, loaded, "market ", " and then some"), "banks " * fits, 7, 5, said.append)
+    assert "line 7: cut; " in said[1], "what goes behind it was not counted"
+    with pytest.raises(UserError, match="5 new tokens and what surrounds a text fill all 53 positions"):
+        fit_prompt(loaded, partial(encode_prompt, loaded, "market " * 60, ""), "banks", 1, 5, said.append)
 
 
 def test_a_checkpoint_with_several_tasks_needs_a_prefix(checkpoint):
@@ -330,26 +378,118 @@ def test_chat_uses_the_template_of_the_tokenizer(checkpoint):
     with pytest.raises(UserError, match="the tokenizer has no chat template; remove --chat"):
         next(generate(loaded, ["banks"], chat=True))
     loaded.tokenizer.chat_template = TEMPLATE
-    assert chat_frame(loaded, "market ") == ("the user : market ", " and")
     ids = loaded.tokenizer("the user : market banks gained and", add_special_tokens=False)["input_ids"]
     written = loaded.model.generate(torch.tensor([ids]), max_new_tokens=5, do_sample=False)[0, len(ids) :]
     expected = loaded.tokenizer.decode(written, skip_special_tokens=True).strip()
     assert list(generate(loaded, ["banks gained"], chat=True, prefix="market ", max_new_tokens=5)) == [expected]
     assert list(generate(loaded, ["banks gained"], prefix="market ", max_new_tokens=5)) != [expected]
-    loaded.tokenizer.chat_template = "{% for m in messages %}{{ m.content | upper }}x{{ m.content }}{% endfor %}"
-    with pytest.raises(UserError, match="the chat template changes the text of a turn"):
+    loaded.tokenizer.chat_template = "{% for m in messages %}{{ m.role }}{% endfor %}"
+    with pytest.raises(UserError, match="the chat template leaves out the text of a turn; remove --chat"):
         next(generate(loaded, ["banks"], chat=True))
+
+
+CHATS = {
+    "trims": TEMPLATE,
+    "keeps": TEMPLATE.replace(" | trim", ""),
+    "starts": "[CLS] {% for m in messages %}{{ m.content }} [SEP]{% endfor %}",
+    "upper, twice": "{% for m in messages %}{{ m.content | upper }}{{ m.content }} {% endfor %}",
+}
+
+
+@pytest.mark.parametrize("template", CHATS.values(), ids=CHATS)
+@pytest.mark.parametrize("text", ["banks", "  banks gained \n", "\n\nbanks\tgained\u00a0"])
+def test_chat_reads_the_ids_of_the_chat_template(template, text, checkpoint):
+    loaded = load(checkpoint("causal", "ours"), "generate")
+    loaded.tokenizer.chat_template = template
+    turns = [{"role": "user", "content": text}]
+    ids = loaded.tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    assert encode_chat(loaded, "", text) == ids
+    written = loaded.model.generate(torch.tensor([ids]), max_new_tokens=5, do_sample=False)[0, len(ids) :]
+    expected = loaded.tokenizer.decode(written, skip_special_tokens=True).strip()
+    assert list(generate(loaded, [text], chat=True, max_new_tokens=5)) == [expected]
 
 
 def test_a_long_turn_keeps_its_end_and_the_whole_template(checkpoint):
     loaded = load(checkpoint("causal", "ours"), "generate")
     loaded.tokenizer.chat_template = TEMPLATE
-    head, tail = chat_frame(loaded)
-    ids = _encode_start(loaded, head, tail, 31, True, "banks gained " * 40 + "shares fell on monday")
-    first = loaded.tokenizer(head, add_special_tokens=False)["input_ids"]
+    text = "banks gained " * 40 + "shares fell on monday"
+    ids = fit_prompt(loaded, partial(encode_chat, loaded, ""), text, 1, 53 - 31, lambda said: None)
+    first = loaded.tokenizer("the user : ", add_special_tokens=False)["input_ids"]
     assert 25 < len(ids) <= 31
     assert ids[: len(first)] == first
     assert loaded.tokenizer.decode(ids).endswith("shares fell on monday and")
+
+
+# What a checkpoint may say of how it generates. Each is tried with a decoder and an encoder-decoder, with one beam and
+# three, on a batch of several lengths.
+OWN = {
+    "max_length": {"max_length": 17},
+    "max_new_tokens": {"max_new_tokens": 13, "max_length": 31},
+    "more than half": {"max_new_tokens": 35},
+    "min_length": {"max_length": 30, "min_length": 15},
+    "min_new_tokens": {"max_length": 30, "min_new_tokens": 9},
+    "no_repeat_ngram_size": {"max_length": 20, "no_repeat_ngram_size": 2},
+    "no_repeat_1": {"max_length": 20, "no_repeat_ngram_size": 1},
+    "repetition_penalty": {"max_length": 20, "repetition_penalty": 1.7},
+    "length_penalty": {"max_length": 20, "length_penalty": 3.0, "early_stopping": True},
+    "early_never": {"max_length": 20, "early_stopping": "never"},
+    "forced_eos": {"max_length": 20, "forced_eos_token_id": 31},
+    "forced_bos": {"max_length": 20, "forced_bos_token_id": 23},
+    "suppress": {"max_length": 20, "suppress_tokens": list(range(20, 60)), "begin_suppress_tokens": [61, 62]},
+    "bad_words": {"max_length": 20, "bad_words_ids": [[20], [31, 40], [40, 41, 42]]},
+    "several ends": {"max_length": 30, "eos_token_id": [3, 20, 31, 42, 60]},
+    "no end": {"max_length": 20, "eos_token_id": None},
+    "all": {"max_length": 25, "min_length": 12, "no_repeat_ngram_size": 3, "length_penalty": 2.0, "num_beams": 4,
+            "early_stopping": True, "repetition_penalty": 1.3, "forced_bos_token_id": 20, "forced_eos_token_id": 3},
+    "other": {"max_length": 20, "use_cache": False, "return_dict_in_generate": True, "output_scores": True},
+}  # fmt: skip
+LENGTHS = ["banks", "the market rose sharply on monday after", "", "banks gained"]
+
+
+@pytest.fixture(scope="module")
+def loaded_of(checkpoint):
+    """Load a checkpoint once."""
+    return functools.cache(lambda kind, whose: load(checkpoint(kind, whose), COMMAND_OF[kind]))
+
+
+@pytest.mark.parametrize("own", OWN.values(), ids=OWN)
+@pytest.mark.parametrize("kind", ["seq2seq", "causal"])
+@pytest.mark.parametrize("whose", ["stock", pytest.param("ours", marks=pytest.mark.slow)])
+def test_a_checkpoints_settings_give_transformers_texts(whose, kind, own, loaded_of):
+    loaded, write = loaded_of(kind, whose), WRITERS[COMMAND_OF[kind]][0]
+    before = copy.deepcopy(loaded.model.generation_config)
+    try:
+        for beams in (1, 3):
+            loaded.model.generation_config.update(**{"num_beams": beams} | own)
+            expected = [stock_answer(loaded, kind, text) if text else "" for text in LENGTHS]
+            assert list(write(loaded, LENGTHS)) == expected
+    finally:
+        loaded.model.generation_config = before
+
+
+def stock_answer(loaded, kind, text):
+    ids = encode_prompt(loaded, "", "", text) if kind == "causal" else loaded.tokenizer(text)["input_ids"]
+    written = loaded.model.generate(
+        torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), do_sample=False,
+        return_dict_in_generate=False, use_cache=not isinstance(loaded.model.config, T5Config),  # it miscounts layers
+    )[0]  # fmt: skip
+    start = len(ids) if kind == "causal" else 1
+    return loaded.tokenizer.decode(written[start:], skip_special_tokens=True).strip()
+
+
+def test_a_prompt_longer_than_max_length_is_cut(checkpoint):
+    loaded, said = load(checkpoint("causal", "ours"), "generate"), []
+    before = loaded.model.generation_config
+    loaded.model.generation_config = copy.deepcopy(before)
+    loaded.model.generation_config.max_length = 12
+    try:
+        assert len(list(generate(loaded, ["banks gained " * 9], warn=said.append))) == 1
+        with pytest.raises(UserError, match="has 20 tokens, and max_length 12 of the model's generation_config counts"):
+            decode(loaded.model, [[7] * 20], max_new_tokens=None)
+    finally:
+        loaded.model.generation_config = before
+    assert "line 1: cut; its " in said[0]
+    assert "exceed the limit of 6 of" in said[0]
 
 
 def test_samples_depend_on_seed_and_line_not_on_the_window(checkpoint):
@@ -359,7 +499,7 @@ def test_samples_depend_on_seed_and_line_not_on_the_window(checkpoint):
     assert list(generate(loaded, texts, max_new_tokens=9, temperature=1.5, seed=3, first_window=1)) == drawn
     assert len({drawn[0], drawn[2], drawn[4]}) == 3
     assert list(generate(loaded, texts, max_new_tokens=9, temperature=1.5, seed=4)) != drawn
-    with pytest.raises(UserError, match=r"temperature 0\.0 must be above 0"):
+    with pytest.raises(UserError, match=r"temperature 0\.0 must be from 0\.0001 to 10,000"):
         next(generate(loaded, texts, temperature=0.0))
     with pytest.raises(UserError, match="seed has no effect without --temperature"):
         next(generate(loaded, texts, seed=3))

@@ -51,7 +51,14 @@ def test_a_tiny_top_p_takes_the_likeliest_token(model):
 
 
 def test_invalid_sampling_is_an_error(model):
-    for wrong in ({"temperature": 0.0}, {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.5}):
+    for wrong in (
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"temperature": 1e-300},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+    ):
         with pytest.raises(UserError, match=next(iter(wrong))):
             Sampling((), **wrong)
     with pytest.raises(UserError, match="cannot sample with 3 beams; remove them or set one beam"):

@@ -30,8 +30,10 @@ PLAIN = {
     "classify": ["trade\t0.7500" if text else "" for text in TEXTS],
 }
 OPTIONS = {
-    "translate": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "to Spanish: ", "--too-long", "cut"],
-    "summarize": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "sum: ", "--too-long", "cut"],
+    "translate": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "to Spanish: ", "--too-long", "cut",
+                  "--source-lang", "eng_Latn", "--target-lang", "spa_Latn"],
+    "summarize": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "sum: ", "--too-long", "cut",
+                  "--source-lang", "eng_Latn", "--target-lang", "spa_Latn"],
     "generate": [
         "--beams", "3", "--max-new-tokens", "7", "--prefix", "once ", "--chat", "--temperature", "0.7",
         "--top-p", "0.9", "--seed", "5",
@@ -40,6 +42,7 @@ OPTIONS = {
     "classify": ["--too-long", "cut"],
 }  # fmt: skip
 HANDED = {"beams": 3, "max_new_tokens": 7, "too_long": "cut", "top_k": 3}
+HANDED |= {"source_lang": "eng_Latn", "target_lang": "spa_Latn"}
 HANDED |= {"chat": True, "temperature": 0.7, "top_p": 0.9, "seed": 5}
 
 
@@ -60,6 +63,7 @@ def asked(monkeypatch):
         return answer
 
     monkeypatch.setattr("decero.inference.load", load)
+    monkeypatch.setattr("decero.inference.reads_pairs", lambda loaded: loaded == "pair/model")
     for command in FOUND:
         monkeypatch.setattr(f"decero.inference.{command}", stand_in(command))
     return asked
@@ -95,6 +99,25 @@ def test_jsonl_gives_one_object_per_line_with_all_results(command, asked, file, 
         assert rows == [{"output": FOUND[command][text]} for text in TEXTS]
 
 
+@pytest.mark.parametrize("words", [["pair/model"], ["a/model", "--pair"]])
+def test_each_line_of_pairs_has_two_texts_and_a_tab(words, asked, monkeypatch, tmp_path, capsys):
+    read, path = [], tmp_path / "pairs.tsv"
+    path.write_text("a soup\ta ferry\n\na soup\t\n", encoding="utf-8")
+
+    def answer(loaded, texts, **options):
+        return (read.append(pair) or {"no": 0.75} for pair in texts)
+
+    monkeypatch.setattr("decero.inference.classify", answer)
+    main(["classify", words[0], str(path), "--jsonl", *words[1:]])
+    assert read == [("a soup", "a ferry"), ("", ""), ("a soup", "")]
+    first = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert first == {"text": "a soup", "text_pair": "a ferry", "labels": {"no": 0.75}}
+    for text, found in (("a soup", "no tab"), ("a\tb\tc", "2 tabs")):
+        with pytest.raises(SystemExit):
+            main(["classify", words[0], text, *words[1:]])
+        assert f"error: line 1: {found}; the model reads pairs: give two texts" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", FOUND)
 def test_every_option_is_passed_on(command, asked):
     main([command, "a/model", "banks gained", *OPTIONS[command], "--batch-tokens", "99"])
@@ -111,6 +134,8 @@ def test_every_option_is_passed_on(command, asked):
     ("argv", "said"),
     [
         (["translate", "m", "t", "--beams", "0"], "0 is not a whole number above 0"),
+        (["translate", "m", "t", "--beams", "²"], "² is not a whole number above 0"),
+        (["translate", "m", "t", "--beams", "9" * 5000], " is not a whole number above 0"),
         (["translate", "m", "t", "--beam", "2"], "unknown option --beam; did you mean --beams?"),
         (["generate", "m", "t", "--too-long", "cut"], "unknown option --too-long"),
         (["classify", "m", "t", "--too-long", "drop"], "invalid choice: 'drop'"),
@@ -222,3 +247,12 @@ def test_ctrl_c_leaves_130_and_no_traceback(checkpoint):
         error = process.stderr.read()
     assert process.returncode == 130
     assert error == ""
+
+
+def test_a_pipe_that_nobody_writes_to_and_a_device_are_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("decero.cli.text_commands.PATIENCE", 0.05)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="no program has written to this named pipe"):
+        read_lines(str(tmp_path / "pipe"))
+    with pytest.raises(UserError, match="/dev/zero: this is a device"):
+        read_lines("/dev/zero")

@@ -38,16 +38,6 @@ def corpus(tmp_path_factory):
     return folder
 
 
-def pytest_terminal_summary(terminalreporter):
-    """Print how many kills happened in passing tests; kills at unreached points do not count."""
-    passed = terminalreporter.stats.get("passed", [])
-    kills = [value for report in passed for name, value in report.user_properties if name == "kills"]
-    if kills:
-        terminalreporter.write_line(
-            f"{sum(kills)} SIGKILLs in {len(kills)} runs, all with the result of an undisturbed run"
-        )
-
-
 class Done(NamedTuple):
     """The output and exit code of a recipe."""
 

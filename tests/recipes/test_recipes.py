@@ -6,7 +6,14 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+)
 
 RECORD = {"metric", "seed", "wall_time_s", "peak_memory_bytes", "versions", "commit", "command"}
 COST = {"tokens", "total_flos", "num_parameters", "steps"}
@@ -225,6 +232,39 @@ def test_bad_input_is_one_line_and_writes_nothing(launch, classify, tmp_path, wo
     assert line in errors[0]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "line"),
+    [
+        ("{name_or_path: /dev/null}", "this is a device; give a folder"),
+        ("{name_or_path: FOLDER}", "there is no config.json"),
+        ("{config: FOLDER/preset.yaml}", "unknown model_type 'brt'"),
+        ("{config: FOLDER/preset.yaml, overrides: {vocab_size: 89}}", "unknown model_type 'brt'"),
+        ("{config: TINY, overrides: {vocab_size: 89}}", "vocab_size 90 exceeds the vocabulary of"),
+    ],
+)
+def test_a_tokenizer_is_not_trained_for_a_model_it_cannot_fit(
+    launch, write_config, architecture, tmp_path, monkeypatch, model, line
+):
+    monkeypatch.setattr("decero.data.tokenizer.train_tokenizer", lambda *_, **__: pytest.fail("was trained"))
+    (tmp_path / "preset.yaml").write_text("model_type: brt\n")
+    model = model.replace("FOLDER", str(tmp_path)).replace("TINY", str(architecture))
+    settings = f"data: {{files: FILES}}\ntokenizer: {{vocab_size: 90}}\nmodel: {model}\n"
+    done = launch("train_tokenizer", write_config("t", f"output: {tmp_path}/out\n{settings}"), expect=2)
+    assert line in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_likelihood_is_not_measured_with_a_random_head(launch, write_config, trained_tokenizer, tmp_path):
+    config = LlamaConfig(
+        vocab_size=97, hidden_size=24, num_attention_heads=2, num_hidden_layers=1, intermediate_size=29, pad_token_id=0
+    )
+    AutoModel.from_config(config).save_pretrained(tmp_path / "base")
+    AutoTokenizer.from_pretrained(trained_tokenizer, eos_token="[SEP]").save_pretrained(tmp_path / "base")
+    settings = f"model: {{name_or_path: {tmp_path}/base}}\ndata: {{files: FILES, max_length: 16}}\n"
+    done = launch("evaluate_causal_lm", write_config("e", f"output: {tmp_path}/out\n{settings}"), expect=2)
+    assert "tensor lm_head.weight is missing; LlamaForCausalLM needs it" in done.stderr
 
 
 @pytest.fixture

@@ -117,6 +117,31 @@ def test_stock_encoder_decoders_take_the_same_recipes(launch, denoise, translate
     assert len(pd.read_parquet(tmp_path / "run" / "outputs.parquet")) == 17
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_answers_are_those_of_the_saved_model_in_transformers(launch, translate, sentinels, tmp_path, beams):
+    """The checkpoint has settings of its own, some of which cannot be saved with one beam."""
+    tokenizer = AutoTokenizer.from_pretrained(sentinels)
+    special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1, "decoder_start_token_id": 0, "dropout": 0.0}
+    model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model("bart", **STOCK["bart"], **special, init_std=0.3))
+    own = {"max_length": 9, "min_length": 6, "no_repeat_ngram_size": 2, "num_beams": 4, "early_stopping": True}
+    own |= {"repetition_penalty": 1.3, "forced_bos_token_id": 7, "forced_eos_token_id": 1, "temperature": 0.7}
+    model.save_pretrained(tmp_path / "stock")
+    file = tmp_path / "stock" / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    tokenizer.save_pretrained(tmp_path / "stock")
+    words = f"model={{name_or_path: {tmp_path}/stock}}", "tokenizer={}", f"generation.num_beams={beams}"
+    launch("finetune_seq2seq", translate, *words, f"output={tmp_path}/run", "training.max_train_steps=2",
+           "optim.num_warmup_steps=0", "generation.max_new_tokens=11")  # fmt: skip
+    saved = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run" / "model").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run" / "model")
+    table = pd.read_parquet(tmp_path / "run" / "outputs.parquet")
+    for source, hypothesis in zip(table["source"], table["hypothesis"], strict=True):
+        read = tokenizer("the bank: " + source, return_tensors="pt", truncation=True, return_token_type_ids=False)
+        ids = saved.generate(**read, do_sample=False)[0]
+        assert tokenizer.decode(ids, skip_special_tokens=True).strip() == hypothesis
+    assert saved.generation_config.num_beams == beams
+
+
 def test_the_final_model_is_the_mean_of_the_last_checkpoints(launch, translate, tmp_path):
     """Vaswani et al. 2017, section 6.1."""
     launch("finetune_seq2seq", translate, f"output={tmp_path}/run", "training.average_last=2")

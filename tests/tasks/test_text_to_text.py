@@ -1,15 +1,22 @@
 """Tasks of pairs: read from anywhere, cut to a budget, mixed by weight, answered in order."""
 
+import copy
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from datasets import Dataset
+from pydantic import ValidationError
+from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
 
-from decero.config.finetuning import FinetuneSeq2Seq, GenerationSection, PairData, PairTask
+from decero.config.finetuning import FinetuneCausalLM, FinetuneSeq2Seq, GenerationSection, PairData, PairTask
 from decero.config.sections import ModelSection, TrainingSection
 from decero.data.corpus import read_parallel
 from decero.data.tokenization import token_lengths, tokenize_pairs
 from decero.errors import UserError
-from decero.tasks import Seq2Seq
+from decero.tasks import Completion, Seq2Seq
+from decero.tasks.answering import check_answering, written_config
+from decero.tasks.base import Corpus
 from decero.tasks.text_to_text import load_pairs, mix, score
 from decero.training.best_checkpoint import Selection
 
@@ -139,3 +146,108 @@ def test_a_loss_is_better_when_it_is_lower(tmp_path):
     assert [selection.is_better({"eval_loss": loss}, 1) for loss in (2.0, 2.5, 1.5)] == [True, False, True]
     with pytest.raises(UserError, match="unknown metric eval_loss; use one of eval_bleu"):
         selection.is_better({"eval_bleu": 1.0}, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_beams": 2**63 - 1}, "generation.num_beams"),
+        ({"num_beams": 10**6}, "generation.num_beams"),
+        ({"num_beams": 0}, "generation.num_beams"),
+        ({"num_beams": 2, "length_penalty": float("nan")}, "generation.length_penalty"),
+        ({"num_beams": 2, "length_penalty": 1e300}, "generation.length_penalty"),
+        ({"max_new_tokens": 0}, "generation.max_new_tokens"),
+        ({"max_new_tokens": 10**21}, "generation.max_new_tokens"),
+        ({"validation_rows": -1}, "generation.validation_rows"),
+        ({"tokenize": "zh"}, "generation.tokenize is BLEU's"),
+        ({"metric": "translation", "tokenize": "zhh"}, "generation.tokenize"),
+    ],
+)
+def test_settings_of_writing_have_bounds(settings, said):
+    fields = {"output": "run", "model": {"config": "x"}, "data": {"tasks": {"a": {"name": "x"}}}}
+    fields |= {"training": {"max_train_steps": 1}, "generation": settings}
+    with pytest.raises(UserError, match=said):
+        FinetuneSeq2Seq.parse(fields, "a.yaml")
+
+
+@pytest.mark.parametrize(
+    "field", [{"weight": 1e300}, {"weight": float("inf")}, {"max_source_length": 10**21}, {"num_proc": 10**6}]
+)
+def test_settings_of_pairs_have_bounds(field):
+    task = {"name": "x"} | {name: value for name, value in field.items() if name == "weight"}
+    data = {"tasks": {"a": task}} | {name: value for name, value in field.items() if name != "weight"}
+    with pytest.raises(ValidationError, match=r"less than or equal to|finite number"):
+        PairData.model_validate(data)
+
+
+@pytest.fixture(scope="module")
+def writer():
+    config = T5Config(vocab_size=97, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    return T5ForConditionalGeneration(config).eval()
+
+
+ANSWERING = {  # of the checkpoint, of the run -> what is said before training
+    "beams": ({}, {"num_beams": 98}, "generation.num_beams: 98 beams exceed the 97 tokens of the vocabulary"),
+    "least": ({"min_length": 56}, {"max_new_tokens": 20}, "max_new_tokens 20 is less than the 55 tokens"),
+    "forced": ({"forced_eos_token_id": 500}, {}, "the model cannot generate (IndexError"),
+    "strings": ({"stop_strings": ["x"]}, {}, "the model cannot generate (ValueError: There are one or more stop str"),
+    "groups": ({"num_beam_groups": 2}, {"num_beams": 4}, "the model cannot generate (ValueError: Group Beam Search"),
+    "fits": ({"early_stopping": True, "temperature": 0.5, "num_return_sequences": 3, "max_length": 9}, {}, None),
+    "negative pad": ({"pad_token_id": -1}, {"num_beams": 2}, None),
+}
+
+
+@pytest.mark.parametrize(("own", "settings", "said"), ANSWERING.values(), ids=ANSWERING)
+def test_what_cannot_be_written_or_saved_is_said_early(own, settings, said, writer, tmp_path):
+    before, writer.generation_config = writer.generation_config, copy.deepcopy(writer.generation_config)
+    for name, value in own.items():
+        setattr(writer.generation_config, name, value)
+    generation, tries = GenerationSection(**settings), [[5, 1], [6, 7, 8, 1]]
+    try:
+        if said:
+            with pytest.raises(UserError) as error:
+                check_answering(writer, generation, 20, tries, {})
+            assert said in str(error.value)
+            return
+        check_answering(writer, generation, 20, tries, {})
+        writer.generation_config = written_config(writer, generation)
+        writer.save_pretrained(tmp_path)
+    finally:
+        writer.generation_config = before
+    saved = T5ForConditionalGeneration.from_pretrained(tmp_path).generation_config
+    assert (saved.num_beams, saved.max_new_tokens, saved.max_length) == (generation.num_beams, 128, None)
+
+
+def test_beams_that_fit_no_memory_are_refused(writer, monkeypatch):
+    memory = SimpleNamespace(available=10_000)
+    monkeypatch.setattr("decero.inference.decoding_plan.psutil.virtual_memory", lambda: memory)
+    with pytest.raises(UserError, match=r"generation.num_beams: 9 beams need about .* GB of memory for one text"):
+        check_answering(writer, GenerationSection(num_beams=9), 20, [[5, 1]], {})
+
+
+def test_no_more_is_saved_than_a_model_has_positions():
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "vocab_size": 50}
+    model = BartForConditionalGeneration(BartConfig(**sizes, **heads, max_position_embeddings=40))
+    assert written_config(model, GenerationSection()).max_new_tokens == 40
+    with pytest.raises(UserError, match="max_new_tokens 41 exceeds the 40 positions of the model; lower it to 40"):
+        check_answering(model, GenerationSection(max_new_tokens=41), 20, [[5, 1]], {})
+
+
+def test_a_decoder_refuses_languages():
+    data = PairData.model_validate({"tasks": {"a": {"name": "x", "target_lang": "fra_Latn"}}})
+    fields = {"output": "run", "model": ModelSection(config="x"), "training": {"max_train_steps": 1}}
+    with pytest.raises(UserError, match=r"data.tasks.a.target_lang: a decoder reads no languages; remove it"):
+        Completion(FinetuneCausalLM(data=data, **fields)).direction("a")
+
+
+def test_parts_in_other_scripts_have_signatures_of_their_own():
+    data = PairData.model_validate({"tasks": {"en": {"name": "x"}, "zh": {"name": "x"}}})
+    fields = {"output": "run", "model": ModelSection(config="x"), "training": {"max_train_steps": 1}}
+    task = Seq2Seq(FinetuneSeq2Seq(data=data, generation=GenerationSection(metric="translation"), **fields))
+    parts = {name: {"target": [text] * 2} for name, text in {"en": "banks gained", "zh": "银行提高了利率"}.items()}
+    task.corpus = Corpus({"test": parts}, ("source", "target"))
+    found = task._signatures("test", ["en", "zh"])
+    assert list(found) == ["en_bleu", "en_chrf", "zh_bleu", "zh_chrf"]
+    assert ("|tok:13a|" in found["en_bleu"], "|tok:zh|" in found["zh_bleu"]) == (True, True)
+    assert list(task._signatures("test", ["zh"])) == ["bleu", "chrf"]

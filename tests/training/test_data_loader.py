@@ -18,7 +18,7 @@ from decero.data.stream import Stream, Texts
 from decero.data.tokenization import token_lengths
 from decero.errors import UserError
 from decero.execution.objective import language_model
-from decero.training.data_loader import step_loader
+from decero.training.data_loader import prefetch, step_loader
 
 LONGEST = 29
 lengths = st.lists(st.integers(2, LONGEST), min_size=1, max_size=43)
@@ -173,3 +173,12 @@ def test_one_sided_rows_are_counted_by_their_length(sentinel_tokenizer):
     assert order.tolist() == micro_batches[np.argsort(-lengths[micro_batches], kind="stable")].tolist()
     for micro in loader.at(0):
         assert loader.split.size(micro.indices) == len(micro.indices) * lengths[micro.indices].max() <= 200
+
+
+def test_a_mistake_found_in_a_worker_is_still_one_line():
+    def refuse(item):
+        raise UserError(f"row {item}: it is empty; fill it")
+
+    with pytest.raises(UserError) as refused:
+        next(prefetch(refuse, [7], workers=1))
+    assert str(refused.value) == "row 7: it is empty; fill it"

@@ -18,6 +18,7 @@ from decero.data.collators import IGNORED
 from decero.data.corpus import load_corpus
 from decero.data.order import RowIndex, Rows, epoch_order
 from decero.data.sizes import BatchSize
+from decero.data.special_tokens import TEXT
 from decero.data.tokenizer import check_fits_model, load_tokenizer
 from decero.errors import UserError
 from decero.models.modeling_encoder_decoder import shift_right
@@ -49,7 +50,7 @@ def make_texts(name: str, work: Workload, config: PreTrainedConfig, seed: int) -
 
 def _read_texts(name: str, work: Workload, config: PreTrainedConfig, count: int, seed: int) -> Dataset:
     assert work.texts is not None
-    corpus = load_corpus(files={"train": work.texts.files}, text_column=work.texts.text_column)["train"]
+    corpus = load_corpus(files={"train": work.texts.files}, text_column=work.texts.text_column, columns={})["train"]
     if len(corpus) < count:
         raise UserError(
             f"works.{name}: {len(corpus):,} texts are fewer than batches x batch_size = {count:,}; lower batches"
@@ -57,9 +58,7 @@ def _read_texts(name: str, work: Workload, config: PreTrainedConfig, count: int,
     tokenizer = load_tokenizer(work.texts.tokenizer)
     check_fits_model(tokenizer, config.vocab_size, f"works.{name}")
     texts = corpus[epoch_order(seed, 0, len(corpus))[:count]][work.texts.text_column]
-    rows = tokenizer([text or "" for text in texts], truncation=True, max_length=work.length, verbose=False)[
-        "input_ids"
-    ]
+    rows = tokenizer([text or "" for text in texts], truncation=True, max_length=work.length, **TEXT)["input_ids"]
     return Dataset.from_list([{"input_ids": row} for row in rows if len(row) >= 2])
 
 

@@ -87,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--rounds {options.rounds} must be at least 1")
     datasets.disable_progress_bars()
     tokenizer = load_tokenizer(options.tokenizer)
-    corpus = load_corpus(files={"train": options.files}, text_column=options.text_column)["train"]
+    corpus = load_corpus(files={"train": options.files}, text_column=options.text_column, columns={})["train"]
     texts = [text for text in corpus[options.text_column] if text and not text.isspace()]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 

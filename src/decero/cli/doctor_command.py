@@ -24,10 +24,10 @@ def add_doctor(commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from decero.doctor.examination import examine, open_run  # imported late, so that other commands start fast
+    from decero.doctor.examination import diagnose  # imported late, so that other commands start fast
 
-    work, bad = open_run(arguments.run, arguments.recipe), False
-    for finding in examine(work):
+    bad = False
+    for finding in diagnose(arguments.run, arguments.recipe):
         bad |= finding.severity == "bad"
         line = json.dumps(asdict(finding), ensure_ascii=False) if arguments.json else finding.line()
         try:

@@ -3,25 +3,31 @@
 import argparse
 import json
 import os
+import select
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from decero.errors import UserError
+from decero.files import PIPE, kind_of
+
+PATIENCE = 30  # seconds
 
 
 def add_translate(commands) -> None:
     """Add `decero translate MODEL [TEXT|FILE|-]`."""
     parser = _parser(commands, "translate", "translate each line with an encoder-decoder")
     _writes(parser)
+    _speaks(parser)
 
 
 def add_summarize(commands) -> None:
     """Add `decero summarize MODEL [TEXT|FILE|-]`."""
-    _writes(_parser(commands, "summarize", "summarize each line with an encoder-decoder"))
+    parser = _parser(commands, "summarize", "summarize each line with an encoder-decoder")
+    _writes(parser)
+    _speaks(parser)
 
 
 def add_generate(commands) -> None:
@@ -50,7 +56,12 @@ def add_fill(commands) -> None:
 
 def add_classify(commands) -> None:
     """Add `decero classify MODEL [TEXT|FILE|-]`."""
-    _parser(commands, "classify", "label each line with a fine-tuned classifier, with probability")
+    what = "label each line with a fine-tuned classifier, with probability, or with the value of a regression"
+    parser = _parser(commands, "classify", what)
+    parser.add_argument(
+        "--pair", action="store_true",
+        help="read two texts a line, with a tab between them (default for a model that was fine-tuned on pairs)",
+    )  # fmt: skip
 
 
 def _parser(commands, name: str, what: str) -> argparse.ArgumentParser:
@@ -75,6 +86,9 @@ def _parser(commands, name: str, what: str) -> argparse.ArgumentParser:
     parser.add_argument("--bf16", action="store_true", help="weights in bfloat16: faster, but a few words may differ")
     parser.add_argument("--revision", metavar="COMMIT", help="commit of a model on the hub")
     parser.add_argument(
+        "--code-revision", metavar="NAME/REPO@COMMIT", help="allow the model to take Python code from this repository"
+    )
+    parser.add_argument(
         "--trust-remote-code", action="store_true", help="allow Python code from the model to run; needs --revision"
     )
     parser.set_defaults(function=_run)
@@ -94,29 +108,47 @@ def _writes(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _speaks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source-lang", metavar="CODE",
+        help="language of the lines, for multilingual models, e.g. eng_Latn or en_XX (default: that of the checkpoint)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--target-lang", metavar="CODE",
+        help="language of the answers, e.g. fra_Latn or fr_XX; multilingual Marian needs only this one, e.g. fra",
+    )  # fmt: skip
+
+
 def _positive(word: str) -> int:
-    if not word.isdigit() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word} is not a whole number above 0")
+    if not (word.isascii() and word.isdigit() and len(word) < 20 and int(word) > 0):
+        raise argparse.ArgumentTypeError(f"{word[:40]} is not a whole number above 0")
     return int(word)
 
 
 def _run(arguments: argparse.Namespace) -> None:
     from decero import inference  # imported late, so that --help and mistakes answer fast
+    from decero.execution.threads import set_threads
 
+    set_threads()
     command = arguments.command
     loading = {name: getattr(arguments, name) for name in ("revision", "trust_remote_code", "bf16")}
+    loading |= {"code_revision": arguments.code_revision} if arguments.code_revision else {}
     loaded = inference.load(arguments.model, command, **loading)
     options = {"batch_tokens": arguments.batch_tokens}
-    for name in ("beams", "max_new_tokens", "prefix", "top_k", "too_long", "chat", "temperature", "top_p", "seed"):
+    names = ("beams", "max_new_tokens", "prefix", "source_lang", "target_lang", "top_k", "too_long", "chat")
+    for name in (*names, "temperature", "top_p", "seed"):
         if hasattr(arguments, name):
             options[name] = getattr(arguments, name)
+    lines: Iterable[Any]
     lines, total = read_lines(arguments.text)
+    if command == "classify" and (arguments.pair or inference.reads_pairs(loaded)):
+        lines = _pairs(lines)
     typed = arguments.text == "-" and sys.stdin.isatty()  # somebody types and waits for each answer
     bar = tqdm(total=total, unit="line", file=sys.stderr, dynamic_ncols=True, disable=typed or not sys.stderr.isatty())
     options |= {"warn": lambda line: bar.write(f"warning: {line}", file=sys.stderr), "first_window": 1 if typed else 32}
-    texts: list[str] = []  # read but not answered yet
+    texts: list[Any] = []  # read but not answered yet
 
-    def remembered() -> Iterator[str]:
+    def remembered() -> Iterator[Any]:
         for line in lines:
             texts.append(line)
             yield line
@@ -137,23 +169,36 @@ def read_lines(text: str) -> tuple[Iterable[str], int | None]:
     Returns the lines without line ends, and their number if known. Raises UserError for a file that cannot be read.
     While the lines are read, it raises UserError for a line that is not UTF-8.
     """
-    if text == "-":
+    if text in ("-", "/dev/stdin"):
         return _decoded(sys.stdin.buffer, "standard input"), None
-    try:
-        is_text = not Path(text).exists() or Path(text).is_dir()
-    except (OSError, ValueError):  # too long for a file name, or contains a zero byte
-        is_text = True
-    if is_text:
+    kind = kind_of(text)
+    if kind in ("", "a folder"):
         lines = text.split("\n")
         return lines, len(lines)
+    if kind not in ("a file", PIPE):
+        raise UserError(f"{text}: this is {kind}; give a file with a text a line")
     try:
         total = None
-        if Path(text).is_file():  # a pipe can be read only once
+        if kind == PIPE:  # can be read only once
+            wait_for_writer(text)
+        else:
             with open(text, "rb") as file:
                 total = sum(1 for _ in file)
         return _decoded(open(text, "rb"), text), total
     except OSError as error:
         raise UserError(f"{text}: cannot read this file: {error.strerror}") from error
+
+
+def wait_for_writer(pipe: str) -> None:
+    """Wait until a program writes to a named pipe. Raises UserError when none does for PATIENCE seconds."""
+    handle = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # without O_NONBLOCK, opening waits for a writer
+    try:
+        writer = select.poll()
+        writer.register(handle, select.POLLIN | select.POLLHUP)
+        if not writer.poll(1000 * PATIENCE):
+            raise UserError(f"{pipe}: no program has written to this named pipe for {PATIENCE} s; start it first")
+    finally:
+        os.close(handle)
 
 
 def _decoded(file: Iterable[bytes], name: str) -> Iterator[str]:
@@ -164,6 +209,16 @@ def _decoded(file: Iterable[bytes], name: str) -> Iterator[str]:
             raise UserError(f"{name}: line {number} is not UTF-8; convert it with iconv") from None
 
 
+def _pairs(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Split each line at its tab. Raises UserError for a line with no tab, or with several."""
+    for number, line in enumerate(lines, start=1):
+        texts = line.split("\t") if line.strip() else ["", ""]
+        if len(texts) != 2:
+            found = "no tab" if len(texts) == 1 else f"{len(texts) - 1} tabs"
+            raise UserError(f"line {number}: {found}; the model reads pairs: give two texts with one tab between them")
+        yield texts[0], texts[1]
+
+
 def _one_line(text: str) -> str:
     return " ".join(text.splitlines())
 
@@ -172,9 +227,14 @@ def _json(**fields: Any) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-def _label(text: str, found: dict[str, float]) -> str:
-    """Write the likeliest label and its probability with a tab between them."""
+def _label(text: Any, found: dict[str, float]) -> str:
+    """Write the likeliest label and its probability, or the name and the value of a regression, with a tab between."""
     return "\t".join(f"{name}\t{value:.4f}" for name, value in list(found.items())[:1])
+
+
+def _labels(text: Any, found: dict[str, float]) -> str:
+    texts = {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
+    return _json(**texts, labels=found)
 
 
 def _written(text: str, answer: str) -> str:
@@ -193,6 +253,6 @@ TO_LINE: dict[str, tuple[Callable, Callable]] = {
     "summarize": WRITES,
     "generate": WRITES,
     "fill": (lambda text, filled: _one_line(filled.text), _holes),
-    "classify": (_label, lambda text, found: _json(text=text, labels=found)),
+    "classify": (_label, _labels),
 }
 COMMANDS = (add_translate, add_summarize, add_generate, add_fill, add_classify)

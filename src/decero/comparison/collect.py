@@ -1,16 +1,22 @@
 """Collect the results of all runs and judge them."""
 
-import json
+import math
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from decero.comparison.plan import Plan, PlannedRun, own_settings
+from decero.comparison.run_records import curve_in, is_number, record_in
 from decero.data.packages import resolve_package_path
+from decero.errors import UserError
 from decero.evaluation.advice import advise
 from decero.evaluation.corpus_tests import Score
 from decero.evaluation.verdict import ScoredRun, Verdict, judge
 from decero.training.records import read_record
+
+MOST_LETTERS = 300  # of an error in a sentence
 
 
 def verdict_of(plan: Plan) -> tuple[Verdict, list[ScoredRun]]:
@@ -18,12 +24,12 @@ def verdict_of(plan: Plan) -> tuple[Verdict, list[ScoredRun]]:
     score: Score | None = None
     runs = []
     for planned in plan.runs:
-        record = _read(planned)
+        record = record_in(planned.folder)
         scores, curve = None, []
-        if record["status"] == "ok" and plan.metric in record["metric"]:
-            scores, score = plan.task.example_statistics(planned.folder, plan.metric)
-        if record["status"] == "ok" and (log := planned.folder / "metrics.jsonl").is_file():
-            curve = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        if record["status"] == "ok":
+            curve = curve_in(planned.folder)
+            if plan.metric in record["metric"]:
+                scores, score = plan.task.example_statistics(planned.folder, plan.metric)
         runs.append(
             ScoredRun(
                 contender=planned.contender, budget=planned.budget, seed=planned.seed, status=record["status"],
@@ -49,12 +55,37 @@ def verdict_of(plan: Plan) -> tuple[Verdict, list[ScoredRun]]:
     return replace(verdict, advice=advise(verdict, runs, against)), runs
 
 
+def failures(runs: Sequence[ScoredRun]) -> list[str]:
+    """Return a sentence per contender with failed runs: how many, and why the first one did."""
+    sentences = []
+    for name in dict.fromkeys(run.contender for run in runs if run.status != "ok"):
+        own = [run for run in runs if run.contender == name]
+        failed = [run for run in own if run.status != "ok"]
+        error = (failed[0].error or "no error was recorded")[:MOST_LETTERS]
+        sentences.append(f"{name}: {len(failed)} of {len(own)} runs failed, the first with: {error}")
+    return sentences
+
+
+def check_failures(runs: Sequence[ScoredRun], reference: str) -> None:
+    """Warn of failed runs on standard error. Raises UserError when they leave nothing to compare."""
+    ok = {run.contender for run in runs if run.status == "ok"}
+    failed = failures(runs)
+    again = "mend it and start the same command again with --resume, which runs only what failed"
+    if reference not in ok:
+        error = next(run.error for run in runs if run.contender == reference)
+        raise UserError(f"every run of the reference {reference} failed; the first: {error}; {again}")
+    if len({run.contender for run in runs}) > 1 and ok == {reference}:
+        raise UserError(f"every contender but the reference failed ({'; '.join(failed)}); {again}")
+    for sentence in failed:
+        sys.stderr.write(f"warning: {' '.join(sentence.split())}; {again}\n")
+
+
 def incomparable(plan: Plan) -> dict[str, str]:
     """Return contender -> why its metric does not compare with the reference's. Failed runs are left to `judge`."""
     reference, metric = plan.comparison.reference, plan.metric
     found: dict[str, dict[str, Any]] = {}
     for run in plan.runs:
-        record = _read(run)
+        record = record_in(run.folder)
         if record["status"] == "ok":
             found.setdefault(run.contender, record)
     lost = {name: _lacks(name, metric) for name, record in found.items() if metric not in record["metric"]}
@@ -71,7 +102,7 @@ def incomparable(plan: Plan) -> dict[str, str]:
 def facts(plan: Plan) -> dict[str, str]:
     """Return the facts that a reader of the report needs to repeat the comparison."""
     config, task = plan.comparison, plan.task
-    record = next((r for run in plan.runs if (r := _read(run))["status"] == "ok"), None)
+    record = next((r for run in plan.runs if (r := record_in(run.folder))["status"] == "ok"), None)
     if record is None:
         return {"configuration": f"{config.output}/config.yaml"}
     data: Any = task.config.data
@@ -95,10 +126,10 @@ def facts(plan: Plan) -> dict[str, str]:
         "labels": ", ".join(task.corpus.label_names[:20]),
         "text read": length,
         "metric": "; ".join(f"{name} {text}" for name, text in record.get("signatures", {}).items()),
-        "machine": f"{record['machine']}, {record['num_processes']} process(es) on {record['device']}",
-        "versions": ", ".join(f"{name} {number}" for name, number in record["versions"].items()),
-        "commit": str(record["commit"]),
-        "command": record["command"],
+        "machine": f"{record.get('machine')}, {record.get('num_processes')} process(es) on {record.get('device')}",
+        "versions": ", ".join(f"{name} {number}" for name, number in dict(record.get("versions") or {}).items()),
+        "commit": str(record.get("commit")),
+        "command": str(record.get("command")),
         "configuration": f"{config.output}/config.yaml",
     }
     return {name: text for name, text in found.items() if text}
@@ -110,12 +141,6 @@ def _lacks(name: str, metric: str) -> str:
     return f"{name} has no {metric}"
 
 
-def _read(run: PlannedRun) -> dict[str, Any]:
-    if not (run.folder / "result.json").is_file():
-        return {"status": "failed", "error": "left no record", "metric": {}}
-    return read_record(run.folder)
-
-
 def _pretraining(plan: Plan, run: PlannedRun) -> str | None:
     """Return the user's own checkpoint that a run starts from; None for random weights and published checkpoints."""
     model = plan.comparison.contenders[run.contender].model
@@ -124,9 +149,18 @@ def _pretraining(plan: Plan, run: PlannedRun) -> str | None:
 
 
 def _pretraining_time(run: PlannedRun) -> float:
-    """Return the seconds of the user's own pretraining for this checkpoint; 0 for a published one."""
+    """Return the seconds of the user's own pretraining for this checkpoint; 0 for a published one.
+
+    The record beside the checkpoint is not ours: a damaged one says nothing.
+    """
     if run.baseline or run.config.model.name_or_path is None:
         return 0.0
     folder = Path(resolve_package_path(run.config.model.name_or_path))
-    record = folder.parent / "result.json"
-    return float(read_record(folder.parent).get("wall_time_s", 0.0)) if folder.is_dir() and record.is_file() else 0.0
+    if not folder.is_dir() or not (folder.parent / "result.json").is_file():
+        return 0.0
+    try:
+        record = read_record(folder.parent)
+    except (OSError, ValueError, RecursionError):
+        return 0.0
+    seconds: Any = record.get("wall_time_s") if isinstance(record, dict) else None
+    return float(seconds) if is_number(seconds) and 0 <= seconds < math.inf else 0.0

@@ -1,30 +1,41 @@
 """Execute a plan: first every trial, then every run with the values that tuning chose."""
 
+import errno
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import datasets
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase
 
 from decero.comparison.plan import SPLITS, Plan, PlannedRun
+from decero.comparison.run_records import in_one_line, problem_of, record_in
 from decero.comparison.simple_baselines import score_baseline
 from decero.comparison.tuning import failure, tuning_of
-from decero.errors import UserError
+from decero.config.recorded_settings import same_settings
+from decero.errors import UserError, WriteError
 from decero.execution.unwrap import unwrap
 from decero.tasks import TASKS, Task, TaskData, record_of
+from decero.training.best_checkpoint import drop_last
 from decero.training.loop import train
 from decero.training.memory import reset_peak_memory
-from decero.training.records import read_record, write_result
+from decero.training.records import write_result
 from decero.training.runs import Run
+
+T = TypeVar("T")
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def execute(plan: Plan, opened: Run) -> None:
     """Do the runs that are not done yet, and report each in a line. A failed run is recorded; the others continue."""
+    for note in plan.task.corpus.notes:
+        opened.print(note)
     everything = (*plan.trials, *plan.runs)
     for number, run in enumerate(everything, start=1):
         error = None
@@ -36,35 +47,44 @@ def execute(plan: Plan, opened: Run) -> None:
 
 
 def do(plan: Plan, run: PlannedRun, opened: Run, error: str | None = None) -> str:
-    """Do one run, unless its record exists. Return a line about the result. error: why it cannot run.
+    """Do one run, unless its record and its answers exist. Return a line about the result. error: why it cannot run.
 
     Writes result.json. A model also writes metrics.jsonl and config.yaml. All but trials write predictions or outputs.
     """
     accelerator = opened.accelerator
-    record = read_record(run.folder) if (run.folder / "result.json").is_file() else None
+    record = record_in(run.folder)
     lacks_model = run.keep_model and not (run.folder / "model").is_dir()
-    other = record is not None and record.get("values", {}) != run.values  # tuning has chosen other values since
-    if record is None or record["status"] != "ok" or lacks_model or other:
+    other = record.get("values", {}) != run.values  # tuning has chosen other values since
+    if record["status"] != "ok" or lacks_model or other or problem_of(plan, run, record):
         reset_peak_memory()
         try:
             if error:
                 raise UserError(error)
             record = {"status": "ok"} | _fit(plan, run, opened)
-        except (UserError, RuntimeError, ValueError) as failed:
+        except Exception as failed:  # a broken contender must not end the comparison
+            if isinstance(failed, WriteError) or getattr(failed, "errno", None) in FULL:
+                raise  # the fault of the machine
             if accelerator.num_processes > 1 and not isinstance(failed, UserError):
                 raise  # the other processes may have no error, and would wait forever
-            record = {"status": "failed", "error": " ".join(str(failed).split()), "metric": {}}
+            record = {"status": "failed", "error": in_one_line(failed), "metric": {}}
         _make(run.folder, accelerator)
-        record = write_result(run.folder, accelerator, record | ({"values": run.values} if run.values else {}))
+        values = {"values": run.values} if run.values else {}
+        record = write_result(run.folder, accelerator, record | values)
+        if record["status"] == "ok" and (problem := problem_of(plan, run, record)):
+            record |= {"status": "failed", "error": problem}
+            record = write_result(run.folder, accelerator, record)
+        if record["status"] == "ok" and run.baseline is None:
+            drop_last(replace(opened, output=run.folder, training=run.config.training), record["best"])
     if record["status"] == "failed":
         return f"failed: {record['error']}"
     metrics = record["metric"]
-    name = plan.metric if plan.metric in metrics else next(iter(metrics))
+    name = plan.metric if plan.metric in metrics else next(iter(metrics), "")
     if run.trial is not None:
         name = plan.task.validation_metric(plan.metric)
         name = name if name in metrics else "loss"
     split = "validation " if run.trial is not None else ""
-    return f"{split}{name} {metrics[name]:.4f} in {record['wall_time_s']:.0f} s"
+    score = f"{split}{name} {metrics[name]:.4f}" if name in metrics else "no metric"
+    return f"{score} in {record.get('wall_time_s', 0):.0f} s"
 
 
 def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
@@ -72,7 +92,8 @@ def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
     _make(run.folder, accelerator)
     if run.baseline:
         folder = run.folder if accelerator.is_main_process else None
-        return score_baseline(run.baseline, recipe, run.config, folder, plan.split)
+        baseline = run.baseline
+        return _together(accelerator, lambda: score_baseline(baseline, recipe, run.config, folder, plan.split))
     if accelerator.is_main_process:
         _write_settings(run)
     accelerator.wait_for_everyone()
@@ -85,9 +106,12 @@ def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
     datasets.disable_progress_bars()  # one line per run is enough
     task = TASKS[recipe](settings)
     try:
-        data = task.load_data(opened, SPLITS if task.splits else None)
-        model = task.build_model()
+        splits = SPLITS if task.splits else None
+        data, model = _together(accelerator, lambda: (task.load_data(opened, splits), task.build_model()))
         result = train(opened, model, data.train, task.optimize(opened, model, data), task.evaluator(opened, data))
+        if run.keep_model:  # before it is scored, because scoring may fail
+            task.prepare_to_save(unwrap(result.model))
+            opened.save_model(result.model, task.tokenizer)
         if run.trial is not None:
             assert data.validation is not None
             metric = task.evaluate(opened, result.model, data.validation, data)
@@ -99,17 +123,28 @@ def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
         accelerator.free_memory()
         if not bars:
             datasets.enable_progress_bars()
-    if run.keep_model and accelerator.is_main_process:
-        task.prepare_to_save(unwrap(result.model))
-        unwrap(result.model).save_pretrained(run.folder / "model")
-        task.tokenizer.save_pretrained(run.folder / "model")
     return record
+
+
+def _together(accelerator: Accelerator, action: Callable[[], T]) -> T:
+    """Return what `action` returns. If it fails in one process, raise UserError in all, so that none waits forever."""
+    found, error = None, None
+    try:
+        found = action()
+    except Exception as failed:
+        if accelerator.num_processes == 1:
+            raise
+        error = in_one_line(failed)
+    errors = [each for each in gather_object([error]) if each]
+    if errors:
+        raise UserError(errors[0])
+    return found  # type: ignore[return-value]
 
 
 def _write_settings(run: PlannedRun) -> None:
     """Write config.yaml. If its settings changed, delete the old checkpoints, so that they are not resumed."""
     path, settings = run.folder / "config.yaml", run.config.to_yaml()
-    if path.is_file() and path.read_text(encoding="utf-8") != settings:
+    if path.is_file() and not same_settings(path, run.config):
         for name in ("checkpoints", "model"):
             shutil.rmtree(run.folder / name, ignore_errors=True)
         (run.folder / "metrics.jsonl").unlink(missing_ok=True)
@@ -125,8 +160,8 @@ def scored(plan: Plan, task: Task, data: TaskData) -> TaskData:
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return a hash that is equal for tokenizers which give every text the same tokens and ids."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    parts = [backend[part] for part in ("normalizer", "pre_tokenizer", "model")]
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
+    parts = [backend.get(part, type(tokenizer).__name__) for part in ("normalizer", "pre_tokenizer", "model")]
     return hashlib.sha256(json.dumps([parts, tokenizer.get_vocab()], sort_keys=True).encode()).hexdigest()
 
 

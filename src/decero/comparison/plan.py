@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from decero.comparison.contender_folders import folder_names
 from decero.comparison.grid import points
 from decero.config.comparison import Compare
 from decero.config.training_run import TrainingRun
@@ -71,10 +72,12 @@ def make_plan(comparison: Compare) -> Plan:
     split = _check_data(comparison, task)
     trials: list[PlannedRun] = []
     runs: list[PlannedRun] = []
+    folders = folder_names(comparison.contenders)
     for budget in comparison.label_budgets:
         for name, contender in comparison.contenders.items():
-            parent = comparison.folder / "runs" / name / f"labels-{budget or 'all'}"
-            where = f"{name}, {budget or 'all'} {task.budget_unit}" if task.budget_unit else name
+            parent = comparison.folder / "runs" / folders[name] / f"labels-{budget or 'all'}"
+            shown_name = name if name.isprintable() and 0 < len(name) <= 80 else folders[name]
+            where = f"{shown_name}, {budget or 'all'} {task.budget_unit}" if task.budget_unit else shown_name
             grid = [] if contender.baseline_name else points(comparison)
             for number, values in enumerate(grid):
                 folder, seed = parent / f"tune-{number}", comparison.seed
@@ -101,7 +104,7 @@ def configure(
 
     Raises UserError for an invalid setting.
     """
-    contender = comparison.contenders[name] if name else None
+    contender = comparison.contenders[name] if name is not None else None
     training = comparison.training.model_dump(exclude_unset=True)
     training.setdefault("save_steps", None)  # a short run is repeated, not resumed
     sections = {"optim": comparison.optim.model_dump(exclude_unset=True), "training": training}
@@ -117,7 +120,7 @@ def configure(
     if task.budget_unit:
         settings["data"]["max_train_rows"] = budget
     settings |= {part: dict(given) for part in ("objective", "generation") if (given := getattr(comparison, part))}
-    run = task.Config.parse(settings, f"contenders.{name}" if name else f"task {task.recipe}")
+    run = task.Config.parse(settings, f"contenders.{name}" if name is not None else f"task {task.recipe}")
     run.call.resume = comparison.resume  # from its last checkpoint, if it saves any
     return run
 

@@ -3,14 +3,16 @@
 import math
 
 from decero.comparison.plan import Plan, PlannedRun
+from decero.comparison.run_records import record_in
 from decero.evaluation.metrics import higher_is_better
 from decero.evaluation.tuning_curve import Tuning
-from decero.training.records import read_record
 
 
 def tuning_of(plan: Plan, contender: str, budget: int | None) -> Tuning:
     """Return the trials of one contender at one label budget."""
-    records = [(run, _record(run)) for run in plan.trials if (run.contender, run.budget) == (contender, budget)]
+    records = [
+        (run, record_in(run.folder)) for run in plan.trials if (run.contender, run.budget) == (contender, budget)
+    ]
     metric = plan.task.validation_metric(plan.metric)
     if any(metric not in record["metric"] for _, record in records if record["status"] == "ok"):
         metric = "loss"  # e.g. there are no bits a byte if the tokens do not give the text back
@@ -30,11 +32,7 @@ def tunings(plan: Plan) -> list[Tuning]:
 
 def failure(plan: Plan, run: PlannedRun) -> str:
     """Say why no trial of this contender and budget has a score."""
-    errors = [_record(t).get("error") for t in plan.trials if (t.contender, t.budget) == (run.contender, run.budget)]
+    errors = [
+        record_in(t.folder).get("error") for t in plan.trials if (t.contender, t.budget) == (run.contender, run.budget)
+    ]
     return f"every trial failed, the first with: {next(filter(None, errors), 'a score that is not finite')}"
-
-
-def _record(run: PlannedRun) -> dict:
-    if not (run.folder / "result.json").is_file():
-        return {"status": "failed", "error": "left no record", "metric": {}}
-    return read_record(run.folder)

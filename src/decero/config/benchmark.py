@@ -1,21 +1,30 @@
 """Define the settings of the benchmark: which model shapes to time, and on which texts."""
 
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from decero.config.model_numbers import check_model_numbers
 from decero.config.run_config import RunConfig
-from decero.config.sections import Section
+from decero.config.sections import MOST_EXAMPLES, MOST_TOKENS, Section
 from decero.errors import UserError, did_you_mean
 
 Kind = Literal["mlm", "causal", "seq2seq", "classification", "decode"]
 TrainingArm = Literal["stock fp32", "stock bf16", "tuned", "ours"]
 ArmName = Literal[TrainingArm, "uncached"]
 
+MOST_ROUNDS = 1_000_000
+
 
 class Shape(Section):
     config: str = Field(description="YAML preset of a decero architecture (configs/model/); random weights")
     overrides: dict[str, Any] = Field({}, description="fields of the model's configuration to change")
+
+    @field_validator("overrides")
+    @classmethod
+    def _possible(cls, overrides):
+        check_model_numbers(overrides, "overrides")
+        return overrides
 
 
 class RealTexts(Section):
@@ -28,10 +37,15 @@ class Workload(Section):
     kind: Kind = Field(description="task to time; seq2seq is span corruption, decode is greedy decoding")
     model: Shape
     stock: str = Field(description="family of stock transformers models that runs the same weights: bert, gpt2, t5 ...")
-    batch_size: int = Field(32, ge=1, description="texts per step")
-    batches: int = Field(1, ge=1, description="steps timed together as one measurement, like a short epoch")
+    batch_size: int = Field(32, ge=1, le=MOST_EXAMPLES, description="texts per step")
+    batches: int = Field(
+        1, ge=1, le=MOST_EXAMPLES, description="steps timed together as one measurement, like a short epoch"
+    )
     length: int = Field(
-        128, ge=8, description="tokens of a full text; size of packed rows, and limit at which stock models truncate"
+        128,
+        ge=8,
+        le=MOST_TOKENS,
+        description="tokens of a full text; size of packed rows, and limit at which stock models truncate",
     )
     fill: float = Field(
         1.0, gt=0, le=1, description="mean text length as a share of `length`; lengths vary evenly around it"
@@ -40,22 +54,27 @@ class Workload(Section):
     mlm_probability: float = Field(
         0.15, gt=0, lt=1, description="kind mlm: share of the tokens that are masked and scored"
     )
-    rounds: int = Field(11, ge=1, description="times to measure each arm; the order of the arms changes every round")
+    rounds: int = Field(
+        11, ge=1, le=MOST_ROUNDS, description="times to measure each arm; the order of the arms changes every round"
+    )
     texts: RealTexts | None = Field(None, description="real texts to use; random ids when not set")
     tricks: bool = Field(
         True,
         description="false: `ours` runs like stock fp32 (padded, plain loss or `generate`), to compare the code alone",
     )
     answer_length: int | None = Field(
-        None, ge=1, description="kind decode: tokens per answer; about the length of the source when not set"
+        None,
+        ge=1,
+        le=MOST_TOKENS,
+        description="kind decode: tokens per answer; about the length of the source when not set",
     )
     uncached: bool = Field(False, description="kind decode: add an arm that runs `generate` without a cache")
     bf16: bool = Field(False, description="kind decode: keep weights of both arms in bfloat16 instead of fp32")
-    at_least: dict[ArmName, float] = Field(
+    at_least: dict[ArmName, Annotated[float, Field(gt=0, le=1000)]] = Field(
         {}, description="arm -> target: `ours` should be at least this many times faster"
     )
     memory_at_most: float | None = Field(
-        None, gt=0, description="target: peak memory of `ours` as a share of stock fp32's, at most"
+        None, gt=0, le=1000, description="target: peak memory of `ours` as a share of stock fp32's, at most"
     )
 
     def arms(self) -> tuple[ArmName, ...]:
@@ -67,9 +86,13 @@ class Workload(Section):
 
 
 class Benchmark(RunConfig):
+    publishes = "a benchmark keeps no model"
+
     works: dict[str, Workload] = Field(min_length=1, description="name -> workload")
     only: list[str] | None = Field(None, description="names of the workloads to run; all when not set")
-    warmup_rounds: int = Field(1, ge=1, description="rounds to run first and not count: they include one-time setup")
+    warmup_rounds: int = Field(
+        1, ge=1, le=MOST_ROUNDS, description="rounds to run first and not count: they include one-time setup"
+    )
     memory: bool = Field(True, description="also measure peak memory, in a separate pass after timing")
 
     def chosen(self) -> dict[str, Workload]:

@@ -17,6 +17,9 @@ OPTIONS = {  # name -> (placeholder of its value in the help, what it does)
 }
 
 
+LONGEST = 1000 * 86400  # seconds of a budget
+
+
 @dataclass
 class Call:
     """Keep how a run was started. This is not part of its settings, so all calls compare equal.
@@ -90,4 +93,7 @@ def seconds_of(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip().lower())
     if not match or float(match[1]) == 0:
         raise UserError(f"--budget: cannot read {text} as a time; write a number and s, m, h or d, such as 30m")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[match[2]]
+    if seconds > LONGEST:
+        raise UserError(f"--budget: {text} is too long; give at most {LONGEST // 86400} days")
+    return seconds

@@ -2,16 +2,25 @@
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
 from decero.config.run_config import RunConfig
-from decero.config.sections import ModelSection, OptimSection, Section, TokenizerSection, TrainingSection
+from decero.config.sections import (
+    LARGEST_SEED,
+    MOST_ROWS,
+    ModelSection,
+    OptimSection,
+    Section,
+    TokenizerSection,
+    TrainingSection,
+)
 from decero.errors import did_you_mean
 
 TUNABLE = ("optim", "training")
 ONE_FOR_ALL = ("mixed_precision", "num_processes")
+MOST_POINTS = 1_000_000  # of a grid
 
 
 class ContenderModel(ModelSection):
@@ -69,14 +78,16 @@ class Contender(Section):
 
 
 class Compare(RunConfig):
+    publishes = "a comparison publishes no model; set it when you train the winner"
+
     title: str = Field("Which model to ship", description="headline of the report")
     task: str = Field("finetune_classification", description="what is trained: the name of a recipe that trains")
     contenders: dict[str, Contender] = Field(description="name -> a model, or a baseline, to compare")
     reference: str = Field(description="name of the contender that all others are compared with")
-    seeds: list[int] = Field(
+    seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] = Field(
         [0, 1, 2], min_length=1, description="one run per seed: it sets weights, data order, dropout and label budget"
     )
-    label_budgets: list[int | None] = Field(
+    label_budgets: list[Annotated[int, Field(ge=1, le=MOST_ROWS)] | None] = Field(
         [None], min_length=1, description="labelled examples, or pairs of texts of each set; null: all of train"
     )
     keep_models: bool = Field(False, description="also save model/ of every run, not only predictions and metrics")
@@ -89,7 +100,9 @@ class Compare(RunConfig):
     tune: dict[str, list[Any]] = Field(
         {}, description="optim.KEY or training.KEY -> values: a grid that every contender is tuned over, on validation"
     )
-    trials: int | None = Field(None, ge=1, description="try so many points of the grid, drawn by the seed; null: all")
+    trials: int | None = Field(
+        None, ge=1, le=MOST_POINTS, description="try so many points of the grid, drawn by the seed; null: all"
+    )
 
     @field_validator("tune", mode="before")
     @classmethod
@@ -112,10 +125,6 @@ class Compare(RunConfig):
         for name, values in (("seeds", self.seeds), ("label_budgets", self.label_budgets)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: a value appears twice; remove one")
-        if self.hub.repo_id:
-            raise ValueError(
-                "hub.repo_id: a comparison publishes no model; remove it, and set it when you train the winner"
-            )
         for name, contender in self.contenders.items():
             checkpoints = len(contender.model.pretrained) if contender.model else 0
             if checkpoints and len(self.seeds) % checkpoints:
@@ -144,6 +153,8 @@ class Compare(RunConfig):
                 if key in each.own:
                     raise ValueError(f"contenders.{contender}.{key}: is tuned; leave it out here, or tune.{key}")
         points = math.prod(map(len, self.tune.values())) if self.tune else 0
+        if points > MOST_POINTS:
+            raise ValueError(f"tune: a grid of {points:,} points; give fewer values, at most {MOST_POINTS:,} points")
         if self.trials is not None and self.trials > points:
             raise ValueError(
                 f"trials: {self.trials} exceeds the {points} points of the grid; leave it out or add values"

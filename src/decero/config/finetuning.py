@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from decero.config.sections import LabelledData, Section, SourceSection
+from decero.config.sections import MOST_ROWS, MOST_TOKENS, MOST_WORKERS, LabelledData, Section, SourceSection
 from decero.config.training_run import TrainingRun
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -24,7 +24,13 @@ class PairTask(SourceSection):
     source_column: str = Field("source", description="column of the source text")
     target_column: str = Field("target", description="column of the target text")
     prefix: str = Field("", description="text to put before every source, e.g. 'summarize: '")
-    weight: float = Field(1.0, gt=0, description="passes per epoch; 0.5 draws half of the pairs")
+    source_lang: str | None = Field(
+        None, description="language of the sources, for a multilingual tokenizer, e.g. eng_Latn (NLLB), en_XX (mBART)"
+    )
+    target_lang: str | None = Field(
+        None, description="language of the targets, e.g. fra_Latn; for multilingual Marian, e.g. fra"
+    )
+    weight: float = Field(1.0, gt=0, le=1000, description="passes per epoch; 0.5 draws half of the pairs")
 
     @model_validator(mode="after")
     def _one_source(self):
@@ -40,13 +46,17 @@ class PairTask(SourceSection):
 class PairData(Section):
     tasks: dict[str, PairTask] = Field(description="name -> a data set of pairs")
     max_source_length: int = Field(
-        128, ge=4, description="most tokens in a source, including prefix and special tokens"
+        128, ge=4, le=MOST_TOKENS, description="most tokens in a source, including prefix and special tokens"
     )
-    max_target_length: int = Field(128, ge=4, description="most tokens in a target, including special tokens")
+    max_target_length: int = Field(
+        128, ge=4, le=MOST_TOKENS, description="most tokens in a target, including special tokens"
+    )
     max_train_rows: int | None = Field(
-        None, ge=1, description="label budget: train on this many pairs per task, chosen by the seed"
+        None, ge=1, le=MOST_ROWS, description="label budget: train on this many pairs per task, chosen by the seed"
     )
-    num_proc: int | None = Field(None, ge=1, description="processes for tokenization; by corpus size when not set")
+    num_proc: int | None = Field(
+        None, ge=1, le=MOST_WORKERS, description="processes for tokenization; by corpus size when not set"
+    )
 
     @field_validator("tasks")
     @classmethod
@@ -66,12 +76,29 @@ class GenerationSection(Section):
     metric: Literal["translation", "summarization", "text"] = Field(
         "text", description="translation: BLEU and chrF; summarization: ROUGE; text: exact match and word F1"
     )
-    num_beams: int = Field(1, ge=1, description="beams in the final evaluation; evaluations during training are greedy")
-    length_penalty: float = Field(1.0, description="with beams: values above 1 prefer longer answers")
-    max_new_tokens: int = Field(128, ge=1, description="most tokens per answer")
-    validation_rows: int = Field(
-        200, ge=0, description="validation pairs to answer in each evaluation, per task; 0: compute only the loss"
+    tokenize: Literal["auto", "13a", "char", "flores101", "flores200", "intl", "ja-mecab", "ko-mecab", "none", "zh"] = (
+        Field(
+            "auto",
+            description="BLEU's tokenizer, as in sacreBLEU; auto: zh or char in scripts without spaces, else 13a",
+        )
     )
+    num_beams: int = Field(
+        1, ge=1, le=1024, description="beams in the final evaluation; evaluations during training are greedy"
+    )
+    length_penalty: float = Field(1.0, ge=-10, le=10, description="with beams: values above 1 prefer longer answers")
+    max_new_tokens: int = Field(128, ge=1, le=MOST_TOKENS, description="most tokens per answer")
+    validation_rows: int = Field(
+        200,
+        ge=0,
+        le=MOST_ROWS,
+        description="validation pairs to answer in each evaluation, per task; 0: compute only the loss",
+    )
+
+    @model_validator(mode="after")
+    def _tokenizer_of_bleu(self):
+        if self.tokenize != "auto" and self.metric != "translation":
+            raise ValueError("generation.tokenize is BLEU's; set generation.metric=translation or remove it")
+        return self
 
     @model_validator(mode="after")
     def _penalty_of_beams(self):

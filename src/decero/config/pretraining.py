@@ -5,7 +5,14 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from decero.config.run_config import RunConfig
-from decero.config.sections import DataSection, ModelSection, Section, TokenizerSection
+from decero.config.sections import (
+    MOST_EXAMPLES,
+    MOST_TOKENS,
+    DataSection,
+    ModelSection,
+    Section,
+    TokenizerSection,
+)
 from decero.config.training_run import TrainingRun
 
 
@@ -13,7 +20,9 @@ class UnlabelledData(DataSection):
     streaming: bool = Field(
         False, description="read, tokenize and cut train during training, without keeping it; needs max_train_steps"
     )
-    buffer_size: int = Field(10_000, ge=1, description="with streaming: texts to hold in memory and shuffle together")
+    buffer_size: int = Field(
+        10_000, ge=1, le=10**9, description="with streaming: texts to hold in memory and shuffle together"
+    )
 
     @model_validator(mode="after")
     def _what_streams(self):  # overrides SourceSection: pretraining can stream files too
@@ -62,7 +71,9 @@ class DenoisingSection(Section):
         lt=1,
         description="share of tokens to damage; default as in the papers: span_corruption 0.15, text_infilling 0.3",
     )
-    mean_noise_span_length: float | None = Field(None, ge=1, description="mean tokens per damaged span; 3 when not set")
+    mean_noise_span_length: float | None = Field(
+        None, ge=1, le=MOST_TOKENS, description="mean tokens per damaged span; 3 when not set"
+    )
 
     @model_validator(mode="after")
     def _no_spans(self):
@@ -106,6 +117,7 @@ class ScoredText(DataSection):
 
 class EvaluateCausalLM(RunConfig):
     options = ("--resume",)
+    publishes = "a measurement trains no model"
 
     model: ModelSection
     tokenizer: TokenizerSection = TokenizerSection()
@@ -114,7 +126,9 @@ class EvaluateCausalLM(RunConfig):
     baselines: list[Literal["ngram", "lzma", "zlib"]] = Field(
         [], description="baselines to measure too, each given data.files.train: byte 6-grams, compressors"
     )
-    per_device_eval_batch_size: int = Field(16, ge=1, description="rows per batch; does not change the results")
+    per_device_eval_batch_size: int = Field(
+        16, ge=1, le=MOST_EXAMPLES, description="rows per batch; does not change the results"
+    )
     mixed_precision: Literal["no", "bf16"] = Field("no", description="bf16 computes matrix products in bfloat16")
 
 
@@ -122,13 +136,15 @@ class TokenizerTraining(Section):
     algorithm: Literal["wordpiece", "byte_level_bpe", "unigram"] = Field(
         "wordpiece", description="tokenization algorithm"
     )
-    vocab_size: int = Field(8192, ge=16, description="entries, special tokens included")
+    vocab_size: int = Field(8192, ge=16, le=10_000_000, description="entries, special tokens included")
     lowercase: bool = Field(False, description="lowercase text first")
-    min_frequency: int = Field(2, ge=1, description="times a pair must occur to become an entry")
+    min_frequency: int = Field(2, ge=1, le=10**9, description="times a pair must occur to become an entry")
     num_sentinels: int = Field(
-        0, ge=0, description="sentinel tokens for span corruption; if above 0 the special tokens are T5's"
+        0, ge=0, le=100_000, description="sentinel tokens for span corruption; if above 0 the special tokens are T5's"
     )
-    model_max_length: int = Field(512, ge=4, description="longest sequence of the model, stored with the tokenizer")
+    model_max_length: int = Field(
+        512, ge=4, le=MOST_TOKENS, description="longest sequence of the model, stored with the tokenizer"
+    )
 
 
 class TrainTokenizer(RunConfig):

@@ -7,16 +7,17 @@ import os
 import sys
 from collections.abc import Sequence
 from io import StringIO
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import Field, PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 
 from decero.config.command_line import Call, check_call, keys_of, take_options
 from decero.config.devices import find_device
 from decero.config.explain import explain, help_text
 from decero.config.rivals import displace
-from decero.config.sections import HubSection, Section, TrackingSection
+from decero.config.sections import LARGEST_SEED, HubSection, Section, TrackingSection
 from decero.config.yaml_files import put, read_yaml, yaml_value
 from decero.errors import UserError
 
@@ -30,13 +31,27 @@ class RunConfig(Section):
     """
 
     options: ClassVar[tuple[str, ...]] = ("--dry-run", "--resume")
+    publishes: ClassVar[str | None] = None  # why hub.repo_id is refused; None: the recipe pushes its model
 
     output: str = Field(description="folder that the run writes to")
-    seed: int = Field(0, ge=0, description="seed of initial weights, data order, masks, dropout and label budgets")
+    seed: int = Field(
+        0, ge=0, le=LARGEST_SEED, description="seed of initial weights, data order, masks, dropout and label budgets"
+    )
     tracking: TrackingSection = TrackingSection()
     hub: HubSection = HubSection()
 
     _call: Call = PrivateAttr(default_factory=Call)
+
+    @field_validator("output")
+    @classmethod
+    def _home(cls, output: str) -> str:
+        return str(Path(output).expanduser()) if output.startswith("~") else output
+
+    @model_validator(mode="after")
+    def _what_is_pushed(self):
+        if self.hub.repo_id and self.publishes:
+            raise ValueError(f"hub.repo_id: {self.publishes}; remove it")
+        return self
 
     @property
     def call(self) -> Call:

@@ -1,14 +1,34 @@
 """Define the sections of settings that recipes share."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from decero.config.model_numbers import check_model_numbers
+
+LARGEST_SEED = 2**32 - 1  # of numpy
+MOST_ROWS = 10**12
+MOST_TOKENS = 2**20  # of a text
+MOST_EXAMPLES = 1_000_000  # of a batch
+MOST_BATCH_TOKENS = 10**9
+MOST_STEPS = 10**9
+MOST_WORKERS = 512  # processes on one machine
+SHARES = ("momentum", "dampening", "alpha")  # arguments of optimizers from 0 to 1
+PAIRS = ("betas", "eps")  # arguments of optimizers that may be two numbers
+NO_ARCHITECTURE = (  # fields of a configuration that say how a model is called or stored, and those that tasks decide
+    "model_type", "architectures", "auto_map", "transformers_version", "_name_or_path", "return_dict",
+    "output_attentions", "output_hidden_states", "is_encoder_decoder",
+    "dtype", "torch_dtype", "problem_type", "num_labels", "id2label", "label2id",
+)  # fmt: skip
+
+COMMIT = re.compile(r"[0-9a-f]{40}")  # a branch, a tag or a short hash may name other code tomorrow
 
 
 class Section(BaseModel):
-    """Hold one part of the settings. Unknown keys and wrong types are errors."""
+    """Hold one part of the settings. Unknown keys, wrong types and numbers out of bounds are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -23,6 +43,9 @@ class ModelSection(Section):
     trust_remote_code: bool = Field(
         False, description="allow Python code from the checkpoint to run; needs model.revision"
     )
+    code_revision: str | None = Field(
+        None, description="NAME/REPO@COMMIT of Python code that the checkpoint takes from another repository"
+    )
     attn_implementation: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = (
         Field(None, description="attention backend; the best available one when not set or not supported by the device")
     )
@@ -31,10 +54,18 @@ class ModelSection(Section):
     def _one_source(self):
         if len(self.sources()) != 1:
             raise ValueError("give exactly one of model.config (random weights) and model.name_or_path (a checkpoint)")
-        if self.trust_remote_code and self.revision is None:
+        if self.trust_remote_code and not COMMIT.fullmatch(self.revision or ""):
+            given = "" if self.revision is None else f" ({self.revision} is none: give all 40 digits)"
             raise ValueError(
                 "model.trust_remote_code runs code from the checkpoint; set model.revision to a commit that you trust"
+                f"{given}"
             )
+        if self.code_revision and not self.trust_remote_code:
+            raise ValueError("model.code_revision has no effect without model.trust_remote_code; remove it")
+        for name in self.overrides:
+            if name in NO_ARCHITECTURE:
+                raise ValueError(f"model.overrides.{name} is no part of an architecture; remove it")
+        check_model_numbers(self.overrides, "model.overrides")
         return self
 
     def sources(self) -> list[Any]:
@@ -61,7 +92,7 @@ class SourceSection(Section):
     config_name: str | None = Field(None, description="configuration of a hub data set")
     revision: str | None = Field(None, description="commit of a hub data set")
     streaming: bool = Field(False, description="read a hub data set over the network without downloading it whole")
-    max_rows: int | None = Field(None, ge=1, description="keep only this many first rows of each split")
+    max_rows: int | None = Field(None, ge=1, le=MOST_ROWS, description="keep only this many first rows of each split")
     validation_fraction: float = Field(
         0.0, ge=0, lt=1, description="share of train to hold out if there is no validation split"
     )
@@ -91,8 +122,14 @@ class DataSection(SourceSection):
         "paragraph", description="what becomes one row in a txt file"
     )
     text_column: str = Field("text", description="column of the text")
-    max_length: int = Field(128, ge=4, description="most tokens per row, including special tokens")
-    num_proc: int | None = Field(None, ge=1, description="processes for tokenization; by corpus size when not set")
+    max_length: int = Field(128, ge=4, le=MOST_TOKENS, description="most tokens per row, including special tokens")
+    num_proc: int | None = Field(
+        None, ge=1, le=MOST_WORKERS, description="processes for tokenization; by corpus size when not set"
+    )
+
+    def source(self) -> dict[str, Any]:
+        """Return the arguments of `load_corpus`; of files, only the columns that settings name are read."""
+        return super().source() | {"columns": {}}
 
 
 CORPUS_ARGUMENTS = (
@@ -107,42 +144,72 @@ class LabelledData(DataSection):
         "label", description="column of the label or of label lists, or a list of 0/1 columns"
     )
     max_train_rows: int | None = Field(
-        None, ge=1, description="label budget: train on this many examples, chosen by the seed"
+        None, ge=1, le=MOST_ROWS, description="label budget: train on this many examples, chosen by the seed"
     )
+
+    def source(self) -> dict[str, Any]:
+        labels = [self.label_column] if isinstance(self.label_column, str) else self.label_column
+        columns = dict.fromkeys(labels, "data.label_column")
+        if self.text_pair_column:
+            columns[self.text_pair_column] = "data.text_pair_column"
+        return super().source() | {"columns": columns}
 
 
 class OptimSection(Section):
     name: Literal["adamw", "adam", "sgd", "rmsprop", "adafactor"] = Field("adamw", description="optimizer")
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(0.01, ge=0, description="weight decay of matrices; biases and norms have none")
+    learning_rate: float = Field(1e-3, gt=0, le=1000, description="peak learning rate")
+    weight_decay: float = Field(0.01, ge=0, le=1000, description="weight decay of matrices; biases and norms have none")
     arguments: dict[str, Any] = Field(
         {}, description="more arguments for the optimizer class, e.g. {betas: [0.9, 0.98]}"
     )
     schedule: Literal["linear", "cosine", "inverse_sqrt", "constant"] = Field(
         "linear", description="learning rate schedule after warm-up"
     )
-    num_warmup_steps: int = Field(0, ge=0, description="optimizer steps of linear warm-up")
+    num_warmup_steps: int = Field(0, ge=0, le=MOST_STEPS, description="optimizer steps of linear warm-up")
     max_grad_norm: float | None = Field(
-        1.0, gt=0, description="clip the global gradient norm to this; null: no clipping"
+        1.0, gt=0, le=1e9, description="clip the global gradient norm to this; null: no clipping"
     )
+
+    @field_validator("arguments")
+    @classmethod
+    def _moderate(cls, arguments):
+        """Optimizers check some ranges, but accept an infinite eps, a momentum of 1e300 or a list as dampening."""
+        for name, value in arguments.items():
+            low, high = (0, 1) if name in SHARES else (-1000, 1000)
+            numbers = value if isinstance(value, list) and name in PAIRS and len(value) == 2 else [value]
+            for number in numbers:
+                if not isinstance(number, int | float | None):
+                    pair = " or two of them in a list" if name in PAIRS else ""
+                    raise ValueError(f"optim.arguments.{name} is {value}; give a number{pair}, true, false or null")
+                if number is not None and not low <= number <= high:  # also for NaN
+                    raise ValueError(f"optim.arguments.{name} is {number}; give a number from {low} to {high}")
+        return arguments
 
 
 BUDGETS = ("global_batch_size", "global_batch_tokens"), ("per_device_batch_size", "per_device_tokens")
 
 
 class TrainingSection(Section):
-    max_train_steps: int | None = Field(None, ge=1, description="optimizer steps to train")
-    num_train_epochs: int | None = Field(None, ge=1, description="instead of max_train_steps: passes over the data")
-    global_batch_size: int | None = Field(32, ge=1, description="examples per optimizer step, over all devices")
-    global_batch_tokens: int | None = Field(
-        None, ge=1, description="instead of global_batch_size: mean tokens per optimizer step, source and target"
+    max_train_steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="optimizer steps to train")
+    num_train_epochs: int | None = Field(
+        None, ge=1, le=1_000_000, description="instead of max_train_steps: passes over the data"
     )
-    per_device_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
+    global_batch_size: int | None = Field(
+        32, ge=1, le=MOST_EXAMPLES, description="examples per optimizer step, over all devices"
+    )
+    global_batch_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_BATCH_TOKENS,
+        description="instead of global_batch_size: mean tokens per optimizer step, source and target",
+    )
+    per_device_batch_size: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)] | Literal["auto"] | None = Field(
         32, description="largest micro-batch, halved when memory runs out; auto: a device's whole share of the step"
     )
     per_device_tokens: int | None = Field(
         None,
         ge=1,
+        le=MOST_BATCH_TOKENS,
         description="instead of per_device_batch_size: most tokens per micro-batch, source and target, "
         "including padding",
     )
@@ -156,27 +223,38 @@ class TrainingSection(Section):
     eval_strategy: Literal["no", "steps", "epoch"] = Field(
         "epoch", description="when to evaluate on the validation split"
     )
-    eval_steps: int = Field(100, ge=1, description="optimizer steps between evaluations, with eval_strategy=steps")
-    per_device_eval_batch_size: int = Field(64, ge=1, description="examples per evaluation batch")
-    logging_steps: int = Field(10, ge=1, description="optimizer steps between training lines in metrics.jsonl")
-    save_steps: int | None = Field(
-        500, ge=1, description="optimizer steps between checkpoints, with one at the end; null: no checkpoints"
+    eval_steps: int = Field(
+        100, ge=1, le=MOST_STEPS, description="optimizer steps between evaluations, with eval_strategy=steps"
     )
-    save_total_limit: int = Field(1, ge=1, description="latest checkpoints to keep, in addition to the best one")
+    per_device_eval_batch_size: int = Field(64, ge=1, le=MOST_EXAMPLES, description="examples per evaluation batch")
+    logging_steps: int = Field(
+        10, ge=1, le=MOST_STEPS, description="optimizer steps between training lines in metrics.jsonl"
+    )
+    save_steps: int | None = Field(
+        500,
+        ge=1,
+        le=MOST_STEPS,
+        description="optimizer steps between checkpoints, with one at the end; null: none before the end",
+    )
+    save_total_limit: int = Field(
+        1, ge=1, le=MOST_STEPS, description="latest checkpoints to keep, in addition to the best one"
+    )
     metric_for_best_model: str | None = Field(
         None, description="metric that selects the checkpoint for model/, e.g. eval_loss; the last one when not set"
     )
     early_stopping_patience: int | None = Field(
-        None, ge=1, description="stop after this many evaluations without a better metric_for_best_model"
+        None, ge=1, le=MOST_STEPS, description="stop after this many evaluations without a better metric_for_best_model"
     )
     average_last: int | None = Field(
-        None, ge=2, description="make model/ the average of this many last checkpoints (save_steps apart)"
+        None, ge=2, le=1000, description="make model/ the average of this many last checkpoints (save_steps apart)"
     )
-    dataloader_num_workers: int = Field(0, ge=0, description="worker processes that prepare batches")
+    dataloader_num_workers: int = Field(0, ge=0, le=MOST_WORKERS, description="worker processes that prepare batches")
     num_processes: int | None = Field(
-        None, ge=1, description="required number of processes; any other number is an error"
+        None, ge=1, le=100_000, description="required number of processes; any other number is an error"
     )
-    ddp_timeout: int = Field(1800, ge=1, description="seconds a process waits for the others before the run fails")
+    ddp_timeout: int = Field(
+        1800, ge=1, le=30 * 86_400, description="seconds a process waits for the others before the run fails"
+    )
 
     @model_validator(mode="after")
     def _one_length(self):

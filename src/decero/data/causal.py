@@ -17,13 +17,12 @@ from transformers import PreTrainedTokenizerBase
 
 from decero.data.collators import IGNORED
 from decero.data.pairs import Pair, padded
+from decero.data.special_tokens import TEXT, special_tokens_around
 from decero.data.stream import Stream, Texts
 from decero.data.tokenization import keeping_tokenizer_settings, map_rows
-from decero.data.tokenizer import special_tokens_around
 from decero.errors import UserError, did_you_mean
 
-# Tokenizer arguments for plain text: a "<s>" in the text is text, not the special token
-PLAIN: dict[str, Any] = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+PLAIN: dict[str, Any] = {"add_special_tokens": False} | TEXT  # tokenizer arguments for a text and nothing else
 
 
 def strip_eos(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -4,17 +4,18 @@ Data set scripts are not supported: `datasets` no longer runs them.
 """
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, concatenate_datasets, load_dataset
+from datasets import Dataset, DatasetDict, concatenate_datasets
 
+from decero.data.column_names import Wanted, missing_column
 from decero.data.columns import text_hashes
 from decero.data.embedded import EMBEDDED
+from decero.data.hub_rows import keep_rows, open_hub, read_hub
 from decero.data.stream import READING, Texts
 from decero.data.text_files import SPLITS, find_files, open_files, read_files
-from decero.errors import UserError, did_you_mean, root_line
+from decero.errors import UserError, root_line
 
 
 def load_corpus(
@@ -27,6 +28,7 @@ def load_corpus(
     sample_by: str = "paragraph",
     max_rows: int | None = None,
     text_column: str = "text",
+    columns: Wanted | None = None,
     validation_fraction: float = 0.0,
     test_fraction: float = 0.0,
 ) -> DatasetDict:
@@ -36,6 +38,8 @@ def load_corpus(
     files: instead of a name; split -> paths, globs or folders of txt, jsonl, csv, tsv or parquet (compressed or not).
     streaming: read the hub data set row by row as it arrives, and keep `max_rows` of each split.
     sample_by: what one row of a txt file is: `line`, `paragraph` or `document`.
+    columns: of files, the columns to read besides `text_column`, each with the setting that names it; all columns when
+        not given. `a.b` is field b of the nested column a. Columns of csv and tsv files are text, as it is written.
     validation_fraction, test_fraction: split off from train if the corpus has no such split. The split of a row depends
         only on its text: equal texts are always in the same split, and new rows move no old row.
 
@@ -43,14 +47,17 @@ def load_corpus(
     """
     if (name is None) == (files is None):
         raise UserError("data: give exactly one of data.name (a data set) and data.files (split -> paths)")
+    wanted = {text_column: "data.text_column"} | (columns or {})
     if files is not None:
-        corpus = DatasetDict({split: read_files(split, patterns, sample_by) for split, patterns in files.items()})
+        corpus = DatasetDict(
+            {split: read_files(split, each, sample_by, wanted, columns is None) for split, each in files.items()}
+        )
         if max_rows:
             corpus = DatasetDict({s: d.select(range(min(max_rows, len(d)))) for s, d in corpus.items()})
     elif name in EMBEDDED:
         corpus = EMBEDDED[name](max_rows)
     else:
-        corpus = _read_hub(str(name), config_name, revision, streaming, max_rows)
+        corpus = read_hub(str(name), config_name, revision, streaming, max_rows, wanted, columns is None)
     return _complete(corpus, text_column, validation_fraction, test_fraction, name or "data.files")
 
 
@@ -84,22 +91,24 @@ def open_corpus(
     names: tuple[str, ...] = ()
     if files is not None:
         found = {split: find_files(split, patterns) for split, patterns in files.items()}
-        splits = {split: open_files(*each, source.get("sample_by", "paragraph"), True) for split, each in found.items()}
+        sample_by, wanted = source.get("sample_by", "paragraph"), {text_column: "data.text_column"}
+        splits = {split: open_files(*each, sample_by, wanted, split != "train") for split, each in found.items()}
         names = tuple(map(str, found["train"][1])) if "train" in found else ()
     else:
-        splits = _open_hub(str(name), source.get("config_name"), source.get("revision"), True)
+        splits = open_hub(str(name), source.get("config_name"), source.get("revision"), [text_column])
     if "train" not in splits:
         raise UserError(f"{where}: no train split; found {', '.join(splits) or 'none'}; give data.files.train")
     train = splits["train"]
     try:
-        first = Dataset.from_list(list(itertools.islice(train, 1)), features=train.features)
+        first = list(itertools.islice(train, 1))
+        sample = Dataset.from_list(first, features=train.features) if first else Dataset.from_dict({text_column: []})
         if "validation" in splits:
-            held_out = {"validation": _keep_rows(splits["validation"], rows)}
+            held_out = {"validation": keep_rows(splits["validation"], rows)}
     except READING as error:
         raise UserError(f"{where}: cannot read it: {root_line(error)}") from error
-    if len(first) == 0:
+    if not first:
         raise UserError(f"{where}: the train split is empty; give it text")
-    _complete(DatasetDict(train=first, **held_out), text_column, 0.0, 0.0, where)
+    _complete(DatasetDict(train=sample, **held_out), text_column, 0.0, 0.0, where)
     names = names if train.num_shards == len(names) else ()
     return {"train": Texts(train.select_columns([text_column]), text_column, buffer_size, where, names), **held_out}
 
@@ -135,7 +144,7 @@ def read_parallel(
     for split, paths in files.items():
         if len(paths) != 2:
             raise UserError(f"parallel.{split}: give two files, [sources, targets], not {len(paths)}")
-        sides = [read_files(split, path, "line") for path in paths]
+        sides = [read_files(split, path, "line", form="txt") for path in paths]
         short, long = sorted((0, 1), key=lambda side: len(sides[side]))
         if len(sides[short]) < len(sides[long]):
             raise UserError(
@@ -153,9 +162,7 @@ def read_parallel(
 def check_column(dataset: Dataset, column: str, where: str, setting: str = "data.text_column") -> None:
     """Raise UserError when the data set has no such column; name the nearest one."""
     if column not in dataset.column_names:
-        near = did_you_mean(column, dataset.column_names)
-        names = ", ".join(dataset.column_names)
-        raise UserError(f"{where}: there is no column {column!r}{near or f'; columns: {names}'}  (setting: {setting})")
+        raise missing_column(column, dataset.column_names, where, setting)
 
 
 def check_text(dataset: Dataset, column: str, where: str, setting: str = "data.text_column") -> None:
@@ -181,45 +188,3 @@ def _carve(corpus: DatasetDict, wanted: dict[str, float], text_column: str, wher
                 f"raise data.{split if split != 'train' else 'validation'}_fraction or give data.files.{split}"
             )
     return DatasetDict(corpus | {split: corpus["train"].select(indices) for split, indices in rows_of.items()})
-
-
-# --- the hub
-
-
-def _read_hub(
-    name: str, config_name: str | None, revision: str | None, streaming: bool, max_rows: int | None
-) -> DatasetDict:
-    found = _open_hub(name, config_name, revision, streaming)
-    if streaming:
-        try:
-            return DatasetDict({split: _keep_rows(found[split], max_rows) for split in SPLITS if split in found})
-        except Exception as error:
-            raise _load_error(name, error) from error
-    return DatasetDict({s: d.select(range(min(max_rows or len(d), len(d)))) for s, d in found.items()})
-
-
-def _open_hub(name: str, config_name: str | None, revision: str | None, streaming: bool) -> Any:
-    """Open the data set of that name: split -> rows."""
-    try:
-        return load_dataset(name, config_name, revision=revision, streaming=streaming)
-    except Exception as error:  # the hub client raises dozens of types; a user sees one line for each
-        raise _load_error(name, error) from error
-
-
-def _load_error(name: str, error: Exception) -> UserError:
-    fix = f"give an embedded corpus ({', '.join(EMBEDDED)}), a hub data set or data.files"
-    near = did_you_mean(name, EMBEDDED)
-    return UserError(f"data.name: {name} could not be loaded{near}: {_first_line(error)}; {fix}")
-
-
-def _keep_rows(stream, max_rows: int | None) -> Dataset:
-    """Write a stream to Arrow on disk as it arrives; only a few rows are in memory at a time."""
-
-    def rows() -> Iterator[dict]:
-        yield from itertools.islice(stream, max_rows)
-
-    return Dataset.from_generator(rows, features=stream.features)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

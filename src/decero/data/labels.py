@@ -1,110 +1,182 @@
 """Read labels from any column layout, check them across splits, encode them as numbers; label budgets."""
 
-import itertools
+import re
+from collections.abc import Sequence
+from unicodedata import normalize
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Sequence, Value
+from datasets import ClassLabel, Dataset, DatasetDict, List, Value
 from sklearn.model_selection import train_test_split
 
 from decero.data.corpus import check_column
+from decero.data.label_values import NUMBER, Say, are_vectors, check_flag, check_layout, check_number, is_hidden
 from decero.errors import UserError, did_you_mean
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+PLACEHOLDER = re.compile(r"LABEL_(\d+)")  # what transformers calls a label without a name
+Names = dict[str, list[list[str]]]  # split -> the label names of each row
 
 
-def encode_labels(corpus: DatasetDict, column: str | list[str], problem_type: str) -> tuple[DatasetDict, list[str]]:
+def encode_labels(
+    corpus: DatasetDict, column: str | list[str], problem_type: str, *, known: Sequence[str] = (),
+    say: Say = lambda line: None,
+) -> tuple[DatasetDict, list[str]]:  # fmt: skip
     """Add a `labels` column to every split and return the label names, taken from train only.
 
-    single label: strings, integers or a ClassLabel -> int64.
-    multi label: a column of lists, or several 0/1 columns -> float32 vectors of 0/1.
-    regression: numbers -> float32; the only name is `value`.
+    single label: text, numbers or a ClassLabel -> int64.
+    multi label: a column of lists of names, a column of 0/1 vectors, or several 0/1 columns -> float32 vectors of 0/1.
+    regression: numbers, also written as text -> float32; the only name is `value`.
 
+    known: the names of the checkpoint's head, in its order; see `in_known_order`.
+    say: called with a line for each guess: a split without labels, 0/1 vectors, spellings that are read as one.
+
+    Names that differ only in surrounding spaces or Unicode form (NFC, NFD) are one label.
     Raises UserError: a missing column; a label that is not in train (with split and row); a missing or wrong value.
     """
-    columns = [column] if isinstance(column, str) else column
-    for split, dataset in corpus.items():
-        for c in columns:
-            check_column(dataset, c, split, "data.label_column")
-    if len(columns) > 1 and problem_type != "multi_label_classification":
+    columns, many = [column] if isinstance(column, str) else column, problem_type == "multi_label_classification"
+    if len(columns) > 1 and not many:
         raise UserError(
             f"data.label_column: several columns are only for multi_label_classification, not for {problem_type}"
         )
+    if twice := next((c for c in columns if columns.count(c) > 1), None):
+        raise UserError(f"data.label_column: it names {twice!r} twice; name each column once")
+    in_columns = many and not isinstance(column, str)
+    values = {split: _read(dataset, columns, split, in_columns) for split, dataset in corpus.items()}
+    for split in [split for split in values if split != "train" and is_hidden(values[split], values["train"])]:
+        say(f"{split} has no labels (-1 or null in every row of {', '.join(columns)}); it is left out")
+        del values[split]
+    corpus = DatasetDict({split: corpus[split] for split in values})
     if problem_type == "regression":
-        return _map(corpus, lambda split, d: _numbers(split, d, columns[0]), Value("float32")), ["value"]
-    if problem_type == "multi_label_classification" and not isinstance(column, str):
-        return _map(corpus, lambda split, d: _indicators(split, d, columns), Sequence(Value("float32"))), columns
+        numbers = {
+            split: [check_number(v, f"{split}, row {row}", columns[0]) for row, v in enumerate(rows)]
+            for split, rows in values.items()
+        }
+        return _with_labels(corpus, numbers, Value("float32")), ["value"]
 
-    feature = corpus["train"].features[columns[0]]
-    # Benchmarks hide the labels of a test split by writing -1 everywhere. Such a split cannot be scored, so drop it.
-    hidden = [s for s, d in corpus.items() if s != "train" and set(map(str, d[columns[0]])) <= {"-1", "None"}]
-    corpus = DatasetDict({s: d for s, d in corpus.items() if s not in hidden})
-    inner = getattr(feature, "feature", feature)  # the feature of one label in a list of labels
-    classes = inner if isinstance(inner, ClassLabel) else None
-
-    def as_names(value):
-        values = value if isinstance(value, list) else [value]
-        return [classes.int2str(v) if classes and isinstance(v, int) and v >= 0 else v for v in values]
-
-    many = problem_type == "multi_label_classification"
-    is_list = isinstance(next((v for v in corpus["train"][columns[0]] if v is not None), None), list)
-    if many != is_list:
-        hint = "multi_label_classification" if is_list else "single_label_classification"
-        raise UserError(
-            f"data.label_column: {columns[0]!r} holds {'lists' if is_list else 'single values'}, which does not fit "
-            f"{problem_type}; did you mean objective.problem_type={hint}?"
-        )
-    present = {n for v in corpus["train"][columns[0]] for n in as_names(v)} - {None}
-    names = [n for n in classes.names if n in present] if classes else sorted(present, key=_natural)
-    ids = {name: i for i, name in enumerate(names)}
+    if in_columns:
+        names, named = columns, _named_places(values, columns, columns)
+    else:
+        names, named = _names(corpus, values, columns[0], many, say)
     if len(names) < (1 if many else 2):
         raise UserError(f"train: column {columns[0]!r} holds {len(names)} label; too few to learn from")
-
-    def encode(split: str, dataset: Dataset):
-        encoded = []
-        for row, value in enumerate(dataset[columns[0]]):
-            for name in as_names(value):
-                if name not in ids:
-                    near = (
-                        did_you_mean(str(name), map(str, names)) or f"; labels of train: {', '.join(map(str, names))}"
-                    )
-                    unlabelled = name is None or name == -1
-                    problem = "no label" if unlabelled else f"label {name!r} is not in train{near}"
-                    raise UserError(f"{split}, row {row}: {problem}  (column {columns[0]!r})")
-            present_ids = [ids[n] for n in as_names(value)]
-            encoded.append([float(i in present_ids) for i in range(len(names))] if many else present_ids[0])
-        return encoded
-
-    feature = Sequence(Value("float32")) if many else Value("int64")
-    return _map(corpus, encode, feature), [str(n) for n in names]
+    names = in_known_order(names, known) or names
+    return _with_labels(corpus, *_encoded(named, names, columns[0], many)), names
 
 
-def _natural(name):
-    """Sort key: numbers first, in numeric order, then strings in alphabetical order."""
-    return (isinstance(name, str), name)
+def in_known_order(names: Sequence[str], known: Sequence[str]) -> list[str] | None:
+    """Return all labels of a checkpoint's head in its order, or None if the head does not name each of `names`.
+
+    Names must be equal; where they are not, they may differ in case, and are spelt as in `names`. A placeholder
+    (`LABEL_2`) is no name: only the labels 0, 1, 2 ... fit a head of placeholders.
+    """
+    theirs = [plain(name) for name in known]
+    numbers = [found.group(1) for found in map(PLACEHOLDER.fullmatch, theirs) if found]
+    if len(numbers) == len(theirs) and not set(names) <= set(theirs):
+        theirs = numbers if set(names) == set(numbers) else []
+    for fold in (str, str.casefold):
+        own, folded = {fold(name): name for name in names}, [fold(name) for name in theirs]
+        if len(own) == len(names) and len(set(folded)) == len(folded) and set(own) <= set(folded):
+            return [own.get(key, name) for key, name in zip(folded, theirs, strict=True)]
+    return None
 
 
-def _map(corpus: DatasetDict, encode, feature) -> DatasetDict:
+def plain(name: str) -> str:
+    """Return a name without surrounding spaces, in Unicode's NFC. Otherwise `é` has two spellings that look alike."""
+    return normalize("NFC", name).strip()
+
+
+def _read(dataset: Dataset, columns: list[str], split: str, in_columns: bool) -> list:
+    for column in columns:
+        check_column(dataset, column, split, "data.label_column")
+    read = [dataset.with_format(None)[column][:] for column in columns]
+    return [list(row) for row in zip(*read, strict=True)] if in_columns else read[0]
+
+
+def _names(corpus: DatasetDict, values: dict[str, list], column: str, many: bool, say: Say) -> tuple[list[str], Names]:
+    """Return the label names of train, in order, and those of each row."""
+    for split, rows in values.items():
+        check_layout(rows, split, column, many)
+    classes = _classes(corpus["train"], column)
+    if many and are_vectors(values["train"], column, say):
+        size = max(map(len, values["train"]))
+        places = classes.names if classes and len(classes.names) == size else [str(place) for place in range(size)]
+        say(f"{column!r} holds 0/1 vectors: one label a place, named {', '.join(places[:20])}")
+        return places, _named_places(values, places, [column] * size)
+    named = {split: _named(rows, split, column, _classes(corpus[split], column)) for split, rows in values.items()}
+    spellings: dict[str, set[str]] = {}
+    for rows in named.values():
+        for row in rows:
+            for name in row:
+                spellings.setdefault(plain(name), set()).add(name)
+    for name, found in sorted(spellings.items()):
+        if len(found) > 1:
+            shown = ", ".join(sorted(map(ascii, found)))
+            say(f"labels that differ only in surrounding spaces or Unicode form are read as one: {shown} as {name!r}")
+    named = {split: [[plain(name) for name in row] for row in rows] for split, rows in named.items()}
+    present = {name for row in named["train"] for name in row}
+    ordered = map(plain, classes.names) if classes else sorted(present, key=_natural)
+    return [name for name in dict.fromkeys(ordered) if name in present], named
+
+
+def _classes(dataset: Dataset, column: str) -> ClassLabel | None:
+    """Return the ClassLabel of a column, or of the lists in it."""
+    feature = dataset.features[column]
+    inner = getattr(feature, "feature", feature)
+    return inner if isinstance(inner, ClassLabel) else None
+
+
+def _named(rows: list, split: str, column: str, classes: ClassLabel | None) -> list[list[str]]:
+    """Return the label names of each row as they are written. Raises UserError for an id without a name."""
+    names = []
+    for row, value in enumerate(rows):
+        items = value if isinstance(value, list) else [value]
+        if classes and not all(0 <= item < len(classes.names) for item in items):
+            raise UserError(f"{split}, row {row}: no label  (column {column!r})")
+        names.append([classes.names[item] if classes else str(item) for item in items])
+    return names
+
+
+def _named_places(values: dict[str, list], places: list[str], columns: list[str]) -> Names:
+    """Return the names of the places that are 1 in each 0/1 vector. columns: where each place comes from."""
+    named: Names = {}
+    for split, rows in values.items():
+        named[split] = []
+        for row, vector in enumerate(rows):
+            where = f"{split}, row {row}"
+            if len(vector) != len(places):
+                problem = f"a 0/1 vector of {len(vector)} places, where others have {len(places)}"
+                raise UserError(f"{where}: {problem}  (column {columns[0]!r})")
+            flags = [check_flag(value, where, column) for column, value in zip(columns, vector, strict=True)]
+            named[split].append([place for place, flag in zip(places, flags, strict=True) if flag])
+    return named
+
+
+def _encoded(named: Names, names: list[str], column: str, many: bool) -> tuple[dict[str, list], Value | List]:
+    """Return ids, or 0/1 vectors for `many`, and their type. Raises UserError for a name that train does not have."""
+    ids = {name: i for i, name in enumerate(names)}
+    encoded: dict[str, list] = {}
+    for split, rows in named.items():
+        for row, found in enumerate(rows):
+            if unknown := next((name for name in found if name not in ids), None):
+                near = did_you_mean(unknown, names) or f"; labels of train: {', '.join(names[:20])}"
+                problem = "no label" if unknown == "-1" else f"label {unknown!r} is not in train{near}"
+                raise UserError(f"{split}, row {row}: {problem}  (column {column!r})")
+        encoded[split] = [[float(name in row) for name in names] if many else ids[row[0]] for row in rows]
+    return encoded, List(Value("float32")) if many else Value("int64")
+
+
+def _natural(name: str) -> tuple[bool, float, str]:
+    """Sort key: numbers first, in numeric order, then words in alphabetical order."""
+    is_word = NUMBER.fullmatch(name) is None
+    return is_word, 0.0 if is_word else float(name), name
+
+
+def _with_labels(corpus: DatasetDict, labels: dict[str, list], feature: Value | List) -> DatasetDict:
     encoded = {}
     for split, dataset in corpus.items():
-        values = encode(split, dataset)
         kept = dataset.remove_columns("labels") if "labels" in dataset.column_names else dataset
-        encoded[split] = kept.add_column("labels", values, feature=feature)
+        encoded[split] = kept.add_column("labels", labels[split], feature=feature)
     return DatasetDict(encoded)
-
-
-def _numbers(split: str, dataset: Dataset, column: str) -> list[float]:
-    for row, value in enumerate(dataset[column]):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-            raise UserError(f"{split}, row {row}: {value!r} is not a finite number  (column {column!r})")
-    return [float(v) for v in dataset[column]]
-
-
-def _indicators(split: str, dataset: Dataset, columns: list[str]) -> list[list[float]]:
-    rows = [list(values) for values in zip(*(dataset[c] for c in columns), strict=True)]
-    for row, (column, value) in ((r, cv) for r, vs in enumerate(rows) for cv in zip(columns, vs, strict=True)):
-        if value not in (0, 1):
-            raise UserError(f"{split}, row {row}: {value!r} is neither 0 nor 1  (column {column!r})")
-    return [[float(v) for v in values] for values in rows]
 
 
 def label_budget(train: Dataset, budget: int | None, problem_type: str, seed: int) -> Dataset:
@@ -116,12 +188,13 @@ def label_budget(train: Dataset, budget: int | None, problem_type: str, seed: in
     if budget is None or budget == len(train):
         return train
     labels = np.asarray(train["labels"]) if problem_type == "single_label_classification" else None
-    least = 1 if labels is None else len(set(labels.tolist()))
+    sizes = [len(train)] if labels is None else np.unique(labels, return_counts=True)[1]
+    least = len(sizes)
     if not least <= budget < len(train):
         raise UserError(
             f"data.max_train_rows: {budget} is outside {least} (one per class) to {len(train)} (all of train)"
         )
-    if labels is not None and (len(train) - budget < least or np.bincount(labels).min() < 2):
+    if labels is not None and (len(train) - budget < least or min(sizes) < 2):
         labels = None  # too few rows on one side to keep the shares
     keep, _ = train_test_split(np.arange(len(train)), train_size=budget, random_state=seed, stratify=labels)
-    return train.select(sorted(itertools.chain(keep.tolist())))
+    return train.select(sorted(keep.tolist()))

@@ -14,7 +14,10 @@ def resolve_package_path(name: str) -> str:
     if not name.startswith("package:"):
         return name
     package, _, inside = name.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    try:
+        spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    except ValueError:  # __main__
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"{name}: package {package} is not installed; pip install {package.replace('_', '-')}")
     folder = spec.submodule_search_locations[0]

@@ -23,11 +23,12 @@ class PairCollator:
     """Pad sources and targets on the right to the longest of the batch.
 
     decoder_start_token_id: the decoder's first input token, from the model's configuration. The rest of its input is
-    the labels shifted by one (Vaswani et al. 2017, section 3.1).
+    the labels shifted by one (Vaswani et al. 2017, section 3.1). None: the last token of each target, which in mBART is
+    its language.
     """
 
     tokenizer: PreTrainedTokenizerBase
-    decoder_start_token_id: int
+    decoder_start_token_id: int | None
 
     def pair(self, row: dict) -> Pair:
         """Return source ids and target ids. An objective that makes both from one text overrides this."""
@@ -46,7 +47,8 @@ class PairCollator:
         pad = self.tokenizer.pad_token_id
         sources, targets = zip(*pairs, strict=True)
         read, attention = padded(sources, pad), padded([np.ones_like(s) for s in sources], 0)
-        written = padded([np.concatenate(([self.decoder_start_token_id], t[:-1])) for t in targets], pad)
+        first = self.decoder_start_token_id
+        written = padded([np.concatenate(([t[-1] if first is None else first], t[:-1])) for t in targets], pad)
         batch = {"input_ids": read, "attention_mask": attention, "decoder_input_ids": written}
         batch["labels"] = padded(targets, IGNORED)
         return {name: torch.from_numpy(array) for name, array in batch.items()}

@@ -9,11 +9,12 @@ from datasets import Sequence as ListOf
 from transformers import PreTrainedTokenizerBase
 
 from decero.data.causal import PLAIN, Causal
+from decero.data.chat_template import render_chat
 from decero.data.collators import IGNORED
 from decero.data.corpus import check_text
 from decero.data.pairs import Pair
+from decero.data.special_tokens import encode_framed, special_tokens_around
 from decero.data.tokenization import map_rows
-from decero.data.tokenizer import special_tokens_around
 from decero.errors import UserError
 
 
@@ -112,17 +113,10 @@ class _Chat:
     def render(self, question: str, answer: str | None = None) -> str:
         turns = [{"role": "user", "content": question}]
         turns += [] if answer is None else [{"role": "assistant", "content": answer}]
-        try:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer is None)
-        except Exception as error:  # a template may raise anything
-            raise UserError(
-                f"tokenizer {self.tokenizer.name_or_path}: its chat template fails ({' '.join(str(error).split())}); "
-                "set objective.chat_template=off"
-            ) from error
-        return str(text)
+        return render_chat(self.tokenizer, turns, "set objective.chat_template=off")
 
     def prompt(self, text: str) -> list[int]:
-        return self.tokenizer(self.render(text), add_special_tokens=False, verbose=False)["input_ids"]
+        return encode_framed(self.tokenizer, self.render, text)
 
     def completion(self, text: str, answer: str) -> list[int]:
         """Return the ids after the prompt, up to the first end token; add one if the template writes none."""
@@ -133,7 +127,7 @@ class _Chat:
                 "follows; set objective.chat_template=off"
             )
         end = self.tokenizer.eos_token_id
-        ids = self.tokenizer(whole[len(before) :], add_special_tokens=False, verbose=False)["input_ids"]
+        ids = encode_framed(self.tokenizer, lambda answer: self.render(text, answer)[len(before) :], answer)
         return [*(ids[: ids.index(end)] if end in ids else ids), end]
 
 

@@ -80,6 +80,8 @@ class Texts:
         def read(shard: _Open) -> dict | None:
             try:
                 return shard.read()
+            except UserError as error:  # of a local file; it names the file
+                raise UserError(f"{error}; fix the file, then --resume") from error
             except READING as error:
                 number = int(order[shard.number])
                 name = self.names[number] if self.names else f"{self.where}, shard {number + 1} of {count}"

@@ -1,6 +1,7 @@
 """Tokenize text to rows, once: in parallel processes, memory-mapped, cached by fingerprint."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,18 @@ import xxhash
 from datasets import Dataset, Features, Sequence, Value
 from transformers import PreTrainedTokenizerBase
 
+from decero.data.cache_errors import writing_cache
 from decero.data.corpus import check_text
+from decero.data.languages import end_token
+from decero.data.special_tokens import TEXT, encode_behind, special_tokens_around
 from decero.data.stream import Stream, Texts
-from decero.data.tokenizer import special_tokens_around
 from decero.data.words import splits_at_whitespace, word_starts
 from decero.errors import UserError
+
+SETTINGS = (  # of a tokenizer, besides those in its backend
+    "truncation_side", "padding_side", "model_max_length", "model_input_names", "special_tokens_map",
+    "split_special_tokens", "chat_template",
+)  # fmt: skip
 
 
 def tokenize_documents(
@@ -98,24 +106,27 @@ def tokenize_examples(
 
     truncated: whether text was cut at `max_length`. where: the name of the data in error messages.
     With `text_pair_column` the tokenizer joins the two texts to a pair. An empty text gives a row of special tokens
-    only. Raises UserError for a missing text (null).
+    only. A special token that is spelt out in a text is text. Raises UserError for a missing text (null).
     """
     columns = [text_column] + ([text_pair_column] if text_pair_column else [])
     for column in columns:
         check_text(dataset, column, where, "data.text_column" if column == text_column else "data.text_pair_column")
     names = [n for n in tokenizer.model_input_names if n != "attention_mask"]
+    # A model needs a token to read, and GPT-2's tokenizer adds none to an empty text.
+    empty = {n: [tokenizer.pad_token_id if n == "input_ids" else 0] for n in names}
 
     def tokenize(batch):
         texts = [batch[c] for c in columns]
         if any(t is None for column in texts for t in column):
             raise UserError(f"{where}: a row has no text (null) in {' or '.join(map(repr, columns))}; fill or drop it")
-        encoded = tokenizer(*texts, truncation=True, max_length=max_length)
+        encoded = tokenizer(*texts, truncation=True, max_length=max_length, **TEXT)
         full = [len(ids) == max_length for ids in encoded["input_ids"]]
         cut = [  # only a row of full length can have been cut, so only that is tokenized again
-            is_full and len(tokenizer(*pair, verbose=False)["input_ids"]) > max_length
+            is_full and len(tokenizer(*([text] for text in pair), **TEXT)["input_ids"][0]) > max_length
             for is_full, *pair in zip(full, *texts, strict=True)
         ]
-        return {n: encoded[n] for n in names} | {"labels": batch["labels"], "truncated": cut}
+        rows = {n: [ids or empty[n] for ids in encoded[n]] for n in names}
+        return rows | {"labels": batch["labels"], "truncated": cut}
 
     features = Features({n: Sequence(Value("int32")) for n in names})
     features |= {"labels": dataset.features["labels"], "truncated": Value("bool")}
@@ -138,12 +149,12 @@ def tokenize_pairs(
     """Tokenize each pair to one row: `input_ids` of prefix + source, `labels` of the target, `truncated`.
 
     truncated: whether either side was cut. where: the name of the data in error messages.
-    Both sides get the tokenizer's special tokens, so a target ends with the end token. Raises UserError for a missing
-    side (null), and for a tokenizer that adds no end token: the model would never learn to stop.
+    Both sides get the tokenizer's special tokens and languages, so a target has an end token. Raises UserError for a
+    missing side (null), and for a tokenizer that adds no end token: the model would never learn to stop.
     """
     for column, setting in ((source_column, "source_column"), (target_column, "target_column")):
         check_text(dataset, column, where, setting)
-    if tokenizer("a")["input_ids"][-1] not in (tokenizer.eos_token_id, tokenizer.sep_token_id):
+    if end_token(tokenizer) is None:
         raise UserError(
             f"tokenizer {tokenizer.name_or_path}: it adds no end token, so a model would not learn to stop; "
             "train one with tokenizer.num_sentinels=100"
@@ -155,23 +166,24 @@ def tokenize_pairs(
             raise UserError(
                 f"{where}: a row has no text (null) in {source_column!r} or {target_column!r}; fill or drop it"
             )
-        sources = [prefix + text for text in sides[0]]
-        ids = tokenizer(sources, truncation=True, max_length=max_source_length)["input_ids"]
-        labels = tokenizer(text_target=sides[1], truncation=True, max_length=max_target_length)["input_ids"]
+        ids = encode_behind(tokenizer, prefix, sides[0], max_source_length)
+        labels = tokenizer(text_target=sides[1], truncation=True, max_length=max_target_length, **TEXT)["input_ids"]
         # Only a side of full length can have been cut, so only that is tokenized again.
         cut = [
-            (len(i) == max_source_length and len(tokenizer(source, verbose=False)["input_ids"]) > len(i))
-            or (len(t) == max_target_length and len(tokenizer(text_target=target, verbose=False)["input_ids"]) > len(t))
-            for i, t, source, target in zip(ids, labels, sources, sides[1], strict=True)
+            (len(i) == max_source_length and len(encode_behind(tokenizer, prefix, [source])[0]) > len(i))
+            or (len(t) == max_target_length and len(tokenizer(text_target=target, **TEXT)["input_ids"]) > len(t))
+            for i, t, source, target in zip(ids, labels, *sides, strict=True)
         ]
         return {"input_ids": ids, "labels": labels, "truncated": cut}
 
     int_list = Sequence(Value("int32"))
     features = Features({"input_ids": int_list, "labels": int_list, "truncated": Value("bool")})
-    key = ("pairs", max_source_length, max_target_length, source_column, target_column, prefix)
+    languages = (getattr(tokenizer, "src_lang", None), getattr(tokenizer, "tgt_lang", None))
+    key = ("pairs", max_source_length, max_target_length, source_column, target_column, prefix, languages)
     return map_rows(dataset, tokenize, features, tokenizer, key, num_proc, f"tokenize {where}")
 
 
+@writing_cache()
 def map_rows(dataset: Dataset, function, features, tokenizer, key: tuple, num_proc: int | None, desc: str) -> Dataset:
     """Run `Dataset.map` with a cache keyed by the rows, the tokenizer, the settings and the tokenizers version.
 
@@ -179,19 +191,13 @@ def map_rows(dataset: Dataset, function, features, tokenizer, key: tuple, num_pr
     that was made in memory.
     """
     digest = xxhash.xxh64()
-    for part in (
-        dataset._fingerprint,
-        tokenizer.backend_tokenizer.to_str(),
-        tokenizer.name_or_path,
-        *key,
-        tokenizers.__version__,
-    ):
+    for part in (dataset._fingerprint, *_settings(tokenizer), *key, tokenizers.__version__):
         digest.update(str(part).encode() + b"\0")
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "decero"
     folder.mkdir(parents=True, exist_ok=True)
     # A process takes about a second to start: too slow for a small corpus.
     processes = num_proc or (min(os.cpu_count() or 1, 16) if len(dataset) >= 20_000 else 1)
-    state = tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding
+    state = _state(tokenizer)
     rows = dataset.map(
         function,
         batched=True,
@@ -207,13 +213,35 @@ def map_rows(dataset: Dataset, function, features, tokenizer, key: tuple, num_pr
     return rows
 
 
+def _settings(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """Return everything that can change what the tokenizer gives: the backend, what was loaded, what was set since."""
+    backend = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else _files(tokenizer)
+    loaded = sorted((name, str(value)) for name, value in tokenizer.init_kwargs.items())
+    return [
+        type(tokenizer).__name__,
+        tokenizer.name_or_path,
+        backend,
+        loaded,
+        *(getattr(tokenizer, s) for s in SETTINGS),
+    ]
+
+
+def _files(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return hashes of the files that a slow tokenizer saves: its vocabulary and its models."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return str(
+            [(path.name, xxhash.xxh64(path.read_bytes()).hexdigest()) for path in sorted(Path(folder).iterdir())]
+        )
+
+
 def keeping_tokenizer_settings(
     tokenizer: PreTrainedTokenizerBase, cut: Callable[[list], dict]
 ) -> Callable[[list], dict]:
     """Wrap `cut` so that each call restores the tokenizer's truncation and padding."""
 
     def restoring_cut(texts: list) -> dict:
-        state = tokenizer.backend_tokenizer.truncation, tokenizer.backend_tokenizer.padding
+        state = _state(tokenizer)
         columns = cut(texts)
         _restore(tokenizer, *state)
         return columns
@@ -221,8 +249,16 @@ def keeping_tokenizer_settings(
     return restoring_cut
 
 
+def _state(tokenizer) -> tuple[Any, Any]:
+    """Return truncation and padding of a fast tokenizer; a slow one remembers neither."""
+    backend = tokenizer.backend_tokenizer if tokenizer.is_fast else None
+    return (backend.truncation, backend.padding) if backend else (None, None)
+
+
 def _restore(tokenizer, truncation, padding) -> None:
     """Reset truncation and padding: a call leaves truncation on, and a saved tokenizer would then cut text."""
+    if not tokenizer.is_fast:
+        return
     backend = tokenizer.backend_tokenizer
     backend.enable_truncation(**truncation) if truncation else backend.no_truncation()
     backend.enable_padding(**padding) if padding else backend.no_padding()

@@ -6,10 +6,10 @@ al. 2019) and Unigram (Kudo 2018). The result is a plain fast tokenizer. After `
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import islice, takewhile
+from pathlib import Path
 from typing import Any
 from unicodedata import normalize as compose
 
@@ -24,10 +24,12 @@ from tokenizers import (
     processors,
     trainers,
 )
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from decero.data.packages import resolve_package_path
-from decero.errors import UserError, did_you_mean
+from decero.data.special_tokens import TEXT
+from decero.errors import UserError, did_you_mean, missing_package, root_line
+from decero.files import check_folder, kind_of
 
 BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 ROBERTA = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
@@ -192,7 +194,7 @@ def check_round_trip(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], *
     normalize = backend.normalizer.normalize_str if backend.normalizer else str
     texts, number = islice(texts, limit), 0
     while batch := list(islice(texts, 256)):
-        encoded = tokenizer(batch, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        encoded = tokenizer(batch, add_special_tokens=False, **TEXT)
         decoded = tokenizer.batch_decode(encoded["input_ids"], clean_up_tokenization_spaces=False)
         for text, ids, row, found in zip(batch, encoded["input_ids"], encoded.encodings, decoded, strict=True):
             number += 1
@@ -215,50 +217,63 @@ def check_round_trip(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], *
 def bytes_per_token(tokenizer: PreTrainedTokenizerFast, texts: Iterable[str], limit: int = 1000) -> float:
     """Return the mean number of UTF-8 bytes per token over the first `limit` texts."""
     sample = list(islice(texts, limit))
-    tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False, verbose=False)["input_ids"])
+    tokens = sum(len(ids) for ids in tokenizer(sample, add_special_tokens=False, **TEXT)["input_ids"])
     return sum(len(text.encode()) for text in sample) / max(tokens, 1)
 
 
-def check_fits_model(tokenizer: PreTrainedTokenizerFast, vocab_size: int, where: str) -> None:
-    """Raise UserError when the largest id has no embedding; the number of tokens can be less, with gaps."""
+def check_fits_model(
+    tokenizer: PreTrainedTokenizerFast, vocab_size: int, where: str,
+    mend: str = "set model.overrides.vocab_size={needed} or choose another tokenizer",
+) -> None:  # fmt: skip
+    """Raise UserError when the largest id has no embedding; the number of tokens can be less, with gaps.
+
+    mend: what to do; {needed} is the smallest vocab_size that fits.
+    """
     largest = max(tokenizer.get_vocab().values())
     if largest >= vocab_size:
         problem = f"the tokenizer's largest id is {largest} but the model's vocab_size is {vocab_size}"
-        raise UserError(f"{where}: {problem}; set model.overrides.vocab_size={largest + 1} or choose another tokenizer")
+        raise UserError(f"{where}: {problem}; {mend.format(needed=largest + 1)}")
 
 
-def load_tokenizer(name_or_path: str, *, needs: Sequence[str] = (), **kwargs) -> PreTrainedTokenizerFast:
-    """Load a fast tokenizer from the hub, a folder or `package:PACKAGE/PATH`.
+def load_tokenizer(
+    name_or_path: str, *, needs: Sequence[str] = (), fast: bool = True, **kwargs
+) -> PreTrainedTokenizerFast:
+    """Load a tokenizer from the hub, a folder or `package:PACKAGE/PATH`.
 
     needs: special tokens that must be set, such as ("mask_token", "pad_token"). kwargs go to `AutoTokenizer`.
+    fast: refuse a slow tokenizer, which gives no word ids and offsets.
     Remote code runs only if kwargs allow it.
-    Raises UserError: no tokenizer found, no vocabulary, a slow tokenizer, a missing special token.
+    Raises UserError: no tokenizer found, no vocabulary, a missing package, a slow tokenizer, a missing special token.
     """
     path = resolve_package_path(name_or_path)
+    is_folder = bool(kind_of(path))
+    if is_folder:
+        check_folder(path)
     kwargs.setdefault("trust_remote_code", False)  # None would ask on the terminal
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, **kwargs)
     except Exception as error:  # transformers and tokenizers raise many types here, even a bare Exception
-        is_folder = os.path.isdir(path)
         problem = "cannot read a tokenizer in this folder" if is_folder else "no such folder, nor on the hub"
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"tokenizer {name_or_path}: {problem} ({reason})") from error
+        package = missing_package(error)
+        if is_folder and any(Path(path).glob("*.model")) and "need to have sentencepiece" in str(error):
+            package = "sentencepiece"  # the same message stands for a folder without any tokenizer
+        reason = f"it needs a package: pip install {package}" if package else f"{problem} ({root_line(error)})"
+        raise UserError(f"tokenizer {name_or_path}: {reason}") from error
     missing = [token for token in needs if getattr(tokenizer, token) is None]
-    if not getattr(tokenizer, "is_fast", False):
-        problem = "it is a slow tokenizer, without word ids and offsets; save it as tokenizer.json"
+    if fast and not getattr(tokenizer, "is_fast", False):
+        kind = type(tokenizer).__name__
+        problem = f"{kind} is a slow tokenizer, without word ids and offsets; choose one with a tokenizer.json"
     # From a folder with only config.json, transformers makes a tokenizer of special tokens (and a space, for T5)
     elif len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) <= 1:
         problem = "it has no vocabulary; save the tokenizer in the same folder"
+    elif not isinstance(tokenizer.model_max_length, int | float):
+        problem = f"its model_max_length is {tokenizer.model_max_length!r}, not a number; correct tokenizer_config.json"
     elif missing:
         problem = f"it has no {', no '.join(missing)}; choose another tokenizer"
     else:
-        return tokenizer
+        try:
+            tokenizer("a")
+            return tokenizer
+        except Exception as error:  # a damaged setting, such as a model_max_length that is no number
+            problem = f"it cannot tokenize a text ({root_line(error)}); repair tokenizer_config.json or tokenizer.json"
     raise UserError(f"tokenizer {name_or_path}: {problem}")
-
-
-def special_tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Return the ids that the tokenizer adds before and after a text."""
-    mask = tokenizer("a", return_special_tokens_mask=True)
-    ids, special = mask["input_ids"], mask["special_tokens_mask"]
-    begin = special.index(0)
-    return ids[:begin], ids[len(ids) - special[::-1].index(0) :]

@@ -1,19 +1,44 @@
 """Run all checks in order."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from decero.data.packages import resolve_package_path
 from decero.doctor import curve, texts, tokens, weights
-from decero.doctor.findings import Finding
+from decero.doctor.findings import Finding, NotExaminedError
 from decero.doctor.inspected_run import InspectedRun, open_run
-from decero.errors import UserError
+from decero.doctor.model_files import check_checkpoint, check_kinds
+from decero.doctor.run_files import damaged_files
+from decero.errors import UserError, root_line
 
-__all__ = ["CHECKS", "examine", "open_run"]
+__all__ = ["CHECKS", "diagnose", "examine", "open_run"]
 
-# (what the check needs, check): the corpus only; token rows and model; schedule and log.
+
+def files(work: InspectedRun) -> Iterator[Finding]:
+    """Find damaged files in the folder of the run. Later checks use what is intact."""
+    yield from work.damage
+
+
+def start(work: InspectedRun) -> Iterator[Finding]:
+    """Refuse damaged files of the checkpoint and the tokenizer that the run starts from."""
+    for name, check in (
+        (work.config.model.name_or_path, check_checkpoint),
+        (work.config.tokenizer.name_or_path, check_kinds),
+    ):
+        folder = resolve_package_path(name) if name else ""
+        if os.path.isdir(folder):
+            check(Path(folder))
+    yield from ()
+
+
+# (what the check needs, check): files; the corpus only; token rows and model; schedule and log.
 CHECKS: tuple[tuple[str, Callable[[InspectedRun], Iterator[Finding]]], ...] = (
+    ("files", files),
+    ("rows", start),
     ("corpus", texts.duplicates),
     ("corpus", texts.empty),
     ("corpus", texts.leakage),
@@ -30,10 +55,29 @@ CHECKS: tuple[tuple[str, Callable[[InspectedRun], Iterator[Finding]]], ...] = (
 )
 
 
+def diagnose(where: str, recipe: str | None = None) -> Iterator[Finding]:
+    """Yield the findings of all checks of a run or a configuration file.
+
+    A run whose settings cannot be read is a finding, too: then only its other files are checked.
+    Raises UserError as `open_run` does: for a configuration file that its recipe refuses, and for what is no run.
+    """
+    try:
+        work = open_run(where, recipe)
+    except UserError as error:
+        if isinstance(error, NotExaminedError) or not os.path.isdir(where):
+            raise
+        yield from damaged_files(Path(where))
+        mend = "fix this first, or copy the file again; only the other files of the run were checked"
+        yield Finding("settings", "bad", str(error), "", mend)
+        return
+    yield from examine(work)
+
+
 def examine(work: InspectedRun) -> Iterator[Finding]:
     """Yield the findings of all checks, in order.
 
-    If the recipe itself would refuse the run, its error message becomes one bad finding.
+    If the recipe itself would refuse the run, its error message becomes one bad finding. So does a check that fails in
+    a library.
     """
     refused: set[str] = set()
     reported: set[str] = set()
@@ -51,3 +95,7 @@ def examine(work: InspectedRun) -> Iterator[Finding]:
                     mend = "fix this first; checks of tokens and model are skipped" if needs == "rows" else ""
                     yield Finding("recipe", "bad", f"{work.name} fails with: {error}", "", mend)
                 reported.add(str(error))
+            except Exception as error:  # whatever a library raises for damage that no check knows
+                what = f"this check failed with {type(error).__name__}: {root_line(error)}"
+                mend = "if all files are as the run wrote them, report this as a bug of decero"
+                yield Finding(check.__name__, "bad", what, "", mend)

@@ -3,6 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from decero.errors import UserError
+
+
+class NotExaminedError(UserError):
+    """Refuse what is no run, and what the doctor must not open."""
+
+
 Severity = Literal["ok", "note", "warn", "bad"]
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import ValidationError
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -15,11 +14,11 @@ from transformers import (
 
 from decero.config.run_config import RunConfig
 from decero.config.sections import ModelSection
-from decero.config.yaml_files import read_yaml
-from decero.data.packages import resolve_package_path
+from decero.config.yaml_files import read_settings, read_yaml
+from decero.doctor.findings import NotExaminedError
 from decero.errors import UserError, did_you_mean
-from decero.execution.build import read_preset
-from decero.execution.transformers_internals import StrictDataclassError, heads_of
+from decero.execution.build import config_of
+from decero.execution.transformers_internals import heads_of
 from decero.tasks import TASKS
 
 
@@ -37,10 +36,10 @@ def recipe_of(path: Path, requested: str | None = None) -> str:
     if requested:
         if requested not in TASKS:
             near = did_you_mean(requested, TASKS) or f"; known: {', '.join(TASKS)}"
-            raise UserError(f"--recipe: unknown training recipe {requested}{near}")
+            raise NotExaminedError(f"--recipe: unknown training recipe {requested}{near}")
         return requested
     settings = read_yaml(path)
-    comments = "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#"))
+    comments = "\n".join(line for line in read_settings(path).splitlines() if line.startswith("#"))
     named = set(re.findall(r"recipes/(\w+)\.py", comments)) & set(TASKS)
     if len(named) == 1:
         return named.pop()
@@ -73,14 +72,7 @@ def _kind(section: ModelSection) -> Any:
 
     Raises UserError if the configuration of the model cannot be read.
     """
-    try:
-        if section.config is not None:
-            config = read_preset(section.config, section.overrides)
-        else:
-            hub = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
-            config = AutoConfig.from_pretrained(resolve_package_path(str(section.name_or_path)), **hub)
-    except (StrictDataclassError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"model: {section.config or section.name_or_path}: {' '.join(str(error).split())}") from error
+    config = config_of(section)
     if config.is_encoder_decoder:
         return AutoModelForSeq2SeqLM
     return AutoModelForMaskedLM if heads_of(AutoModelForMaskedLM, type(config)) else AutoModelForCausalLM

@@ -3,9 +3,8 @@
 The parts are corpus, rows, objective, model and log.
 """
 
-import json
 import math
-from collections.abc import Iterator
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +21,9 @@ from decero.config.sections import ModelSection
 from decero.config.yaml_files import read_yaml
 from decero.data.order import RowIndex, Rows, epoch_order
 from decero.data.stream import Texts
+from decero.doctor.findings import Finding, NotExaminedError
 from decero.doctor.identify import recipe_of
-from decero.errors import UserError
+from decero.doctor.run_files import damaged_files, read_log, read_result
 from decero.execution.objective import Batch, Objective
 from decero.tasks import TASKS, Corpus, Task
 
@@ -55,7 +55,6 @@ class InspectedRun:
     """Hold a run, before or after training. folder: its output folder, if it exists."""
 
     task: Task
-    corpus: Corpus
     folder: Path | None = None
 
     @property
@@ -75,6 +74,15 @@ class InspectedRun:
         Raises UserError if there is none or if it does not match the checkpoint.
         """
         return self.task.tokenizer
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """Return the texts. Raises UserError as the recipe does."""
+        corpus = self.task.read_corpus(strict=False)
+        if isinstance(corpus.splits["train"].get(""), Texts):
+            corpus.splits["train"][""] = corpus.splits["train"][""].first(self.config.data.buffer_size)
+        self.task.corpus = corpus  # read once; defines the labels
+        return corpus
 
     @cached_property
     def folded(self) -> dict[str, Folded]:
@@ -121,20 +129,27 @@ class InspectedRun:
 
     @cached_property
     def metrics(self) -> list[dict[str, Any]]:
-        """Return the lines of metrics.jsonl, without a last line that a kill left incomplete."""
-        path = self.folder / "metrics.jsonl" if self.folder else None
-        return list(_json_lines(path)) if path and path.is_file() else []
+        """Return the readable lines of metrics.jsonl."""
+        return read_log(self.folder)[0] if self.folder else []
 
     @cached_property
     def result(self) -> dict[str, Any]:
-        path = self.folder / "result.json" if self.folder else None
-        return json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
+        """Return result.json, or an empty record if it is missing or damaged."""
+        return read_result(self.folder)[0] if self.folder else {}
+
+    @cached_property
+    def damage(self) -> list[Finding]:
+        """Return what is wrong with the files in the run's folder."""
+        return list(damaged_files(self.folder)) if self.folder else []
 
     @property
     def trained(self) -> Path | None:
-        """Return the folder model/ if the run has written it."""
+        """Return the folder model/ if the run has written it and it is intact."""
         found = self.folder / "model" if self.folder else None
-        return found if found and (found / "config.json").is_file() else None
+        if found is None or not found.is_dir():
+            return None
+        lost = [each for each in self.damage if each.check == "files" and Path(each.where).is_relative_to(found)]
+        return None if lost else found
 
     def build(self, section: ModelSection | None = None) -> PreTrainedModel:
         """Build a new copy of the initial model, or load the model of `section` for the task.
@@ -192,26 +207,21 @@ def scored(batch: Batch) -> torch.Tensor:
     return labels if labels.is_floating_point() else labels[labels >= 0]
 
 
-def asks_for_code(settings: Any) -> bool:
-    """Tell whether `trust_remote_code` is set anywhere in unchecked settings."""
-    if isinstance(settings, dict):
-        return bool(settings.get("trust_remote_code")) or any(map(asks_for_code, settings.values()))
-    return isinstance(settings, list) and any(map(asks_for_code, settings))
-
-
 def open_run(where: str, recipe: str | None = None) -> InspectedRun:
     """Read the folder of a run or a configuration file.
 
     recipe: name of the recipe, if the settings fit several.
-    Raises UserError if `where` is neither of both, if no recipe accepts the settings, if the corpus cannot be read, or
-    if a folder asks for remote code.
+    Raises UserError if `where` is neither of both, if no recipe accepts the settings, if a folder asks for remote code,
+    or if the corpus of a configuration file cannot be read.
     """
     path = Path(where)
-    folder = path if path.is_dir() else None
-    if folder and not (path := folder / "config.yaml").is_file():
-        raise UserError(f"{where}: no config.yaml in this folder; give the folder of a run or a configuration file")
-    if folder and asks_for_code(read_yaml(str(path))):
-        raise UserError(
+    folder = path if os.path.isdir(path) else None
+    if folder and not os.path.lexists(path := folder / "config.yaml"):
+        raise NotExaminedError(
+            f"{where}: no config.yaml in this folder; give the folder of a run or a configuration file"
+        )
+    if folder and asks_for_code(read_yaml(path)):
+        raise NotExaminedError(
             f"{path}: this folder asks to run remote code (model.trust_remote_code); if you trust it, give your own "
             "configuration file instead"
         )
@@ -219,12 +229,17 @@ def open_run(where: str, recipe: str | None = None) -> InspectedRun:
     config: Any = kind.Config.load(str(path))
     if hasattr(config.objective, "scored_queries"):
         config.objective.scored_queries = False  # same loss, and hooks on the last layer see every token
-    task = kind(config)
-    corpus = task.read_corpus(strict=False)
-    task.corpus = corpus  # read once; defines the labels
-    if isinstance(corpus.splits["train"].get(""), Texts):
-        corpus.splits["train"][""] = corpus.splits["train"][""].first(config.data.buffer_size)
-    return InspectedRun(task, corpus, folder)
+    work = InspectedRun(kind(config), folder)
+    if folder is None:
+        _ = work.corpus  # refuse now what the recipe would refuse
+    return work
+
+
+def asks_for_code(settings: Any) -> bool:
+    """Tell whether `trust_remote_code` is set anywhere in unchecked settings."""
+    if isinstance(settings, dict):
+        return bool(settings.get("trust_remote_code")) or any(map(asks_for_code, settings.values()))
+    return isinstance(settings, list) and any(map(asks_for_code, settings))
 
 
 def _fold(parts: dict[str, Dataset], columns: tuple[str, ...]) -> Folded:
@@ -241,11 +256,3 @@ def _fold(parts: dict[str, Dataset], columns: tuple[str, ...]) -> Folded:
 
 def _even(size: int, wanted: int) -> np.ndarray:
     return np.unique(np.linspace(0, size - 1, min(size, max(1, wanted))).round().astype(int))
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue

@@ -155,7 +155,8 @@ def _counts(dataset: Dataset, column: str | list[str], split: str) -> Counter:
     for each in [column] if isinstance(column, str) else column:
         check_column(dataset, each, split, "data.label_column")
     if not isinstance(column, str):
-        return Counter({c: int(sum(map(bool, dataset[c]))) for c in column if any(dataset[c])})
+        ones = {c: sum(bool(value) and float(value) != 0 for value in dataset[c]) for c in column}  # csv: text
+        return Counter({c: count for c, count in ones.items() if count})
     feature: Any = dataset.features[column]
     inner = getattr(feature, "feature", feature)
 

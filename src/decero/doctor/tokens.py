@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import AutoConfig
 
+from decero.data.causal import PLAIN
 from decero.data.tokenizer import load_tokenizer
 from decero.doctor.findings import Finding, percent
 from decero.doctor.inspected_run import InspectedRun
@@ -22,7 +23,7 @@ def rows(work: InspectedRun) -> Iterator[Finding]:
     """Find very short texts (warn from 5 % on) and truncated texts (warn from 10 % on)."""
     lengths, of, pretrains = work.objective.row_sizes(work.rows).most, _of(work), work.name.startswith("pretrain")
     beginnings = [text[:200] for text in work.sample_texts(1000)]
-    ids = work.tokenizer(beginnings, add_special_tokens=False, verbose=False)["input_ids"] if beginnings else []
+    ids = work.tokenizer(beginnings, **PLAIN)["input_ids"] if beginnings else []
     short, found = float(np.mean([len(each) < SHORT for each in ids] or [False])), False
     if short >= 0.05:
         found, what = True, f"{percent(short)} of {len(ids):,} sampled texts have fewer than {SHORT} tokens"

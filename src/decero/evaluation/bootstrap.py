@@ -22,6 +22,7 @@ def paired_bootstrap(
     metric: str = "bleu",
     num_resamples: int = 1000,
     seed: int = 0,
+    tokenize: str = "auto",
 ) -> PairedBootstrap:
     """Resample the N test examples in pairs, for any metric of TEXT_METRICS (Koehn 2004, EMNLP).
 
@@ -32,6 +33,7 @@ def paired_bootstrap(
     The result does not include the variation between training runs; that needs several seeds. The counts are those of
     sacreBLEU's PairedTest, which gives no interval and takes its seed from the environment.
 
+    tokenize: of BLEU, as for `translation_metrics`.
     Raises UserError for an unknown metric; ValueError for lists that do not pair up, fewer than 2 examples, or fewer
     than 40 resamples (with fewer, no resample is outside the interval).
     """
@@ -39,8 +41,8 @@ def paired_bootstrap(
         raise ValueError(
             f"a bootstrap needs at least 2 examples and 40 resamples, not {len(references)} and {num_resamples}"
         )
-    a_NK, score = sufficient_statistics(metric, hypotheses_a, references)
-    b_NK, _ = sufficient_statistics(metric, hypotheses_b, references)
+    a_NK, score = sufficient_statistics(metric, hypotheses_a, references, tokenize)
+    b_NK, _ = sufficient_statistics(metric, hypotheses_b, references, tokenize)
 
     N = len(references)
     generator = np.random.default_rng(seed)

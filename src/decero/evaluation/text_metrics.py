@@ -5,7 +5,8 @@ in this package. Higher is better for all. Print the signatures of `text_signatu
 
 ROUGE and token F1 compare words: after NFC and lower-casing, runs of letters, marks, digits and `_` of any script. The
 tokenizer of the rouge-score package keeps only a-z and 0-9: it cuts "mañana" in two and drops Greek. In a script
-without spaces a word is a whole clause; use chrF there.
+without spaces each character is a word (`scripts`). So it is for BLEU, whose tokenizer follows from the references
+unless it is given.
 """
 
 import functools
@@ -16,49 +17,67 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 import numpy as np
-import regex  # unlike in `re`, \w matches combining marks, so Hindi words stay whole
 
-from decero.errors import UserError, did_you_mean
+from decero.errors import UserError, did_you_mean, root_line
 from decero.evaluation.corpus_tests import ratio
+from decero.evaluation.scripts import WORD, bleu_tokenizer
 
 TEXT_METRICS = {  # the first of each kind is its main metric
     "translation": ("bleu", "chrf"),
     "summarization": ("rouge1", "rouge2", "rougeL", "rougeLsum"),
     "text": ("exact_match", "token_f1"),
 }
-WORDS = r"\w+"
+WORDS = r"\w+|unspaced:char"
+AUTO = "auto"  # choose BLEU's tokenizer by the script of the references
 
 
-def compute_text_metrics(kind: str, hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+def compute_text_metrics(
+    kind: str, hypotheses: Sequence[str], references: Sequence[str], tokenize: str = AUTO
+) -> dict[str, float]:
     """Compute all metrics of TEXT_METRICS[kind] for N hypotheses with one reference each.
 
-    An empty hypothesis scores 0. Raises UserError for an unknown kind; ValueError for lists that are empty or do not
-    pair up.
+    An empty hypothesis scores 0. tokenize: of BLEU, as for `translation_metrics`.
+    Raises UserError for an unknown kind; ValueError for lists that are empty or do not pair up.
     """
-    return _choose(kind, (translation_metrics, summary_metrics, exact_metrics))(hypotheses, references)
+    translate = functools.partial(translation_metrics, tokenize=tokenize)
+    return _choose(kind, (translate, summary_metrics, exact_metrics))(hypotheses, references)
 
 
-def text_signatures(kind: str) -> dict[str, str]:
+def text_signatures(kind: str, tokenize: str = "13a") -> dict[str, str]:
     """Return metric -> signature for TEXT_METRICS[kind]. Only scores with equal signatures are comparable."""
-    return _choose(kind, (translation_signatures, summary_signatures, exact_signatures))()
+    translate = functools.partial(translation_signatures, tokenize)
+    return _choose(kind, (translate, summary_signatures, exact_signatures))()
 
 
-def translation_metrics(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+def tokenizer_for_bleu(tokenize: str, references: Sequence[str]) -> str:
+    """Return sacreBLEU's name of the tokenizer: the one given, or for `auto` that of the script of the references.
+
+    Raises UserError for an unknown one, and for one whose package is missing.
+    """
+    found = bleu_tokenizer(references) if tokenize == AUTO else tokenize
+    _sacrebleu(found)
+    return found
+
+
+def translation_metrics(hypotheses: Sequence[str], references: Sequence[str], tokenize: str = AUTO) -> dict[str, float]:
     """Compute corpus BLEU and chrF2 with sacreBLEU's defaults, 0 to 100.
 
-    Takes plain text, not tokenized text. Raises as `compute_text_metrics`.
+    Takes plain text, not tokenized text. tokenize: `auto` or a tokenizer of sacreBLEU (13a, zh, ja-mecab, ...), only
+    for BLEU. Raises as `compute_text_metrics` and `tokenizer_for_bleu`.
     Source: Papineni et al. 2002; Popović 2015; Post 2018.
     """
     check_pairs(hypotheses, references)
-    scores = {name: metric.corpus_score(list(hypotheses), [list(references)]) for name, metric in _sacrebleu().items()}
+    metrics = _sacrebleu(tokenizer_for_bleu(tokenize, references))
+    scores = {name: metric.corpus_score(list(hypotheses), [list(references)]) for name, metric in metrics.items()}
     return {name: float(score.score) for name, score in scores.items()}
 
 
-def translation_signatures() -> dict[str, str]:
+def translation_signatures(tokenize: str = "13a") -> dict[str, str]:
     """Return sacreBLEU's signatures, such as "nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0"."""
-    for metric in _sacrebleu().values():
+    metrics = _sacrebleu(tokenize)
+    for metric in metrics.values():
         metric.corpus_score(["one"], [["one"]])  # the signature has the number of references, known after scoring
-    return {name: str(metric.get_signature()) for name, metric in _sacrebleu().items()}
+    return {name: str(metric.get_signature()) for name, metric in metrics.items()}
 
 
 def summary_metrics(hypotheses: Sequence[str], references: Sequence[str], stemmer: bool = False) -> dict[str, float]:
@@ -119,7 +138,7 @@ def bits_per_byte(total_nats: float, num_bytes: int) -> float:
 
 def words(text: str) -> list[str]:
     """Split text into the words that ROUGE and token F1 compare; see the module docstring."""
-    return regex.findall(WORDS, unicodedata.normalize("NFC", text.lower()))
+    return WORD.findall(unicodedata.normalize("NFC", text.lower()))
 
 
 def rouge_examples(
@@ -147,16 +166,19 @@ def exact_examples(hypotheses: Sequence[str], references: Sequence[str]) -> dict
 
 
 def sufficient_statistics(
-    metric: str, hypotheses: Sequence[str], references: Sequence[str]
+    metric: str, hypotheses: Sequence[str], references: Sequence[str], tokenize: str = AUTO
 ) -> tuple[np.ndarray, Callable[[np.ndarray], float]]:
     """Return counts per example, float64 (N, K), and a function from a sum of such rows (K,) to the metric.
 
     BLEU and chrF are not means over examples: their K counts (n-grams, lengths) can be added, their scores cannot.
+    tokenize: of BLEU, as for `translation_metrics`.
     Raises UserError for an unknown metric; ValueError as `compute_text_metrics`.
     """
     check_pairs(hypotheses, references)
     if metric in TEXT_METRICS["translation"]:
-        corpus = _sacrebleu()[metric]  # sacrebleu.significance uses the same two private methods
+        corpus = _sacrebleu(tokenizer_for_bleu(tokenize, references))[
+            metric
+        ]  # sacrebleu.significance uses the same two private methods
         counts = corpus._extract_corpus_statistics(list(hypotheses), [list(references)])
         return np.array(counts, dtype=np.float64), lambda sum_K: float(corpus._compute_score_from_stats(sum_K).score)
     if metric in TEXT_METRICS["summarization"]:
@@ -198,10 +220,21 @@ def _rouge(stemmer: bool):
 
 
 @functools.cache
-def _sacrebleu() -> dict:
+def _sacrebleu(tokenize: str) -> dict:
     from sacrebleu.metrics import BLEU, CHRF
 
-    return {"bleu": BLEU(), "chrf": CHRF()}
+    known = sorted(BLEU.TOKENIZERS)
+    if tokenize not in known:
+        raise UserError(
+            f"unknown tokenizer {tokenize} of BLEU{did_you_mean(tokenize, known)}  (all: {', '.join(known)})"
+        )
+    try:
+        return {"bleu": BLEU(tokenize=tokenize), "chrf": CHRF()}
+    except Exception as error:  # some need a package or a download, and fail in many ways
+        extra = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}.get(tokenize, "sentencepiece")
+        raise UserError(
+            f"tokenizer {tokenize} of BLEU does not work ({root_line(error)[:200]}); install {extra}, or choose another"
+        ) from error
 
 
 def _plain(text: str) -> str:

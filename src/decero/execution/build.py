@@ -7,20 +7,27 @@ import torch
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+from decero.config.model_numbers import check_model_numbers
 from decero.config.sections import ModelSection, TokenizerSection
 from decero.config.yaml_files import read_yaml
-from decero.data.packages import resolve_package_path
 from decero.data.tokenizer import check_fits_model, load_tokenizer
 from decero.errors import UserError, did_you_mean
+from decero.execution.model_folder import Checkpoint, open_checkpoint
 from decero.execution.positions import positions_of
-from decero.execution.transformers_internals import StrictDataclassError, heads_of
+from decero.execution.pretrained import load_pretrained, one_line, read_model_config, say
+from decero.execution.transformers_internals import heads_of
 from decero.models import AUTO_CLASSES
 
+ALLOW_CODE = "set model.trust_remote_code=true and model.revision=COMMIT"
 
-def tokenizer_for(tokenizer: TokenizerSection, model: ModelSection, needs: Sequence[str]) -> PreTrainedTokenizerFast:
-    """Load the named tokenizer, or the checkpoint's own.
+
+def tokenizer_for(
+    tokenizer: TokenizerSection, model: ModelSection, needs: Sequence[str], fast: bool = True
+) -> PreTrainedTokenizerFast:
+    """Load the named tokenizer, or the checkpoint's own. fast: refuse a slow one.
 
     Raises UserError when there is none, when it lacks one of `needs`, and when its ids differ from the checkpoint's.
+    Tokens may be added.
     """
     name = tokenizer.name_or_path or model.name_or_path
     if name is None:
@@ -29,13 +36,13 @@ def tokenizer_for(tokenizer: TokenizerSection, model: ModelSection, needs: Seque
             "train one with recipes/train_tokenizer.py and set its folder"
         )
     pinned = {"revision": model.revision} if model.revision else {}
-    found = load_tokenizer(name, needs=needs, **(pinned if name == model.name_or_path else {}))
+    found = load_tokenizer(name, needs=needs, fast=fast, **(pinned if name == model.name_or_path else {}))
     if tokenizer.name_or_path and model.name_or_path:
         try:
-            own = load_tokenizer(model.name_or_path, **pinned).get_vocab()
+            own = load_tokenizer(model.name_or_path, fast=False, **pinned).get_vocab()
         except UserError:
             own = found.get_vocab()  # a checkpoint without a tokenizer cannot contradict one
-        if own != found.get_vocab():
+        if not _extends(found, own):
             raise UserError(
                 f"tokenizer.name_or_path: {tokenizer.name_or_path} gives other ids than the tokenizer of "
                 f"{model.name_or_path}; remove this setting"
@@ -43,14 +50,41 @@ def tokenizer_for(tokenizer: TokenizerSection, model: ModelSection, needs: Seque
     return found
 
 
-def vocab_size_of(section: ModelSection) -> int:
-    """Return the vocabulary size of a preset or a checkpoint, without building the model."""
-    if section.config is not None:
-        fields = read_yaml(section.config) | section.overrides
-        return AutoConfig.for_model(fields.pop("model_type"), **fields).vocab_size
-    hub = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
-    path = resolve_package_path(str(section.name_or_path))
-    return AutoConfig.from_pretrained(path, **hub).get_text_config().vocab_size
+def _extends(tokenizer: PreTrainedTokenizerFast, own: dict[str, int]) -> bool:
+    """Tell whether a tokenizer gives the tokens of a checkpoint their ids, and has only added tokens besides them."""
+    vocab = tokenizer.get_vocab()
+    extra = {i for token, i in vocab.items() if token not in own}
+    return own.items() <= vocab.items() and extra <= set(tokenizer.added_tokens_decoder)
+
+
+def checkpoint_of(section: ModelSection, weights: bool = True) -> Checkpoint:
+    """Find and check the checkpoint that the settings name."""
+    return open_checkpoint(
+        str(section.name_or_path), revision=section.revision, trust_remote_code=section.trust_remote_code,
+        code_revision=section.code_revision, weights=weights,
+    )  # fmt: skip
+
+
+def config_of(section: ModelSection) -> PreTrainedConfig:
+    """Return the configuration of a preset, with overrides, or of a checkpoint. Raises UserError if it is invalid."""
+    with one_line(f"model: {section.config or section.name_or_path}", ALLOW_CODE):
+        if section.config is not None:
+            return read_preset(section.config, section.overrides)
+        return read_model_config(checkpoint_of(section, weights=False))
+
+
+def check_vocab_size(section: ModelSection, vocab_size: int) -> None:
+    """Raise UserError when a tokenizer of this size does not fit the vocabulary of a preset or a checkpoint.
+
+    The model is not built.
+    """
+    config, source = config_of(section), section.config or section.name_or_path
+    size = getattr(config.get_text_config(), "vocab_size", None)
+    if not isinstance(size, int):
+        raise UserError(f"model: {source}: {config.model_type} has no vocabulary; choose another model")
+    if vocab_size > size:
+        problem = f"tokenizer.vocab_size {vocab_size} exceeds the vocabulary of {source}, {size}"
+        raise UserError(f"{problem}; lower it to {size}")
 
 
 def build_model(
@@ -59,47 +93,34 @@ def build_model(
     tokenizer: PreTrainedTokenizerFast,
     max_length: int,
     seed: int,
+    *,
+    new_head: bool = True,
     **fields: Any,
 ) -> PreTrainedModel:
     """Load a checkpoint, or build a preset with random weights drawn from `seed`, in fp32.
 
+    new_head: allow a head with random weights where the checkpoint has none. Any other missing tensor is an error.
     fields: configuration fields that the task decides (num_labels, id2label, problem_type). If the tokenizer's
-    `model_max_length` is smaller than `max_length`, it is raised to `max_length`.
+    `model_max_length` is smaller than `max_length`, it is raised to `max_length`. A checkpoint gets new embedding rows
+    for tokens that were added to its tokenizer, and for `model.overrides.vocab_size`.
 
     Raises UserError for an unknown field, a checkpoint that cannot be read, a tokenizer with ids beyond the model's
-    vocabulary, and a `max_length` beyond its positions.
+    vocabulary, special ids beyond it, and a `max_length` beyond its positions.
     """
     overrides = section.overrides | fields
     if section.attn_implementation in ("sdpa", "eager"):  # the device decides on others: `choose_attention`
         overrides["attn_implementation"] = section.attn_implementation
     source = str(section.config or section.name_or_path)
     transformers.set_seed(seed)
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()  # no warning about the new head, which is intended
-    transformers.logging.disable_progress_bar()
-    try:
+    with one_line(f"model: {source}", ALLOW_CODE):
         if section.config is not None:
             config = read_preset(section.config, overrides, tokenizer)
             _check_shape(config, auto_class)
             check_fits_model(tokenizer, config.vocab_size, source)
+            _check_ids(config, section.overrides, source)
             model = auto_class.from_config(config)  # type: ignore[attr-defined]
         else:
-            path = resolve_package_path(source)
-            hub = {"revision": section.revision, "trust_remote_code": section.trust_remote_code}
-            config = AutoConfig.from_pretrained(path, **hub)
-            _check_fields(config, section.overrides, source)
-            vocab_size = section.overrides.get("vocab_size", config.get_text_config().vocab_size)
-            check_fits_model(tokenizer, vocab_size, source)
-            # Replace a classifier with another number of labels. Any other tensor of the wrong shape is an error.
-            new_head = fields.get("num_labels", config.num_labels) != config.num_labels
-            model = auto_class.from_pretrained(  # type: ignore[attr-defined]
-                path, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=new_head, **overrides, **hub
-            )
-    except (StrictDataclassError, ValueError, OSError, KeyError, RuntimeError, ImportError, ArithmeticError) as error:
-        raise UserError(f"model: {source}: {' '.join(str(error).split())}") from error
-    finally:
-        transformers.logging.set_verbosity(level)
-        transformers.logging.enable_progress_bar()
+            model = _load(section, auto_class, tokenizer, new_head, overrides)
     positions = positions_of(model)
     if positions is not None and max_length > positions:
         raise UserError(
@@ -107,6 +128,54 @@ def build_model(
         )
     tokenizer.model_max_length = max(tokenizer.model_max_length, max_length)
     return model
+
+
+def _load(
+    section: ModelSection, auto_class: type, tokenizer: PreTrainedTokenizerFast, new_head: bool,
+    overrides: dict[str, Any],
+) -> PreTrainedModel:  # fmt: skip
+    """Load the checkpoint, with an embedding row for every token."""
+    source = str(section.name_or_path)
+    checkpoint = checkpoint_of(section)
+    config = read_model_config(checkpoint)
+    _check_fields(config, section.overrides, source)
+    if auto_class.__name__ not in (getattr(config, "auto_map", None) or {}):  # type: ignore[attr-defined]
+        _check_shape(config, auto_class)
+    own = config.get_text_config().vocab_size
+    wanted = overrides.pop("vocab_size", None) or max(own, _end_of_added_tokens(tokenizer, own))
+    check_fits_model(tokenizer, wanted, source)
+    _check_ids(config, section.overrides | {"vocab_size": wanted}, source)
+    pad: Any = overrides.get("pad_token_id", getattr(config, "pad_token_id", None))
+    later = isinstance(pad, int) and not 0 <= pad < own  # of a row to come; -1 in some Llama checkpoints means none
+    model = load_pretrained(
+        auto_class, checkpoint, new_head=new_head, dtype=torch.float32,
+        new_labels=overrides.get("num_labels", config.num_labels) != config.num_labels,
+        **(overrides | ({"pad_token_id": None} if later else {})),
+    )  # fmt: skip
+    if wanted != own:
+        model.resize_token_embeddings(wanted)
+        say(f"{source}: the embedding has {wanted} rows instead of {own}")
+    if later:
+        model.config.pad_token_id = tokenizer.pad_token_id if pad < 0 else pad
+    return model
+
+
+def _end_of_added_tokens(tokenizer: PreTrainedTokenizerFast, size: int) -> int:
+    """Return the number of ids if all beyond `size` were added to the tokenizer, else 0: it is another tokenizer."""
+    beyond = {i for i in tokenizer.get_vocab().values() if i >= size}
+    return max(beyond) + 1 if beyond and beyond <= set(tokenizer.added_tokens_decoder) else 0
+
+
+def _check_ids(config: PreTrainedConfig, overrides: dict[str, Any], source: str) -> None:
+    """Raise UserError for a special id that has no row in the embedding."""
+    size = overrides.get("vocab_size", config.get_text_config().vocab_size)
+    given = {name: value for name, value in overrides.items() if name.endswith("_token_id")}
+    pad = getattr(config, "pad_token_id", None)
+    for name, value in ({"pad_token_id": pad} | given).items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, int) and (each >= size or (each < 0 and name in given)):
+                mend = f"model.overrides.{name} takes 0 to {size - 1}, or remove it"
+                raise UserError(f"{source}: {name} {each} is outside of the vocabulary of {size}; {mend}")
 
 
 def read_preset(path: str, overrides: dict[str, Any], tokenizer: PreTrainedTokenizerFast | None = None) -> Any:
@@ -121,6 +190,7 @@ def read_preset(path: str, overrides: dict[str, Any], tokenizer: PreTrainedToken
         near = did_you_mean(str(model_type), known)
         raise UserError(f"{path}: unknown model_type {model_type!r}{near}")
     _check_fields(known[model_type](), fields, path)
+    check_model_numbers(fields, path)
     _check_fields(known[model_type](), overrides, "model.overrides")
     ids = {} if tokenizer is None else _special_ids(fields, tokenizer)
     return AutoConfig.for_model(model_type, **(fields | ids | overrides))

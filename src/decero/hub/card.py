@@ -1,6 +1,5 @@
 """Write the model card from a run's record. It states only what was measured."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,13 +7,18 @@ from typing import Any
 
 import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from ruamel.yaml import YAML
 
+from decero.config.yaml_files import check_events, read_yaml
 from decero.errors import UserError
 from decero.execution.transformers_internals import heads_of
+from decero.hub.foreign_files import check_sendable, read_json
+from decero.hub.private import without_paths
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
+MOST_LETTERS = 300  # of one fact
 MARK = "<!-- This card was written by `decero push`. Without this line it is yours, and the next push keeps it. -->"
 
 # Auto class of a head -> the hub's task name, and the intended use.
@@ -28,41 +32,49 @@ HEADS = {
     "AutoModel": ("feature-extraction", "Turning tokens into vectors, and being fine-tuned with a head of your own."),
 }
 
-# An absolute path, or one with `..`, without its last part: it could name a user or a machine. A folder name may
-# contain spaces; in a command line it ends where the next ` key=` or ` --flag` begins.
-INSIDE = r"(?! [\w.-]+=| --)"
-HOME = re.compile(rf"(?:/home|/Users|[A-Za-z]:\\Users)[/\\](?:{INSIDE}[^/\\])+")
-FOLDERS = rf"(?:{INSIDE}.)*[/\\]"
-LOCAL = re.compile(
-    rf"(?<![\w.~/\\:-])(?:file://)?(?:(?:~[^\s/\\]*|[A-Za-z]:|\.\.)[/\\](?:{FOLDERS})?|[/\\](?=\S){FOLDERS})(?=[^/\\])"
-)
-
-
-def without_paths(value: Any) -> Any:
-    """Return the record with each absolute path cut to its last part, so that it names no user or machine."""
-    if isinstance(value, dict):
-        return {name: without_paths(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [without_paths(item) for item in value]
-    if not isinstance(value, str):
-        return value
-    return LOCAL.sub("", HOME.sub("~", value.replace(str(Path.home()), "~")))
+# What result.json and config.yaml may hold where the card reads them; all else travels as it is.
+NUMBERS = (
+    "seed", "steps", "tokens", "wall_time_s", "num_processes", "peak_memory_bytes", "train_examples", "documents",
+    "total_flos", "num_parameters",
+)  # fmt: skip
+RESULT = dict.fromkeys(NUMBERS, "number") | {
+    "metric": "mapping", "split": "text", "seeds": "list", "device": "text", "machine": "text",
+}  # fmt: skip
+SETTINGS = {
+    "model": "mapping", "model.name_or_path": "text", "model.config": "text", "data": "mapping", "data.name": "text",
+    "data.config_name": "text", "data.revision": "text", "data.max_length": "number",
+}  # fmt: skip
+KINDS: dict[str, Any] = {"number": int | float, "mapping": dict, "text": str, "list": list}
+PLAIN = re.compile(r"[^\W_]|(?<=[^\W_])_(?=[^\W_])|[ ,.()%/±×-]")
 
 
 def read_run(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """Read result.json and config.yaml of the run that made a model folder, without local paths; None if missing.
 
     They are in `folder`/run, where `push` and the exports write them, or beside a folder named model.
+
+    Raises UserError: a link to a file elsewhere; a file that is damaged, very large or of wrong types.
     """
     folder = folder.resolve()
     run = folder / "run" if (folder / "run").is_dir() or folder.name != "model" else folder.parent
-    result, settings = run / "result.json", run / "config.yaml"
-    return (
-        without_paths(json.loads(result.read_text(encoding="utf-8"))) if result.is_file() else None,
-        without_paths(YAML(typ="safe", pure=True).load(settings.read_text(encoding="utf-8")))
-        if settings.is_file()
-        else None,
-    )
+    if run.is_symlink():
+        raise UserError(f"{run}: this is a link, which is not followed; replace it with a copy, or remove it")
+    found: dict[str, dict[str, Any]] = {}
+    for name, read, kinds in (("result.json", read_json, RESULT), ("config.yaml", read_yaml, SETTINGS)):
+        if (run / name).is_symlink() or (run / name).exists():
+            found[name] = read(check_sendable(run / name, folder))
+            _check_kinds(found[name], kinds, run / name)
+    return without_paths(found.get("result.json")), without_paths(found.get("config.yaml"))
+
+
+def _check_kinds(record: dict[str, Any], kinds: dict[str, str], path: Path) -> None:
+    for name, kind in kinds.items():
+        section, _, key = name.rpartition(".")
+        value = ((record.get(section) or {}) if section else record).get(key)
+        fits = value is None or isinstance(value, KINDS[kind])
+        if not fits or (kind == "number" and value is not None and abs(value) > 1e300):
+            shown = text if len(text := repr(value)) <= 80 else f"{text[:80]}..."
+            raise UserError(f"{path}: {name} is {shown}, not a {kind}; correct it, or remove the file")
 
 
 def model_card(
@@ -89,7 +101,7 @@ def model_card(
     rows = list(_measured(result.get("metric") or {}))
     split = result.get("split") or ("validation" if rows and rows[0][0].startswith("eval_") else None)
     loads = "stock" if config else "tokenizer"
-    if config and "auto_map" in config:
+    if config and config.get("auto_map"):
         loads = "remote code"
     elif config and config["model_type"].startswith("decero"):
         loads = "decero"
@@ -106,11 +118,11 @@ def model_card(
         generated.eval_results = [
             EvalResult(
                 task_type=tag or "other",
-                dataset_type=corpus or "unknown",
-                dataset_name=corpus or "not recorded",
-                dataset_split=split,
-                metric_type=metric.removeprefix("eval_"),
-                metric_name=metric,
+                dataset_type=_without_markup(corpus or "unknown"),
+                dataset_name=_without_markup(corpus or "not recorded"),
+                dataset_split=split and _without_markup(split),
+                metric_type=_without_markup(metric.removeprefix("eval_")),
+                metric_name=_without_markup(metric),
                 metric_value=value,
             )
             for metric, value, _ in rows
@@ -119,11 +131,11 @@ def model_card(
     written_by_user = bool(text.strip()) and MARK not in text
     # A user's metadata overrides the generated; the generated overrides that of an earlier push.
     known = generated.to_dict()
-    metadata = ModelCardData(**(existing | known if MARK in text else known | existing))
-    if written_by_user:
-        return f"---\n{metadata.to_yaml()}\n---\n{text}"
-    return str(
-        ModelCard.from_template(
+    try:
+        metadata = ModelCardData(**(existing | known if MARK in text else known | existing))
+        if written_by_user:
+            return f"---\n{metadata.to_yaml()}\n---\n{text}"
+        card = ModelCard.from_template(
             metadata,
             template_path=str(TEMPLATE),
             name=name,
@@ -139,32 +151,60 @@ def model_card(
             data=data,
             rows=rows,
             split=split,
-            seeds=result.get("seeds") or ([result["seed"]] if "seed" in result else []),
+            seeds=result.get("seeds") or ([result["seed"]] if result.get("seed") is not None else []),
             result=result,
             has_settings=bool(settings),
             mark=MARK,
+            plain=plain,
+            code=code,
         )
-    )
+    except (TypeError, ValueError) as error:  # from_template takes every key of the metadata as an argument
+        raise UserError(f"README.md: its metadata is not that of a model card: {error}") from None
+    return str(card)
+
+
+def plain(value: Any) -> str:
+    """Return a text as one line of Markdown that renders as itself: no HTML, links, tables or emphasis."""
+    text = " ".join(str(value).split())
+    text = "".join(c if PLAIN.match(text, n) else f"&#{ord(c)};" for n, c in enumerate(text[:MOST_LETTERS]))
+    text = re.sub(r"(?i)www\.", "www&#46;", text)  # would become a link
+    return text if len(str(value)) <= MOST_LETTERS else f"{text}..."
+
+
+def code(value: Any) -> str:
+    """Return a text as one line of code in Markdown."""
+    text = " ".join(str(value).split())
+    return f"<code>{plain(value)}</code>" if re.search(r"[`<>&|\\]|[^\x20-\x7e]", text) or not text else f"`{text}`"
+
+
+def _without_markup(text: str) -> str:
+    """Return a name for the metadata, which pages show in places of their own."""
+    return re.sub(r"[<>\[\]`|\\]+", " ", " ".join(text.split()))[:MOST_LETTERS] or "unnamed"
 
 
 def _measured(metric: Mapping[str, Any]):
     """Yield (name, number, formatted) per metric. A metric is a number, or {mean, sd, low, high} over seeds."""
     for name, value in metric.items():
-        spread: Mapping[str, Any] = value if isinstance(value, Mapping) else {}
-        number = spread.get("mean", value)
-        if isinstance(number, bool) or not isinstance(number, int | float):
+        given = value if isinstance(value, Mapping) else {"mean": value}
+        spread = {key: number for key, number in given.items() if _is_number(number)}
+        if "mean" not in spread:
             continue
+        number = spread["mean"]
         words = f"{number:.4f}" if isinstance(number, float) else f"{number:,}"
-        words += f" ± {spread['sd']:.4f}" if spread.get("sd") is not None else ""
+        words += f" ± {spread['sd']:.4f}" if "sd" in spread else ""
         words += f" [{spread['low']:.4f}, {spread['high']:.4f}]" if {"low", "high"} <= set(spread) else ""
         yield name, number, words
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e300
 
 
 def _auto_class(config: dict[str, Any]) -> str | None:
     """Return the Auto class that loads the architecture in config.json, None if unknown."""
     architecture = (config.get("architectures") or [None])[0]
-    for name, path in config.get("auto_map", {}).items():
-        if name in HEADS and path.rpartition(".")[2] == architecture:
+    for name, path in (config.get("auto_map") or {}).items():
+        if name in HEADS and str(path).rpartition(".")[2] == architecture:
             return name
     if config["model_type"] in transformers.CONFIG_MAPPING:
         config_class = transformers.CONFIG_MAPPING[config["model_type"]]
@@ -187,7 +227,7 @@ def _leaves(files: Any) -> list[str]:
     """Return every string in nested mappings and lists."""
     if isinstance(files, str):
         return [files]
-    items = files.values() if isinstance(files, dict) else files or []
+    items = files.values() if isinstance(files, dict) else files if isinstance(files, list) else []
     return [leaf for item in items for leaf in _leaves(item)]
 
 
@@ -196,7 +236,11 @@ def _read(readme: str | None) -> tuple[dict[str, Any], str]:
     if not readme or not readme.lstrip().startswith("---"):
         return {}, readme or ""
     try:
+        if block := REGEX_YAML_BLOCK.search(readme):
+            check_events(YAML(typ="safe", pure=True).parse(block[2]), "README.md")
         card = ModelCard(readme)
+    except UserError:
+        raise
     except Exception as error:  # the YAML reader and the card raise many types
         raise UserError(f"README.md: cannot read its metadata: {error}") from None
     return card.data.to_dict(), card.text

@@ -19,10 +19,11 @@ from transformers.utils import logging
 
 import decero.models
 from decero.errors import UserError
-from decero.execution.transformers_internals import StrictDataclassError
+from decero.execution.model_folder import DTYPES, find, read_config, read_headers
+from decero.files import check_folder
 from decero.hub.card import read_run
 from decero.hub.families import FAMILIES
-from decero.hub.folders import DTYPES, claimed, common_dtype, copy_tokenizer, find, read_config, read_headers
+from decero.hub.folders import claimed, common_dtype, copy_tokenizer
 from decero.hub.publish import run_files
 from decero.hub.remote_code import check_remote_code, export_remote_code
 from decero.hub.stock import family_named, family_of_stock, from_stock, head_of, shape_of, to_stock
@@ -42,7 +43,7 @@ def import_model(source: Path | str, out: Path | str, say: Say = print) -> Path:
     `source` without safetensors, or with its own code; a non-empty `out`.
     """
     with claimed(out) as partial, _quiet():
-        folder = find(source)
+        folder = check_folder(find(source))
         with _naming(source):
             family, head, stock = load_stock(folder, say)
             ours = from_stock(stock)
@@ -64,7 +65,7 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
     Raises UserError and leaves `out` untouched: a configuration field that the family cannot express (named); a
     `folder` without a decero model; a non-empty `out`.
     """
-    source = find(folder)
+    source = check_folder(find(folder))
     ours = load_ours(source)
     if to == "auto":
         to = _choose_family(ours, say)
@@ -222,7 +223,9 @@ def _loading() -> Iterator[None]:
     """Turn transformers' loading errors into a UserError of one line."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, StrictDataclassError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # models and configurations raise all kinds
         reason = f"{type(error).__name__}: {error}".strip().splitlines()[-1].strip()
         raise UserError(f"transformers cannot load it: {reason}") from error
 

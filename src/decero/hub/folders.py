@@ -1,97 +1,19 @@
-"""Model folders: find one, read it safely, and write one completely or not at all."""
+"""Write a model folder completely or not at all, with its tokenizer."""
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from decero.errors import UserError, did_you_mean
-from decero.hub.publish import OTHERS, PICKLES, TOKENIZER, WEIGHTS
+from decero.errors import UserError
+from decero.execution.model_folder import DTYPES, TOKENIZER
+from decero.execution.pretrained import one_line
+from decero.execution.saving import whole_folder
 
-DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-INTEGERS = ("BOOL", "U8", "I8", "I16", "I32", "I64")  # buffers such as position_ids
 LINES = ("Hello, world!", "The quick brown fox jumps over 13 lazy dogs.", "naïve café, 東京 2024: ½ ≠ ⅓", "")
-
-
-def find(source: Path | str) -> Path:
-    """Return `source` if it is a folder; else download the hub model of that name.
-
-    Downloads weights, configuration and tokenizer. Raises UserError when it is neither.
-    """
-    folder = Path(source)
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise UserError(f"{source}: this is a file; give its folder")
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=[*WEIGHTS, *TOKENIZER, *OTHERS]))
-    except (OSError, ValueError) as error:
-        siblings = [path.name for path in folder.parent.glob("*/")] if folder.parent.is_dir() else []
-        near = did_you_mean(folder.name, siblings, "" if folder.parent == Path() else f"{folder.parent}/")
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{source}: no such folder{near}; cannot download it from the hub: {reason}") from error
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json. Raises UserError when it is missing, invalid or without a model_type."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no model in this folder: there is no config.json") from None
-    except ValueError as error:
-        raise UserError(f"{folder}/config.json: invalid JSON: {error}") from None
-    if not isinstance(config, dict) or not config.get("model_type"):
-        raise UserError(f"{folder}/config.json: no model_type")
-    return config
-
-
-def read_headers(folder: Path) -> dict[str, str]:
-    """Return tensor name -> dtype, as safetensors names it, of all weights.
-
-    Opens no file outside the folder. Raises UserError: no safetensors; an index that names missing files or files
-    outside the folder; a truncated file; an adapter.
-    """
-    if (folder / "adapter_config.json").exists():
-        raise UserError(f"{folder}: holds an adapter for another model; merge it into that model first")
-    names = ["model.safetensors"]
-    index = folder / "model.safetensors.index.json"
-    if not (folder / names[0]).exists():
-        if not index.is_file():
-            pickles = [path.name for path in sorted(folder.iterdir()) if path.name.endswith(PICKLES)]
-            why = f"; {pickles[0]} is not read, because loading it may run code" if pickles else ""
-            raise UserError(f"{folder}: there is no model.safetensors{why} (save_pretrained writes safetensors)")
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{index}: invalid index of weights") from None
-    dtypes: dict[str, str] = {}
-    for name in names:
-        _check_inside(folder, name)
-        try:
-            with safe_open(folder / name, framework="pt") as file:
-                dtypes |= {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{folder}/{name}: not a complete safetensors file: {error}") from None
-    for key, dtype in dtypes.items():
-        if dtype not in DTYPES and dtype not in INTEGERS:
-            raise UserError(f"{folder}: tensor {key} is stored as {dtype}, which decero does not read")
-    return dtypes
-
-
-def _check_inside(folder: Path, name: str) -> None:
-    """Raise UserError unless the weights file is in its folder or, in the hub's cache, a link to its `blobs`."""
-    home = folder.resolve()
-    allowed = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
-    if Path(name).name != name or (folder / name).resolve().parent not in allowed:
-        raise UserError(f"{folder}: the weights {name} are outside the folder and are not read")
 
 
 def common_dtype(dtypes: dict[str, str]) -> torch.dtype:
@@ -107,18 +29,13 @@ def common_dtype(dtypes: dict[str, str]) -> torch.dtype:
 def claimed(out: Path | str) -> Iterator[Path]:
     """Give a temporary folder; on success rename it to `out`, on failure delete it.
 
-    Raises UserError when `out` exists and is not empty.
+    Raises UserError when `out` exists and is not empty; WriteError when it cannot be written.
     """
     out = Path(out)
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise UserError(f"{out}: already exists; give another folder")
-    partial = out.absolute().with_name(f".{out.absolute().name}.partial-{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(out) as partial:
         yield partial
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def copy_tokenizer(source: Path, target: Path) -> int | None:
@@ -144,7 +61,5 @@ def copy_tokenizer(source: Path, target: Path) -> int | None:
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    try:
+    with one_line(f"{folder}: cannot load its tokenizer"):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise UserError(f"{folder}: cannot load its tokenizer: {str(error).strip().splitlines()[0]}") from error

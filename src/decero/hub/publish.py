@@ -1,4 +1,4 @@
-"""Save a model as a plain Transformers folder, and push such a folder to the hub with a card."""
+"""Push a plain Transformers folder to the hub, with a card."""
 
 import io
 import json
@@ -7,50 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from accelerate import Accelerator
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import HTTPError, RepositoryNotFoundError  # type: ignore[attr-defined]
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from ruamel.yaml import YAML
 from safetensors import SafetensorError, safe_open
-from torch import nn
-from transformers import PreTrainedTokenizerBase
 
 from decero.errors import UserError, did_you_mean
+from decero.execution.model_folder import CODE, OTHERS, PICKLES, TOKENIZER, WEIGHTS, read_config
 from decero.hub.card import model_card, read_run
+from decero.hub.foreign_files import check_sendable, read_json, read_text
 
 T = TypeVar("T")
 
-# The only files of a folder that are sent; all others (checkpoints, logs, predictions) stay local.
-WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
-TOKENIZER = (
-    "tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "*vocab.json", "vocab.txt", "merges.txt",
-    "*.model", "*.spm", "chat_template.jinja", "preprocessor_config.json", "processor_config.json",
-)  # fmt: skip
-OTHERS = ("config.json", "generation_config.json", "LICENSE*", "NOTICE*")
-CODE = ("*.py",)  # only if config.json has an auto_map
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
-
+SENT = (*WEIGHTS, *TOKENIZER, *OTHERS)
+MOST_README_BYTES = 1_000_000
 WAITS = (1, 2, 4)  # seconds before each retry when the hub does not answer
-
-
-def publish(accelerator: Accelerator, model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path, hub) -> None:
-    """Save the model and, if `hub.repo_id` is set, push it. Write the run's record before this call.
-
-    Raises UserError and keeps the folder when there is no token or the hub refuses.
-    """
-    save(accelerator, model, tokenizer, folder)
-    if accelerator.is_main_process and hub.repo_id:
-        push(folder, hub.repo_id, hub.private)
-    accelerator.wait_for_everyone()
-
-
-def save(accelerator: Accelerator, model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write weights (safetensors), configuration and tokenizer to `folder`."""
-    if accelerator.is_main_process:
-        accelerator.unwrap_model(model).save_pretrained(folder)  # type: ignore[operator]
-        tokenizer.save_pretrained(folder)
-    accelerator.wait_for_everyone()
 
 
 def push(
@@ -60,25 +32,28 @@ def push(
 
     Sends weights (only safetensors), configuration, tokenizer, remote code and, from the `model` folder of a run, its
     settings and record, as run/config.yaml and run/result.json. The same commit deletes weights in the repository that
-    this model does not have. The folder is not changed. Pushing the same folder again makes no commit.
+    this model does not have. The folder is not changed. Pushing the same folder again makes no commit. Links
+    are followed only to files that are sent anyway, and in the hub's cache (`check_sendable`).
 
     replace: overwrite a repository that holds another kind of model.
     dry_run: print what would be sent, and send nothing.
 
-    Raises UserError: a folder without a model or with a pickle; a repo_id that is invalid, or names a dataset, a space
-    or another kind of model; no token; a hub that refuses, or still does not answer after `WAITS`.
+    Raises UserError: a folder without a model or with a pickle; a link to a file elsewhere; a damaged record, settings
+    or README.md; a repo_id that is invalid, or names a dataset, a space or another kind of model; no token; a hub that
+    refuses, or still does not answer after `WAITS`.
     """
     folder = Path(folder)
     _check_repo_id(repo_id)
     model = model_files(folder)
-    config = json.loads(model["config.json"].read_text(encoding="utf-8")) if "config.json" in model else None
+    config = read_config(folder) if "config.json" in model else None
     result, settings = read_run(folder)
     files: dict[str, Path | bytes] = {**model, **run_files(result, settings)}
-    readme_file = folder / "README.md"
-    readme = readme_file.read_text(encoding="utf-8-sig") if readme_file.is_file() else None
+    file = folder / "README.md"
+    there = file.is_symlink() or file.exists()
+    readme = read_text(check_sendable(file, folder, SENT), MOST_README_BYTES) if there else None
 
     def card(readme: str | None) -> bytes:
-        return model_card(repo_id, config, result, settings, readme).encode()
+        return model_card(repo_id, config, result, settings, readme).encode("utf-8", "replace")
 
     files["README.md"] = card(readme)
     if dry_run:
@@ -117,12 +92,13 @@ def push(
 def model_files(folder: Path) -> dict[str, Path]:
     """Return the files of a model, name -> path; for a folder with only a tokenizer, those of the tokenizer.
 
-    Raises UserError: no such folder; neither model nor tokenizer in it; a pickle; truncated or missing weights.
+    Raises UserError: no such folder; neither model nor tokenizer in it; a pickle; truncated or missing weights; a link
+    to a file elsewhere; a pipe.
     """
     if not folder.is_dir():
         siblings = [p.name for p in folder.parent.glob("*/")] if folder.parent.is_dir() else []
         raise UserError(f"{folder}: no such folder{did_you_mean(folder.name, siblings, f'{folder.parent}/')}")
-    present = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+    present = {path.name: path for path in sorted(folder.iterdir()) if path.is_symlink() or not path.is_dir()}
     for name in present:
         if name.endswith(PICKLES):
             raise UserError(
@@ -134,35 +110,28 @@ def model_files(folder: Path) -> dict[str, Path]:
     if not weights and not ("config.json" not in present and has_tokenizer):
         hint = f"; give {folder}/model" if (folder / "model").is_dir() else ""
         raise UserError(f"{folder}: no model in this folder: there is no model.safetensors{hint}")
-    config = {}
-    if weights:
-        config = _config(folder)
-        _check_weights(folder, weights)
-    wanted = (*WEIGHTS, *TOKENIZER, *OTHERS, *(CODE if "auto_map" in config else ()))
-    return {name: path for name, path in present.items() if any(map(Path(name).match, wanted))}
+    if weights and "config.json" not in present:
+        raise UserError(f"{folder}: no model in this folder: there is no config.json")
+    if "config.json" in present:
+        check_sendable(present["config.json"], folder, SENT)
+    config = read_config(folder) if weights else {}
+    wanted = (*SENT, *(CODE if config.get("auto_map") else ()))
+    sent = {name: path for name, path in present.items() if any(map(Path(name).match, wanted))}
+    for path in sent.values():
+        check_sendable(path, folder, wanted)
+    _check_weights(folder, weights)
+    return sent
 
 
 def run_files(result: dict[str, Any] | None, settings: dict[str, Any] | None) -> dict[str, bytes]:
     """Return the files for a run's record and settings (from `read_run`) in a pushed or exported model."""
     files = {}
     if result is not None:
-        files["run/result.json"] = (json.dumps(result, indent=1) + "\n").encode()
+        files["run/result.json"] = (json.dumps(result, indent=1, allow_nan=False) + "\n").encode()
     if settings is not None:
         YAML().dump(settings, stream := io.BytesIO())
         files["run/config.yaml"] = stream.getvalue()
     return files
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{folder}: no model in this folder: there is no config.json") from None
-    except ValueError as error:
-        raise UserError(f"{folder}/config.json: invalid JSON: {error}") from None
-    if not isinstance(config, dict) or not config.get("model_type"):
-        raise UserError(f"{folder}/config.json: no model_type, so the model cannot be loaded")
-    return config
 
 
 def _check_weights(folder: Path, weights: list[str]) -> None:
@@ -175,7 +144,10 @@ def _check_weights(folder: Path, weights: list[str]) -> None:
             raise UserError(f"{folder}/{name}: not a complete safetensors file: {error}") from None
     index = folder / "model.safetensors.index.json"
     if index.is_file() and "model.safetensors" not in weights:
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        try:
+            named = {str(name) for name in read_json(index)["weight_map"].values()}
+        except (KeyError, AttributeError):
+            raise UserError(f"{index}: invalid index of weights") from None
         if missing := sorted(named - set(weights)):
             raise UserError(f"{folder}: {index.name} names {missing[0]}, which does not exist")
 
@@ -208,10 +180,16 @@ def _find(hub: HfApi, repo_id: str, config: dict[str, Any] | None, replace: bool
     return remote
 
 
-def _kind(config: dict[str, Any] | None) -> str:
+def _kind(config: Any) -> str:
+    """`bert (BertModel)`. The hub's own may hold anything."""
     if config is None:
         return "tokenizer"
-    return " ".join([str(config.get("model_type")), *(f"({name})" for name in config.get("architectures") or [])])
+    if not isinstance(config, dict):
+        return "model with an invalid config.json"
+    names = config.get("architectures")
+    return " ".join(
+        [str(config.get("model_type")), *(f"({name})" for name in (names if isinstance(names, list) else []))]
+    )
 
 
 def _remote_text(hub: HfApi, repo_id: str, name: str, revision: str | None) -> str:
@@ -255,7 +233,7 @@ def _forecast(folder: Path, repo_id: str, private: bool, files: dict[str, Path |
     print(f"{_size(files):>15,} bytes  in {len(files)} files\n")
     sent = {name.partition("/")[0] for name in files}
     if unsent := [path.name for path in sorted(folder.iterdir()) if path.name not in sent]:
-        print(f"not sent: {', '.join(unsent)}\n")
+        print(f"not sent: {', '.join(name if name.isprintable() else ascii(name) for name in unsent)}\n")
     card = files["README.md"]
     assert isinstance(card, bytes)
     print(f"README.md:\n\n{card.decode()}\n\ndry run: nothing was sent")

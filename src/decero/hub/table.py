@@ -20,6 +20,7 @@ from decero.execution.transformers_internals import StrictDataclassError
 from decero.hub.tensors import translate
 
 CARRIED = ("id2label", "label2id", "problem_type")
+KEPT_IF_THERE = ("reads_pairs",)  # what a recipe wrote into the configuration
 TRAINING = ("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout", "classifier_dropout")
 STARTS = {"initializer_range", "embedding_initializer_range"}  # used only for random initial weights
 GENERIC = {f.name for f in fields(PreTrainedConfig)} | {"use_cache"} | STARTS  # do not change the outputs
@@ -90,14 +91,14 @@ class Family:
 
     def our_config(self, stock: PreTrainedConfig, head: str) -> Any:
         """Convert a stock configuration to ours, without checks."""
-        ours = {name: getattr(stock, name) for name in CARRIED}
+        ours = _carried(stock)
         for our_name, stock_name in _field_rows(self.fields):
             ours.setdefault(our_name, getattr(stock, stock_name))
         return _build(self.our_class("Config"), ours | self.to_ours(stock) | {**self.fixed, **self.heads[head].fixed})
 
     def stock_config(self, ours: PreTrainedConfig) -> Any:
         """Convert our configuration to a stock one, without checks."""
-        stock = {name: getattr(ours, name) for name in CARRIED}
+        stock = _carried(ours)
         for our_name, stock_name in _field_rows(self.fields):
             stock.setdefault(stock_name, getattr(ours, our_name))
         return _build(CONFIG_MAPPING[self.name], stock | self.to_stock(ours))
@@ -150,6 +151,11 @@ def _field_rows(table: str) -> list[tuple[str, str]]:
 def _differences(one: Any, other: Any, names: Iterable[str]) -> dict[str, tuple[Any, Any]]:
     both = {name: (getattr(one, name), getattr(other, name)) for name in names}
     return {name: pair for name, pair in both.items() if pair[0] != pair[1]}
+
+
+def _carried(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the fields that mean the same in every configuration."""
+    return {name: getattr(config, name) for name in (*CARRIED, *KEPT_IF_THERE) if hasattr(config, name)}
 
 
 def _build(config_class: type[PreTrainedConfig], values: dict[str, Any]) -> PreTrainedConfig:

@@ -9,6 +9,6 @@ a time.
 from decero.inference.fill_mask import Filled, fill
 from decero.inference.generation import generate, summarize, translate
 from decero.inference.loading import Loaded, load
-from decero.inference.text_classification import classify
+from decero.inference.text_classification import classify, reads_pairs
 
-__all__ = ["Filled", "Loaded", "classify", "fill", "generate", "load", "summarize", "translate"]
+__all__ = ["Filled", "Loaded", "classify", "fill", "generate", "load", "reads_pairs", "summarize", "translate"]

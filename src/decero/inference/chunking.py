@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
+from decero.data.special_tokens import encode_framed
 from decero.errors import UserError
 from decero.inference.loading import Loaded
 
@@ -43,13 +44,10 @@ def in_order(pieces_of: list[list[int]], done: Iterable[tuple[list[int], list[T]
             results.update(zip(*next(batches), strict=True))
 
 
-def pieces(
-    loaded: Loaded, text: str, number: int, too_long: TooLong, warn: Warn, prefix: str = "", suffix: str = "",
-    reserve: int = 0,
-) -> list[str]:  # fmt: skip
-    """Split a text into parts that fit the model with prefix, suffix and special tokens.
+def pieces(loaded: Loaded, text: str, number: int, too_long: TooLong, warn: Warn, prefix: str = "") -> list[str]:
+    """Split a text into parts that fit the model with prefix and special tokens.
 
-    number: line number, for the warning. reserve: positions to keep free for new tokens.
+    number: line number, for the warning.
     `split` splits between sentences; if a sentence is too long, between words; if a word is too long, inside it.
     `cut` returns the whole text, and the caller truncates it. An empty text has no parts.
 
@@ -57,18 +55,15 @@ def pieces(
     """
     if not text.strip():
         return []
-    limit = loaded.positions()
-    if limit is None:
+    room = loaded.positions()
+    if room is None:
         return [text]
-    room = limit - reserve
 
     def length(part: str) -> int:
-        return len(loaded.tokenizer(prefix + part + suffix, verbose=False)["input_ids"])
+        return len(encode_framed(loaded.tokenizer, lambda part: prefix + part, part, special_tokens=True))
 
     if room - length("") < 1:
-        raise UserError(
-            f"{loaded.name}: the prefix and {reserve} new tokens fill all {limit} positions; shorten one of them"
-        )
+        raise UserError(f"{loaded.name}: the prefix fills all {room} positions; shorten it")
     if (tokens := length(text)) <= room:
         return [text]
     parts = [text] if too_long == "cut" else _split(text, room, length)

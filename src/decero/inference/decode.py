@@ -5,7 +5,7 @@ without it. Neither changes an answer. Dimensions: B batch, L length, V vocabula
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -15,11 +15,11 @@ import transformers
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from decero.errors import UserError
-from decero.execution.positions import positions_of
+from decero.errors import UserError, root_line
 from decero.execution.transformers_internals import generate_with, holds_rows
 from decero.execution.weight_layout import prepacked_weights
 from decero.inference.decoding_loop import decode_rows, end_tokens
+from decero.inference.decoding_plan import batches_of, check_beams, limits_of
 from decero.inference.sampling import Sampling
 
 TOKENS_PER_BATCH = 8192
@@ -29,10 +29,11 @@ def decode(
     model: PreTrainedModel,
     sources: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int | Sequence[int],
+    max_new_tokens: int | Sequence[int] | None,
     num_beams: int | None = 1,
     tokens_per_batch: int = TOKENS_PER_BATCH,
     length_penalty: float | None = None,
+    settings: Mapping[str, Any] | None = None,
     sampling: Sampling | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> list[list[int]]:
@@ -41,19 +42,22 @@ def decode(
     model: any model that `generate` of transformers supports. Its generation_config applies to everything not set
         here, except sampling: without `sampling`, decoding is greedy or by beams.
     sources: token ids, including the special tokens that the model reads; none may be empty.
-    max_new_tokens: one number for all sources, or one per source.
+    max_new_tokens: one number for all sources, or one per source. None takes the limit of generation_config, where
+        max_length counts the start token of a decoder, or the source of a causal model; else MAX_NEW_TOKENS.
     num_beams, length_penalty: None takes the value of generation_config.
+    settings: other fields of generation_config to change, such as forced_bos_token_id.
     tokens_per_batch: limit for rows x beams x (longest source + most new tokens); a batch has at least one row.
     progress: called after each batch with its number of sources.
 
-    Raises UserError for an empty source, for a source that leaves no positions for new tokens in a causal model, and
-    for sampling with beams or with a model that must be read one source at a time.
+    Raises UserError for an empty source, for a source that leaves no positions for new tokens in a causal model, for
+    more beams than fit, for sampling with beams or with a model that must be read one source at a time, and if the
+    model or a setting of its generation_config fails.
     """
     answers: list[list[int]] = [[] for _ in sources]
     with prepacked_weights(model):  # once for all batches
         for indices, batch in decode_batches(
             model, sources, max_new_tokens=max_new_tokens, num_beams=num_beams, tokens_per_batch=tokens_per_batch,
-            length_penalty=length_penalty, sampling=sampling,
+            length_penalty=length_penalty, settings=settings, sampling=sampling,
         ):  # fmt: skip
             for index, answer in zip(indices, batch, strict=True):
                 answers[index] = answer
@@ -66,102 +70,72 @@ def decode_batches(
     model: PreTrainedModel,
     sources: Sequence[Sequence[int]],
     *,
-    max_new_tokens: int | Sequence[int],
+    max_new_tokens: int | Sequence[int] | None,
     num_beams: int | None = 1,
     tokens_per_batch: int = TOKENS_PER_BATCH,
     length_penalty: float | None = None,
+    settings: Mapping[str, Any] | None = None,
     sampling: Sampling | None = None,
 ) -> Iterator[tuple[list[int], list[list[int]]]]:
     """Decode as `decode` does, but yield (indices into `sources`, answers) batch by batch.
 
     The batch with the longest sources comes first.
     """
-    config = generation_config_of(model, num_beams, length_penalty)
-    limits = _limits(model, sources, max_new_tokens)
+    config = generation_config_of(model, num_beams, length_penalty, settings)
+    limits = limits_of(model, sources, max_new_tokens)
     beams = config.num_beams or 1
-    if beams > 1 and len(set(limits)) > 1 and not isinstance(max_new_tokens, int):
-        raise UserError("max_new_tokens: beam search needs one number for all sources")
     batched = holds_rows(model)  # other models (XLNet, Mamba, code from the hub) read one source at a time
     if sampling and (beams > 1 or not batched):
         why = f"cannot sample with {beams} beams" if beams > 1 else f"cannot sample from {model.config.model_type}"
         raise UserError(f"temperature, top_p: {why}; remove them" + " or set one beam" * (beams > 1))
+    if problem := check_beams(model, beams, max(map(len, sources), default=0), max(limits, default=0)):
+        raise UserError(f"{problem}; use fewer beams")
     was_training = model.training
     model.eval()
     try:
-        room = None if model.config.is_encoder_decoder else positions_of(model)
         most_tokens = tokens_per_batch // beams if batched else 0
-        for indices in batches_by_length([len(s) for s in sources], limits, most_tokens, room):
-            with torch.no_grad(), quiet(), prepacked_weights(model):
-                batch = [sources[i] for i in indices]
-                most = [limits[i] for i in indices]
-                answers = _answer(model, batch, most, config, batched and beams == 1, _picker(sampling, indices, most))
+        for indices in batches_of(model, config, [len(s) for s in sources], limits, most_tokens):
+            batch = [sources[i] for i in indices]
+            most = [limits[i] for i in indices]
+            try:
+                with torch.no_grad(), quiet(), prepacked_weights(model):
+                    leaves = batched and beams == 1
+                    answers = _answer(model, batch, most, config, leaves, _picker(sampling, indices, most))
+            except Exception as error:  # models and settings of a checkpoint raise anything here
+                reason = f"{type(error).__name__}: {root_line(error)[:300]}"
+                raise UserError(
+                    f"the model cannot generate ({reason}); check its generation_config, or use fewer beams or tokens"
+                ) from error
             yield indices, answers  # outside the block: the caller may need gradients and log messages
     finally:
         model.train(was_training)
 
 
-def batches_by_length(
-    lengths: Sequence[int], limits: Sequence[int], tokens: int, positions: int | None = None
-) -> list[list[int]]:
-    """Sort sources by length, longest first, and return batches of their indices.
-
-    limits: most new tokens of each source. tokens: limit for rows x (longest source + longest limit) of a batch.
-    positions: number of positions of a causal model, where source and new tokens share them. Padding uses positions
-    too. So a row with many new tokens does not join a batch whose longest source leaves too few positions.
-    """
-    batches: list[list[int]] = []
-    width = written = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], -limits[i], i)):
-        written = max(written, limits[index])
-        fits = positions is None or width + written <= positions
-        if batches and fits and (len(batches[-1]) + 1) * (width + written) <= tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-            width, written = lengths[index], limits[index]
-    return batches
-
-
 def generation_config_of(
-    model: PreTrainedModel, num_beams: int | None = None, length_penalty: float | None = None
-) -> GenerationConfig:
-    """Copy the generation config, turn sampling off, and apply num_beams and length_penalty."""
+    model: PreTrainedModel, num_beams: int | None = None, length_penalty: float | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> GenerationConfig:  # fmt: skip
+    """Copy the generation config, turn sampling off, and apply num_beams, length_penalty and other settings."""
     config = copy.deepcopy(model.generation_config) or GenerationConfig()
     config.do_sample = False
     config.temperature = config.top_k = config.top_p = None  # transformers warns about them without sampling
     config.max_length = None
     config.num_return_sequences = 1
+    # None of these changes an answer, but the loop needs a cache that grows, and a tensor of ids
+    config.use_cache, config.cache_implementation, config.return_dict_in_generate = True, "dynamic", False
     if num_beams is not None:
         config.num_beams = num_beams
     if length_penalty is not None:
         config.length_penalty = length_penalty
+    for name, value in (settings or {}).items():
+        setattr(config, name, value)
     if (config.num_beams or 1) == 1:
         config.length_penalty = config.early_stopping = None  # they have no effect here
     if config.pad_token_id is None:
-        eos = config.eos_token_id if config.eos_token_id is not None else 0
-        config.pad_token_id = eos[0] if isinstance(eos, list) else eos
+        config.pad_token_id = next(iter(end_tokens(config.eos_token_id)), 0)
+    if not 0 <= config.pad_token_id < model.get_input_embeddings().num_embeddings:  # type: ignore[operator]
+        config.pad_token_id = 0  # padding is masked, so any token will do
     return config
-
-
-def _limits(model: PreTrainedModel, sources: Sequence[Sequence[int]], most: int | Sequence[int]) -> list[int]:
-    """Return the most new tokens per source, limited by the positions of the model."""
-    limits = [most] * len(sources) if isinstance(most, int) else list(most)
-    if min(limits, default=1) < 1:
-        raise UserError("max_new_tokens must be at least 1")
-    positions = positions_of(model, decoder=True)  # in a causal model the source uses them too
-    for index, (source, limit) in enumerate(zip(sources, limits, strict=True)):
-        if not len(source):
-            raise UserError(f"source {index + 1} is empty; remove it")
-        room = limit
-        if positions:
-            room = positions - (0 if model.config.is_encoder_decoder else len(source))
-        if room < 1:
-            raise UserError(
-                f"source {index + 1} has {len(source)} tokens, and the model has only {positions} positions for source "
-                "and answer together; shorten the source"
-            )
-        limits[index] = min(limit, room)
-    return limits
 
 
 @contextmanager

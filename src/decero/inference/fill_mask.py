@@ -68,6 +68,7 @@ def _fill(loaded: Loaded, texts, top_k, batch_tokens, too_long, warn, first_wind
         return text
 
     reading = {"batch_tokens": batch_tokens, "too_long": too_long, "warn": warn, "first_window": first_window}
+    reading["kept"] = (mask,)
     for number, (parts, found) in enumerate(scored(loaded, map(own_masks, texts), read_out, **reading), start=1):
         holes = [hole for part in found for hole in part]
         text = "".join(parts)

@@ -6,17 +6,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from decero.data.chat_template import render_chat
+from decero.data.languages import TAG, Direction, check_tag, find_direction, language_ids, target_tags
+from decero.data.special_tokens import encode_behind, encode_framed
 from decero.errors import UserError
 from decero.execution.weight_layout import prepacked_weights
 from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn, in_order, pieces, windows
 from decero.inference.decode import TOKENS_PER_BATCH, decode_batches
+from decero.inference.decoding_plan import MAX_NEW_TOKENS
 from decero.inference.generation_check import check_generation
 from decero.inference.loading import Loaded, load
 from decero.inference.sampling import Sampling
 
-MAX_NEW_TOKENS = 256  # if neither the caller nor the model sets a limit
 TEXT = "\N{OBJECT REPLACEMENT CHARACTER}"  # placeholder for the text in a chat turn
 TASK_NAMES = {"translate": "translation", "summarize": "summarization"}  # names of the tasks in the configuration of T5
+Read = Callable[[str, int], list[list[int]]]
 
 
 def silent(message: str) -> None:
@@ -28,13 +32,16 @@ def translate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) 
 
     Options:
     prefix: text before each source; None takes the prefix that the checkpoint defines for this task.
+    source_lang, target_lang: languages of a multilingual model, as its tokenizer names them; None takes those that the
+        checkpoint was saved with.
     beams, max_new_tokens: None takes the values of the checkpoint.
     batch_tokens: most tokens per batch.
     too_long: `split` long texts between sentences (the default), or `cut` them.
     warn: called with one line for each text that is not read or answered in full.
     first_window: texts to read before the first answer; with 1, each text is answered at once.
 
-    Raises UserError as `load` does, and if the checkpoint defines several prefixes and none is given.
+    Raises UserError as `load` does, if the checkpoint defines several prefixes and none is given, and as
+    `find_direction` does.
     """
     return _answer("translate", model, texts, **options)
 
@@ -50,7 +57,7 @@ def summarize(model: str | Path | Loaded, texts: Iterable[str], **options: Any) 
 def generate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) -> Iterator[str]:
     """Continue each text with a causal model, in order. The answer does not repeat the text.
 
-    Options are those of `translate` without `too_long`, and:
+    Options are those of `translate` without `too_long` and languages, and:
     chat: write the text as a user turn with the tokenizer's chat template, and return the model's turn.
     temperature, top_p: sample tokens (`Sampling`) instead of taking the likeliest one.
     seed: seed of the samples; the draw depends only on the seed and the line number.
@@ -58,13 +65,14 @@ def generate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) -
     If a text is too long, the model reads its end, because the continuation follows the end.
     Raises UserError as `translate` does, for chat without a chat template, and for a temperature or top_p out of range.
     """
-    if "too_long" in options:
-        raise TypeError("generate has no too_long: it always reads the end of a long text")
+    if unknown := options.keys() & {"too_long", "source_lang", "target_lang"}:
+        raise TypeError(f"generate has no {', '.join(sorted(unknown))}; it always reads the end of a long text")
     return _answer("generate", model, texts, **options)
 
 
 def _answer(
     command: str, model: str | Path | Loaded, texts: Iterable[str], *, prefix: str | None = None,
+    source_lang: str | None = None, target_lang: str | None = None,
     beams: int | None = None, max_new_tokens: int | None = None, batch_tokens: int = TOKENS_PER_BATCH,
     too_long: TooLong | None = None, warn: Warn = silent, first_window: int = FIRST_WINDOW, chat: bool = False,
     temperature: float | None = None, top_p: float | None = None, seed: int | None = None,
@@ -74,20 +82,14 @@ def _answer(
         loaded.generation_checked = True
         if problem := check_generation(loaded.model):
             warn(problem)
-    too_long = too_long or ("cut" if command == "summarize" else "split")
-    prefix, suffix = frame_of(loaded, command, prefix)
-    if chat:
-        prefix, suffix = chat_frame(loaded, prefix)
-    own = loaded.model.generation_config
-    most, limit = max_new_tokens or own.max_new_tokens or own.max_length or MAX_NEW_TOKENS, loaded.positions()
-    if command == "generate":  # prompt and answer share the positions
-        most = most if max_new_tokens or not limit else min(most, max(1, limit // 2))
-        cut = partial(pieces, loaded, too_long="cut", warn=warn, prefix=prefix, suffix=suffix, reserve=most)
-        encode = partial(_encode_start, loaded, prefix, suffix, None if limit is None else limit - most, chat)
+    settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": beams, "tokens_per_batch": batch_tokens}
+    if command == "generate":
+        read = _prompt_reader(loaded, prefix, chat, max_new_tokens, warn)
     else:
-        cut = partial(pieces, loaded, too_long=too_long, warn=warn, prefix=prefix)
-        encode = partial(_encode, loaded, prefix, limit)
-    settings = {"max_new_tokens": most, "num_beams": beams, "tokens_per_batch": batch_tokens}
+        direction = direction_of(loaded, source_lang, target_lang)
+        settings["settings"] = direction.start
+        how: TooLong = too_long or ("cut" if command == "summarize" else "split")
+        read = _source_reader(loaded, command, prefix, direction, how, warn)
     drawing = {name: value for name, value in (("temperature", temperature), ("top_p", top_p)) if value is not None}
     sampling = Sampling((), **drawing) if drawing else None
     if seed is not None and seed < 0:
@@ -95,21 +97,20 @@ def _answer(
     if seed is not None and not sampling:
         raise UserError("seed has no effect without --temperature or --top-p; add one of them, or remove seed")
     stopped = silent if command == "generate" else warn  # a continuation has no natural end, so do not warn
-    return _stream(loaded, windows(texts, first_window), cut, encode, settings, stopped, sampling, seed or 0)
+    return _stream(loaded, windows(texts, first_window), read, settings, stopped, sampling, seed or 0)
 
 
 def _stream(
-    loaded: Loaded, text_windows: Iterable[list[str]], cut: Callable[..., list[str]],
-    encode: Callable[[str], list[int]],
-    settings: dict[str, Any], stopped: Warn, sampling: Sampling | None, seed: int,
+    loaded: Loaded, text_windows: Iterable[list[str]], read: Read, settings: dict[str, Any], stopped: Warn,
+    sampling: Sampling | None, seed: int,
 ) -> Iterator[str]:  # fmt: skip
     ends = loaded.model.generation_config.eos_token_id
     ends = {ends} if isinstance(ends, int) else set(ends or ())
     number = 0
     with prepacked_weights(loaded.model):
         for window in text_windows:
-            parts = [[part for part in cut(text, number + i + 1) if part.strip()] for i, text in enumerate(window)]
-            sources = [encode(part) for text_parts in parts for part in text_parts]
+            parts = [read(text, number + i + 1) if text.strip() else [] for i, text in enumerate(window)]
+            sources = [source for text_parts in parts for source in text_parts]
             if sampling:
                 lines = [number + i + 1 for i, text_parts in enumerate(parts) for _ in text_parts]
                 settings = settings | {"sampling": replace(sampling, seeds=[(seed, line) for line in lines])}
@@ -125,40 +126,112 @@ def _stream(
                 yield " ".join(str(loaded.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers)
 
 
-def _encode(loaded: Loaded, prefix: str, limit: int | None, text: str) -> list[int]:
-    return loaded.tokenizer(prefix + text, truncation=limit is not None, max_length=limit, verbose=False)["input_ids"]
+def _prompt_reader(loaded: Loaded, prefix: str | None, chat: bool, most: int | None, warn: Warn) -> Read:
+    """Return read(text, line number), which gives the prompt of a text."""
+    prefix, suffix = frame_of(loaded, "generate", prefix)
+    if chat:
+        check_chat(loaded)
+    encode = partial(encode_chat, loaded, prefix) if chat else partial(encode_prompt, loaded, prefix, suffix)
+    return lambda text, number: [fit_prompt(loaded, encode, text, number, most, warn)]
 
 
-def _encode_start(loaded: Loaded, prefix: str, suffix: str, limit: int | None, chat: bool, text: str) -> list[int]:
-    """Return the token ids of a prompt, without the end token that some tokenizers add.
+def _source_reader(
+    loaded: Loaded, command: str, prefix: str | None, direction: Direction, too_long: TooLong, warn: Warn
+) -> Read:
+    """Return read(text, line number), which gives the sources of a text: several if it is split."""
+    before, limit, tags = frame_of(loaded, command, prefix)[0], loaded.positions(), target_tags(loaded.tokenizer)
+    if direction.prefix:  # replaces the language of the checkpoint
+        before = direction.prefix + TAG.sub("", before).lstrip()
 
-    Prefix and suffix stay whole. If the text is too long, its beginning is dropped until the prompt fits `limit`.
-    chat: the template writes the special tokens, so the tokenizer adds none.
+    def read(text: str, number: int) -> list[list[int]]:
+        tag = before
+        if tags and not TAG.match(before):
+            check_tag(tags, before + text, "--target-lang", f"line {number}: {loaded.name}")
+            if not before:  # every part of a text that is split begins with its language
+                tag = text[: len(text) - len(TAG.sub("", text, count=1).lstrip())]
+                text = text[len(tag) :]
+        direction.apply(loaded.tokenizer)
+        parts = [part for part in pieces(loaded, text, number, too_long, warn, tag) if part.strip()]
+        return [encode_behind(loaded.tokenizer, tag, [part], limit)[0] for part in parts]
+
+    return read
+
+
+def direction_of(loaded: Loaded, source: str | None, target: str | None) -> Direction:
+    """Return how to translate: with the languages given, else with those that the checkpoint was saved with.
+
+    The source is taken from a checkpoint only if its target is there too, because tokenizers have one by default.
     """
-    ends = (loaded.tokenizer.eos_token_id, loaded.tokenizer.sep_token_id)
-    while True:
-        ids = loaded.tokenizer(prefix + text + suffix, add_special_tokens=not chat, verbose=False)["input_ids"]
-        while not chat and len(ids) > 1 and ids[-1] in ends:
-            ids = ids[:-1]
-        if limit is None or len(ids) <= limit or not text:
-            return ids
-        text = text[max(1, len(text) * (len(ids) - limit) // len(ids)) :]
+    saved, own = loaded.tokenizer.init_kwargs, loaded.model.generation_config
+    codes = {id: code for code, id in language_ids(loaded.tokenizer).items()}
+    starts = [getattr(own, name, None) for name in ("forced_bos_token_id", "decoder_start_token_id")]
+    target_of_model = next((codes[id] for id in starts if id in codes), None)
+    if target_of_model is None and saved.get("tgt_lang") != saved.get("src_lang"):  # transformers copies the source
+        target_of_model = saved.get("tgt_lang")
+    if codes and target_of_model:
+        source, target = source or saved.get("src_lang"), target or target_of_model
+    return find_direction(loaded.tokenizer, source, target, ("--source-lang", "--target-lang"), loaded.name)
 
 
-def chat_frame(loaded: Loaded, prefix: str = "") -> tuple[str, str]:
-    """Return what the chat template writes before and after the text of a user turn.
+def encode_prompt(loaded: Loaded, prefix: str, suffix: str, text: str) -> list[int]:
+    """Return the token ids of a prompt, without the end token that some tokenizers add."""
+    ids = encode_framed(loaded.tokenizer, lambda text: prefix + text + suffix, text, special_tokens=True)
+    while len(ids) > 1 and ids[-1] in (loaded.tokenizer.eos_token_id, loaded.tokenizer.sep_token_id):
+        ids = ids[:-1]
+    return ids
 
-    prefix: text to put at the start of the turn.
-    Raises UserError if the tokenizer has no chat template, or one that changes the text.
+
+def encode_chat(loaded: Loaded, prefix: str, text: str) -> list[int]:
+    """Return the ids that `apply_chat_template` gives for a user turn, up to where the model's turn begins.
+
+    Only a special token that is spelt out in the text differs: it is text here, as in training.
     """
+
+    def turn(text: str) -> str:
+        return render_chat(loaded.tokenizer, [{"role": "user", "content": prefix + text}], "remove --chat")
+
+    return encode_framed(loaded.tokenizer, turn, text)
+
+
+def check_chat(loaded: Loaded) -> None:
+    """Raise UserError if the tokenizer has no chat template, or one that leaves out the text."""
     if loaded.tokenizer.chat_template is None:
         raise UserError(f"{loaded.name}: the tokenizer has no chat template; remove --chat")
-    turn = [{"role": "user", "content": prefix + TEXT}]
-    rendered = str(loaded.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
-    if rendered.count(TEXT) != 1:
-        raise UserError(f"{loaded.name}: the chat template changes the text of a turn; remove --chat")
-    before, _, after = rendered.partition(TEXT)
-    return before, after
+    if TEXT not in render_chat(loaded.tokenizer, [{"role": "user", "content": TEXT}], "remove --chat"):
+        raise UserError(f"{loaded.name}: the chat template leaves out the text of a turn; remove --chat")
+
+
+def fit_prompt(
+    loaded: Loaded, encode: Callable[[str], list[int]], text: str, number: int, most: int | None, warn: Warn
+) -> list[int]:
+    """Encode a prompt so that its answer fits the model, too; a prompt that is too long loses its beginning.
+
+    What `encode` puts around the text stays whole. most: the new tokens that were asked for; all of them must fit.
+    Otherwise the limits of the model count: with max_new_tokens all of them, but at most half of the positions; with
+    max_length, which counts the prompt, a single token.
+
+    Raises UserError if there is no room for text.
+    """
+    own, room, ids = loaded.model.generation_config, loaded.positions(), encode(text)
+    total_is_set = most is None and own.max_new_tokens is None and own.max_length is not None
+    if total_is_set:
+        room = min(room or own.max_length, own.max_length)
+    if room is None:
+        return ids
+    reserve = most or min(room // 2 if total_is_set else own.max_new_tokens or MAX_NEW_TOKENS, max(1, room // 2))
+    if len(ids) + (1 if total_is_set else reserve) <= room:
+        return ids
+    limit, length = room - reserve, len(ids)
+    if len(encode("")) >= limit:
+        raise UserError(
+            f"{loaded.name}: {reserve} new tokens and what surrounds a text fill all {room} positions; shorten one of "
+            "them"
+        )
+    warn(f"line {number}: cut; its {length} tokens exceed the limit of {limit} of {loaded.name}")
+    while len(ids) > limit and text:
+        text = text[max(1, len(text) * (len(ids) - limit) // len(ids)) :]
+        ids = encode(text)
+    return ids
 
 
 def frame_of(loaded: Loaded, command: str, prefix: str | None = None) -> tuple[str, str]:

@@ -39,7 +39,8 @@ def check_generation(model: PreTrainedModel, autocast: bool = False) -> str | No
         (written,) = decode(model, [prompt], max_new_tokens=TOKENS)
         gaps = _gaps(model, prompt, written)
     except Exception as error:  # models raise anything here; the command that follows reports the error in full
-        return f"generation check: the model does not generate ({type(error).__name__}: {root_line(error)[:200]})"
+        cause = error.__cause__ or error  # `decode` wraps it
+        return f"generation check: the model does not generate ({type(cause).__name__}: {root_line(error)[:200]})"
     finally:
         if own is not None:
             model.generation_config = own

@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -18,10 +16,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from decero.data.packages import resolve_package_path
+from decero.data.special_tokens import pad_with
 from decero.data.tokenizer import check_fits_model
-from decero.errors import UserError, did_you_mean
+from decero.errors import UserError
+from decero.execution.classification_head import pad_as
+from decero.execution.model_folder import open_checkpoint
 from decero.execution.positions import positions_of
+from decero.execution.pretrained import load_pretrained, one_line, read_model_config
 from decero.execution.transformers_internals import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -43,6 +44,8 @@ KINDS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
     "continues texts": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, ("generate",)),
     "fills holes in texts": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("fill",)),
 }  # fmt: skip
+
+TOO_MANY_TOKENS = "fine-tune the model, which adds the rows, or remove the added tokens from its tokenizer"
 
 
 @dataclass
@@ -67,16 +70,18 @@ class Loaded:
 
 def load(
     name: str | Path | Loaded, command: str, *, revision: str | None = None, trust_remote_code: bool = False,
-    bf16: bool = False,
+    bf16: bool = False, code_revision: str | None = None,
 ) -> Loaded:  # fmt: skip
     """Load a model with the head that `command` needs, onto the GPU if there is one.
 
     command: `translate`, `summarize`, `generate`, `fill` or `classify`.
-    trust_remote_code: allow Python code from the checkpoint; needs `revision`.
+    trust_remote_code: allow Python code from the checkpoint; needs `revision`, a commit.
     bf16: convert weights to bfloat16. Otherwise a GPU keeps the stored dtype, and a CPU uses fp32.
+    code_revision: NAME/REPO@COMMIT of code that the checkpoint takes from another repository.
 
-    Raises UserError if there is no such model, if its head is of another kind (the message names the commands that
-    fit), if it needs remote code and that is not allowed, or if its tokenizer is missing or does not fit.
+    Raises UserError if there is no such model, if its files are damaged or lack a tensor, if its head is of another
+    kind (the message names the commands that fit), if it needs remote code and that is not allowed, or if its tokenizer
+    is missing or does not fit. The loaded model raises it for outputs that are not finite.
     """
     if isinstance(name, Loaded):
         _choose(name.name, name.model.config, [type(name.model).__name__], command)
@@ -84,47 +89,45 @@ def load(
     name = str(name)
     if trust_remote_code and revision is None:
         raise UserError("--trust-remote-code needs --revision: give the commit whose code you trust")
-    path = resolve_package_path(name)
-    siblings = [each.name for each in Path(path).parent.glob("*/")] if "/" in path and not Path(path).exists() else []
-    if near := did_you_mean(Path(path).name, siblings, f"{Path(path).parent}/"):
-        raise UserError(f"{name}: no such folder{near}")
-    hub = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if code_revision is not None and not trust_remote_code:
+        raise UserError("--code-revision has no effect without --trust-remote-code; remove it")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     stored: Any = "auto" if device.type == "cuda" else torch.float32
-    config = _quietly(name, lambda: AutoConfig.from_pretrained(path, **hub))
-    auto_class = _choose(name, config, config.architectures or [], command)
-    model = _quietly(
-        name,
-        lambda: auto_class.from_pretrained(
-            path, dtype=torch.bfloat16 if bf16 else stored, use_safetensors=True, **hub
-        ).to(device),
-    )
-    tokenizer = _quietly(f"{name}: tokenizer", lambda: AutoTokenizer.from_pretrained(path, **hub))
+    with one_line(name, "give --trust-remote-code --revision COMMIT"):
+        checkpoint = open_checkpoint(
+            name, revision=revision, trust_remote_code=trust_remote_code, code_revision=code_revision
+        )
+        config = read_model_config(checkpoint)
+        auto_class = _choose(name, config, config.architectures or [], command)
+        dtype = torch.bfloat16 if bf16 else stored
+        model: Any = load_pretrained(auto_class, checkpoint, new_head=False, dtype=dtype)
+        model = model.to(device)
+    with one_line(f"{name}: tokenizer"):
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoint.folder), **checkpoint.code)
     if len(set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)) <= 1:
         raise UserError(f"{name}: no tokenizer; save the one it was trained with in this folder")
-    if tokenizer.pad_token is None:  # GPT-2 and Llama have no padding token; any token works, because padding is masked
-        tokenizer.pad_token = tokenizer.eos_token
-    if model.config.pad_token_id is None:  # causal classifiers find the end of a text by it
-        model.config.pad_token_id = tokenizer.pad_token_id
-    check_fits_model(tokenizer, model.get_input_embeddings().num_embeddings, name)
+    if not isinstance(tokenizer.model_max_length, int | float):
+        raise UserError(f"{name}: tokenizer: its model_max_length is {tokenizer.model_max_length!r}, not a number")
+    pad_with(tokenizer, model.config.get_text_config().pad_token_id)  # GPT-2 and Llama have no padding token
+    if command == "classify" or model.config.pad_token_id is None:
+        pad_as(model, tokenizer)
+    check_fits_model(tokenizer, model.get_input_embeddings().num_embeddings, name, TOO_MANY_TOKENS)
+    model.register_forward_hook(_refuse_nan(name))
     return Loaded(name, model.eval(), tokenizer)
 
 
-def _quietly(what: str, build: Callable[[], Any]) -> Any:
-    """Call `build` without log messages; turn any error into a one-line UserError."""
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        return build()
-    except Exception as error:  # transformers and hub code raise all kinds, even a bare Exception
-        message = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        if "trust_remote_code" in str(error):
-            message = "needs its own Python code; read it, then give --trust-remote-code --revision COMMIT"
-        raise UserError(f"{what}: {message}") from error
-    finally:
-        transformers.logging.set_verbosity(level)
-        transformers.logging.enable_progress_bar()
+def _refuse_nan(name: str) -> Callable[..., None]:
+    """Return a forward hook that raises UserError for logits from which no answer can be read.
+
+    These are NaN, infinity, or -infinity alone. Of a text that is being written, only the last position counts.
+    """
+
+    def check(model: PreTrainedModel, inputs: Any, outputs: Any) -> None:
+        logits = outputs.logits[:, -1] if outputs.logits.dim() == 3 else outputs.logits
+        if not logits.amax(dim=-1).isfinite().all():
+            raise UserError(f"{name}: the model computes NaN or infinity, which is no answer; use another checkpoint")
+
+    return check
 
 
 def _heads(auto_class: Any, table: dict[str, Any]) -> set[str]:

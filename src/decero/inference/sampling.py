@@ -12,6 +12,8 @@ from torch import Tensor
 
 from decero.errors import UserError
 
+LOWEST = 1e-4  # temperature; below it the likeliest token is always drawn
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -21,7 +23,7 @@ class Sampling:
     temperature: divides the logits.
     top_p: sample from the smallest set of likeliest tokens with at least this probability in sum.
 
-    Raises UserError if temperature is not above 0 or top_p is outside (0, 1].
+    Raises UserError if temperature is outside [LOWEST, 1/LOWEST] or top_p is outside (0, 1].
     """
 
     seeds: Sequence[Sequence[int]]
@@ -29,8 +31,11 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self):
-        if not self.temperature > 0:
-            raise UserError(f"temperature {self.temperature} must be above 0; remove it to take the likeliest tokens")
+        if not LOWEST <= self.temperature <= 1 / LOWEST:
+            raise UserError(
+                f"temperature {self.temperature} must be from {LOWEST} to {1 / LOWEST:,.0f}; remove it to take the "
+                "likeliest tokens"
+            )
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p {self.top_p} must be above 0 and at most 1, such as 0.9")
 

@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from decero.config.command_line import seconds_of
+from decero.config.recorded_settings import comments
 from decero.config.sections import ModelSection
 from decero.data.sizes import BatchSize
 from decero.data.stream import Stream
@@ -87,17 +88,15 @@ def within_budget(
 def _recorded_choice(config: Any) -> tuple[dict[str, Any], list[str]]:
     """Return the settings and notes of the run that is resumed. Raises UserError if its budget differs."""
     record = Path(config.output) / "config.yaml"
-    text = record.read_text(encoding="utf-8")
-    if not text.startswith(f"# --budget {config.call.budget}:"):
+    recorded: Any = type(config).load(str(record))
+    notes = [line.removeprefix("# ") for line in comments(record)]
+    if not notes or not notes[0].startswith(f"--budget {config.call.budget}:"):
         raise UserError(
             f"output: {config.output} was not started with --budget {config.call.budget}; "
             f"resume it with its own settings: {record} --resume"
         )
-    recorded: Any = type(config).load(str(record))
     chosen = {section: {n: getattr(getattr(recorded, section), n) for n in names} for section, names in CHOSEN.items()}
-    return chosen | {"model": {"overrides": recorded.model.overrides}}, [
-        line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")
-    ]
+    return chosen | {"model": {"overrides": recorded.model.overrides}}, notes
 
 
 class Budget:

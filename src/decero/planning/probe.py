@@ -88,7 +88,8 @@ def probe(
             changes: dict[str, Any] = (
                 {} if examples is None else {"global_batch_size": examples, "global_batch_tokens": None}
             )
-            changes |= {"max_train_steps": most, "num_train_epochs": None, "save_steps": None, "compile": False}
+            changes |= {"max_train_steps": most, "num_train_epochs": None, "compile": False}
+            changes |= {"save_steps": most + 1}  # never reached
             changes |= {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": None, "logging_steps": most}
             with suppress(_Done):
                 short = replace(

@@ -5,7 +5,7 @@ from decero.tasks.causal_lm import CausalLM
 from decero.tasks.classification import Classification
 from decero.tasks.completion import Completion
 from decero.tasks.denoising import Denoising
-from decero.tasks.finish import finish, record_of
+from decero.tasks.finish import finish, is_finished, push_once, record_of
 from decero.tasks.masked_lm import MaskedLM
 from decero.tasks.seq2seq import Seq2Seq
 
@@ -15,5 +15,5 @@ TASKS: dict[str, type[Task]] = {
 
 __all__ = [
     "TASKS", "CausalLM", "Classification", "Completion", "Corpus", "Denoising", "MaskedLM", "Scores", "Seq2Seq", "Task",
-    "TaskData", "finish", "record_of",
+    "TaskData", "finish", "is_finished", "push_once", "record_of",
 ]  # fmt: skip

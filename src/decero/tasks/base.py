@@ -31,12 +31,13 @@ class Corpus(NamedTuple):
     """The texts of a run.
 
     splits: split -> part -> rows. A part is a data set of its own, such as one translation task of several; a corpus of
-    one part names it "". columns: those that hold text. label_names: of a classifier.
+    one part names it "". columns: those that hold text. label_names: of a classifier. notes: lines about guesses.
     """
 
     splits: dict[str, dict[str, Any]]
     columns: tuple[str, ...]
     label_names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -75,7 +76,8 @@ class Task(ABC):
     """One thing that a model can be trained for.
 
     recipe: name of the script that trains it. Config: its settings. auto_class: which head the model has.
-    tokenizer_needs: special tokens that the tokenizer must have. splits: those that are read, None for all.
+    tokenizer_needs: special tokens that the tokenizer must have. needs_offsets: whether it must be a fast one.
+    splits: those that are read, None for all.
     most_epochs: how often `--budget` may read the same text. generates: whether the model writes text.
     length_settings: the settings that cut long texts.
 
@@ -88,6 +90,7 @@ class Task(ABC):
     Config: ClassVar[type[TrainingRun]]
     auto_class: ClassVar[Any]
     tokenizer_needs: ClassVar[tuple[str, ...]]
+    needs_offsets: ClassVar[bool] = True
     splits: ClassVar[tuple[str, ...] | None] = None
     most_epochs: ClassVar[float] = 1
     generates: ClassVar[bool] = False
@@ -109,7 +112,8 @@ class Task(ABC):
         return self.load_tokenizer()
 
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
-        return tokenizer_for(self.config.tokenizer, self.config.model, needs=self.tokenizer_needs)
+        needs, fast = self.tokenizer_needs, self.needs_offsets
+        return tokenizer_for(self.config.tokenizer, self.config.model, needs=needs, fast=fast)
 
     @property
     def max_length(self) -> int:
@@ -142,6 +146,8 @@ class Task(ABC):
             read = {split: parts for split, parts in self.corpus.splits.items() if split in (wanted or (split,))}
             rows = {split: self.tokenize(parts, split) for split, parts in read.items()}
         train = self.mix(rows.pop("train"))
+        for note in self.corpus.notes if run.progress else ():
+            run.print(note)
         cut = sum(train["truncated"]) / len(train) if "truncated" in getattr(train, "column_names", ()) else 0
         if cut and run.progress:
             run.print(f"{cut:.1%} of the training texts are longer than {self.length_settings} and are cut")

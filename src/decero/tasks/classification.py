@@ -1,5 +1,7 @@
 """Classification of texts, with one label or several, and regression: any encoder or decoder with such a head."""
 
+from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -7,16 +9,19 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
 from decero.config.finetuning import FinetuneClassification
-from decero.config.sections import LabelledData
+from decero.config.sections import ModelSection
 from decero.data.collators import ClassificationCollator
 from decero.data.corpus import load_corpus
-from decero.data.labels import encode_labels, label_budget
+from decero.data.labels import encode_labels, in_known_order, label_budget
+from decero.data.special_tokens import pad_with
 from decero.data.tokenization import tokenize_examples
 from decero.evaluation.examples import ExampleStatistics, class_statistics
 from decero.evaluation.metrics import MAIN_METRIC, METRICS, compute_metrics, predict
+from decero.execution.build import tokenizer_for
+from decero.execution.classification_head import checkpoint_config, label_names, pad_as, redraw_head
 from decero.execution.objective import Objective, classification
 from decero.execution.unwrap import unwrap
 from decero.tasks.base import Corpus, Scores, Task, TaskData
@@ -25,17 +30,11 @@ from decero.training.records import read_record
 from decero.training.runs import Run
 
 
-def load_labelled(data: LabelledData, problem_type: str, seed: int) -> tuple[DatasetDict, list[str]]:
-    """The corpus with encoded `labels`, train cut to the label budget; and the label names."""
-    corpus, names = encode_labels(load_corpus(**data.source()), data.label_column, problem_type)
-    train = label_budget(corpus["train"], data.max_train_rows, problem_type, seed)
-    return DatasetDict(corpus | {"train": train}), names
-
-
 class Classification(Task):
     recipe, Config = "finetune_classification", FinetuneClassification
     auto_class = AutoModelForSequenceClassification
-    tokenizer_needs = ("pad_token",)
+    tokenizer_needs = ("pad_token",)  # or another token to pad with, see `load_tokenizer`
+    needs_offsets = False
     baselines = ("tfidf",)
     budget_unit = "labels"
     scored_on = "test"
@@ -45,16 +44,38 @@ class Classification(Task):
         """`single_label_classification`, `multi_label_classification` or `regression`."""
         return self.config.objective.problem_type
 
+    @cached_property
+    def checkpoint(self) -> Any:
+        """The configuration of the checkpoint to start from; None for random weights."""
+        return checkpoint_config(self.config.model)
+
+    def load_tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer. One without a padding token pads with the checkpoint's, or with its end token."""
+        tokenizer = tokenizer_for(self.config.tokenizer, self.config.model, needs=(), fast=self.needs_offsets)
+        pad_with(tokenizer, None if self.checkpoint is None else self.checkpoint.get_text_config().pad_token_id)
+        return tokenizer
+
     def read_corpus(self, strict: bool = True) -> Corpus:
-        data, seed = self.config.data, self.config.seed
-        if strict:
-            corpus, names = load_labelled(data, self.problem_type, seed)
-        else:  # only train is encoded, so labels that train lacks raise no error here
-            corpus = load_corpus(**data.source())
-            encoded, names = encode_labels(DatasetDict(train=corpus["train"]), data.label_column, self.problem_type)
-            corpus["train"] = label_budget(encoded["train"], data.max_train_rows, self.problem_type, seed)
+        """The texts with `labels`, train cut to the label budget. Labels keep the ids that the checkpoint has."""
+        data, problem_type = self.config.data, self.problem_type
+        notes: list[str] = []
+        corpus = load_corpus(**data.source() | ({} if strict else {"columns": None}))
+        # Where labels that train lacks raise no error, only train is encoded.
+        labelled = corpus if strict else DatasetDict(train=corpus["train"])
+        known = label_names(self.checkpoint) if problem_type != "regression" else []
+        encoded, names = encode_labels(labelled, data.label_column, problem_type, known=known, say=notes.append)
+        corpus = encoded if strict else corpus
+        corpus["train"] = label_budget(encoded["train"], data.max_train_rows, problem_type, self.config.seed)
+        if known:
+            notes.append(f"{self.config.model.name_or_path}: {self._head_line(names, known)}")
         columns = (data.text_column, *([data.text_pair_column] if data.text_pair_column else []))
-        return Corpus({split: {"": texts} for split, texts in corpus.items()}, columns, tuple(names))
+        return Corpus({split: {"": texts} for split, texts in corpus.items()}, columns, tuple(names), tuple(notes))
+
+    def _head_line(self, names: list[str], known: list[str]) -> str:
+        if in_known_order(names, known) is None:
+            why = f"it has {', '.join(known[:20])}; train has {', '.join(names[:20])}"
+            return f"the classification head is new, because its labels are others ({why})"
+        return f"the classification head is kept, and its labels keep their ids: {', '.join(names[:20])}"
 
     def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
         data = self.config.data
@@ -70,6 +91,19 @@ class Classification(Task):
         fields["id2label"] = dict(enumerate(names))
         fields["label2id"] = {name: i for i, name in enumerate(names)}
         return fields
+
+    def build_model(self, section: ModelSection | None = None) -> PreTrainedModel:
+        """The model with a head for the labels; a checkpoint's head for other labels is drawn anew."""
+        model = super().build_model(section)
+        known, names = label_names(self.checkpoint), self.corpus.label_names
+        if self.problem_type != "regression" and len(known) == len(names) and in_known_order(names, known) is None:
+            redraw_head(model, self.config.seed)
+        pad_as(model, self.tokenizer)
+        return model
+
+    def prepare_to_save(self, model: Any) -> None:
+        """Record whether texts were read as pairs, for `decero classify`."""
+        model.config.reads_pairs = self.config.data.text_pair_column is not None
 
     def objective(self, model: nn.Module) -> Objective:
         # A model without segments cannot read the tokenizer's segment ids.
@@ -109,11 +143,28 @@ class Classification(Task):
     def example_statistics(self, folder: Path, metric: str) -> ExampleStatistics:
         table = pd.read_parquet(folder / "predictions.parquet")
         predictions, labels = (np.array(table[column].tolist()) for column in ("prediction", "label"))
-        num_labels = len(read_record(folder)["label_names"])
-        return class_statistics(self.problem_type, metric, predictions, labels, num_labels)
+        names = self.corpus.label_names
+        if metric in ("f1_micro", "f1_macro", "matthews_correlation"):
+            theirs = read_record(folder)["label_names"]
+            predictions, labels = (renumbered(ids, theirs, names) for ids in (predictions, labels))
+        return class_statistics(self.problem_type, metric, predictions, labels, len(names) + 1)
 
     def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:
         return self._predict(run, model, rows)
+
+
+def renumbered(labels: np.ndarray, theirs: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """Number a run's labels, (N,) or 0/1 (N, labels), as in `names`; labels that only the run knows come last, as one.
+
+    Runs that start from another checkpoint may have other ids, and more labels.
+    """
+    places = np.array([names.index(name) if name in names else len(names) for name in theirs])
+    if labels.ndim == 1:
+        return places[labels]
+    found = np.zeros((len(labels), len(names) + 1), dtype=labels.dtype)
+    for place, column in zip(places, labels.T, strict=True):
+        found[:, place] |= column
+    return found
 
 
 def write_predictions(output: Path, problem_type: str, labels: np.ndarray, logits: np.ndarray) -> None:

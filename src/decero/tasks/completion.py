@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from decero.config.finetuning import CompletionSection, FinetuneCausalLM
 from decero.config.sections import ModelSection
 from decero.data.causal import strip_eos
+from decero.data.languages import Direction
 from decero.data.prompt_completion import PromptCompletion, tokenize_prompts
 from decero.errors import UserError
 from decero.execution.objective import Objective, language_model
@@ -37,6 +38,15 @@ class Completion(TextToText):
     @property
     def max_length(self) -> int:
         return self.config.data.max_source_length + self.config.data.max_target_length
+
+    def direction(self, name: str) -> Direction:
+        task = self.config.data.tasks[name]
+        for setting in ("source_lang", "target_lang"):
+            if getattr(task, setting) is not None:
+                raise UserError(
+                    f"data.tasks.{name}.{setting}: a decoder reads no languages; remove it, or use finetune_seq2seq"
+                )
+        return Direction()
 
     def tokenize_part(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> Dataset:
         return tokenize_prompts(dataset, tokenizer, **settings, **self.style)

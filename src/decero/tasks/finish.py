@@ -1,41 +1,75 @@
-"""The end of a run: score the model, save it, write the record, push."""
+"""The end of a run: save the model, score it, write the record, push."""
 
+import math
 import sys
 from typing import Any
 
+from decero.errors import UserError
 from decero.execution.unwrap import unwrap
-from decero.hub.publish import push, save
+from decero.hub.publish import push
 from decero.inference.generation_check import check_generation
 from decero.tasks.base import Task, TaskData
+from decero.training.best_checkpoint import drop_last
 from decero.training.loop import TrainResult
-from decero.training.records import write_result
+from decero.training.records import finished, pushed_to, write_pushed, write_result
 from decero.training.runs import Run
 from decero.training.sharding import unsharded
 
 
 def record_of(run: Run, task: Task, result: TrainResult, data: TaskData) -> dict[str, Any]:
-    """What goes into result.json: the final scores, and the cost of the run."""
+    """What goes into result.json: the final scores, and the cost of the run. Raises UserError for NaN and infinity."""
     metric, facts = task.score(run, result.model, data)
+    if bad := [f"{name} {value}" for name, value in metric.items() if not math.isfinite(value)]:
+        raise UserError(
+            f"{run.output}: the scores are not finite ({bad[0]}): the run diverged; lower optim.learning_rate"
+        )
     return {"seed": run.seed} | facts | result.record() | {"metric": metric}
 
 
 def finish(run: Run, task: Task, result: TrainResult, data: TaskData) -> None:
-    """Score the model, save it to model/, write result.json, push where the settings ask for it, and print the scores.
+    """Save the model to model/, score it, write result.json, print the scores, and push where the settings ask for it.
 
-    The record is written before the push, because the push sends it.
+    The model is saved before it is scored, because scoring may fail. The record is written before the push, because
+    the push sends it.
     """
-    record = record_of(run, task, result, data)
-    folder, hub = run.output / "model", run.config.hub
     task.prepare_to_save(unwrap(result.model))
-    save(run.accelerator, result.model, task.tokenizer, folder)
+    folder = run.save_model(result.model, task.tokenizer)
+    record = record_of(run, task, result, data)
     write_result(run.output, run.accelerator, record)
+    drop_last(run, result.best)
     if task.generates:
         warn_of_generation(run, result.model)
-    if hub.repo_id and run.is_main:
-        push(folder, hub.repo_id, hub.private)
     split = f"{record['split']} " if "split" in record else ""
     figures = ", ".join(f"{name} {value:.4f}" for name, value in record["metric"].items())
     run.print(f"{folder}: {split}{figures}{task.remark}")
+    push_once(run)
+
+
+def is_finished(run: Run) -> bool:
+    """Tell whether a finished run is resumed. If so, print its scores, and push what was not pushed."""
+    record = finished(run.config)
+    if record is None:
+        return False
+    run.print(f"{run.config.output} is finished: {record['metric']}")
+    if not run.config.dry_run:
+        drop_last(run, record.get("best", {}))
+        push_once(run)
+    return True
+
+
+def push_once(run: Run) -> None:
+    """Push model/ to `hub.repo_id`, if one is set and the model is not there yet.
+
+    Raises UserError when the push fails; --resume then tries again.
+    """
+    hub = run.config.hub
+    if not hub.repo_id or not run.is_main or pushed_to(run.output) == hub.repo_id:
+        return
+    try:
+        push(run.output / "model", hub.repo_id, hub.private)
+    except UserError as error:
+        raise UserError(f"{error}; --resume pushes it again") from None
+    write_pushed(run.output, hub.repo_id)
 
 
 def warn_of_generation(run: Run, model: Any) -> None:

@@ -9,24 +9,29 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from accelerate import Accelerator
-from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from torch import nn
-from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from decero.config.finetuning import GenerationSection, PairData, PairTask
+from decero.config.sections import ModelSection
 from decero.data.columns import rows_with_text
 from decero.data.corpus import check_text, load_corpus, read_parallel
+from decero.data.languages import Direction, find_direction
 from decero.errors import UserError
 from decero.evaluation.examples import ExampleStatistics
-from decero.evaluation.text_metrics import TEXT_METRICS, compute_text_metrics, sufficient_statistics, text_signatures
-from decero.inference.decode import TOKENS_PER_BATCH, decode
+from decero.evaluation.scripts import SAMPLE
+from decero.evaluation.text_metrics import (
+    TEXT_METRICS,
+    compute_text_metrics,
+    sufficient_statistics,
+    text_signatures,
+    tokenizer_for_bleu,
+)
+from decero.tasks.answering import answers, check_answering, written_config
 from decero.tasks.base import Corpus, Scores, Task, TaskData
 from decero.training.evaluation import mean_loss
 from decero.training.runs import Run
-from decero.training.sharding import unsharded
 
 Texts = dict[str, DatasetDict]  # part -> split -> rows of `source` and `target`
 
@@ -48,19 +53,46 @@ class TextToText(Task):
         return Corpus(splits, ("source", "target"))
 
     def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
-        data = self.config.data
-        return {
-            name: self.tokenize_part(
+        data, rows = self.config.data, {}
+        for name, dataset in parts.items():
+            direction = self.direction(name)
+            direction.apply(self.tokenizer)
+            rows[name] = self.tokenize_part(
                 dataset, self.tokenizer, max_source_length=data.max_source_length,
-                max_target_length=data.max_target_length, prefix=data.tasks[name].prefix, num_proc=data.num_proc,
+                max_target_length=data.max_target_length, prefix=self.prefix_of(name), num_proc=data.num_proc,
                 where=f"{name} {split}",
-            )
-            for name, dataset in parts.items()
-        }  # fmt: skip
+            )  # fmt: skip
+        return rows
+
+    def direction(self, name: str) -> Direction:
+        """The languages of a part. Raises UserError as `find_direction`."""
+        task, where = self.config.data.tasks[name], f"tokenizer {self.tokenizer.name_or_path}"
+        names = f"data.tasks.{name}.source_lang", f"data.tasks.{name}.target_lang"
+        return find_direction(self.tokenizer, task.source_lang, task.target_lang, names, where)
+
+    def prefix_of(self, name: str) -> str:
+        """What stands before every source of a part."""
+        return self.direction(name).prefix + self.config.data.tasks[name].prefix
 
     @abstractmethod
     def tokenize_part(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> Dataset:
         """Rows of `input_ids`, `labels` and `truncated`."""
+
+    def load_data(self, run: Run, splits: tuple[str, ...] | None = None) -> TaskData:
+        """As `Task`, and check and state BLEU's tokenizer, where it follows from the script of the references."""
+        data = super().load_data(run, splits)
+        if self.config.generation.metric == "translation":
+            for part in data.held_out[data.scored_split]:
+                found = self._tokenizer_for_bleu(data.scored_split, part)
+                if self.config.generation.tokenize == "auto" and found != "13a":
+                    run.print(
+                        f"data.tasks.{part}: its targets are in a script without spaces, so BLEU uses the tokenizer "
+                        f"{found}; generation.tokenize sets another"
+                    )
+        return data
+
+    def _tokenizer_for_bleu(self, split: str, part: str) -> str:
+        return tokenizer_for_bleu(self.config.generation.tokenize, self.corpus.splits[split][part]["target"][:SAMPLE])
 
     def mix(self, rows: dict[str, Any]) -> Dataset:
         return mix(rows, self.config.data.tasks, self.config.seed)
@@ -86,7 +118,8 @@ class TextToText(Task):
     ) -> tuple[list[str], dict[str, float]]:
         """The answers to the first rows of a part, and their metrics."""
         generation, references = self.config.generation, self.corpus.splits[split][part]["target"][: len(rows)]
-        written = answers(run.accelerator, model, self.tokenizer, rows, generation, **settings)
+        how = settings | {"settings": self.direction(part).start}
+        written = answers(run.accelerator, model, self.tokenizer, rows, generation, **how)
         return written, score(generation, written, references)
 
     def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
@@ -103,7 +136,15 @@ class TextToText(Task):
         if run.is_main:
             write_outputs(run.output, self.corpus.splits[split], hypotheses)
         facts = {"train_examples": len(data.train), "split": split}  # type: ignore[arg-type]
-        return Scores(metric, facts | {"signatures": text_signatures(generation.metric), "tasks": tasks})
+        return Scores(metric, facts | {"signatures": self._signatures(split, list(parts)), "tasks": tasks})
+
+    def _signatures(self, split: str, parts: list[str]) -> dict[str, str]:
+        """metric -> signature; `part_metric` -> signature where the parts differ in BLEU's tokenizer."""
+        kind = self.config.generation.metric
+        found = {part: text_signatures(kind, self._tokenizer_for_bleu(split, part)) for part in parts}
+        if len(set(map(str, found.values()))) == 1:
+            return found[parts[0]]
+        return {f"{part}_{name}": text for part, each in found.items() for name, text in each.items()}
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -115,7 +156,8 @@ class TextToText(Task):
         if len(self.config.data.tasks) > 1:
             part, metric = self._part_of(metric)
             table = table[table["task"] == part]
-        return ExampleStatistics(*sufficient_statistics(metric, list(table["hypothesis"]), list(table["reference"])))
+        texts = list(table["hypothesis"]), list(table["reference"])
+        return ExampleStatistics(*sufficient_statistics(metric, *texts, self.config.generation.tokenize))
 
     def validation_metric(self, metric: str) -> str:
         """Evaluations average a metric over the parts; without `generation.validation_rows` they know only the loss."""
@@ -128,9 +170,17 @@ class TextToText(Task):
         names = TEXT_METRICS[self.config.generation.metric]
         return next((part, name) for part in self.config.data.tasks for name in names if metric == f"{part}_{name}")
 
+    def build_model(self, section: ModelSection | None = None) -> PreTrainedModel:
+        """As `Task`, and check that the model can write answers as `generation` says, which happens after training."""
+        model = super().build_model(section)
+        if model.device.type != "meta":  # built only to be measured
+            tries = [self.tokenizer(text)["input_ids"] or [0] for text in ("a", "a a a")]
+            start = self.direction(next(iter(self.config.data.tasks))).start
+            check_answering(model, self.config.generation, self.config.data.max_source_length, tries, start)
+        return model
+
     def prepare_to_save(self, model: Any) -> None:
-        how = self.config.generation.model_dump(include={"num_beams", "max_new_tokens", "length_penalty"})
-        model.generation_config.update(**how)
+        model.generation_config = written_config(model, self.config.generation)
 
 
 def load_pairs(data: PairData, seed: int) -> Texts:
@@ -147,7 +197,8 @@ def _load(where: str, task: PairTask, budget: int | None, seed: int) -> DatasetD
         columns = {"source": "source", "target": "target"}
         corpus = read_parallel(task.parallel, task.max_rows, task.validation_fraction, task.test_fraction)
     else:
-        corpus = load_corpus(**task.source(), text_column=task.source_column)
+        settings = {column: f"{where}.{side}_column" for column, side in columns.items()}
+        corpus = load_corpus(**task.source(), text_column=task.source_column, columns=settings)
     for split, dataset in corpus.items():
         for column in columns:
             check_text(dataset, column, f"{where} ({split})", f"{where}.{columns[column]}_column")
@@ -176,32 +227,9 @@ def mix(rows: dict[str, Dataset], tasks: dict[str, PairTask], seed: int) -> Data
     return concatenate_datasets(parts) if len(parts) > 1 else parts[0]
 
 
-def answers(
-    accelerator: Accelerator, model: Any, tokenizer: PreTrainedTokenizerBase, rows: Dataset,
-    generation: GenerationSection, *, num_beams: int = 1, progress: str | None = None,
-) -> list[str]:  # fmt: skip
-    """What the model writes for every row, in order and the same on every process. progress: names a bar.
-
-    Each process writes its part, one token more or less than the others, so a sharded model is made whole for it.
-    """
-    mine = list(range(accelerator.process_index, len(rows), accelerator.num_processes))
-    sources = [rows[index]["input_ids"] for index in mine]
-    shown = progress is not None and accelerator.is_main_process
-    bar = tqdm(total=len(mine), desc=progress, unit="text", dynamic_ncols=True, disable=not shown)
-    with bar, unsharded(accelerator, model) as bare:
-        ids = decode(
-            bare, sources, max_new_tokens=generation.max_new_tokens, num_beams=num_beams,
-            tokens_per_batch=TOKENS_PER_BATCH, length_penalty=generation.length_penalty if num_beams > 1 else None,
-            progress=bar.update,
-        )  # fmt: skip
-    written = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
-    every = dict(gather_object(list(zip(mine, written, strict=True))))
-    return [every[index] for index in range(len(rows))]
-
-
 def score(generation: GenerationSection, hypotheses: list[str], references: list[str]) -> dict[str, float]:
     """The metrics of the kind that was asked for; the first is the main one."""
-    found = compute_text_metrics(generation.metric, hypotheses, references)
+    found = compute_text_metrics(generation.metric, hypotheses, references, generation.tokenize)
     return {name: found[name] for name in TEXT_METRICS[generation.metric]}
 
 

@@ -1,14 +1,20 @@
 """Select the final weights (last, best, or mean of the last few) and decide when to stop early."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from decero.config.sections import TrainingSection
 from decero.errors import UserError
-from decero.training.checkpoint import checkpoint_of, damage, load_weights, prune, steps_in
+from decero.training.checkpoint import checkpoint_of, damage, load_weights, prune, release_room, reserve, steps_in
+from decero.training.gradient import check_weights
+from decero.training.metrics_log import MetricsLog
+from decero.training.runs import Run
 
 LOWER_IS_BETTER = ("loss", "perplexity", "mse", "mae", "bits_per_byte")
 
@@ -27,6 +33,15 @@ class Selection:
         strategy = self.training.eval_strategy
         every = {"steps": self.training.eval_steps, "epoch": steps_per_epoch}.get(strategy)
         return every is not None and (done % every == 0 or done == last)
+
+    def evaluate(self, evaluate: Any, model: nn.Module, done: int, log: MetricsLog, bar: Any) -> bool:
+        """Evaluate and log the model after `done` steps; return whether it is the best so far."""
+        check_weights(log.accelerator, model, done)
+        metrics = {f"eval_{name}": value for name, value in evaluate(model).items()}
+        log.write(step=done, **metrics)
+        if not bar.disable:
+            bar.write(f"step {done}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        return self.is_better(metrics, done)
 
     def is_better(self, metrics: dict[str, float], step: int) -> bool:
         """Return whether this evaluation is the best so far. Raises UserError for an unknown metric."""
@@ -85,3 +100,28 @@ class Selection:
                 f"{self.folder}: {expected} checkpoints are to be averaged, but only {len(steps)} are left; {again}"
             )
         load_weights(paths, model)
+
+
+@contextmanager
+def room_for_weights(run: Run, model: nn.Module) -> Iterator[None]:
+    """Without `save_steps`, reserve disk space for the weights while they are trained."""
+    folder = run.output / "checkpoints"
+    if run.training.save_steps is not None:
+        yield
+        return
+    size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    reserve(folder, run.accelerator, size)
+    try:
+        yield
+    finally:
+        if run.is_main:
+            release_room(folder)
+
+
+def drop_last(run: Run, best: dict[str, float]) -> None:
+    """Without `save_steps`, delete the checkpoint that kept the weights until the record of the run was written."""
+    folder = run.output / "checkpoints"
+    if run.training.save_steps is None and run.is_main and folder.is_dir():
+        prune(folder, {int(best["step"])} if best else ())
+        with suppress(OSError):  # not empty
+            folder.rmdir()

@@ -9,13 +9,14 @@ It is checked before a checkpoint is used: incomplete or changed checkpoints are
 position, because order, masks and learning rate are functions of the step.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +27,27 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from decero.errors import UserError
-from decero.training.sharded_safetensors import ShardedTensors, local_pieces
+from decero.errors import UserError, WriteError
+from decero.execution.saving import flush as _flush
+from decero.training.runs import check_claims, on_main
+from decero.training.sharded_safetensors import ShardedTensors, flatten, local_pieces, named_once, unflatten, untie
 from decero.training.sharding import Sharded
 
 MANIFEST = "manifest.json"
 
 
 def save_checkpoint(
-    folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
-) -> Path:
+    folder: Path, accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer | None,
+    state: dict[str, Any],
+) -> Path:  # fmt: skip
     """Write `folder/step-N`, with N = state["step"], completely or not at all. All processes must call it.
 
     The files go to a temporary folder, are flushed to disk, and one rename publishes them.
+    optimizer: None after the last step, which needs none.
 
-    Raises UserError on all processes when one of them cannot write. Earlier checkpoints stay intact.
+    Raises WriteError on all processes when one of them cannot write. Earlier checkpoints stay intact.
     """
+    on_main(accelerator, lambda: release_room(folder))
     final = checkpoint_of(folder, state["step"])
     temporary = folder / f".{final.name}.tmp"
 
@@ -63,14 +69,16 @@ def save_checkpoint(
         save(f"random-{process}.safetensors", random_state())
         if isinstance(model, Sharded):
             part = f"{process}-of-{accelerator.num_processes}.safetensors"
-            weights, tied = _named_once(model.module)
+            weights, tied = named_once(model.module)
             pieces, header = local_pieces(weights, is_main)
             save(f"model-{part}", pieces, header | {"tied": json.dumps(tied)})
-            save(f"optimizer-{part}", *local_pieces(_flatten(optimizer.state_dict()["state"]), is_main))
+            if optimizer is not None:
+                save(f"optimizer-{part}", *local_pieces(flatten(optimizer.state_dict()["state"]), is_main))
         elif is_main:
-            weights, tied = _untie(accelerator.unwrap_model(model).state_dict())
+            weights, tied = untie(accelerator.unwrap_model(model).state_dict())
             save("model.safetensors", weights, {"tied": json.dumps(tied)})
-            save("optimizer.safetensors", _flatten(optimizer.state_dict()["state"]))
+            if optimizer is not None:
+                save("optimizer.safetensors", flatten(optimizer.state_dict()["state"]))
         if is_main:
             (temporary / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
             _flush(temporary / "state.json")
@@ -90,10 +98,48 @@ def save_checkpoint(
                 shutil.rmtree(temporary, ignore_errors=True)
             previous = newest_valid(folder)
             intact = f"the previous {previous.name} is intact" if previous else "there is no previous checkpoint"
-            raise UserError(f"{final}: cannot write the checkpoint: {why}; {intact}; fix this, then --resume")
+            raise WriteError(f"{final}: cannot write the checkpoint: {why}; {intact}; fix this, then --resume")
         if everywhere:
             manifest = dict(sorted(item for files in gather_object([written]) for item in files.items()))
     return final
+
+
+def reserve(folder: Path, accelerator: Accelerator, size: int) -> None:
+    """Take the disk space of the first checkpoint now, until it is written, so that training does not end without room.
+
+    size: bytes. File systems that cannot reserve are left alone, and so are macOS and Windows.
+
+    Raises WriteError on all processes when the disk has no room.
+    """
+
+    def take() -> None:
+        with _room(folder).open("wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                try:
+                    os.posix_fallocate(file.fileno(), 0, size)
+                except OSError as error:
+                    if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                        raise
+
+    try:
+        on_main(accelerator, take)
+    except WriteError as error:
+        if accelerator.is_main_process:
+            release_room(folder)
+        raise WriteError(
+            f"{folder.parent}: no room for the {size:,} bytes of the trained weights, so nothing is trained: {error}"
+        ) from None
+
+
+def release_room(folder: Path) -> None:
+    """Give back what `reserve` took, unless the folder is another run's by now."""
+    with suppress(WriteError):
+        check_claims()
+        _room(folder).unlink(missing_ok=True)
+
+
+def _room(folder: Path) -> Path:
+    return folder.with_name(".room")
 
 
 def _first_failure(accelerator: Accelerator, action: Callable[[], None] | None) -> str | None:
@@ -115,8 +161,9 @@ def load_checkpoint(
     Raises UserError when a tensor is missing.
     """
     load_weights(path, accelerator.unwrap_model(model))
-    with ShardedTensors(path, "optimizer") as stored:
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": _unflatten(stored, optimizer)})
+    if any(path.glob("optimizer*")):  # else no step is left to do
+        with ShardedTensors(path, "optimizer") as stored:
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": unflatten(stored, optimizer)})
     random_file = path / f"random-{accelerator.process_index}.safetensors"
     if random_file.is_file():  # with more processes than before, the new ones keep the state of their seed
         restore_random_state(load_file(random_file))
@@ -151,8 +198,12 @@ def load_weights(paths: Path | list[Path], model: nn.Module) -> None:
 
 def damage(path: Path) -> str | None:
     """Check a checkpoint against its manifest; return what is wrong, or None if all files are unchanged."""
+    if not (path / MANIFEST).is_file():  # opening a pipe would wait forever
+        return f"{MANIFEST} is missing"
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if "state.json" not in manifest:
+            return f"{MANIFEST} is incomplete"
         for name, wanted in manifest.items():
             if not (path / name).is_file():
                 return f"{name} is missing"
@@ -160,7 +211,7 @@ def damage(path: Path) -> str | None:
                 return f"{name} is incomplete"
             if _fingerprint(path / name) != wanted:
                 return f"{name} has changed since it was written"
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{MANIFEST} cannot be read"
     return None
 
@@ -225,64 +276,6 @@ def _fingerprint(path: Path) -> dict[str, Any]:
         while block := file.read(1 << 22):
             digest.update(block)
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def _flush(path: Path) -> None:
-    """Flush a file to disk, or a folder, which holds the names of its files. Windows cannot open folders."""
-    if path.is_dir() and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _untie(weights: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Split weights into stored ones and names of tied ones. Safetensors does not store shared memory twice."""
-    seen: set[tuple] = set()
-    kept, tied = {}, []
-    for name, tensor in weights.items():
-        place = tensor.data_ptr(), tensor.shape, tensor.stride()
-        if tensor.numel() and place in seen:
-            tied.append(name)
-        else:
-            kept[name] = tensor.detach().contiguous()
-        seen.add(place)
-    return kept, tied
-
-
-def _named_once(model: nn.Module) -> tuple[dict[str, Any], list[str]]:
-    """Do the same by name for sharded weights: all empty shards have the same address."""
-    names = {name for named in (model.named_parameters(), model.named_buffers()) for name, _ in named}
-    state = model.state_dict()
-    return {n: tensor for n, tensor in state.items() if n in names}, [n for n in state if n not in names]
-
-
-def _flatten(state: dict[int, dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Turn {parameter: {name: value}} into {"parameter.name": tensor}."""
-    flat = {}
-    for parameter, values in state.items():
-        for name, value in values.items():
-            if value is not None:
-                flat[f"{parameter}.{name}"] = torch.as_tensor(value).detach().clone().contiguous()
-    return flat
-
-
-def _unflatten(stored: ShardedTensors, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
-    """Undo `_flatten`. Moments are sharded like their parameter; tensors of other shapes (the step) are not."""
-    parameters: list[Any] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    state: dict[int, dict[str, Any]] = {}
-    for key in stored.found:
-        index, _, name = key.partition(".")
-        parameter = parameters[int(index)]
-        if hasattr(parameter, "to_local") and stored.shape(key) == [*parameter.shape]:
-            value: Any = torch.empty_like(parameter)
-            value.to_local().copy_(stored.like(key, parameter))
-        else:
-            value = stored.whole(key)
-        state.setdefault(int(index), {})[name] = value
-    return state
 
 
 def random_state() -> dict[str, torch.Tensor]:

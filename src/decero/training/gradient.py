@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from decero.errors import UserError
 from decero.execution.objective import Objective
+from decero.execution.saving import bad_weight
 from decero.execution.unwrap import unwrap
 from decero.training.checkpoint import random_state, restore_random_state
 from decero.training.data_loader import MicroBatch, StepLoader
 from decero.training.sharding import Sharded, full, loss_of, unsharded
 
-MEND = "nothing was updated; lower optim.learning_rate, raise optim.num_warmup_steps or set training.mixed_precision=no"
+LOWER = "lower optim.learning_rate, raise optim.num_warmup_steps or set training.mixed_precision=no"
+MEND = f"nothing was updated; {LOWER}"
 
 
 class Gradient(NamedTuple):
@@ -67,6 +69,7 @@ def backward(
         accelerator.print(f"out of memory at step {step + 1}: {halve(model, loader, too_large, step)}")
     loss = sum(total for total, _, _ in results) / max(scored, 1.0)
     if not math.isfinite(loss):  # the sum is the same everywhere, so every process stops before the update
+        check_weights(accelerator, model, step)
         suspect = next((m for m, own in zip(micro_batches, losses, strict=True) if not torch.isfinite(own)), None)
         raise UserError(bad_loss(accelerator, model, objective, suspect, step))
     sum_gradients(accelerator, model)
@@ -154,6 +157,18 @@ def freeze_unreached(accelerator: Accelerator, model: nn.Module, objective: Obje
         parameter.requires_grad_(False)
     model.zero_grad()
     return [name for name, _ in unreached]
+
+
+def check_weights(accelerator: Accelerator, model: nn.Module, done: int) -> None:
+    """Check the weights after `done` steps. Call it before they are saved or scored. All processes must call it.
+
+    Raises UserError on all processes when a weight is not finite.
+    """
+    found = next(filter(None, gather_object([bad_weight(unwrap(model))])), None)
+    if found and done:
+        raise UserError(
+            f"step {done}: {found} holds NaN or infinity, so it is not saved; earlier checkpoints are kept; {LOWER}"
+        )
 
 
 def bad_loss(accelerator: Accelerator, model: nn.Module, objective: Any, suspect: Any, step: int) -> str:

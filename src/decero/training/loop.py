@@ -22,10 +22,10 @@ from decero.errors import UserError
 from decero.execution.objective import Objective
 from decero.execution.optimize import compile_layers
 from decero.execution.unwrap import unwrap
-from decero.training.best_checkpoint import Selection
+from decero.training.best_checkpoint import Selection, room_for_weights
 from decero.training.checkpoint import load_checkpoint, save_checkpoint, to_resume
 from decero.training.data_loader import step_loader
-from decero.training.gradient import backward, bad_gradient, freeze_unreached
+from decero.training.gradient import backward, bad_gradient, check_weights, freeze_unreached
 from decero.training.metrics_log import MetricsLog
 from decero.training.optimizer import build_optimizer, learning_rate_at
 from decero.training.runs import Run
@@ -106,7 +106,7 @@ def train(
         model = prepared
         broadcast([parameter.data for parameter in model.parameters()])
 
-    result, first, checkpoints = TrainResult(model), 0, output / "checkpoints"
+    result, first, state, checkpoints = TrainResult(model), 0, dict[str, Any](), output / "checkpoints"
     running, selection = {"loss": 0.0, "steps": 0}, Selection(training, checkpoints)
     if newest := to_resume(checkpoints, accelerator) if run.resume else None:
         state = load_checkpoint(newest, accelerator, model, optimizer)
@@ -115,24 +115,40 @@ def train(
         result.wall_time_s, result.save_time_s = state["wall_time_s"], state.get("save_time_s", 0.0)
         loader.restore(first, state.get("stream"))
         loader.limit(state.get("micro_batch", loader.split.limit))
+        check_weights(accelerator, model, first)
         accelerator.print(f"resuming {output} at step {first} of {last}")
     elif accelerator.is_main_process:
         shutil.rmtree(checkpoints, ignore_errors=True)  # of an earlier attempt that is not resumed
-    log = MetricsLog(accelerator, output, first, run.tag)
+    log = MetricsLog(accelerator, output, first, run.tag, training.logging_steps, state.get("unlogged", []))
     result.history = log.rows
-    progress = tqdm(
-        total=last, initial=first, unit="step", dynamic_ncols=True, desc=output.name,
-        disable=not (accelerator.is_main_process and run.progress), mininterval=0.5 if sys.stderr.isatty() else 15,
-    )  # fmt: skip
+    shown: Any = {"total": last, "initial": first, "unit": "step", "dynamic_ncols": True, "desc": output.name}
+    shown |= {"disable": not (run.is_main and run.progress), "mininterval": 0.5 if sys.stderr.isatty() else 15}
+
+    def save(step: int, optimizer: Any, unevaluated: bool = False) -> None:
+        check_weights(accelerator, model, step)
+        state = {"step": step, "running": running, "tokens": result.tokens, "best": selection.best}
+        state |= {"stale": selection.stale, "wall_time_s": result.wall_time_s, "stream": loader.state()}
+        state |= {"micro_batch": loader.split.limit, "save_time_s": result.save_time_s}
+        state |= {"unlogged": log.unwritten, "unevaluated": unevaluated}
+        save_started = time.perf_counter()
+        save_checkpoint(checkpoints, accelerator, model, optimizer, state)
+        if accelerator.is_main_process:
+            selection.prune(step)
+        result.save_time_s += time.perf_counter() - save_started
+
     wall_time_before, started = result.wall_time_s, time.perf_counter()
     tokens_before, since = result.tokens, started
-    with closing(loader), Interruption(accelerator) as interruption, progress as bar:
+    room = room_for_weights(run, model)
+    with closing(loader), Interruption(accelerator) as interruption, room, tqdm(**shown) as bar:
+        if state.get("unevaluated"):
+            selection.evaluate(evaluate, model, first, log, bar)
         for step in range(first, first if selection.out_of_patience else last):
             loss, tokens, indices = backward(accelerator, model, objective, loader, step)
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
             total_norm = full(nn.utils.get_total_norm(gradients))
             norm = float(total_norm)
             if not math.isfinite(norm):
+                check_weights(accelerator, model, step)
                 raise UserError(bad_gradient(accelerator.unwrap_model(model), indices, step))
             if optim.max_grad_norm is not None:
                 nn.utils.clip_grads_with_norm_(model.parameters(), optim.max_grad_norm, total_norm)
@@ -158,34 +174,24 @@ def train(
             bar.update()
 
             result.wall_time_s = wall_time_before + time.perf_counter() - started
-            new_best = False
-            if evaluate and selection.due(done, last, steps_per_epoch):
-                metrics = {f"eval_{name}": value for name, value in evaluate(model).items()}
-                log.write(step=done, **metrics)
-                if not bar.disable:
-                    bar.write(f"step {done}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
-                new_best = selection.is_better(metrics, done)
+            due = evaluate is not None and selection.due(done, last, steps_per_epoch)
+            planned = training.save_steps is not None and (done % training.save_steps == 0 or done == last)
+            if kept := done == last and not planned:  # before anything that may fail: evaluation, scoring, saving
+                save(done, None, unevaluated=due)
+            new_best = due and selection.evaluate(evaluate, model, done, log, bar)
+            if due:
                 since, tokens_before, loader.waited = time.perf_counter(), result.tokens, 0.0
-            save = training.save_steps is not None and (done % training.save_steps == 0 or done == last)
             signal = interruption.anywhere()
-            if new_best or save or signal:
-                state = {"step": done, "running": running, "tokens": result.tokens, "best": selection.best}
-                state |= {
-                    "stale": selection.stale,
-                    "wall_time_s": result.wall_time_s,
-                    "micro_batch": loader.split.limit,
-                }
-                state |= {"stream": loader.state(), "save_time_s": result.save_time_s}
-                save_started = time.perf_counter()
-                save_checkpoint(checkpoints, accelerator, model, optimizer, state)
-                if accelerator.is_main_process:
-                    selection.prune(done)
-                result.save_time_s += time.perf_counter() - save_started
+            if new_best or planned or signal:
+                save(done, optimizer)
+            elif selection.out_of_patience and not kept:
+                save(done, None)
             if signal and done < last:
                 interruption.end(signal, done, last)
             if selection.out_of_patience:
                 accelerator.print(f"step {done}: no improvement for {selection.stale} evaluations; stopping early")
                 break
+    log.finish()
     result.step, result.best = max(first, result.step), selection.best
     result.wall_time_s = wall_time_before + time.perf_counter() - started
     selection.load(accelerator.unwrap_model(model))

@@ -1,38 +1,90 @@
 """Write metrics to metrics.jsonl, one JSON object per line, at once, and to accelerate's trackers."""
 
 import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
 
+from decero.errors import what_failed
+from decero.training.runs import check_claims, on_main
+
 
 class MetricsLog:
-    """Append to `output/metrics.jsonl` on the main process. Resuming drops lines after the checkpoint's step."""
+    """Append to `output/metrics.jsonl` on the main process. Resuming drops lines after the checkpoint's step.
 
-    def __init__(self, accelerator: Accelerator, output: Path, first_step: int, tag: str = ""):
-        self.accelerator, self.tag = accelerator, tag
+    every: the steps between lines of the loss (`training.logging_steps`). Damaged and missing lines are reported.
+    unlogged: rows that could not be written before. On a full disk training goes on; a checkpoint keeps `unwritten`.
+    """
+
+    def __init__(
+        self, accelerator: Accelerator, output: Path, first_step: int, tag: str = "", every: int | None = None,
+        unlogged: Sequence[dict] = (),
+    ):  # fmt: skip
+        self.accelerator, self.tag, self._written, self._failed = accelerator, tag, 0, False
         self.path = output / "metrics.jsonl"
-        self.rows: list[dict] = []
-        if self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            self.rows = [row for row in map(_parse, lines) if row and row["step"] <= first_step]
-        if accelerator.is_main_process:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = output / ".metrics.jsonl.tmp"  # a kill must not destroy the existing log
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
-            temporary.replace(self.path)
+        *whole, cut = self.path.read_bytes().split(b"\n") if self.path.is_file() else [b""]
+        found = [_parse(line) for line in whole]
+        self.rows: list[dict] = [row for row in (*found, _parse(cut)) if row and row["step"] <= first_step]
+        self.rows += [row for row in unlogged if row not in self.rows]
+        damaged = [number for number, row in enumerate(found, start=1) if row is None]
+        steps = {row["step"] for row in self.rows if "loss" in row}
+        missing = [step for step in range(every, first_step + 1, every) if step not in steps] if every else []
+        if damaged or missing:
+            what = [f"line {damaged[0]} is damaged"] if damaged else []
+            what += [f"{len(missing)} losses up to step {missing[-1]} are missing"] if missing else []
+            accelerator.print(f"{self.path}: {', '.join(what)}; the run goes on without these lines")
+        on_main(accelerator, self._rewrite)
+
+    @property
+    def unwritten(self) -> list[dict]:
+        return self.rows[self._written :]
 
     def write(self, *, step: int, **values: float) -> None:
+        """Add a line. Says so when the disk does not take it, and tries again with the next one."""
+        if self.rows and self.rows[-1]["step"] == step and values.keys() <= self.rows[-1].keys():
+            return  # a resumed run evaluates the last step once more
         self.rows.append({"step": step} | values)
-        if self.accelerator.is_main_process:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(self.rows[-1]) + "\n")
-        self.accelerator.log({f"{self.tag}{name}": value for name, value in values.items()}, step=step)
+        try:
+            if self.accelerator.is_main_process:
+                check_claims()
+                self._rewrite() if self._failed else self._append()
+            self.accelerator.log({f"{self.tag}{name}": value for name, value in values.items()}, step=step)
+        except OSError as error:
+            if (found := what_failed(error)) is None:
+                raise
+            if not self._failed:
+                line = f"warning: {self.path}: {found[0]}; {found[1]}; training goes on and keeps its lines in memory"
+                print(line, file=sys.stderr, flush=True)
+            self._failed = True
+
+    def finish(self) -> None:
+        """Write what is left. All processes must call it. Raises WriteError on all of them when that fails."""
+        on_main(self.accelerator, self._rewrite if self._failed else lambda: None)
+
+    def _append(self) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(self.rows[-1]) + "\n")
+        self._written = len(self.rows)
+
+    def _rewrite(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(".metrics.jsonl.tmp")  # a kill must not destroy the existing log
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
+        temporary.replace(self.path)
+        self._written, self._failed = len(self.rows), False
 
 
-def _parse(line: str) -> dict | None:
-    """Parse a line; return None for one that a kill cut short."""
+def read_metrics(path: Path) -> list[dict]:
+    """Return the lines of a log, without damaged ones."""
+    return [row for line in path.read_bytes().split(b"\n") if (row := _parse(line))]
+
+
+def _parse(line: bytes) -> dict | None:
+    """Parse a line; return None for a damaged one, such as one that a kill cut short."""
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
         return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None

@@ -30,7 +30,8 @@ def build_optimizer(model: nn.Module, config: OptimSection) -> torch.optim.Optim
     rows and columns.
     """
     cls = OPTIMIZERS[config.name]
-    accepted = set(inspect.signature(cls).parameters) - {"params", "lr", "weight_decay"}
+    # capturable and differentiable are for CUDA graphs and gradients of updates; neither works in this loop
+    accepted = set(inspect.signature(cls).parameters) - {"params", "lr", "weight_decay", "capturable", "differentiable"}
     for name in config.arguments:
         if name not in accepted:
             near = did_you_mean(name, accepted, "optim.arguments.") or f"; use one of {', '.join(sorted(accepted))}"
@@ -49,7 +50,7 @@ def build_optimizer(model: nn.Module, config: OptimSection) -> torch.optim.Optim
     fused = {"fused": True} if can_fuse and "foreach" not in config.arguments else {}
     try:
         return cls([g for g in groups if g["params"]], lr=config.learning_rate, **(fused | config.arguments))
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, IndexError) as error:
         raise UserError(f"optim.arguments: {cls.__name__} rejects them: {error}") from error
 
 

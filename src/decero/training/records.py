@@ -1,6 +1,7 @@
 """Write result.json: the results of a run, and what is needed to interpret and repeat it."""
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -15,22 +16,35 @@ import torch
 from accelerate import Accelerator
 
 from decero.config.run_config import RunConfig
+from decero.errors import UserError, root_line
 from decero.training.memory import peak_memory
+from decero.training.runs import PUSHED, on_main
 
+SCORE_AGAIN = "delete this file, and --resume scores the model again"
 RECORDED = ("decero", "torch", "transformers", "datasets", "accelerate", "tokenizers")
 
 
 def finished(config: RunConfig) -> dict[str, Any] | None:
     """Return the record of the run if it has already finished and is resumed; else None."""
-    record = Path(config.output) / "result.json"
-    if not config.resume or not record.is_file():
+    folder = Path(config.output)
+    if not config.resume or not (folder / "result.json").is_file():
         return None
-    return json.loads(record.read_text(encoding="utf-8"))
+    record = read_record(folder)
+    if "finished" not in record:
+        raise UserError(f"{folder}/result.json: damaged: parts of it are missing; {SCORE_AGAIN}")
+    return record
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The result.json of a run."""
-    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    """Return the result.json of a run. Raises UserError when it is damaged."""
+    path = folder / "result.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged: {root_line(error)}; {SCORE_AGAIN}") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{path}: damaged: it holds no record; {SCORE_AGAIN}")
+    return record
 
 
 def write_result(output: Path, accelerator: Accelerator, result: dict[str, Any]) -> dict[str, Any]:
@@ -46,18 +60,40 @@ def write_result(output: Path, accelerator: Accelerator, result: dict[str, Any])
         "versions": {"python": platform.python_version()} | {name: version(name) for name in RECORDED},
         "commit": _commit(),
     }
-    if accelerator.is_main_process:
-        write_json(output / "result.json", record)
-    accelerator.wait_for_everyone()
+    on_main(accelerator, lambda: write_json(output / "result.json", record))
     return record
 
 
+def pushed_to(output: Path) -> str | None:
+    """Return the hub repository that the model of a run was pushed to, if any."""
+    try:
+        return json.loads((output / PUSHED).read_text(encoding="utf-8"))["repo_id"]
+    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: a second push changes nothing
+        return None
+
+
+def write_pushed(output: Path, repo_id: str) -> None:
+    """Note that the model of a run was pushed."""
+    write_json(output / PUSHED, {"repo_id": repo_id})
+
+
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a JSON file completely or not at all. Creates its folder if needed."""
+    """Write a JSON file completely or not at all. Creates its folder if needed.
+
+    NaN and infinities, which JSON does not have, become null.
+    """
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(_finite(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _commit() -> str | None:

@@ -1,6 +1,5 @@
 """Open a run: check the topology, claim the output folder, record the settings."""
 
-import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,9 +17,13 @@ from accelerate.utils import ProjectConfiguration, broadcast_object_list
 from filelock import FileLock, Timeout
 from huggingface_hub import get_token
 
+from decero.config.recorded_settings import record_settings
 from decero.config.run_config import RunConfig
 from decero.config.sections import OptimSection, TrainingSection
-from decero.errors import CLEANUPS, UserError, did_you_mean
+from decero.errors import CLEANUPS, UserError, WriteError, did_you_mean, write_error
+from decero.execution.saving import whole_folder
+from decero.execution.threads import set_threads
+from decero.execution.unwrap import unwrap
 from decero.training.memory import keep_freed_memory, reset_peak_memory
 from decero.training.rendezvous import process_group_options
 from decero.training.sharding import sharding_requested
@@ -53,6 +56,20 @@ class Run:
     def print(self, *lines: str) -> None:
         """Print lines once, on the main process."""
         self.accelerator.print("\n".join(lines))
+
+    def save_model(self, *parts: Any) -> Path:
+        """Write model/ completely or not at all, and return it. All processes must call it, and all raise its error."""
+        folder = self.output / "model"
+
+        def write() -> None:
+            for left in self.output.glob(".model.*-*"):  # of a killed process
+                shutil.rmtree(left, ignore_errors=True)
+            with whole_folder(folder) as partial:
+                for part in parts:
+                    unwrap(part).save_pretrained(partial)
+
+        on_main(self.accelerator, write)
+        return folder
 
     def with_settings(self, config: Any) -> "Run":
         """Return the same run with the settings of `config`."""
@@ -87,12 +104,12 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Run:
     )
     accelerator.gradient_accumulation_steps = 1  # else accelerate would divide the loss again
     _check_topology(config, accelerator, training, sharded)
-    if config.hub.repo_id and get_token() is None:
+    if config.hub.repo_id and get_token() is None and not (Path(config.output) / PUSHED).is_file():
         raise UserError("hub.repo_id: no token to push with; run `hf auth login` or set HF_TOKEN")
     _set_up_device(accelerator)
     accelerator.print(_topology_line(accelerator, training, sharded))
     if not config.dry_run:
-        _on_main(accelerator, lambda: _claim(Path(config.output), config.resume))
+        on_main(accelerator, lambda: _claim(Path(config.output), config.resume))
         if config.call.budget is None:
             write_settings(config, accelerator)
     reset_peak_memory()
@@ -139,10 +156,7 @@ def _set_up_device(accelerator: Accelerator) -> None:
     if accelerator.device.type != "cpu":
         multiply_in_tf32()
         return
-    # accelerate's launcher sets one thread per process, however many cores there are
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // local))
+    set_threads(int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)))
     keep_freed_memory()
 
 
@@ -157,7 +171,8 @@ def _topology_line(accelerator: Accelerator, training: TrainingSection, sharded:
 
 def write_settings(config: RunConfig, accelerator: Accelerator) -> None:
     """Write config.yaml into the claimed folder: at the start, or after --budget has chosen the settings."""
-    _on_main(accelerator, lambda: _write_config(Path(config.output), config))
+    output = Path(config.output)  # before its first step a run has nothing to protect
+    on_main(accelerator, lambda: record_settings(output / "config.yaml", config, keep=bool(_run_files(output))))
     if accelerator.log_with:
         accelerator.init_trackers(config.tracking.project_name)
 
@@ -172,23 +187,59 @@ def _trackers(config: RunConfig) -> list[str]:
     return ["tensorboard"] if find_spec("tensorboard") and not config.dry_run else []
 
 
-_LOCKS: list[FileLock] = []  # held until the process ends
+@dataclass
+class _Claim:
+    """The lock of an output folder, and which file it was when it was taken."""
+
+    folder: Path
+    lock: FileLock
+    file: os.stat_result
+
+    def holds(self) -> bool:
+        """Return whether the folder still has this lock. One that was deleted and made anew is another run's."""
+        try:
+            return os.path.samestat(self.file, os.stat(self.folder / ".lock"))
+        except OSError:
+            return False
+
+    def release(self) -> None:
+        self.lock.release()
 
 
-def _on_main(accelerator: Accelerator, action: Callable[[], None]) -> None:
-    """Run `action` on the main process. Every process raises its UserError, so that none waits forever."""
-    refusal: list[str | None] = [None]
+_LOCKS: list[_Claim] = []  # held until the process ends
+
+
+def check_claims() -> None:
+    """Raise WriteError unless the output folder of this process is still its own."""
+    for claim in _LOCKS:
+        if not claim.holds():
+            raise WriteError(
+                f"output: {claim.folder} was deleted or replaced while this run used it; the run stops and writes "
+                f"nothing more; start it again, or {OTHER}"
+            )
+
+
+def on_main(accelerator: Accelerator, action: Callable[[], Any]) -> None:
+    """Write something on the main process, into a folder that is still this run's. All processes must call it.
+
+    Every process raises the UserError of the main process, so that none waits forever. Errors of the disk become one.
+    """
+    refusal: list[UserError | None] = [None]
     if accelerator.is_main_process:
         try:
+            check_claims()
             action()
-        except UserError as error:
-            refusal = [str(error)]
+        except Exception as error:
+            refusal = [error if isinstance(error, UserError) else write_error(error)]
+            if refusal[0] is None:
+                raise
     broadcast_object_list(refusal)
     if refusal[0]:
-        raise UserError(refusal[0])
+        raise refusal[0]
 
 
 OTHER = "give another output=FOLDER"
+PUSHED = "pushed.json"  # where the model was pushed to
 
 
 def _claim(output: Path, resume: bool) -> None:
@@ -201,7 +252,8 @@ def _claim(output: Path, resume: bool) -> None:
         fresh = not any(output.iterdir())
         lock = FileLock(output / ".lock")
         lock.acquire(timeout=0)
-        _LOCKS.append(lock)
+        claim = _Claim(output.absolute(), lock, os.stat(output / ".lock"))
+        _LOCKS.append(claim)
     except Timeout:
         raise UserError(f"output: {output} is being written by another run; wait for it, or {OTHER}") from None
     except OSError as error:
@@ -212,30 +264,7 @@ def _claim(output: Path, resume: bool) -> None:
     if files and not resume:
         raise UserError(f"output: {output} holds another run; --resume it, delete it, or {OTHER}")
     if fresh:
-        CLEANUPS.append(lambda: _unclaim(output, lock))
-
-
-def _write_config(output: Path, config: RunConfig) -> None:
-    """Write config.yaml. A run that is resumed must keep its settings; comments may differ.
-
-    Raises UserError when a setting differs.
-    """
-    record, settings = output / "config.yaml", config.to_yaml()
-    if not _run_files(output):  # nothing to protect: the earlier run stopped before its first step
-        temporary = output / ".config.yaml.tmp"
-        temporary.write_text(settings, encoding="utf-8")
-        temporary.replace(record)
-        return
-    try:
-        recorded = type(config).load(str(record)).to_yaml()  # settings added since get their defaults
-    except UserError:
-        recorded = record.read_text(encoding="utf-8")
-    old, new = ([line for line in text.splitlines() if not line.startswith("#")] for text in (recorded, settings))
-    if old != new:
-        changed = next(b or a for a, b in itertools.zip_longest(old, new, fillvalue="") if a != b).strip()
-        raise UserError(
-            f"output: {output} holds a run with other settings (here: {changed}); use the same ones, or {OTHER}"
-        )
+        CLEANUPS.append(lambda: _unclaim(output, claim))
 
 
 def _run_files(output: Path) -> set[str]:
@@ -243,10 +272,11 @@ def _run_files(output: Path) -> set[str]:
     return {path.name for path in output.iterdir() if path.name[0] != "."} - {"logs", "config.yaml"}
 
 
-def _unclaim(output: Path, lock: FileLock) -> None:
+def _unclaim(output: Path, claim: _Claim) -> None:
     """Remove the folder of a run that was refused before it wrote anything."""
-    if output.is_dir() and not _run_files(output):
-        lock.release()
+    if claim.holds() and not _run_files(output):
+        claim.release()
+        _LOCKS.remove(claim)
         shutil.rmtree(output, ignore_errors=True)
 
 

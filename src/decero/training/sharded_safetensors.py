@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 HEADER, OFFSETS = "DCP_SHARDING_INFO", "saved_offsets"
 
@@ -104,3 +104,50 @@ class ShardedTensors:
     def whole(self, name: str) -> Tensor:
         """Read the whole tensor."""
         return self.rows(name, 0, self.found[name][-1][1])
+
+
+def untie(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Split weights into stored ones and names of tied ones. Safetensors does not store shared memory twice."""
+    seen: set[tuple] = set()
+    kept, tied = {}, []
+    for name, tensor in weights.items():
+        place = tensor.data_ptr(), tensor.shape, tensor.stride()
+        if tensor.numel() and place in seen:
+            tied.append(name)
+        else:
+            kept[name] = tensor.detach().contiguous()
+        seen.add(place)
+    return kept, tied
+
+
+def named_once(model: nn.Module) -> tuple[dict[str, Any], list[str]]:
+    """Do the same by name for sharded weights: all empty shards have the same address."""
+    names = {name for named in (model.named_parameters(), model.named_buffers()) for name, _ in named}
+    state = model.state_dict()
+    return {n: tensor for n, tensor in state.items() if n in names}, [n for n in state if n not in names]
+
+
+def flatten(state: dict[int, dict[str, Any]]) -> dict[str, Tensor]:
+    """Turn {parameter: {name: value}} into {"parameter.name": tensor}."""
+    flat = {}
+    for parameter, values in state.items():
+        for name, value in values.items():
+            if value is not None:
+                flat[f"{parameter}.{name}"] = torch.as_tensor(value).detach().clone().contiguous()
+    return flat
+
+
+def unflatten(stored: ShardedTensors, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
+    """Undo `flatten`. Moments are sharded like their parameter; tensors of other shapes (the step) are not."""
+    parameters: list[Any] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Any]] = {}
+    for key in stored.found:
+        index, _, name = key.partition(".")
+        parameter = parameters[int(index)]
+        if hasattr(parameter, "to_local") and stored.shape(key) == [*parameter.shape]:
+            value: Any = torch.empty_like(parameter)
+            value.to_local().copy_(stored.like(key, parameter))
+        else:
+            value = stored.whole(key)
+        state.setdefault(int(index), {})[name] = value
+    return state

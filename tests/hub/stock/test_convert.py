@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 import transformers as hf
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -433,3 +434,28 @@ def test_the_command_line(stock_folder, tmp_path, capfd):
     with pytest.raises(SystemExit):
         main(["import", str(tmp_path / "stok"), str(tmp_path / "other")])
     assert "stok: no such folder; did you mean" in capfd.readouterr().err
+
+
+FULL = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def test_a_full_disk_ends_a_conversion_in_one_line(stock_folder, tmp_path, monkeypatch):
+    folder = stock_folder()
+
+    def full(*args, **kwargs):
+        raise FULL
+
+    import_model(folder, tmp_path / "ours")
+    monkeypatch.setattr(hf.PreTrainedModel, "save_pretrained", full)
+    refused(folder, tmp_path / "out", "out: cannot be written: No space left on device; fix this")
+    with pytest.raises(UserError, match="back: cannot be written: No space left on device"):
+        export_model(tmp_path / "ours", tmp_path / "back", to="bert")
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, "ours"}
+
+
+@pytest.mark.parametrize("content", ["{}", "{", '{"model": {"type": "WordLevel"}, "new": -1}'])
+def test_a_damaged_tokenizer_is_one_line(content, stock_folder, tmp_path):
+    folder = stock_folder()
+    (folder / "tokenizer.json").write_text(content)
+    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    assert "\n" not in refused(folder, tmp_path / "out", "cannot load its tokenizer")

@@ -1,0 +1,242 @@
+"""Read JSON Lines: an object a line; also a JSON array of objects, and lines that are texts.
+
+A column has one type in all files: text, numbers, truth values, lists or objects. Where texts and numbers are mixed,
+the numbers are text, as they are written.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.json as paj
+
+from decero.data.column_names import Wanted, missing_column, nested_names, value_at
+from decero.data.file_bytes import text_blocks
+from decero.errors import UserError
+
+SAMPLE = 10_000  # rows of a stream that decide the types
+DEEPEST = 32  # levels of lists and objects in a column; Arrow files allow 64
+NAMED = 1000  # rows of a file whose columns an error names
+ROWS = 10_000  # of a table, at most
+Row = tuple[int, str, dict[str, Any]]  # line (item, in an array), source text, value
+SCALARS = {str: "text", int: "a number", float: "a number", bool: "true or false"}
+MISSING: Any = object()
+UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError)
+WRITTEN = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)  # numbers as they are written
+
+
+def find_types(paths: list[Path], wanted: Wanted, rest: bool, sample: bool) -> dict[str, pa.DataType]:
+    """Return the type of each wanted column, and of all others if `rest`; by the first rows if `sample`.
+
+    Raises UserError: a line that is no JSON; a wanted column that no row has; one that mixes texts and lists.
+    """
+    columns = {name: _Column(name) for name in wanted}
+    names: dict[str, None] = {}
+    keys = {name: json.dumps(name) for name in wanted}
+    for path in paths[:1] if sample else paths:
+        for place, text, row in islice(_all_rows(path), SAMPLE if sample else None):
+            for name, key in keys.items():
+                if text.count(key) > 1:
+                    _check_twice(path, place, text, name)
+            if rest:
+                for name in row:
+                    if name not in columns:
+                        columns[name] = _Column(name)
+            for column in columns.values():
+                column.add(path, place, value_at(row, column.name, MISSING))
+            if place <= NAMED:
+                names |= dict.fromkeys(nested_names(row))
+    for name, setting in wanted.items():
+        if names and not columns[name].found:
+            raise missing_column(name, list(names), ", ".join(map(str, paths[:3])), setting)
+    return {column.name: column.type(column.name in wanted) for column in columns.values()}
+
+
+def read_table(path: Path, types: dict[str, pa.DataType], wanted: Wanted, checked: bool) -> Iterator[pa.Table]:
+    """Yield the columns of a file in tables. Raises UserError for a value that is not of its column's type.
+
+    checked: whether `find_types` has read every line. Then Arrow reads the blocks that it can, which is faster; it does
+    not survive deeply nested lists.
+    """
+    for number, text in text_blocks(path):
+        if number == 1 and text.lstrip().startswith("["):
+            rows = _items(path)
+        elif checked and (table := _by_arrow(text, types)) is not None:
+            yield table
+            continue
+        else:
+            rows = _rows(path, number, text)
+        while some := list(islice(rows, ROWS)):
+            yield _table(path, some, types, wanted)
+        if number == 1 and text.lstrip().startswith("["):
+            return
+
+
+def _by_arrow(text: str, types: dict[str, pa.DataType]) -> pa.Table | None:
+    """Return the columns of some lines, None where Arrow's reader does not give exactly these types and rows."""
+    if any("." in name for name in types):
+        return None
+    lines = sum(1 for line in text.split("\n") if line and not line.isspace())
+    data = text.encode()
+    try:
+        table = paj.read_json(
+            io.BytesIO(data),
+            read_options=paj.ReadOptions(use_threads=False, block_size=len(data) + 1),
+            parse_options=paj.ParseOptions(pa.schema(list(types.items())), unexpected_field_behavior="ignore"),
+        )
+    except UNFIT:
+        return None
+    return table.select(list(types)) if len(table) == lines else None
+
+
+class _Column:
+    """The kinds of values in a column, with the first place of each."""
+
+    def __init__(self, name: str):
+        self.name, self.found = name, False
+        self.kinds: dict[type, str] = {}
+        self.nested: list[pa.DataType] = []
+        self.fits = True
+
+    def add(self, path: Path, place: int, value: Any) -> None:
+        if value is MISSING:
+            return
+        self.found = True
+        kind = type(value)
+        if kind not in self.kinds:
+            self.kinds[kind] = f"{path}, line {place}"
+        if kind is int and not -(2**63) <= value < 2**63:
+            self.fits = False
+        elif kind in (list, dict) and self.fits:
+            try:
+                found = pa.infer_type([value])
+                self.fits = _is_flat(found)
+                if self.fits and found not in self.nested:
+                    fields = [pa.schema({"x": each}) for each in [*self.nested, found]]
+                    self.nested = [pa.unify_schemas(fields, promote_options="permissive").field("x").type]
+            except UNFIT:
+                self.fits = False
+
+    def type(self, wanted: bool) -> pa.DataType:
+        kinds = {kind: place for kind, place in self.kinds.items() if kind is not type(None)}
+        lists = [kind for kind in kinds if kind not in SCALARS]
+        if lists and (len(kinds) > 1 or not self.fits):
+            if not wanted:
+                return pa.string()
+            other = next((kind for kind in kinds if kind not in lists), lists[-1])
+            what = f"{SCALARS.get(other, 'another list or object')} ({kinds[other]})"
+            raise UserError(
+                f"{kinds[lists[0]]}: column {self.name!r} holds a list or an object here, but elsewhere {what}; "
+                "give it one type"
+            )
+        if lists:
+            return self.nested[0] if self.nested else pa.string()
+        if set(kinds) == {bool}:
+            return pa.bool_()
+        if kinds and set(kinds) <= {int, float} and self.fits:
+            return pa.float64() if float in kinds else pa.int64()
+        return pa.string()
+
+
+def _is_flat(kind: pa.DataType, levels: int = DEEPEST) -> bool:
+    """Tell whether a type is nested in at most some levels."""
+    return levels > 0 and all(_is_flat(kind.field(i).type, levels - 1) for i in range(kind.num_fields))
+
+
+def _table(path: Path, rows: list[Row], types: dict[str, pa.DataType], wanted: Wanted) -> pa.Table:
+    arrays, written = [], None
+    for name, kind in types.items():
+        values = [value_at(row, name) for _, _, row in rows]
+        if kind == pa.string() and any(value is not None and type(value) is not str for value in values):
+            written = written or [_as_written(text) for _, text, _ in rows]
+            values = [
+                json.dumps(value) if isinstance(value, list | dict) else value_at(row, name)
+                for value, row in zip(values, written, strict=True)
+            ]
+            values = [json.dumps(value) if isinstance(value, bool) else value for value in values]
+        try:
+            arrays.append(pa.array(values, kind))
+        except (UnicodeEncodeError, *UNFIT):
+            if name not in wanted and kind == pa.string():
+                arrays.append(pa.array([v and v.encode("utf-8", "replace").decode() for v in values], kind))
+                continue
+            for (place, _, _), value in zip(rows, values, strict=True):
+                try:
+                    pa.array([value], kind)
+                except UnicodeEncodeError as error:
+                    raise UserError(f"{path}, line {place}: column {name!r} holds half a character (a lone surrogate, "
+                                    "\\ud800 to \\udfff); correct it") from error  # fmt: skip
+                except UNFIT as error:
+                    raise UserError(
+                        f"{path}, line {place}: column {name!r} holds {json.dumps(value)[:80]}, but before it holds "
+                        f"{kind}; give it one type"
+                    ) from error
+            raise
+    return pa.table(arrays, names=list(types))
+
+
+def _as_written(text: str) -> dict[str, Any]:
+    row = WRITTEN.decode(text)
+    return row if isinstance(row, dict) else {"text": row}
+
+
+def _all_rows(path: Path) -> Iterator[Row]:
+    for number, text in text_blocks(path):
+        if number == 1 and text.lstrip().startswith("["):
+            yield from _items(path)
+            return
+        yield from _rows(path, number, text)
+
+
+def _rows(path: Path, first: int, text: str) -> Iterator[Row]:
+    """Yield the rows of a block of lines. first: the number of the first line."""
+    for number, line in enumerate(text.split("\n"), start=first):
+        if line and not line.isspace():
+            yield number, line, _object(path, number, _parse(path, number, line))
+
+
+def _items(path: Path) -> Iterator[Row]:
+    """Yield the items of a file that is one JSON array; it is in memory as a whole."""
+    items = _parse(path, 1, "".join(text for _, text in text_blocks(path)))
+    for number, item in enumerate(items, start=1):
+        yield number, json.dumps(item), _object(path, number, item, "item")
+
+
+def _object(path: Path, number: int, value: Any, unit: str = "line") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, str):
+        return {"text": value}
+    kind = "null" if value is None else "a list" if isinstance(value, list) else SCALARS[type(value)]
+    raise UserError(f'{path}, {unit} {number}: holds {kind}, not an object such as {{"text": "..."}}')
+
+
+def _parse(path: Path, first: int, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line, place = first + error.lineno - 1, error.colno
+        comma = text[: error.pos].rstrip().endswith("}") and text[error.pos :].strip() == ","
+        what = "a comma follows the object; remove it" if comma else f"not JSON: {error.msg} at character {place}"
+        alone = error.lineno == 1 and text.strip() in ("{", "[")
+        mend = "; write each object in one line (jq -c . OLD > NEW)" if alone else ""
+        raise UserError(f"{path}, line {line}: {what}{mend}") from error
+    except RecursionError as error:
+        raise UserError(f"{path}, line {first}: its lists or objects are nested too deeply; remove them") from error
+    except ValueError:  # a number with more digits than Python reads
+        return WRITTEN.decode(text)
+
+
+def _check_twice(path: Path, place: int, text: str, name: str) -> None:
+    """Raise UserError when an object has a key twice; JSON readers would take the last."""
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        if sum(key == name for key, _ in found) > 1:
+            raise UserError(f"{path}, line {place}: the key {name!r} is there twice; keep one")
+        return dict(found)
+
+    json.loads(text, object_pairs_hook=pairs)

@@ -1,0 +1,128 @@
+"""Load a checked checkpoint into a model, and say which tensors were missing, unused or of another shape."""
+
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import transformers
+from transformers import AutoConfig, PreTrainedModel
+
+from decero.errors import UserError, missing_package
+from decero.execution.model_folder import Checkpoint, read_config, read_headers
+
+SHOWN = 4  # groups of tensors that a line names
+
+
+@contextmanager
+def one_line(what: str, mend: str = "") -> Iterator[None]:
+    """Silence log messages of transformers, and turn any error of it into a UserError of one line.
+
+    mend: how to allow remote code.
+    """
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # transformers, its models and hub code raise all kinds, even a bare Exception
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if mend and "trust_remote_code" in reason:
+            reason = f"needs its own Python code; read it, then {mend}"
+        elif package := missing_package(error):
+            reason = f"it needs a package: pip install {package}"
+        raise UserError(f"{what}: {reason}") from error
+    finally:
+        transformers.logging.set_verbosity(level)
+        transformers.logging.enable_progress_bar()
+
+
+def read_model_config(checkpoint: Checkpoint) -> Any:
+    """Return the configuration of a checkpoint. Errors are transformers' own."""
+    return AutoConfig.from_pretrained(str(checkpoint.folder), **checkpoint.code)
+
+
+def load_pretrained(
+    auto_class: Any, checkpoint: Checkpoint, *, new_head: bool, new_labels: bool = False, **options: Any
+) -> PreTrainedModel:
+    """Load a checkpoint into the class that `auto_class` chooses. Say what is new and what is not used.
+
+    new_head: allow a head that the checkpoint does not have to start from random weights.
+    new_labels: replace a classifier with another number of labels.
+    options: more arguments of `from_pretrained`.
+
+    Raises UserError for a missing tensor outside a new head, and for a tensor of another shape.
+    """
+    folder, where = checkpoint.folder, checkpoint.name
+    stored = list(read_headers(folder))
+    model, report = auto_class.from_pretrained(
+        str(folder), use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True,
+        **checkpoint.code, **options,
+    )  # fmt: skip
+    kind = type(model).__name__
+    saved_by_it = kind in (read_config(folder).get("architectures") or [])
+    new = _missing_heads(model, report["missing_keys"]) if new_head and not saved_by_it else set()
+    lacking = [name for name in report["missing_keys"] if _head_part(model, name) not in new]
+    if lacking:
+        name = min(lacking, key=[*model.state_dict()].index)
+        more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
+        other = _prefixed(name.removeprefix(f"{model.base_model_prefix}."), stored)
+        raise UserError(f"{where}: tensor {name} is missing{more}; {kind} needs it{other}")
+    for name, found, wanted in sorted(report["mismatched_keys"]):
+        if not new_labels or not _head_part(model, name):
+            raise UserError(f"{where}: tensor {name} has shape {[*found]}, but {kind} needs {[*wanted]}")
+        new.add(_head_part(model, name))
+    said = [f"new, with random weights: {', '.join(sorted(new))}"] if new else []
+    said += [f"not used: {_summary(report['unexpected_keys'])}"] if report["unexpected_keys"] else []
+    if said:
+        say(f"{where}: {'; '.join(said)}")
+    return model
+
+
+@cache  # each line once: a comparison loads a checkpoint many times
+def say(line: str) -> None:
+    """Print a note on standard error, in the main process."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"note: {line}", file=sys.stderr, flush=True)
+
+
+def _head_part(model: PreTrainedModel, name: str) -> str:
+    """Return the part of the head that holds a tensor (classifier, bert.pooler), or "" outside the head.
+
+    The pooler of an encoder belongs to the head, because only classifiers have one.
+    """
+    first, _, rest = name.partition(".")
+    base = model.base_model_prefix
+    if hasattr(model, base):
+        return first if first != base else f"{base}.pooler" if rest.startswith("pooler.") else ""
+    output = model.get_output_embeddings()  # T5 has its stacks and its head side by side
+    return first if output is not None and getattr(model, first, None) is output else ""
+
+
+def _missing_heads(model: PreTrainedModel, missing: set[str]) -> set[str]:
+    """Return the parts of the head of which no tensor was loaded. Tied tensors do not count."""
+    tied = set(getattr(model, "all_tied_weights_keys", {}))
+    loaded = {_head_part(model, name) for name in model.state_dict() if name not in missing and name not in tied}
+    return {_head_part(model, name) for name in missing} - loaded - {""}
+
+
+def _prefixed(name: str, stored: list[str]) -> str:
+    """Name the stored tensor that has another prefix than the missing one; torch.compile adds `_orig_mod.`."""
+    found = next((each for each in stored if each.endswith(f".{name}")), "")
+    return f", and the file has {found}; save the model without this prefix" if found else ""
+
+
+def _summary(names: Collection[str]) -> str:
+    """Count tensors by layer or module: `cls.predictions (5 tensors), bert.encoder.layer.2 (16 tensors)`."""
+    groups: Counter[str] = Counter()
+    for name in sorted(names):
+        layer = re.match(r"(.*?\.\d+)\.", name)
+        groups[layer[1] if layer else ".".join(name.split(".")[:-1][:2]) or name] += 1
+    shown = [f"{group} ({count} tensor{'s' * (count > 1)})" for group, count in list(groups.items())[:SHOWN]]
+    return ", ".join(shown) + (f" and {len(groups) - SHOWN} more" if len(groups) > SHOWN else "")

@@ -1,0 +1,51 @@
+"""Say what is at a path, and check a folder before a library reads its files."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from decero.errors import UserError, regular_file
+
+PIPE = "a named pipe"
+SPECIAL = {
+    stat.S_IFIFO: PIPE, stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+}  # fmt: skip
+ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
+READ_WHOLE = (".json", ".txt", ".jinja", ".model")  # endings of files that libraries read into memory
+LARGEST, NO_LIMIT = 2**28, 2**63  # bytes of such a file (the largest tokenizers have a tenth of it), and of others
+
+
+def kind_of(path: Path | str) -> str:
+    """Say what is at a path: "a file", "a folder", "a named pipe" ..., or "" for nothing.
+
+    Opens nothing. A name that no file can have, such as one of 300 letters, is nothing.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError:  # a zero byte
+        return ""
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "a loop of symbolic links"
+        if error.errno in ABSENT:
+            return ""
+        raise
+    if stat.S_ISREG(mode):
+        return "a file"
+    return "a folder" if stat.S_ISDIR(mode) else SPECIAL.get(stat.S_IFMT(mode), "no regular file")
+
+
+def check_folder(folder: Path | str) -> Path:
+    """Return a folder in which every file is a regular one, so that a library may read any of them.
+
+    Other folders and dead links inside are ignored. Raises UserError as `regular_file` does, and for a file of more
+    than `LARGEST` bytes that would be read whole.
+    """
+    folder, kind = Path(folder), kind_of(folder)
+    if kind != "a folder":
+        raise UserError(f"{folder}: {f'this is {kind}; give a folder' if kind else 'no such folder'}")
+    for path in sorted([*folder.iterdir(), *folder.glob("*/*.jinja")]):
+        if kind_of(path) not in ("", "a folder"):
+            regular_file(path, LARGEST if path.name.endswith(READ_WHOLE) else NO_LIMIT)
+    return folder

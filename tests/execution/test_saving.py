@@ -1,0 +1,85 @@
+"""Model folders are written completely or not at all, and a full disk is one line."""
+
+import errno
+import os
+import resource
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from decero.errors import WriteError
+from decero.execution.saving import bad_weight, whole_folder
+
+FULL = [
+    OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    Exception("No space left on device (os error 28)"),  # what tokenizers raise
+    OSError(errno.EFBIG, os.strerror(errno.EFBIG)),
+    OSError(errno.EMFILE, os.strerror(errno.EMFILE)),
+    OSError(errno.EPERM, os.strerror(errno.EPERM)),
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=str)
+@pytest.mark.parametrize("older", [False, True])
+def test_a_failed_write_leaves_nothing_and_names_the_folder(tmp_path, error, older):
+    folder = tmp_path / "model"
+    if older:
+        folder.mkdir()
+        (folder / "old").touch()
+
+    def write():
+        with whole_folder(folder) as partial:
+            (partial / "half").write_text("h")
+            raise error
+
+    with pytest.raises(WriteError) as failed:
+        write()
+    assert str(failed.value).startswith(f"{folder}: cannot be written: ")
+    assert "then start the same command again (a run with --resume)" in str(failed.value)
+    assert [p.name for p in tmp_path.rglob("*")] == (["model", "old"] if older else [])
+
+
+def test_a_new_folder_replaces_an_older_one_completely(tmp_path):
+    for name in ("first", "second"):
+        with whole_folder(tmp_path / "model") as partial:
+            (partial / name).touch()
+            assert not (tmp_path / "model" / name).exists()
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["model", "second"]
+
+
+def test_errors_of_the_program_stay_what_they_are(tmp_path):
+    with pytest.raises(ValueError, match="a fault of ours"), whole_folder(tmp_path / "model"):
+        raise ValueError("a fault of ours")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bad", ["name" * 99, "file/model", "loop/model"])
+def test_places_where_nothing_can_be_are_one_line(tmp_path, bad):
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(WriteError, match="cannot be written"), whole_folder(tmp_path / bad):
+        pass
+
+
+def test_a_limit_of_file_sizes_is_one_line(tiny_model, tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, before[1]))
+    try:
+        line = r"File too large; raise the limit of file sizes \(ulimit -f\)"
+        with pytest.raises(WriteError, match=line), whole_folder(tmp_path / "model") as partial:
+            tiny_model().save_pretrained(partial)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_weight_that_is_not_finite_is_found(tiny_model, value, dtype):
+    model = tiny_model().to(dtype)
+    assert bad_weight(model) is None
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 5] = value
+    assert bad_weight(model) == "model.layers.1.mlp.up_proj.weight"
