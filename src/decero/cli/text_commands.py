@@ -6,6 +6,7 @@ import os
 import select
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -61,6 +62,13 @@ def add_classify(commands) -> None:
     parser.add_argument(
         "--pair", action="store_true",
         help="read two texts a line, with a tab between them (default for a model that was fine-tuned on pairs)",
+    )  # fmt: skip
+    parser.add_argument("--column", metavar="NAME", help="read FILE as a table: the column with the texts")
+    parser.add_argument("--pair-column", metavar="NAME", help="the column with the second texts, for pairs")
+    parser.add_argument("--label-column", metavar="NAME", help="score the rows: the column with the right labels")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE",
+        help="write the rows with predictions and probabilities: csv, tsv, jsonl or parquet, by the ending",
     )  # fmt: skip
 
 
@@ -139,6 +147,12 @@ def _run(arguments: argparse.Namespace) -> None:
     for name in (*names, "temperature", "top_p", "seed"):
         if hasattr(arguments, name):
             options[name] = getattr(arguments, name)
+    if command == "classify":
+        from decero.cli.classify_table import classify_table, is_table
+
+        table_options = (arguments.column, arguments.pair_column, arguments.label_column, arguments.out)
+        if any(table_options) or is_table(arguments.text):
+            return classify_table(loaded, arguments)
     lines: Iterable[Any]
     lines, total = read_lines(arguments.text)
     if command == "classify" and (arguments.pair or inference.reads_pairs(loaded)):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
+from scipy.special import expit, softmax
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -20,6 +21,7 @@ from decero.data.special_tokens import pad_with
 from decero.data.tokenization import tokenize_examples
 from decero.evaluation.examples import ExampleStatistics, class_statistics
 from decero.evaluation.metrics import MAIN_METRIC, METRICS, compute_metrics, predict
+from decero.evaluation.per_class import per_class
 from decero.execution.build import tokenizer_for
 from decero.execution.classification_head import checkpoint_config, label_names, pad_as, redraw_head
 from decero.execution.objective import Objective, classification
@@ -28,6 +30,8 @@ from decero.tasks.base import Corpus, Scores, Task, TaskData
 from decero.training.evaluation import mean_loss, predict_logits
 from decero.training.records import read_record
 from decero.training.runs import Run
+
+RESERVED = ("index", "label", "prediction", "label_name", "prediction_name", "probabilities", "logits")
 
 
 class Classification(Task):
@@ -129,10 +133,14 @@ class Classification(Task):
     def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
         split = data.scored_split
         rows = data.held_out[split][""]
+        names = list(self.corpus.label_names)
         metric, logits = self._predict(run, model, rows)
         if run.is_main:
-            write_predictions(run.output, self.problem_type, np.asarray(rows["labels"]), logits)
-        facts = {"label_names": list(self.corpus.label_names), "train_examples": len(data.train)}  # type: ignore[arg-type]
+            texts = self.corpus.splits[split][""]
+            columns = {f"text of {name}" if name in RESERVED else name: texts[name][:] for name in self.corpus.columns}
+            write_predictions(run.output, self.problem_type, columns, np.asarray(rows["labels"]), logits, names)
+        facts: dict[str, Any] = {"label_names": names, "train_examples": len(data.train)}  # type: ignore[arg-type]
+        facts |= per_class(self.problem_type, predict(self.problem_type, logits), rows["labels"], names)
         return Scores(metric, facts | {"main_metric": MAIN_METRIC[self.problem_type], "split": split})
 
     @property
@@ -167,7 +175,24 @@ def renumbered(labels: np.ndarray, theirs: Sequence[str], names: Sequence[str]) 
     return found
 
 
-def write_predictions(output: Path, problem_type: str, labels: np.ndarray, logits: np.ndarray) -> None:
-    """predictions.parquet: a row an example of the scored split, in its order: index, label, prediction, logits."""
-    table = {"label": labels.tolist(), "prediction": predict(problem_type, logits).tolist(), "logits": logits.tolist()}
+def write_predictions(
+    output: Path, problem_type: str, texts: dict[str, list], labels: np.ndarray, logits: np.ndarray, names: list[str]
+) -> None:
+    """predictions.parquet: a row an example of the scored split, in its order.
+
+    Columns: index, the texts, label, prediction, logits; and, but for a regression, label_name, prediction_name (lists
+    of names where there are several labels) and probabilities, in the order of `names`.
+    """
+    predictions = predict(problem_type, logits)
+    table: dict[str, Any] = dict(texts) | {"label": labels.tolist(), "prediction": predictions.tolist()}
+    if problem_type != "regression":
+        for column, values in (("label_name", labels), ("prediction_name", predictions)):
+            table[column] = [_named(value, names) for value in np.asarray(values).tolist()]
+        many = problem_type == "multi_label_classification"
+        table["probabilities"] = (expit(logits) if many else softmax(logits, axis=-1)).tolist()
+    table["logits"] = logits.tolist()
     pd.DataFrame(table).rename_axis("index").reset_index().to_parquet(output / "predictions.parquet", index=False)
+
+
+def _named(value: int | list[float], names: list[str]) -> str | list[str]:
+    return names[value] if isinstance(value, int) else [name for name, on in zip(names, value, strict=True) if on]

@@ -1,0 +1,156 @@
+"""Classify the rows of a table, write them with their predictions, and score them where they have labels."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset, DatasetDict
+from tqdm.auto import tqdm
+
+from decero.data.file_bytes import extension
+from decero.data.label_values import check_number, is_missing
+from decero.data.labels import encode_labels, plain
+from decero.data.text_files import read_files
+from decero.errors import UserError, did_you_mean
+from decero.evaluation.metrics import compute_metrics
+from decero.evaluation.per_class import per_class, text_table
+from decero.inference import Loaded, classify
+from decero.inference.text_classification import names_of
+
+TABLES = ("csv", "tsv", "jsonl", "json", "ndjson", "parquet")
+WRITERS = (".csv", ".tsv", ".jsonl", ".parquet")
+
+
+def is_table(text: str) -> bool:
+    """Tell whether the argument names an existing table. Its lines are no texts: the first may be a header."""
+    return extension(Path(text))[0] in TABLES and Path(text).exists()
+
+
+def classify_table(loaded: Loaded, arguments: argparse.Namespace) -> None:
+    """Answer each row of `arguments.text`. Print answers, or write them to `arguments.out` with all columns.
+
+    Raises UserError: no column named, or one that is not there; an ending of --out that is no table; a label that the
+    model does not have.
+    """
+    out = arguments.out
+    if out is not None and out.suffix not in WRITERS:
+        raise UserError(f"--out {out}: give a name that ends in {', '.join(WRITERS)}")
+    wanted = {c: f"--{n}" for n in ("column", "pair-column", "label-column") if (c := _option(arguments, n))}
+    if "--column" not in wanted.values():
+        columns = read_files("train", arguments.text, "line").column_names
+        near = did_you_mean("text", columns) if "text" not in columns else "; for example --column text"
+        raise UserError(f"{arguments.text} is a table: name its column of texts with --column NAME{near}; "
+                        f"columns: {', '.join(columns)}")  # fmt: skip
+    rows = read_files("train", arguments.text, "line", wanted)
+    texts = [text or "" for text in rows[arguments.column]]
+    pairs = (
+        list(zip(texts, (t or "" for t in rows[arguments.pair_column]), strict=True)) if arguments.pair_column else None
+    )
+    references = _references(loaded, rows, arguments.label_column) if arguments.label_column else None
+    bar = tqdm(total=len(rows), unit="row", file=sys.stderr, dynamic_ncols=True, disable=not sys.stderr.isatty())
+    answers = []
+    with bar:
+        options: dict[str, Any] = {"batch_tokens": arguments.batch_tokens, "too_long": arguments.too_long}
+        options["warn"] = lambda line: bar.write(f"warning: {line}", file=sys.stderr)
+        for answer in classify(loaded, pairs or texts, **options):
+            answers.append(answer)
+            bar.update()
+    table = _table(loaded, rows, answers)
+    if out is not None:
+        _write(table, out)
+        print(f"{out}: {len(table):,} rows", file=sys.stderr)
+    elif references is None:
+        for answer in answers:
+            print("\t".join(f"{name}\t{value:.4f}" for name, value in list(answer.items())[:1]))
+    if references is not None:
+        _report(loaded, answers, references, arguments.jsonl)
+
+
+def _option(arguments: argparse.Namespace, name: str) -> str | None:
+    return getattr(arguments, name.replace("-", "_"))
+
+
+def _problem(loaded: Loaded) -> str:
+    config: Any = loaded.model.config
+    return config.problem_type or ("single_label_classification" if config.num_labels > 1 else "regression")
+
+
+def _names(loaded: Loaded) -> list[str]:
+    config: Any = loaded.model.config
+    return names_of(config, config.num_labels)
+
+
+def _references(loaded: Loaded, rows: Dataset, column: str) -> np.ndarray:
+    """Return the labels of the table as the model numbers them."""
+    names, problem = _names(loaded), _problem(loaded)
+    values = rows.with_format(None)[column][:]
+    if problem == "regression":
+        return np.array([check_number(value, f"row {row}", column) for row, value in enumerate(values)])
+    if problem == "multi_label_classification":
+        encoded, found = encode_labels(DatasetDict(train=rows), column, problem, known=names)
+        if unknown := sorted(set(found) - set(names)):
+            raise UserError(f"column {column!r}: label {unknown[0]!r} is not one of the model's: {', '.join(names)}")
+        return np.asarray(encoded["train"]["labels"])
+    feature = rows.features[column]
+    written = [feature.int2str(v) if hasattr(feature, "int2str") and v is not None else v for v in values]
+    ids = {plain(name): i for i, name in enumerate(names)}
+    for row, value in enumerate(written):
+        if is_missing(value) or plain(str(value)) not in ids:
+            what = "no label" if is_missing(value) else f"label {value!r} is not one of the model's"
+            near = did_you_mean(str(value), names) or f": {', '.join(names)}"
+            raise UserError(f"row {row}: {what}{near}  (column {column!r})")
+    return np.array([ids[plain(str(value))] for value in written])
+
+
+def _table(loaded: Loaded, rows: Dataset, answers: list[dict[str, float]]) -> pd.DataFrame:
+    """Return all columns of the rows, then `prediction`, `probability` and the value of each label."""
+    names, problem = _names(loaded), _problem(loaded)
+    table = rows.to_pandas()
+    assert isinstance(table, pd.DataFrame)
+    if problem == "regression":
+        table["prediction"] = [next(iter(answer.values()), None) for answer in answers]
+        return table
+    if problem == "multi_label_classification":
+        table["prediction"] = [[n for n in names if answer.get(n, 0) > 0.5] for answer in answers]
+    else:
+        table["prediction"] = [next(iter(answer), None) for answer in answers]
+        table["probability"] = [next(iter(answer.values()), None) for answer in answers]
+    for name in names:
+        table[f"probability of {name}"] = [answer.get(name) for answer in answers]
+    return table
+
+
+def _write(table: pd.DataFrame, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f".{out.name}.partial")
+    if out.suffix == ".parquet":
+        table.to_parquet(partial, index=False)
+    elif out.suffix == ".jsonl":
+        table.to_json(partial, orient="records", lines=True, force_ascii=False)
+    else:
+        table.to_csv(partial, index=False, sep="\t" if out.suffix == ".tsv" else ",")
+    partial.replace(out)
+
+
+def _report(loaded: Loaded, answers: list[dict[str, float]], references: np.ndarray, as_json: bool) -> None:
+    """Print the metrics of the rows, and precision and recall of each label."""
+    names, problem = _names(loaded), _problem(loaded)
+    values = np.array([[answer.get(name, 0.0) for name in names] for answer in answers])
+    if problem == "regression":
+        predictions = values[:, 0]
+    else:
+        predictions = values.argmax(axis=1) if problem == "single_label_classification" else (values > 0.5).astype(int)
+    metric, details = (
+        compute_metrics(problem, predictions, references),
+        per_class(problem, predictions, references, names),
+    )
+    if as_json:
+        print(json.dumps({"metric": metric, "examples": len(references)} | details, ensure_ascii=False))
+        return
+    print(", ".join(f"{name} {value:.4f}" for name, value in metric.items()), f"on {len(references):,} rows")
+    if details:
+        print(text_table(details))

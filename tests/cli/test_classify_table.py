@@ -1,0 +1,132 @@
+"""Tables: every row is answered, written with its columns, and scored where it has a label."""
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_score, recall_score
+from transformers import AutoModelForSequenceClassification
+
+from decero.cli.main import main
+from decero.data.tokenizer import train_tokenizer
+from decero.inference import classify
+from decero.models import DeceroEncoderConfig
+
+WORDS = ["the", "soup", "room", "driver", "garden", "was", "warm", "cold", "red", "blue", "left", "right"]
+TEXTS = [" ".join(WORDS[(n * k) % len(WORDS)] for k in range(1, 5)) for n in range(1, 24)]
+NAMES = ["bad", "so, so", "good"]
+SIZES = {"hidden_size": 22, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 37}
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory):
+    """Save a tiny classifier with large weights, so that its answers differ."""
+
+    def make(name, **fields):
+        folder = tmp_path_factory.mktemp(name) / "model"
+        tokenizer = train_tokenizer(
+            TEXTS, algorithm="wordpiece", vocab_size=89, model_max_length=32, show_progress=False
+        )
+        torch.manual_seed(1)
+        config = DeceroEncoderConfig(
+            vocab_size=89, initializer_range=1.0, max_position_embeddings=32, **SIZES, **fields
+        )
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return str(folder)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def model(make):
+    labels = {"id2label": dict(enumerate(NAMES)), "label2id": {name: i for i, name in enumerate(NAMES)}}
+    return make("three", num_labels=3, problem_type="single_label_classification", **labels)
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    table = pd.DataFrame({"id": [f"0{n}" for n in range(len(TEXTS))], "review": TEXTS})
+    table["stars"] = [NAMES[n % 3] for n in range(len(TEXTS))]
+    table.to_csv(tmp_path / "reviews.csv", index=False)
+    return tmp_path / "reviews.csv"
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+def test_rows_are_written_with_their_columns_and_answers(model, reviews, tmp_path, ending):
+    out = tmp_path / f"out.{ending}"
+    main(["classify", model, str(reviews), "--column", "review", "--out", str(out)])
+    read = {"jsonl": lambda p: pd.read_json(p, lines=True, dtype=str), "parquet": pd.read_parquet}
+    table = read.get(ending, lambda p: pd.read_csv(p, sep="\t" if ending == "tsv" else ",", dtype=str))(out)
+    assert table["id"].tolist() == [f"0{n}" for n in range(len(TEXTS))], "written as it was read"
+    expected = list(classify(model, TEXTS))
+    assert table["prediction"].tolist() == [next(iter(answer)) for answer in expected]
+    for name in NAMES:
+        found = table[f"probability of {name}"].astype(float).tolist()
+        assert found == pytest.approx([answer[name] for answer in expected], abs=1e-5)
+
+
+def test_labelled_rows_are_scored(model, reviews, capsys):
+    arguments = ["classify", model, str(reviews), "--column", "review", "--label-column", "stars"]
+    main([*arguments, "--jsonl"])
+    found = json.loads(capsys.readouterr().out)
+    right = [NAMES[n % 3] for n in range(len(TEXTS))]
+    said = [next(iter(answer)) for answer in classify(model, TEXTS)]
+    assert len(set(said)) > 1
+    assert found["metric"]["accuracy"] == pytest.approx(accuracy_score(right, said))
+    assert found["confusion_matrix"] == confusion_matrix(right, said, labels=NAMES).tolist()
+    for name in NAMES:
+        for score, function in (("precision", precision_score), ("recall", recall_score)):
+            expected = function(right, said, labels=[name], average="macro", zero_division=0)
+            assert found["per_class"][name][score] == pytest.approx(expected)
+    main(arguments)
+    lines = capsys.readouterr().out.splitlines()
+    assert "accuracy" in lines[0]
+    assert lines[1].split()[:3] == ["label", "precision", "recall"]
+    assert len(lines) == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "is a table: name its column of texts with --column NAME"),
+        (["--column", "reviw"], "there is no column 'reviw'; did you mean review?"),
+        (["--column", "review", "--label-column", "id"], "row 0: label '00' is not one of the model's"),
+        (["--column", "review", "--out", "x.txt"], "give a name that ends in .csv"),
+    ],
+)
+def test_what_cannot_be_answered_is_one_line(model, reviews, words, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["classify", model, str(reviews), *words])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_regression_writes_values_and_scores_them(make, reviews, tmp_path, capsys):
+    model = make("value", num_labels=1, problem_type="regression")
+    table = pd.read_csv(reviews).assign(stars=[n / 7 for n in range(len(TEXTS))])
+    table.to_csv(reviews, index=False)
+    main(
+        ["classify", model, str(reviews), "--column", "review", "--label-column", "stars", "--out", f"{tmp_path}/o.csv"]
+    )
+    values = [next(iter(answer.values())) for answer in classify(model, TEXTS)]
+    assert pd.read_csv(tmp_path / "o.csv")["prediction"].tolist() == pytest.approx(values, abs=1e-5)
+    mse = sum((v - n / 7) ** 2 for n, v in enumerate(values)) / len(values)
+    assert f"mse {mse:.4f}" in capsys.readouterr().out
+
+
+def test_several_labels_a_row_are_scored(make, tmp_path, capsys):
+    names = {"id2label": dict(enumerate(NAMES)), "label2id": {name: i for i, name in enumerate(NAMES)}}
+    model = make("many", num_labels=3, problem_type="multi_label_classification", **names)
+    rows = [{"review": text, "tags": NAMES[: 1 + n % 3]} for n, text in enumerate(TEXTS)]
+    (tmp_path / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    main(["classify", model, f"{tmp_path}/r.jsonl", "--column", "review", "--label-column", "tags", "--jsonl"])
+    found = json.loads(capsys.readouterr().out)
+    answers = list(classify(model, TEXTS))
+    right = [
+        [(name in row["tags"]) == (answer[name] > 0.5) for name in NAMES]
+        for row, answer in zip(rows, answers, strict=True)
+    ]
+    assert found["metric"]["label_accuracy"] == pytest.approx(sum(map(sum, right)) / (3 * len(rows)))
+    assert "confusion_matrix" not in found
