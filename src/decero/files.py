@@ -2,10 +2,11 @@
 
 import errno
 import os
+import re
 import stat
 from pathlib import Path
 
-from decero.errors import UserError, regular_file
+from decero.errors import UserError, did_you_mean, regular_file
 
 PIPE = "a named pipe"
 SPECIAL = {
@@ -14,6 +15,17 @@ SPECIAL = {
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EINVAL)
 READ_WHOLE = (".json", ".txt", ".jinja", ".model")  # endings of files that libraries read into memory
 LARGEST, NO_LIMIT = 2**28, 2**63  # bytes of such a file (the largest tokenizers have a tenth of it), and of others
+
+
+HUB_NAME = re.compile(r"(?=.{1,96}\Z)\w[\w.-]*(/\w[\w.-]*)?")
+
+
+def check_place(name: str) -> None:
+    """Raise UserError for a folder that is not there and whose name cannot be one of a hub repository."""
+    if not kind_of(name) and not HUB_NAME.fullmatch(name):
+        path = Path(name)
+        siblings = [each.name for each in path.parent.glob("*/")] if kind_of(path.parent) == "a folder" else []
+        raise UserError(f"{name}: no such folder{did_you_mean(path.name, siblings, f'{path.parent}/')}")
 
 
 def kind_of(path: Path | str) -> str:

@@ -61,7 +61,7 @@ def failures(runs: Sequence[ScoredRun]) -> list[str]:
     for name in dict.fromkeys(run.contender for run in runs if run.status != "ok"):
         own = [run for run in runs if run.contender == name]
         failed = [run for run in own if run.status != "ok"]
-        error = (failed[0].error or "no error was recorded")[:MOST_LETTERS]
+        error = (failed[0].error or "no error was recorded")[:MOST_LETTERS].strip()
         sentences.append(f"{name}: {len(failed)} of {len(own)} runs failed, the first with: {error}")
     return sentences
 

@@ -29,7 +29,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from decero.data.packages import resolve_package_path
 from decero.data.special_tokens import TEXT
 from decero.errors import UserError, did_you_mean, missing_package, root_line
-from decero.files import check_folder, kind_of
+from decero.files import check_folder, check_place, kind_of
 
 BERT = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 ROBERTA = {"cls_token": "<s>", "pad_token": "<pad>", "sep_token": "</s>", "unk_token": "<unk>", "mask_token": "<mask>"}
@@ -246,6 +246,7 @@ def load_tokenizer(
     Raises UserError: no tokenizer found, no vocabulary, a missing package, a slow tokenizer, a missing special token.
     """
     path = resolve_package_path(name_or_path)
+    check_place(path)
     is_folder = bool(kind_of(path))
     if is_folder:
         check_folder(path)

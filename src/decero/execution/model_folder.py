@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from decero.config.sections import COMMIT
 from decero.data.packages import resolve_package_path
 from decero.errors import UserError, did_you_mean, regular_file
-from decero.files import check_folder, kind_of
+from decero.files import check_folder, check_place, kind_of
 
 # The files of a model. A push sends these and no others; a download asks for these.
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
@@ -79,6 +79,7 @@ def find(source: Path | str, revision: str | None = None, *, code: bool = False,
         return folder
     if kind:
         raise UserError(f"{source}: this is {kind}; give {'its' if kind == 'a file' else 'a'} folder")
+    check_place(str(source))
     patterns = [*(WEIGHTS if weights else ()), *TOKENIZER, *OTHERS, *(CODE if code else ())]
     try:
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
