@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import stat
 from pathlib import Path
 
@@ -46,6 +47,24 @@ def kind_of(path: Path | str) -> str:
     if stat.S_ISREG(mode):
         return "a file"
     return "a folder" if stat.S_ISDIR(mode) else SPECIAL.get(stat.S_IFMT(mode), "no regular file")
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder and what is in it, if it is there.
+
+    Raises UserError for anything but a folder: `shutil.rmtree` would wait forever for a named pipe.
+    """
+    if (kind := kind_of(path)) not in ("", "a folder"):
+        raise UserError(f"{path}: this is {kind}, where a folder is needed; remove it")
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with what is in it, or anything else that is there: `shutil.rmtree` would wait for a pipe."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_folder(folder: Path | str) -> Path:

@@ -121,8 +121,11 @@ def damage(dice, run: Path, story: list[str]) -> None:
 
 
 def weights(run: Path) -> dict[str, bytes]:
+    """Return the weights of every model of a run. A folder that `moved` renamed has its old name."""
     return {
-        str(path.relative_to(run)): path.read_bytes() for path in run.rglob("model/model.safetensors") if path.is_file()
+        str(path.relative_to(run)).replace(".moved", ""): path.read_bytes()
+        for path in run.rglob("model*/model.safetensors")
+        if path.is_file() and path.parent.name in ("model", "model.moved")
     }
 
 

@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from decero.comparison.tuning import failure, tuning_of
 from decero.config.recorded_settings import same_settings
 from decero.errors import UserError, WriteError
 from decero.execution.unwrap import unwrap
+from decero.files import remove_folder
 from decero.tasks import TASKS, Task, TaskData, record_of
 from decero.training.best_checkpoint import drop_last
 from decero.training.loop import train
@@ -146,7 +146,7 @@ def _write_settings(run: PlannedRun) -> None:
     path, settings = run.folder / "config.yaml", run.config.to_yaml()
     if path.is_file() and not same_settings(path, run.config):
         for name in ("checkpoints", "model"):
-            shutil.rmtree(run.folder / name, ignore_errors=True)
+            remove_folder(run.folder / name)
         (run.folder / "metrics.jsonl").unlink(missing_ok=True)
     path.write_text(settings, encoding="utf-8")
 

@@ -29,10 +29,12 @@ def encode_framed(
     mark = next(chr(code) for code in range(0xE000, 0xF900) if chr(code) not in text)
     pattern = re.compile("|".join(re.escape(token) for token in sorted(spelt, key=len, reverse=True)))
     first, *others = frame(pattern.sub(mark, text)).split(mark)
-    ids = list(tokenizer(first, add_special_tokens=False, verbose=False)["input_ids"])
-    for token, part in zip(cycle(pattern.findall(text)), others, strict=False):  # a frame may repeat the text
-        ids += tokenizer(token, add_special_tokens=False, **TEXT)["input_ids"]
-        ids += tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+    found = pattern.findall(text)  # a frame may repeat the text, and the tokens with it
+    ids_of = {token: tokenizer(token, add_special_tokens=False, **TEXT)["input_ids"] for token in set(found)}
+    parts = tokenizer([first, *others], add_special_tokens=False, verbose=False)["input_ids"]
+    ids = list(parts[0])
+    for token, part in zip(cycle(found), parts[1:], strict=False):
+        ids += [*ids_of[token], *part]
     before, after = special_tokens_around(tokenizer) if special_tokens else ([], [])
     return [*before, *ids, *after]
 

@@ -74,13 +74,15 @@ def pieces(loaded: Loaded, text: str, number: int, too_long: TooLong, warn: Warn
 
 def _split(text: str, room: int, length: Callable[[str], int]) -> list[str]:
     """Split the text into parts of at most `room` tokens. Joined, the parts are the text."""
-    if len(text) < 2 or length(text) <= room:
+    if len(text) < 2 or (tokens := length(text)) <= room:
         return [text]
+    special = length("")
     ends = [match.end() for match in SENTENCE_END.finditer(text) if match.end() < len(text)]
     ends = ends or [match.end() for match in re.finditer(r"\s+", text) if 0 < match.end() < len(text)]
-    ends = ends or [len(text) // 2]
+    if not ends:  # one long word: cut it evenly, because halving it again and again takes long
+        count = min(len(text), max(2, -(-tokens // max(1, room - special))))
+        ends = [len(text) * place // count for place in range(1, count)]
     units = [text[a:b] for a, b in zip([0, *ends], [*ends, len(text)], strict=True)]
-    special = length("")
     parts, filled = [units[0]], length(units[0]) - special
     for unit in units[1:]:
         added = length(unit) - special

@@ -29,6 +29,7 @@ from torch import nn
 
 from decero.errors import UserError, WriteError
 from decero.execution.saving import flush as _flush
+from decero.files import remove
 from decero.training.runs import check_claims, on_main
 from decero.training.sharded_safetensors import ShardedTensors, flatten, local_pieces, named_once, unflatten, untie
 from decero.training.sharding import Sharded
@@ -258,16 +259,16 @@ def prune(folder: Path, keep: Collection[int]) -> None:
         if step not in keep:
             _discard(checkpoint_of(folder, step))
     for path in folder.glob(".step-*"):  # left over from a killed run
-        shutil.rmtree(path, ignore_errors=True)
+        remove(path)
 
 
 def _discard(path: Path) -> None:
     """Rename a folder, then delete it. A kill in between leaves nothing that looks like a checkpoint."""
     if path.exists():
         old = path.with_name(f".{path.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
         path.rename(old)
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:

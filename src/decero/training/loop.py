@@ -1,7 +1,6 @@
 """Run the training loop: steps, gradients, checkpoints. All it knows of the task is an `Objective`."""
 
 import math
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from decero.errors import UserError
 from decero.execution.objective import Objective
 from decero.execution.optimize import compile_layers
 from decero.execution.unwrap import unwrap
+from decero.files import remove_folder
 from decero.training.best_checkpoint import Selection, room_for_weights
 from decero.training.checkpoint import load_checkpoint, save_checkpoint, to_resume
 from decero.training.data_loader import step_loader
@@ -118,7 +118,7 @@ def train(
         check_weights(accelerator, model, first)
         accelerator.print(f"resuming {output} at step {first} of {last}")
     elif accelerator.is_main_process:
-        shutil.rmtree(checkpoints, ignore_errors=True)  # of an earlier attempt that is not resumed
+        remove_folder(checkpoints)  # of an earlier attempt that is not resumed
     log = MetricsLog(accelerator, output, first, run.tag, training.logging_steps, state.get("unlogged", []))
     result.history = log.rows
     shown: Any = {"total": last, "initial": first, "unit": "step", "dynamic_ncols": True, "desc": output.name}
