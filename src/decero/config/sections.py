@@ -287,6 +287,12 @@ class TrackingSection(Section):
     )
     project_name: str = Field("decero", description="project name in the trackers")
 
+    @field_validator("trackers", mode="before")
+    @classmethod
+    def _one(cls, trackers):
+        """`wandb` says the same as `[wandb]`."""
+        return [trackers] if isinstance(trackers, str) and trackers != "auto" else trackers
+
 
 class HubSection(Section):
     repo_id: str | None = Field(None, description="push model/ to this hub repository at the end of the run")

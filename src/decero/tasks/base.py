@@ -65,6 +65,11 @@ class TaskData:
         )
 
 
+def cut_note(what: str, kept: int, total: int, setting: str) -> list[str]:
+    """Return a line about rows that a setting leaves out; nothing where it leaves out none."""
+    return [f"{what}: {kept:,} of {total:,} rows ({setting})"] if kept < total else []
+
+
 class Scores(NamedTuple):
     """The scores of a trained model. metric: name -> value, the main one first. record: more facts for result.json."""
 
@@ -79,8 +84,7 @@ class Task(ABC):
     tokenizer_needs: special tokens that the tokenizer must have. needs_offsets: whether it must be a fast one.
     splits: those that are read, None for all.
     most_epochs: how often `--budget` may read the same text. generates: whether the model writes text.
-    length_settings: the settings that cut long texts.
-
+    length_settings: the settings that cut long texts. command: of `decero`, for a trained model; "" for none.
 
     For comparisons: baselines: names of simple baselines. budget_unit: what a label budget counts; "" for text without
     labels. token_metrics: metrics that compare only under the same tokenizer. scored_on: the split of the final scores.
@@ -95,6 +99,7 @@ class Task(ABC):
     most_epochs: ClassVar[float] = 1
     generates: ClassVar[bool] = False
     length_settings: ClassVar[str] = "data.max_length"
+    command: ClassVar[str] = ""
     baselines: ClassVar[tuple[str, ...]] = ()
     budget_unit: ClassVar[str] = ""
     token_metrics: ClassVar[tuple[str, ...]] = ()

@@ -23,6 +23,7 @@ from decero.training.runs import Run
 
 class CausalLM(Task):
     recipe, Config, auto_class = "pretrain_causal_lm", PretrainCausalLM, AutoModelForCausalLM
+    command = "generate"
     tokenizer_needs = ("eos_token",)
     splits = ("train", "validation")
     most_epochs = 4  # up to four passes are worth almost what new text is (Muennighoff et al. 2023, section 5)

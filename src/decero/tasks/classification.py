@@ -26,7 +26,7 @@ from decero.execution.build import tokenizer_for
 from decero.execution.classification_head import checkpoint_config, label_names, pad_as, redraw_head
 from decero.execution.objective import Objective, classification
 from decero.execution.unwrap import unwrap
-from decero.tasks.base import Corpus, Scores, Task, TaskData
+from decero.tasks.base import Corpus, Scores, Task, TaskData, cut_note
 from decero.training.evaluation import mean_loss, predict_logits
 from decero.training.records import read_record
 from decero.training.runs import Run
@@ -36,6 +36,7 @@ RESERVED = ("index", "label", "prediction", "label_name", "prediction_name", "pr
 
 class Classification(Task):
     recipe, Config = "finetune_classification", FinetuneClassification
+    command = "classify"
     auto_class = AutoModelForSequenceClassification
     tokenizer_needs = ("pad_token",)  # or another token to pad with, see `load_tokenizer`
     needs_offsets = False
@@ -68,8 +69,9 @@ class Classification(Task):
         labelled = corpus if strict else DatasetDict(train=corpus["train"])
         known = label_names(self.checkpoint) if problem_type != "regression" else []
         encoded, names = encode_labels(labelled, data.label_column, problem_type, known=known, say=notes.append)
-        corpus = encoded if strict else corpus
+        corpus, total = encoded if strict else corpus, len(encoded["train"])
         corpus["train"] = label_budget(encoded["train"], data.max_train_rows, problem_type, self.config.seed)
+        notes += cut_note("train", len(corpus["train"]), total, "data.max_train_rows")
         if known:
             notes.append(f"{self.config.model.name_or_path}: {self._head_line(names, known)}")
         columns = (data.text_column, *([data.text_pair_column] if data.text_pair_column else []))

@@ -23,6 +23,7 @@ SEPARATOR = "\n"
 
 class Completion(TextToText):
     recipe, Config, auto_class = "finetune_causal_lm", FinetuneCausalLM, AutoModelForCausalLM
+    command = "generate"
     tokenizer_needs = ("eos_token",)
 
     def load_tokenizer(self) -> PreTrainedTokenizerFast:

@@ -41,8 +41,16 @@ def finish(run: Run, task: Task, result: TrainResult, data: TaskData) -> None:
         warn_of_generation(run, result.model)
     split = f"{record['split']} " if "split" in record else ""
     figures = ", ".join(f"{name} {value:.4f}" for name, value in record["metric"].items())
-    run.print(f"{folder}: {split}{figures}{task.remark}")
+    run.print(f"{folder}: {split}{figures}{task.remark}", *next_steps(task, run))
     push_once(run)
+
+
+def next_steps(task: Task, run: Run) -> list[str]:
+    """Say how to use the trained model, and how to publish it."""
+    folder = run.output / "model"
+    steps = [f"decero {task.command} {folder} FILE"] if task.command else []
+    steps += [] if run.config.hub.repo_id else [f"decero push {folder} NAME/MODEL"]
+    return [f"next: {'; '.join(steps)}"] if steps else []
 
 
 def is_finished(run: Run) -> bool:

@@ -14,6 +14,7 @@ from decero.tasks.scored_tokens import ScoredTokens
 
 class MaskedLM(ScoredTokens):
     recipe, Config, auto_class = "pretrain_mlm", PretrainMLM, AutoModelForMaskedLM
+    command = "fill"
     tokenizer_needs = ("mask_token", "pad_token")
     most_epochs = 40  # BERT read its text 40 times (Devlin et al. 2019, appendix A.2)
 

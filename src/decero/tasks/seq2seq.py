@@ -21,6 +21,7 @@ from decero.training.runs import Run
 
 class Seq2Seq(TextToText):
     recipe, Config, auto_class = "finetune_seq2seq", FinetuneSeq2Seq, AutoModelForSeq2SeqLM
+    command = "translate"
     tokenizer_needs = ("pad_token",)
     needs_offsets = False
 

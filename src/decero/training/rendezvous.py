@@ -1,12 +1,18 @@
-"""Set up the rendezvous of the processes of a run, with separate addresses for each restart."""
+"""Connect the processes of a run, with separate addresses for each restart, and refuse topologies that cannot work."""
 
 import os
 from collections.abc import Iterator
 from datetime import timedelta
 
+import torch
 import torch.distributed as dist
+from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from torch.distributed.rendezvous import rendezvous
+
+from decero.config.run_config import RunConfig
+from decero.config.sections import TrainingSection
+from decero.errors import UserError
 
 
 def process_group_options(timeout: timedelta) -> InitProcessGroupKwargs:
@@ -27,3 +33,52 @@ def _of_this_attempt(url: str, **options) -> Iterator[tuple[dist.Store, int, int
 
 
 dist.register_rendezvous_handler("attempt", _of_this_attempt)
+
+
+def check_launcher() -> None:
+    """Refuse a bug of `accelerate launch --cpu --num_processes 2`: it starts one process instead of two."""
+    several_requested = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
+    if several_requested and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        raise UserError(
+            "topology: the launcher was asked for several processes but started one; on CPU use "
+            "accelerate launch --config_file configs/accelerate/cpu_2_processes.yaml ..."
+        )
+
+
+def check_topology(config: RunConfig, accelerator: Accelerator, training: TrainingSection, sharded: bool) -> None:
+    """Refuse unsupported topologies, and those that contradict the settings."""
+    if str(accelerator.distributed_type).removeprefix("DistributedType.") not in ("NO", "MULTI_CPU", "MULTI_GPU"):
+        raise UserError(f"topology: {accelerator.distributed_type} is not supported; use configs/accelerate/ddp.yaml")
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched > 1 and not torch.distributed.is_initialized() and not sharded:
+        raise UserError(
+            f"topology: the launcher started {launched} processes, but without a GPU they would train one by one, each "
+            "its own model; on a CPU use accelerate launch --config_file configs/accelerate/cpu_2_processes.yaml ..."
+        )
+    if sharded and not torch.distributed.is_initialized():
+        raise UserError(
+            "topology: FSDP2 needs connected processes, but the launcher started separate ones; on CPUs set "
+            "ACCELERATE_USE_CPU=true, for one GPU use configs/accelerate/single_gpu.yaml"
+        )
+    if sharded and training.compile:
+        raise UserError("training.compile: not tested with sharded weights (FSDP2); set it to false")
+    if sharded and training.per_device_batch_size == "auto":
+        raise UserError(
+            "training.per_device_batch_size: auto finds the size by running out of memory, which sharded processes "
+            "cannot recover from; set a number"
+        )
+    processes = accelerator.num_processes
+    if training.num_processes not in (None, processes) and not config.call.device:
+        raise UserError(
+            f"topology: training.num_processes is {training.num_processes}, but the launcher started {processes}; "
+            f"use accelerate launch --num_processes {training.num_processes}"
+        )
+
+
+def topology_line(accelerator: Accelerator, training: TrainingSection, sharded: bool) -> str:
+    """Return a line such as `topology: 2 processes on cpu (multi_cpu, 1 threads each), fp32`."""
+    processes, device = accelerator.num_processes, accelerator.device.type
+    each = f", {torch.get_num_threads()} threads each" if device == "cpu" else ""
+    kind = str(accelerator.distributed_type).removeprefix("DistributedType.").lower().replace("no", "not distributed")
+    precision = training.mixed_precision.replace("no", "fp32") + (", sharded (FSDP2)" if sharded else "")
+    return f"topology: {processes} process{'es' if processes > 1 else ''} on {device} ({kind}{each}), {precision}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import ProjectConfiguration, broadcast_object_list
 from filelock import FileLock, Timeout
 from huggingface_hub import get_token
@@ -25,7 +25,7 @@ from decero.execution.saving import whole_folder
 from decero.execution.threads import set_threads
 from decero.execution.unwrap import unwrap
 from decero.training.memory import keep_freed_memory, reset_peak_memory
-from decero.training.rendezvous import process_group_options
+from decero.training.rendezvous import check_launcher, check_topology, process_group_options, topology_line
 from decero.training.sharding import sharding_requested
 
 
@@ -94,7 +94,7 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Run:
     """
     training = training or getattr(config, "training", None) or TrainingSection(max_train_steps=1)
     sharded = sharding_requested()
-    _check_launcher()
+    check_launcher()
     accelerator = Accelerator(
         mixed_precision=training.mixed_precision,
         cpu=os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true"),
@@ -103,11 +103,11 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Run:
         kwargs_handlers=[process_group_options(timedelta(seconds=training.ddp_timeout))],
     )
     accelerator.gradient_accumulation_steps = 1  # else accelerate would divide the loss again
-    _check_topology(config, accelerator, training, sharded)
+    check_topology(config, accelerator, training, sharded)
     if config.hub.repo_id and get_token() is None and not (Path(config.output) / PUSHED).is_file():
         raise UserError("hub.repo_id: no token to push with; run `hf auth login` or set HF_TOKEN")
     _set_up_device(accelerator)
-    accelerator.print(_topology_line(accelerator, training, sharded))
+    accelerator.print(topology_line(accelerator, training, sharded))
     if not config.dry_run:
         on_main(accelerator, lambda: _claim(Path(config.output), config.resume))
         if config.call.budget is None:
@@ -117,40 +117,6 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Run:
     return Run(accelerator, training, optim, Path(config.output), config.seed, config.resume, sharded, config=config)
 
 
-def _check_launcher() -> None:
-    """Refuse a bug of `accelerate launch --cpu --num_processes 2`: it starts one process instead of two."""
-    several_requested = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
-    if several_requested and "ACCELERATE_MIXED_PRECISION" in os.environ:
-        raise UserError(
-            "topology: the launcher was asked for several processes but started one; on CPU use "
-            "accelerate launch --config_file configs/accelerate/cpu_2_processes.yaml ..."
-        )
-
-
-def _check_topology(config: RunConfig, accelerator: Accelerator, training: TrainingSection, sharded: bool) -> None:
-    """Refuse unsupported topologies, and those that contradict the settings."""
-    if str(accelerator.distributed_type).removeprefix("DistributedType.") not in ("NO", "MULTI_CPU", "MULTI_GPU"):
-        raise UserError(f"topology: {accelerator.distributed_type} is not supported; use configs/accelerate/ddp.yaml")
-    if sharded and not torch.distributed.is_initialized():
-        raise UserError(
-            "topology: FSDP2 needs connected processes, but the launcher started separate ones; on CPUs set "
-            "ACCELERATE_USE_CPU=true, for one GPU use configs/accelerate/single_gpu.yaml"
-        )
-    if sharded and training.compile:
-        raise UserError("training.compile: not tested with sharded weights (FSDP2); set it to false")
-    if sharded and training.per_device_batch_size == "auto":
-        raise UserError(
-            "training.per_device_batch_size: auto finds the size by running out of memory, which sharded processes "
-            "cannot recover from; set a number"
-        )
-    processes = accelerator.num_processes
-    if training.num_processes not in (None, processes) and not config.call.device:
-        raise UserError(
-            f"topology: training.num_processes is {training.num_processes}, but the launcher started {processes}; "
-            f"use accelerate launch --num_processes {training.num_processes}"
-        )
-
-
 def _set_up_device(accelerator: Accelerator) -> None:
     """Set threads and allocator on a CPU, TF32 on a GPU."""
     if accelerator.device.type != "cpu":
@@ -158,15 +124,6 @@ def _set_up_device(accelerator: Accelerator) -> None:
         return
     set_threads(int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)))
     keep_freed_memory()
-
-
-def _topology_line(accelerator: Accelerator, training: TrainingSection, sharded: bool) -> str:
-    """Return a line such as `topology: 2 processes on cpu (multi_cpu, 1 threads each), fp32`."""
-    processes, device = accelerator.num_processes, accelerator.device.type
-    each = f", {torch.get_num_threads()} threads each" if device == "cpu" else ""
-    kind = str(accelerator.distributed_type).removeprefix("DistributedType.").lower().replace("no", "not distributed")
-    precision = training.mixed_precision.replace("no", "fp32") + (", sharded (FSDP2)" if sharded else "")
-    return f"topology: {processes} process{'es' if processes > 1 else ''} on {device} ({kind}{each}), {precision}"
 
 
 def write_settings(config: RunConfig, accelerator: Accelerator) -> None:
@@ -183,6 +140,8 @@ def _trackers(config: RunConfig) -> list[str]:
             if name not in LOGGER_TYPE_TO_CLASS:
                 near = did_you_mean(name, LOGGER_TYPE_TO_CLASS) or f"; use one of {', '.join(LOGGER_TYPE_TO_CLASS)}"
                 raise UserError(f"tracking.trackers: unknown tracker {name}{near}")
+            if name not in map(str, get_available_trackers()):
+                raise UserError(f"tracking.trackers: {name} is not installed; pip install {name}, or remove it")
         return list(config.tracking.trackers)
     return ["tensorboard"] if find_spec("tensorboard") and not config.dry_run else []
 
