@@ -58,6 +58,8 @@ lock: .venv-uv/installed
 quickstart: install
 	$(RUN) recipes/train_tokenizer.py configs/tokenizer/quickstart.yaml --resume
 	$(RUN) recipes/pretrain_mlm.py configs/pretrain/mlm_quickstart.yaml --resume
+	$(RUN) recipes/pretrain_mlm.py configs/pretrain/mlm_quickstart.yaml seed=1 output=runs/quickstart/pretrain_1 --resume
+	$(RUN) recipes/pretrain_mlm.py configs/pretrain/mlm_quickstart.yaml seed=2 output=runs/quickstart/pretrain_2 --resume
 	$(RUN) recipes/compare.py configs/compare/quickstart.yaml --resume
 
 test: install
