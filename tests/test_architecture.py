@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "decero"
-FLOOR = {"errors", "files", "formatting"}
+FLOOR = {"cores", "errors", "files", "formatting"}
 ALLOWED = {  # room -> the rooms that it may import, besides itself and FLOOR
     "models": set(),
     "config": set(),

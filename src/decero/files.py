@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from decero.errors import UserError, did_you_mean, regular_file
@@ -47,6 +48,18 @@ def kind_of(path: Path | str) -> str:
     if stat.S_ISREG(mode):
         return "a file"
     return "a folder" if stat.S_ISDIR(mode) else SPECIAL.get(stat.S_IFMT(mode), "no regular file")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file completely or not at all. An OSError names `path`, not the temporary file."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def remove_folder(path: Path) -> None:

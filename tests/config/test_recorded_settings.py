@@ -38,6 +38,7 @@ def parsed(**changes):
         {"training__ddp_timeout": 60},
         {"data__num_proc": None},
         {"data__files": {"train": "./corpus/../corpus/*.txt"}},
+        {"data__files": {"train": ["corpus/*.txt"]}},
     ],
 )
 def test_places_and_helpers_may_differ(tmp_path, changes):
@@ -55,7 +56,6 @@ def test_places_and_helpers_may_differ(tmp_path, changes):
         ({"seed": 1}, "seed: 1"),
         ({"optim__learning_rate": 0.5}, "optim.learning_rate: 0.5"),
         ({"data__files": {"train": "other/*.txt"}}, "data.files.train: other/*.txt"),
-        ({"data__files": {"train": ["corpus/*.txt"]}}, "data.files.train: ['corpus/*.txt']"),
         ({"training__save_steps": None}, "training.save_steps: None"),
     ],
 )
@@ -85,3 +85,24 @@ def test_damaged_settings_are_one_line_with_a_mend(tmp_path, damage):
     with pytest.raises(UserError, match=r"config\.yaml.*write them into this file again, then --resume"):
         record_settings(record, parsed(), keep=True)
     assert record.read_bytes() == damage
+
+
+def test_a_corpus_that_moved_with_its_run_is_the_same(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    (here / "a.txt").write_text("a word")
+    monkeypatch.chdir(here)
+    for old in ("a.txt", str(here / "a.txt")):
+        record_settings(here / "config.yaml", parsed(data__files={"train": old}), keep=False)
+        monkeypatch.chdir(tmp_path)
+        record_settings(here / "config.yaml", parsed(data__files={"train": "here/a.txt"}), keep=True)  # from above
+        monkeypatch.chdir(here)
+    record_settings(here / "config.yaml", parsed(data__files={"train": str(here / "a.txt")}), keep=False)
+    monkeypatch.chdir(tmp_path)
+    here.rename(there)
+    moved = parsed(data__files={"train": str(there / "a.txt")})
+    record_settings(there / "config.yaml", moved, keep=True)
+    (there / "b").mkdir()
+    (there / "b" / "a.txt").write_text("other words")
+    with pytest.raises(UserError, match=r"data\.files\.train"):
+        record_settings(there / "config.yaml", parsed(data__files={"train": str(there / "b" / "a.txt")}), keep=True)

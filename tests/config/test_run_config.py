@@ -167,6 +167,9 @@ def test_saved_settings_load_back_unchanged(file, tmp_path):
         ("a..b=1", "unknown setting a"),
         ("--resum", "unknown option --resum; did you mean --resume?"),
         ("another.yaml", "give one configuration file"),
+        ("tracking.project_name=../../evil", "tracking.project_name becomes a folder"),
+        ("hub.repo_id=noowner", "'noowner' is no name of a repository"),
+        ("optim.arguments={amsgrad: 2}", "optim.arguments.amsgrad is 2; give true, false or null"),
     ],
 )
 def test_a_wrong_setting_gives_one_line(file, word, line):

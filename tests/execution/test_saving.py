@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,3 +84,20 @@ def test_a_weight_that_is_not_finite_is_found(tiny_model, value, dtype):
     with torch.no_grad():
         model.model.layers[1].mlp.up_proj.weight[3, 5] = value
     assert bad_weight(model) == "model.layers.1.mlp.up_proj.weight"
+
+
+def test_an_older_folder_comes_back_if_the_new_one_cannot(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "old").touch()
+    rename, calls = Path.rename, []
+
+    def fail_second(self, target):
+        calls.append(target)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_second)
+    with pytest.raises(WriteError), whole_folder(tmp_path / "model") as partial:
+        (partial / "new").touch()
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["old"]

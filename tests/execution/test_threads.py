@@ -6,8 +6,10 @@ import os
 import pytest
 import torch
 
+from decero import cores as counted
+from decero.cores import cpu_quota, usable_cores
 from decero.execution import threads
-from decero.execution.threads import cpu_quota, requested_threads, set_threads, usable_cores
+from decero.execution.threads import requested_threads, set_threads
 
 
 @pytest.fixture(autouse=True)
@@ -65,5 +67,5 @@ def test_quotas_of_all_groups_around_a_process_bind_it(tmp_path, version, line):
 
 @pytest.mark.parametrize(("quota", "cores"), [(0.5, 1), (1.9, 1), (math.inf, None)])
 def test_usable_cores_are_whole_and_within_the_quota(monkeypatch, quota, cores):
-    monkeypatch.setattr(threads, "cpu_quota", lambda: quota)
+    monkeypatch.setattr(counted, "cpu_quota", lambda: quota)
     assert usable_cores() == (cores or len(os.sched_getaffinity(0)))

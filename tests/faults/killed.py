@@ -100,7 +100,7 @@ def arm(kill):
 
         return counted
 
-    for holder in holders if hasattr(holders, "__iter__") else [holders]:
+    for holder in holders if isinstance(holders, list | tuple | set) else [holders]:
         setattr(holder, name, counting(getattr(holder, name), holder is Path))
 
 

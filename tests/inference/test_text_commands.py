@@ -256,3 +256,11 @@ def test_a_pipe_that_nobody_writes_to_and_a_device_are_said(tmp_path, monkeypatc
         read_lines(str(tmp_path / "pipe"))
     with pytest.raises(UserError, match="/dev/zero: this is a device"):
         read_lines("/dev/zero")
+
+
+def test_a_pipe_gives_what_a_writer_left_and_went(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = subprocess.Popen(["sh", "-c", f"echo banks gained > {tmp_path}/pipe"])
+    lines, _ = read_lines(str(tmp_path / "pipe"))
+    writer.wait()
+    assert list(lines) == ["banks gained"]

@@ -41,7 +41,7 @@ def undisturbed(launch, mlm, tmp_path_factory):
 
 def test_without_save_steps_no_checkpoint_is_left(undisturbed):
     left = {path.name for path in undisturbed.iterdir()} - {".lock", "logs"}
-    assert left == {"config.yaml", "metrics.jsonl", "model", "predictions.parquet", "result.json"}
+    assert left == {".places.json", "config.yaml", "metrics.jsonl", "model", "predictions.parquet", "result.json"}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,18 @@ def test_a_moved_run_is_resumed(launch, mlm, undisturbed, tmp_path):
     assert "is finished" in launch("pretrain_mlm", *words, f"output={tmp_path}/x/../moved").stdout
 
 
-@pytest.mark.parametrize("text", [b"\xff", b"{", b"3", b"{}", b"[" * 100_000])
+DAMAGED = [
+    b"\xff",
+    b"{",
+    b"3",
+    b"{}",
+    b"[" * 100_000,
+    b'{"finished": "x"}',
+    b'{"finished": "x", "metric": {}, "best": {"a": 1}}',
+]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_a_damaged_record_is_one_line_with_a_mend(launch, mlm, undisturbed, tmp_path, text):
     shutil.copytree(undisturbed, tmp_path / "run")
     (tmp_path / "run" / "result.json").write_bytes(text)
@@ -129,6 +140,16 @@ def test_finished_means_pushed(launch, write_config, mlm, hub, tmp_path, recipe,
         assert hub.pushed == [("model", "me/tiny")]
     launch(recipe, *words, "hub.repo_id=me/other", "--resume")
     assert hub.pushed[1:] == [("model", "me/other")]
+    (tmp_path / "run" / "result.json").unlink()
+    launch(recipe, *words, "hub.repo_id=me/other", "--resume")
+    assert hub.pushed[2:] == [("model", "me/other")], "another model was saved, so it is pushed"
+
+
+def test_a_finished_run_without_its_model_says_so(launch, mlm, undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "model")
+    (line,) = lines_of(launch("pretrain_mlm", mlm, *WORDS, f"output={tmp_path}/run", "--resume", expect=2))
+    assert "model is gone; delete result.json" in line
 
 
 @pytest.fixture

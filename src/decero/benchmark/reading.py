@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from decero.benchmark.batches import stack
 from decero.benchmark.measure import interleaved, paired_ratios, timed
+from decero.cores import usable_cores
 from decero.data.corpus import load_corpus
 from decero.data.order import RowIndex, Rows
 from decero.data.packing import Packed
@@ -89,7 +90,7 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = load_tokenizer(options.tokenizer)
     corpus = load_corpus(files={"train": options.files}, text_column=options.text_column, columns={})["train"]
     texts = [text for text in corpus[options.text_column] if text and not text.isspace()]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = usable_cores()
 
     def tokenized() -> Dataset:
         settings = {"max_length": options.max_length, "text_column": options.text_column}

@@ -7,7 +7,7 @@ import select
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tqdm.auto import tqdm
 
@@ -192,27 +192,31 @@ def read_lines(text: str) -> tuple[Iterable[str], int | None]:
     if kind not in ("a file", PIPE):
         raise UserError(f"{text}: this is {kind}; give a file with a text a line")
     try:
-        total = None
         if kind == PIPE:  # can be read only once
-            wait_for_writer(text)
-        else:
-            with open(text, "rb") as file:
-                total = sum(1 for _ in file)
+            return _decoded(open_pipe(text), text), None
+        with open(text, "rb") as file:
+            total = sum(1 for _ in file)
         return _decoded(open(text, "rb"), text), total
     except OSError as error:
         raise UserError(f"{text}: cannot read this file: {error.strerror}") from error
 
 
-def wait_for_writer(pipe: str) -> None:
-    """Wait until a program writes to a named pipe. Raises UserError when none does for PATIENCE seconds."""
+def open_pipe(pipe: str) -> BinaryIO:
+    """Open a named pipe and wait until a program writes to it. Raises UserError when none does for PATIENCE seconds.
+
+    The pipe stays open: what was written is lost when its last reader closes it.
+    """
     handle = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # without O_NONBLOCK, opening waits for a writer
     try:
         writer = select.poll()
         writer.register(handle, select.POLLIN | select.POLLHUP)
         if not writer.poll(1000 * PATIENCE):
             raise UserError(f"{pipe}: no program has written to this named pipe for {PATIENCE} s; start it first")
-    finally:
+        os.set_blocking(handle, True)
+        return os.fdopen(handle, "rb")
+    except BaseException:
         os.close(handle)
+        raise
 
 
 def _decoded(file: Iterable[bytes], name: str) -> Iterator[str]:

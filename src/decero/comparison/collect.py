@@ -160,7 +160,7 @@ def _pretraining_time(run: PlannedRun) -> float:
         return 0.0
     try:
         record = read_record(folder.parent)
-    except (OSError, ValueError, RecursionError):
+    except (UserError, OSError):
         return 0.0
     seconds: Any = record.get("wall_time_s") if isinstance(record, dict) else None
     return float(seconds) if is_number(seconds) and 0 <= seconds < math.inf else 0.0

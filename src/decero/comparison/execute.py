@@ -26,7 +26,7 @@ from decero.training.best_checkpoint import drop_last
 from decero.training.loop import train
 from decero.training.memory import reset_peak_memory
 from decero.training.records import write_result
-from decero.training.runs import Run
+from decero.training.runs import Run, on_main
 
 T = TypeVar("T")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -73,8 +73,8 @@ def do(plan: Plan, run: PlannedRun, opened: Run, error: str | None = None) -> st
         if record["status"] == "ok" and (problem := problem_of(plan, run, record)):
             record |= {"status": "failed", "error": problem}
             record = write_result(run.folder, accelerator, record)
-        if record["status"] == "ok" and run.baseline is None:
-            drop_last(replace(opened, output=run.folder, training=run.config.training), record["best"])
+    if record["status"] == "ok" and run.baseline is None:
+        drop_last(replace(opened, output=run.folder, training=run.config.training), record.get("best", {}))
     if record["status"] == "failed":
         return f"failed: {record['error']}"
     metrics = record["metric"]
@@ -94,9 +94,7 @@ def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
         folder = run.folder if accelerator.is_main_process else None
         baseline = run.baseline
         return _together(accelerator, lambda: score_baseline(baseline, recipe, run.config, folder, plan.split))
-    if accelerator.is_main_process:
-        _write_settings(run)
-    accelerator.wait_for_everyone()
+    on_main(accelerator, lambda: _write_settings(run))
     settings = run.config
     opened = replace(
         opened.with_settings(settings), output=run.folder, seed=settings.seed, resume=settings.resume, progress=False,
@@ -134,10 +132,10 @@ def _together(accelerator: Accelerator, action: Callable[[], T]) -> T:
     except Exception as failed:
         if accelerator.num_processes == 1:
             raise
-        error = in_one_line(failed)
+        error = failed if isinstance(failed, UserError) else UserError(in_one_line(failed))
     errors = [each for each in gather_object([error]) if each]
     if errors:
-        raise UserError(errors[0])
+        raise errors[0]
     return found  # type: ignore[return-value]
 
 

@@ -15,6 +15,7 @@ MOST_BATCH_TOKENS = 10**9
 MOST_STEPS = 10**9
 MOST_WORKERS = 512  # processes on one machine
 SHARES = ("momentum", "dampening", "alpha")  # arguments of optimizers from 0 to 1
+SWITCHES = ("amsgrad", "maximize", "foreach", "fused", "centered", "nesterov")  # arguments that are true or false
 PAIRS = ("betas", "eps")  # arguments of optimizers that may be two numbers
 NO_ARCHITECTURE = (  # fields of a configuration that say how a model is called or stored, and those that tasks decide
     "model_type", "architectures", "auto_map", "transformers_version", "_name_or_path", "return_dict",
@@ -22,6 +23,7 @@ NO_ARCHITECTURE = (  # fields of a configuration that say how a model is called 
     "dtype", "torch_dtype", "problem_type", "num_labels", "id2label", "label2id",
 )  # fmt: skip
 
+REPOSITORY = re.compile(r"(?=.{3,96}\Z)(?!.*(--|\.\.))\w([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")  # a branch, a tag or a short hash may name other code tomorrow
 
 
@@ -175,6 +177,8 @@ class OptimSection(Section):
     def _moderate(cls, arguments):
         """Optimizers check some ranges, but accept an infinite eps, a momentum of 1e300 or a list as dampening."""
         for name, value in arguments.items():
+            if name in SWITCHES and not isinstance(value, bool | None):
+                raise ValueError(f"optim.arguments.{name} is {value}; give true, false or null")
             low, high = (0, 1) if name in SHARES else (-1000, 1000)
             numbers = value if isinstance(value, list) and name in PAIRS and len(value) == 2 else [value]
             for number in numbers:
@@ -293,7 +297,21 @@ class TrackingSection(Section):
         """`wandb` says the same as `[wandb]`."""
         return [trackers] if isinstance(trackers, str) and trackers != "auto" else trackers
 
+    @field_validator("project_name")
+    @classmethod
+    def _one_folder(cls, name):
+        if not name.isprintable() or not name.strip(". ") or re.search(r"[/\\]", name) or len(name.encode()) > 200:
+            raise ValueError("tracking.project_name becomes a folder: give a plain name without / and \\")
+        return name
+
 
 class HubSection(Section):
     repo_id: str | None = Field(None, description="push model/ to this hub repository at the end of the run")
     private: bool = Field(True, description="make a new repository private")
+
+    @field_validator("repo_id")
+    @classmethod
+    def _owner_and_name(cls, repo_id):
+        if repo_id is not None and not REPOSITORY.fullmatch(repo_id):
+            raise ValueError(f"hub.repo_id: {repo_id!r} is no name of a repository; give one such as me/my-model")
+        return repo_id

@@ -1,6 +1,5 @@
 """Tokenize text to rows, once: in parallel processes, memory-mapped, cached by fingerprint."""
 
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import xxhash
 from datasets import Dataset, Features, Sequence, Value
 from transformers import PreTrainedTokenizerBase
 
+from decero.cores import usable_cores
 from decero.data.cache_errors import writing_cache
 from decero.data.corpus import check_text
 from decero.data.languages import end_token
@@ -196,7 +196,7 @@ def map_rows(dataset: Dataset, function, features, tokenizer, key: tuple, num_pr
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "decero"
     folder.mkdir(parents=True, exist_ok=True)
     # A process takes about a second to start: too slow for a small corpus.
-    processes = num_proc or (min(os.cpu_count() or 1, 16) if len(dataset) >= 20_000 else 1)
+    processes = num_proc or (min(usable_cores(), 16) if len(dataset) >= 20_000 else 1)
     state = _state(tokenizer)
     rows = dataset.map(
         function,

@@ -33,7 +33,7 @@ def read_log(folder: Path) -> tuple[list[dict[str, Any]], list[Finding]]:
     cut = len(lines) if lines[-1].startswith(b"{") else 0
     for number, line in enumerate(lines, start=1):
         row = _parse(line)
-        if isinstance(row, dict) and isinstance(row.get("step"), int) and 0 <= row["step"] < LARGEST:
+        if isinstance(row, dict) and type(row.get("step")) is int and 0 <= row["step"] < LARGEST:
             rows.append({name: value for name, value in row.items() if _is_number(value)})
         elif line.strip() and number != cut:
             bad.append(number)

@@ -85,6 +85,7 @@ def check_vocab_size(section: ModelSection, vocab_size: int) -> None:
     if vocab_size > size:
         problem = f"tokenizer.vocab_size {vocab_size} exceeds the vocabulary of {source}, {size}"
         raise UserError(f"{problem}; lower it to {size}")
+    _check_ids(config, section.overrides, str(source))
 
 
 def build_model(

@@ -24,6 +24,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """
     place = target.absolute()
     partial, old = (place.with_name(f".{place.name}.{state}-{os.getpid()}") for state in ("partial", "old"))
+    moved = False
     try:
         partial.mkdir(parents=True)
         yield partial
@@ -31,6 +32,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
             flush(path)
         if place.is_dir():
             place.rename(old)
+            moved = True
         partial.rename(place)
         flush(place.parent)
     except Exception as error:
@@ -39,6 +41,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
             raise
         raise WriteError(str(found).replace(str(partial), str(target))) from error
     finally:
+        if moved and not place.exists():  # the second rename failed
+            old.rename(place)
         for path in (partial, old):
             shutil.rmtree(path, ignore_errors=True)
 

@@ -43,7 +43,7 @@ def push(
     refuses, or still does not answer after `WAITS`.
     """
     folder = Path(folder)
-    _check_repo_id(repo_id)
+    check_repo_id(repo_id)
     model = model_files(folder)
     config = read_config(folder) if "config.json" in model else None
     result, settings = read_run(folder)
@@ -152,7 +152,7 @@ def _check_weights(folder: Path, weights: list[str]) -> None:
             raise UserError(f"{folder}: {index.name} names {missing[0]}, which does not exist")
 
 
-def _check_repo_id(repo_id: str) -> None:
+def check_repo_id(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:

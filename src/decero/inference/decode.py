@@ -101,6 +101,8 @@ def decode_batches(
                 with torch.no_grad(), quiet(), prepacked_weights(model):
                     leaves = batched and beams == 1
                     answers = _answer(model, batch, most, config, leaves, _picker(sampling, indices, most))
+            except UserError:
+                raise
             except Exception as error:  # models and settings of a checkpoint raise anything here
                 reason = f"{type(error).__name__}: {root_line(error)[:300]}"
                 raise UserError(

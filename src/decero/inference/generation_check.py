@@ -8,7 +8,7 @@ import transformers
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
-from decero.errors import root_line
+from decero.errors import UserError, root_line
 from decero.execution.positions import positions_of
 from decero.execution.transformers_internals import remembers_keys
 from decero.inference.decode import decode, quiet
@@ -40,7 +40,8 @@ def check_generation(model: PreTrainedModel, autocast: bool = False) -> str | No
         gaps = _gaps(model, prompt, written)
     except Exception as error:  # models raise anything here; the command that follows reports the error in full
         cause = error.__cause__ or error  # `decode` wraps it
-        return f"generation check: the model does not generate ({type(cause).__name__}: {root_line(error)[:200]})"
+        kind = "" if isinstance(cause, UserError) else f"{type(cause).__name__}: "
+        return f"generation check: the model does not generate ({kind}{root_line(error)[:200]})"
     finally:
         if own is not None:
             model.generation_config = own

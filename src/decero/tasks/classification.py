@@ -102,7 +102,7 @@ class Classification(Task):
         """The model with a head for the labels; a checkpoint's head for other labels is drawn anew."""
         model = super().build_model(section)
         known, names = label_names(self.checkpoint), self.corpus.label_names
-        if self.problem_type != "regression" and len(known) == len(names) and in_known_order(names, known) is None:
+        if self.problem_type != "regression" and known and in_known_order(names, known) is None:
             redraw_head(model, self.config.seed)
         pad_as(model, self.tokenizer)
         return model

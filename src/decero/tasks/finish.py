@@ -11,8 +11,8 @@ from decero.inference.generation_check import check_generation
 from decero.tasks.base import Task, TaskData
 from decero.training.best_checkpoint import drop_last
 from decero.training.loop import TrainResult
-from decero.training.records import finished, pushed_to, write_pushed, write_result
-from decero.training.runs import Run
+from decero.training.records import finished, write_pushed, write_result
+from decero.training.runs import Run, pushed_to
 from decero.training.sharding import unsharded
 
 
@@ -58,6 +58,8 @@ def is_finished(run: Run) -> bool:
     record = finished(run.config)
     if record is None:
         return False
+    if not (run.output / "model").is_dir():
+        raise UserError(f"{run.output}/model is gone; delete result.json, then --resume writes both again")
     run.print(f"{run.config.output} is finished: {record['metric']}")
     if not run.config.dry_run:
         drop_last(run, record.get("best", {}))

@@ -109,7 +109,9 @@ def room_for_weights(run: Run, model: nn.Module) -> Iterator[None]:
     if run.training.save_steps is not None:
         yield
         return
-    size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    tensors = [*model.parameters(), *model.buffers()]
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    size += 512 * len(tensors) + 2**16 + 2**14 * run.accelerator.num_processes  # headers, records, random states
     reserve(folder, run.accelerator, size)
     try:
         yield

@@ -106,15 +106,16 @@ def save_checkpoint(
 
 
 def reserve(folder: Path, accelerator: Accelerator, size: int) -> None:
-    """Take the disk space of the first checkpoint now, until it is written, so that training does not end without room.
+    """Fill a file of `size` bytes. It is deleted just before the checkpoint is written, so that there is room for it.
 
-    size: bytes. File systems that cannot reserve are left alone, and so are macOS and Windows.
+    File systems that cannot reserve are left alone, and so are macOS and Windows.
 
     Raises WriteError on all processes when the disk has no room.
     """
 
     def take() -> None:
-        with _room(folder).open("wb") as file:
+        remove(_room(folder))  # perhaps a pipe, which opening would wait for
+        with _room(folder).open("xb") as file:
             if hasattr(os, "posix_fallocate"):
                 try:
                     os.posix_fallocate(file.fileno(), 0, size)

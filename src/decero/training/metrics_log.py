@@ -1,13 +1,15 @@
 """Write metrics to metrics.jsonl, one JSON object per line, at once, and to accelerate's trackers."""
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
 
-from decero.errors import what_failed
+from decero.errors import WriteError, what_failed
+from decero.files import write_whole
 from decero.training.runs import check_claims, on_main
 
 
@@ -47,8 +49,7 @@ class MetricsLog:
             return  # a resumed run evaluates the last step once more
         self.rows.append({"step": step} | values)
         try:
-            if self.accelerator.is_main_process:
-                check_claims()
+            if self.accelerator.is_main_process and self._claim_holds():
                 self._rewrite() if self._failed else self._append()
             self.accelerator.log({f"{self.tag}{name}": value for name, value in values.items()}, step=step)
         except OSError as error:
@@ -59,20 +60,32 @@ class MetricsLog:
                 print(line, file=sys.stderr, flush=True)
             self._failed = True
 
+    def _claim_holds(self) -> bool:
+        """Tell whether the folder is still this run's. A single process raises WriteError if it is not.
+
+        Several processes raise it together, at the next checkpoint or at the end.
+        """
+        try:
+            check_claims()
+            return True
+        except WriteError:
+            if self.accelerator.num_processes == 1:
+                raise
+            self._failed = True
+            return False
+
     def finish(self) -> None:
         """Write what is left. All processes must call it. Raises WriteError on all of them when that fails."""
         on_main(self.accelerator, self._rewrite if self._failed else lambda: None)
 
     def _append(self) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(self.rows[-1]) + "\n")
+            file.write(_line(self.rows[-1]))
         self._written = len(self.rows)
 
     def _rewrite(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(".metrics.jsonl.tmp")  # a kill must not destroy the existing log
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in self.rows), encoding="utf-8")
-        temporary.replace(self.path)
+        write_whole(self.path, "".join(map(_line, self.rows)))  # a kill must not destroy the existing log
         self._written, self._failed = len(self.rows), False
 
 
@@ -81,10 +94,17 @@ def read_metrics(path: Path) -> list[dict]:
     return [row for line in path.read_bytes().split(b"\n") if (row := _parse(line))]
 
 
+def _line(row: dict) -> str:
+    """Return a row as JSON, which has no NaN and no infinity: null."""
+    finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+    return json.dumps(finite, allow_nan=False) + "\n"
+
+
 def _parse(line: bytes) -> dict | None:
     """Parse a line; return None for a damaged one, such as one that a kill cut short."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    step = row.get("step") if isinstance(row, dict) else None
+    return row if isinstance(step, int) and not isinstance(step, bool) and step >= 0 else None

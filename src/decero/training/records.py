@@ -17,6 +17,7 @@ from accelerate import Accelerator
 
 from decero.config.run_config import RunConfig
 from decero.errors import UserError, root_line
+from decero.files import write_whole
 from decero.training.memory import peak_memory
 from decero.training.runs import PUSHED, on_main
 
@@ -30,7 +31,9 @@ def finished(config: RunConfig) -> dict[str, Any] | None:
     if not config.resume or not (folder / "result.json").is_file():
         return None
     record = read_record(folder)
-    if "finished" not in record:
+    best = record.get("best", {})
+    whole = isinstance(record.get("metric"), dict) and isinstance(best, dict)
+    if "finished" not in record or not whole or (best and not isinstance(best.get("step"), int)):
         raise UserError(f"{folder}/result.json: damaged: parts of it are missing; {SCORE_AGAIN}")
     return record
 
@@ -64,14 +67,6 @@ def write_result(output: Path, accelerator: Accelerator, result: dict[str, Any])
     return record
 
 
-def pushed_to(output: Path) -> str | None:
-    """Return the hub repository that the model of a run was pushed to, if any."""
-    try:
-        return json.loads((output / PUSHED).read_text(encoding="utf-8"))["repo_id"]
-    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: a second push changes nothing
-        return None
-
-
 def write_pushed(output: Path, repo_id: str) -> None:
     """Note that the model of a run was pushed."""
     write_json(output / PUSHED, {"repo_id": repo_id})
@@ -83,9 +78,7 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
     NaN and infinities, which JSON does not have, become null.
     """
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(_finite(record), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(_finite(record), indent=1, allow_nan=False) + "\n")
 
 
 def _finite(value: Any) -> Any:

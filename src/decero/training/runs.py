@@ -1,5 +1,6 @@
 """Open a run: check the topology, claim the output folder, record the settings."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -62,6 +63,7 @@ class Run:
         folder = self.output / "model"
 
         def write() -> None:
+            (self.output / PUSHED).unlink(missing_ok=True)  # it speaks of the earlier model
             for left in self.output.glob(".model.*-*"):  # of a killed process
                 shutil.rmtree(left, ignore_errors=True)
             with whole_folder(folder) as partial:
@@ -104,7 +106,7 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Run:
     )
     accelerator.gradient_accumulation_steps = 1  # else accelerate would divide the loss again
     check_topology(config, accelerator, training, sharded)
-    if config.hub.repo_id and get_token() is None and not (Path(config.output) / PUSHED).is_file():
+    if config.hub.repo_id and get_token() is None and pushed_to(Path(config.output)) != config.hub.repo_id:
         raise UserError("hub.repo_id: no token to push with; run `hf auth login` or set HF_TOKEN")
     _set_up_device(accelerator)
     accelerator.print(topology_line(accelerator, training, sharded))
@@ -201,6 +203,14 @@ OTHER = "give another output=FOLDER"
 PUSHED = "pushed.json"  # where the model was pushed to
 
 
+def pushed_to(output: Path) -> str | None:
+    """Return the hub repository that the model of a run was pushed to, if any."""
+    try:
+        return json.loads((output / PUSHED).read_text(encoding="utf-8"))["repo_id"]
+    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: a second push changes nothing
+        return None
+
+
 def _claim(output: Path, resume: bool) -> None:
     """Claim the folder for this run. Never overwrites a finished or unfinished run.
 
@@ -219,7 +229,12 @@ def _claim(output: Path, resume: bool) -> None:
         raise UserError(f"output: {output} cannot be written: {error.strerror}; {OTHER}") from None
     files = _run_files(output)
     if files and not (output / "config.yaml").is_file():
-        raise UserError(f"output: {output} is not empty and holds no run; {OTHER}")
+        _LOCKS.remove(claim)
+        claim.release()
+        if not {"checkpoints", "metrics.jsonl", "result.json"} & files:
+            (output / ".lock").unlink(missing_ok=True)
+            raise UserError(f"output: {output} is not empty and holds no run; {OTHER}")
+        raise UserError(f"output: {output} holds a run, but its config.yaml is missing; write it again, or {OTHER}")
     if files and not resume:
         raise UserError(f"output: {output} holds another run; --resume it, delete it, or {OTHER}")
     if fresh:
