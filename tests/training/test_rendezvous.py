@@ -1,12 +1,16 @@
 """Processes do not read what an earlier attempt wrote into the launcher's store."""
 
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from decero.training.rendezvous import process_group_options
+from decero.config.run_config import RunConfig
+from decero.config.sections import TrainingSection
+from decero.errors import UserError
+from decero.training.rendezvous import check_topology, process_group_options
 
 
 @pytest.fixture
@@ -37,3 +41,16 @@ def test_a_restart_does_not_read_addresses_of_dead_processes(launcher):
 def test_without_a_restarting_launcher_nothing_changes(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
     assert process_group_options(timedelta(seconds=5)).to_kwargs() == {"timeout": timedelta(seconds=5)}
+
+
+@pytest.mark.parametrize(("launched", "connected", "refused"), [("2", 1, True), ("2", 2, False), (None, 1, False)])
+def test_processes_that_are_not_connected_are_refused(launched, connected, refused, monkeypatch):
+    if launched:
+        monkeypatch.setenv("WORLD_SIZE", launched)
+    accelerator = SimpleNamespace(num_processes=connected, distributed_type="NO" if connected == 1 else "MULTI_CPU")
+    check = (RunConfig(output="x"), accelerator, TrainingSection(max_train_steps=1), False)
+    if refused:
+        with pytest.raises(UserError, match="the launcher started 2 processes, but without a GPU"):
+            check_topology(*check)
+    else:
+        check_topology(*check)

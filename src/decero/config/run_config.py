@@ -17,7 +17,8 @@ from decero.config.command_line import Call, check_call, keys_of, take_options
 from decero.config.devices import find_device
 from decero.config.explain import explain, help_text
 from decero.config.rivals import displace
-from decero.config.sections import LARGEST_SEED, HubSection, Section, TrackingSection
+from decero.config.sections import LARGEST_SEED, Section
+from decero.config.tracking import HubSection, TrackingSection
 from decero.config.yaml_files import put, read_yaml, yaml_value
 from decero.errors import UserError
 

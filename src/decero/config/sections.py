@@ -23,7 +23,6 @@ NO_ARCHITECTURE = (  # fields of a configuration that say how a model is called 
     "dtype", "torch_dtype", "problem_type", "num_labels", "id2label", "label2id",
 )  # fmt: skip
 
-REPOSITORY = re.compile(r"(?=.{3,96}\Z)(?!.*(--|\.\.))\w([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")  # a branch, a tag or a short hash may name other code tomorrow
 
 
@@ -283,35 +282,3 @@ class TrainingSection(Section):
             if (getattr(self, rows) is None) == (getattr(self, tokens) is None):
                 raise ValueError(f"give exactly one of training.{rows} and training.{tokens}; set the other to null")
         return self
-
-
-class TrackingSection(Section):
-    trackers: list[str] | Literal["auto"] = Field(
-        "auto", description="trackers of accelerate; auto: tensorboard if installed"
-    )
-    project_name: str = Field("decero", description="project name in the trackers")
-
-    @field_validator("trackers", mode="before")
-    @classmethod
-    def _one(cls, trackers):
-        """`wandb` says the same as `[wandb]`."""
-        return [trackers] if isinstance(trackers, str) and trackers != "auto" else trackers
-
-    @field_validator("project_name")
-    @classmethod
-    def _one_folder(cls, name):
-        if not name.isprintable() or not name.strip(". ") or re.search(r"[/\\]", name) or len(name.encode()) > 200:
-            raise ValueError("tracking.project_name becomes a folder: give a plain name without / and \\")
-        return name
-
-
-class HubSection(Section):
-    repo_id: str | None = Field(None, description="push model/ to this hub repository at the end of the run")
-    private: bool = Field(True, description="make a new repository private")
-
-    @field_validator("repo_id")
-    @classmethod
-    def _owner_and_name(cls, repo_id):
-        if repo_id is not None and not REPOSITORY.fullmatch(repo_id):
-            raise ValueError(f"hub.repo_id: {repo_id!r} is no name of a repository; give one such as me/my-model")
-        return repo_id

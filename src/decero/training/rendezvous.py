@@ -50,7 +50,7 @@ def check_topology(config: RunConfig, accelerator: Accelerator, training: Traini
     if str(accelerator.distributed_type).removeprefix("DistributedType.") not in ("NO", "MULTI_CPU", "MULTI_GPU"):
         raise UserError(f"topology: {accelerator.distributed_type} is not supported; use configs/accelerate/ddp.yaml")
     launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched > 1 and not torch.distributed.is_initialized() and not sharded:
+    if launched > accelerator.num_processes and not sharded:
         raise UserError(
             f"topology: the launcher started {launched} processes, but without a GPU they would train one by one, each "
             "its own model; on a CPU use accelerate launch --config_file configs/accelerate/cpu_2_processes.yaml ..."
