@@ -19,7 +19,7 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself and FLOOR
     "inference": {"execution", "models", "data"},
     "planning": {"training", "execution", "models", "data", "config"},
     "tasks": {"planning", "training", "inference", "execution", "hub", "evaluation", "models", "data", "config"},
-    "comparison": {"tasks", "training", "execution", "evaluation", "data", "config"},
+    "comparison": {"tasks", "planning", "training", "execution", "evaluation", "data", "config"},
     "doctor": {"tasks", "training", "execution", "data", "config"},
     "benchmark": {
         "tasks",

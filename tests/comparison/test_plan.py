@@ -189,3 +189,21 @@ def test_runs_of_odd_names_stay_inside_the_output(settings, tmp_path):
         assert run.name.isprintable()
         assert len(run.name) < 100
     assert plan.runs[0].folder == tmp_path / "out" / "runs" / "ours" / "labels-all" / "seed-0"
+
+
+def test_steps_of_a_contender_replace_shared_epochs(settings):
+    own = {"ours": MODEL, "other": MODEL | {"training": {"max_train_steps": 7}}}
+    plan = make_plan(settings(contenders=own, training={"num_train_epochs": 2}))
+    found = {run.contender: run.config.training for run in plan.runs}
+    assert (found["ours"].num_train_epochs, found["ours"].max_train_steps) == (2, None)
+    assert (found["other"].num_train_epochs, found["other"].max_train_steps) == (None, 7)
+
+
+def test_seeds_take_turns_with_several_pretrainings(settings):
+    own = {"ours": {"model": {"pretrained": ["a", "b", "c"]}}}
+    plan = make_plan(settings(contenders=own, seeds=[5, 6, 7, 8, 9, 10]))
+    assert [run.config.model.name_or_path for run in plan.runs] == ["a", "b", "c"] * 2
+    with pytest.raises(UserError, match="4 seeds do not share 3 checkpoints evenly"):
+        settings(contenders=own, seeds=[0, 1, 2, 3])
+    with pytest.raises(UserError, match="a checkpoint appears twice"):
+        settings(contenders={"ours": {"model": {"pretrained": ["a", "a"]}}})

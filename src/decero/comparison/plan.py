@@ -7,6 +7,7 @@ from typing import Any
 from decero.comparison.contender_folders import folder_names
 from decero.comparison.grid import points
 from decero.config.comparison import Compare
+from decero.config.rivals import rivals_of
 from decero.config.training_run import TrainingRun
 from decero.errors import UserError, did_you_mean
 from decero.tasks import TASKS, Task
@@ -110,6 +111,8 @@ def configure(
     sections = {"optim": comparison.optim.model_dump(exclude_unset=True), "training": training}
     for key, value in ((contender.own if contender else {}) | (values or {})).items():
         section, _, setting = key.partition(".")
+        for rival in rivals_of(setting):  # steps of its own replace shared epochs
+            sections[section].pop(rival, None)
         sections[section][setting] = value
     settings: dict[str, Any] = {"output": str(folder), "seed": seed, "data": dict(comparison.data), **sections}
     settings["model"] = {"config": "none"}  # a baseline has no model; this one is never built

@@ -14,6 +14,11 @@ PARTS = {"name": ("config_name", "revision"), "name_or_path": ("revision", "trus
 ENTRIES = ("contenders", "tasks", "files", "parallel", "tune")  # mappings with names that the user chooses
 
 
+def rivals_of(name: str) -> set[str]:
+    """Return the settings of the same section that this one excludes."""
+    return {rival for group in RIVALS if name in group for rival in group} - {name}
+
+
 def displace(settings: dict[str, Any], changed: Iterable[str]) -> list[str]:
     """Remove from `settings` the rivals of the changed keys, unless they were changed, too. Return a line for each.
 
@@ -32,8 +37,7 @@ def displace(settings: dict[str, Any], changed: Iterable[str]) -> list[str]:
                     del section[name]
                 break
             prefix = ".".join(path[:depth])
-            rivals = {rival for group in RIVALS if name in group for rival in group} - {name}
-            for rival in sorted(rivals & section.keys()):
+            for rival in sorted(rivals_of(name) & section.keys()):
                 place = f"{prefix}.{rival}".lstrip(".")
                 if section[rival] is not None and place not in given:
                     for part in (rival, *PARTS.get(rival, ())):
