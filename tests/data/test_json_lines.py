@@ -1,8 +1,10 @@
 """JSON Lines: one type a column, numbers among texts as written, and the line of what is no JSON."""
 
 import pytest
+from datasets import DatasetDict
 
 from decero.data.corpus import load_corpus, open_corpus
+from decero.data.labels import encode_labels
 from decero.errors import UserError
 
 
@@ -88,3 +90,24 @@ def test_what_is_no_row_is_named_with_its_line(tmp_path, content, line):
     with pytest.raises(UserError) as refused:
         read(tmp_path, content)
     assert line in str(refused.value)
+
+
+def test_numbers_of_a_label_stay_as_they_are_written(tmp_path):
+    content = "".join(f'{{"text": "a", "label": {label}, "n": {label}}}\n' for label in ("1.10", "1.1", "2", "1e3"))
+    rows = read(tmp_path, content, columns={"label": "data.label_column"})
+    assert rows["label"][:] == ["1.10", "1.1", "2", "1e3"]
+    assert read(tmp_path, content)["n"][:] == [1.1, 1.1, 2.0, 1000.0]
+    whole = '{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n'
+    assert read(tmp_path, whole, columns={"label": "data.label_column"})["label"][:] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "encoded"),
+    [("label", "regression", [0.5, 1.0, -2.0]), (["a", "b"], "multi_label_classification", [[1, 0], [0, 1], [1, 1]])],
+)
+def test_numbers_with_a_point_are_still_numbers(tmp_path, columns, kind, encoded):
+    rows = [(0.5, 1.0, 0), (1, 0.0, 1), (-2, 1, 1)]
+    content = "".join(f'{{"text": "t", "label": {v}, "a": {a}, "b": {b}}}\n' for v, a, b in rows)
+    wanted = dict.fromkeys([columns] if isinstance(columns, str) else columns, "data.label_column")
+    train = read(tmp_path, content, columns=wanted)
+    assert encode_labels(DatasetDict(train=train), columns, kind)[0]["train"]["labels"][:] == encoded

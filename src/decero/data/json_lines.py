@@ -1,7 +1,7 @@
 """Read JSON Lines: an object a line; also a JSON array of objects, and lines that are texts.
 
 A column has one type in all files: text, numbers, truth values, lists or objects. Where texts and numbers are mixed,
-the numbers are text, as they are written.
+the numbers are text, as they are written; so are those of a wanted column (a text, a label) with a decimal point.
 """
 
 import io
@@ -137,7 +137,7 @@ class _Column:
             return self.nested[0] if self.nested else pa.string()
         if set(kinds) == {bool}:
             return pa.bool_()
-        if kinds and set(kinds) <= {int, float} and self.fits:
+        if kinds and set(kinds) <= {int, float} and self.fits and not (wanted and float in kinds):
             return pa.float64() if float in kinds else pa.int64()
         return pa.string()
 
