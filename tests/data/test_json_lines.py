@@ -111,3 +111,17 @@ def test_numbers_with_a_point_are_still_numbers(tmp_path, columns, kind, encoded
     wanted = dict.fromkeys([columns] if isinstance(columns, str) else columns, "data.label_column")
     train = read(tmp_path, content, columns=wanted)
     assert encode_labels(DatasetDict(train=train), columns, kind)[0]["train"]["labels"][:] == encoded
+
+
+@pytest.mark.parametrize("other", ['{"content": "b"}\n{"content": "c"}\n', '[{"content": "b"}]', "{}\n"])
+def test_a_file_without_the_column_is_named(tmp_path, other):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "b.jsonl").write_text(other)
+    files = {"train": str(tmp_path / "*.jsonl")}
+    with pytest.raises(UserError, match=r"b\.jsonl: there is no column 'text'; .*\(setting: data.text_column\)"):
+        load_corpus(files=files)
+    texts = open_corpus(streaming=True, files=files)["train"]
+    with pytest.raises(UserError, match=r"b\.jsonl: there is no column 'text'"):
+        list(texts.windows(0, 0, {"open": [], "next": 0}))
+    (tmp_path / "b.jsonl").write_text("\n")
+    assert load_corpus(files=files)["train"]["text"][:] == ["a"]

@@ -32,12 +32,12 @@ WRITTEN = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)  
 def find_types(paths: list[Path], wanted: Wanted, rest: bool, sample: bool) -> dict[str, pa.DataType]:
     """Return the type of each wanted column, and of all others if `rest`; by the first rows if `sample`.
 
-    Raises UserError: a line that is no JSON; a wanted column that no row has; one that mixes texts and lists.
+    Raises UserError: a line that is no JSON; a wanted column that no row of a file has; one that mixes texts and lists.
     """
     columns = {name: _Column(name) for name in wanted}
-    names: dict[str, None] = {}
     keys = {name: json.dumps(name) for name in wanted}
     for path in paths[:1] if sample else paths:
+        has = _Names(path, wanted)
         for place, text, row in islice(_all_rows(path), SAMPLE if sample else None):
             for name, key in keys.items():
                 if text.count(key) > 1:
@@ -48,22 +48,23 @@ def find_types(paths: list[Path], wanted: Wanted, rest: bool, sample: bool) -> d
                         columns[name] = _Column(name)
             for column in columns.values():
                 column.add(path, place, value_at(row, column.name, MISSING))
-            if place <= NAMED:
-                names |= dict.fromkeys(nested_names(row))
-    for name, setting in wanted.items():
-        if names and not columns[name].found:
-            raise missing_column(name, list(names), ", ".join(map(str, paths[:3])), setting)
+            has.add(row)
+        has.check()
     return {column.name: column.type(column.name in wanted) for column in columns.values()}
 
 
 def read_table(path: Path, types: dict[str, pa.DataType], wanted: Wanted, checked: bool) -> Iterator[pa.Table]:
-    """Yield the columns of a file in tables. Raises UserError for a value that is not of its column's type.
+    """Yield the columns of a file in tables.
+
+    Raises UserError: a value that is not of its column's type; at the end, a wanted column that no row has.
 
     checked: whether `find_types` has read every line. Then Arrow reads the blocks that it can, which is faster; it does
     not survive deeply nested lists.
     """
+    has = _Names(path, wanted)
     for number, text in text_blocks(path):
-        if number == 1 and text.lstrip().startswith("["):
+        whole = number == 1 and text.lstrip().startswith("[")
+        if whole:
             rows = _items(path)
         elif checked and (table := _by_arrow(text, types)) is not None:
             yield table
@@ -71,9 +72,12 @@ def read_table(path: Path, types: dict[str, pa.DataType], wanted: Wanted, checke
         else:
             rows = _rows(path, number, text)
         while some := list(islice(rows, ROWS)):
+            for _, _, row in () if checked else some:
+                has.add(row)
             yield _table(path, some, types, wanted)
-        if number == 1 and text.lstrip().startswith("["):
-            return
+        if whole:
+            break
+    has.check()
 
 
 def _by_arrow(text: str, types: dict[str, pa.DataType]) -> pa.Table | None:
@@ -93,11 +97,32 @@ def _by_arrow(text: str, types: dict[str, pa.DataType]) -> pa.Table | None:
     return table.select(list(types)) if len(table) == lines else None
 
 
+class _Names:
+    """The columns of a file, to see whether it has the wanted ones."""
+
+    def __init__(self, path: Path, wanted: Wanted):
+        self.path, self.wanted, self.missing, self.rows = path, wanted, list(wanted), 0
+        self.names: dict[str, None] = {}
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows += 1
+        if self.missing:
+            self.missing = [name for name in self.missing if value_at(row, name, MISSING) is MISSING]
+            if self.rows <= NAMED:
+                self.names |= dict.fromkeys(nested_names(row))
+
+    def check(self) -> None:
+        """Raise UserError where there are rows, but none has a wanted column."""
+        if self.rows and self.missing:
+            name = self.missing[0]
+            raise missing_column(name, list(self.names), self.path, self.wanted[name])
+
+
 class _Column:
     """The kinds of values in a column, with the first place of each."""
 
     def __init__(self, name: str):
-        self.name, self.found = name, False
+        self.name = name
         self.kinds: dict[type, str] = {}
         self.nested: list[pa.DataType] = []
         self.fits = True
@@ -105,7 +130,6 @@ class _Column:
     def add(self, path: Path, place: int, value: Any) -> None:
         if value is MISSING:
             return
-        self.found = True
         kind = type(value)
         if kind not in self.kinds:
             self.kinds[kind] = f"{path}, line {place}"
