@@ -125,3 +125,33 @@ def test_a_file_without_the_column_is_named(tmp_path, other):
         list(texts.windows(0, 0, {"open": [], "next": 0}))
     (tmp_path / "b.jsonl").write_text("\n")
     assert load_corpus(files=files)["train"]["text"][:] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("content", "column", "line"),
+    [
+        ('{"año": "a", "año": "b"}\n', "año", "line 1: the key 'año' is there twice; keep one"),
+        ('{"a\\u00f1o": "a", "a\\u00F1o": "b"}\n', "año", "line 1: the key 'año' is there twice"),
+        ('[{"text": "a"}, \n{"text": "a", "text": "b"}]', "text", "item 2: the key 'text' is there twice"),
+        ('{"t": {"en": "a", "en": "b"}}\n', "t.en", "line 1: the key 'en' is there twice"),
+        ('{"t": {"en": "a"}, "t": {"es": "b"}}\n', "t.en", "line 1: the key 't' is there twice"),
+        ('{"t": {"u.en": "a", "u.en": "b"}}\n', "t.u.en", "line 1: the key 'u.en' is there twice"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(tmp_path, content, column, line):
+    with pytest.raises(UserError, match=line):
+        read(tmp_path, content, text_column=column)
+
+
+def test_the_same_key_elsewhere_is_no_harm(tmp_path):
+    content = '{"en": "text", "t": {"en": "a", "x": {"en": 1, "en": 2}}, "x": 1, "x": 2, "text": "t"}\n'
+    assert read(tmp_path, content, columns={}, text_column="t.en")["t.en"][:] == ["a"]
+    assert read(tmp_path, content, columns={})["text"][:] == ["t"]
+
+
+def test_numbers_of_an_array_stay_as_they_are_written(tmp_path):
+    content = ' [ {"text": "a", "label": 1.10 }\n,\r\n\t{"text": 1e3, "label": 1.1},{"text": "[,]", "label": 2}\n ] '
+    rows = read(tmp_path, content, columns={"label": "data.label_column"})
+    assert rows.to_list() == [
+        {"text": "a", "label": "1.10"}, {"text": "1e3", "label": "1.1"}, {"text": "[,]", "label": "2"},
+    ]  # fmt: skip
