@@ -45,6 +45,12 @@ def test_a_tsv_has_a_row_a_line_whatever_its_quotes(tmp_path):
         ("text,label,\na,pos,\nb,neg,\n", ["a", "b"]),
         ("text,label\na,pos,\nb,neg,\n", ["a", "b"]),
         ("text,label,\na,pos\nb,neg\n", ["a", "b"]),
+        ("text,label\na,pos,,\nb,neg,,\n", ["a", "b"]),
+        ("text,label,,\na,pos\nb,neg,,,,\n", ["a", "b"]),
+        ("text,label\na,pos\n\nb,neg,\n", ["a", "b"]),
+        ("sep=,\ntext,label\na,pos\nb,neg\n", ["a", "b"]),
+        ("\ufeffsep=;\r\n\r\ntext;label\r\na;pos\r\nb;neg\r\n", ["a", "b"]),
+        ('"sep=^"\ntext^label\n"a,^"^pos\nb;^neg^\n', ["a,^", "b;"]),
         (",text,label\n0,a,pos\n1,b,neg\n", ["a", "b"]),
         ("text,label,n,n\na,pos,1,2\nb,neg,3,4\n", ["a", "b"]),
         (
@@ -67,7 +73,11 @@ def test_a_csv_of_any_program_is_read(tmp_path, content, expected):
         ("csv", "text,label\n\na,pos\nb,neg,shop\n", "line 4: 3 fields, but the header has 2; quote a field that"),
         ("csv", 'text,label\n"a\n\nb",pos\nb\n', "line 5: 1 field, but the header has 2"),
         ("csv", "text,label\na,pos,\nb,c,neg\n", "line 3: 3 fields, but the header has 2"),
-        ("csv", "text,label\na,pos,\nb,neg\n", "line 3: 2 fields, but the header has 2 (the rows before have 3)"),
+        ("csv", "text,label\na,pos,\nb,c,neg,\n", "line 3: 4 fields, but the header has 2"),
+        ("csv", "text,label,\na,pos\nb\n", "line 3: 1 field, but the header has 3"),
+        ("csv", "sep=;\ntext;label\na;pos\nb;c;neg\n", "line 4: 3 fields, but the header has 2; quote a field that"),
+        ("csv", "sep=;\ntext;label;text\na;pos;b\n", "line 2: several columns are named 'text'"),
+        ("csv", 'text,label\na "b" c,pos\n,"b"c,neg\n', "line 3: a quote opens a field here"),
         ("csv", "text,label\na\rb,pos\n", "line 2: holds a carriage return that ends no line"),
         ("csv", "text,label,text\na,pos,b\n", "line 1: several columns are named 'text' (fields 1, 3)"),
         (
@@ -117,3 +127,13 @@ def test_only_the_columns_asked_for_are_read(tmp_path):
     assert rows.column_names == ["text", "label"]
     assert rows[-2:] == {"text": ["b", "c"], "label": ["neg", "neg"]}
     assert load_corpus(files=files)["train"][-1] == {"text": "c", "label": "neg", "note": None, "other": "1"}
+
+
+def test_a_tab_may_be_declared(tmp_path):
+    for kind in ("csv", "tsv"):
+        rows = read(tmp_path / f"x.{kind}", "sep=\t\ntext\tlabel\na\tpos\t\t\n")
+        assert rows.to_list() == [{"text": "a", "label": "pos"}]
+
+
+def test_a_header_sep_is_no_separator(tmp_path):
+    assert read(tmp_path / "x.csv", "sep=a,text\n1,a\n")["sep=a"][:] == ["1"]

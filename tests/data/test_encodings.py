@@ -23,6 +23,8 @@ TEXTS = {
     "shift_jis": "これは日本語の文章です。東京は大きな都市です。\n" * 3,
     "gb18030": "这是一个中文句子，北京是一个大城市。\n" * 3,
     "cp1251": "Это русское предложение. Москва большой город.\n" * 3,
+    "cp1255": "הספר הזה טוב מאוד, אהבתי אותו. תל אביב היא עיר גדולה.\n",
+    "cp874": "ภาษาไทยเป็นภาษาที่มีระดับเสียงของคำแน่นอน กรุงเทพมหานครเป็นเมืองหลวง\n",
     "koi8_r": "Это русское предложение. Москва большой город.\n" * 3,
 }
 
@@ -36,7 +38,7 @@ def test_the_offered_command_converts_the_file(tmp_path, encoding, packed):
     path.write_bytes(gzip.compress(data) if packed else data)
     with pytest.raises(UserError, match=r"line 1: .*not UTF-8; it looks like") as refused:
         load_corpus(files={"train": str(path)})
-    command = str(refused.value).partition("convert the file: ")[2]
+    command = str(refused.value).partition("convert the file: ")[2].partition("  (look at the accents")[0]
     subprocess.run(command, shell=True, check=True)
     assert (tmp_path / "utf8-an x.txt").read_bytes().decode("utf-8-sig") == TEXTS[encoding]
 

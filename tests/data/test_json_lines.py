@@ -1,8 +1,10 @@
 """JSON Lines: one type a column, numbers among texts as written, and the line of what is no JSON."""
 
 import pytest
+from datasets import DatasetDict
 
 from decero.data.corpus import load_corpus, open_corpus
+from decero.data.labels import encode_labels
 from decero.errors import UserError
 
 
@@ -88,3 +90,68 @@ def test_what_is_no_row_is_named_with_its_line(tmp_path, content, line):
     with pytest.raises(UserError) as refused:
         read(tmp_path, content)
     assert line in str(refused.value)
+
+
+def test_numbers_of_a_label_stay_as_they_are_written(tmp_path):
+    content = "".join(f'{{"text": "a", "label": {label}, "n": {label}}}\n' for label in ("1.10", "1.1", "2", "1e3"))
+    rows = read(tmp_path, content, columns={"label": "data.label_column"})
+    assert rows["label"][:] == ["1.10", "1.1", "2", "1e3"]
+    assert read(tmp_path, content)["n"][:] == [1.1, 1.1, 2.0, 1000.0]
+    whole = '{"text": "a", "label": 1}\n{"text": "b", "label": 0}\n'
+    assert read(tmp_path, whole, columns={"label": "data.label_column"})["label"][:] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind", "encoded"),
+    [("label", "regression", [0.5, 1.0, -2.0]), (["a", "b"], "multi_label_classification", [[1, 0], [0, 1], [1, 1]])],
+)
+def test_numbers_with_a_point_are_still_numbers(tmp_path, columns, kind, encoded):
+    rows = [(0.5, 1.0, 0), (1, 0.0, 1), (-2, 1, 1)]
+    content = "".join(f'{{"text": "t", "label": {v}, "a": {a}, "b": {b}}}\n' for v, a, b in rows)
+    wanted = dict.fromkeys([columns] if isinstance(columns, str) else columns, "data.label_column")
+    train = read(tmp_path, content, columns=wanted)
+    assert encode_labels(DatasetDict(train=train), columns, kind)[0]["train"]["labels"][:] == encoded
+
+
+@pytest.mark.parametrize("other", ['{"content": "b"}\n{"content": "c"}\n', '[{"content": "b"}]', "{}\n"])
+def test_a_file_without_the_column_is_named(tmp_path, other):
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n')
+    (tmp_path / "b.jsonl").write_text(other)
+    files = {"train": str(tmp_path / "*.jsonl")}
+    with pytest.raises(UserError, match=r"b\.jsonl: there is no column 'text'; .*\(setting: data.text_column\)"):
+        load_corpus(files=files)
+    texts = open_corpus(streaming=True, files=files)["train"]
+    with pytest.raises(UserError, match=r"b\.jsonl: there is no column 'text'"):
+        list(texts.windows(0, 0, {"open": [], "next": 0}))
+    (tmp_path / "b.jsonl").write_text("\n")
+    assert load_corpus(files=files)["train"]["text"][:] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("content", "column", "line"),
+    [
+        ('{"año": "a", "año": "b"}\n', "año", "line 1: the key 'año' is there twice; keep one"),
+        ('{"a\\u00f1o": "a", "a\\u00F1o": "b"}\n', "año", "line 1: the key 'año' is there twice"),
+        ('[{"text": "a"}, \n{"text": "a", "text": "b"}]', "text", "item 2: the key 'text' is there twice"),
+        ('{"t": {"en": "a", "en": "b"}}\n', "t.en", "line 1: the key 'en' is there twice"),
+        ('{"t": {"en": "a"}, "t": {"es": "b"}}\n', "t.en", "line 1: the key 't' is there twice"),
+        ('{"t": {"u.en": "a", "u.en": "b"}}\n', "t.u.en", "line 1: the key 'u.en' is there twice"),
+    ],
+)
+def test_a_key_that_is_there_twice_is_refused(tmp_path, content, column, line):
+    with pytest.raises(UserError, match=line):
+        read(tmp_path, content, text_column=column)
+
+
+def test_the_same_key_elsewhere_is_no_harm(tmp_path):
+    content = '{"en": "text", "t": {"en": "a", "x": {"en": 1, "en": 2}}, "x": 1, "x": 2, "text": "t"}\n'
+    assert read(tmp_path, content, columns={}, text_column="t.en")["t.en"][:] == ["a"]
+    assert read(tmp_path, content, columns={})["text"][:] == ["t"]
+
+
+def test_numbers_of_an_array_stay_as_they_are_written(tmp_path):
+    content = ' [ {"text": "a", "label": 1.10 }\n,\r\n\t{"text": 1e3, "label": 1.1},{"text": "[,]", "label": 2}\n ] '
+    rows = read(tmp_path, content, columns={"label": "data.label_column"})
+    assert rows.to_list() == [
+        {"text": "a", "label": "1.10"}, {"text": "1e3", "label": "1.1"}, {"text": "[,]", "label": "2"},
+    ]  # fmt: skip

@@ -86,7 +86,7 @@ def test_regression_labels_are_floats():
         ([["a"], None], [["a"]], MULTI, "train, row 1: no label"),
         ([b"a", b"b"], [b"a"], SINGLE, "train, row 0: b'a' is no label"),
         (["a", " "], ["a"], SINGLE, "train, row 1: no label"),
-        (["a", "b"], ["a", "-1"], SINGLE, "test, row 1: no label"),
+        (["a", "b"], ["a", "-1"], SINGLE, "test, row 1: label '-1' is not in train"),
         (["a", "b"], [["a"]], SINGLE, "'label' holds lists, which does not fit"),
         ([None, None], ["a"], SINGLE, "train, row 0: no label"),
     ],
@@ -220,8 +220,9 @@ def test_a_split_that_hides_its_labels_is_left_out(train, test, problem_type):
 
 @pytest.mark.parametrize(
     ("train", "test", "problem_type"),
-    [(["-1", "1"], ["-1", "-1"], SINGLE), ([-1, 1], [-1], SINGLE), ([-1.0, 1.0, 0.3], [-1.0], REGRESSION)],
-)
+    [(["-1", "1"], ["-1", "-1"], SINGLE), ([-1, 1], [-1], SINGLE), ([-1.0, 1.0, 0.3], [-1.0], REGRESSION),
+     (["-0.5", "2"], ["-1"], REGRESSION)],
+)  # fmt: skip
 def test_a_split_of_minus_one_counts_if_train_has_it(train, test, problem_type):
     said = []
     done, _ = encode_labels(corpus(train, test), "label", problem_type, say=said.append)

@@ -3,10 +3,12 @@
 csv: RFC 4180. A quoted field may hold separators, line ends and, written twice, quotes.
 tsv: a line is a row, and a quote is a character as any other. Only quotes from programs that write csv are removed:
 those around a field whose inner quotes are all doubled, and, if all names of the header are quoted, csv's.
+A row may end in more or fewer empty fields than the header. A first line `sep=;` names the separator, as in Excel.
 """
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,6 +26,7 @@ from decero.errors import UserError
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 LONGEST_FIELD = 64 << 20  # characters; a quote that never closes would take in the rest of the file
 ROWS = 1024  # of a table
+DECLARED = re.compile(r'"?sep=([^\w\s"]|\t)"?\r?\n')
 Chunk = tuple[int, list[list[str]]]  # number of the first line, rows
 
 
@@ -40,14 +43,16 @@ class Layout:
 def find_layout(path: Path, form: str, wanted: Wanted, rest: bool) -> Layout:
     """Return the layout of a file; a separator that its name does not say is printed as a guess.
 
-    The separator is the format's, unless another one splits the header into more of the wanted columns, or into more
-    names while the format's splits nothing. rest: whether the columns that are not named are wanted, too.
+    The separator is the one that a first line `sep=` names. Without it, it is the format's, unless another one splits
+    the header into more of the wanted columns, or into more names while the format's splits nothing.
+    rest: whether the columns that are not named are wanted, too.
 
     Raises UserError: no header; a wanted column that is missing or there twice.
     """
     usual = "\t" if form == "tsv" else ","
     found, failed = [], None
-    for separator in (usual, *(each for each in SEPARATORS if each != usual)):
+    declared = DECLARED.fullmatch(next(_lines(path), ""))
+    for separator in declared[1] if declared else (usual, *(each for each in SEPARATORS if each != usual)):
         try:
             found.append(_header(path, form, separator))
         except UserError as error:  # quotes that do not fit this separator
@@ -60,9 +65,10 @@ def find_layout(path: Path, form: str, wanted: Wanted, rest: bool) -> Layout:
     for column, setting in wanted.items():
         if column not in best.names:
             raise missing_column(column, [name for name in best.names if name], path, setting)
-    check_names(best.names, (set(best.names) - {""}) if rest else wanted, f"{path}, line 1")
+    check_names(best.names, (set(best.names) - {""}) if rest else wanted, f"{path}, line {2 if declared else 1}")
     if best.separator != usual:
-        note(f"{path}: read with {SEPARATORS[best.separator]} between the columns, as in its header")
+        name = SEPARATORS.get(best.separator, best.separator)
+        note(f"{path}: read with {name} between the columns, as in its {'first line' if declared else 'header'}")
     if form == "tsv" and best.separator == "\t" and best.quoted:
         note(f"{path}: read with the quotes of csv, because all names of its header are quoted")
     return best
@@ -71,20 +77,19 @@ def find_layout(path: Path, form: str, wanted: Wanted, rest: bool) -> Layout:
 def read_table(layout: Layout, columns: list[str]) -> Iterator[pa.Table]:
     """Yield the columns of a file in tables of some rows; a column that the file lacks is null.
 
-    Raises UserError: a row with more or fewer fields than the header; a quote that does not close (with line).
+    Raises UserError: a row with fewer fields than the header, or with text beyond it; a quote that does not close (with
+    line).
     """
     places = [layout.names.index(name) if name in layout.names else None for name in columns]
-    header, width = True, 0
+    header = True
     for first, rows in _chunks(layout):
         if header:
-            begin = next((number for number, row in enumerate(rows) if not _blank(row)), None)
+            begin = _header_row(rows, layout.separator)
             if begin is None:
                 continue
             first, rows, header = first + _height(rows[: begin + 1]), rows[begin + 1 :], False
-        if not width:  # the first row decides
-            width = _width(layout, next((row for row in rows if not _blank(row)), None))
-        if set(map(len, rows)) != {width} or width > len(layout.names):
-            rows = _checked(layout, first, rows, width)
+        if set(map(len, rows)) != {len(layout.names)}:
+            rows = _fitted(layout, first, rows)
         fields = list(zip(*rows, strict=True))
         arrays = [_texts(fields[place]) if fields and place is not None else pa.nulls(len(rows), pa.string())
                   for place in places]  # fmt: skip
@@ -98,8 +103,13 @@ def _texts(values: Sequence[str]) -> pa.Array:
 
 def _header(path: Path, form: str, separator: str) -> Layout:
     quoted = form != "tsv" or separator != "\t"
-    rows = (row for _, chunk in _chunks(Layout(path, separator, quoted), 1) for row in chunk)
-    names = next((row for row in rows if not _blank(row)), None)
+    rows: list[list[str]] = []
+    names = None
+    for _, chunk in _chunks(Layout(path, separator, quoted), 1):
+        rows = [*rows[:1], *chunk]
+        if (begin := _header_row(rows, separator)) is not None:
+            names = rows[begin]
+            break
     if names is None:
         raise UserError(f"{path}: there is no header; the first line names the columns")
     if not quoted and all(len(name) > 1 and name[0] == name[-1] == '"' for name in names):
@@ -111,34 +121,42 @@ def _blank(row: list[str]) -> bool:
     return not row or (len(row) == 1 and row[0].isspace())
 
 
+def _header_row(rows: list[list[str]], separator: str) -> int | None:
+    """Return the place of the header among the first rows: the first that is not blank, and no line `sep=`."""
+    declared = [["sep=", ""], [f"sep={separator}"]]
+    begin = int(bool(rows) and rows[0] in declared)
+    return next((number for number, row in enumerate(rows[begin:], start=begin) if not _blank(row)), None)
+
+
 def _height(rows: list[list[str]]) -> int:
     """Return the number of lines of rows; a quoted field may have several."""
     return sum(1 + sum(value.count("\n") for value in row) for row in rows)
 
 
-def _width(layout: Layout, row: list[str] | None) -> int:
-    """Return how many fields each row has, by the first: all lines but the header may end with a separator, or not."""
-    names = layout.names
-    if row is None:
-        return 0
-    if len(row) == len(names) + 1 and row[-1] == "":
-        return len(row)
-    return len(row) if names[-1] == "" and len(row) == len(names) - 1 else len(names)
+def _fitted(layout: Layout, first: int, rows: list[list[str]]) -> list[list[str]]:
+    """Return the rows that are not blank, as wide as the header; only empty fields at their ends may differ.
 
-
-def _checked(layout: Layout, first: int, rows: list[list[str]], width: int) -> list[list[str]]:
-    """Return the rows that are not blank. Raises UserError for one that has another width."""
-    names = len(layout.names)
+    Raises UserError for a row with text beyond the header, and for one with fewer fields than the header has names.
+    """
+    width, fitted = len(layout.names), []
+    least = _filled(layout.names)
     for number, row in enumerate(rows):
-        if not _blank(row) and (len(row) != width or (width > names and row[-1])):
+        if _blank(row):
+            continue
+        if len(row) < least or _filled(row) > width:
             fields = f"{len(row)} field{'s' * (len(row) != 1)}"
             mend = f"quote a field that holds {layout.separator!r}" if layout.quoted else "replace a tab inside a field"
-            also = f" (the rows before have {width})" if width != names else ""
             raise UserError(
-                f"{layout.path}, line {first + _height(rows[:number])}: {fields}, but the header has {names}{also}; "
+                f"{layout.path}, line {first + _height(rows[:number])}: {fields}, but the header has {width}; "
                 f"{mend}, or correct the row"
             )
-    return [row for row in rows if not _blank(row)]
+        fitted.append(row[:width] + [""] * (width - len(row)))
+    return fitted
+
+
+def _filled(row: Sequence[str]) -> int:
+    """Return the number of fields without the empty ones at the end."""
+    return max((number for number, value in enumerate(row, start=1) if value), default=0)
 
 
 def _chunks(layout: Layout, size: int = ROWS) -> Iterator[Chunk]:
@@ -217,9 +235,12 @@ def _open_quote(layout: Layout, first: int) -> int:
                 else:
                     return opened
             else:
-                opened = number if begin and line[place] == '"' else 0
-                begin = line[place] == layout.separator
-                place += 1
+                if begin and line[place] == '"':
+                    opened, place = number, place + 1
+                    continue
+                if (end := line.find(layout.separator, place)) < 0:
+                    break
+                begin, place = True, end + 1
         if not opened or seen > 2 * LONGEST_FIELD:
             break
     return opened

@@ -24,10 +24,13 @@ OTHER_FILES = {
 }
 DECOMPRESS = {"gz": "gzip -dc", "bz2": "bzip2 -dc", "xz": "xz -dc", "zst": "zstd -dc"}
 IN_RUNS = ["cp932", "gb18030", "big5", "euc_jp", "euc_kr", "cp1251", "koi8_r", "cp1250", "iso8859_2", "cp1253"]
-IN_RUNS += ["cp1255", "cp1256"]
+IN_RUNS += ["cp1255", "cp1256", "cp874"]
+LATIN = {"latin1", "cp1252", "cp1250", "ISO-8859-2"}  # one-byte encodings that look alike
+CHECK = "cp1250 (Central Europe), cp1254 (Turkish), cp1257 (Baltic), macintosh or cp850"
 ICONV = {"euc_jp": "EUC-JP", "euc_kr": "CP949", "koi8_r": "KOI8-R", "iso8859_2": "ISO-8859-2", "cp932": "CP932"}
 ICONV |= {"gb18030": "GB18030", "big5": "BIG5"}
 KNOWN_AS = {"CP932": "Shift-JIS (CP932)"}
+MID_FINAL = re.compile(rb"[\xea\xed\xef\xf3\xf5][\xe0-\xfa]")  # a final letter of Hebrew inside a word
 VALID_UTF8 = re.compile(rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}")
 
 
@@ -57,17 +60,20 @@ def guess(sample: bytes) -> str | None:
     """Return iconv's name of the encoding; None for UTF-8 with damage, "" when nothing fits.
 
     The rules, in this order: a byte order mark; NUL bytes at even or odd places (UTF-16) or at three of four (UTF-32);
-    mostly valid UTF-8; bytes above 127 in runs (Asian and Cyrillic scripts: charset-normalizer decides); else a
-    Western text, Windows' when it has bytes 0x80 to 0x9f.
+    nearly all valid UTF-8; bytes above 127 in runs (other scripts: Hebrew when nearly all are its letters, else
+    charset-normalizer decides); else a Western text, Windows' when it has bytes 0x80 to 0x9f.
     """
     if mark := next((mark for mark in MARKS if sample.startswith(mark)), None):
         return MARKS[mark]
     if name := _wide(sample):
         return name
     high = len(re.findall(rb"[\x80-\xff]", sample))
-    if sum(map(len, VALID_UTF8.findall(sample))) >= high / 2:
+    valid = sum(map(len, VALID_UTF8.findall(sample)))
+    if valid >= 0.9 * high or (high - valid == 1 and valid > 1):
         return None
     if sum(map(len, re.findall(rb"[\x80-\xff]{2,}", sample))) > high / 2:
+        if len(re.findall(rb"[\xe0-\xfa]", sample)) >= 0.98 * high and not MID_FINAL.search(sample):
+            return "cp1255"
         found = charset_normalizer.from_bytes(sample, cp_isolation=IN_RUNS).best()
         return ICONV.get(found.encoding, found.encoding) if found else ""
     if not re.search(rb"[\x80-\x9f]", sample):
@@ -87,7 +93,8 @@ def _error(path: Path, at: str, sample: bytes) -> UserError:
     if name == "":
         return UserError(f"{at} text; are these bytes text? (if they are: iconv -l lists encodings)")
     known = KNOWN_AS.get(name, name)
-    return UserError(f"{at}; it looks like {known}; convert the file: {_iconv(path, name)} > {new}")
+    check = f"  (look at the accents; if they are wrong, try {CHECK})" if name in LATIN else ""
+    return UserError(f"{at}; it looks like {known}; convert the file: {_iconv(path, name)} > {new}{check}")
 
 
 def _wide(sample: bytes) -> str | None:

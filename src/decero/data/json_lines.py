@@ -1,11 +1,13 @@
 """Read JSON Lines: an object a line; also a JSON array of objects, and lines that are texts.
 
 A column has one type in all files: text, numbers, truth values, lists or objects. Where texts and numbers are mixed,
-the numbers are text, as they are written.
+the numbers are text, as they are written; so are those of a wanted column (a text, a label) with a decimal point.
 """
 
 import io
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -22,25 +24,26 @@ SAMPLE = 10_000  # rows of a stream that decide the types
 DEEPEST = 32  # levels of lists and objects in a column; Arrow files allow 64
 NAMED = 1000  # rows of a file whose columns an error names
 ROWS = 10_000  # of a table, at most
-Row = tuple[int, str, dict[str, Any]]  # line (item, in an array), source text, value
+Row = tuple[str, str, dict[str, Any]]  # "line 3" ("item 3" of an array), source text, value
 SCALARS = {str: "text", int: "a number", float: "a number", bool: "true or false"}
 MISSING: Any = object()
 UNFIT = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError)
+BLANKS = re.compile(r"[ \t\r\n]*")  # of JSON
 WRITTEN = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)  # numbers as they are written
 
 
 def find_types(paths: list[Path], wanted: Wanted, rest: bool, sample: bool) -> dict[str, pa.DataType]:
     """Return the type of each wanted column, and of all others if `rest`; by the first rows if `sample`.
 
-    Raises UserError: a line that is no JSON; a wanted column that no row has; one that mixes texts and lists.
+    Raises UserError: a line that is no JSON; a wanted column that no row of a file has; one that mixes texts and lists.
     """
     columns = {name: _Column(name) for name in wanted}
-    names: dict[str, None] = {}
-    keys = {name: json.dumps(name) for name in wanted}
+    keys = {name: _written_keys(name) for name in wanted}
     for path in paths[:1] if sample else paths:
+        has = _Names(path, wanted)
         for place, text, row in islice(_all_rows(path), SAMPLE if sample else None):
-            for name, key in keys.items():
-                if text.count(key) > 1:
+            for name, parts in keys.items():
+                if any(sum(map(text.count, forms)) > 1 for forms in parts):
                     _check_twice(path, place, text, name)
             if rest:
                 for name in row:
@@ -48,22 +51,23 @@ def find_types(paths: list[Path], wanted: Wanted, rest: bool, sample: bool) -> d
                         columns[name] = _Column(name)
             for column in columns.values():
                 column.add(path, place, value_at(row, column.name, MISSING))
-            if place <= NAMED:
-                names |= dict.fromkeys(nested_names(row))
-    for name, setting in wanted.items():
-        if names and not columns[name].found:
-            raise missing_column(name, list(names), ", ".join(map(str, paths[:3])), setting)
+            has.add(row)
+        has.check()
     return {column.name: column.type(column.name in wanted) for column in columns.values()}
 
 
 def read_table(path: Path, types: dict[str, pa.DataType], wanted: Wanted, checked: bool) -> Iterator[pa.Table]:
-    """Yield the columns of a file in tables. Raises UserError for a value that is not of its column's type.
+    """Yield the columns of a file in tables.
+
+    Raises UserError: a value that is not of its column's type; at the end, a wanted column that no row has.
 
     checked: whether `find_types` has read every line. Then Arrow reads the blocks that it can, which is faster; it does
     not survive deeply nested lists.
     """
+    has = _Names(path, wanted)
     for number, text in text_blocks(path):
-        if number == 1 and text.lstrip().startswith("["):
+        whole = number == 1 and text.lstrip().startswith("[")
+        if whole:
             rows = _items(path)
         elif checked and (table := _by_arrow(text, types)) is not None:
             yield table
@@ -71,9 +75,12 @@ def read_table(path: Path, types: dict[str, pa.DataType], wanted: Wanted, checke
         else:
             rows = _rows(path, number, text)
         while some := list(islice(rows, ROWS)):
+            for _, _, row in () if checked else some:
+                has.add(row)
             yield _table(path, some, types, wanted)
-        if number == 1 and text.lstrip().startswith("["):
-            return
+        if whole:
+            break
+    has.check()
 
 
 def _by_arrow(text: str, types: dict[str, pa.DataType]) -> pa.Table | None:
@@ -93,22 +100,42 @@ def _by_arrow(text: str, types: dict[str, pa.DataType]) -> pa.Table | None:
     return table.select(list(types)) if len(table) == lines else None
 
 
+class _Names:
+    """The columns of a file, to see whether it has the wanted ones."""
+
+    def __init__(self, path: Path, wanted: Wanted):
+        self.path, self.wanted, self.missing, self.rows = path, wanted, list(wanted), 0
+        self.names: dict[str, None] = {}
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.rows += 1
+        if self.missing:
+            self.missing = [name for name in self.missing if value_at(row, name, MISSING) is MISSING]
+            if self.rows <= NAMED:
+                self.names |= dict.fromkeys(nested_names(row))
+
+    def check(self) -> None:
+        """Raise UserError where there are rows, but none has a wanted column."""
+        if self.rows and self.missing:
+            name = self.missing[0]
+            raise missing_column(name, list(self.names), self.path, self.wanted[name])
+
+
 class _Column:
     """The kinds of values in a column, with the first place of each."""
 
     def __init__(self, name: str):
-        self.name, self.found = name, False
+        self.name = name
         self.kinds: dict[type, str] = {}
         self.nested: list[pa.DataType] = []
         self.fits = True
 
-    def add(self, path: Path, place: int, value: Any) -> None:
+    def add(self, path: Path, place: str, value: Any) -> None:
         if value is MISSING:
             return
-        self.found = True
         kind = type(value)
         if kind not in self.kinds:
-            self.kinds[kind] = f"{path}, line {place}"
+            self.kinds[kind] = f"{path}, {place}"
         if kind is int and not -(2**63) <= value < 2**63:
             self.fits = False
         elif kind in (list, dict) and self.fits:
@@ -137,7 +164,7 @@ class _Column:
             return self.nested[0] if self.nested else pa.string()
         if set(kinds) == {bool}:
             return pa.bool_()
-        if kinds and set(kinds) <= {int, float} and self.fits:
+        if kinds and set(kinds) <= {int, float} and self.fits and not (wanted and float in kinds):
             return pa.float64() if float in kinds else pa.int64()
         return pa.string()
 
@@ -168,11 +195,11 @@ def _table(path: Path, rows: list[Row], types: dict[str, pa.DataType], wanted: W
                 try:
                     pa.array([value], kind)
                 except UnicodeEncodeError as error:
-                    raise UserError(f"{path}, line {place}: column {name!r} holds half a character (a lone surrogate, "
+                    raise UserError(f"{path}, {place}: column {name!r} holds half a character (a lone surrogate, "
                                     "\\ud800 to \\udfff); correct it") from error  # fmt: skip
                 except UNFIT as error:
                     raise UserError(
-                        f"{path}, line {place}: column {name!r} holds {json.dumps(value)[:80]}, but before it holds "
+                        f"{path}, {place}: column {name!r} holds {json.dumps(value)[:80]}, but before it holds "
                         f"{kind}; give it one type"
                     ) from error
             raise
@@ -196,23 +223,29 @@ def _rows(path: Path, first: int, text: str) -> Iterator[Row]:
     """Yield the rows of a block of lines. first: the number of the first line."""
     for number, line in enumerate(text.split("\n"), start=first):
         if line and not line.isspace():
-            yield number, line, _object(path, number, _parse(path, number, line))
+            place = f"line {number}"
+            yield place, line, _object(path, place, _parse(path, number, line))
 
 
 def _items(path: Path) -> Iterator[Row]:
     """Yield the items of a file that is one JSON array; it is in memory as a whole."""
-    items = _parse(path, 1, "".join(text for _, text in text_blocks(path)))
-    for number, item in enumerate(items, start=1):
-        yield number, json.dumps(item), _object(path, number, item, "item")
+    text = "".join(text for _, text in text_blocks(path))
+    end = text.index("[")
+    for number, item in enumerate(_parse(path, 1, text), start=1):
+        begin = BLANKS.match(text, end + 1).end()  # type: ignore
+        _, end = WRITTEN.raw_decode(text, begin)
+        place, source = f"item {number}", text[begin:end]
+        end = BLANKS.match(text, end).end()  # type: ignore
+        yield place, source, _object(path, place, item)
 
 
-def _object(path: Path, number: int, value: Any, unit: str = "line") -> dict[str, Any]:
+def _object(path: Path, place: str, value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     if isinstance(value, str):
         return {"text": value}
     kind = "null" if value is None else "a list" if isinstance(value, list) else SCALARS[type(value)]
-    raise UserError(f'{path}, {unit} {number}: holds {kind}, not an object such as {{"text": "..."}}')
+    raise UserError(f'{path}, {place}: holds {kind}, not an object such as {{"text": "..."}}')
 
 
 def _parse(path: Path, first: int, text: str) -> Any:
@@ -231,12 +264,33 @@ def _parse(path: Path, first: int, text: str) -> Any:
         return WRITTEN.decode(text)
 
 
-def _check_twice(path: Path, place: int, text: str, name: str) -> None:
-    """Raise UserError when an object has a key twice; JSON readers would take the last."""
+def _written_keys(column: str) -> list[set[str]]:
+    """Return how each key that leads to a column may be written: as it is, or with escapes such as \\u00e9."""
+    keys = {column}
+    while "." in column:
+        head, _, column = column.partition(".")
+        keys |= {head, column}
+    written = []
+    for key in sorted(keys):
+        escaped = json.dumps(key)
+        capitals = re.sub(r"\\u[0-9a-f]{4}", lambda found: f"\\u{found[0][2:].upper()}", escaped)
+        written.append({json.dumps(key, ensure_ascii=False), escaped, capitals})
+    return written
 
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        if sum(key == name for key, _ in found) > 1:
-            raise UserError(f"{path}, line {place}: the key {name!r} is there twice; keep one")
-        return dict(found)
 
-    json.loads(text, object_pairs_hook=pairs)
+class _Pairs(dict):
+    """An object that knows the keys it has twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]):
+        super().__init__(pairs)
+        self.twice = {key for key, count in Counter(key for key, _ in pairs).items() if count > 1}
+
+
+def _check_twice(path: Path, place: str, text: str, column: str) -> None:
+    """Raise UserError when a key that leads to a column is there twice; JSON readers would take the last."""
+    inner, rest = json.loads(text, object_pairs_hook=_Pairs, parse_int=str), column
+    while isinstance(inner, _Pairs):
+        key = rest if rest in inner else rest.partition(".")[0]
+        if key in inner.twice:
+            raise UserError(f"{path}, {place}: the key {key!r} is there twice; keep one")
+        inner, rest = inner.get(key), rest[len(key) + 1 :]

@@ -19,14 +19,19 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def is_hidden(values: list, train: list) -> bool:
-    """Tell whether a split hides its labels, as benchmarks do: null everywhere, or -1 where train has no -1."""
+def is_hidden(values: list, train: list, numbers: bool = False) -> bool:
+    """Tell whether a split hides its labels, as benchmarks do: null everywhere, or -1 where train has no -1.
+
+    numbers: of a regression, where -1 is a value if train has any number below 0.
+    """
 
     def kinds(rows: list) -> set[str]:
         items = (item for row in rows for item in (row if isinstance(row, list) and row else [row]))
         return {"null" if is_missing(i) else "-1" if to_number(i) == -1 else "label" for i in items}
 
     found = kinds(values)
+    if numbers and any((to_number(value) or 0) < 0 for value in train):
+        return found == {"null"}
     return found == {"null"} or (found in ({"-1"}, {"-1", "null"}) and "-1" not in kinds(train))
 
 

@@ -42,16 +42,17 @@ def encode_labels(
         raise UserError(f"data.label_column: it names {twice!r} twice; name each column once")
     in_columns = many and not isinstance(column, str)
     values = {split: _read(dataset, columns, split, in_columns) for split, dataset in corpus.items()}
-    for split in [split for split in values if split != "train" and is_hidden(values[split], values["train"])]:
+    train, numbers = values["train"], problem_type == "regression"
+    for split in [split for split in values if split != "train" and is_hidden(values[split], train, numbers)]:
         say(f"{split} has no labels (-1 or null in every row of {', '.join(columns)}); it is left out")
         del values[split]
     corpus = DatasetDict({split: corpus[split] for split in values})
     if problem_type == "regression":
-        numbers = {
+        found = {
             split: [check_number(v, f"{split}, row {row}", columns[0]) for row, v in enumerate(rows)]
             for split, rows in values.items()
         }
-        return _with_labels(corpus, numbers, Value("float32")), ["value"]
+        return _with_labels(corpus, found, Value("float32")), ["value"]
 
     if in_columns:
         names, named = columns, _named_places(values, columns, columns)
@@ -159,8 +160,7 @@ def _encoded(named: Names, names: list[str], column: str, many: bool) -> tuple[d
         for row, found in enumerate(rows):
             if unknown := next((name for name in found if name not in ids), None):
                 near = did_you_mean(unknown, names) or f"; labels of train: {', '.join(names[:20])}"
-                problem = "no label" if unknown == "-1" else f"label {unknown!r} is not in train{near}"
-                raise UserError(f"{split}, row {row}: {problem}  (column {column!r})")
+                raise UserError(f"{split}, row {row}: label {unknown!r} is not in train{near}  (column {column!r})")
         encoded[split] = [[float(name in row) for name in names] if many else ids[row[0]] for row in rows]
     return encoded, List(Value("float32")) if many else Value("int64")
 
