@@ -218,6 +218,7 @@ def decero_line(place: Place) -> Case:
     good = {
         "folder": lambda: run() / "model", "repo_id": lambda: "me/model", "source": lambda: dice.choice(models),
         "out": lambda: place.out / "model", "model": lambda: dice.choice([*models, run() / "model"]), "run": run,
+        "names": lambda: dice.choice(["text_en", "txt"]),
         "text": lambda: dice.choice([*TEXTS, "the market [MASK] rose", "the team won\nthe match", "word " * 400]),
     }  # fmt: skip
     words, story = [name], []
@@ -229,6 +230,8 @@ def decero_line(place: Place) -> Case:
             if dice.random() < 0.7:
                 continue
             values = [] if action.nargs == 0 else [dice.choice(pool)]
+            if action.dest == "out":
+                values = [place.out / dice.choice(["x.csv", "x.parquet", "x"])]
             words += [dice.choice(action.option_strings), *values]
             story += words[-1 - len(values) :]
         elif dice.random() < 0.85:

@@ -111,7 +111,15 @@ def stock(family, bpe, folder, **fields):
 
 def test_pretraining_learns_and_writes_all_files(pretrained, held_out):
     made = {p.name for p in pretrained.iterdir()} - {".lock", "logs"}
-    assert made == {"config.yaml", "metrics.jsonl", "checkpoints", "model", "predictions.parquet", "result.json"}
+    assert made == {
+        ".places.json",
+        "config.yaml",
+        "metrics.jsonl",
+        "checkpoints",
+        "model",
+        "predictions.parquet",
+        "result.json",
+    }
     assert losses(pretrained)[-1] < losses(pretrained)[0] - 0.8
     record = result(pretrained)
     assert record["bytes"] == sum(len(text.encode()) for text in held_out)

@@ -49,7 +49,15 @@ def test_a_trained_tokenizer_loads_with_transformers(trained_tokenizer):
 
 def test_pretraining_learns_and_writes_all_files(pretrained):
     made = {p.name for p in pretrained.iterdir()} - {".lock", "logs"}
-    assert made == {"config.yaml", "metrics.jsonl", "checkpoints", "model", "predictions.parquet", "result.json"}
+    assert made == {
+        ".places.json",
+        "config.yaml",
+        "metrics.jsonl",
+        "checkpoints",
+        "model",
+        "predictions.parquet",
+        "result.json",
+    }
     record = result(pretrained)
     assert set(record) >= RECORD | COST
     assert record["tokens"] == read(pretrained)[-2]["tokens"]

@@ -18,8 +18,8 @@ from decero.data.text_files import read_files
 from decero.errors import UserError, did_you_mean
 from decero.evaluation.metrics import compute_metrics
 from decero.evaluation.per_class import per_class, text_table
-from decero.inference import Loaded, classify
-from decero.inference.text_classification import names_of
+from decero.inference.loading import Loaded
+from decero.inference.text_classification import classify, names_of
 
 TABLES = ("csv", "tsv", "jsonl", "json", "ndjson", "parquet")
 WRITERS = (".csv", ".tsv", ".jsonl", ".parquet")

@@ -151,7 +151,8 @@ def _run(arguments: argparse.Namespace) -> None:
         from decero.cli.classify_table import classify_table, is_table
 
         table_options = (arguments.column, arguments.pair_column, arguments.label_column, arguments.out)
-        if any(table_options) or is_table(arguments.text):
+        pairs = arguments.pair or inference.reads_pairs(loaded)  # lines with a tab, also in a .tsv
+        if any(table_options) or (is_table(arguments.text) and not pairs):
             return classify_table(loaded, arguments)
     lines: Iterable[Any]
     lines, total = read_lines(arguments.text)

@@ -33,6 +33,9 @@ PUBLIC_SETS = {
         8_000,
         "translation, dialogue",
     ),
+    "movie_snippets": PublicSet(
+        "cornell-movie-review-data/rotten_tomatoes", None, {"text": "text", "label": "label"}, 9_000, "sentiment"
+    ),
     "package_synopsis": PublicSet(
         "abisee/cnn_dailymail", "3.0.0", {"document": "article", "summary": "highlights"}, 28_000, "summaries"
     ),
