@@ -76,13 +76,15 @@ def test_counts_are_exact(foresee, tiny_model, rows, objective, capsys):
     assert max(map(len, printed.splitlines())) <= 120
 
 
-def test_a_forecast_changes_no_file_and_no_random_state(foresee, tmp_path):
+def test_a_forecast_changes_no_file_and_no_random_state(foresee, tmp_path, tmp_path_factory, monkeypatch):
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(probing.tempfile, "tempdir", str(temporary))  # other tests probe at the same time
     before = torch.get_rng_state(), np.random.get_state()[1].tolist()
     foresee(tiny(0.1), evaluated=True)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.random.get_state()[1].tolist() == before[1]
     assert list(tmp_path.iterdir()) == []
-    assert not list(Path(probing.tempfile.gettempdir()).glob("decero-probe-*"))
+    assert list(temporary.iterdir()) == []
 
 
 def tiny(dropout):

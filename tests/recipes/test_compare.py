@@ -67,7 +67,8 @@ tracking: {{trackers: []}}
     return folder, write_config("translators", text)
 
 
-def test_translators_are_tuned_alike_and_judged_by_chrf(launch, translators):
+def test_translators_are_tuned_alike_and_judged_by_chrf(launch, translators, monkeypatch):
+    monkeypatch.setattr("decero.comparison.time_needed.SECONDS", 0.3)
     folder, config = translators
     shown = launch("compare", config, "--dry-run").stdout
     assert "4 trials and 6 runs" in shown
