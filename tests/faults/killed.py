@@ -100,7 +100,8 @@ def arm(kill):
 
         return counted
 
-    for holder in holders if isinstance(holders, list | tuple | set) else [holders]:
+    single = isinstance(holders, type) or not hasattr(holders, "__iter__")
+    for holder in [holders] if single else holders:
         setattr(holder, name, counting(getattr(holder, name), holder is Path))
 
 
