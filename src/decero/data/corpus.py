@@ -149,7 +149,7 @@ def read_parallel(
         if len(sides[short]) < len(sides[long]):
             raise UserError(
                 f"{paths[long]}, line {len(sides[short]) + 1}: no matching line, because {paths[short]} is shorter; "
-                "give two files of equal length"
+                "give two files with the same number of lines"
             )
         names = ("source", "target")
         columns = [side.rename_column("text", name) for side, name in zip(sides, names, strict=True)]

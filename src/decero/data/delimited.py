@@ -1,8 +1,8 @@
 """Read csv and tsv files. Every field is text, exactly as it is written; an empty field is null.
 
 csv: RFC 4180. A quoted field may hold separators, line ends and, written twice, quotes.
-tsv: a line is a row, and a quote is a character as any other. Only quotes from programs that write csv are removed:
-those around a field whose inner quotes are all doubled, and, if all names of the header are quoted, csv's.
+tsv: a line is a row, and a quote is a character as any other. Quotes are removed in two cases: around a field in which
+every inner quote is doubled; and in the whole file, as in csv, when every name of the header is quoted.
 A row may end in more or fewer empty fields than the header. A first line `sep=;` names the separator, as in Excel.
 """
 
@@ -43,8 +43,8 @@ class Layout:
 def find_layout(path: Path, form: str, wanted: Wanted, rest: bool) -> Layout:
     """Return the layout of a file; a separator that its name does not say is printed as a guess.
 
-    The separator is the one that a first line `sep=` names. Without it, it is the format's, unless another one splits
-    the header into more of the wanted columns, or into more names while the format's splits nothing.
+    The separator is the one that a first line `sep=` names, or else that of the format. Another one is taken in two
+    cases: it finds more of the wanted columns in the header; or it finds several names where the format's finds one.
     rest: whether the columns that are not named are wanted, too.
 
     Raises UserError: no header; a wanted column that is missing or there twice.

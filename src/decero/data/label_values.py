@@ -94,7 +94,9 @@ def check_layout(values: list, split: str, column: str, many: bool) -> None:
 
 
 def are_vectors(rows: list[list], column: str, say: Say) -> bool:
-    """Tell whether the lists of train are 0/1 vectors. A list of names holds no name twice; a vector does.
+    """Tell whether the lists of train are 0/1 vectors.
+
+    In a list of names no name stands twice. In a 0/1 vector of three places a value must.
 
     Raises UserError for lists that can be both.
     """

@@ -17,7 +17,7 @@ def encode_framed(
     tokenizer: PreTrainedTokenizerBase, frame: Callable[[str], str], text: str, special_tokens: bool = False,
     kept: tuple[str, ...] = (),
 ) -> list[int]:  # fmt: skip
-    """Tokenize `frame(text)`. Special tokens that the frame writes around the text count.
+    """Tokenize `frame(text)`. Special tokens that the frame writes stay special tokens.
 
     frame: such as a chat template, or a prefix. special_tokens: also add those that the tokenizer adds.
     kept: special tokens that count in the text, too, such as the mask of a hole.

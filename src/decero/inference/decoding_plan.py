@@ -74,7 +74,7 @@ def limits_of(model: PreTrainedModel, sources: Sequence[Sequence[int]], most: in
             if limit < 1:
                 raise UserError(
                     f"source {index + 1} has {len(sources[index])} tokens, and max_length {own.max_length} of the "
-                    "model's generation_config counts them; set the number of new tokens instead"
+                    "model's generation_config counts them; set --max-new-tokens (generation.max_new_tokens) instead"
                 )
     elif isinstance(most, int) or most is None:
         limits = [most if most is not None else own.max_new_tokens or MAX_NEW_TOKENS] * len(sources)

@@ -121,7 +121,7 @@ def untie(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
 
 
 def named_once(model: nn.Module) -> tuple[dict[str, Any], list[str]]:
-    """Do the same by name for sharded weights: all empty shards have the same address."""
+    """Return each weight once and the other names, by name: all empty shards have the same address."""
     names = {name for named in (model.named_parameters(), model.named_buffers()) for name, _ in named}
     state = model.state_dict()
     return {n: tensor for n, tensor in state.items() if n in names}, [n for n in state if n not in names]
