@@ -21,8 +21,8 @@ def test_every_text_has_one_row_within_its_capacity(lengths, capacity):
 @settings(max_examples=200, deadline=None)
 @given(LENGTHS)
 def test_best_fit_needs_at_most_11_9_of_the_fewest_rows(lengths):
-    """Lower bounds of any packing: a row holds 17 tokens; of texts above 8 tokens one; of texts of 8 or more two,
-    and of one above 9 nothing beside it but a shorter one (Martello & Toth 1990, section 8.3, for each cut).
+    """Compare with the lower bound L2 of Martello & Toth 1990, section 8.3: a long text has a row of its own, and short
+    texts fill what the others leave free.
     """
     capacity, fewest = 17, 0
     for cut in range(capacity // 2 + 1):

@@ -1,4 +1,4 @@
-"""Define the settings of what a run reports: trackers, and the hub repository of its model."""
+"""Define the settings for trackers and for the hub repository that a model is pushed to."""
 
 import re
 from typing import Literal

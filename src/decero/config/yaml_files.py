@@ -61,7 +61,7 @@ def put(settings: dict[str, Any], keys: list[str], value: Any, word: str) -> Non
 
 
 def _parse(text: str, where: str, fix: str = "") -> Any:
-    """Read YAML. Raises UserError for what is no YAML, or for YAML that is no setting: see `check_events`."""
+    """Read YAML. Raises UserError for invalid YAML, and for values that no setting can have: see `check_events`."""
     try:
         check_events(YAML(typ="safe", pure=True).parse(text), where)
         found = YAML(typ="safe", pure=True).load(text)
