@@ -1,5 +1,7 @@
 """Windows over long sequences: all items are covered, and each belongs to the window that shows most around it."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,7 +16,7 @@ def test_windows_cover_everything_and_share_the_stride(length, size, data):
     bounds = window_bounds(length, size, stride)
     assert {i for start, stop in bounds for i in range(start, stop)} == set(range(length))
     assert all(stop - start <= size for start, stop in bounds)
-    assert all(one[1] - other[0] == stride for one, other in zip(bounds, bounds[1:], strict=False))
+    assert all(one[1] - other[0] == stride for one, other in itertools.pairwise(bounds))
     assert all(stop == length for _, stop in bounds[-1:])
     assert len({stop for _, stop in bounds}) == len(bounds)  # no window lies inside another
 
