@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from decero.config.sections import MOST_ROWS, MOST_TOKENS, MOST_WORKERS, LabelledData, Section, SourceSection
-from decero.config.training_run import TrainingRun
+from decero.config.training_run import FineTuning
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
@@ -121,18 +121,18 @@ class CompletionSection(Section):
     )
 
 
-class FinetuneClassification(TrainingRun):
+class FinetuneClassification(FineTuning):
     data: LabelledData
     objective: ClassificationSection = ClassificationSection()
 
 
-class FinetuneSeq2Seq(TrainingRun):
+class FinetuneSeq2Seq(FineTuning):
     data: PairData
     objective: WritingSection = WritingSection()
     generation: GenerationSection = GenerationSection()
 
 
-class FinetuneCausalLM(TrainingRun):
+class FinetuneCausalLM(FineTuning):
     data: PairData
     objective: CompletionSection = CompletionSection()
     generation: GenerationSection = GenerationSection()

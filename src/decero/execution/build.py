@@ -14,7 +14,7 @@ from decero.data.tokenizer import check_fits_model, load_tokenizer
 from decero.errors import UserError, did_you_mean
 from decero.execution.model_folder import Checkpoint, open_checkpoint
 from decero.execution.positions import positions_of
-from decero.execution.pretrained import load_pretrained, one_line, read_model_config, say
+from decero.execution.pretrained import load_pretrained, mark_new, one_line, read_model_config, say
 from decero.execution.transformers_internals import heads_of
 from decero.models import AUTO_CLASSES
 
@@ -155,6 +155,7 @@ def _load(
     )  # fmt: skip
     if wanted != own:
         model.resize_token_embeddings(wanted)
+        mark_new(model, ["the embedding"])
         say(f"{source}: the embedding has {wanted} rows instead of {own}")
     if later:
         model.config.pad_token_id = tokenizer.pad_token_id if pad < 0 else pad

@@ -21,6 +21,7 @@ TOKENIZER = (
     "*.model", "*.spm", "chat_template.jinja", "preprocessor_config.json", "processor_config.json",
 )  # fmt: skip
 OTHERS = ("config.json", "generation_config.json", "LICENSE*", "NOTICE*")
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # of peft, for the model that adapter_config.json names
 CODE = ("*.py",)  # only if config.json has an auto_map
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
@@ -32,13 +33,21 @@ INTEGERS = ("BOOL", "U8", "I8", "I16", "I32", "I64")  # buffers such as position
 class Checkpoint:
     """A checked model folder.
 
-    name: as the user gave it. code: arguments of every `from_pretrained`: whether its Python code may run, and of
-    which commit code of another repository is.
+    name: as the user gave it. folder: with config.json. code: arguments of every `from_pretrained`: whether its Python
+    code may run, and of which commit code of another repository is. adapter: the folder of an adapter, base: that of
+    the weights that it adapts.
     """
 
     name: str
     folder: Path
     code: dict[str, Any] = field(default_factory=dict)
+    adapter: Path | None = None
+    base: Path | None = None
+
+    @property
+    def weights(self) -> Path:
+        """The folder with model.safetensors."""
+        return self.base or self.folder
 
 
 def open_checkpoint(
@@ -59,6 +68,8 @@ def open_checkpoint(
             f"{name}: remote code needs a pinned commit, and revision {revision} is none; give all 40 digits"
         )
     folder = check_folder(find(resolve_package_path(name), revision, code=trust_remote_code, weights=weights))
+    if kind_of(folder / ADAPTER[0]):
+        return _open_adapter(name, folder, trust_remote_code, weights)
     read_config(folder)
     if weights:
         read_headers(folder)
@@ -66,6 +77,40 @@ def open_checkpoint(
     if trust_remote_code:
         code["code_revision"] = _pinned_commit(name, folder, revision, code_revision)
     return Checkpoint(name, folder, code)
+
+
+def _open_adapter(name: str, folder: Path, trust_remote_code: bool, weights: bool) -> Checkpoint:
+    """Find the model that an adapter belongs to. An adapter without a config.json has that of its model."""
+    if trust_remote_code:
+        raise UserError(f"{name}: an adapter runs no code; merge it with peft, and use the merged model")
+    settings = read_adapter(folder)
+    base, revision = settings["base_model_name_or_path"], settings.get("revision")
+    try:
+        found = open_checkpoint(base, revision=revision, weights=weights)
+    except UserError as error:
+        raise UserError(f"{name}: an adapter for the model {base}: {error}") from None
+    if found.adapter is not None:
+        raise UserError(f"{name}: an adapter for {base}, which is an adapter itself; run decero merge {base} OUT first")
+    if weights:
+        _read_header(folder, ADAPTER[1])
+    own = folder if kind_of(folder / "config.json") else found.folder
+    read_config(own)
+    return Checkpoint(name, own, found.code, adapter=folder, base=found.folder)
+
+
+def read_adapter(folder: Path) -> dict[str, Any]:
+    """Read adapter_config.json. Raises UserError when it is invalid, no LoRA, or names no model."""
+    path = folder / ADAPTER[0]
+    settings = _read_json(path)
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: this is no JSON object")
+    if settings.get("peft_type") != "LORA":
+        raise UserError(f"{path}: peft_type is {_short(settings.get('peft_type'))}; decero reads LORA only")
+    for name in ("base_model_name_or_path", "revision"):
+        value = settings.get(name)
+        if not (isinstance(value, str) and value) and (name != "revision" or value is not None):
+            raise UserError(f"{path}: {name} is {_short(value)}, not a name")
+    return settings
 
 
 def find(source: Path | str, revision: str | None = None, *, code: bool = False, weights: bool = True) -> Path:
@@ -80,7 +125,7 @@ def find(source: Path | str, revision: str | None = None, *, code: bool = False,
     if kind:
         raise UserError(f"{source}: this is {kind}; give {'its' if kind == 'a file' else 'a'} folder")
     check_place(str(source))
-    patterns = [*(WEIGHTS if weights else ()), *TOKENIZER, *OTHERS, *(CODE if code else ())]
+    patterns = [*(WEIGHTS if weights else ()), *TOKENIZER, *OTHERS, *ADAPTER, *(CODE if code else ())]
     try:
         return Path(snapshot_download(str(source), revision=revision, allow_patterns=patterns))
     except (OSError, ValueError) as error:
@@ -131,7 +176,7 @@ def read_headers(folder: Path) -> dict[str, str]:
     the folder or tensors that they lack; a truncated file; an adapter.
     """
     if kind_of(folder / "adapter_config.json"):
-        raise UserError(f"{folder}: holds an adapter for another model; merge it into that model first")
+        raise UserError(f"{folder}: holds an adapter for another model; run decero merge {folder} OUT first")
     names, listed = ["model.safetensors"], {}
     index = folder / "model.safetensors.index.json"
     if not kind_of(folder / names[0]):
@@ -148,18 +193,23 @@ def read_headers(folder: Path) -> dict[str, str]:
             raise UserError(f"{index}: invalid index of weights") from None
     dtypes: dict[str, str] = {}
     for name in names:
-        _check_inside(folder, name)
-        try:
-            with safe_open(regular_file(folder / name), framework="pt") as file:
-                dtypes |= {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{folder}/{name}: not a complete safetensors file: {error}") from None
+        dtypes |= _read_header(folder, name)
     if lacking := sorted(set(listed) - set(dtypes)):
         raise UserError(f"{index}: tensor {lacking[0]} is not in {listed[lacking[0]]}; get these files again")
     for key, dtype in dtypes.items():
         if dtype not in DTYPES and dtype not in INTEGERS:
             raise UserError(f"{folder}: tensor {key} is stored as {dtype}, which decero does not read")
     return dtypes
+
+
+def _read_header(folder: Path, name: str) -> dict[str, str]:
+    """Return tensor name -> dtype of one file. Raises UserError when it is outside the folder, or not complete."""
+    _check_inside(folder, name)
+    try:
+        with safe_open(regular_file(folder / name), framework="pt") as file:
+            return {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{folder}/{name}: not a complete safetensors file: {error}") from None
 
 
 def _check_inside(folder: Path, name: str) -> None:

@@ -8,14 +8,18 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import transformers
+from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
 from decero.errors import UserError, missing_package
-from decero.execution.model_folder import Checkpoint, read_config, read_headers
+from decero.execution.merging import attach, merged
+from decero.execution.model_folder import Checkpoint, read_adapter, read_config, read_headers
 
 SHOWN = 4  # groups of tensors that a line names
+_NEW: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -59,6 +63,8 @@ def load_pretrained(
 
     Raises UserError for a missing tensor outside a new head, and for a tensor of another shape.
     """
+    if checkpoint.adapter is not None:
+        return _load_merged(auto_class, checkpoint, options)
     folder, where = checkpoint.folder, checkpoint.name
     stored = list(read_headers(folder))
     model, report = auto_class.from_pretrained(
@@ -68,21 +74,56 @@ def load_pretrained(
     kind = type(model).__name__
     saved_by_it = kind in (read_config(folder).get("architectures") or [])
     new = _missing_heads(model, report["missing_keys"]) if new_head and not saved_by_it else set()
-    lacking = [name for name in report["missing_keys"] if _head_part(model, name) not in new]
+    lacking = [name for name in report["missing_keys"] if head_part(model, name) not in new]
     if lacking:
         name = min(lacking, key=[*model.state_dict()].index)
         more = f" (and {len(lacking) - 1} more)" if len(lacking) > 1 else ""
         other = _prefixed(name.removeprefix(f"{model.base_model_prefix}."), stored)
         raise UserError(f"{where}: tensor {name} is missing{more}; {kind} needs it{other}")
     for name, found, wanted in sorted(report["mismatched_keys"]):
-        if not new_labels or not _head_part(model, name):
+        if not new_labels or not head_part(model, name):
             raise UserError(f"{where}: tensor {name} has shape {[*found]}, but {kind} needs {[*wanted]}")
-        new.add(_head_part(model, name))
+        new.add(head_part(model, name))
     said = [f"new, with random weights: {', '.join(sorted(new))}"] if new else []
     said += [f"not used: {_summary(report['unexpected_keys'])}"] if report["unexpected_keys"] else []
     if said:
         say(f"{where}: {'; '.join(said)}")
+    mark_new(model, new)
     return model
+
+
+def _load_merged(auto_class: Any, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
+    """Load the model that an adapter belongs to, with the adapter's own configuration, and merge the adapter.
+
+    Raises UserError for other labels or sizes than the adapter's.
+    """
+    assert checkpoint.adapter is not None
+    dtype, config = options.pop("dtype", None), read_model_config(checkpoint)
+    kernel = {name: options.pop(name) for name in ("attn_implementation",) if name in options}
+    for name, value in options.items():
+        if getattr(config, name, None) != value and name != "pad_token_id":
+            first = f"run decero merge {checkpoint.name} OUT, and start from OUT"
+            raise UserError(f"{checkpoint.name}: an adapter keeps its {name}; to change it, {first}")
+    model, report = auto_class.from_pretrained(
+        str(checkpoint.weights), config=config, use_safetensors=True, output_loading_info=True, dtype="float32",
+        ignore_mismatched_sizes=True, **checkpoint.code, **kernel,
+    )  # fmt: skip
+    brought = tuple(f"{name}." for name in read_adapter(checkpoint.adapter).get("modules_to_save") or ())
+    for name in [*sorted(report["missing_keys"]), *(each[0] for each in sorted(report["mismatched_keys"]))]:
+        if not brought or not name.startswith(brought):
+            raise UserError(f"{checkpoint.name}: tensor {name} is in neither the adapter nor its model")
+    model = merged(attach(model, checkpoint.adapter))
+    return model if dtype in (None, "auto") else model.to(dtype)
+
+
+def mark_new(model: PreTrainedModel, parts: Collection[str]) -> None:
+    """Remember the parts of a model that have weights which its checkpoint does not have."""
+    _NEW[model] = frozenset(parts) | new_parts(model)
+
+
+def new_parts(model: PreTrainedModel) -> frozenset[str]:
+    """Return the parts of a model that started from random weights."""
+    return _NEW.get(model, frozenset())
 
 
 @cache  # each line once: a comparison loads a checkpoint many times
@@ -92,7 +133,7 @@ def say(line: str) -> None:
         print(f"note: {line}", file=sys.stderr, flush=True)
 
 
-def _head_part(model: PreTrainedModel, name: str) -> str:
+def head_part(model: PreTrainedModel, name: str) -> str:
     """Return the part of the head that holds a tensor (classifier, bert.pooler), or "" outside the head.
 
     The pooler of an encoder belongs to the head, because only classifiers have one.
@@ -108,8 +149,8 @@ def _head_part(model: PreTrainedModel, name: str) -> str:
 def _missing_heads(model: PreTrainedModel, missing: set[str]) -> set[str]:
     """Return the parts of the head of which no tensor was loaded. Tied tensors do not count."""
     tied = set(getattr(model, "all_tied_weights_keys", {}))
-    loaded = {_head_part(model, name) for name in model.state_dict() if name not in missing and name not in tied}
-    return {_head_part(model, name) for name in missing} - loaded - {""}
+    loaded = {head_part(model, name) for name in model.state_dict() if name not in missing and name not in tied}
+    return {head_part(model, name) for name in missing} - loaded - {""}
 
 
 def _prefixed(name: str, stored: list[str]) -> str:

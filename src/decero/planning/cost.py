@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from decero.config.sections import OptimSection
 from decero.data.sizes import BatchSize
+from decero.execution.adapters import is_computed
 from decero.execution.unwrap import unwrap
 
 FORMULA = "6 x (weights x positions + vocabulary x width x scored + 2 x layers x width x positions x row length)"
@@ -19,7 +20,7 @@ FROM_ENCODER = re.compile(r"(cross_attn|encoder_attn|EncDecAttention)\.[kv](_pro
 def flops(model: nn.Module, load: BatchSize, per_text: bool = False) -> float:
     """Return the FLOPs of a step by FORMULA: 2 + 4 per weight and position (Kaplan et al. 2020, section 2.1).
 
-    Embeddings do not count as weights. Decoder weights see the written positions; with `per_text`, pooler and
+    A frozen weight has no gradient, so 4 instead of 6. Embeddings do not count as weights. Decoder weights see the written positions; with `per_text`, pooler and
     classifier see one position per text. With gradient checkpointing layers run forward twice: 8 instead of 6.
     """
     bare = unwrap(model)
@@ -30,16 +31,19 @@ def flops(model: nn.Module, load: BatchSize, per_text: bool = False) -> float:
     excluded = {id(m.weight) for m in bare.modules() if isinstance(m, nn.Embedding)}
     excluded |= {id(projection.weight)} if projection is not None else set()
     encoder = {id(p) for p in bare.get_encoder().parameters()} if config.is_encoder_decoder else set()
-    total = 6.0 * load.scored * projection.weight.numel() if projection is not None else 0.0
+    total = 0.0
+    if projection is not None:
+        total = (6.0 if projection.weight.requires_grad else 4.0) * load.scored * projection.weight.numel()
     for name, weight in bare.named_parameters():
-        if id(weight) in excluded:
+        if id(weight) in excluded or not is_computed(name):
             continue
         positions = load.places
         if config.is_encoder_decoder and id(weight) not in encoder and not FROM_ENCODER.search(name):
             positions = load.written_places
         if per_text and ("pooler" in name or not name.startswith(f"{bare.base_model_prefix}.")):
             positions = load.examples
-        total += (8 if id(weight) in twice else 6) * weight.numel() * positions
+        passes = (8 if id(weight) in twice else 6) - (0 if weight.requires_grad else 2)
+        total += passes * weight.numel() * positions
     size = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
     width = float(config.num_attention_heads * size if size else config.hidden_size)
     pairs = config.num_hidden_layers * load.pairs

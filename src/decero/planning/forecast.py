@@ -17,6 +17,7 @@ from decero.config.sections import TrainingSection
 from decero.data.order import RowIndex, Rows
 from decero.data.sizes import BatchSize
 from decero.data.stream import Stream
+from decero.execution.adapters import adapter_of, is_computed
 from decero.execution.objective import Objective
 from decero.execution.transformers_internals import attention_of
 from decero.formatting import duration
@@ -75,7 +76,9 @@ def forecast(
     activations = saved_activations(accelerator, model, objective, dataset, micro)
     logits = logits_bytes(model, micro)
     evaluation_count = evaluations(training, steps, per_epoch) if evaluate and held_out is not None else 0
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = sum(p.numel() for name, p in model.named_parameters() if is_computed(name))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    adapter = f"; {trained:,} of them trained" if adapter_of(model) else ""
     embeddings = sum({id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}.values())
 
     measured: Probe | None = None
@@ -114,7 +117,7 @@ def forecast(
         time += _doubt(measured, steps) if measured else ""
     stream = "a stream; its first " if streamed else ""
     lines = {
-        "parameters": f"{parameters:,}, {embeddings:,} of them embeddings",
+        "parameters": f"{parameters:,}, {embeddings:,} of them embeddings{adapter}",
         "training rows": f"{stream}{len(lengths):,} of {lengths.mean():.1f} tokens on average",
         "tokens a step": f"{load.tokens:,.0f} in {load.examples:,.0f} rows, {load.scored:,.0f} "
         f"{'texts' if per_text else 'of them'} scored; {filled:.0%} of all positions are not padding",

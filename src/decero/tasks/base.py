@@ -16,6 +16,7 @@ from decero.config.training_run import TrainingRun
 from decero.data.stream import Stream
 from decero.errors import UserError
 from decero.evaluation.examples import ExampleStatistics
+from decero.execution.adapters import add_adapter
 from decero.execution.build import build_model, tokenizer_for
 from decero.execution.objective import Objective
 from decero.execution.optimize import optimize
@@ -168,8 +169,18 @@ class Task(ABC):
         return {}
 
     def build_model(self, section: ModelSection | None = None) -> PreTrainedModel:
-        """The model as the run starts, or another one for the same task. Raises UserError as `build_model` does."""
-        section = section or self.config.model
+        """The model as the run starts, with its adapter if the settings ask for one.
+
+        section: another model for the same task, without an adapter. Raises UserError as `build_model` does.
+        """
+        source, peft = self.config.model, getattr(self.config, "peft", None)
+        model = self.initial_model(section or source)
+        if peft is None or section is not None:
+            return model
+        return add_adapter(model, peft, source, self.auto_class, self.config.seed)
+
+    def initial_model(self, section: ModelSection) -> PreTrainedModel:
+        """The model without an adapter, with the head of the task."""
         return build_model(
             section, self.auto_class, self.tokenizer, self.max_length, self.config.seed, **self.model_fields()
         )

@@ -98,9 +98,9 @@ class Classification(Task):
         fields["label2id"] = {name: i for i, name in enumerate(names)}
         return fields
 
-    def build_model(self, section: ModelSection | None = None) -> PreTrainedModel:
+    def initial_model(self, section: ModelSection) -> PreTrainedModel:
         """The model with a head for the labels; a checkpoint's head for other labels is drawn anew."""
-        model = super().build_model(section)
+        model = super().initial_model(section)
         known, names = label_names(self.checkpoint), self.corpus.label_names
         if self.problem_type != "regression" and known and in_known_order(names, known) is None:
             redraw_head(model, self.config.seed)

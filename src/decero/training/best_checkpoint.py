@@ -11,6 +11,7 @@ from torch import nn
 
 from decero.config.sections import TrainingSection
 from decero.errors import UserError
+from decero.execution.adapters import trained_tensors
 from decero.training.checkpoint import checkpoint_of, damage, load_weights, prune, release_room, reserve, steps_in
 from decero.training.gradient import check_weights
 from decero.training.metrics_log import MetricsLog
@@ -109,7 +110,7 @@ def room_for_weights(run: Run, model: nn.Module) -> Iterator[None]:
     if run.training.save_steps is not None:
         yield
         return
-    tensors = [*model.parameters(), *model.buffers()]
+    tensors = [*trained_tensors(model, dict(model.named_parameters())).values(), *model.buffers()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
     size += 512 * len(tensors) + 2**16 + 2**14 * run.accelerator.num_processes  # headers, records, random states
     reserve(folder, run.accelerator, size)

@@ -28,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from decero.errors import UserError, WriteError
+from decero.execution.adapters import base_header, check_base, trained_tensors
 from decero.execution.saving import flush as _flush
 from decero.files import remove
 from decero.training.runs import check_claims, on_main
@@ -71,13 +72,13 @@ def save_checkpoint(
         if isinstance(model, Sharded):
             part = f"{process}-of-{accelerator.num_processes}.safetensors"
             weights, tied = named_once(model.module)
-            pieces, header = local_pieces(weights, is_main)
-            save(f"model-{part}", pieces, header | {"tied": json.dumps(tied)})
+            pieces, header = local_pieces(trained_tensors(model, weights), is_main)
+            save(f"model-{part}", pieces, header | base_header(model) | {"tied": json.dumps(tied)})
             if optimizer is not None:
                 save(f"optimizer-{part}", *local_pieces(flatten(optimizer.state_dict()["state"]), is_main))
         elif is_main:
-            weights, tied = untie(accelerator.unwrap_model(model).state_dict())
-            save("model.safetensors", weights, {"tied": json.dumps(tied)})
+            weights, tied = untie(trained_tensors(model, accelerator.unwrap_model(model).state_dict()))
+            save("model.safetensors", weights, base_header(model) | {"tied": json.dumps(tied)})
             if optimizer is not None:
                 save("optimizer.safetensors", flatten(optimizer.state_dict()["state"]))
         if is_main:
@@ -179,10 +180,11 @@ def load_weights(paths: Path | list[Path], model: nn.Module) -> None:
     """
     paths = [paths] if isinstance(paths, Path) else paths
     bare = model.module if isinstance(model, Sharded) else model
-    targets: dict[str, Any] = bare.state_dict()
+    targets: dict[str, Any] = trained_tensors(bare, bare.state_dict())
     with ExitStack() as files:
         stored = [files.enter_context(ShardedTensors(path, "model")) for path in paths]
         for path, tensors in zip(paths, stored, strict=True):
+            check_base(path, tensors.header, bare)
             missing = targets.keys() - tensors.found.keys() - {*json.loads(tensors.header["tied"])}
             other_shape = {n for n in tensors.found.keys() & targets.keys() if tensors.shape(n) != [*targets[n].shape]}
             if wrong := sorted(missing | other_shape) + sorted(tensors.found.keys() - targets.keys()):

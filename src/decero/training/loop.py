@@ -18,9 +18,9 @@ from transformers import PreTrainedModel
 from decero.data.order import RowIndex, Rows, seed_sequence
 from decero.data.stream import Stream
 from decero.errors import UserError
+from decero.execution.adapters import costs
 from decero.execution.objective import Objective
 from decero.execution.optimize import compile_layers
-from decero.execution.unwrap import unwrap
 from decero.files import remove_folder
 from decero.training.best_checkpoint import Selection, room_for_weights
 from decero.training.checkpoint import load_checkpoint, save_checkpoint, to_resume
@@ -50,14 +50,11 @@ class TrainResult:
     history: list[dict] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
-        """Return the cost of the run. FLOPs as in transformers: 6 x tokens x weights without embeddings."""
-        bare = unwrap(self.model)
-        weights = bare.num_parameters(exclude_embeddings=True)
+        """Return the cost of the run."""
         return {
             "steps": self.step,
             "tokens": self.tokens,
-            "total_flos": 6 * self.tokens * weights,
-            "num_parameters": bare.num_parameters(),
+            **costs(self.model, self.tokens),
             "wall_time_s": self.wall_time_s,
             "save_time_s": self.save_time_s,
             "best": self.best,

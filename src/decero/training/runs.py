@@ -22,9 +22,9 @@ from decero.config.recorded_settings import record_settings
 from decero.config.run_config import RunConfig
 from decero.config.sections import OptimSection, TrainingSection
 from decero.errors import CLEANUPS, UserError, WriteError, did_you_mean, write_error
+from decero.execution.adapters import save_whole
 from decero.execution.saving import whole_folder
 from decero.execution.threads import set_threads
-from decero.execution.unwrap import unwrap
 from decero.training.memory import keep_freed_memory, reset_peak_memory
 from decero.training.rendezvous import check_launcher, check_topology, process_group_options, topology_line
 from decero.training.sharding import sharding_requested
@@ -68,7 +68,7 @@ class Run:
                 shutil.rmtree(left, ignore_errors=True)
             with whole_folder(folder) as partial:
                 for part in parts:
-                    unwrap(part).save_pretrained(partial)
+                    save_whole(part, partial)
 
         on_main(self.accelerator, write)
         return folder
