@@ -1,4 +1,4 @@
-"""Add the commands that move a model: push, import, export."""
+"""Add the commands that move a model: push, import, export, merge."""
 
 import argparse
 from pathlib import Path
@@ -60,3 +60,20 @@ def _export(arguments: argparse.Namespace) -> None:
     from decero.hub.convert import export_model
 
     export_model(arguments.model, arguments.out, arguments.to)
+
+
+def add_merge(commands) -> None:
+    """Add `decero merge RUN_OR_MODEL OUT`."""
+    what = "merge a LoRA adapter into its model, as an ordinary checkpoint"
+    parser = commands.add_parser("merge", help=what, allow_abbrev=False)
+    parser.add_argument(
+        "source", metavar="RUN_OR_MODEL", help="folder of a run or of an adapter, or its name on the hub"
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist yet")
+    parser.set_defaults(function=_merge)
+
+
+def _merge(arguments: argparse.Namespace) -> None:
+    from decero.hub.merge import merge
+
+    merge(arguments.source, arguments.out)

@@ -35,7 +35,8 @@ def verdict_of(plan: Plan) -> tuple[Verdict, list[ScoredRun]]:
                 contender=planned.contender, budget=planned.budget, seed=planned.seed, status=record["status"],
                 error=record.get("error"), metrics=record["metric"], scores=scores, curve=curve,
                 wall_time_s=record.get("wall_time_s", 0.0), num_parameters=record.get("num_parameters", 0),
-                total_flos=record.get("total_flos", 0.0), upfront_wall_time_s=_pretraining_time(planned),
+                trained_parameters=record.get("trained_parameters", 0), total_flos=record.get("total_flos", 0.0),
+                upfront_wall_time_s=_pretraining_time(planned),
                 pretraining=_pretraining(plan, planned),
             )
         )  # fmt: skip

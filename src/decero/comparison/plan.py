@@ -120,6 +120,8 @@ def configure(
         settings["tokenizer"] = contender.tokenizer.model_dump()
         place = comparison.seeds.index(seed) if seed in comparison.seeds else 0
         settings["model"] = contender.model.of_run(place) if contender.model else settings["model"]
+        if contender.peft is not None:
+            settings["peft"] = contender.peft.model_dump()
     if task.budget_unit:
         settings["data"]["max_train_rows"] = budget
     settings |= {part: dict(given) for part in ("objective", "generation") if (given := getattr(comparison, part))}

@@ -25,7 +25,7 @@ def record_in(folder: Path) -> dict[str, Any]:
         return _failed(f"its result.json cannot be read: {error}")
     if not isinstance(record, dict) or record.get("status") not in ("ok", "failed"):
         return _failed("its result.json is damaged")
-    numbers = [record.get(name, 0) for name in ("wall_time_s", "num_parameters", "total_flos")]
+    numbers = [record.get(name, 0) for name in ("wall_time_s", "num_parameters", "trained_parameters", "total_flos")]
     metric = record.get("metric")
     if not isinstance(metric, dict) or not all(is_number(n) for n in (*numbers, *metric.values()) if n is not None):
         return _failed("its result.json is damaged")

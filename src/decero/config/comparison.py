@@ -16,6 +16,7 @@ from decero.config.sections import (
     TokenizerSection,
     TrainingSection,
 )
+from decero.config.training_run import PeftSection
 from decero.errors import did_you_mean
 
 TUNABLE = ("optim", "training")
@@ -57,6 +58,7 @@ class Contender(Section):
         "pairs of texts",
     )
     tokenizer: TokenizerSection = TokenizerSection()
+    peft: PeftSection | None = Field(None, description="train an adapter only, as in the task's own recipe")
     optim: dict[str, Any] = Field({}, description="settings of optim that differ for this contender")
     training: dict[str, Any] = Field({}, description="settings of training that differ for this contender")
 
@@ -64,6 +66,8 @@ class Contender(Section):
     def _one_kind(self):
         if self.tfidf + (self.baseline is not None) + (self.model is not None) != 1:
             raise ValueError("a contender is one of model, baseline and tfidf: true")
+        if self.peft is not None and self.model is None:
+            raise ValueError("peft adapts a model, and this contender is a baseline; remove it")
         return self
 
     @property

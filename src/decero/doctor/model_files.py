@@ -22,6 +22,8 @@ from transformers import (
 from decero.config.model_numbers import check_model_numbers
 from decero.data.tokenizer import load_tokenizer
 from decero.errors import UserError, did_you_mean, regular_file, root_line
+from decero.execution.model_folder import ADAPTER, open_checkpoint
+from decero.execution.pretrained import load_pretrained
 from decero.execution.transformers_internals import heads_of
 
 MOST_BYTES = 2**28  # of a JSON file
@@ -72,8 +74,11 @@ def model_damage(folder: Path) -> list[DamagedError]:
     if found and found[0].path != folder / "config.json":
         return found  # a library may open any file, so no other one is looked at
     try:
-        shapes = _read_shapes(folder)
-        if config is not None:
+        if (folder / ADAPTER[0]).exists():
+            _check_adapter(folder, config)
+        else:
+            shapes = _read_shapes(folder)
+        if config is not None and shapes is not None:
             _check_sizes(folder, config, shapes)
             _check_weights(folder, config)
     except DamagedError as error:
@@ -184,16 +189,34 @@ def _check_sizes(folder: Path, config: Any, shapes: Shapes) -> None:
             raise DamagedError(path, f"{name} is {size}, but the largest dimension of the weights is {max(dimensions)}")
 
 
-def _check_weights(folder: Path, config: Any) -> None:
-    """Load the weights into the class that config.json names, and check that all are there and finite."""
+def _check_adapter(folder: Path, config: Any) -> None:
+    """Merge an adapter into its model, and check that the result is finite."""
+    try:
+        checkpoint = open_checkpoint(str(folder))
+        if config is not None:
+            load_pretrained(_auto_of(folder, config), checkpoint, new_head=False)
+    except DamagedError:
+        raise
+    except Exception as error:  # transformers and peft raise all kinds for values of a wrong type
+        raise DamagedError(folder / ADAPTER[1], root_line(error)) from None
+
+
+def _auto_of(folder: Path, config: Any) -> Any:
+    """Return the Auto class of the head that config.json names."""
     path, named = folder / "config.json", config.architectures if isinstance(config.architectures, list) else []
     kinds = [auto for auto in AUTO if {head.__name__ for head in heads_of(auto, type(config))} & set(map(str, named))]
     if not kinds:
         raise DamagedError(
             path, f"architectures {config.architectures} names no model with a head of type {config.model_type}"
         )
+    return kinds[0]
+
+
+def _check_weights(folder: Path, config: Any) -> None:
+    """Load the weights into the class that config.json names, and check that all are there and finite."""
+    path, auto_class = folder / "config.json", _auto_of(folder, config)
     try:
-        model, report = kinds[0].from_pretrained(  # type: ignore[misc]
+        model, report = auto_class.from_pretrained(
             folder, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True,
             trust_remote_code=False,
         )  # fmt: skip

@@ -147,7 +147,8 @@ def layers(work: InspectedRun) -> Iterator[Finding]:
     gradients: dict[str, float] = {}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            owner = next((b for b in blocks if name.startswith(f"{b}.")), name.rpartition(".")[0])
+            module = name.partition(".lora_")[0] if ".lora_" in name else name.rpartition(".")[0]  # B starts at zero
+            owner = next((b for b in blocks if name.startswith(f"{b}.")), module)
             gradients[owner] = math.hypot(gradients.get(owner, 0.0), float(parameter.grad.norm()))
     found = [*_odd(outputs, "output", place, set(blocks)), *_odd(gradients, "gradient", place, set(blocks))]
     mend = "its output matrices are zero: check how the layer was initialised or loaded"

@@ -27,7 +27,8 @@ def headers(verdict) -> list[str]:
     unit = verdict.unit
     columns = [wording.labels(b, unit) for b in verdict.budgets] if unit else [wording.title(verdict.metric)]
     own = ["own settings"] if any(verdict.settings.values()) else []
-    return ["contender", *columns, "parameters", "median time per run", "pretraining, once", *own]
+    trained = ["trained parameters"] if _has_adapters(verdict) else []
+    return ["contender", *columns, "parameters", *trained, "median time per run", "pretraining, once", *own]
 
 
 def rows(verdict) -> list[dict]:
@@ -40,14 +41,20 @@ def rows(verdict) -> list[dict]:
         number = max(cell.n_pretrainings for cell in cells)
         once = (f"{number} × " if number > 1 else "") + duration(upfront) if upfront else "–"
         own = [verdict.settings.get(contender) or "–"] if any(verdict.settings.values()) else []
+        total, trained = (max(getattr(cell, n) for cell in cells) for n in ("num_parameters", "trained_parameters"))
+        sizes = [count(total), *([count(trained or total)] if _has_adapters(verdict) else [])]
         result.append(
             {
                 "contender": contender,
                 "cells": [_cell(verdict, contender, budget, compared) for budget in verdict.budgets],
-                "others": [count(max(cell.num_parameters for cell in cells)), duration(time), once, *own],
+                "others": [*sizes, duration(time), once, *own],
             }
         )
     return result
+
+
+def _has_adapters(verdict) -> bool:
+    return any(cell.trained_parameters for cell in verdict.cells)
 
 
 def markdown(verdict) -> str:

@@ -38,6 +38,7 @@ class ScoredRun:
     scores: np.ndarray | None = None
     wall_time_s: float = 0.0
     num_parameters: int = 0
+    trained_parameters: int = 0  # of an adapter; 0: all of them
     total_flos: float = 0.0
     upfront_wall_time_s: float = 0.0  # the user's own pretraining, needed once for all runs
     pretraining: str | None = None  # the user's own checkpoint that it starts from; None: no checkpoint, or a published
@@ -58,6 +59,7 @@ class Cell:
     wall_time_s: float  # median of the runs; NaN when none succeeded
     upfront_wall_time_s: float
     num_parameters: int
+    trained_parameters: int = 0
     n_pretrainings: int = 0  # own checkpoints that its runs start from
 
 
@@ -198,6 +200,7 @@ def _cell(runs: list[ScoredRun], metric: str, hidden: bool) -> Cell:
         wall_time_s=float(np.median([run.wall_time_s for run in ok])) if ok else math.nan,
         upfront_wall_time_s=max(run.upfront_wall_time_s for run in runs),
         num_parameters=max(run.num_parameters for run in runs),
+        trained_parameters=max(run.trained_parameters for run in runs),
         n_pretrainings=len({run.pretraining for run in runs} - {None}),
     )  # fmt: skip
 

@@ -70,7 +70,7 @@ def add_adapter(
     config = peft.LoraConfig(
         task_type=task_type, r=section.r, lora_alpha=section.alpha, lora_dropout=section.dropout,
         target_modules=section.target_modules, modules_to_save=whole or None, revision=source.revision,
-        base_model_name_or_path=str(folder.absolute()) if folder.is_dir() and ":" not in name else name,
+        base_model_name_or_path=str(folder.absolute()) if folder.is_dir() and not name.startswith("package:") else name,
         auto_mapping=None if task_type else mapping,
     )  # fmt: skip
     with without_warnings(), torch.random.fork_rng(devices=[]):

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 
 import transformers
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from decero.errors import UserError, missing_package
 from decero.execution.merging import attach, merged
@@ -64,7 +64,9 @@ def load_pretrained(
     Raises UserError for a missing tensor outside a new head, and for a tensor of another shape.
     """
     if checkpoint.adapter is not None:
-        return _load_merged(auto_class, checkpoint, options)
+        dtype = options.pop("dtype", None)
+        model = merged(load_adapted(auto_class, checkpoint, **options))
+        return model if dtype in (None, "auto") else model.to(dtype)
     folder, where = checkpoint.folder, checkpoint.name
     stored = list(read_headers(folder))
     model, report = auto_class.from_pretrained(
@@ -92,13 +94,14 @@ def load_pretrained(
     return model
 
 
-def _load_merged(auto_class: Any, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedModel:
-    """Load the model that an adapter belongs to, with the adapter's own configuration, and merge the adapter.
+def load_adapted(auto_class: Any, checkpoint: Checkpoint, **options: Any) -> Any:
+    """Load the model that an adapter belongs to in fp32, with the adapter's configuration, and put the adapter into it.
 
-    Raises UserError for other labels or sizes than the adapter's.
+    options: as for `load_pretrained`. Returns peft's tuner, whose `model` it is. Raises UserError for other labels or
+    sizes than the adapter's, and as `attach` does.
     """
     assert checkpoint.adapter is not None
-    dtype, config = options.pop("dtype", None), read_model_config(checkpoint)
+    config = read_model_config(checkpoint)
     kernel = {name: options.pop(name) for name in ("attn_implementation",) if name in options}
     for name, value in options.items():
         if getattr(config, name, None) != value and name != "pad_token_id":
@@ -112,8 +115,9 @@ def _load_merged(auto_class: Any, checkpoint: Checkpoint, options: dict[str, Any
     for name in [*sorted(report["missing_keys"]), *(each[0] for each in sorted(report["mismatched_keys"]))]:
         if not brought or not name.startswith(brought):
             raise UserError(f"{checkpoint.name}: tensor {name} is in neither the adapter nor its model")
-    model = merged(attach(model, checkpoint.adapter))
-    return model if dtype in (None, "auto") else model.to(dtype)
+    if model.can_generate() and (checkpoint.folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(str(checkpoint.folder))
+    return attach(model, checkpoint.adapter)
 
 
 def mark_new(model: PreTrainedModel, parts: Collection[str]) -> None:

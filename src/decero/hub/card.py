@@ -83,19 +83,21 @@ def model_card(
     result: dict[str, Any] | None,
     settings: dict[str, Any] | None,
     readme: str | None = None,
+    adapts: str | None = None,
 ) -> str:
     """Return the README.md of a model: metadata for the hub, and a text.
 
     config: config.json; None for a tokenizer alone.
     result, settings: from `read_run`.
     readme: the existing README.md. A text that a user wrote is kept unchanged; only missing metadata is added.
+    adapts: of an adapter, the model that it belongs to.
 
     Raises UserError when the metadata of `readme` is invalid.
     """
     result, settings = result or {}, settings or {}
     data, model = settings.get("data") or {}, settings.get("model") or {}
     corpus = data.get("name") or ", ".join(_leaves(data.get("files"))) or None
-    base = model.get("name_or_path")
+    base = adapts or model.get("name_or_path")
     auto_class = _auto_class(config) if config else None
     tag, use = HEADS.get(auto_class or "", (None, None))
     rows = list(_measured(result.get("metric") or {}))
@@ -105,13 +107,15 @@ def model_card(
         loads = "remote code"
     elif config and config["model_type"].startswith("decero"):
         loads = "decero"
+    library = "peft" if adapts else "decero" if loads == "decero" else "transformers"
 
     generated = ModelCardData(
-        library_name="decero" if loads == "decero" else "transformers",
+        library_name=library,
         pipeline_tag=tag,
         tags=["decero"],
         datasets=[corpus] if corpus and _is_hub_name(corpus) else None,
         base_model=base if base and _is_hub_name(base) else None,
+        base_model_relation="adapter" if adapts else None,
     )
     if config and rows:
         generated.model_name = name
@@ -143,6 +147,8 @@ def model_card(
             architecture=config and (config.get("architectures") or [None])[0],
             auto_class=auto_class,
             loads=loads,
+            adapts=adapts,
+            num_labels=config and len(config.get("id2label") or ()),
             use=use,
             preset=Path(model["config"]).name if model.get("config") else None,
             base=base,

@@ -14,13 +14,13 @@ from ruamel.yaml import YAML
 from safetensors import SafetensorError, safe_open
 
 from decero.errors import UserError, did_you_mean
-from decero.execution.model_folder import CODE, OTHERS, PICKLES, TOKENIZER, WEIGHTS, read_config
+from decero.execution.model_folder import ADAPTER, CODE, OTHERS, PICKLES, TOKENIZER, WEIGHTS, read_adapter, read_config
 from decero.hub.card import model_card, read_run
 from decero.hub.foreign_files import check_sendable, read_json, read_text
 
 T = TypeVar("T")
 
-SENT = (*WEIGHTS, *TOKENIZER, *OTHERS)
+SENT = (*WEIGHTS, *ADAPTER, *TOKENIZER, *OTHERS)
 MOST_README_BYTES = 1_000_000
 WAITS = (1, 2, 4)  # seconds before each retry when the hub does not answer
 
@@ -47,13 +47,14 @@ def push(
     model = model_files(folder)
     config = read_config(folder) if "config.json" in model else None
     result, settings = read_run(folder)
+    base = read_adapter(folder)["base_model_name_or_path"] if ADAPTER[0] in model else None
     files: dict[str, Path | bytes] = {**model, **run_files(result, settings)}
     file = folder / "README.md"
     there = file.is_symlink() or file.exists()
     readme = read_text(check_sendable(file, folder, SENT), MOST_README_BYTES) if there else None
 
     def card(readme: str | None) -> bytes:
-        return model_card(repo_id, config, result, settings, readme).encode("utf-8", "replace")
+        return model_card(repo_id, config, result, settings, readme, base).encode("utf-8", "replace")
 
     files["README.md"] = card(readme)
     if dry_run:
@@ -72,7 +73,9 @@ def push(
         names = {file.rfilename for file in remote.siblings or []}
         if readme is None and "README.md" in names:  # a user may have edited it on the hub
             files["README.md"] = card(_remote_text(hub, repo_id, "README.md", remote.sha))
-        stale = [name for name in names - set(files) if any(Path(name).match(w) for w in WEIGHTS) and "/" not in name]
+        stale = [
+            name for name in names - set(files) if "/" not in name and any(map(Path(name).match, (*WEIGHTS, *ADAPTER)))
+        ]
         commit = hub.create_commit(
             repo_id,
             [CommitOperationAdd(name, content) for name, content in files.items()]
@@ -105,7 +108,8 @@ def model_files(folder: Path) -> dict[str, Path]:
                 f"{folder}/{name} may be a pickle, which can run code when loaded; remove it "
                 "(save_pretrained writes safetensors)"
             )
-    weights = [name for name in present if name.endswith(".safetensors") and any(map(Path(name).match, WEIGHTS))]
+    kinds = (*WEIGHTS, *ADAPTER) if ADAPTER[0] in present else WEIGHTS
+    weights = [name for name in present if name.endswith(".safetensors") and any(map(Path(name).match, kinds))]
     has_tokenizer = "tokenizer.json" in present or "tokenizer_config.json" in present
     if not weights and not ("config.json" not in present and has_tokenizer):
         hint = f"; give {folder}/model" if (folder / "model").is_dir() else ""
@@ -115,6 +119,14 @@ def model_files(folder: Path) -> dict[str, Path]:
     if "config.json" in present:
         check_sendable(present["config.json"], folder, SENT)
     config = read_config(folder) if weights else {}
+    if ADAPTER[0] in present:
+        check_sendable(present[ADAPTER[0]], folder, SENT)
+        base = read_adapter(folder)["base_model_name_or_path"]
+        if Path(base).is_absolute() or base.startswith("package:"):
+            raise UserError(
+                f"{folder}: an adapter for {base}, which is no model on the hub, so nobody else could load it; run "
+                f"decero merge {folder} OUT, and push OUT"
+            )
     wanted = (*SENT, *(CODE if config.get("auto_map") else ()))
     sent = {name: path for name, path in present.items() if any(map(Path(name).match, wanted))}
     for path in sent.values():

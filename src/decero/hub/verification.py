@@ -1,5 +1,7 @@
 """Check that two models compute the same outputs on one fixed batch with padding."""
 
+from typing import Any
+
 import torch
 from transformers import PreTrainedModel
 
@@ -33,7 +35,7 @@ def random_batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     batch = text("", longest)
     if config.is_encoder_decoder:
         batch |= text("decoder_", max(1, longest - 3))
-    elif config.type_vocab_size > 1:
+    elif getattr(config, "type_vocab_size", 0) > 1:
         types = torch.randint(0, config.type_vocab_size, batch["input_ids"].shape, generator=generator)
         batch["token_type_ids"] = types
     return batch
@@ -55,12 +57,7 @@ def check_equal(ours: PreTrainedModel, stock: PreTrainedModel, family: Family) -
     names = [name for name in OUTPUTS if our_outputs.get(name) is not None and name in stock_outputs]
     apart = scale = 0.0
     for name in names:
-        a, b = our_outputs[name], stock_outputs[name]
-        if a.dim() == 3 or name in ("start_logits", "end_logits"):  # (batch, length, ...)
-            output_mask = "decoder_attention_mask" if "decoder_attention_mask" in batch else "attention_mask"
-            real = batch["attention_mask" if name == "encoder_last_hidden_state" else output_mask].bool()
-            a, b = a[real], b[real]
-        difference, largest = (a - b).abs().max().item(), b.abs().max().item()
+        difference, largest = _difference(name, our_outputs[name], stock_outputs[name], batch)
         if not difference <= TOLERANCE * max(1.0, largest):  # so that NaN fails
             raise UserError(
                 f"{name} of {type(ours).__name__} and {type(stock).__name__} differ by {difference:.1e} (largest value "
@@ -68,3 +65,18 @@ def check_equal(ours: PreTrainedModel, stock: PreTrainedModel, family: Family) -
             )
         apart, scale = max(apart, difference), max(scale, largest)
     return f"largest difference of {', '.join(names)} in fp32: {apart:.1e} (largest value {scale:.1e})"
+
+
+def largest_difference(outputs: Any, others: Any, batch: dict[str, torch.Tensor]) -> tuple[float, float]:
+    """Return the largest difference of two models' outputs on a batch, without padding, and the largest value."""
+    names = [name for name in OUTPUTS if outputs.get(name) is not None and others.get(name) is not None]
+    found = [_difference(name, outputs[name], others[name], batch) for name in names]
+    return max(difference for difference, _ in found), max(largest for _, largest in found)
+
+
+def _difference(name: str, a: torch.Tensor, b: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[float, float]:
+    if a.dim() == 3 or name in ("start_logits", "end_logits"):  # (batch, length, ...)
+        output_mask = "decoder_attention_mask" if "decoder_attention_mask" in batch else "attention_mask"
+        real = batch["attention_mask" if name == "encoder_last_hidden_state" else output_mask].bool()
+        a, b = a[real], b[real]
+    return (a - b).abs().max().item(), b.abs().max().item()
