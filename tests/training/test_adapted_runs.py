@@ -77,7 +77,7 @@ def test_a_run_resumes_on_the_same_base_only(fit, base, tmp_path, tiny_model):
     with torch.no_grad():
         other.get_input_embeddings().weight[5, 7] += 1e-3
     other.save_pretrained(base)
-    with pytest.raises(UserError, match="holds an adapter for other weights than .*base has now"):
+    with pytest.raises(UserError, match=r"holds an adapter for other weights than .*base has now"):
         fit(tmp_path / "run", model=adapted(base), save_steps=3, resume=True)
 
 

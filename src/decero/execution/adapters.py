@@ -123,7 +123,7 @@ def trained_tensors(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
 
 
 def base_header(model: nn.Module) -> dict[str, str]:
-    """Return the hash of the frozen weights, for the header of a checkpoint; nothing where the whole model is trained."""
+    """Return the hash of the frozen weights, for the header of a checkpoint; nothing without an adapter."""
     adapter = adapter_of(model)
     return {BASE: adapter.base} if adapter else {}
 

@@ -45,7 +45,7 @@ def without_warnings():
 
 
 def base_hash(model: PreTrainedModel, left_out: Collection[str] = ()) -> str:
-    """Return a hash of all weights in fp32, whatever their names and order. left_out: modules that are trained whole."""
+    """Return a hash of the weights in fp32, whatever their names and order. left_out: modules without a share."""
     parts = []
     for name, weight in model.named_parameters():
         if not any(name.startswith(f"{each}.") for each in left_out):
@@ -58,7 +58,8 @@ def attach(model: PreTrainedModel, folder: Path) -> Any:
     """Put a saved adapter into its model; return peft's tuner, whose `merge_and_unload` gives the merged model.
 
     Raises UserError for a kind of LoRA that decero does not read, for layers that the model does not have, for tensors
-    that are missing, unexpected or of another shape, and for a model with other weights than the adapter was trained on.
+    that are missing, unexpected, not finite or of another shape, and for a model with other weights than the adapter was
+    trained on.
     """
     settings, path = read_adapter(folder), folder / ADAPTER[1]
     peft = load_peft()

@@ -20,8 +20,9 @@ FROM_ENCODER = re.compile(r"(cross_attn|encoder_attn|EncDecAttention)\.[kv](_pro
 def flops(model: nn.Module, load: BatchSize, per_text: bool = False) -> float:
     """Return the FLOPs of a step by FORMULA: 2 + 4 per weight and position (Kaplan et al. 2020, section 2.1).
 
-    A frozen weight has no gradient, so 4 instead of 6. Embeddings do not count as weights. Decoder weights see the written positions; with `per_text`, pooler and
-    classifier see one position per text. With gradient checkpointing layers run forward twice: 8 instead of 6.
+    A frozen weight has no gradient, so 4 instead of 6. Embeddings do not count as weights. Decoder weights see the
+    written positions; with `per_text`, pooler and classifier see one position per text. With gradient checkpointing
+    layers run forward twice: 2 more.
     """
     bare = unwrap(model)
     config = bare.config
