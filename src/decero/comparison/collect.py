@@ -11,6 +11,7 @@ from decero.comparison.plan import Plan, PlannedRun, own_settings
 from decero.comparison.run_records import curve_in, is_number, record_in
 from decero.data.packages import resolve_package_path
 from decero.errors import UserError
+from decero.evaluation import wording
 from decero.evaluation.advice import advise
 from decero.evaluation.corpus_tests import Score
 from decero.evaluation.verdict import ScoredRun, Verdict, judge
@@ -125,6 +126,7 @@ def facts(plan: Plan) -> dict[str, str]:
         "examples": ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
         "labels": ", ".join(task.corpus.label_names[:20]),
         "text read": length,
+        "threshold": _thresholds(plan),
         "metric": "; ".join(f"{name} {text}" for name, text in record.get("signatures", {}).items()),
         "machine": f"{record.get('machine')}, {record.get('num_processes')} process(es) on {record.get('device')}",
         "versions": ", ".join(f"{name} {number}" for name, number in dict(record.get("versions") or {}).items()),
@@ -133,6 +135,17 @@ def facts(plan: Plan) -> dict[str, str]:
         "configuration": f"{config.output}/config.yaml",
     }
     return {name: text for name, text in found.items() if text}
+
+
+def _thresholds(plan: Plan) -> str:
+    """Say which thresholds the runs have; "" for a task without them, and for the usual 0.5."""
+    wanted = getattr(plan.task.config.objective, "threshold", 0.5) if hasattr(plan.task.config, "objective") else 0.5
+    records: list[Any] = [record_in(run.folder).get("threshold") for run in plan.runs]
+    found = sorted({threshold for threshold in records if is_number(threshold)})
+    if wanted == 0.5 or not found:
+        return ""
+    chosen = f"chosen in each run by the {wording.name_of(plan.task.metrics[0])} on validation: "
+    return f"{chosen if wanted == 'validation' else ''}{found[0]}" + (f" to {found[-1]}" if len(found) > 1 else "")
 
 
 def _lacks(name: str, metric: str) -> str:

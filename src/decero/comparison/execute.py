@@ -107,6 +107,8 @@ def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
         splits = SPLITS if task.splits else None
         data, model = _together(accelerator, lambda: (task.load_data(opened, splits), task.build_model()))
         result = train(opened, model, data.train, task.optimize(opened, model, data), task.evaluator(opened, data))
+        if run.trial is None:
+            task.calibrate(opened, result.model, data)
         if run.keep_model:  # before it is scored, because scoring may fail
             task.prepare_to_save(unwrap(result.model))
             opened.save_model(result.model, task.tokenizer)
