@@ -40,7 +40,7 @@ def execute(plan: Plan, opened: Run) -> None:
     for number, run in enumerate(everything, start=1):
         error = None
         if plan.trials and run.trial is None and run.baseline is None:
-            chosen = tuning_of(plan, run.contender, run.budget).chosen
+            chosen = tuning_of(plan, run.contender, run.budget, run.fold).chosen
             error = failure(plan, run) if chosen is None else None
             run = plan.with_values(run, chosen or {})
         opened.print(f"[{number}/{len(everything)}] {run.name}: {do(plan, run, opened, error)}")

@@ -88,6 +88,7 @@ class Task(ABC):
 
     For comparisons: baselines: names of simple baselines. budget_unit: what a label budget counts; "" for text without
     labels. token_metrics: metrics that compare only under the same tokenizer. scored_on: the split of the final scores.
+    has_folds: whether `data.fold` makes a test split of a part of train.
     """
 
     recipe: ClassVar[str]
@@ -104,6 +105,7 @@ class Task(ABC):
     budget_unit: ClassVar[str] = ""
     token_metrics: ClassVar[tuple[str, ...]] = ()
     scored_on: ClassVar[str] = "validation"
+    has_folds: ClassVar[bool] = False
 
     def __init__(self, config: Any):
         self.config = config
@@ -220,6 +222,10 @@ class Task(ABC):
 
         Every run on the same data gives the same examples in the same order.
         """
+
+    def label_scores(self, folder: Path) -> dict[str, Any]:
+        """Return what `per_class` finds in the answers of a finished run; {} for a task without labels."""
+        return {}
 
     def validation_metric(self, metric: str) -> str:
         """Return the metric of `evaluate` that is nearest to a final metric; tuning uses it."""

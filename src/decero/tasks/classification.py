@@ -46,6 +46,7 @@ class Classification(Task):
     baselines = ("tfidf",)
     budget_unit = "labels"
     scored_on = "test"
+    has_folds = True
 
     def __init__(self, config: FinetuneClassification):
         super().__init__(config)
@@ -185,6 +186,19 @@ class Classification(Task):
     def metrics(self) -> tuple[str, ...]:
         main = MAIN_METRIC[self.problem_type]
         return main, *(name for name in METRICS[self.problem_type] if name != main)
+
+    def label_scores(self, folder: Path) -> dict[str, Any]:
+        if self.problem_type == "regression":
+            return {}
+        table, theirs = pd.read_parquet(folder / "predictions.parquet"), read_record(folder)["label_names"]
+        predictions, labels = (np.array(table[column].tolist()) for column in ("prediction", "label"))
+        said = set(predictions.tolist() if predictions.ndim == 1 else np.flatnonzero(predictions.any(axis=0)).tolist())
+        names = list(self.corpus.label_names)
+        names += [name for i, name in enumerate(theirs) if name not in names and i in said]  # only the checkpoint's
+        predictions, labels = (renumbered(ids, theirs, names) for ids in (predictions, labels))
+        if predictions.ndim == 2:
+            predictions, labels = predictions[:, : len(names)], labels[:, : len(names)]
+        return per_class(self.problem_type, predictions, labels, names)
 
     def example_statistics(self, folder: Path, metric: str) -> ExampleStatistics:
         table = pd.read_parquet(folder / "predictions.parquet")
