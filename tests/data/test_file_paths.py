@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from decero.data.corpus import load_corpus, open_corpus, read_parallel
+from decero.data.file_paths import find_files
 from decero.errors import UserError
 
 

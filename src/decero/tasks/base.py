@@ -159,6 +159,10 @@ class Task(ABC):
         if cut and run.progress:
             run.print(f"{cut:.1%} of the training texts are longer than {self.length_settings} and are cut")
         data = TaskData(train, rows)
+        scores = self.scored_on == "validation"
+        if data.validation is None and run.progress and (scores or run.training.eval_strategy != "no"):
+            lost = "nothing is evaluated during training" + (", and there are no final scores" if scores else "")
+            run.print(f"no validation split: {lost}; validation_fraction=0.1 of the data holds rows out")
         if self.scored_on == "test":
             _ = data.scored_split  # refuse now what could not be scored after training
         return data
