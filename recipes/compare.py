@@ -9,9 +9,10 @@ from decero.errors import run_script
 
 def main():
     config = Compare.from_cli()
-    from decero.comparison.collect import check_failures, facts, failures, verdict_of  # --help needs no libraries
+    from decero.comparison.collect import check_failures, facts, failures, label_scores, verdict_of  # late: --help
     from decero.comparison.execute import execute
-    from decero.comparison.plan import by_hand, make_plan
+    from decero.comparison.plan import make_plan, notes_on
+    from decero.comparison.pooling import pool_folds
     from decero.comparison.time_needed import time_needed
     from decero.comparison.tuning import tunings
     from decero.evaluation.report import write_report
@@ -20,7 +21,7 @@ def main():
 
     with open_run(config) as run:
         plan = make_plan(config)  # every run's settings, checked before the first one starts
-        notes = [note for note in [by_hand(config)] if note]
+        notes = notes_on(config)
         if config.dry_run:
             names = [each.name for each in (*plan.trials, *plan.runs)]
             run.print(config.to_yaml(), *names, *notes, plan.size)
@@ -30,13 +31,14 @@ def main():
 
         run.print(*notes)
         execute(plan, run)
+        pool_folds(plan, run)
 
         verdict, runs = verdict_of(plan)
         notes += failures(runs)
         tuning = tunings(plan)
         if run.is_main:
-            known = facts(plan)
-            write_report(config.folder, config.title, verdict, runs, facts=known, tuning=tuning, notes=notes)
+            known = {"facts": facts(plan), "tuning": tuning, "labels": label_scores(plan), "notes": notes}
+            write_report(config.folder, config.title, verdict, runs, **known)
         record = verdict.record() | {"seed": config.seed, "runs": len(runs), "notes": notes}
         record |= {"tuning": [each.record() for each in tuning]} if tuning else {}
         failed = sum(r.status != "ok" for r in runs) + sum(s is None for each in tuning for _, s in each.tried)

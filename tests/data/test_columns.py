@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from decero.data import columns
 from decero.data.columns import rows_with_text, text_hashes
-from decero.data.corpus import _carve
+from decero.data.corpus import hold_out
 
 SPACES = [chr(i) for i in range(0x110000) if chr(i).isspace()]
 texts = st.lists(
@@ -83,6 +83,6 @@ def carved_one_by_one(texts, wanted):
 def test_new_splits_equal_those_of_the_reference(wanted):
     texts = [f"row {i % 900}" if i % 7 else None for i in range(1000)]
     train = Dataset.from_dict({"text": texts, "number": range(1000)})
-    found = _carve(DatasetDict(train=train), wanted, "text", "data")
+    found = hold_out(DatasetDict(train=train), wanted, "text", "data")
     assert {split: part["number"][:] for split, part in found.items()} == carved_one_by_one(texts, wanted)
     assert np.concatenate([part["number"][:] for part in found.values()]).size == 1000

@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from decero.data.corpus import load_corpus, open_corpus, read_parallel
+from decero.data.file_paths import find_files
 from decero.errors import UserError
 
 
@@ -96,3 +97,14 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "walk", walk)
     with pytest.raises(UserError, match="secret: Permission denied"):
         load_corpus(files={"train": str(tmp_path)})
+
+
+def test_an_absent_public_set_names_the_command_that_fetches_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no such file; fetch a public data set like it with: decero data text_en"):
+        find_files("train", "data/text_en/train.parquet")
+    with pytest.raises(UserError, match="no such file; name a file, a glob or a folder"):
+        find_files("train", "data/mine/train.parquet")
+    (tmp_path / "data" / "text_en").mkdir(parents=True)
+    with pytest.raises(UserError, match="no such file; name a file, a glob or a folder"):
+        find_files("train", "data/text_en/train.parquet")

@@ -200,6 +200,13 @@ def test_ids_beyond_the_model_are_refused_by_the_largest_id(byte_level):
         check_fits_model(gap, 70, "model")
 
 
+def test_the_folder_of_a_run_names_its_model(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "run" / "model")
+    with pytest.raises(UserError, match=r"this is the folder of a run; give .*/run/model$"):
+        load_tokenizer(str(tmp_path / "run"))
+    assert load_tokenizer(str(tmp_path / "run" / "model")).vocab_size == tokenizer.vocab_size
+
+
 def test_load_refusals(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot read a tokenizer in this folder") as refusal:
         load_tokenizer(str(tmp_path))

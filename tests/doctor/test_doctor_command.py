@@ -71,3 +71,25 @@ def test_unreadable_input_gives_one_line_and_exit_code_2(write, tmp_path, words,
     assert out == ""
     assert said in error
     assert error.count("error: ") == 1
+
+
+def test_contenders_are_examined_and_shared_findings_said_once(write, house, tmp_path, capfd):
+    settings = yaml.safe_load(write("finetune_classification", before=True).read_text())
+    ours = {"model": settings.pop("model"), "tokenizer": settings.pop("tokenizer")}
+    other = ours | {"tokenizer": {"name_or_path": str(house / "bpe")}}
+    contenders = {"ours": ours, "unfit": other, "words": {"baseline": "tfidf"}}
+    path = tmp_path / "compare.yaml"
+    path.write_text(json.dumps(settings | {"contenders": contenders, "reference": "ours", "label_budgets": [9, 50]}))
+    code, out, _ = run([path, "--json"], capfd)
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert code == 1, "one contender cannot run"
+    shared = [line["what"] for line in lines if line["check"] == "duplicates"]
+    assert shared == ["no repeats among 50 texts of train"], "the largest label budget, once"
+    assert [line["where"] for line in lines if line["check"] == "overfit"] == ["ours"]
+    (bad,) = [line for line in lines if line["severity"] == "bad"]
+    assert bad["where"] == "unfit"
+    assert "vocab_size" in bad["what"]
+
+    path.write_text(json.dumps(settings | {"contenders": {"words": {"baseline": "tfidf"}}, "reference": "words"}))
+    assert "it compares baselines alone" in run([path], capfd)[2]
+    assert "--recipe: " in run([path, "--recipe", "finetune_classification"], capfd)[2]

@@ -81,3 +81,105 @@ def test_the_chain_of_the_guide_runs_on_own_files(launch, rows, architecture, tm
     monkeypatch.chdir(tmp_path)
     main(["classify", f"{tmp_path}/classify/model", str(table), "--column", text, "--out", "predictions.parquet"])
     assert len(pd.read_parquet("predictions.parquet")) == len(rows)
+
+
+def test_a_threshold_and_rows_are_kept_from_file_to_answers(launch, rows, architecture, tmp_path, trained_tokenizer):
+    table, column, label = as_csv(rows, tmp_path)
+    written = pd.read_csv(table, dtype=str)
+    done = launch(
+        "finetune_classification", "configs/finetune/bbc_minilm.yaml", f"data.files.train={table}", *column, *label,
+        *SPLIT, *SHORT, f"model.config={architecture}", f"tokenizer.name_or_path={trained_tokenizer}",
+        "data.max_train_rows=null", f"output={tmp_path}/run", "training.max_train_steps=2", "training.eval_strategy=no",
+        "objective.threshold=validation",
+    )  # fmt: skip
+    record, answers = (json.loads((tmp_path / "run/result.json").read_text()),
+                       pd.read_parquet(tmp_path / "run/predictions.parquet"))  # fmt: skip
+    assert f"(threshold {record['threshold']}, chosen on validation)" in done.stdout
+    assert answers["review"].tolist() == written["review"][answers["row"]].tolist()
+    assert answers["label_name"].tolist() == written["stars"][answers["row"]].tolist()
+    config = json.loads((tmp_path / "run/model/config.json").read_text())
+    assert config.get("decision_threshold", 0.5) == record["threshold"]
+    config["decision_threshold"] = float(answers["probabilities"].str[1].median())  # whatever it chose, one that acts
+    (tmp_path / "run/model/config.json").write_text(json.dumps(config))
+    answers.to_csv(tmp_path / "test.csv", index=False)
+    main(["classify", f"{tmp_path}/run/model", f"{tmp_path}/test.csv", "--column", "review", "--out",
+          f"{tmp_path}/out.csv"])  # fmt: skip
+    said = pd.read_csv(tmp_path / "out.csv", dtype={"prediction": str})
+    above = said["probability of 1.00"] > config["decision_threshold"]
+    assert said["prediction"].tolist() == ["1.00" if one else "1.0" for one in above]
+    assert 0 < above.sum() < len(above)
+
+
+def test_a_wrong_label_is_named_by_its_row_in_the_file(launch, rows, architecture, tmp_path, trained_tokenizer):
+    table, column, label = as_csv(rows, tmp_path)
+    written = pd.read_csv(table, dtype=str)
+    written.loc[41, "stars"] = ""
+    written.to_csv(table, index=False)
+    done = launch(
+        "finetune_classification", "configs/finetune/bbc_minilm.yaml", f"data.files.train={table}", *column, *label,
+        *SPLIT, f"model.config={architecture}", f"tokenizer.name_or_path={trained_tokenizer}", f"output={tmp_path}/run",
+        expect=2,
+    )  # fmt: skip
+    assert ", row 41: no label (column 'stars')" in done.stderr
+
+
+def test_folds_score_every_row_once_by_a_model_that_never_saw_it(
+    launch, rows, architecture, tmp_path, trained_tokenizer, monkeypatch
+):
+    monkeypatch.setattr("decero.comparison.time_needed.SECONDS", 0.1)
+    table, _, _ = as_csv(rows, tmp_path)
+    config = tmp_path / "folds.yaml"
+    config.write_text(f"""\
+output: {tmp_path}/run
+reference: random
+contenders:
+  random: {{model: {{config: {architecture}}}, tokenizer: {{name_or_path: {trained_tokenizer}}}}}
+  words: {{baseline: tfidf}}
+seeds: [0, 1]
+folds: 3
+label_budgets: [20]
+tune: {{optim.learning_rate: [1e-5, 1e-2]}}
+data:
+  {{files: {{train: {table}}}, text_column: review, label_column: stars, max_length: 24, validation_fraction: 0.2}}
+objective: {{threshold: validation}}
+training: {{max_train_steps: 2, global_batch_size: 8, per_device_batch_size: 8, eval_strategy: "no"}}
+tracking: {{trackers: []}}
+""")
+    assert "6 trials and 12 runs" in launch("compare", config, "--dry-run").stdout
+    done = launch("compare", config)
+    record = json.loads((tmp_path / "run/result.json").read_text())
+    assert (record["failed"], record["runs"]) == (0, 4), done.stdout
+    assert "Cross-validation: each row was scored once a seed, in one of 3 folds" in done.stdout
+    written, folds = pd.read_csv(table, dtype=str), {}
+    for contender in ("random", "words"):
+        for seed in (0, 1):
+            folder = tmp_path / "run/runs" / contender / "labels-20" / f"seed-{seed}"
+            pooled, own = (
+                pd.read_parquet(folder / "predictions.parquet"),
+                json.loads((folder / "result.json").read_text()),
+            )
+            assert pooled["row"].tolist() == list(range(len(rows)))
+            right = [own["label_names"][i] for i in pooled["label"]]
+            assert right == written["stars"].tolist()
+            assert own["metric"]["accuracy"] == pytest.approx((pooled["label"] == pooled["prediction"]).mean())
+            folds.setdefault(tuple(pooled["fold"]), []).append(contender)
+            assert pooled.groupby("review" if contender == "random" else written["review"])["fold"].nunique().max() == 1
+    assert len(folds) == 1, "the folds of all runs are those of the comparison's seed"
+    assert {(each["fold"], len(each["trials"])) for each in record["tuning"]} == {(0, 2), (1, 2), (2, 2)}
+    mean = sum(
+        json.loads((tmp_path / f"run/runs/words/labels-20/seed-{seed}/result.json").read_text())["metric"]["accuracy"]
+        for seed in (0, 1)
+    ) / 2  # fmt: skip
+    assert record["metric"]["words, 20 labels"] == pytest.approx(mean)
+    page = (tmp_path / "run/report.html").read_text()
+    assert "Cross-validated accuracy (%)" in page
+    assert "Scores of each label" in page
+    assert "chosen in each run by the accuracy on validation" in page
+    assert (tmp_path / "run/confusion.svg").exists()
+    assert "Scores of each label" not in done.stdout
+
+    broken = tmp_path / "run/runs/words/labels-20/seed-0/fold-1/result.json"
+    broken.write_text(json.dumps(json.loads(broken.read_text()) | {"status": "failed", "error": "torn"}))
+    (tmp_path / "run/result.json").unlink()
+    launch("compare", config, "--resume")
+    assert json.loads(broken.read_text())["status"] == "ok"

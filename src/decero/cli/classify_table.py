@@ -19,7 +19,7 @@ from decero.errors import UserError, did_you_mean
 from decero.evaluation.metrics import compute_metrics
 from decero.evaluation.per_class import per_class, text_table
 from decero.inference.loading import Loaded
-from decero.inference.text_classification import classify, names_of
+from decero.inference.text_classification import classify, names_of, threshold_of
 
 TABLES = ("csv", "tsv", "jsonl", "json", "ndjson", "parquet")
 WRITERS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -115,7 +115,8 @@ def _table(loaded: Loaded, rows: Dataset, answers: list[dict[str, float]]) -> pd
         table["prediction"] = [next(iter(answer.values()), None) for answer in answers]
         return table
     if problem == "multi_label_classification":
-        table["prediction"] = [[n for n in names if answer.get(n, 0) > 0.5] for answer in answers]
+        least = threshold_of(loaded.model.config)
+        table["prediction"] = [[n for n in names if answer.get(n, 0) > least] for answer in answers]
     else:
         table["prediction"] = [next(iter(answer), None) for answer in answers]
         table["probability"] = [next(iter(answer.values()), None) for answer in answers]
@@ -143,7 +144,9 @@ def _report(loaded: Loaded, answers: list[dict[str, float]], references: np.ndar
     if problem == "regression":
         predictions = values[:, 0]
     else:
-        predictions = values.argmax(axis=1) if problem == "single_label_classification" else (values > 0.5).astype(int)
+        first = np.array([names.index(next(iter(answer), names[0])) for answer in answers])
+        least = threshold_of(loaded.model.config)
+        predictions = first if problem == "single_label_classification" else (values > least).astype(int)
     metric, details = (
         compute_metrics(problem, predictions, references),
         per_class(problem, predictions, references, names),

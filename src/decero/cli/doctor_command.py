@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
@@ -16,7 +17,9 @@ def add_doctor(commands) -> None:
     """Add `decero doctor RUN_OR_CONFIG`."""
     parser = commands.add_parser("doctor", help="find problems in a run, before or after training", allow_abbrev=False)
     parser.add_argument(
-        "run", metavar="RUN_OR_CONFIG", help="folder of a run, or configuration file of a training recipe"
+        "run",
+        metavar="RUN_OR_CONFIG",
+        help="folder of a run or a comparison, or configuration file of such a recipe",
     )
     parser.add_argument("--recipe", metavar="NAME", help="recipe of the configuration, if the settings fit several")
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
@@ -24,10 +27,16 @@ def add_doctor(commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from decero.cli.doctor_comparison import diagnose_comparison, settings_of_comparison
     from decero.doctor.examination import diagnose  # imported late, so that other commands start fast
 
-    bad = False
-    for finding in diagnose(arguments.run, arguments.recipe):
+    bad, compared = False, settings_of_comparison(arguments.run)
+    if compared:
+        folder = Path(arguments.run) if os.path.isdir(arguments.run) else None
+        findings = diagnose_comparison(compared, folder, arguments.recipe)
+    else:
+        findings = diagnose(arguments.run, arguments.recipe)
+    for finding in findings:
         bad |= finding.severity == "bad"
         line = json.dumps(asdict(finding), ensure_ascii=False) if arguments.json else finding.line()
         try:

@@ -11,7 +11,9 @@ from decero.comparison.plan import Plan, PlannedRun, own_settings
 from decero.comparison.run_records import curve_in, is_number, record_in
 from decero.data.packages import resolve_package_path
 from decero.errors import UserError
+from decero.evaluation import wording
 from decero.evaluation.advice import advise
+from decero.evaluation.confusion import LabelScores, mean_scores
 from decero.evaluation.corpus_tests import Score
 from decero.evaluation.verdict import ScoredRun, Verdict, judge
 from decero.training.records import read_record
@@ -23,11 +25,11 @@ def verdict_of(plan: Plan) -> tuple[Verdict, list[ScoredRun]]:
     """Return the verdict and the scored runs. Predictions are read from disk, not made again."""
     score: Score | None = None
     runs = []
-    for planned in plan.runs:
+    for planned in plan.judged:
         record = record_in(planned.folder)
         scores, curve = None, []
         if record["status"] == "ok":
-            curve = curve_in(planned.folder)
+            curve = curve_in(planned.folder if planned.fold is None else planned.folder / "fold-0")
             if plan.metric in record["metric"]:
                 scores, score = plan.task.example_statistics(planned.folder, plan.metric)
         runs.append(
@@ -49,11 +51,21 @@ def verdict_of(plan: Plan) -> tuple[Verdict, list[ScoredRun]]:
     def against(reference: str) -> Verdict:
         return judge(
             runs, metric=plan.metric, reference=reference, seed=config.seed, score_of_sum=score,
-            incomparable=incomparable(plan), unit=plan.task.budget_unit, split=plan.split, settings=settings,
+            incomparable=incomparable(plan), unit=plan.task.budget_unit, settings=settings,
+            split="cross-validated" if config.folds else plan.split,
         )  # fmt: skip
 
     verdict = against(config.reference)
     return replace(verdict, advice=advise(verdict, runs, against)), runs
+
+
+def label_scores(plan: Plan) -> list[LabelScores]:
+    """Return the scores of each label, for each contender and budget with a run that succeeded; [] without labels."""
+    found: dict[tuple[str, int | None], list[dict[str, Any]]] = {}
+    for run in plan.judged:
+        if record_in(run.folder)["status"] == "ok" and (scores := plan.task.label_scores(run.folder)):
+            found.setdefault((run.contender, run.budget), []).append(scores)
+    return [mean_scores(*key, scores) for key, scores in found.items()]
 
 
 def failures(runs: Sequence[ScoredRun]) -> list[str]:
@@ -85,7 +97,7 @@ def incomparable(plan: Plan) -> dict[str, str]:
     """Return contender -> why its metric does not compare with the reference's. Failed runs are left to `judge`."""
     reference, metric = plan.comparison.reference, plan.metric
     found: dict[str, dict[str, Any]] = {}
-    for run in plan.runs:
+    for run in plan.judged:
         record = record_in(run.folder)
         if record["status"] == "ok":
             found.setdefault(run.contender, record)
@@ -103,7 +115,7 @@ def incomparable(plan: Plan) -> dict[str, str]:
 def facts(plan: Plan) -> dict[str, str]:
     """Return the facts that a reader of the report needs to repeat the comparison."""
     config, task = plan.comparison, plan.task
-    record = next((r for run in plan.runs if (r := record_in(run.folder))["status"] == "ok"), None)
+    record = next((r for run in plan.judged if (r := record_in(run.folder))["status"] == "ok"), None)
     if record is None:
         return {"configuration": f"{config.output}/config.yaml"}
     data: Any = task.config.data
@@ -122,10 +134,12 @@ def facts(plan: Plan) -> dict[str, str]:
         length = f"all of it, in rows of at most {data.max_length} tokens"
     found = {
         "task": config.task,
+        "folds": f"{config.folds}, of seed {config.seed}" if config.folds else "",
         "data": "; ".join(sources) if sources else data.name or str(data.files),
         "examples": ", ".join(f"{name} {size:,}" for name, size in sizes.items()),
         "labels": ", ".join(task.corpus.label_names[:20]),
         "text read": length,
+        "threshold": _thresholds(plan),
         "metric": "; ".join(f"{name} {text}" for name, text in record.get("signatures", {}).items()),
         "machine": f"{record.get('machine')}, {record.get('num_processes')} process(es) on {record.get('device')}",
         "versions": ", ".join(f"{name} {number}" for name, number in dict(record.get("versions") or {}).items()),
@@ -134,6 +148,17 @@ def facts(plan: Plan) -> dict[str, str]:
         "configuration": f"{config.output}/config.yaml",
     }
     return {name: text for name, text in found.items() if text}
+
+
+def _thresholds(plan: Plan) -> str:
+    """Say which thresholds the runs have; "" for a task without them, and for the usual 0.5."""
+    wanted = getattr(plan.task.config.objective, "threshold", 0.5) if hasattr(plan.task.config, "objective") else 0.5
+    records: list[Any] = [record_in(run.folder).get("threshold") for run in plan.runs]
+    found = sorted({threshold for threshold in records if is_number(threshold)})
+    if wanted == 0.5 or not found:
+        return ""
+    chosen = f"chosen in each run by the {wording.name_of(plan.task.metrics[0])} on validation: "
+    return f"{chosen if wanted == 'validation' else ''}{found[0]}" + (f" to {found[-1]}" if len(found) > 1 else "")
 
 
 def _lacks(name: str, metric: str) -> str:

@@ -40,7 +40,7 @@ def execute(plan: Plan, opened: Run) -> None:
     for number, run in enumerate(everything, start=1):
         error = None
         if plan.trials and run.trial is None and run.baseline is None:
-            chosen = tuning_of(plan, run.contender, run.budget).chosen
+            chosen = tuning_of(plan, run.contender, run.budget, run.fold).chosen
             error = failure(plan, run) if chosen is None else None
             run = plan.with_values(run, chosen or {})
         opened.print(f"[{number}/{len(everything)}] {run.name}: {do(plan, run, opened, error)}")
@@ -107,6 +107,8 @@ def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
         splits = SPLITS if task.splits else None
         data, model = _together(accelerator, lambda: (task.load_data(opened, splits), task.build_model()))
         result = train(opened, model, data.train, task.optimize(opened, model, data), task.evaluator(opened, data))
+        if run.trial is None:
+            task.calibrate(opened, result.model, data)
         if run.keep_model:  # before it is scored, because scoring may fail
             task.prepare_to_save(unwrap(result.model))
             opened.save_model(result.model, task.tokenizer)

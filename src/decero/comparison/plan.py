@@ -1,5 +1,6 @@
 """Plan a comparison: contenders x label budgets x seeds, and the tuning trials before them."""
 
+import itertools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ class PlannedRun:
     """One run of a comparison.
 
     baseline: name of a simple baseline, for a contender without a model. values: the settings of a trial, or those that
-    tuning chose. trial: the number of a tuning trial.
+    tuning chose. trial: the number of a tuning trial. fold: the fold that is tested, in a cross-validation.
     """
 
     contender: str
@@ -33,11 +34,15 @@ class PlannedRun:
     values: dict[str, Any] = field(default_factory=dict)
     trial: int | None = None
     keep_model: bool = False
+    fold: int | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs of a comparison. task: the task with the shared settings. split: the split of the final scores."""
+    """All runs of a comparison. task: the task with the shared settings. split: the split of the final scores.
+
+    runs: what is trained. In a cross-validation, `judged` are other folders: one for all folds of a seed.
+    """
 
     comparison: Compare
     task: Task
@@ -47,12 +52,20 @@ class Plan:
     runs: list[PlannedRun]
 
     @property
+    def judged(self) -> list[PlannedRun]:
+        """The runs that are compared: one for each contender, label budget and seed."""
+        whole = [replace(run, folder=run.folder.parent) for run in self.runs if run.fold == 0]
+        return whole if self.comparison.folds else self.runs
+
+    @property
     def size(self) -> str:
         return f"{len(self.trials)} trials and {len(self.runs)} runs" if self.trials else f"{len(self.runs)} runs"
 
     def with_values(self, run: PlannedRun, values: dict[str, Any]) -> PlannedRun:
         """Return a run with the values that tuning chose."""
-        config = configure(self.comparison, type(self.task), run.contender, run.budget, run.seed, run.folder, values)
+        config = configure(
+            self.comparison, type(self.task), run.contender, run.budget, run.seed, run.folder, values, run.fold
+        )
         return replace(run, config=config, values=values)
 
 
@@ -74,34 +87,48 @@ def make_plan(comparison: Compare) -> Plan:
     trials: list[PlannedRun] = []
     runs: list[PlannedRun] = []
     folders = folder_names(comparison.contenders)
+    folds = range(comparison.folds) if comparison.folds else [None]
     for budget in comparison.label_budgets:
         for name, contender in comparison.contenders.items():
             parent = comparison.folder / "runs" / folders[name] / f"labels-{budget or 'all'}"
             shown_name = name if name.isprintable() and 0 < len(name) <= 80 else folders[name]
             where = f"{shown_name}, {budget or 'all'} {task.budget_unit}" if task.budget_unit else shown_name
             grid = [] if contender.baseline_name else points(comparison)
-            for number, values in enumerate(grid):
-                folder, seed = parent / f"tune-{number}", comparison.seed
-                config = configure(comparison, task_class, name, budget, seed, folder, values)
+            for number, values, fold in ((*trial, fold) for trial in enumerate(grid) for fold in folds):
+                folder, seed = _folder(parent / f"tune-{number}", fold), comparison.seed
+                config = configure(comparison, task_class, name, budget, seed, folder, values, fold)
                 shown = ", ".join(f"{key} {value}" for key, value in values.items())
-                run_name = f"{where}, trial {number}: {shown}"
-                trials.append(PlannedRun(name, budget, seed, folder, config, run_name, values=values, trial=number))
-            for seed in comparison.seeds:
-                folder = parent / f"seed-{seed}"
-                config = configure(comparison, task_class, name, budget, seed, folder)
-                run_name = f"{where}, seed {seed}"
+                run_name = f"{where}{_part(fold)}, trial {number}: {shown}"
+                trials.append(
+                    PlannedRun(name, budget, seed, folder, config, run_name, values=values, trial=number, fold=fold)
+                )
+            for seed, fold in itertools.product(comparison.seeds, folds):
+                folder = _folder(parent / f"seed-{seed}", fold)
+                config = configure(comparison, task_class, name, budget, seed, folder, fold=fold)
+                run_name = f"{where}, seed {seed}{_part(fold)}"
                 keep = comparison.keep_models and contender.baseline_name is None
+                baseline = contender.baseline_name
                 runs.append(
-                    PlannedRun(name, budget, seed, folder, config, run_name, contender.baseline_name, keep_model=keep)
+                    PlannedRun(name, budget, seed, folder, config, run_name, baseline, keep_model=keep, fold=fold)
                 )
     return Plan(comparison, task, metric, split, trials, runs)
 
 
+def _folder(folder: Path, fold: int | None) -> Path:
+    return folder if fold is None else folder / f"fold-{fold}"
+
+
+def _part(fold: int | None) -> str:
+    return "" if fold is None else f", fold {fold}"
+
+
 def configure(
     comparison: Compare, task: type[Task], name: str | None, budget: int | None, seed: int, folder: Path,
-    values: dict[str, Any] | None = None,
+    values: dict[str, Any] | None = None, fold: int | None = None,
 ) -> TrainingRun:  # fmt: skip
     """Return the settings of one run, as the task's own recipe takes them. name: None for the shared settings alone.
+
+    The folds are those of the comparison's seed, for all runs. So what was tuned in a fold never saw its test rows.
 
     Raises UserError for an invalid setting.
     """
@@ -124,6 +151,8 @@ def configure(
             settings["peft"] = contender.peft.model_dump()
     if task.budget_unit:
         settings["data"]["max_train_rows"] = budget
+    if comparison.folds:
+        settings["data"]["fold"] = {"number": fold or 0, "of": comparison.folds, "seed": comparison.seed}
     settings |= {part: dict(given) for part in ("objective", "generation") if (given := getattr(comparison, part))}
     run = task.Config.parse(settings, f"contenders.{name}" if name is not None else f"task {task.recipe}")
     run.call.resume = comparison.resume  # from its last checkpoint, if it saves any
@@ -140,6 +169,18 @@ def own_settings(comparison: Compare) -> dict[str, dict[str, Any]]:
             if shared[section].get(setting) != value:
                 found.setdefault(name, {})[key] = value
     return found
+
+
+def notes_on(comparison: Compare) -> list[str]:
+    """Return what a reader of the results must know of the plan."""
+    notes = [note for note in [by_hand(comparison)] if note]
+    if comparison.folds:
+        notes.append(
+            f"Cross-validation: each row was scored once a seed, in one of {comparison.folds} folds, by a model that "
+            "was not trained on it. The training sets of the folds overlap, and no interval can measure what that does "
+            "(Bengio & Grandvalet 2004): a narrow win needs fresh test rows."
+        )
+    return notes
 
 
 def by_hand(comparison: Compare) -> str | None:
@@ -161,6 +202,9 @@ def _task_of(comparison: Compare) -> type[Task]:
         raise UserError(f"task: unknown task {name}{near}")
     if not TASKS[name].budget_unit and comparison.label_budgets != [None]:
         raise UserError(f"label_budgets: {name} uses text without labels; remove label_budgets, or set data.max_rows")
+    if comparison.folds and not TASKS[name].has_folds:
+        able = ", ".join(each for each, task in TASKS.items() if task.has_folds)
+        raise UserError(f"folds: {name} has no cross-validation, only {able}; remove it, and give a test split")
     return TASKS[name]
 
 

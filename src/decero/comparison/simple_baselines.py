@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import logit
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
-from decero.evaluation.metrics import compute_metrics
+from decero.data.corpus import source_rows
+from decero.evaluation.metrics import compute_metrics, predict
 from decero.evaluation.text_metrics import bits_per_byte
+from decero.evaluation.threshold import choose_threshold
 from decero.tasks import TASKS
 from decero.tasks.likelihood import ngram_bits
 from decero.tasks.text_to_text import score, write_outputs
@@ -34,14 +37,29 @@ def tfidf(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
     head = {"multi_label_classification": OneVsRestClassifier(linear), "regression": Ridge()}.get(problem_type, linear)
     pipeline = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), head)
     pipeline.fit(texts("train"), labels("train"))
-    predictions = pipeline.predict(texts(split))
+
+    def logits(split: str) -> np.ndarray:
+        """Log-odds: of each label, or of the second of two against 0 for the first."""
+        p = np.clip(pipeline.predict_proba(texts(split)), 1e-12, 1 - 1e-12)
+        found = logit(p[:, -len(corpus.label_names) :])
+        if problem_type == "single_label_classification":
+            found[:, 0] = 0
+        return found
+
+    threshold = task.threshold
+    if task.config.objective.threshold == "validation":
+        threshold = choose_threshold(problem_type, logits("validation"), labels("validation"))
+    has_threshold = task.config.objective.threshold != 0.5
+    predictions = predict(problem_type, logits(split), threshold) if has_threshold else pipeline.predict(texts(split))
     if folder:
-        table = pd.DataFrame({"label": labels(split).tolist(), "prediction": predictions.tolist()})
+        table = pd.DataFrame({"row": list(source_rows(corpus.splits[split][""]))})
+        table["label"], table["prediction"] = labels(split).tolist(), predictions.tolist()
         table.rename_axis("index").reset_index().to_parquet(folder / "predictions.parquet", index=False)
     return {
         "metric": compute_metrics(problem_type, predictions, labels(split)),
         "train_examples": len(corpus.splits["train"][""]),
         "label_names": list(corpus.label_names),
+        **({"threshold": threshold} if has_threshold else {}),
         "num_parameters": sum(int(np.size(part.coef_)) for part in getattr(head, "estimators_", [head])),
     }
 

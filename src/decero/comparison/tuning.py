@@ -8,10 +8,12 @@ from decero.evaluation.metrics import higher_is_better
 from decero.evaluation.tuning_curve import Tuning
 
 
-def tuning_of(plan: Plan, contender: str, budget: int | None) -> Tuning:
-    """Return the trials of one contender at one label budget."""
+def tuning_of(plan: Plan, contender: str, budget: int | None, fold: int | None = None) -> Tuning:
+    """Return the trials of one contender at one label budget, and in one fold."""
     records = [
-        (run, record_in(run.folder)) for run in plan.trials if (run.contender, run.budget) == (contender, budget)
+        (run, record_in(run.folder))
+        for run in plan.trials
+        if (run.contender, run.budget, run.fold) == (contender, budget, fold)
     ]
     metric = plan.task.validation_metric(plan.metric)
     if any(metric not in record["metric"] for _, record in records if record["status"] == "ok"):
@@ -21,18 +23,16 @@ def tuning_of(plan: Plan, contender: str, budget: int | None) -> Tuning:
     for run, record in records:
         score = float(record["metric"].get(metric, math.nan))
         tried.append((run.values, score if math.isfinite(score) else None))
-    return Tuning(contender, budget, metric, higher_is_better(metric), tuple(tried))
+    return Tuning(contender, budget, metric, higher_is_better(metric), tuple(tried), fold)
 
 
 def tunings(plan: Plan) -> list[Tuning]:
-    """Return the tuning of every contender and budget, in the order of the trials."""
-    pairs = dict.fromkeys((run.contender, run.budget) for run in plan.trials)
-    return [tuning_of(plan, contender, budget) for contender, budget in pairs]
+    """Return the tuning of every contender, budget and fold, in the order of the trials."""
+    return [tuning_of(plan, *key) for key in dict.fromkeys((t.contender, t.budget, t.fold) for t in plan.trials)]
 
 
 def failure(plan: Plan, run: PlannedRun) -> str:
-    """Say why no trial of this contender and budget has a score."""
-    errors = [
-        record_in(t.folder).get("error") for t in plan.trials if (t.contender, t.budget) == (run.contender, run.budget)
-    ]
+    """Say why no trial of this contender, budget and fold has a score."""
+    same = [t for t in plan.trials if (t.contender, t.budget, t.fold) == (run.contender, run.budget, run.fold)]
+    errors = [record_in(trial.folder).get("error") for trial in same]
     return f"every trial failed, the first with: {next(filter(None, errors), 'a score that is not finite')}"

@@ -94,6 +94,13 @@ class Compare(RunConfig):
     label_budgets: list[Annotated[int, Field(ge=1, le=MOST_ROWS)] | None] = Field(
         [None], min_length=1, description="labelled examples, or pairs of texts of each set; null: all of train"
     )
+    folds: int | None = Field(
+        None,
+        ge=2,
+        le=1000,
+        description="cross-validation for small data: divide train into so many parts by the seed, test on each in "
+        "turn and train on the others; scores are of all rows",
+    )
     keep_models: bool = Field(False, description="also save model/ of every run, not only predictions and metrics")
     metric: str | None = Field(None, description="the metric that decides; by default the task's main metric")
     data: dict[str, Any] = Field(description="as in the task's own recipe, without max_train_rows")
@@ -141,6 +148,10 @@ class Compare(RunConfig):
                     raise ValueError(
                         f"contenders.{name}.training.{key}: cannot differ between contenders; set training.{key}"
                     )
+        if self.data.get("fold") is not None:
+            raise ValueError("data.fold: a comparison tests on every fold; set folds instead")
+        if self.folds and self.data.get("test_fraction"):
+            raise ValueError("data.test_fraction: with folds, every row of train is tested; remove one of them")
         if self.data.get("max_train_rows") is not None:
             raise ValueError("data.max_train_rows: a comparison uses label_budgets instead; set those")
         return self

@@ -1,10 +1,18 @@
 """Define the settings of fine-tuning: classification, text pairs, prompts and completions."""
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from decero.config.sections import MOST_ROWS, MOST_TOKENS, MOST_WORKERS, LabelledData, Section, SourceSection
+from decero.config.sections import (
+    LARGEST_SEED,
+    MOST_ROWS,
+    MOST_TOKENS,
+    MOST_WORKERS,
+    LabelledData,
+    Section,
+    SourceSection,
+)
 from decero.config.training_run import FineTuning
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
@@ -14,6 +22,17 @@ class ClassificationSection(Section):
     problem_type: ProblemType = Field(
         "single_label_classification", description="kind of label: one class, several classes, or a number"
     )
+    threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = Field(
+        0.5,
+        description="of two labels, or of several at once: predict a label above this probability (of two, the second "
+        "one); validation: choose it after training, by the main metric on the validation split",
+    )
+
+    @model_validator(mode="after")
+    def _of_labels(self):
+        if self.threshold != 0.5 and self.problem_type == "regression":
+            raise ValueError("objective.threshold: a regression predicts no labels; remove it")
+        return self
 
 
 class PairTask(SourceSection):
@@ -121,8 +140,37 @@ class CompletionSection(Section):
     )
 
 
+class FoldSection(Section):
+    number: int = Field(ge=0, description="the fold that is the test split; the first is 0")
+    of: int = Field(ge=2, le=1000, description="number of folds")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed that divides the rows")
+
+    @model_validator(mode="after")
+    def _one_of_them(self):
+        if self.number >= self.of:
+            raise ValueError(f"data.fold.number: {self.number} is outside 0 to {self.of - 1}")
+        return self
+
+
+class ClassificationData(LabelledData):
+    fold: FoldSection | None = Field(
+        None,
+        description="cross-validation: test on one fold of train, and train on the others; compare.py sets it by folds",
+    )
+
+    @model_validator(mode="after")
+    def _one_test_split(self):
+        if self.fold and self.test_fraction:
+            raise ValueError("data.test_fraction: the fold is the test split; remove one of them")
+        return self
+
+    def source(self) -> dict[str, Any]:
+        without = {"validation_fraction": 0.0} if self.fold else {}  # held out from the other folds, later
+        return super().source() | {"number_rows": True} | without
+
+
 class FinetuneClassification(FineTuning):
-    data: LabelledData
+    data: ClassificationData
     objective: ClassificationSection = ClassificationSection()
 
 

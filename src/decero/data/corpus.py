@@ -4,6 +4,7 @@ Data set scripts are not supported: `datasets` no longer runs them.
 """
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from decero.data.hub_rows import keep_rows, open_hub, read_hub
 from decero.data.stream import READING, Texts
 from decero.data.text_files import SPLITS, find_files, open_files, read_files
 from decero.errors import UserError, root_line
+
+ROW = "row of the source"  # column with the number that a row had before rows were held out
 
 
 def load_corpus(
@@ -31,6 +34,8 @@ def load_corpus(
     columns: Wanted | None = None,
     validation_fraction: float = 0.0,
     test_fraction: float = 0.0,
+    number_rows: bool = False,
+    say: Callable[[str], object] = lambda line: None,
 ) -> DatasetDict:
     """Load a memory-mapped `DatasetDict` with `train` and, if given or split off, `validation` and `test`.
 
@@ -42,6 +47,8 @@ def load_corpus(
         not given. `a.b` is field b of the nested column a. Columns of csv and tsv files are text, as it is written.
     validation_fraction, test_fraction: split off from train if the corpus has no such split. The split of a row depends
         only on its text: equal texts are always in the same split, and new rows move no old row.
+    number_rows: where rows are split off, keep their numbers, see `source_rows`.
+    say: called with a line for each split that `max_rows` cuts, where its size is known.
 
     Raises UserError: an unknown name, file or column; text that is not UTF-8 (with file and line); an empty split.
     """
@@ -52,13 +59,27 @@ def load_corpus(
         corpus = DatasetDict(
             {split: read_files(split, each, sample_by, wanted, columns is None) for split, each in files.items()}
         )
-        if max_rows:
-            corpus = DatasetDict({s: d.select(range(min(max_rows, len(d)))) for s, d in corpus.items()})
     elif name in EMBEDDED:
-        corpus = EMBEDDED[name](max_rows)
+        corpus = EMBEDDED[name](None)
     else:
-        corpus = read_hub(str(name), config_name, revision, streaming, max_rows, wanted, columns is None)
-    return _complete(corpus, text_column, validation_fraction, test_fraction, name or "data.files")
+        arriving = max_rows if streaming else None
+        corpus = read_hub(str(name), config_name, revision, streaming, arriving, wanted, columns is None)
+    if not streaming:
+        corpus = DatasetDict({split: _first_rows(rows, split, max_rows, say) for split, rows in corpus.items()})
+    where = name or "data.files"
+    return _complete(corpus, text_column, validation_fraction, test_fraction, where, number_rows)
+
+
+def _first_rows(dataset: Dataset, split: str, max_rows: int | None, say: Callable[[str], object]) -> Dataset:
+    if max_rows is None or max_rows >= len(dataset):
+        return dataset
+    say(f"{split}: the first {max_rows:,} of {len(dataset):,} rows (max_rows)")
+    return dataset.select(range(max_rows))
+
+
+def source_rows(dataset: Dataset) -> Any:
+    """Return the number of each row in its files, or in its published split, from 0."""
+    return dataset[ROW][:] if ROW in dataset.column_names else range(len(dataset))
 
 
 def open_corpus(
@@ -114,8 +135,9 @@ def open_corpus(
 
 
 def _complete(
-    corpus: DatasetDict, text_column: str, validation_fraction: float, test_fraction: float, where: str
-) -> DatasetDict:
+    corpus: DatasetDict, text_column: str, validation_fraction: float, test_fraction: float, where: str,
+    number_rows: bool = False,
+) -> DatasetDict:  # fmt: skip
     """Keep the known splits, check that each has text, and split off the missing ones from train."""
     corpus = DatasetDict({split: corpus[split] for split in SPLITS if split in corpus})
     if "train" not in corpus:
@@ -126,7 +148,14 @@ def _complete(
             raise UserError(f"{where}: the {split} split is empty; give it text, or remove the split")
     fractions = {"validation": validation_fraction, "test": test_fraction}
     wanted = {split: share for split, share in fractions.items() if share and split not in corpus}
-    return _carve(corpus, wanted, text_column, where) if wanted else corpus
+    if wanted and number_rows:
+        corpus["train"] = numbered(corpus["train"])
+    return hold_out(corpus, wanted, text_column, where) if wanted else corpus
+
+
+def numbered(dataset: Dataset) -> Dataset:
+    """Add the column that `source_rows` reads, unless it is there."""
+    return dataset if ROW in dataset.column_names else dataset.add_column(ROW, np.arange(len(dataset)))  # type: ignore[arg-type]
 
 
 def read_parallel(
@@ -134,6 +163,7 @@ def read_parallel(
     max_rows: int | None = None,
     validation_fraction: float = 0.0,
     test_fraction: float = 0.0,
+    say: Callable[[str], object] = lambda line: None,
 ) -> DatasetDict:
     """Load parallel text files, split -> [sources, targets]; line n of one file belongs to line n of the other.
 
@@ -153,9 +183,7 @@ def read_parallel(
             )
         names = ("source", "target")
         columns = [side.rename_column("text", name) for side, name in zip(sides, names, strict=True)]
-        corpus[split] = concatenate_datasets(columns, axis=1).select(
-            range(min(max_rows or len(sides[0]), len(sides[0])))
-        )
+        corpus[split] = _first_rows(concatenate_datasets(columns, axis=1), split, max_rows, say)
     return _complete(corpus, "source", validation_fraction, test_fraction, "parallel")
 
 
@@ -173,7 +201,7 @@ def check_text(dataset: Dataset, column: str, where: str, setting: str = "data.t
         raise UserError(f"{where}: column {column!r} holds {kind}, not text  (setting: {setting})")
 
 
-def _carve(corpus: DatasetDict, wanted: dict[str, float], text_column: str, where: str) -> DatasetDict:
+def hold_out(corpus: DatasetDict, wanted: dict[str, float], text_column: str, where: str) -> DatasetDict:
     """Move a share of train into new splits. The hash of a text, as a number in [0, 1), decides its split."""
     points = text_hashes(corpus["train"], text_column).astype(np.float64) / 2**64
     left, rows_of = np.ones(len(points), dtype=bool), {}

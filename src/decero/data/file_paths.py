@@ -82,8 +82,17 @@ def _expand(pattern: str, setting: str) -> list[Path]:
         siblings = sorted(each.name for each in path.parent.iterdir() if each.is_file() or each.is_dir())
     except OSError:
         siblings = []
-    near = did_you_mean(path.name, siblings, f"{path.parent}/")
+    near = did_you_mean(path.name, siblings, f"{path.parent}/") or _fetch(path)
     raise UserError(f"{pattern}: no such file{near or '; name a file, a glob or a folder'}  ({setting})")
+
+
+def _fetch(path: Path) -> str:
+    """Return the command that fetches a public set for `data/NAME/...`; "" for other folders."""
+    from decero.data.public_sets import PUBLIC_SETS  # imports this module
+
+    folder = path.parent
+    known = folder.parent.name == "data" and folder.name in PUBLIC_SETS and not folder.exists()
+    return f"; fetch a public data set like it with: decero data {folder.name}" if known else ""
 
 
 def _files(path: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Read the values of label columns: missing ones, numbers, 0/1 flags, and lists of them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -73,9 +73,12 @@ def check_flag(value: Any, where: str, column: str) -> bool:
     return bool(flag)
 
 
-def check_layout(values: list, split: str, column: str, many: bool) -> None:
-    """Raise UserError where single values and lists do not fit the problem, and for what is no label at all."""
-    for row, value in enumerate(values):
+def check_layout(values: list, rows: Iterable[int], split: str, column: str, many: bool) -> None:
+    """Raise UserError where single values and lists do not fit the problem, and for what is no label at all.
+
+    rows: the number of each row, for messages.
+    """
+    for row, value in zip(rows, values, strict=True):
         items = value if isinstance(value, list) else [value]
         if any(is_missing(item) or item != item for item in items):  # NaN is not equal to NaN
             raise UserError(f"{split}, row {row}: no label  (column {column!r})")

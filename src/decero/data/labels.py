@@ -8,13 +8,14 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, List, Value
 from sklearn.model_selection import train_test_split
 
-from decero.data.corpus import check_column
+from decero.data.corpus import check_column, source_rows
 from decero.data.label_values import NUMBER, Say, are_vectors, check_flag, check_layout, check_number, is_hidden
 from decero.errors import UserError, did_you_mean
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 PLACEHOLDER = re.compile(r"LABEL_(\d+)")  # what transformers calls a label without a name
 Names = dict[str, list[list[str]]]  # split -> the label names of each row
+Numbers = dict[str, Sequence[int]]  # split -> the number of each row in the user's file, for messages
 
 
 def encode_labels(
@@ -47,21 +48,25 @@ def encode_labels(
         say(f"{split} has no labels (-1 or null in every row of {', '.join(columns)}); it is left out")
         del values[split]
     corpus = DatasetDict({split: corpus[split] for split in values})
+    numbers_of = {split: source_rows(dataset) for split, dataset in corpus.items()}
     if problem_type == "regression":
         found = {
-            split: [check_number(v, f"{split}, row {row}", columns[0]) for row, v in enumerate(rows)]
+            split: [
+                check_number(v, f"{split}, row {row}", columns[0])
+                for row, v in zip(numbers_of[split], rows, strict=True)
+            ]
             for split, rows in values.items()
         }
         return _with_labels(corpus, found, Value("float32")), ["value"]
 
     if in_columns:
-        names, named = columns, _named_places(values, columns, columns)
+        names, named = columns, _named_places(values, numbers_of, columns, columns)
     else:
-        names, named = _names(corpus, values, columns[0], many, say)
+        names, named = _names(corpus, values, numbers_of, columns[0], many, say)
     if len(names) < (1 if many else 2):
         raise UserError(f"train: column {columns[0]!r} holds {len(names)} label; too few to learn from")
     names = in_known_order(names, known) or names
-    return _with_labels(corpus, *_encoded(named, names, columns[0], many)), names
+    return _with_labels(corpus, *_encoded(named, numbers_of, names, columns[0], many)), names
 
 
 def in_known_order(names: Sequence[str], known: Sequence[str]) -> list[str] | None:
@@ -93,17 +98,22 @@ def _read(dataset: Dataset, columns: list[str], split: str, in_columns: bool) ->
     return [list(row) for row in zip(*read, strict=True)] if in_columns else read[0]
 
 
-def _names(corpus: DatasetDict, values: dict[str, list], column: str, many: bool, say: Say) -> tuple[list[str], Names]:
+def _names(
+    corpus: DatasetDict, values: dict[str, list], numbers: Numbers, column: str, many: bool, say: Say
+) -> tuple[list[str], Names]:
     """Return the label names of train, in order, and those of each row."""
     for split, rows in values.items():
-        check_layout(rows, split, column, many)
+        check_layout(rows, numbers[split], split, column, many)
     classes = _classes(corpus["train"], column)
     if many and are_vectors(values["train"], column, say):
         size = max(map(len, values["train"]))
         places = classes.names if classes and len(classes.names) == size else [str(place) for place in range(size)]
         say(f"{column!r} holds 0/1 vectors: one label a place, named {', '.join(places[:20])}")
-        return places, _named_places(values, places, [column] * size)
-    named = {split: _named(rows, split, column, _classes(corpus[split], column)) for split, rows in values.items()}
+        return places, _named_places(values, numbers, places, [column] * size)
+    named = {
+        split: _named(rows, numbers[split], split, column, _classes(corpus[split], column))
+        for split, rows in values.items()
+    }
     spellings: dict[str, set[str]] = {}
     for rows in named.values():
         for row in rows:
@@ -126,10 +136,10 @@ def _classes(dataset: Dataset, column: str) -> ClassLabel | None:
     return inner if isinstance(inner, ClassLabel) else None
 
 
-def _named(rows: list, split: str, column: str, classes: ClassLabel | None) -> list[list[str]]:
+def _named(rows: list, numbers: Sequence[int], split: str, column: str, classes: ClassLabel | None) -> list[list[str]]:
     """Return the label names of each row as they are written. Raises UserError for an id without a name."""
     names = []
-    for row, value in enumerate(rows):
+    for row, value in zip(numbers, rows, strict=True):
         items = value if isinstance(value, list) else [value]
         if classes and not all(0 <= item < len(classes.names) for item in items):
             raise UserError(f"{split}, row {row}: no label  (column {column!r})")
@@ -137,12 +147,12 @@ def _named(rows: list, split: str, column: str, classes: ClassLabel | None) -> l
     return names
 
 
-def _named_places(values: dict[str, list], places: list[str], columns: list[str]) -> Names:
+def _named_places(values: dict[str, list], numbers: Numbers, places: list[str], columns: list[str]) -> Names:
     """Return the names of the places that are 1 in each 0/1 vector. columns: where each place comes from."""
     named: Names = {}
     for split, rows in values.items():
         named[split] = []
-        for row, vector in enumerate(rows):
+        for row, vector in zip(numbers[split], rows, strict=True):
             where = f"{split}, row {row}"
             if len(vector) != len(places):
                 problem = f"a 0/1 vector of {len(vector)} places, where others have {len(places)}"
@@ -152,12 +162,14 @@ def _named_places(values: dict[str, list], places: list[str], columns: list[str]
     return named
 
 
-def _encoded(named: Names, names: list[str], column: str, many: bool) -> tuple[dict[str, list], Value | List]:
+def _encoded(
+    named: Names, numbers: Numbers, names: list[str], column: str, many: bool
+) -> tuple[dict[str, list], Value | List]:
     """Return ids, or 0/1 vectors for `many`, and their type. Raises UserError for a name that train does not have."""
     ids = {name: i for i, name in enumerate(names)}
     encoded: dict[str, list] = {}
     for split, rows in named.items():
-        for row, found in enumerate(rows):
+        for row, found in zip(numbers[split], rows, strict=True):
             if unknown := next((name for name in found if name not in ids), None):
                 near = did_you_mean(unknown, names) or f"; labels of train: {', '.join(names[:20])}"
                 raise UserError(f"{split}, row {row}: label {unknown!r} is not in train{near}  (column {column!r})")

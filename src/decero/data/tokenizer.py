@@ -235,6 +235,9 @@ def check_fits_model(
         raise UserError(f"{where}: {problem}; {mend.format(needed=largest + 1)}")
 
 
+SAVED = ("tokenizer.json", "tokenizer_config.json", "config.json")  # one of them is in a folder with a tokenizer
+
+
 def load_tokenizer(
     name_or_path: str, *, needs: Sequence[str] = (), fast: bool = True, **kwargs
 ) -> PreTrainedTokenizerFast:
@@ -250,6 +253,11 @@ def load_tokenizer(
     is_folder = bool(kind_of(path))
     if is_folder:
         check_folder(path)
+        here, inside = (any(kind_of(Path(path, part, file)) for file in SAVED) for part in ("", "model"))
+        if inside and not here:
+            raise UserError(
+                f"tokenizer {name_or_path}: this is the folder of a run; give {Path(name_or_path, 'model')}"
+            )
     kwargs.setdefault("trust_remote_code", False)  # None would ask on the terminal
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(path, **kwargs)

@@ -226,13 +226,17 @@ def open_run(where: str, recipe: str | None = None) -> InspectedRun:
             "configuration file instead"
         )
     kind = TASKS[recipe_of(path, recipe)]
-    config: Any = kind.Config.load(str(path))
-    if hasattr(config.objective, "scored_queries"):
-        config.objective.scored_queries = False  # same loss, and hooks on the last layer see every token
-    work = InspectedRun(kind(config), folder)
+    work = inspect(kind, kind.Config.load(str(path)), folder)
     if folder is None:
         _ = work.corpus  # refuse now what the recipe would refuse
     return work
+
+
+def inspect(kind: type[Task], config: Any, folder: Path | None) -> InspectedRun:
+    """Return what the checks read of a run with these settings."""
+    if hasattr(config.objective, "scored_queries"):
+        config.objective.scored_queries = False  # same loss, and hooks on the last layer see every token
+    return InspectedRun(kind(config), folder)
 
 
 def asks_for_code(settings: Any) -> bool:

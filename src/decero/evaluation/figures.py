@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from decero.evaluation import wording
+from decero.evaluation.confusion import heat_map
 from decero.formatting import duration
 
 # Okabe & Ito 2008, for every kind of colour vision; without their yellow, which is too pale on white paper.
@@ -33,14 +34,17 @@ H, D = 3600, 86400
 DURATIONS = (0.1, 0.3, 1, 3, 10, 30, 60, 180, 600, 1800, H, 3 * H, 10 * H, D, 3 * D, 10 * D, 30 * D)  # ticks, seconds
 
 
-def figures(verdict, runs, tuning=()) -> dict[str, Figure]:
+def figures(verdict, runs, tuning=(), labels=()) -> dict[str, Figure]:
     """Draw the figures: file stem -> figure.
 
-    metric_by_budget (if there are several budgets), cost_quality, learning_curves and tuning (if there was any).
+    metric_by_budget (if there are several budgets), cost_quality, learning_curves, confusion (of single labels) and
+    tuning (if there was any).
     """
     with style():
         drawn = {"metric_by_budget": _metric_by_budget(verdict)} if len(verdict.budgets) > 1 else {}
         drawn |= {"cost_quality": _cost_quality(verdict, runs), "learning_curves": _learning_curves(verdict, runs)}
+        confusion = heat_map(verdict, labels)
+        drawn |= {"confusion": confusion} if confusion else {}
         return drawn | ({"tuning": _tuning(verdict, tuning)} if tuning else {})
 
 

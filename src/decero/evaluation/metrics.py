@@ -5,6 +5,7 @@ downloaded: `evaluate.load("accuracy")` would contact the hub.
 """
 
 import functools
+import math
 import os
 from pathlib import Path
 
@@ -35,11 +36,12 @@ def higher_is_better(metric: str) -> bool:
     return not any(metric.endswith(f"_{name}") for name in LOWER_IS_BETTER)
 
 
-def predict(problem_type: str, logits) -> np.ndarray:
+def predict(problem_type: str, logits, threshold: float = 0.5) -> np.ndarray:
     """Turn logits (N, labels) into predictions.
 
-    single label: the class with the largest logit, int (N,).
-    multi label: 1 where the logit is above 0, int (N, labels).
+    single label: the class with the largest logit, int (N,); of two classes, the second one where its probability is
+    above the threshold.
+    multi label: 1 where the probability is above the threshold, int (N, labels).
     regression: the value, float (N,).
 
     Raises UserError for an unknown problem type and for NaN logits (argmax would return class 0); ValueError for a
@@ -57,7 +59,10 @@ def predict(problem_type: str, logits) -> np.ndarray:
         return logits.astype(np.float64)
     if logits.ndim != 2:
         raise ValueError(f"{problem_type} needs logits of shape (N, labels), not {logits.shape}")
-    return logits.argmax(axis=1) if problem_type == "single_label_classification" else (logits > 0).astype(np.int64)
+    least = math.log(threshold / (1 - threshold))  # 0 for 0.5
+    if problem_type == "multi_label_classification":
+        return (logits > least).astype(np.int64)
+    return logits.argmax(axis=1) if logits.shape[1] != 2 else (logits[:, 1] - logits[:, 0] > least).astype(np.int64)
 
 
 def compute_metrics(problem_type: str, predictions, references) -> dict[str, float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from decero.evaluation import tables, wording
+from decero.evaluation.confusion import LabelScores, label_tables
 from decero.evaluation.figures import figures, render
 from decero.evaluation.tuning_curve import Tuning
 from decero.evaluation.verdict import Comparison, ScoredRun, Verdict
@@ -28,6 +29,11 @@ CAPTIONS = {
         "Learning curves",
         "One line per run, one panel per label budget. Solid: the run finished; dotted with a final ×: it failed. If "
         "a loss still falls at the end, train for more steps; if it is noisy, try a smaller learning rate.",
+    ),
+    "confusion": (
+        "Confusions",
+        "One panel per contender and label budget. A row holds the examples of one label; a number is the percentage "
+        "of them that got the answer of its column, as a mean over seeds. A diagonal of 100 is perfect.",
     ),
     "tuning": (
         "Quality against tuning",
@@ -59,13 +65,15 @@ def write_report(
     *,
     facts: dict[str, str],
     tuning: Sequence[Tuning] = (),
+    labels: Sequence[LabelScores] = (),
     notes: Sequence[str] = (),
 ) -> list[Path]:
     """Write verdict.md, the figures (PNG and SVG) and report.html. Return the paths, report.html last.
 
     runs: the runs of the verdict.
     facts: what a reader needs to repeat it (machine, versions, commit, command, data sizes), in the order to show.
-    tuning: the trials before the runs. notes: sentences below the verdict, such as a warning.
+    tuning: the trials before the runs. labels: the scores of each label, of classifiers. notes: sentences below the
+    verdict, such as a warning.
 
     The page needs no other file, no network and no script. The same input gives the same bytes. Existing files with
     these names are replaced.
@@ -82,7 +90,7 @@ def write_report(
     better = "Higher is better" if verdict.higher_is_better else "Lower is better"
     examples = "labelled examples" if verdict.unit == "labels" else f"training {verdict.unit}"
     drawings = []
-    for stem, figure in figures(verdict, runs, tuning).items():
+    for stem, figure in figures(verdict, runs, tuning, labels).items():
         svg = render(figure, "svg")
         write(f"{stem}.svg", svg)
         write(f"{stem}.png", render(figure, "png"))
@@ -112,6 +120,7 @@ def write_report(
         method=method,
         facts=facts,
         tuning=tables.tuning_rows(verdict, tuning),
+        labels=label_tables(verdict, labels),
         notes=notes,
         w=wording,
         t=tables,

@@ -83,7 +83,8 @@ def tuning_rows(verdict, tuning) -> list[list[str]]:
     for each in tuning:
         budget = [wording.labels(each.budget, verdict.unit)] if verdict.unit else []
         curve = [wording.value(each.metric, each.expected[n - 1]) if n <= len(each.expected) else "–" for n in shown]
-        rows.append([each.contender, *budget, values_text(each.chosen), wording.value(each.metric, each.best), *curve])
+        contender = each.contender if each.fold is None else f"{each.contender}, fold {each.fold}"
+        rows.append([contender, *budget, values_text(each.chosen), wording.value(each.metric, each.best), *curve])
     return rows
 
 

@@ -13,6 +13,7 @@ class Tuning:
     """The trials of one contender at one label budget.
 
     metric: a metric of the validation split. tried: the values and the score of each trial; None for a failed one.
+    fold: of a cross-validation, where each fold is tuned alone.
     """
 
     contender: str
@@ -20,6 +21,7 @@ class Tuning:
     metric: str
     higher_is_better: bool
     tried: tuple[tuple[dict[str, Any], float | None], ...]
+    fold: int | None = None
 
     @property
     def scores(self) -> list[float]:
@@ -46,6 +48,7 @@ class Tuning:
         """Return the tuning as it stands in result.json."""
         trials = [values | {"score": score} for values, score in self.tried]
         facts = {"contender": self.contender, "budget": self.budget, "metric": self.metric, "trials": trials}
+        facts |= {} if self.fold is None else {"fold": self.fold}
         return facts | {"chosen": self.chosen, "expected_best": self.expected}
 
 

@@ -20,7 +20,7 @@ from decero.execution.transformers_internals import StrictDataclassError
 from decero.hub.tensors import translate
 
 CARRIED = ("id2label", "label2id", "problem_type")
-KEPT_IF_THERE = ("reads_pairs",)  # what a recipe wrote into the configuration
+KEPT_IF_THERE = ("reads_pairs", "decision_threshold")  # what a recipe wrote into the configuration
 TRAINING = ("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout", "classifier_dropout")
 STARTS = {"initializer_range", "embedding_initializer_range"}  # used only for random initial weights
 GENERIC = {f.name for f in fields(PreTrainedConfig)} | {"use_cache"} | STARTS  # do not change the outputs

@@ -26,6 +26,7 @@ def classify(
     texts: texts, or pairs of texts for a model that was fine-tuned on pairs.
     Probabilities sum to one, except in a multi-label model, where each label has its own. A regression model gives
     {name: value}. The numbers are those of transformers' pipeline. Labels of one name get their ids: `name (2)`.
+    A model of two labels that has a threshold gives the label that it predicts first.
     The result of a split text is the mean over its parts, weighted by their lengths. A pair is cut.
 
     Raises UserError as `load` does, and for a single text where the model reads pairs.
@@ -37,6 +38,18 @@ def classify(
 def reads_pairs(loaded: Loaded) -> bool | None:
     """Return whether the model was fine-tuned on pairs of texts; None if its checkpoint does not say."""
     return getattr(loaded.model.config, "reads_pairs", None)
+
+
+def threshold_of(config: Any) -> float:
+    """Return the probability above which a label is predicted: the `decision_threshold` of the model, else 0.5.
+
+    Raises UserError for one that is no number between 0 and 1.
+    """
+    threshold = getattr(config, "decision_threshold", None)
+    threshold = 0.5 if threshold is None else threshold
+    if not isinstance(threshold, float) or not 0 < threshold < 1:
+        raise UserError(f"config.json: decision_threshold is {str(threshold)[:40]}, not a number between 0 and 1")
+    return threshold
 
 
 def _checked(loaded: Loaded, texts: Iterable[Any], warn: Warn) -> Iterator[Any]:
@@ -65,8 +78,11 @@ def _classify(loaded: Loaded, texts, batch_tokens, too_long, warn, first_window)
             yield {}
             continue
         mean_C = np.average(found, axis=0, weights=[max(1, len(part)) for part in parts])
-        names = names_of(loaded.model.config, len(mean_C))
-        yield {names[i]: float(mean_C[i]) for i in np.argsort(-mean_C, kind="stable")}
+        config: Any = loaded.model.config
+        names, order = names_of(config, len(mean_C)), np.argsort(-mean_C, kind="stable").tolist()
+        if config.problem_type == "single_label_classification" and len(mean_C) == 2:
+            order = [1, 0] if mean_C[1] > threshold_of(config) else [0, 1]
+        yield {names[i]: float(mean_C[i]) for i in order}
 
 
 def probabilities(config: Any, logits_BC: Tensor) -> Tensor:

@@ -89,6 +89,7 @@ class Task(ABC):
 
     For comparisons: baselines: names of simple baselines. budget_unit: what a label budget counts; "" for text without
     labels. token_metrics: metrics that compare only under the same tokenizer. scored_on: the split of the final scores.
+    has_folds: whether `data.fold` makes a test split of a part of train.
     """
 
     recipe: ClassVar[str]
@@ -105,6 +106,7 @@ class Task(ABC):
     budget_unit: ClassVar[str] = ""
     token_metrics: ClassVar[tuple[str, ...]] = ()
     scored_on: ClassVar[str] = "validation"
+    has_folds: ClassVar[bool] = False
 
     def __init__(self, config: Any):
         self.config = config
@@ -158,6 +160,10 @@ class Task(ABC):
         if cut and run.progress:
             run.print(f"{cut:.1%} of the training texts are longer than {self.length_settings} and are cut")
         data = TaskData(train, rows)
+        scores = self.scored_on == "validation"
+        if data.validation is None and run.progress and (scores or run.training.eval_strategy != "no"):
+            lost = "nothing is evaluated during training" + (", and there are no final scores" if scores else "")
+            run.print(f"no validation split: {lost}; validation_fraction=0.1 of the data holds rows out")
         if self.scored_on == "test":
             _ = data.scored_split  # refuse now what could not be scored after training
         return data
@@ -232,12 +238,19 @@ class Task(ABC):
         Every run on the same data gives the same examples in the same order.
         """
 
+    def label_scores(self, folder: Path) -> dict[str, Any]:
+        """Return what `per_class` finds in the answers of a finished run; {} for a task without labels."""
+        return {}
+
     def validation_metric(self, metric: str) -> str:
         """Return the metric of `evaluate` that is nearest to a final metric; tuning uses it."""
         return metric
 
     def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:  # noqa: B027
         """The part of `score` whose time the forecast measures on a few rows; nothing by default."""
+
+    def calibrate(self, run: Run, model: nn.Module, data: TaskData) -> None:  # noqa: B027
+        """Choose on the validation rows how outputs are read, after training and before `prepare_to_save`."""
 
     def prepare_to_save(self, model: Any) -> None:  # noqa: B027
         """Write into the checkpoint what it was taught here, such as how it generates."""

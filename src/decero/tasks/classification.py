@@ -15,13 +15,16 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from decero.config.finetuning import FinetuneClassification
 from decero.config.sections import ModelSection
 from decero.data.collators import ClassificationCollator
-from decero.data.corpus import load_corpus
+from decero.data.corpus import load_corpus, source_rows
+from decero.data.folds import one_fold
 from decero.data.labels import encode_labels, in_known_order, label_budget
 from decero.data.special_tokens import pad_with
 from decero.data.tokenization import tokenize_examples
+from decero.errors import UserError
 from decero.evaluation.examples import ExampleStatistics, class_statistics
 from decero.evaluation.metrics import MAIN_METRIC, METRICS, compute_metrics, predict
 from decero.evaluation.per_class import per_class
+from decero.evaluation.threshold import choose_threshold
 from decero.execution.build import tokenizer_for
 from decero.execution.classification_head import checkpoint_config, label_names, pad_as, redraw_head
 from decero.execution.objective import Objective, classification
@@ -31,7 +34,7 @@ from decero.training.evaluation import mean_loss, predict_logits
 from decero.training.records import read_record
 from decero.training.runs import Run
 
-RESERVED = ("index", "label", "prediction", "label_name", "prediction_name", "probabilities", "logits")
+RESERVED = ("index", "row", "label", "prediction", "label_name", "prediction_name", "probabilities", "logits")
 
 
 class Classification(Task):
@@ -43,6 +46,12 @@ class Classification(Task):
     baselines = ("tfidf",)
     budget_unit = "labels"
     scored_on = "test"
+    has_folds = True
+
+    def __init__(self, config: FinetuneClassification):
+        super().__init__(config)
+        wanted = config.objective.threshold
+        self.threshold = 0.5 if wanted == "validation" else wanted  # the chosen one after `calibrate`
 
     @property
     def problem_type(self) -> str:
@@ -64,13 +73,23 @@ class Classification(Task):
         """The texts with `labels`, train cut to the label budget. Labels keep the ids that the checkpoint has."""
         data, problem_type = self.config.data, self.problem_type
         notes: list[str] = []
-        corpus = load_corpus(**data.source() | ({} if strict else {"columns": None}))
+        corpus = load_corpus(**data.source() | {"say": notes.append} | ({} if strict else {"columns": None}))
         # Where labels that train lacks raise no error, only train is encoded.
         labelled = corpus if strict else DatasetDict(train=corpus["train"])
         known = label_names(self.checkpoint) if problem_type != "regression" else []
         encoded, names = encode_labels(labelled, data.label_column, problem_type, known=known, say=notes.append)
-        corpus, total = encoded if strict else corpus, len(encoded["train"])
-        corpus["train"] = label_budget(encoded["train"], data.max_train_rows, problem_type, self.config.seed)
+        corpus = DatasetDict((encoded if strict else corpus) | {"train": encoded["train"]})
+        if data.fold:
+            single, train = problem_type == "single_label_classification", corpus["train"]
+            notes += ["data.fold: the test split is left out, because a fold of train is tested"] * ("test" in corpus)
+            corpus = one_fold(
+                corpus, data.text_column, data.fold.number, data.fold.of, data.fold.seed, data.validation_fraction,
+                train["labels"] if single else None,
+            )  # fmt: skip
+        if self.config.objective.threshold != 0.5 and strict:
+            check_threshold(self.config.objective.threshold, problem_type, names, tuple(corpus))
+        total = len(corpus["train"])
+        corpus["train"] = label_budget(corpus["train"], data.max_train_rows, problem_type, self.config.seed)
         notes += cut_note("train", len(corpus["train"]), total, "data.max_train_rows")
         if known:
             notes.append(f"{self.config.model.name_or_path}: {self._head_line(names, known)}")
@@ -108,8 +127,10 @@ class Classification(Task):
         return model
 
     def prepare_to_save(self, model: Any) -> None:
-        """Record whether texts were read as pairs, for `decero classify`."""
+        """Record whether texts were read as pairs, and a threshold other than 0.5, for `decero classify`."""
         model.config.reads_pairs = self.config.data.text_pair_column is not None
+        if self.threshold != 0.5 or hasattr(model.config, "decision_threshold"):
+            model.config.decision_threshold = None if self.threshold == 0.5 else self.threshold
 
     def objective(self, model: nn.Module) -> Objective:
         # A model without segments cannot read the tokenizer's segment ids.
@@ -124,7 +145,7 @@ class Classification(Task):
         """The metrics of some rows, and their logits."""
         size = run.training.per_device_eval_batch_size
         logits = predict_logits(run.accelerator, model, rows, self.reported_objective(model), size)
-        predictions = predict(self.problem_type, logits)
+        predictions = predict(self.problem_type, logits, self.threshold)
         return compute_metrics(self.problem_type, predictions, np.asarray(rows["labels"])), logits
 
     def evaluate(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> dict[str, float]:
@@ -132,23 +153,52 @@ class Classification(Task):
         loss = mean_loss(run.accelerator, model, rows, self.reported_objective(model), size)["loss"]
         return self._predict(run, model, rows)[0] | {"loss": loss}
 
+    def calibrate(self, run: Run, model: nn.Module, data: TaskData) -> None:
+        if self.config.objective.threshold == "validation":
+            assert data.validation is not None  # `check_threshold`
+            self.threshold = choose_threshold(
+                self.problem_type, self._predict(run, model, data.validation)[1], data.validation["labels"]
+            )
+
     def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
         split = data.scored_split
         rows = data.held_out[split][""]
         names = list(self.corpus.label_names)
         metric, logits = self._predict(run, model, rows)
+        predictions = predict(self.problem_type, logits, self.threshold)
         if run.is_main:
             texts = self.corpus.splits[split][""]
-            columns = {f"text of {name}" if name in RESERVED else name: texts[name][:] for name in self.corpus.columns}
-            write_predictions(run.output, self.problem_type, columns, np.asarray(rows["labels"]), logits, names)
+            columns = {"row": list(source_rows(texts))}
+            columns |= {f"text of {name}" if name in RESERVED else name: texts[name][:] for name in self.corpus.columns}
+            labels = np.asarray(rows["labels"])
+            write_predictions(run.output, self.problem_type, columns, labels, logits, predictions, names)
         facts: dict[str, Any] = {"label_names": names, "train_examples": len(data.train)}  # type: ignore[arg-type]
-        facts |= per_class(self.problem_type, predict(self.problem_type, logits), rows["labels"], names)
+        facts |= {} if self.config.objective.threshold == 0.5 else {"threshold": self.threshold}
+        facts |= per_class(self.problem_type, predictions, rows["labels"], names)
         return Scores(metric, facts | {"main_metric": MAIN_METRIC[self.problem_type], "split": split})
+
+    @property
+    def remark(self) -> str:
+        chosen = ", chosen on validation" if self.config.objective.threshold == "validation" else ""
+        return f" (threshold {self.threshold}{chosen})" if self.config.objective.threshold != 0.5 else ""
 
     @property
     def metrics(self) -> tuple[str, ...]:
         main = MAIN_METRIC[self.problem_type]
         return main, *(name for name in METRICS[self.problem_type] if name != main)
+
+    def label_scores(self, folder: Path) -> dict[str, Any]:
+        if self.problem_type == "regression":
+            return {}
+        table, theirs = pd.read_parquet(folder / "predictions.parquet"), read_record(folder)["label_names"]
+        predictions, labels = (np.array(table[column].tolist()) for column in ("prediction", "label"))
+        said = set(predictions.tolist() if predictions.ndim == 1 else np.flatnonzero(predictions.any(axis=0)).tolist())
+        names = list(self.corpus.label_names)
+        names += [name for i, name in enumerate(theirs) if name not in names and i in said]  # only the checkpoint's
+        predictions, labels = (renumbered(ids, theirs, names) for ids in (predictions, labels))
+        if predictions.ndim == 2:
+            predictions, labels = predictions[:, : len(names)], labels[:, : len(names)]
+        return per_class(self.problem_type, predictions, labels, names)
 
     def example_statistics(self, folder: Path, metric: str) -> ExampleStatistics:
         table = pd.read_parquet(folder / "predictions.parquet")
@@ -161,6 +211,21 @@ class Classification(Task):
 
     def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:
         return self._predict(run, model, rows)
+
+
+def check_threshold(threshold: float | str, problem_type: str, names: Sequence[str], splits: Sequence[str]) -> None:
+    """Raise UserError for a threshold that the labels do not have, or that cannot be chosen on validation alone."""
+    if problem_type == "single_label_classification" and len(names) != 2:
+        raise UserError(
+            f"objective.threshold: there are {len(names)} labels, of which the likeliest is predicted; a threshold is "
+            "for two labels, or for multi_label_classification; remove it"
+        )
+    for split in ("validation", "test") if threshold == "validation" else ():
+        if split not in splits:
+            why = "it is chosen on" if split == "validation" else "validation has chosen it, so scores need"
+            raise UserError(
+                f"objective.threshold: {why} a {split} split; give data.files.{split} or data.{split}_fraction"
+            )
 
 
 def renumbered(labels: np.ndarray, theirs: Sequence[str], names: Sequence[str]) -> np.ndarray:
@@ -178,14 +243,15 @@ def renumbered(labels: np.ndarray, theirs: Sequence[str], names: Sequence[str]) 
 
 
 def write_predictions(
-    output: Path, problem_type: str, texts: dict[str, list], labels: np.ndarray, logits: np.ndarray, names: list[str]
-) -> None:
+    output: Path, problem_type: str, texts: dict[str, list], labels: np.ndarray, logits: np.ndarray,
+    predictions: np.ndarray, names: list[str],
+) -> None:  # fmt: skip
     """predictions.parquet: a row an example of the scored split, in its order.
 
-    Columns: index, the texts, label, prediction, logits; and, but for a regression, label_name, prediction_name (lists
-    of names where there are several labels) and probabilities, in the order of `names`.
+    Columns: index, row (its number in its file, from 0), the texts, label, prediction, logits; and, but for a
+    regression, label_name, prediction_name (lists of names where there are several labels) and probabilities, in the
+    order of `names`.
     """
-    predictions = predict(problem_type, logits)
     table: dict[str, Any] = dict(texts) | {"label": labels.tolist(), "prediction": predictions.tolist()}
     if problem_type != "regression":
         for column, values in (("label_name", labels), ("prediction_name", predictions)):

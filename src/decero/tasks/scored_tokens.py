@@ -51,4 +51,7 @@ class ScoredTokens(Task):
 
 def read_documents(data: UnlabelledData) -> Corpus:
     """Text without labels; a stream of it with `data.streaming`."""
-    return Corpus({split: {"": texts} for split, texts in open_corpus(**data.source()).items()}, (data.text_column,))
+    notes: list[str] = []
+    source = data.source() | ({} if data.streaming else {"say": notes.append})
+    splits = {split: {"": texts} for split, texts in open_corpus(**source).items()}
+    return Corpus(splits, (data.text_column,), notes=tuple(notes))

@@ -4,6 +4,7 @@ Translation, summaries and most else can be put this way: Raffel et al. 2020, se
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from decero.evaluation.text_metrics import (
     tokenizer_for_bleu,
 )
 from decero.tasks.answering import answers, check_answering, written_config
-from decero.tasks.base import Corpus, Scores, Task, TaskData
+from decero.tasks.base import Corpus, Scores, Task, TaskData, cut_note
 from decero.training.evaluation import mean_loss
 from decero.training.runs import Run
 
@@ -47,10 +48,16 @@ class TextToText(Task):
 
     def read_corpus(self, strict: bool = True) -> Corpus:
         splits: dict[str, dict[str, Dataset]] = {}
-        for name, corpus in load_pairs(self.config.data, self.config.seed).items():
+        notes: list[str] = []
+        for name, corpus in load_pairs(self.config.data, self.config.seed, notes.append).items():
             for split, dataset in corpus.items():
                 splits.setdefault(split, {})[name] = dataset
-        return Corpus(splits, ("source", "target"))
+        answered = self.config.generation.validation_rows
+        for name, rows in splits.get("validation", {}).items() if answered else ():
+            notes += cut_note(
+                f"{name}: answers in evaluations, of validation", answered, len(rows), "generation.validation_rows"
+            )
+        return Corpus(splits, ("source", "target"), notes=tuple(notes))
 
     def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
         data, rows = self.config.data, {}
@@ -183,22 +190,29 @@ class TextToText(Task):
         model.generation_config = written_config(model, self.config.generation)
 
 
-def load_pairs(data: PairData, seed: int) -> Texts:
+def load_pairs(data: PairData, seed: int, say: Callable[[str], object] = lambda line: None) -> Texts:
     """The pairs of every task, train cut to the label budget. Training pairs with an empty side are left out.
+
+    say: called with a line about rows that a setting leaves out.
 
     Raises UserError: what `load_corpus` refuses, a column that is missing or not text, no pair that is left.
     """
-    return {name: _load(f"data.tasks.{name}", task, data.max_train_rows, seed) for name, task in data.tasks.items()}
+    return {
+        name: _load(f"data.tasks.{name}", task, data.max_train_rows, seed, say) for name, task in data.tasks.items()
+    }
 
 
-def _load(where: str, task: PairTask, budget: int | None, seed: int) -> DatasetDict:
+def _load(where: str, task: PairTask, budget: int | None, seed: int, say: Callable[[str], object]) -> DatasetDict:
     columns = {task.source_column: "source", task.target_column: "target"}
     if task.parallel is not None:
         columns = {"source": "source", "target": "target"}
-        corpus = read_parallel(task.parallel, task.max_rows, task.validation_fraction, task.test_fraction)
+        fractions = task.validation_fraction, task.test_fraction
+        corpus = read_parallel(task.parallel, task.max_rows, *fractions, lambda line: say(f"{where} {line}"))
     else:
         settings = {column: f"{where}.{side}_column" for column, side in columns.items()}
-        corpus = load_corpus(**task.source(), text_column=task.source_column, columns=settings)
+        corpus = load_corpus(
+            **task.source(), text_column=task.source_column, columns=settings, say=lambda line: say(f"{where} {line}")
+        )
     for split, dataset in corpus.items():
         for column in columns:
             check_text(dataset, column, f"{where} ({split})", f"{where}.{columns[column]}_column")
@@ -208,7 +222,11 @@ def _load(where: str, task: PairTask, budget: int | None, seed: int) -> DatasetD
     full = rows_with_text(train, ["source", "target"])
     if not len(full):
         raise UserError(f"{where}: no pair of train has text on both sides")
+    if len(full) < len(train):
+        say(f"{where} train: {len(full):,} of {len(train):,} pairs have text on both sides; the others are left out")
     if budget is not None and budget < len(full):
+        for line in cut_note(f"{where} train", budget, len(full), "data.max_train_rows"):
+            say(line)
         full = np.sort(np.random.default_rng(seed).permutation(full)[:budget])
     corpus["train"] = train.select(full) if len(full) < len(train) else train
     return corpus
