@@ -229,7 +229,7 @@ def test_one_file_of_two_dtypes_loses_nothing(stock_folder, tmp_path, capsys):
             {"architectures": ["BertForMakedLM"]},
             "BertForMakedLM has no counterpart .*; did you mean BertForMaskedLM",
         ),
-        ({"architectures": ["BertForMultipleChoice"]}, "BertForMultipleChoice has no counterpart in decero"),
+        ({"architectures": ["BertForNextSentencePrediction"]}, "BertForNextSentencePrediction has no counterpart in decero"),
         ({"auto_map": {"AutoModel": "modeling_mine.Mine"}}, "auto_map names custom code, which is never run"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config: the weights are quantized"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key' has no counterpart"),
