@@ -13,6 +13,7 @@ from decero.data.column_names import Wanted, missing_column
 from decero.data.columns import text_hashes
 from decero.data.embedded import EMBEDDED
 from decero.data.hub_rows import keep_rows, open_hub, read_hub
+from decero.data.row_filter import Where, rows_where
 from decero.data.stream import READING, Texts
 from decero.data.text_files import SPLITS, find_files, open_files, read_files
 from decero.errors import UserError, root_line
@@ -27,6 +28,7 @@ def load_corpus(
     streaming: bool = False,
     sample_by: str = "paragraph",
     max_rows: int | None = None,
+    where: Where | None = None,
     text_column: str = "text",
     columns: Wanted | None = None,
     validation_fraction: float = 0.0,
@@ -38,26 +40,31 @@ def load_corpus(
     files: instead of a name; split -> paths, globs or folders of txt, jsonl, csv, tsv or parquet (compressed or not).
     streaming: read the hub data set row by row as it arrives, and keep `max_rows` of each split.
     sample_by: what one row of a txt file is: `line`, `paragraph` or `document`.
+    where: keep only rows with these values, column -> value or values; before `max_rows` counts.
     columns: of files, the columns to read besides `text_column`, each with the setting that names it; all columns when
         not given. `a.b` is field b of the nested column a. Columns of csv and tsv files are text, as it is written.
     validation_fraction, test_fraction: split off from train if the corpus has no such split. The split of a row depends
         only on its text: equal texts are always in the same split, and new rows move no old row.
 
-    Raises UserError: an unknown name, file or column; text that is not UTF-8 (with file and line); an empty split.
+    Raises UserError: an unknown name, file or column; text that is not UTF-8 (with file and line); an empty split; a
+    split without a row that `where` keeps.
     """
     if (name is None) == (files is None):
         raise UserError("data: give exactly one of data.name (a data set) and data.files (split -> paths)")
-    wanted = {text_column: "data.text_column"} | (columns or {})
+    wanted = {text_column: "data.text_column"} | (columns or {}) | dict.fromkeys(where or {}, "data.where")
+    read_rows = None if where else max_rows  # all of them, where only some are kept
     if files is not None:
         corpus = DatasetDict(
             {split: read_files(split, each, sample_by, wanted, columns is None) for split, each in files.items()}
         )
-        if max_rows:
-            corpus = DatasetDict({s: d.select(range(min(max_rows, len(d)))) for s, d in corpus.items()})
     elif name in EMBEDDED:
-        corpus = EMBEDDED[name](max_rows)
+        corpus = EMBEDDED[name](read_rows)
     else:
-        corpus = read_hub(str(name), config_name, revision, streaming, max_rows, wanted, columns is None)
+        corpus = read_hub(str(name), config_name, revision, streaming, read_rows, wanted, columns is None)
+    if where:
+        corpus = rows_where(corpus, where)
+    if max_rows:
+        corpus = DatasetDict({s: d.select(range(min(max_rows, len(d)))) for s, d in corpus.items()})
     return _complete(corpus, text_column, validation_fraction, test_fraction, name or "data.files")
 
 
