@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from decero.config.finetuning import FinetuneClassification
+from decero.errors import UserError
 from decero.inference import classify, load
 from decero.tasks.classification import Classification, renumbered
 
@@ -122,6 +123,31 @@ def test_the_checkpoint_records_whether_it_reads_pairs(pairs, checkpoint, task, 
     tuned.prepare_to_save(model)
     model.save_pretrained(folder)
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.reads_pairs is pairs
+
+
+@pytest.mark.parametrize("choice", ["balanced", {"yes": 2.0}])
+def test_class_weights_act_in_training_and_not_in_reports(choice, checkpoint, task):
+    tuned = task(checkpoint(NLI), ["no", "no", "no", "yes"], objective={"class_weights": choice})
+    model = tuned.build_model().eval()
+    rows = [dict(row) for row in tuned.tokenize(tuned.corpus.splits["train"], "train")[""]]
+    plain = tuned.reported_objective(model)
+    batch = plain.collate(rows)
+    weights = torch.tensor({"balanced": [2 / 3, 2.0]}.get(str(choice), [1.0, 2.0]))
+    logits = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
+    trained = tuned.objective(model)
+    mean = trained.loss(model, batch) / trained.count(batch)
+    torch.testing.assert_close(mean, torch.nn.functional.cross_entropy(logits, batch["labels"], weights))
+    assert plain.count(batch) == 4
+    torch.testing.assert_close(plain.loss(model, batch) / 4, torch.nn.functional.cross_entropy(logits, batch["labels"]))
+
+
+def test_class_weights_of_a_regression_or_a_strange_label_are_refused(checkpoint, task):
+    folder = checkpoint(NLI)
+    with pytest.raises(UserError, match=r"objective.class_weights: a regression has no classes"):
+        task(folder, [1, 2], objective={"class_weights": "balanced", "problem_type": "regression"})
+    tuned = task(folder, ["no", "yes"], objective={"class_weights": {"yess": 2.0}})
+    with pytest.raises(UserError, match=r"label 'yess' is not in train; did you mean yes\?"):
+        tuned.objective(tuned.build_model())
 
 
 # --- padding and special tokens

@@ -1,6 +1,6 @@
 """Define the settings of fine-tuning: classification, text pairs, prompts and completions."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,6 +14,17 @@ class ClassificationSection(Section):
     problem_type: ProblemType = Field(
         "single_label_classification", description="kind of label: one class, several classes, or a number"
     )
+    class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
+        "none",
+        description="weights of classes in the training loss: balanced, or label -> weight (others have 1); with "
+        "several labels, those of positive examples",
+    )
+
+    @model_validator(mode="after")
+    def _what_is_weighted(self):
+        if self.problem_type == "regression" and self.class_weights != "none":
+            raise ValueError("objective.class_weights: a regression has no classes; remove it")
+        return self
 
 
 class PairTask(SourceSection):

@@ -41,7 +41,7 @@ def mean_loss(
             loss_and_count = float(objective.loss(bare, batch)), objective.count(batch)
             totals += torch.tensor(loss_and_count, dtype=torch.float64).to(totals)
     total, scored = accelerator.reduce(totals, reduction="sum").tolist()
-    return {"loss": total / max(scored, 1.0), "scored": scored}
+    return {"loss": total / (scored or 1.0), "scored": scored}
 
 
 @torch.no_grad()
