@@ -101,6 +101,15 @@ def test_a_head_for_other_labels_is_new_and_a_line_says_so(names, labels, checkp
     assert torch.equal(head(model), head(tuned.build_model()))  # a function of the seed
 
 
+def test_a_model_of_other_labels_is_not_scored_alone(checkpoint, task):
+    tuned = task(checkpoint(NLI), ["no", "yes"])
+    tuned.config.call.eval_only = True
+    with pytest.raises(
+        UserError, match=r"--eval-only: .* has the labels contradiction, neutral, entailment, and train"
+    ):
+        tuned.build_model()
+
+
 def test_numbers_are_the_ids_of_a_head_without_names(checkpoint, task):
     folder = checkpoint(["LABEL_0", "LABEL_1"])
     tuned = task(folder, [1, 0, 1])
@@ -141,7 +150,7 @@ def test_class_weights_act_in_training_and_not_in_reports(choice, checkpoint, ta
     torch.testing.assert_close(plain.loss(model, batch) / 4, torch.nn.functional.cross_entropy(logits, batch["labels"]))
 
 
-def test_class_weights_of_a_regression_or_a_strange_label_are_refused(checkpoint, task):
+def test_class_weights_without_classes_to_weigh_are_refused(checkpoint, task):
     folder = checkpoint(NLI)
     with pytest.raises(UserError, match=r"objective.class_weights: a regression has no classes"):
         task(folder, [1, 2], objective={"class_weights": "balanced", "problem_type": "regression"})

@@ -23,6 +23,7 @@ def test_a_recipe_uses_the_settings_and_the_task_of_its_name(name):
 def test_a_task_names_its_settings_head_and_special_tokens(name):
     task = TASKS[name]
     assert issubclass(task.Config, TrainingRun)
+    assert "--eval-only" in task.Config.options
     assert task.auto_class.__name__.startswith("AutoModelFor")
     assert task.tokenizer_needs
     assert not task.__abstractmethods__

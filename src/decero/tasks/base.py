@@ -168,10 +168,19 @@ class Task(ABC):
         return {}
 
     def build_model(self, section: ModelSection | None = None) -> PreTrainedModel:
-        """The model as the run starts, or another one for the same task. Raises UserError as `build_model` does."""
+        """The model as the run starts, or another one for the same task. Raises UserError as `build_model` does.
+
+        With `--eval-only` a checkpoint must have the head.
+        """
         section = section or self.config.model
         return build_model(
-            section, self.auto_class, self.tokenizer, self.max_length, self.config.seed, **self.model_fields()
+            section,
+            self.auto_class,
+            self.tokenizer,
+            self.max_length,
+            self.config.seed,
+            new_head=not self.config.eval_only,
+            **self.model_fields(),
         )
 
     @abstractmethod

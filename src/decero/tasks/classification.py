@@ -20,6 +20,7 @@ from decero.data.corpus import load_corpus
 from decero.data.labels import encode_labels, in_known_order, label_budget
 from decero.data.special_tokens import pad_with
 from decero.data.tokenization import tokenize_examples
+from decero.errors import UserError
 from decero.evaluation.examples import ExampleStatistics, class_statistics
 from decero.evaluation.metrics import MAIN_METRIC, METRICS, compute_metrics, predict
 from decero.evaluation.per_class import per_class
@@ -73,6 +74,11 @@ class Classification(Task):
         corpus, total = encoded if strict else corpus, len(encoded["train"])
         corpus["train"] = label_budget(encoded["train"], data.max_train_rows, problem_type, self.config.seed)
         notes += cut_note("train", len(corpus["train"]), total, "data.max_train_rows")
+        if self.config.eval_only and known and in_known_order(names, known) is None:
+            raise UserError(
+                f"--eval-only: {self.config.model.name_or_path} has the labels {', '.join(known[:20])}, and train has "
+                f"{', '.join(names[:20])}; name those of train as the model does"
+            )
         if known:
             notes.append(f"{self.config.model.name_or_path}: {self._head_line(names, known)}")
         columns = (data.text_column, *([data.text_pair_column] if data.text_pair_column else []))
