@@ -229,6 +229,35 @@ def test_what_cannot_be_scored_alone_is_refused(launch, classify, pretrained, tm
     assert not (tmp_path / "run").exists()
 
 
+def test_an_encoder_learns_to_choose(launch, corpus, trained_tokenizer, architecture, tmp_path):
+    for split in ("train", "validation", "test"):
+        rows = map(json.loads, (corpus / f"{split}.jsonl").read_text().splitlines())
+        lines = [json.dumps({"text": row["text"], "answer": "AB"[row["label"] == "money"]}) for row in rows]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    config = tmp_path / "choose.yaml"
+    config.write_text(f"""\
+output: {tmp_path}/run
+model: {{config: {architecture}}}
+tokenizer: {{name_or_path: {trained_tokenizer}}}
+data:
+  files: {{train: {tmp_path}/train.jsonl, validation: {tmp_path}/validation.jsonl, test: {tmp_path}/test.jsonl}}
+  text_column: text
+  choices: [the team and goal, a bank and market]
+  label_column: answer
+  max_length: 31
+optim: {{learning_rate: 1e-2}}
+training: {{max_train_steps: 40, global_batch_size: 7, per_device_batch_size: 3}}
+tracking: {{trackers: []}}
+""")
+    launch("finetune_multiple_choice", config)
+    record = result(tmp_path / "run")
+    assert record["metric"]["accuracy"] > 0.8
+    assert record["by_choices"] == {"2": {"accuracy": record["metric"]["accuracy"], "examples": 30}}
+    words = f"model.name_or_path={tmp_path}/run/model", f"output={tmp_path}/alone", "--eval-only"
+    launch("finetune_multiple_choice", config, *words)
+    assert result(tmp_path / "alone")["metric"] == record["metric"]
+
+
 @pytest.mark.parametrize("words", [[], ["--dry-run"]])
 def test_without_a_split_to_score_on_nothing_is_trained(launch, classify, corpus, tmp_path, words):
     files = f"data.files={{train: {corpus}/train.jsonl}}"

@@ -33,6 +33,7 @@ def load_corpus(
     columns: Wanted | None = None,
     validation_fraction: float = 0.0,
     test_fraction: float = 0.0,
+    needs_train: bool = True,
 ) -> DatasetDict:
     """Load a memory-mapped `DatasetDict` with `train` and, if given or split off, `validation` and `test`.
 
@@ -45,6 +46,8 @@ def load_corpus(
         not given. `a.b` is field b of the nested column a. Columns of csv and tsv files are text, as it is written.
     validation_fraction, test_fraction: split off from train if the corpus has no such split. The split of a row depends
         only on its text: equal texts are always in the same split, and new rows move no old row.
+
+    needs_train: whether a corpus without a train split is refused.
 
     Raises UserError: an unknown name, file or column; text that is not UTF-8 (with file and line); an empty split; a
     split without a row that `where` keeps.
@@ -65,7 +68,8 @@ def load_corpus(
         corpus = rows_where(corpus, where)
     if max_rows:
         corpus = DatasetDict({s: d.select(range(min(max_rows, len(d)))) for s, d in corpus.items()})
-    return _complete(corpus, text_column, validation_fraction, test_fraction, name or "data.files")
+    fractions = validation_fraction, test_fraction
+    return _complete(corpus, text_column, *fractions, name or "data.files", needs_train)
 
 
 def open_corpus(
@@ -121,11 +125,12 @@ def open_corpus(
 
 
 def _complete(
-    corpus: DatasetDict, text_column: str, validation_fraction: float, test_fraction: float, where: str
-) -> DatasetDict:
+    corpus: DatasetDict, text_column: str, validation_fraction: float, test_fraction: float, where: str,
+    needs_train: bool = True,
+) -> DatasetDict:  # fmt: skip
     """Keep the known splits, check that each has text, and split off the missing ones from train."""
     corpus = DatasetDict({split: corpus[split] for split in SPLITS if split in corpus})
-    if "train" not in corpus:
+    if "train" not in corpus and (needs_train or not corpus or validation_fraction or test_fraction):
         raise UserError(f"{where}: no train split; found {', '.join(corpus) or 'none'}; give data.files.train")
     for split, dataset in corpus.items():
         check_text(dataset, text_column, f"{where} ({split})")

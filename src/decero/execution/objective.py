@@ -30,6 +30,11 @@ from decero.execution.unwrap import unwrap
 Batch = dict[str, Tensor]
 
 
+def pooled_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the logits of a head that pools, (texts, labels)."""
+    return logits_of(model, batch, per_text=True)
+
+
 @dataclass(frozen=True)
 class Objective:
     """Describe a task to the training loop.
@@ -40,6 +45,7 @@ class Objective:
     batch_size: (batch, scored items, examples) -> its size. row_lengths: rows -> tokens read and tokens written, both
     (rows,). With these two, loader, forecast and packing need no field names. An image is one row of length 1.
     packable: whether several rows, such as texts, may be packed into one.
+    logits: (model, batch) -> what a prediction is made of, (batch, ...); by default the logits of a head that pools.
     """
 
     collate: Callable[[list[dict]], Batch]
@@ -49,6 +55,7 @@ class Objective:
     batch_size: Callable[[Batch, float, int], BatchSize] = text_batch_size
     row_lengths: Callable[[Dataset], tuple[np.ndarray, np.ndarray]] = side_lengths
     packable: bool = True
+    logits: Callable[[nn.Module, Batch], Tensor] = pooled_logits
 
     @property
     def packed(self) -> bool:

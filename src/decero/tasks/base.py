@@ -92,7 +92,7 @@ class Task(ABC):
 
     recipe: ClassVar[str]
     Config: ClassVar[type[TrainingRun]]
-    auto_class: ClassVar[Any]
+    auto_class: Any  # a setting may choose another one for a run
     tokenizer_needs: ClassVar[tuple[str, ...]]
     needs_offsets: ClassVar[bool] = True
     splits: ClassVar[tuple[str, ...] | None] = None
@@ -150,7 +150,8 @@ class Task(ABC):
         with main_first(run.accelerator):
             read = {split: parts for split, parts in self.corpus.splits.items() if split in (wanted or (split,))}
             rows = {split: self.tokenize(parts, split) for split, parts in read.items()}
-        train = self.mix(rows.pop("train"))
+        # `--eval-only` needs no train split; rows to score then serve where packing is tested.
+        train = self.mix(rows.pop("train") if "train" in rows else next(iter(rows.values())))
         for note in self.corpus.notes if run.progress else ():
             run.print(note)
         cut = sum(train["truncated"]) / len(train) if "truncated" in getattr(train, "column_names", ()) else 0
