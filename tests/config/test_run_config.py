@@ -22,6 +22,7 @@ from decero.config.pretraining import (
 )
 from decero.config.run_config import RunConfig
 from decero.config.sections import DataSection, ModelSection, OptimSection, TrainingSection
+from decero.config.suite import EvaluateSuite
 from decero.errors import UserError
 
 
@@ -254,7 +255,7 @@ def numbers(cls, path=""):
 
 RECIPES = [
     PretrainMLM, PretrainCausalLM, PretrainSeq2Seq, FinetuneClassification, FinetuneSeq2Seq, FinetuneCausalLM,
-    FinetuneMultipleChoice, EvaluateCausalLM, TrainTokenizer, Compare, Benchmark,
+    FinetuneMultipleChoice, EvaluateCausalLM, TrainTokenizer, Compare, EvaluateSuite, Benchmark,
 ]  # fmt: skip
 
 

@@ -246,7 +246,7 @@ data:
   label_column: answer
   max_length: 31
 optim: {{learning_rate: 1e-2}}
-training: {{max_train_steps: 40, global_batch_size: 7, per_device_batch_size: 3}}
+training: {{max_train_steps: 70, global_batch_size: 7, per_device_batch_size: 3}}
 tracking: {{trackers: []}}
 """)
     launch("finetune_multiple_choice", config)
