@@ -33,6 +33,8 @@ def settings(files, tmp_path):
     def make(task="finetune_classification", **changes):
         pairs = task in ("finetune_seq2seq", "finetune_causal_lm")
         data = {"tasks": {"swap": {"files": files}}} if pairs else {"files": files}
+        if task == "finetune_multiple_choice":
+            data |= {"text_column": "text", "choices": ["a", "b"]}
         base = {"output": str(tmp_path / "out"), "task": task, "reference": "ours", "contenders": {"ours": MODEL}}
         base |= {"data": data, "training": {"max_train_steps": 3}}
         return Compare.parse(base | changes, "compare.yaml")

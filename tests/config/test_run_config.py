@@ -11,6 +11,7 @@ from pydantic import Field
 from decero.config.benchmark import Benchmark
 from decero.config.command_line import seconds_of
 from decero.config.comparison import Compare
+from decero.config.finetune_choice import FinetuneMultipleChoice
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
 from decero.config.pretraining import (
     EvaluateCausalLM,
@@ -21,6 +22,7 @@ from decero.config.pretraining import (
 )
 from decero.config.run_config import RunConfig
 from decero.config.sections import DataSection, ModelSection, OptimSection, TrainingSection
+from decero.config.suite import EvaluateSuite
 from decero.errors import UserError
 
 
@@ -253,7 +255,7 @@ def numbers(cls, path=""):
 
 RECIPES = [
     PretrainMLM, PretrainCausalLM, PretrainSeq2Seq, FinetuneClassification, FinetuneSeq2Seq, FinetuneCausalLM,
-    EvaluateCausalLM, TrainTokenizer, Compare, Benchmark,
+    FinetuneMultipleChoice, EvaluateCausalLM, TrainTokenizer, Compare, EvaluateSuite, Benchmark,
 ]  # fmt: skip
 
 

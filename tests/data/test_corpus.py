@@ -2,10 +2,13 @@
 
 import gzip
 import json
+import re
 
 import datasets
 import pytest
+from pydantic import ValidationError
 
+from decero.config.finetuning import PairTask
 from decero.data.corpus import load_corpus
 from decero.data.embedded import EMBEDDED
 from decero.errors import UserError
@@ -137,3 +140,43 @@ def test_a_column_that_holds_no_text_is_refused(tmp_path):
     (tmp_path / "x.jsonl").write_text('{"text": 3}\n')
     with pytest.raises(UserError, match="column 'text' holds int64, not text"):
         load_corpus(files={"train": str(tmp_path / "x.jsonl")})
+
+
+@pytest.fixture
+def languages(tmp_path):
+    kinds = datasets.Features({"text": datasets.Value("string"), "lang": datasets.ClassLabel(names=["en", "es"]),
+                               "level": datasets.Value("int32")})  # fmt: skip
+    for split, size in {"train": 12, "test": 5}.items():
+        rows = [{"text": f"{split} {n}", "lang": n % 2, "level": n // 4} for n in range(size)]
+        datasets.Dataset.from_list(rows, features=kinds).to_parquet(tmp_path / f"{split}.parquet")
+    return {split: str(tmp_path / f"{split}.parquet") for split in ("train", "test")}
+
+
+def test_rows_are_kept_by_their_values_before_they_are_counted(languages, tmp_path):
+    def texts(**settings):
+        return {split: list(rows["text"]) for split, rows in load_corpus(files=languages, **settings).items()}
+
+    assert texts(where={"lang": "es"}, columns={})["test"] == ["test 1", "test 3"]
+    kept = texts(where={"lang": "es", "level": [0, 1]}, max_rows=3)
+    assert kept == {"train": ["train 1", "train 3", "train 5"], "test": ["test 1", "test 3"]}
+    assert texts(where={"level": 0})["train"] == texts(where={"level": "0"})["train"]
+
+
+@pytest.mark.parametrize(
+    ("where", "line"),
+    [
+        ({"lang": "de"}, "data.where: no row of train has lang de; it has en, es"),
+        ({"level": 2}, "data.where: no row of test has level 2; it has 0, 1"),
+        ({"langg": "es"}, "there is no column 'langg'; did you mean lang?"),
+    ],
+)
+@pytest.mark.parametrize("columns", [None, {}])
+def test_a_filter_that_keeps_nothing_is_refused(languages, where, line, columns):
+    with pytest.raises(UserError, match=re.escape(line)):
+        load_corpus(files=languages, where=where, columns=columns)
+
+
+@pytest.mark.parametrize("other", [{"name": "x", "streaming": True}, {"parallel": {"train": ["a", "b"]}}])
+def test_streams_and_line_pairs_are_not_filtered(other):
+    with pytest.raises(ValidationError, match=r"data\.where: rows of (streaming|parallel) are not filtered"):
+        PairTask(**other, where={"lang": "es"})

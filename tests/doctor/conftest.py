@@ -33,6 +33,14 @@ def examples(size, start=0):
     return [{"text": f"{sentence(n, 9, TOPICS[t])} {n}", "label": t} for n, t in enumerate(topics, start)]
 
 
+def questions(size, start=0):
+    """Make texts of two topics, each with a phrase of either topic as choices."""
+    topics = ["money" if n % 3 else "places" for n in range(start, start + size)]
+    phrases = [[sentence(n, 2, TOPICS[topic]) for topic in ("money", "places")] for n in range(size)]
+    rows = zip(examples(size, start), phrases, topics, strict=True)
+    return [{"question": row["text"], "choices": both, "label": int(topic == "places")} for row, both, topic in rows]
+
+
 def pairs(size, start=0):
     return [{"source": f"{sentence(n, 7)} {n}", "target": sentence(n + 3, 5)} for n in range(start, start + size)]
 
@@ -81,6 +89,7 @@ KINDS = {  # recipe -> tokenizer, preset, rows, further settings
     "finetune_classification": (
         "wordpiece", "encoder", examples, {"objective": {"problem_type": "single_label_classification"}},
     ),
+    "finetune_multiple_choice": ("wordpiece", "encoder", questions, {"objective": {"score": "head"}}),
     "finetune_seq2seq": ("sentinels", "encoder_decoder", pairs, {"objective": {"label_smoothing": 0.1}}),
     "finetune_causal_lm": ("bpe", "decoder", pairs, {"objective": {"separator": ":"}}),
 }  # fmt: skip
@@ -117,8 +126,8 @@ def write(house, tmp_path):
             "optim": {"learning_rate": 3e-3, "num_warmup_steps": 10},
             "training": {"max_train_steps": 100, "global_batch_size": 8},
             "tracking": {"trackers": []},
-        } | copy.deepcopy(more)
-        for section, each in changes.items():
+        }
+        for section, each in [*copy.deepcopy(more).items(), *changes.items()]:
             settings.setdefault(section, {}).update(each)
         if before:
             path = tmp_path / "config.yaml"

@@ -110,6 +110,29 @@ def test_classification_losses_are_sums_over_examples(problem_type, logits, labe
     assert objective.count(b) == 5
 
 
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification"])
+def test_class_weights_give_the_weighted_mean_for_any_split(problem_type):
+    """The divisor is the sum of the weights, so micro-batches of any size give the gradient of the whole step."""
+    single, weights = problem_type.startswith("single"), torch.tensor([0.01, 5.0, 0.3])
+    logits = torch.randn(5, 3, requires_grad=True)
+    labels = torch.tensor([0, 0, 2, 1, 0]) if single else torch.ones(5, 3).tril()
+    objective = classification(None, problem_type, weights.numpy())
+
+    def mean(*parts):
+        batches = [{"input_ids": logits[part], "labels": labels[part]} for part in parts]
+        return sum(objective.loss(Echo(), b) for b in batches) / sum(objective.count(b) for b in batches)
+
+    if single:
+        expected = F.cross_entropy(logits, labels, weights)
+    else:
+        each = F.binary_cross_entropy_with_logits(logits, labels, torch.where(labels > 0, weights, 1), reduction="none")
+        expected = each.sum() / torch.where(labels > 0, weights, 1).sum()
+    (gradient,) = torch.autograd.grad(expected, logits)
+    for parts in ([slice(0, 5)], [slice(0, 1), slice(1, 5)], [slice(n, n + 1) for n in range(5)]):
+        assert mean(*parts).item() == pytest.approx(expected.item(), rel=1e-5)
+        torch.testing.assert_close(torch.autograd.grad(mean(*parts), logits)[0], gradient, atol=1e-6, rtol=1e-5)
+
+
 def test_a_head_that_never_calls_its_projection_keeps_its_loss():
     sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
     narrow = {"embedding_size": 20, "intra_bottleneck_size": 24, "num_feedforward_networks": 1}

@@ -18,15 +18,18 @@ from decero.config.benchmark import Benchmark
 from decero.config.command_line import OPTIONS
 from decero.config.comparison import Compare
 from decero.config.explain import section_of
+from decero.config.finetune_choice import FinetuneMultipleChoice
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
 from decero.config.pretraining import EvaluateCausalLM, PretrainCausalLM, PretrainMLM, PretrainSeq2Seq, TrainTokenizer
+from decero.config.suite import EvaluateSuite
 from decero.config.yaml_files import read_yaml
 
 CLASSES = {
     "train_tokenizer": TrainTokenizer, "pretrain_mlm": PretrainMLM, "pretrain_causal_lm": PretrainCausalLM,
     "pretrain_seq2seq": PretrainSeq2Seq, "finetune_classification": FinetuneClassification,
-    "finetune_causal_lm": FinetuneCausalLM, "finetune_seq2seq": FinetuneSeq2Seq, "compare": Compare,
-    "evaluate_causal_lm": EvaluateCausalLM, "benchmark": Benchmark,
+    "finetune_causal_lm": FinetuneCausalLM, "finetune_seq2seq": FinetuneSeq2Seq,
+    "finetune_multiple_choice": FinetuneMultipleChoice, "compare": Compare,
+    "evaluate_causal_lm": EvaluateCausalLM, "benchmark": Benchmark, "evaluate_suite": EvaluateSuite,
 }  # fmt: skip
 NAMES = {
     "tasks": "swap",

@@ -34,6 +34,7 @@ training: {max_train_steps: 4, global_batch_size: 6, per_device_batch_size: 3, l
   eval_steps: 2, save_steps: 2, save_total_limit: 2}
 """
 TEXTS = "data: {files: FILES, max_length: 24}\n"
+CHOICES = "data: {files: FILES, text_column: text, choices: [sport, money], max_length: 24}\n"
 PAIRS = """\
 data:
   tasks: {swap: {files: PAIRS, source_column: en, target_column: es}}
@@ -47,6 +48,7 @@ RECIPES = {  # recipe -> kind of model, settings
     "pretrain_causal_lm": ("decoder", MODEL + TEXTS + TRAINING),
     "pretrain_seq2seq": ("encoder_decoder", MODEL + TEXTS + TRAINING),
     "finetune_classification": ("encoder", MODEL + TEXTS + TRAINING),
+    "finetune_multiple_choice": ("encoder", MODEL + CHOICES + TRAINING),
     "finetune_causal_lm": ("decoder", MODEL + PAIRS.replace("METRIC", "text") + TRAINING),
     "finetune_seq2seq": ("encoder_decoder", MODEL + PAIRS.replace("METRIC", "translation") + TRAINING),
     "evaluate_causal_lm": ("decoder", MODEL + TEXTS),

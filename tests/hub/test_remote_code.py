@@ -166,7 +166,7 @@ def test_an_export_has_all_heads_tokenizer_weights_and_record(model_folder, tmp_
     assert config.pop("auto_map") == {
         "AutoConfig": "configuration_decero.DeceroEncoderConfig",
         **{
-            auto.__name__: f"modeling_encoder.{head.__name__}"
+            auto.__name__: f"{head.__module__.rpartition('.')[2]}.{head.__name__}"
             for auto, head in AUTO_CLASSES[DeceroEncoderConfig].items()
         },
     }

@@ -190,6 +190,74 @@ def test_fine_tuning_starts_from_the_pretrained_model(launch, classify, pretrain
     assert model.config.id2label == {0: "money", 1: "sport"}
 
 
+def test_a_trained_model_is_scored_alone_as_its_run_scored_it(launch, classify, tmp_path):
+    launch("finetune_classification", classify, f"output={tmp_path}/run", "training.max_train_steps=9")
+    words = tmp_path / "run" / "config.yaml", f"model.name_or_path={tmp_path}/run/model", "--eval-only"
+    printed = launch("finetune_classification", *words, f"output={tmp_path}/alone", "seed=5").stdout
+    assert f"{tmp_path}/run/model: test accuracy" in printed
+    made = {p.name for p in (tmp_path / "alone").iterdir()} - {".lock", "logs"}
+    assert made == {".places.json", "config.yaml", "predictions.parquet", "result.json"}
+    whole, alone = result(tmp_path / "run"), result(tmp_path / "alone")
+    assert alone["metric"] == whole["metric"]
+    assert (alone["steps"], alone["scored"]) == (0, f"{tmp_path}/run/model")
+    tables = [pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("run", "alone")]
+    assert np.allclose(np.stack(tables[0]["logits"]), np.stack(tables[1]["logits"]), atol=1e-6)
+    again = launch("finetune_classification", *words, f"output={tmp_path}/alone", "seed=5", "--resume").stdout
+    assert "is finished" in again
+
+
+def test_a_pretrained_model_is_scored_alone(launch, mlm, pretrained, tmp_path):
+    model = f"model.name_or_path={pretrained}/model"
+    launch("pretrain_mlm", pretrained / "config.yaml", model, f"output={tmp_path}/alone", "--eval-only")
+    assert result(tmp_path / "alone")["metric"] == pytest.approx(result(pretrained)["metric"])
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--eval-only"], "--eval-only scores a trained model; set model.name_or_path=FOLDER"),
+        (["--eval-only", "--dry-run"], "--eval-only trains nothing, so --dry-run means nothing"),
+        (["--eval-only", "model={name_or_path: PRETRAINED}"], "is missing"),
+        (["--eval-only", "model.name_or_path=x", "hub.repo_id=me/x"], "--eval-only makes no model to push"),
+    ],
+)
+def test_what_cannot_be_scored_alone_is_refused(launch, classify, pretrained, tmp_path, words, line):
+    words = [word.replace("PRETRAINED", f"{pretrained}/model") for word in words]
+    done = launch("finetune_classification", classify, f"output={tmp_path}/run", *words, expect=2)
+    (error,) = [text for text in done.stderr.splitlines() if text.startswith("error: ")]
+    assert line in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_encoder_learns_to_choose(launch, corpus, trained_tokenizer, architecture, tmp_path):
+    for split in ("train", "validation", "test"):
+        rows = map(json.loads, (corpus / f"{split}.jsonl").read_text().splitlines())
+        lines = [json.dumps({"text": row["text"], "answer": "AB"[row["label"] == "money"]}) for row in rows]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
+    config = tmp_path / "choose.yaml"
+    config.write_text(f"""\
+output: {tmp_path}/run
+model: {{config: {architecture}}}
+tokenizer: {{name_or_path: {trained_tokenizer}}}
+data:
+  files: {{train: {tmp_path}/train.jsonl, validation: {tmp_path}/validation.jsonl, test: {tmp_path}/test.jsonl}}
+  text_column: text
+  choices: [the team and goal, a bank and market]
+  label_column: answer
+  max_length: 31
+optim: {{learning_rate: 1e-2}}
+training: {{max_train_steps: 70, global_batch_size: 7, per_device_batch_size: 3}}
+tracking: {{trackers: []}}
+""")
+    launch("finetune_multiple_choice", config)
+    record = result(tmp_path / "run")
+    assert record["metric"]["accuracy"] > 0.8
+    assert record["by_choices"] == {"2": {"accuracy": record["metric"]["accuracy"], "examples": 30}}
+    words = f"model.name_or_path={tmp_path}/run/model", f"output={tmp_path}/alone", "--eval-only"
+    launch("finetune_multiple_choice", config, *words)
+    assert result(tmp_path / "alone")["metric"] == record["metric"]
+
+
 @pytest.mark.parametrize("words", [[], ["--dry-run"]])
 def test_without_a_split_to_score_on_nothing_is_trained(launch, classify, corpus, tmp_path, words):
     files = f"data.files={{train: {corpus}/train.jsonl}}"

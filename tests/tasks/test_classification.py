@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from decero.config.finetuning import FinetuneClassification
+from decero.errors import UserError
 from decero.inference import classify, load
 from decero.tasks.classification import Classification, renumbered
 
@@ -100,6 +101,15 @@ def test_a_head_for_other_labels_is_new_and_a_line_says_so(names, labels, checkp
     assert torch.equal(head(model), head(tuned.build_model()))  # a function of the seed
 
 
+def test_a_model_of_other_labels_is_not_scored_alone(checkpoint, task):
+    tuned = task(checkpoint(NLI), ["no", "yes"])
+    tuned.config.call.eval_only = True
+    with pytest.raises(
+        UserError, match=r"--eval-only: .* has the labels contradiction, neutral, entailment, and train"
+    ):
+        tuned.build_model()
+
+
 def test_numbers_are_the_ids_of_a_head_without_names(checkpoint, task):
     folder = checkpoint(["LABEL_0", "LABEL_1"])
     tuned = task(folder, [1, 0, 1])
@@ -122,6 +132,31 @@ def test_the_checkpoint_records_whether_it_reads_pairs(pairs, checkpoint, task, 
     tuned.prepare_to_save(model)
     model.save_pretrained(folder)
     assert AutoModelForSequenceClassification.from_pretrained(folder).config.reads_pairs is pairs
+
+
+@pytest.mark.parametrize("choice", ["balanced", {"yes": 2.0}])
+def test_class_weights_act_in_training_and_not_in_reports(choice, checkpoint, task):
+    tuned = task(checkpoint(NLI), ["no", "no", "no", "yes"], objective={"class_weights": choice})
+    model = tuned.build_model().eval()
+    rows = [dict(row) for row in tuned.tokenize(tuned.corpus.splits["train"], "train")[""]]
+    plain = tuned.reported_objective(model)
+    batch = plain.collate(rows)
+    weights = torch.tensor({"balanced": [2 / 3, 2.0]}.get(str(choice), [1.0, 2.0]))
+    logits = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
+    trained = tuned.objective(model)
+    mean = trained.loss(model, batch) / trained.count(batch)
+    torch.testing.assert_close(mean, torch.nn.functional.cross_entropy(logits, batch["labels"], weights))
+    assert plain.count(batch) == 4
+    torch.testing.assert_close(plain.loss(model, batch) / 4, torch.nn.functional.cross_entropy(logits, batch["labels"]))
+
+
+def test_class_weights_without_classes_to_weigh_are_refused(checkpoint, task):
+    folder = checkpoint(NLI)
+    with pytest.raises(UserError, match=r"objective.class_weights: a regression has no classes"):
+        task(folder, [1, 2], objective={"class_weights": "balanced", "problem_type": "regression"})
+    tuned = task(folder, ["no", "yes"], objective={"class_weights": {"yess": 2.0}})
+    with pytest.raises(UserError, match=r"label 'yess' is not in train; did you mean yes\?"):
+        tuned.objective(tuned.build_model())
 
 
 # --- padding and special tokens

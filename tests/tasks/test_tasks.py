@@ -23,11 +23,12 @@ def test_a_recipe_uses_the_settings_and_the_task_of_its_name(name):
 def test_a_task_names_its_settings_head_and_special_tokens(name):
     task = TASKS[name]
     assert issubclass(task.Config, TrainingRun)
+    assert "--eval-only" in task.Config.options
     assert task.auto_class.__name__.startswith("AutoModelFor")
     assert task.tokenizer_needs
     assert not task.__abstractmethods__
 
 
 def test_every_recipe_that_trains_a_model_has_a_task():
-    others = {"benchmark", "compare", "evaluate_causal_lm", "train_tokenizer"}
+    others = {"benchmark", "compare", "evaluate_causal_lm", "evaluate_suite", "train_tokenizer"}
     assert {path.stem for path in (ROOT / "recipes").glob("*.py")} == set(TASKS) | others

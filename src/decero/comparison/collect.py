@@ -18,6 +18,7 @@ from decero.evaluation.corpus_tests import Score
 from decero.evaluation.verdict import ScoredRun, Verdict, judge
 from decero.training.records import read_record
 
+AGAIN = "mend it and start the same command again with --resume, which runs only what failed"
 MOST_LETTERS = 300  # of an error in a sentence
 
 
@@ -83,14 +84,18 @@ def check_failures(runs: Sequence[ScoredRun], reference: str) -> None:
     """Warn of failed runs on standard error. Raises UserError when they leave nothing to compare."""
     ok = {run.contender for run in runs if run.status == "ok"}
     failed = failures(runs)
-    again = "mend it and start the same command again with --resume, which runs only what failed"
     if reference not in ok:
         error = next(run.error for run in runs if run.contender == reference)
-        raise UserError(f"every run of the reference {reference} failed; the first: {error}; {again}")
+        raise UserError(f"every run of the reference {reference} failed; the first: {error}; {AGAIN}")
     if len({run.contender for run in runs}) > 1 and ok == {reference}:
-        raise UserError(f"every contender but the reference failed ({'; '.join(failed)}); {again}")
-    for sentence in failed:
-        sys.stderr.write(f"warning: {' '.join(sentence.split())}; {again}\n")
+        raise UserError(f"every contender but the reference failed ({'; '.join(failed)}); {AGAIN}")
+    warn_of_failures(runs)
+
+
+def warn_of_failures(runs: Sequence[ScoredRun]) -> None:
+    """Warn of failed runs on standard error."""
+    for sentence in failures(runs):
+        sys.stderr.write(f"warning: {' '.join(sentence.split())}; {AGAIN}\n")
 
 
 def incomparable(plan: Plan) -> dict[str, str]:

@@ -12,6 +12,7 @@ from decero.errors import UserError, did_you_mean
 OPTIONS = {  # name -> (placeholder of its value in the help, what it does)
     "--dry-run": ("", "forecast memory and time, write nothing"),
     "--resume": ("", "continue from the last checkpoint"),
+    "--eval-only": ("", "score the checkpoint model.name_or_path as a run scores its model; train nothing"),
     "--budget": ("TIME", "choose model shape, batch, steps and schedule for this time: 90s, 30m, 2h, 1d"),
     "--device": ("NAME", "with --dry-run: forecast for this accelerator, not for this machine"),
 }
@@ -30,6 +31,7 @@ class Call:
 
     dry_run: bool = False
     resume: bool = False
+    eval_only: bool = False
     budget: str | None = None
     device: Device | None = None
     given: frozenset[str] = frozenset()
@@ -78,6 +80,8 @@ def check_call(call: Call) -> None:
     """Raise UserError if options contradict each other or the given settings."""
     if call.device and not call.dry_run:
         raise UserError("--device needs --dry-run: a real run always uses this machine")
+    if call.eval_only and (call.dry_run or call.budget):
+        raise UserError(f"--eval-only trains nothing, so {'--dry-run' if call.dry_run else '--budget'} means nothing")
     if call.budget is None:
         return
     seconds_of(call.budget)

@@ -34,6 +34,18 @@ class ClassificationSection(Section):
             raise ValueError("objective.threshold: a regression predicts no labels; remove it")
         return self
 
+    class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
+        "none",
+        description="weights of classes in the training loss: balanced, or label -> weight (others have 1); with "
+        "several labels, those of positive examples",
+    )
+
+    @model_validator(mode="after")
+    def _what_is_weighted(self):
+        if self.problem_type == "regression" and self.class_weights != "none":
+            raise ValueError("objective.class_weights: a regression has no classes; remove it")
+        return self
+
 
 class PairTask(SourceSection):
     parallel: dict[str, list[str]] | None = Field(

@@ -63,6 +63,11 @@ class RunConfig(Section):
         return self._call.dry_run
 
     @property
+    def eval_only(self) -> bool:
+        """Tell whether a trained checkpoint is scored and nothing is trained."""
+        return self._call.eval_only
+
+    @property
     def resume(self) -> bool:
         """Tell whether to resume: --resume is given, or the launcher restarted the processes.
 
@@ -89,14 +94,19 @@ class RunConfig(Section):
         changes = [w for w in words if "=" in w]
         config = cls.load(paths[0], changes)
         config._call = Call(
-            dry_run="--dry-run" in flags, resume="--resume" in flags, budget=flags.get("--budget"),
+            dry_run="--dry-run" in flags, resume="--resume" in flags, eval_only="--eval-only" in flags,
+            budget=flags.get("--budget"),
             device=find_device(flags["--device"]) if "--device" in flags else None,
             given=frozenset(key for word in changes for key in keys_of(word)), notes=config._call.notes,
         )  # fmt: skip
         check_call(config._call)
+        config.check_options()
         if os.environ.get("LOCAL_RANK", "0") == "0":  # all processes of a machine read the same command line
             sys.stderr.write("".join(f"{note}\n" for note in config._call.notes))
         return config
+
+    def check_options(self) -> None:
+        """Raise UserError for an option that does not fit the settings; a recipe's class may override this."""
 
     @classmethod
     def load(cls: type[C], path: str, overrides: Sequence[str] = ()) -> C:

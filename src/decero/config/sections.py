@@ -26,6 +26,9 @@ NO_ARCHITECTURE = (  # fields of a configuration that say how a model is called 
 COMMIT = re.compile(r"[0-9a-f]{40}")  # a branch, a tag or a short hash may name other code tomorrow
 
 
+Kept = str | Annotated[int, Field(ge=-(2**63), lt=2**63)]  # a value of a column
+
+
 class Section(BaseModel):
     """Hold one part of the settings. Unknown keys, wrong types and numbers out of bounds are errors."""
 
@@ -94,6 +97,9 @@ class SourceSection(Section):
     revision: str | None = Field(None, description="commit of a hub data set")
     streaming: bool = Field(False, description="read a hub data set over the network without downloading it whole")
     max_rows: int | None = Field(None, ge=1, le=MOST_ROWS, description="keep only this many first rows of each split")
+    where: dict[str, Kept | list[Kept]] | None = Field(
+        None, description="keep only rows with these values: column -> value or list of values, e.g. {lang: es}"
+    )
     validation_fraction: float = Field(
         0.0, ge=0, lt=1, description="share of train to hold out if there is no validation split"
     )
@@ -111,6 +117,13 @@ class SourceSection(Section):
     def _what_streams(self):
         if self.streaming and self.files is not None:
             raise ValueError("data.streaming works only with data.name; files are memory-mapped, so remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_filtered(self):
+        if self.where and (self.streaming or getattr(self, "parallel", None)):
+            other = "streaming" if self.streaming else "parallel"
+            raise ValueError(f"data.where: rows of {other} are not filtered; remove it, or {other}")
         return self
 
     def source(self) -> dict[str, Any]:
@@ -134,8 +147,8 @@ class DataSection(SourceSection):
 
 
 CORPUS_ARGUMENTS = (
-    "name", "files", "config_name", "revision", "streaming", "buffer_size", "sample_by", "max_rows", "text_column",
-    "validation_fraction", "test_fraction",
+    "name", "files", "config_name", "revision", "streaming", "buffer_size", "sample_by", "max_rows", "where",
+    "text_column", "validation_fraction", "test_fraction",
 )  # fmt: skip
 
 

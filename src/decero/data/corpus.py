@@ -14,6 +14,7 @@ from decero.data.column_names import Wanted, missing_column
 from decero.data.columns import text_hashes
 from decero.data.embedded import EMBEDDED
 from decero.data.hub_rows import keep_rows, open_hub, read_hub
+from decero.data.row_filter import Where, rows_where
 from decero.data.stream import READING, Texts
 from decero.data.text_files import SPLITS, find_files, open_files, read_files
 from decero.errors import UserError, root_line
@@ -30,12 +31,14 @@ def load_corpus(
     streaming: bool = False,
     sample_by: str = "paragraph",
     max_rows: int | None = None,
+    where: Where | None = None,
     text_column: str = "text",
     columns: Wanted | None = None,
     validation_fraction: float = 0.0,
     test_fraction: float = 0.0,
     number_rows: bool = False,
     say: Callable[[str], object] = lambda line: None,
+    needs_train: bool = True,
 ) -> DatasetDict:
     """Load a memory-mapped `DatasetDict` with `train` and, if given or split off, `validation` and `test`.
 
@@ -43,18 +46,21 @@ def load_corpus(
     files: instead of a name; split -> paths, globs or folders of txt, jsonl, csv, tsv or parquet (compressed or not).
     streaming: read the hub data set row by row as it arrives, and keep `max_rows` of each split.
     sample_by: what one row of a txt file is: `line`, `paragraph` or `document`.
+    where: keep only rows with these values, column -> value or values; before `max_rows` counts.
     columns: of files, the columns to read besides `text_column`, each with the setting that names it; all columns when
         not given. `a.b` is field b of the nested column a. Columns of csv and tsv files are text, as it is written.
     validation_fraction, test_fraction: split off from train if the corpus has no such split. The split of a row depends
         only on its text: equal texts are always in the same split, and new rows move no old row.
     number_rows: where rows are split off, keep their numbers, see `source_rows`.
     say: called with a line for each split that `max_rows` cuts, where its size is known.
+    needs_train: whether a corpus without a train split is refused.
 
-    Raises UserError: an unknown name, file or column; text that is not UTF-8 (with file and line); an empty split.
+    Raises UserError: an unknown name, file or column; text that is not UTF-8 (with file and line); an empty split; a
+    split without a row that `where` keeps.
     """
     if (name is None) == (files is None):
         raise UserError("data: give exactly one of data.name (a data set) and data.files (split -> paths)")
-    wanted = {text_column: "data.text_column"} | (columns or {})
+    wanted = {text_column: "data.text_column"} | (columns or {}) | dict.fromkeys(where or {}, "data.where")
     if files is not None:
         corpus = DatasetDict(
             {split: read_files(split, each, sample_by, wanted, columns is None) for split, each in files.items()}
@@ -62,12 +68,14 @@ def load_corpus(
     elif name in EMBEDDED:
         corpus = EMBEDDED[name](None)
     else:
-        arriving = max_rows if streaming else None
+        arriving = max_rows if streaming and not where else None  # all of them, where only some are kept
         corpus = read_hub(str(name), config_name, revision, streaming, arriving, wanted, columns is None)
-    if not streaming:
+    if where:
+        corpus = rows_where(corpus, where)
+    if not streaming or where:
         corpus = DatasetDict({split: _first_rows(rows, split, max_rows, say) for split, rows in corpus.items()})
-    where = name or "data.files"
-    return _complete(corpus, text_column, validation_fraction, test_fraction, where, number_rows)
+    fractions = validation_fraction, test_fraction
+    return _complete(corpus, text_column, *fractions, name or "data.files", number_rows, needs_train)
 
 
 def _first_rows(dataset: Dataset, split: str, max_rows: int | None, say: Callable[[str], object]) -> Dataset:
@@ -137,10 +145,11 @@ def open_corpus(
 def _complete(
     corpus: DatasetDict, text_column: str, validation_fraction: float, test_fraction: float, where: str,
     number_rows: bool = False,
+    needs_train: bool = True,
 ) -> DatasetDict:  # fmt: skip
     """Keep the known splits, check that each has text, and split off the missing ones from train."""
     corpus = DatasetDict({split: corpus[split] for split in SPLITS if split in corpus})
-    if "train" not in corpus:
+    if "train" not in corpus and (needs_train or not corpus or validation_fraction or test_fraction):
         raise UserError(f"{where}: no train split; found {', '.join(corpus) or 'none'}; give data.files.train")
     for split, dataset in corpus.items():
         check_text(dataset, text_column, f"{where} ({split})")

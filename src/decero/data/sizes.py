@@ -13,7 +13,7 @@ class BatchSize:
 
     examples: texts, pairs or pictures.
     tokens: input and target tokens without padding; budgets count these.
-    scored: items in the sum of the loss.
+    scored: items in the sum of the loss, or the sum of their weights.
     places: positions, padding included, or patches of a picture.
     pairs: pairs of positions in self-attention: places times the length of their row.
     written_places, written_pairs: the same for the decoder of an encoder-decoder.
@@ -38,7 +38,7 @@ class BatchSize:
         return BatchSize(*(factor * value for value in vars(self).values()))
 
 
-def text_batch_size(batch: dict[str, Tensor], scored: int, examples: int) -> BatchSize:
+def text_batch_size(batch: dict[str, Tensor], scored: float, examples: int) -> BatchSize:
     """Return the size of a token batch, padded or packed.
 
     batch: `input_ids`, `attention_mask` and, for an encoder-decoder, `decoder_input_ids`. scored, examples: its counts.

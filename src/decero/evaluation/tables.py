@@ -46,7 +46,7 @@ def rows(verdict) -> list[dict]:
         result.append(
             {
                 "contender": contender,
-                "cells": [_cell(verdict, contender, budget, compared) for budget in verdict.budgets],
+                "cells": [cell_of(verdict, contender, budget, compared) for budget in verdict.budgets],
                 "others": [*sizes, duration(time), once, *own],
             }
         )
@@ -93,7 +93,7 @@ def escaped(text: str) -> str:
     return html.escape(" ".join(str(text).split()), quote=False)
 
 
-def _cell(verdict, contender: str, budget: int | None, compared: dict) -> tuple[str, str]:
+def cell_of(verdict, contender: str, budget: int | None, compared: dict) -> tuple[str, str]:
     """Return text and note of a cell, such as `("61.0 ± 3.4 ▼", "1 of 3 failed")`."""
     cell = verdict.cell(contender, budget)
     if cell is None:

@@ -6,9 +6,26 @@ from decero.evaluation.metrics import HIGHER_IS_BETTER
 from decero.evaluation.text_metrics import TEXT_METRICS
 from decero.formatting import duration
 
-PERCENT = ("accuracy", "f1_macro", "f1_micro", "exact_match", "label_accuracy", "token_f1", "eval_accuracy")
+PERCENT = (
+    "accuracy",
+    "f1_macro",
+    "f1_micro",
+    "exact_match",
+    "label_accuracy",
+    "token_f1",
+    "eval_accuracy",
+    "accuracy_normalized",
+)
 HUNDRED = (*TEXT_METRICS["translation"], *TEXT_METRICS["summarization"])  # they go from 0 to 100 by themselves
-MEANS = ("accuracy", "label_accuracy", "mse", "mae", *TEXT_METRICS["summarization"], *TEXT_METRICS["text"])
+MEANS = (
+    "accuracy",
+    "accuracy_normalized",
+    "label_accuracy",
+    "mse",
+    "mae",
+    *TEXT_METRICS["summarization"],
+    *TEXT_METRICS["text"],
+)
 DECIMALS = ("bits_per_byte", "loss", "eval_loss")  # a hundredth of them is much
 REGRESSION = ("mse", "mae", "pearson", "spearman")
 TITLES = {
@@ -18,6 +35,7 @@ TITLES = {
     "bleu": "BLEU", "chrf": "chrF", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L",
     "rougeLsum": "ROUGE-Lsum", "token_f1": "F1 of words", "bits_per_byte": "bits a byte", "loss": "loss",
     "perplexity": "perplexity", "eval_loss": "loss (nats a token)", "eval_accuracy": "token accuracy",
+    "accuracy_normalized": "accuracy by nats a byte",
 }  # fmt: skip
 
 

@@ -150,7 +150,7 @@ def _load(
     later = isinstance(pad, int) and not 0 <= pad < own  # of a row to come; -1 in some Llama checkpoints means none
     model = load_pretrained(
         auto_class, checkpoint, new_head=new_head, dtype=torch.float32,
-        new_labels=overrides.get("num_labels", config.num_labels) != config.num_labels,
+        new_labels=new_head and overrides.get("num_labels", config.num_labels) != config.num_labels,
         **(overrides | ({"pad_token_id": None} if later else {})),
     )  # fmt: skip
     if wanted != own:

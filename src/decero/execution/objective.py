@@ -30,24 +30,32 @@ from decero.execution.unwrap import unwrap
 Batch = dict[str, Tensor]
 
 
+def pooled_logits(model: nn.Module, batch: Batch) -> Tensor:
+    """Return the logits of a head that pools, (texts, labels)."""
+    return logits_of(model, batch, per_text=True)
+
+
 @dataclass(frozen=True)
 class Objective:
     """Describe a task to the training loop.
 
-    collate: rows -> batch. loss: (model, batch) -> summed loss. count: batch -> number of items in the sum.
+    collate: rows -> batch. loss: (model, batch) -> summed loss. count: batch -> number of items in the sum, or the sum
+    of their weights.
     per_text: names of tensors with one item per text; the others have one item per token.
     batch_size: (batch, scored items, examples) -> its size. row_lengths: rows -> tokens read and tokens written, both
     (rows,). With these two, loader, forecast and packing need no field names. An image is one row of length 1.
     packable: whether several rows, such as texts, may be packed into one.
+    logits: (model, batch) -> what a prediction is made of, (batch, ...); by default the logits of a head that pools.
     """
 
     collate: Callable[[list[dict]], Batch]
     loss: Callable[[nn.Module, Batch], Tensor]
-    count: Callable[[Batch], int]
+    count: Callable[[Batch], float]
     per_text: tuple[str, ...] = ()
-    batch_size: Callable[[Batch, int, int], BatchSize] = text_batch_size
+    batch_size: Callable[[Batch, float, int], BatchSize] = text_batch_size
     row_lengths: Callable[[Dataset], tuple[np.ndarray, np.ndarray]] = side_lengths
     packable: bool = True
+    logits: Callable[[nn.Module, Batch], Tensor] = pooled_logits
 
     @property
     def packed(self) -> bool:
@@ -72,20 +80,38 @@ def masked_lm(collate: Callable[[list[dict]], Batch], scored_queries: bool = Tru
     return Objective(collate, loss, lambda batch: int((batch["labels"] != IGNORED).sum()))
 
 
-def classification(collate: Callable[[list[dict]], Batch], problem_type: str) -> Objective:
-    """Sum over examples: cross-entropy, binary cross-entropy (mean over labels) or squared error."""
+def classification(
+    collate: Callable[[list[dict]], Batch], problem_type: str, weights: np.ndarray | None = None
+) -> Objective:
+    """Sum over examples: cross-entropy, binary cross-entropy (mean over labels) or squared error.
+
+    weights: of labels, (labels,), from `class_weights`. They multiply the loss of their examples (of the positive
+    ones, with several labels). The divisor of a step is then the sum of the weights in it, so it stays a weighted mean.
+    """
+    weight_K = None if weights is None else torch.tensor(weights, dtype=torch.float32)
     losses = {
-        "single_label_classification": lambda logits, labels: F.cross_entropy(logits, labels, reduction="sum"),
-        "multi_label_classification": lambda logits, labels: (
-            F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=-1).sum()
+        "single_label_classification": lambda logits, labels, weight: F.cross_entropy(
+            logits, labels, weight, reduction="sum"
         ),
-        "regression": lambda logits, labels: F.mse_loss(logits.squeeze(-1), labels, reduction="sum"),
+        "multi_label_classification": lambda logits, labels, weight: (
+            F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight, reduction="none").mean(dim=-1).sum()
+        ),
+        "regression": lambda logits, labels, weight: F.mse_loss(logits.squeeze(-1), labels, reduction="sum"),
     }
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
-        return losses[problem_type](logits_of(model, batch, per_text=True).float(), batch["labels"])
+        logits = logits_of(model, batch, per_text=True).float()
+        return losses[problem_type](logits, batch["labels"], None if weight_K is None else weight_K.to(logits.device))
 
-    return Objective(collate, loss, lambda batch: len(batch["labels"]), per_text=("labels",))
+    def count(batch: Batch) -> float:
+        labels = batch["labels"].cpu()
+        if weight_K is None:
+            return len(labels)
+        if problem_type == "single_label_classification":
+            return float(weight_K[labels].sum())
+        return float(torch.where(labels > 0, weight_K, 1.0).mean(dim=-1).sum())
+
+    return Objective(collate, loss, count, per_text=("labels",))
 
 
 def language_model(collate: Callable[[list[dict]], Batch], label_smoothing: float = 0.0) -> Objective:

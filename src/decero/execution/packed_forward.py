@@ -21,6 +21,7 @@ from decero.execution.unwrap import unwrap
 from decero.models.modeling_encoder import Pooler
 
 Batch = dict[str, Tensor]
+NOT_READ = ("labels", "num_choices")  # tensors of a batch that a model does not read
 
 
 def block_mask(
@@ -49,7 +50,7 @@ def packed_outputs(model: nn.Module, batch: Batch) -> Any:
     if "flash" in backend:
         raise UserError(f"packing: {backend} does not support block masks; set model.attn_implementation=sdpa")
     inputs, text_BL = dict(batch), batch["text_ids"]
-    for name in ("labels", "text_ids", "decoder_text_ids", "attention_mask"):
+    for name in (*NOT_READ, "text_ids", "decoder_text_ids", "attention_mask"):
         inputs.pop(name, None)
     if first := first_position(bare):
         inputs["position_ids"] = inputs["position_ids"] + first
@@ -59,6 +60,8 @@ def packed_outputs(model: nn.Module, batch: Batch) -> Any:
         causal = bare.can_generate() or bool(getattr(config, "is_decoder", False)) or takes_cache(accepted)
         mask = block_mask(text_BL, text_BL, causal, backend, bare.dtype)
         cache = {"use_cache": False} if "use_cache" in accepted else {}
+        if "num_choices" in batch:
+            return one_choice_a_row(model, inputs | {"attention_mask": mask})
         return model(**inputs, attention_mask=mask, **cache)
     # Self-attention of the encoder and cross-attention need different masks, so the encoder is called separately.
     encoder_inputs = {"attention_mask": block_mask(text_BL, text_BL, False, backend, bare.dtype)}
@@ -124,7 +127,28 @@ def logits_of(model: nn.Module, batch: Batch, per_text: bool = False) -> Tensor:
     """Return the logits for a padded or packed batch, without its labels. per_text: the head pools."""
     if "text_ids" in batch:
         return packed_logits(model, batch, per_text)
-    return model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    return padded_outputs(model, batch).logits
+
+
+def padded_outputs(model: nn.Module, batch: Batch) -> Any:
+    """Run `model` on a padded batch without its labels."""
+    inputs = {name: tensor for name, tensor in batch.items() if name not in NOT_READ}
+    return one_choice_a_row(model, inputs) if "num_choices" in batch else model(**inputs)
+
+
+def one_choice_a_row(model: nn.Module, inputs: dict[str, Any]) -> Any:
+    """Run a model whose head chooses, on inputs (texts, length); logits are (texts, 1).
+
+    Such a head reads (rows, choices, length), so each text is a row with one choice. It would also flatten a block
+    mask. Therefore the base model gets `inputs` as they are, from a hook.
+    """
+    hook = unwrap(model).base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: ((), kwargs | inputs), with_kwargs=True
+    )
+    try:
+        return model(**{name: tensor.unsqueeze(1) for name, tensor in inputs.items() if tensor.dim() == 2})
+    finally:
+        hook.remove()
 
 
 @torch.no_grad()
@@ -148,7 +172,7 @@ def prove(model: nn.Module, padded: Batch, packed: Batch, per_text: bool = False
     torch.backends.cuda.matmul.allow_tf32 = False  # TF32 rounds to 5e-4
     try:
         with torch.autocast(next(bare.parameters()).device.type, enabled=False):
-            expected = bare(**{n: t for n, t in padded.items() if n != "labels"}).logits
+            expected = padded_outputs(bare, padded).logits
             if not per_text:
                 expected = expected[text_BL[text_BL > 0] - 1, position_BL[text_BL > 0]]
             got = outputs(packed)

@@ -29,6 +29,7 @@ HEADS = {
     "AutoModelForSequenceClassification": ("text-classification", "Classifying texts like those it was trained on."),
     "AutoModelForTokenClassification": ("token-classification", "Labelling the tokens of texts like those it read."),
     "AutoModelForQuestionAnswering": ("question-answering", "Finding the answer to a question inside a given text."),
+    "AutoModelForMultipleChoice": (None, "Choosing the right one of several answers to a question."),
     "AutoModel": ("feature-extraction", "Turning tokens into vectors, and being fine-tuned with a head of your own."),
 }
 

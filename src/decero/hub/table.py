@@ -24,6 +24,7 @@ KEPT_IF_THERE = ("reads_pairs", "decision_threshold")  # what a recipe wrote int
 TRAINING = ("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout", "classifier_dropout")
 STARTS = {"initializer_range", "embedding_initializer_range"}  # used only for random initial weights
 GENERIC = {f.name for f in fields(PreTrainedConfig)} | {"use_cache"} | STARTS  # do not change the outputs
+POOLED = ("ForSequenceClassification", "ForMultipleChoice")
 LM_HEADS = ("ForMaskedLM", "ForCausalLM", "ForConditionalGeneration")
 # Fields of decero that only some models use: (configuration, head) -> does this model use it?
 ACTS: dict[str, Callable[[Any, str], bool]] = {
@@ -34,8 +35,8 @@ ACTS: dict[str, Callable[[Any, str], bool]] = {
     "relative_attention_num_buckets": lambda c, head: c.position_embedding_type == "relative",
     "relative_attention_max_distance": lambda c, head: c.position_embedding_type == "relative",
     "max_position_embeddings": lambda c, head: c.position_embedding_type != "relative",
-    "classifier_pooling": lambda c, head: head == "ForSequenceClassification" or (head == "Model" and c.pooling_layer),
-    "classifier_dropout": lambda c, head: head.endswith("Classification"),
+    "classifier_pooling": lambda c, head: head in POOLED or (head == "Model" and c.pooling_layer),
+    "classifier_dropout": lambda c, head: head.endswith(("Classification", "MultipleChoice")),
     "pooling_layer": lambda c, head: head == "Model",
     "lm_head_transform": lambda c, head: head == "ForMaskedLM",
     "lm_head_transform_bias": lambda c, head: head == "ForMaskedLM" and c.lm_head_transform,

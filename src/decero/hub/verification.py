@@ -17,7 +17,7 @@ def random_batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Make three texts of random tokens for a decero model, two of them padded on the right.
 
     An encoder-decoder gets inputs for both sides. A classifier without a padding token cannot find the end of a text,
-    so it gets one text.
+    so it gets one text. A model that chooses gets one row of three choices.
     """
     config = model.config
     generator = torch.Generator().manual_seed(0)
@@ -38,6 +38,8 @@ def random_batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     elif getattr(config, "type_vocab_size", 0) > 1:
         types = torch.randint(0, config.type_vocab_size, batch["input_ids"].shape, generator=generator)
         batch["token_type_ids"] = types
+    if type(model).__name__.endswith("ForMultipleChoice"):  # the texts are three choices
+        batch = {name: tensor.unsqueeze(0) for name, tensor in batch.items()}
     return batch
 
 

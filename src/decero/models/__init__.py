@@ -5,6 +5,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -13,6 +14,7 @@ from transformers import (
 )
 
 from .configuration_decero import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
+from .modeling_choice import DeceroEncoderForMultipleChoice
 from .modeling_decoder import DeceroDecoderForCausalLM, DeceroDecoderForSequenceClassification, DeceroDecoderModel
 from .modeling_encoder import (
     DeceroEncoderForMaskedLM,
@@ -30,6 +32,7 @@ AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
         AutoModelForSequenceClassification: DeceroEncoderForSequenceClassification,
         AutoModelForTokenClassification: DeceroEncoderForTokenClassification,
         AutoModelForQuestionAnswering: DeceroEncoderForQuestionAnswering,
+        AutoModelForMultipleChoice: DeceroEncoderForMultipleChoice,
     },
     DeceroDecoderConfig: {
         AutoModel: DeceroDecoderModel,
@@ -58,6 +61,7 @@ __all__ = [
     "DeceroEncoderDecoderForConditionalGeneration",
     "DeceroEncoderDecoderModel",
     "DeceroEncoderForMaskedLM",
+    "DeceroEncoderForMultipleChoice",
     "DeceroEncoderForQuestionAnswering",
     "DeceroEncoderForSequenceClassification",
     "DeceroEncoderForTokenClassification",

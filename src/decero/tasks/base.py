@@ -94,7 +94,7 @@ class Task(ABC):
 
     recipe: ClassVar[str]
     Config: ClassVar[type[TrainingRun]]
-    auto_class: ClassVar[Any]
+    auto_class: Any  # a setting may choose another one for a run
     tokenizer_needs: ClassVar[tuple[str, ...]]
     needs_offsets: ClassVar[bool] = True
     splits: ClassVar[tuple[str, ...] | None] = None
@@ -153,7 +153,8 @@ class Task(ABC):
         with main_first(run.accelerator):
             read = {split: parts for split, parts in self.corpus.splits.items() if split in (wanted or (split,))}
             rows = {split: self.tokenize(parts, split) for split, parts in read.items()}
-        train = self.mix(rows.pop("train"))
+        # `--eval-only` needs no train split; rows to score then serve where packing is tested.
+        train = self.mix(rows.pop("train") if "train" in rows else next(iter(rows.values())))
         for note in self.corpus.notes if run.progress else ():
             run.print(note)
         cut = sum(train["truncated"]) / len(train) if "truncated" in getattr(train, "column_names", ()) else 0
@@ -186,9 +187,15 @@ class Task(ABC):
         return add_adapter(model, peft, source, self.auto_class, self.config.seed)
 
     def initial_model(self, section: ModelSection) -> PreTrainedModel:
-        """The model without an adapter, with the head of the task."""
+        """The model without an adapter, with the head of the task; `--eval-only` asks that a checkpoint has it."""
         return build_model(
-            section, self.auto_class, self.tokenizer, self.max_length, self.config.seed, **self.model_fields()
+            section,
+            self.auto_class,
+            self.tokenizer,
+            self.max_length,
+            self.config.seed,
+            new_head=not self.config.eval_only,
+            **self.model_fields(),
         )
 
     @abstractmethod

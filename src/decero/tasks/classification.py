@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from decero.config.finetuning import FinetuneClassification
 from decero.config.sections import ModelSection
+from decero.data.class_weights import class_weights
 from decero.data.collators import ClassificationCollator
 from decero.data.corpus import load_corpus, source_rows
 from decero.data.folds import one_fold
@@ -91,6 +92,11 @@ class Classification(Task):
         total = len(corpus["train"])
         corpus["train"] = label_budget(corpus["train"], data.max_train_rows, problem_type, self.config.seed)
         notes += cut_note("train", len(corpus["train"]), total, "data.max_train_rows")
+        if self.config.eval_only and known and in_known_order(names, known) is None:
+            raise UserError(
+                f"--eval-only: {self.config.model.name_or_path} has the labels {', '.join(known[:20])}, and train has "
+                f"{', '.join(names[:20])}; name those of train as the model does"
+            )
         if known:
             notes.append(f"{self.config.model.name_or_path}: {self._head_line(names, known)}")
         columns = (data.text_column, *([data.text_pair_column] if data.text_pair_column else []))
@@ -136,10 +142,19 @@ class Classification(Task):
         # A model without segments cannot read the tokenizer's segment ids.
         segments = getattr(unwrap(model).config, "type_vocab_size", 2) >= 2
         left_out = () if segments else ("token_type_ids",)
-        return classification(ClassificationCollator(self.tokenizer, left_out), self.problem_type)
+        return classification(ClassificationCollator(self.tokenizer, left_out), self.problem_type, self._weights())
+
+    def _weights(self) -> np.ndarray | None:
+        """The weight of each label in the training loss; None for `class_weights: none`."""
+        choice, corpus = self.config.objective.class_weights, self.corpus
+        if choice == "none":
+            return None
+        return class_weights(choice, corpus.splits["train"][""]["labels"][:], corpus.label_names, self.problem_type)
 
     def reported_objective(self, model: nn.Module) -> Objective:
-        return self.training_objective or self.objective(model)  # packed rows serve evaluations, too
+        """The loss without class weights. Packed rows serve evaluations, too."""
+        collate = (self.training_objective or self.objective(model)).collate
+        return classification(collate, self.problem_type)
 
     def _predict(self, run: Run, model: nn.Module, rows: Dataset) -> tuple[dict[str, float], np.ndarray]:
         """The metrics of some rows, and their logits."""

@@ -23,27 +23,36 @@ def record_of(run: Run, task: Task, result: TrainResult, data: TaskData) -> dict
         raise UserError(
             f"{run.output}: the scores are not finite ({bad[0]}): the run diverged; lower optim.learning_rate"
         )
-    return {"seed": run.seed} | facts | result.record() | {"metric": metric}
+    scored = {"scored": run.config.model.name_or_path} if run.eval_only else {}
+    return {"seed": run.seed} | scored | facts | result.record() | {"metric": metric}
 
 
 def finish(run: Run, task: Task, result: TrainResult, data: TaskData) -> None:
     """Save the model to model/, score it, write result.json, print the scores, and push where the settings ask for it.
 
     The model is saved before it is scored, because scoring may fail. The record is written before the push, because
-    the push sends it.
+    the push sends it. With `--eval-only` there is no new model to save.
     """
     task.calibrate(run, result.model, data)
+    if run.eval_only:
+        return show(run, task, write_result(run.output, run.accelerator, record_of(run, task, result, data)))
     task.prepare_to_save(unwrap(result.model))
-    folder = run.save_model(result.model, task.tokenizer)
+    run.save_model(result.model, task.tokenizer)
     record = record_of(run, task, result, data)
     write_result(run.output, run.accelerator, record)
     drop_last(run, result.best)
     if task.generates:
         warn_of_generation(run, result.model)
+    show(run, task, record)
+    push_once(run)
+
+
+def show(run: Run, task: Task, record: dict[str, Any]) -> None:
+    """Print the scores, and behind those of a new model what to do with it."""
     split = f"{record['split']} " if "split" in record else ""
     figures = ", ".join(f"{name} {value:.4f}" for name, value in record["metric"].items())
-    run.print(f"{folder}: {split}{figures}{task.remark}", *next_steps(task, run))
-    push_once(run)
+    scored = run.config.model.name_or_path if run.eval_only else run.output / "model"
+    run.print(f"{scored}: {split}{figures}{task.remark}", *([] if run.eval_only else next_steps(task, run)))
 
 
 def next_steps(task: Task, run: Run) -> list[str]:
@@ -59,10 +68,10 @@ def is_finished(run: Run) -> bool:
     record = finished(run.config)
     if record is None:
         return False
-    if not (run.output / "model").is_dir():
+    if not (run.output / "model").is_dir() and "scored" not in record:
         raise UserError(f"{run.output}/model is gone; delete result.json, then --resume writes both again")
     run.print(f"{run.config.output} is finished: {record['metric']}")
-    if not run.config.dry_run:
+    if not run.config.dry_run and "scored" not in record:
         drop_last(run, record.get("best", {}))
         push_once(run)
     return True

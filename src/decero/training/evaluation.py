@@ -41,7 +41,7 @@ def mean_loss(
             loss_and_count = float(objective.loss(bare, batch)), objective.count(batch)
             totals += torch.tensor(loss_and_count, dtype=torch.float64).to(totals)
     total, scored = accelerator.reduce(totals, reduction="sum").tolist()
-    return {"loss": total / max(scored, 1.0), "scored": scored}
+    return {"loss": total / (scored or 1.0), "scored": scored}
 
 
 @torch.no_grad()
@@ -64,21 +64,23 @@ def predict_logits(
 ) -> np.ndarray:
     """Return the logits of every example in data set order.
 
-    (examples, labels) fp32, the same on every process.
+    (examples, labels) fp32, the same on every process. Where batches differ in width, the missing ones are -inf.
     """
     indices, logits = [], []
     with evaluating(accelerator, model) as bare:
         for places, batch in _batches(accelerator, dataset, objective, batch_size):
             indices += places
-            logits.append(logits_of(bare, batch, per_text=True).float())
+            logits.append(objective.logits(bare, batch).float())
 
     # Shares differ by at most one example. Shorter ones are padded with rows of index -1, which are dropped below.
-    width = logits[0].shape[1] if logits else bare.config.num_labels
+    widest = torch.tensor([max((each.shape[1] for each in logits), default=1)], device=accelerator.device)
+    width = int(accelerator.gather(widest).max())
     share = -(-len(dataset) // accelerator.num_processes)
-    own_logits = torch.zeros(share, width, device=accelerator.device)
+    own_logits = torch.full((share, width), -torch.inf, device=accelerator.device)
     own_rows = torch.full((share,), -1, dtype=torch.long, device=accelerator.device)
     if logits:
-        own_logits[: len(indices)] = torch.cat(logits)
+        padded = [nn.functional.pad(each, (0, width - each.shape[1]), value=-torch.inf) for each in logits]
+        own_logits[: len(indices)] = torch.cat(padded)
         own_rows[: len(indices)] = torch.tensor(indices, device=accelerator.device)
     gathered, rows = accelerator.gather(own_logits).cpu().numpy(), accelerator.gather(own_rows).cpu().numpy()
     ordered = np.empty((len(dataset), width), dtype=np.float32)

@@ -52,7 +52,7 @@ def backward(
         sizes = [micro.size(objective) for micro in micro_batches]
         counts = torch.tensor([(size.scored, size.tokens) for size in sizes], dtype=torch.float64).sum(dim=0)
         scored, tokens = accelerator.reduce(counts.to(accelerator.device), reduction="sum").tolist()
-        losses, failed = accumulate(accelerator, model, objective, micro_batches, max(scored, 1.0))
+        losses, failed = accumulate(accelerator, model, objective, micro_batches, scored or 1.0)
         if failed:
             model.zero_grad()
             clear_device_cache(garbage_collection=True)
@@ -67,7 +67,7 @@ def backward(
         model.zero_grad()
         restore_random_state(random_state_before)
         accelerator.print(f"out of memory at step {step + 1}: {halve(model, loader, too_large, step)}")
-    loss = sum(total for total, _, _ in results) / max(scored, 1.0)
+    loss = sum(total for total, _, _ in results) / (scored or 1.0)
     if not math.isfinite(loss):  # the sum is the same everywhere, so every process stops before the update
         check_weights(accelerator, model, step)
         suspect = next((m for m, own in zip(micro_batches, losses, strict=True) if not torch.isfinite(own)), None)

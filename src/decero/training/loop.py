@@ -73,11 +73,13 @@ def train(
     The gradient of a step is that of the mean loss over the scored items of the whole global batch. It does not depend
     on how the batch is split into micro-batches and over processes. evaluate: model -> metrics, called as
     `training.eval_strategy` says. In a sharded run it gets a `Sharded` model, to be gathered with `evaluating`. The
-    returned model is never sharded.
+    returned model is never sharded. With `--eval-only` it is `model` as it is.
 
     Raises UserError before the update when a loss or gradient is not finite, with the step, the examples and the layer.
     """
     accelerator, training, optim, output, seed = run.accelerator, run.training, run.optim, run.output, run.seed
+    if run.eval_only:
+        return TrainResult(accelerator.prepare_model(model.eval(), evaluation_mode=True))
     loader = step_loader(accelerator, dataset, objective, training, seed)
     last, steps_per_epoch = loader.last, loader.steps_per_epoch
     if training.metric_for_best_model and evaluate is None:
@@ -161,8 +163,7 @@ def train(
                 now = time.perf_counter()
                 rate, waited = (result.tokens - tokens_before) / (now - since), loader.waited / (now - since)
                 since, tokens_before, loader.waited = now, result.tokens, 0.0
-                mean = running["loss"] / running["steps"]
-                running = {"loss": 0.0, "steps": 0}
+                mean, running = running["loss"] / running["steps"], {"loss": 0.0, "steps": 0}
                 log.write(
                     step=done, epoch=loader.epoch(done), loss=mean, learning_rate=learning_rate(step),
                     grad_norm=norm, tokens=result.tokens, tokens_per_s=round(rate), data_wait=round(waited, 4),

@@ -54,6 +54,11 @@ class Run:
         """Return whether this is the main process, which writes the files."""
         return self.accelerator.is_main_process
 
+    @property
+    def eval_only(self) -> bool:
+        """Return whether the model is scored as it is, and nothing is trained."""
+        return self.config is not None and self.config.eval_only
+
     def print(self, *lines: str) -> None:
         """Print lines once, on the main process."""
         self.accelerator.print("\n".join(lines))

@@ -154,6 +154,8 @@ def batch():
             inputs |= {"decoder_input_ids": ids, "decoder_attention_mask": mask}
         if case.family.name == "bert":
             inputs["token_type_ids"] = torch.randint(0, 3, (3, 11), generator=generator)
+        if case.head == "ForMultipleChoice":  # two choices a row
+            inputs = {name: torch.stack([tensor, tensor.roll(1, dims=0)], dim=1) for name, tensor in inputs.items()}
         return inputs, mask.bool()
 
     return build

@@ -78,6 +78,7 @@ BERT = Family(
         "ForSequenceClassification": Head("BertForSequenceClassification", "bert.", "classifier classifier"),
         "ForTokenClassification": Head("BertForTokenClassification", "bert.", "classifier classifier"),
         "ForQuestionAnswering": Head("BertForQuestionAnswering", "bert.", "qa_outputs qa_outputs"),
+        "ForMultipleChoice": Head("BertForMultipleChoice", "bert.", "classifier classifier"),
     },
     also_loads={"BertForPreTraining": "BertForMaskedLM"},
     left_behind=r"cls\.seq_relationship\..*|(bert\.)?pooler\..*",
@@ -127,6 +128,7 @@ ROBERTA = Family(
         ),
         "ForTokenClassification": Head("RobertaForTokenClassification", "roberta.", "classifier classifier"),
         "ForQuestionAnswering": Head("RobertaForQuestionAnswering", "roberta.", "qa_outputs qa_outputs"),
+        "ForMultipleChoice": Head("RobertaForMultipleChoice", "roberta.", "classifier classifier"),
     },
     left_behind=r"(roberta\.)?pooler\..*",
 )
