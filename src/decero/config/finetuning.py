@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from decero.config.distill_sections import DistillTexts
 from decero.config.sections import MOST_ROWS, MOST_TOKENS, MOST_WORKERS, LabelledData, Section, SourceSection
 from decero.config.training_run import TrainingRun
 
@@ -14,6 +15,13 @@ class ClassificationSection(Section):
     problem_type: ProblemType = Field(
         "single_label_classification", description="kind of label: one class, several classes, or a number"
     )
+    distill: DistillTexts | None = Field(None, description="learn from the outputs of a teacher, too")
+
+    @model_validator(mode="after")
+    def _temperature_of_classes(self):
+        if self.problem_type == "regression" and self.distill and self.distill.temperature:
+            raise ValueError("objective.distill.temperature: a regression has none; remove it")
+        return self
 
 
 class PairTask(SourceSection):
