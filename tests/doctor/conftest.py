@@ -37,6 +37,12 @@ def pairs(size, start=0):
     return [{"source": f"{sentence(n, 7)} {n}", "target": sentence(n + 3, 5)} for n in range(start, start + size)]
 
 
+def summaries(size, start=0):
+    """Make documents of three sentences; the summary is one of them."""
+    texts = [[f"{sentence(3 * n + k, 7)} {n} {k}." for k in range(3)] for n in range(start, start + size)]
+    return [{"text": " ".join(text), "summary": text[n % 3]} for n, text in enumerate(texts)]
+
+
 @pytest.fixture(autouse=True, scope="package")
 def _one_thread():
     """Matrices this small are slower on several threads."""
@@ -83,6 +89,7 @@ KINDS = {  # recipe -> tokenizer, preset, rows, further settings
     ),
     "finetune_seq2seq": ("sentinels", "encoder_decoder", pairs, {"objective": {"label_smoothing": 0.1}}),
     "finetune_causal_lm": ("bpe", "decoder", pairs, {"objective": {"separator": ":"}}),
+    "finetune_extractive_summaries": ("wordpiece", "encoder", summaries, {"objective": {"num_sentences": 1}}),
 }  # fmt: skip
 
 
