@@ -39,8 +39,8 @@ def pairs(size, start=0):
 
 def summaries(size, start=0):
     """Make documents of three sentences; the summary is one of them."""
-    texts = [[f"{sentence(3 * n + k, 7)} {n} {k}." for k in range(3)] for n in range(start, start + size)]
-    return [{"text": " ".join(text), "summary": text[n % 3]} for n, text in enumerate(texts)]
+    texts = [[f"{sentence(n + k, 3 + k)} {n}" for k in range(3)] for n in range(start, start + size)]
+    return [{"text": "\n\n".join(text), "summary": text[n % 3]} for n, text in enumerate(texts)]
 
 
 @pytest.fixture(autouse=True, scope="package")

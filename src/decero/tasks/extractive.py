@@ -31,6 +31,7 @@ from decero.tasks.base import Corpus, Scores, Task, TaskData, cut_note
 from decero.training.evaluation import mean_loss, predict_tokens
 from decero.training.runs import Run
 
+LABELS = ("leave", "take")  # of a sentence
 CEILING_ROWS = 1000  # that the first lines of a run are measured on
 FEATURES = Features(
     {
@@ -66,7 +67,7 @@ class ExtractiveSummaries(Task):
             notes += cut_note("train", budget, len(full), "data.max_train_rows")
             full = np.sort(np.random.default_rng(self.config.seed).permutation(full)[:budget])
         corpus["train"] = corpus["train"].select(full)
-        return Corpus({split: {"": texts} for split, texts in corpus.items()}, columns, notes=tuple(notes))
+        return Corpus({split: {"": texts} for split, texts in corpus.items()}, columns, LABELS, tuple(notes))
 
     def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
         """A row a document: its tokens, and at the mark of each sentence whether the oracle chooses it."""
@@ -130,7 +131,8 @@ class ExtractiveSummaries(Task):
     # --- model and objective
 
     def model_fields(self) -> dict[str, Any]:
-        return {"num_labels": 2, "id2label": {0: "leave", 1: "take"}, "label2id": {"leave": 0, "take": 1}}
+        ids = {name: i for i, name in enumerate(LABELS)}
+        return {"num_labels": 2, "id2label": dict(enumerate(LABELS)), "label2id": ids}
 
     def build_model(self, section: ModelSection | None = None) -> PreTrainedModel:
         model = super().build_model(section)
