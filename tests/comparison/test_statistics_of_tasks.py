@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from decero.comparison.execute import fingerprint
+from decero.data.tokenizer import tokenizer_fingerprint
 from decero.execution.objective import row_nats, token_loss
 from decero.tasks import MaskedLM
 from decero.tasks.causal_lm import CausalLM
@@ -50,7 +50,7 @@ def test_a_copy_of_a_tokenizer_is_the_same_and_another_is_not(tokenizer, sentine
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     again("long " * 50, truncation=True, max_length=5)  # leaves its traces in the backend
-    assert fingerprint(again) == fingerprint(tokenizer) != fingerprint(sentinel_tokenizer)
+    assert tokenizer_fingerprint(again) == tokenizer_fingerprint(tokenizer) != tokenizer_fingerprint(sentinel_tokenizer)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "marian"])

@@ -45,6 +45,12 @@ def pairs(size, start=0):
     return [{"source": f"{sentence(n, 7)} {n}", "target": sentence(n + 3, 5)} for n in range(start, start + size)]
 
 
+def summaries(size, start=0):
+    """Make documents of three sentences; the summary is one of them."""
+    texts = [[f"{sentence(n + k, 3 + k)} {n}" for k in range(3)] for n in range(start, start + size)]
+    return [{"text": "\n\n".join(text), "summary": text[n % 3]} for n, text in enumerate(texts)]
+
+
 @pytest.fixture(autouse=True, scope="package")
 def _one_thread():
     """Matrices this small are slower on several threads."""
@@ -92,6 +98,7 @@ KINDS = {  # recipe -> tokenizer, preset, rows, further settings
     "finetune_multiple_choice": ("wordpiece", "encoder", questions, {"objective": {"score": "head"}}),
     "finetune_seq2seq": ("sentinels", "encoder_decoder", pairs, {"objective": {"label_smoothing": 0.1}}),
     "finetune_causal_lm": ("bpe", "decoder", pairs, {"objective": {"separator": ":"}}),
+    "finetune_extractive_summaries": ("wordpiece", "encoder", summaries, {"objective": {"num_sentences": 1}}),
 }  # fmt: skip
 
 

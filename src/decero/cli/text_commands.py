@@ -26,7 +26,7 @@ def add_translate(commands) -> None:
 
 def add_summarize(commands) -> None:
     """Add `decero summarize MODEL [TEXT|FILE|-]`."""
-    parser = _parser(commands, "summarize", "summarize each line with an encoder-decoder")
+    parser = _parser(commands, "summarize", "summarize each line with an encoder-decoder, or by its best sentences")
     _writes(parser)
     _speaks(parser)
 

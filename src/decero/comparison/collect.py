@@ -9,6 +9,7 @@ from typing import Any
 
 from decero.comparison.plan import Plan, PlannedRun, own_settings
 from decero.comparison.run_records import curve_in, is_number, record_in
+from decero.config.comparison import Contender
 from decero.data.packages import resolve_package_path
 from decero.errors import UserError
 from decero.evaluation import wording
@@ -44,10 +45,8 @@ def verdict_of(plan: Plan) -> tuple[Verdict, list[ScoredRun]]:
             )
         )  # fmt: skip
     config = plan.comparison
-    settings = {
-        name: ", ".join(f"{key.partition('.')[2]} {value}" for key, value in own.items())
-        for name, own in own_settings(config).items()
-    }
+    differing = own_settings(config)
+    settings = {name: _own(contender, differing.get(name, {})) for name, contender in config.contenders.items()}
 
     def against(reference: str) -> Verdict:
         return judge(
@@ -164,6 +163,14 @@ def _thresholds(plan: Plan) -> str:
         return ""
     chosen = f"chosen in each run by the {wording.name_of(plan.task.metrics[0])} on validation: "
     return f"{chosen if wanted == 'validation' else ''}{found[0]}" + (f" to {found[-1]}" if len(found) > 1 else "")
+def _own(contender: Contender, differing: dict[str, Any]) -> str:
+    """Describe the settings of a contender that differ from the shared ones, and its teacher."""
+    parts = [f"{key.partition('.')[2]} {value}" for key, value in differing.items()]
+    if contender.distill:
+        rest = ", ".join(f"{key} {value}" for key, value in contender.distill.items() if key != "teacher")
+        who = contender.teacher or contender.distill.get("teacher")
+        parts.append(f"taught by {who}{f' ({rest})' if rest else ''}")
+    return ", ".join(parts)
 
 
 def _lacks(name: str, metric: str) -> str:

@@ -1,8 +1,6 @@
 """Execute a plan: first every trial, then every run with the values that tuning chose."""
 
 import errno
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +9,13 @@ from typing import Any, TypeVar
 import datasets
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from transformers import PreTrainedTokenizerBase
 
 from decero.comparison.plan import SPLITS, Plan, PlannedRun
 from decero.comparison.run_records import in_one_line, problem_of, record_in
 from decero.comparison.simple_baselines import score_baseline
 from decero.comparison.tuning import failure, tuning_of
 from decero.config.recorded_settings import same_settings
+from decero.data.tokenizer import tokenizer_fingerprint
 from decero.errors import UserError, WriteError
 from decero.execution.unwrap import unwrap
 from decero.files import remove_folder
@@ -36,7 +34,8 @@ def execute(plan: Plan, opened: Run) -> None:
     """Do the runs that are not done yet, and report each in a line. A failed run is recorded; the others continue."""
     for note in plan.task.corpus.notes:
         opened.print(note)
-    everything = (*plan.trials, *plan.runs)
+    taught_last = sorted(plan.runs, key=lambda run: run.teacher is not None)  # their teachers must be trained
+    everything = (*plan.trials, *taught_last)
     for number, run in enumerate(everything, start=1):
         error = None
         if plan.trials and run.trial is None and run.baseline is None:
@@ -94,6 +93,9 @@ def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
         folder = run.folder if accelerator.is_main_process else None
         baseline = run.baseline
         return _together(accelerator, lambda: score_baseline(baseline, recipe, run.config, folder, plan.split))
+    if run.teacher and not (run.teacher / "model").is_dir():
+        error = record_in(run.teacher).get("error", "its model is gone")
+        raise UserError(f"its teacher {run.teacher} has no model: {error}")
     on_main(accelerator, lambda: _write_settings(run))
     settings = run.config
     opened = replace(
@@ -118,7 +120,7 @@ def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
             record = {"seed": run.seed} | result.record() | {"metric": metric}
         else:
             record = record_of(opened, task, result, scored(plan, task, data))
-            record["tokenizer"] = fingerprint(task.tokenizer)
+            record["tokenizer"] = tokenizer_fingerprint(task.tokenizer)
     finally:
         accelerator.free_memory()
         if not bars:
@@ -156,13 +158,6 @@ def scored(plan: Plan, task: Task, data: TaskData) -> TaskData:
     if task.scored_on == "validation" and plan.split == "test":
         return TaskData(data.train, {"validation": data.held_out["test"]})
     return data
-
-
-def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a hash that is equal for tokenizers which give every text the same tokens and ids."""
-    backend = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
-    parts = [backend.get(part, type(tokenizer).__name__) for part in ("normalizer", "pre_tokenizer", "model")]
-    return hashlib.sha256(json.dumps([parts, tokenizer.get_vocab()], sort_keys=True).encode()).hexdigest()
 
 
 def _make(folder: Path, accelerator: Accelerator) -> None:

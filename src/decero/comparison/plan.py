@@ -22,6 +22,7 @@ class PlannedRun:
 
     baseline: name of a simple baseline, for a contender without a model. values: the settings of a trial, or those that
     tuning chose. trial: the number of a tuning trial. fold: the fold that is tested, in a cross-validation.
+    tuning chose. trial: the number of a tuning trial. teacher: the folder of the run that trains its teacher.
     """
 
     contender: str
@@ -35,6 +36,7 @@ class PlannedRun:
     trial: int | None = None
     keep_model: bool = False
     fold: int | None = None
+    teacher: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,10 @@ def make_plan(comparison: Compare) -> Plan:
     runs: list[PlannedRun] = []
     folders = folder_names(comparison.contenders)
     folds = range(comparison.folds) if comparison.folds else [None]
+    teachers = {each.teacher for each in comparison.contenders.values()}
     for budget in comparison.label_budgets:
         for name, contender in comparison.contenders.items():
-            parent = comparison.folder / "runs" / folders[name] / f"labels-{budget or 'all'}"
+            parent = folder_of(comparison, name, budget)
             shown_name = name if name.isprintable() and 0 < len(name) <= 80 else folders[name]
             where = f"{shown_name}, {budget or 'all'} {task.budget_unit}" if task.budget_unit else shown_name
             grid = [] if contender.baseline_name else points(comparison)
@@ -120,6 +123,26 @@ def _folder(folder: Path, fold: int | None) -> Path:
 
 def _part(fold: int | None) -> str:
     return "" if fold is None else f", fold {fold}"
+                run_name = f"{where}, trial {number}: {shown}"
+                trials.append(PlannedRun(name, budget, seed, folder, config, run_name, values=values, trial=number))
+            for seed in comparison.seeds:
+                folder = parent / f"seed-{seed}"
+                config = configure(comparison, task_class, name, budget, seed, folder)
+                run_name = f"{where}, seed {seed}"
+                keep = (comparison.keep_models and contender.baseline_name is None) or name in teachers
+                teacher = contender.teacher and folder_of(comparison, contender.teacher, budget) / f"seed-{seed}"
+                runs.append(
+                    PlannedRun(
+                        name, budget, seed, folder, config, run_name, contender.baseline_name, keep_model=keep,
+                        teacher=teacher or None,
+                    )
+                )  # fmt: skip
+    return Plan(comparison, task, metric, split, trials, runs)
+
+
+def folder_of(comparison: Compare, name: str, budget: int | None) -> Path:
+    """Return the folder of the runs of a contender at a label budget."""
+    return comparison.folder / "runs" / folder_names(comparison.contenders)[name] / f"labels-{budget or 'all'}"
 
 
 def configure(
@@ -154,8 +177,14 @@ def configure(
     if comparison.folds:
         settings["data"]["fold"] = {"number": fold or 0, "of": comparison.folds, "seed": comparison.seed}
     settings |= {part: dict(given) for part in ("objective", "generation") if (given := getattr(comparison, part))}
+    if contender and contender.distill:
+        distill = dict(contender.distill)
+        if contender.teacher:
+            distill["teacher"] = str(folder_of(comparison, contender.teacher, budget) / f"seed-{seed}" / "model")
+        settings["objective"] = settings.get("objective", {}) | {"distill": distill}
     run = task.Config.parse(settings, f"contenders.{name}" if name is not None else f"task {task.recipe}")
     run.call.resume = comparison.resume  # from its last checkpoint, if it saves any
+    run.call.dry_run = comparison.dry_run
     return run
 
 

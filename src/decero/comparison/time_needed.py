@@ -48,7 +48,7 @@ def _seconds(plan: Plan, runs: list[PlannedRun], opened: Run) -> float:
         data = task.load_data(run, SPLITS if task.splits else None)
         timed = timed or _timed(plan, task, data, run)
         loader = step_loader(run.accelerator, data.train, timed.objective, run.training, run.seed)
-        seconds += len(same) * (loader.last * timed.step_s + timed.scoring_s)
+        seconds += len(same) * (task.preparation_s + loader.last * timed.step_s + timed.scoring_s)
     return seconds
 
 

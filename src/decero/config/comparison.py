@@ -22,6 +22,7 @@ from decero.errors import did_you_mean
 TUNABLE = ("optim", "training")
 ONE_FOR_ALL = ("mixed_precision", "num_processes")
 MOST_POINTS = 1_000_000  # of a grid
+TAUGHT_BY = "contender:"  # before the name of a contender that teaches another one
 
 
 class ContenderModel(ModelSection):
@@ -61,6 +62,11 @@ class Contender(Section):
     peft: PeftSection | None = Field(None, description="train an adapter only, as in the task's own recipe")
     optim: dict[str, Any] = Field({}, description="settings of optim that differ for this contender")
     training: dict[str, Any] = Field({}, description="settings of training that differ for this contender")
+    distill: dict[str, Any] = Field(
+        {},
+        description="objective.distill of this contender; teacher: contender:NAME is the model that contender NAME "
+        "trains with the same seed and labels",
+    )
 
     @model_validator(mode="after")
     def _one_kind(self):
@@ -74,6 +80,12 @@ class Contender(Section):
     def baseline_name(self) -> str | None:
         """The name of the baseline; None for a model."""
         return "tfidf" if self.tfidf else self.baseline
+
+    @property
+    def teacher(self) -> str | None:
+        """The name of the contender that teaches this one; None for none."""
+        name = str(self.distill.get("teacher", ""))
+        return name.removeprefix(TAUGHT_BY) if name.startswith(TAUGHT_BY) else None
 
     @property
     def own(self) -> dict[str, Any]:
@@ -154,6 +166,28 @@ class Compare(RunConfig):
             raise ValueError("data.test_fraction: with folds, every row of train is tested; remove one of them")
         if self.data.get("max_train_rows") is not None:
             raise ValueError("data.max_train_rows: a comparison uses label_budgets instead; set those")
+        return self
+
+    @model_validator(mode="after")
+    def _who_teaches(self):
+        for name, contender in self.contenders.items():
+            where, teacher = f"contenders.{name}.distill", contender.teacher
+            if contender.distill and contender.model is None:
+                raise ValueError(f"{where}: a baseline learns from no teacher; remove it")
+            if teacher is None:
+                continue
+            if teacher not in self.contenders:
+                near = did_you_mean(teacher, self.contenders) or f"; there are {', '.join(self.contenders)}"
+                raise ValueError(f"{where}.teacher: unknown contender {teacher}{near}")
+            if self.contenders[teacher].model is None or self.contenders[teacher].teacher is not None:
+                raise ValueError(
+                    f"{where}.teacher: {teacher} is a baseline, or is taught itself; name a contender with a model "
+                    "that no contender teaches"
+                )
+            if self.tune:
+                raise ValueError(
+                    f"{where}.teacher: {teacher} is trained after the trials of tune; give the folder of a model"
+                )
         return self
 
     @model_validator(mode="after")

@@ -14,6 +14,9 @@ from decero.config.sections import (
     SourceSection,
 )
 from decero.config.training_run import FineTuning
+from decero.config.distill_sections import DistillTexts
+from decero.config.sections import MOST_ROWS, MOST_TOKENS, MOST_WORKERS, LabelledData, Section, SourceSection
+from decero.config.training_run import TrainingRun
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
@@ -44,6 +47,12 @@ class ClassificationSection(Section):
     def _what_is_weighted(self):
         if self.problem_type == "regression" and self.class_weights != "none":
             raise ValueError("objective.class_weights: a regression has no classes; remove it")
+    distill: DistillTexts | None = Field(None, description="learn from the outputs of a teacher, too")
+
+    @model_validator(mode="after")
+    def _temperature_of_classes(self):
+        if self.problem_type == "regression" and self.distill and self.distill.temperature:
+            raise ValueError("objective.distill.temperature: a regression has none; remove it")
         return self
 
 

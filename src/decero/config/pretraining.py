@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from decero.config.distill_sections import DistillSection
 from decero.config.run_config import RunConfig
 from decero.config.sections import (
     MOST_EXAMPLES,
@@ -58,6 +59,9 @@ class MaskedLMSection(Section):
     whole_word: bool = Field(True, description="mask whole words instead of single tokens")
     scored_queries: bool = Field(
         True, description="compute the last layer only at scored positions, if the model can; off when compiled"
+    )
+    distill: DistillSection | None = Field(
+        None, description="learn from the outputs of a teacher with the same tokenizer, too"
     )
 
 

@@ -17,7 +17,9 @@ PLACES = (
     "data.num_proc",
 )  # fmt: skip
 PLACES_FILE = ".places.json"  # beside config.yaml: the working folder, and the sizes of the files that it names
-PATHS = r"(\.config|\.name_or_path|\.name|\.files\.\w+|\.parallel\.\w+)$"  # settings that may hold a path
+PATHS = (  # settings that may hold a path
+    r"(\.config|\.name_or_path|\.name|\.files\.\w+|\.parallel\.\w+|\.teacher|\.unlabelled_files)$"
+)
 
 
 def record_settings(record: Path, config: RunConfig, keep: bool) -> None:

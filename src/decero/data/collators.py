@@ -97,16 +97,16 @@ class ClassificationCollator:
     """Pad examples to the longest of the batch, on the tokenizer's padding side.
 
     left_out: model inputs of the tokenizer that the model does not take.
+    more: columns to add, with one value or one list a row.
     """
 
     tokenizer: PreTrainedTokenizerBase
     left_out: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """Return the tokenizer's model inputs, (batch, length), and `labels`, (batch,) or (batch, labels)."""
         names = [name for name in self.tokenizer.model_input_names if name not in self.left_out]
         inputs = [{name: row[name] for name in names if name in row} for row in rows]
         batch = dict(self.tokenizer.pad(inputs, return_tensors="pt"))
-        labels = [row["labels"] for row in rows]
-        batch["labels"] = torch.tensor(labels)
-        return batch
+        return batch | {name: torch.tensor([row[name] for row in rows]) for name in ("labels", *self.more)}

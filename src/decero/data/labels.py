@@ -197,8 +197,13 @@ def label_budget(train: Dataset, budget: int | None, problem_type: str, seed: in
     The draw depends only on (train, budget, seed). Raises UserError when the budget is above the number of examples or
     below one per class.
     """
+    return label_draw(train, budget, problem_type, seed)[0]
+
+
+def label_draw(train: Dataset, budget: int | None, problem_type: str, seed: int) -> tuple[Dataset, Dataset]:
+    """Return the examples that `label_budget` draws, and those that it leaves out, in the order of train."""
     if budget is None or budget == len(train):
-        return train
+        return train, train.select([])
     labels = np.asarray(train["labels"]) if problem_type == "single_label_classification" else None
     sizes = [len(train)] if labels is None else np.unique(labels, return_counts=True)[1]
     least = len(sizes)
@@ -208,5 +213,5 @@ def label_budget(train: Dataset, budget: int | None, problem_type: str, seed: in
         )
     if labels is not None and (len(train) - budget < least or min(sizes) < 2):
         labels = None  # too few rows on one side to keep the shares
-    keep, _ = train_test_split(np.arange(len(train)), train_size=budget, random_state=seed, stratify=labels)
-    return train.select(sorted(keep.tolist()))
+    keep, rest = train_test_split(np.arange(len(train)), train_size=budget, random_state=seed, stratify=labels)
+    return train.select(sorted(keep.tolist())), train.select(sorted(rest.tolist()))

@@ -5,6 +5,7 @@ al. 2019) and Unigram (Kudo 2018). The result is a plain fast tokenizer. After `
 `AutoTokenizer.from_pretrained` loads it without decero.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterable, Sequence
@@ -24,7 +25,7 @@ from tokenizers import (
     processors,
     trainers,
 )
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from decero.data.packages import resolve_package_path
 from decero.data.special_tokens import TEXT
@@ -286,3 +287,10 @@ def load_tokenizer(
         except Exception as error:  # a damaged setting, such as a model_max_length that is no number
             problem = f"it cannot tokenize a text ({root_line(error)}); repair tokenizer_config.json or tokenizer.json"
     raise UserError(f"tokenizer {name_or_path}: {problem}")
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash that is equal for tokenizers which give every text the same tokens and ids."""
+    backend = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else {}
+    parts = [backend.get(part, type(tokenizer).__name__) for part in ("normalizer", "pre_tokenizer", "model")]
+    return hashlib.sha256(json.dumps([parts, tokenizer.get_vocab()], sort_keys=True).encode()).hexdigest()

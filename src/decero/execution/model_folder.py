@@ -1,5 +1,6 @@
 """Find the folder of a model and check it before a library reads it: files, weights, and the pins of its code."""
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,6 +134,16 @@ def find(source: Path | str, revision: str | None = None, *, code: bool = False,
         near = did_you_mean(folder.name, siblings, "" if folder.parent == Path() else f"{folder.parent}/")
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{source}: no such folder{near}; cannot download it from the hub: {reason}") from error
+
+
+def fingerprint_of(folder: Path) -> str:
+    """Return a hash of the files that decide what a model answers: configuration, weights, tokenizer."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in (*WEIGHTS, *TOKENIZER, "config.json") for path in folder.glob(pattern)}):
+        digest.update(path.name.encode())
+        with regular_file(path).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -102,6 +102,20 @@ def classification(
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         logits = logits_of(model, batch, per_text=True).float()
         return losses[problem_type](logits, batch["labels"], None if weight_K is None else weight_K.to(logits.device))
+LABEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # problem type -> (logits, labels) -> summed loss
+    "single_label_classification": lambda logits, labels: F.cross_entropy(logits, labels, reduction="sum"),
+    "multi_label_classification": lambda logits, labels: (
+        F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=-1).sum()
+    ),
+    "regression": lambda logits, labels: F.mse_loss(logits.squeeze(-1), labels, reduction="sum"),
+}
+
+
+def classification(collate: Callable[[list[dict]], Batch], problem_type: str) -> Objective:
+    """Sum over examples: cross-entropy, binary cross-entropy (mean over labels) or squared error."""
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return LABEL_LOSSES[problem_type](logits_of(model, batch, per_text=True).float(), batch["labels"])
 
     def count(batch: Batch) -> float:
         labels = batch["labels"].cpu()
@@ -134,19 +148,31 @@ def token_loss(model: nn.Module, batch: Batch, label_smoothing: float = 0.0, sco
     """
     scored_BL = batch["labels"] != IGNORED
     labels_N = batch["labels"][scored_BL]
-    if scored_queries and takes_selected_positions(model):
-        places_BS = scored_first(scored_BL)
-        batch, scored_BL = batch | {"selected_positions": places_BS}, scored_BL.gather(1, places_BS)
+    batch, scored_BL = select_scored(model, batch, scored_BL) if scored_queries else (batch, scored_BL)
     if not only_projects(model, batch, scored_BL):
-        with projecting_only(model, scored_BL):
-            logits_NV = logits_of(model, batch)
-        if logits_NV.dim() == 3:  # MobileBERT's head uses the weight of its projection without calling it
-            logits_NV = logits_NV[scored_BL]
-        return F.cross_entropy(logits_NV.float(), labels_N, reduction="sum", label_smoothing=label_smoothing)
+        logits_NV = scored_logits(model, batch, scored_BL)
+        return F.cross_entropy(logits_NV, labels_N, reduction="sum", label_smoothing=label_smoothing)
     with capture_projection_input(model, scored_BL) as captured:
         logits_of(model, batch)
     projection = captured.projection.weight, captured.projection.bias
     return linear_cross_entropy(captured.hidden, *projection, labels_N, label_smoothing=label_smoothing)
+
+
+def select_scored(model: nn.Module, batch: Batch, scored_BL: Tensor) -> tuple[Batch, Tensor]:
+    """Let the last layer compute only scored positions, if the model can. Returns the batch, and which are scored."""
+    if not takes_selected_positions(model):
+        return batch, scored_BL
+    places_BS = scored_first(scored_BL)
+    return batch | {"selected_positions": places_BS}, scored_BL.gather(1, places_BS)
+
+
+def scored_logits(model: nn.Module, batch: Batch, scored_BL: Tensor) -> Tensor:
+    """Return the logits of the scored positions, (scored, vocabulary) in fp32."""
+    with projecting_only(model, scored_BL):
+        logits_NV = logits_of(model, batch)
+    if logits_NV.dim() == 3:  # MobileBERT's head uses the weight of its projection without calling it
+        logits_NV = logits_NV[scored_BL]
+    return logits_NV.float()
 
 
 def row_nats(model: nn.Module, batch: Batch) -> Tensor:
@@ -155,10 +181,7 @@ def row_nats(model: nn.Module, batch: Batch) -> Tensor:
     sizes = scored_BL.sum(dim=1).tolist()
     labels = batch["labels"][scored_BL].split(sizes)
     if not only_projects(model, batch, scored_BL):
-        with projecting_only(model, scored_BL):
-            logits_NV = logits_of(model, batch)
-        logits_NV = logits_NV[scored_BL] if logits_NV.dim() == 3 else logits_NV
-        pairs = zip(logits_NV.float().split(sizes), labels, strict=True)
+        pairs = zip(scored_logits(model, batch, scored_BL).split(sizes), labels, strict=True)
         return torch.stack([F.cross_entropy(logits, wanted, reduction="sum") for logits, wanted in pairs])
     with capture_projection_input(model, scored_BL) as captured:
         logits_of(model, batch)

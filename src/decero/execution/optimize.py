@@ -84,9 +84,9 @@ def pack_if_proven(
     packed = Packed(objective.collate, test_capacity, per_text=objective.per_text).pack(padded)
     device = next(model.parameters()).device
     bare = unwrap(model)
-    prove_here = partial(
-        prove, model, send_to_device(padded, device), send_to_device(packed, device), per_text=bool(objective.per_text)
-    )
+    inputs = [{n: t for n, t in batch.items() if n not in objective.per_text} for batch in (padded, packed)]
+    padded_here, packed_here = send_to_device(inputs, device)
+    prove_here = partial(prove, model, padded_here, packed_here, per_text=bool(objective.per_text))
     why, change = prove_here(), ""
     if why is not None and "flex" in attention_of(bare):
         # The kernel may be the cause. Try sdpa first, because padding costs more.

@@ -11,6 +11,7 @@ from decero.data.languages import TAG, Direction, check_tag, find_direction, lan
 from decero.data.special_tokens import encode_behind, encode_framed
 from decero.errors import UserError
 from decero.execution.weight_layout import prepacked_weights
+from decero.inference.chosen_sentences import chosen_sentences, is_extractive
 from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn, in_order, pieces, windows
 from decero.inference.decode import TOKENS_PER_BATCH, decode_batches
 from decero.inference.decoding_plan import MAX_NEW_TOKENS
@@ -50,8 +51,12 @@ def summarize(model: str | Path | Loaded, texts: Iterable[str], **options: Any) 
     """Summarize each text. Options are those of `translate`.
 
     Long texts are cut by default, as in training. With too_long=`split`, each part is summarized separately.
+    A model that was trained to choose sentences chooses them (`chosen_sentences`).
     """
-    return _answer("summarize", model, texts, **options)
+    loaded = load(model, "summarize")
+    if is_extractive(loaded):
+        return chosen_sentences(loaded, texts, **({"warn": silent} | options))
+    return _answer("summarize", loaded, texts, **options)
 
 
 def generate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) -> Iterator[str]:

@@ -11,6 +11,7 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -143,6 +144,9 @@ def _choose(name: str, config: Any, architectures: list[str], command: str) -> A
 
     Raises UserError if the head of the checkpoint does something else.
     """
+    chooses = isinstance(getattr(config, "extractive", None), dict) and "ForTokenClassification" in str(architectures)
+    if command == "summarize" and chooses:  # it chooses sentences
+        return AutoModelForTokenClassification
     needed = {commands: auto for auto, _, commands in KINDS.values()}
     wanted = next(auto for commands, auto in needed.items() if command in commands)
     remote = getattr(config, "auto_map", None) or {}

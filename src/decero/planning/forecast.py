@@ -52,12 +52,12 @@ class Forecast:
 def forecast(
     run: Run, model: PreTrainedModel, objective: Objective,
     dataset: Dataset | Stream, held_out: Dataset | None = None, evaluate: Evaluate | None = None,
-    score: Evaluate | None = None,
+    score: Evaluate | None = None, first_s: float = 0.0,
 ) -> Forecast:  # fmt: skip
     """Print what the run would do and cost, on this machine or on `config.call.device`. Writes no files.
 
-    evaluate: the evaluation of the `held_out` rows during training. score: their evaluation at the end. Do not use
-    `model` afterwards.
+    evaluate: the evaluation of the `held_out` rows during training. score: their evaluation at the end.
+    first_s: seconds before the first step, such as those of a teacher. Do not use `model` afterwards.
     """
     config, accelerator, training, seed = run.config, run.accelerator, run.training, run.seed
     device = config.call.device
@@ -114,6 +114,7 @@ def forecast(
         during = during if evaluation_count else ""
         after = f"; then {duration(end_s)} for the final evaluation" if end_s else ""
         time = f"{duration(train_s)}: {steps:,} steps of {_exact(step_s)}{during}{after}"
+        time += f"; before all this {duration(first_s)} for the teacher's labels" if first_s else ""
         time += _doubt(measured, steps) if measured else ""
     stream = "a stream; its first " if streamed else ""
     lines = {

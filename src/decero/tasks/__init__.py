@@ -5,6 +5,7 @@ from decero.tasks.causal_lm import CausalLM
 from decero.tasks.classification import Classification
 from decero.tasks.completion import Completion
 from decero.tasks.denoising import Denoising
+from decero.tasks.extractive import ExtractiveSummaries
 from decero.tasks.finish import finish, is_finished, push_once, record_of
 from decero.tasks.masked_lm import MaskedLM
 from decero.tasks.multiple_choice import MultipleChoice
@@ -17,4 +18,11 @@ TASKS: dict[str, type[Task]] = {
 __all__ = [
     "TASKS", "CausalLM", "Classification", "Completion", "Corpus", "Denoising", "MaskedLM", "MultipleChoice", "Scores",
     "Seq2Seq", "Task", "TaskData", "finish", "is_finished", "push_once", "record_of",
+    task.recipe: task
+    for task in (MaskedLM, Denoising, CausalLM, Classification, Seq2Seq, Completion, ExtractiveSummaries)
+}  # recipe -> its task
+
+__all__ = [
+    "TASKS", "CausalLM", "Classification", "Completion", "Corpus", "Denoising", "ExtractiveSummaries", "MaskedLM",
+    "Scores", "Seq2Seq", "Task", "TaskData", "finish", "is_finished", "push_once", "record_of",
 ]  # fmt: skip

@@ -33,12 +33,14 @@ class Corpus(NamedTuple):
 
     splits: split -> part -> rows. A part is a data set of its own, such as one translation task of several; a corpus of
     one part names it "". columns: those that hold text. label_names: of a classifier. notes: lines about guesses.
+    unlabelled: texts that only a teacher labels, as rows of train.
     """
 
     splits: dict[str, dict[str, Any]]
     columns: tuple[str, ...]
     label_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unlabelled: Dataset | None = None
 
 
 @dataclass
@@ -111,6 +113,8 @@ class Task(ABC):
     def __init__(self, config: Any):
         self.config = config
         self.training_objective: Objective | None = None  # set by `optimize`: perhaps over packed rows
+        self.teacher_record: dict[str, Any] = {}  # of a distilled run, for result.json
+        self.preparation_s = 0.0  # before the first step; estimated in a dry run
 
     # --- tokenizer and data
 
@@ -273,7 +277,8 @@ class Task(ABC):
         """Print what the run would do and cost. Nothing is written."""
         times_scoring = type(self).scoring_pass is not Task.scoring_pass
         score = (lambda model, rows: self.scoring_pass(run, model, rows, data)) if times_scoring else None
-        return forecast(run, model, objective, data.train, data.validation, self.evaluator(run, data), score)
+        evaluate, first_s = self.evaluator(run, data), self.preparation_s
+        return forecast(run, model, objective, data.train, data.validation, evaluate, score, first_s)
 
     def within_budget(self, run: Run, model: nn.Module, data: TaskData) -> Run:
         """The run with the shape, batch, steps and schedule that fit into `--budget`. `model` gives the objective."""

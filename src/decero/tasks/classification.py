@@ -1,6 +1,7 @@
 """Classification of texts, with one label or several, and regression: any encoder or decoder with such a head."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,12 @@ from decero.data.collators import ClassificationCollator
 from decero.data.corpus import load_corpus, source_rows
 from decero.data.folds import one_fold
 from decero.data.labels import encode_labels, in_known_order, label_budget
+from decero.data.corpus import load_corpus
+from decero.data.labels import encode_labels, in_known_order, label_draw
 from decero.data.special_tokens import pad_with
+from decero.data.text_files import read_files
 from decero.data.tokenization import tokenize_examples
+from decero.data.unlabelled import joined, keep_out, without_labels
 from decero.errors import UserError
 from decero.evaluation.examples import ExampleStatistics, class_statistics
 from decero.evaluation.metrics import MAIN_METRIC, METRICS, compute_metrics, predict
@@ -28,9 +33,11 @@ from decero.evaluation.per_class import per_class
 from decero.evaluation.threshold import choose_threshold
 from decero.execution.build import tokenizer_for
 from decero.execution.classification_head import checkpoint_config, label_names, pad_as, redraw_head
+from decero.execution.distillation import TEACHER_COLUMNS, distilled
 from decero.execution.objective import Objective, classification
 from decero.execution.unwrap import unwrap
 from decero.tasks.base import Corpus, Scores, Task, TaskData, cut_note
+from decero.tasks.teacher import taught_rows
 from decero.training.evaluation import mean_loss, predict_logits
 from decero.training.records import read_record
 from decero.training.runs import Run
@@ -91,6 +98,9 @@ class Classification(Task):
             check_threshold(self.config.objective.threshold, problem_type, names, tuple(corpus))
         total = len(corpus["train"])
         corpus["train"] = label_budget(corpus["train"], data.max_train_rows, problem_type, self.config.seed)
+        corpus, total = encoded if strict else corpus, len(encoded["train"])
+        draw = label_draw(encoded["train"], data.max_train_rows, problem_type, self.config.seed)
+        corpus["train"], rest = draw
         notes += cut_note("train", len(corpus["train"]), total, "data.max_train_rows")
         if self.config.eval_only and known and in_known_order(names, known) is None:
             raise UserError(
@@ -100,7 +110,27 @@ class Classification(Task):
         if known:
             notes.append(f"{self.config.model.name_or_path}: {self._head_line(names, known)}")
         columns = (data.text_column, *([data.text_pair_column] if data.text_pair_column else []))
-        return Corpus({split: {"": texts} for split, texts in corpus.items()}, columns, tuple(names), tuple(notes))
+        unlabelled = self._unlabelled(rest, corpus, columns, notes) if strict else None
+        splits = {split: {"": texts} for split, texts in corpus.items()}
+        return Corpus(splits, columns, tuple(names), tuple(notes), unlabelled)
+
+    def _unlabelled(self, rest: Dataset, corpus: DatasetDict, columns: tuple, notes: list[str]) -> Dataset | None:
+        """The texts that only the teacher labels, without those of validation and test; None for none."""
+        settings, data = self.config.objective.distill, self.config.data
+        parts = [rest] if settings and settings.unlabelled_rest else []
+        if settings and settings.unlabelled_files:
+            wanted = dict.fromkeys(columns, "data.text_column")
+            try:
+                parts.append(read_files("train", settings.unlabelled_files, data.sample_by, wanted, False))
+            except UserError as error:
+                raise UserError(f"objective.distill.unlabelled_files: {error}") from None
+        parts = [without_labels(part, corpus["train"], columns) for part in parts if len(part)]
+        if not parts:
+            return None
+        texts = joined(parts, (*columns, "labels"))
+        kept = keep_out(texts, [corpus[split] for split in corpus if split != "train"], columns)
+        notes += cut_note("texts without labels", len(kept), len(texts), "the others stand in validation or test")
+        return kept
 
     def _head_line(self, names: list[str], known: list[str]) -> str:
         if in_known_order(names, known) is None:
@@ -138,7 +168,15 @@ class Classification(Task):
         if self.threshold != 0.5 or hasattr(model.config, "decision_threshold"):
             model.config.decision_threshold = None if self.threshold == 0.5 else self.threshold
 
-    def objective(self, model: nn.Module) -> Objective:
+    def load_data(self, run: Run, splits: tuple[str, ...] | None = None) -> TaskData:
+        """The rows of a run; with a teacher, its labels stand beside those of train."""
+        data = super().load_data(run, splits)
+        if self.config.objective.distill:
+            data.train = taught_rows(self, run, data.train)  # type: ignore[arg-type]
+        return data
+
+    def plain_objective(self, model: nn.Module, tokenizer: Any) -> Objective:
+        """The objective without a teacher, for any classifier and its tokenizer."""
         # A model without segments cannot read the tokenizer's segment ids.
         segments = getattr(unwrap(model).config, "type_vocab_size", 2) >= 2
         left_out = () if segments else ("token_type_ids",)
@@ -155,6 +193,24 @@ class Classification(Task):
         """The loss without class weights. Packed rows serve evaluations, too."""
         collate = (self.training_objective or self.objective(model)).collate
         return classification(collate, self.problem_type)
+        return classification(ClassificationCollator(tokenizer, left_out), self.problem_type)
+
+    def objective(self, model: nn.Module) -> Objective:
+        plain, distill = self.plain_objective(model, self.tokenizer), self.config.objective.distill
+        if not distill:
+            return plain
+        plain = replace(plain, collate=replace(plain.collate, more=TEACHER_COLUMNS))  # type: ignore[type-var]
+        return distilled(plain, self.problem_type, distill.alpha, distill.heat)
+
+    def reported_objective(self, model: nn.Module) -> Objective:
+        trained = self.training_objective or self.objective(model)  # packed rows serve evaluations, too
+        if not self.config.objective.distill:
+            return trained
+        plain = self.plain_objective(model, self.tokenizer)
+        if not trained.packed:
+            return plain
+        packed = replace(trained.collate, collate=plain.collate, per_text=plain.per_text)  # type: ignore[type-var]
+        return replace(plain, collate=packed)
 
     def _predict(self, run: Run, model: nn.Module, rows: Dataset) -> tuple[dict[str, float], np.ndarray]:
         """The metrics of some rows, and their logits."""
@@ -190,6 +246,11 @@ class Classification(Task):
         facts: dict[str, Any] = {"label_names": names, "train_examples": len(data.train)}  # type: ignore[arg-type]
         facts |= {} if self.config.objective.threshold == 0.5 else {"threshold": self.threshold}
         facts |= per_class(self.problem_type, predictions, rows["labels"], names)
+            columns = {f"text of {name}" if name in RESERVED else name: texts[name][:] for name in self.corpus.columns}
+            write_predictions(run.output, self.problem_type, columns, np.asarray(rows["labels"]), logits, names)
+        facts: dict[str, Any] = {"label_names": names, "train_examples": len(self.corpus.splits["train"][""])}
+        facts |= {"teacher": self.teacher_record} if self.teacher_record else {}
+        facts |= per_class(self.problem_type, predict(self.problem_type, logits), rows["labels"], names)
         return Scores(metric, facts | {"main_metric": MAIN_METRIC[self.problem_type], "split": split})
 
     @property
