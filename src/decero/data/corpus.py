@@ -31,6 +31,7 @@ def load_corpus(
     columns: Wanted | None = None,
     validation_fraction: float = 0.0,
     test_fraction: float = 0.0,
+    words: bool = False,
 ) -> DatasetDict:
     """Load a memory-mapped `DatasetDict` with `train` and, if given or split off, `validation` and `test`.
 
@@ -42,6 +43,7 @@ def load_corpus(
         not given. `a.b` is field b of the nested column a. Columns of csv and tsv files are text, as it is written.
     validation_fraction, test_fraction: split off from train if the corpus has no such split. The split of a row depends
         only on its text: equal texts are always in the same split, and new rows move no old row.
+    words: whether `text_column` may also hold lists of words.
 
     Raises UserError: an unknown name, file or column; text that is not UTF-8 (with file and line); an empty split.
     """
@@ -58,7 +60,10 @@ def load_corpus(
         corpus = EMBEDDED[name](max_rows)
     else:
         corpus = read_hub(str(name), config_name, revision, streaming, max_rows, wanted, columns is None)
-    return _complete(corpus, text_column, validation_fraction, test_fraction, name or "data.files")
+    where = name or "data.files"
+    return _complete(
+        corpus, text_column, validation_fraction, test_fraction, where, setting=wanted[text_column], words=words
+    )
 
 
 def open_corpus(
@@ -114,14 +119,15 @@ def open_corpus(
 
 
 def _complete(
-    corpus: DatasetDict, text_column: str, validation_fraction: float, test_fraction: float, where: str
-) -> DatasetDict:
+    corpus: DatasetDict, text_column: str, validation_fraction: float, test_fraction: float, where: str,
+    setting: str = "data.text_column", words: bool = False,
+) -> DatasetDict:  # fmt: skip
     """Keep the known splits, check that each has text, and split off the missing ones from train."""
     corpus = DatasetDict({split: corpus[split] for split in SPLITS if split in corpus})
     if "train" not in corpus:
         raise UserError(f"{where}: no train split; found {', '.join(corpus) or 'none'}; give data.files.train")
     for split, dataset in corpus.items():
-        check_text(dataset, text_column, f"{where} ({split})")
+        check_text(dataset, text_column, f"{where} ({split})", setting, words)
         if len(dataset) == 0:
             raise UserError(f"{where}: the {split} split is empty; give it text, or remove the split")
     fractions = {"validation": validation_fraction, "test": test_fraction}
@@ -165,12 +171,20 @@ def check_column(dataset: Dataset, column: str, where: str, setting: str = "data
         raise missing_column(column, dataset.column_names, where, setting)
 
 
-def check_text(dataset: Dataset, column: str, where: str, setting: str = "data.text_column") -> None:
-    """Raise UserError when the data set has no such column or the column does not hold text."""
+def check_text(
+    dataset: Dataset, column: str, where: str, setting: str = "data.text_column", words: bool = False
+) -> None:
+    """Raise UserError when the data set has no such column or the column does not hold text.
+
+    words: lists of texts are allowed, too.
+    """
     check_column(dataset, column, where, setting)
-    kind = getattr(dataset.features[column], "dtype", type(dataset.features[column]).__name__)
+    feature: Any = dataset.features[column]
+    feature = getattr(feature, "feature", feature) if words else feature
+    kind = getattr(feature, "dtype", type(feature).__name__)
     if kind not in ("string", "large_string", "null"):
-        raise UserError(f"{where}: column {column!r} holds {kind}, not text  (setting: {setting})")
+        what = "text or lists of texts" if words else "text"
+        raise UserError(f"{where}: column {column!r} holds {kind}, not {what}  (setting: {setting})")
 
 
 def _carve(corpus: DatasetDict, wanted: dict[str, float], text_column: str, where: str) -> DatasetDict:

@@ -13,7 +13,12 @@ from transformers import (
 )
 
 from .configuration_decero import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
-from .modeling_decoder import DeceroDecoderForCausalLM, DeceroDecoderForSequenceClassification, DeceroDecoderModel
+from .modeling_decoder import (
+    DeceroDecoderForCausalLM,
+    DeceroDecoderForSequenceClassification,
+    DeceroDecoderForTokenClassification,
+    DeceroDecoderModel,
+)
 from .modeling_encoder import (
     DeceroEncoderForMaskedLM,
     DeceroEncoderForQuestionAnswering,
@@ -35,6 +40,7 @@ AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
         AutoModel: DeceroDecoderModel,
         AutoModelForCausalLM: DeceroDecoderForCausalLM,
         AutoModelForSequenceClassification: DeceroDecoderForSequenceClassification,
+        AutoModelForTokenClassification: DeceroDecoderForTokenClassification,
     },
     DeceroEncoderDecoderConfig: {
         AutoModel: DeceroEncoderDecoderModel,
@@ -52,6 +58,7 @@ __all__ = [
     "DeceroDecoderConfig",
     "DeceroDecoderForCausalLM",
     "DeceroDecoderForSequenceClassification",
+    "DeceroDecoderForTokenClassification",
     "DeceroDecoderModel",
     "DeceroEncoderConfig",
     "DeceroEncoderDecoderConfig",

@@ -109,6 +109,30 @@ def predict_masked(
     return {n: table[:, i].astype(np.int64) for i, n in enumerate(names)} | {"log_probability": table[:, 4]}
 
 
+@torch.no_grad()
+def predict_tokens(
+    accelerator: Accelerator, model: nn.Module, dataset: Dataset, objective: Objective, batch_size: int
+) -> np.ndarray:
+    """Return the logits of every scored token, in the order of rows and positions.
+
+    (scored tokens, labels) fp32, the same on every process. For heads that label tokens, with padded or packed rows.
+    """
+    places, logits = [torch.empty(0, 2, dtype=torch.long)], []
+    with evaluating(accelerator, model) as bare:
+        width = bare.config.num_labels
+        for indices, batch in _batches(accelerator, dataset, objective, batch_size):
+            scored_BL = batch["labels"] != IGNORED
+            logits.append(logits_of(bare, batch)[scored_BL].float().cpu())
+            row_N, position_N = scored_BL.nonzero(as_tuple=True)
+            if "text_ids" in batch:
+                row_N, position_N = batch["text_ids"][scored_BL] - 1, batch["position_ids"][scored_BL]
+            rows_N = torch.tensor(indices)[row_N.cpu()]
+            places.append(torch.stack([rows_N, position_N.cpu()], dim=-1))
+    parts = gather_object([(torch.cat(places).numpy(), torch.cat([torch.empty(0, width), *logits]).numpy())])
+    place_N2 = np.concatenate([place for place, _ in parts])
+    return np.concatenate([each for _, each in parts])[np.lexsort((place_N2[:, 1], place_N2[:, 0]))]
+
+
 def evaluate_tokens(
     accelerator: Accelerator, model: nn.Module, dataset: Dataset, objective: Objective, batch_size: int, output: Path
 ) -> dict[str, float]:
