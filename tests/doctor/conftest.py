@@ -33,6 +33,14 @@ def examples(size, start=0):
     return [{"text": f"{sentence(n, 9, TOPICS[t])} {n}", "label": t} for n, t in enumerate(topics, start)]
 
 
+def tagged(size, start=0):
+    """Make sentences whose places are entities."""
+    rows = [[*sentence(n, 9 + n % 7).split(), str(n)] for n in range(start, start + size)]
+    return [
+        {"tokens": words, "ner_tags": ["B-PLACE" if w in ("london", "tokyo") else "O" for w in words]} for words in rows
+    ]
+
+
 def pairs(size, start=0):
     return [{"source": f"{sentence(n, 7)} {n}", "target": sentence(n + 3, 5)} for n in range(start, start + size)]
 
@@ -81,6 +89,7 @@ KINDS = {  # recipe -> tokenizer, preset, rows, further settings
     "finetune_classification": (
         "wordpiece", "encoder", examples, {"objective": {"problem_type": "single_label_classification"}},
     ),
+    "finetune_token_classification": ("wordpiece", "encoder", tagged, {"objective": {"label_smoothing": 0.0}}),
     "finetune_seq2seq": ("sentinels", "encoder_decoder", pairs, {"objective": {"label_smoothing": 0.1}}),
     "finetune_causal_lm": ("bpe", "decoder", pairs, {"objective": {"separator": ":"}}),
 }  # fmt: skip
@@ -167,7 +176,9 @@ def curve_of(losses, every=1, **more):
 @pytest.fixture(scope="session")
 def make():
     """Return the functions that make data, because tests cannot import this file."""
-    return SimpleNamespace(documents=documents, examples=examples, pairs=pairs, curve=curve_of, kinds=list(KINDS))
+    return SimpleNamespace(
+        documents=documents, examples=examples, tagged=tagged, pairs=pairs, curve=curve_of, kinds=list(KINDS)
+    )
 
 
 @pytest.fixture
