@@ -83,6 +83,8 @@ def test_tags_that_a_strict_scheme_forbids_are_read_by_choice(scheme, learnt, li
         (words(train=[(["a"], ["O"])]), "BIO", "train: no entity in any row"),
         (words(train=[(["a"], ["N"])]), "auto", "train: all words have one tag"),
         (words(train=[(["a"], ["B-X"]), (None, ["O"])]), "auto", "train, row 1: no words (null); give a list"),
+        (words(train=[("a b", "B-X O"), (" ", "O")]), "auto", "train, row 1: no words (blank); give a list"),
+        (words(train=[(["a"], ["B-X"]), (["a"], None)]), "auto", "train, row 1: no tags (null); give a list"),
         (words(train=[(["a"], ["B-X"]), ([None], ["O"])]), "auto", "train, row 1: no words (null)"),
         (words(train=[([1], ["B-X"])]), "auto", "train, row 0: 1 is no word but int"),
     ],

@@ -194,11 +194,11 @@ def _words_and_tags(dataset: Dataset, tokens_column: str, tags_column: str, spli
 
 
 def _items(value: Any, none: str, column: str) -> list:
-    """Return the items of a list, or of a text that is split at spaces."""
+    """Return the items of a list, or of a text that is split at spaces, which must not be blank."""
     items = value.split() if isinstance(value, str) else value
-    if not isinstance(items, list) or any(item is None for item in items):
-        what = "(null)" if value is None or isinstance(items, list) else f"({type(value).__name__})"
-        raise UserError(f"{none} {what}; give a list  (column {column!r})")
+    if not isinstance(items, list) or None in items or (isinstance(value, str) and not items):
+        what = "null" if value is None or isinstance(value, list) else "blank" if items == [] else "not a list"
+        raise UserError(f"{none} ({what}); give a list, or words with spaces between  (column {column!r})")
     return items
 
 
