@@ -25,6 +25,7 @@ def files(tmp_path):
             {"text": f"word {n}", "label": "ab"[n % 2], "source": f"s {n}", "target": f"t {n}"} for n in range(size)
         ]
         rows = [row | {"summary": row["text"]} for row in rows]
+        rows = [row | {"tokens": row["text"].split(), "ner_tags": ["B-X", "O"]} for row in rows]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation", "test")}
 

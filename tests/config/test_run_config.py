@@ -12,6 +12,7 @@ from decero.config.benchmark import Benchmark
 from decero.config.command_line import seconds_of
 from decero.config.comparison import Compare
 from decero.config.finetune_choice import FinetuneMultipleChoice
+from decero.config.finetune_words import FinetuneTokenClassification
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
 from decero.config.pretraining import (
     EvaluateCausalLM,
@@ -256,6 +257,7 @@ def numbers(cls, path=""):
 RECIPES = [
     PretrainMLM, PretrainCausalLM, PretrainSeq2Seq, FinetuneClassification, FinetuneSeq2Seq, FinetuneCausalLM,
     FinetuneMultipleChoice, EvaluateCausalLM, TrainTokenizer, Compare, EvaluateSuite, Benchmark,
+    EvaluateCausalLM, TrainTokenizer, Compare, Benchmark, FinetuneTokenClassification,
 ]  # fmt: skip
 
 

@@ -39,6 +39,12 @@ def questions(size, start=0):
     phrases = [[sentence(n, 2, TOPICS[topic]) for topic in ("money", "places")] for n in range(size)]
     rows = zip(examples(size, start), phrases, topics, strict=True)
     return [{"question": row["text"], "choices": both, "label": int(topic == "places")} for row, both, topic in rows]
+def tagged(size, start=0):
+    """Make sentences whose places are entities."""
+    rows = [[*sentence(n, 9 + n % 7).split(), str(n)] for n in range(start, start + size)]
+    return [
+        {"tokens": words, "ner_tags": ["B-PLACE" if w in ("london", "tokyo") else "O" for w in words]} for words in rows
+    ]
 
 
 def pairs(size, start=0):
@@ -96,6 +102,7 @@ KINDS = {  # recipe -> tokenizer, preset, rows, further settings
         "wordpiece", "encoder", examples, {"objective": {"problem_type": "single_label_classification"}},
     ),
     "finetune_multiple_choice": ("wordpiece", "encoder", questions, {"objective": {"score": "head"}}),
+    "finetune_token_classification": ("wordpiece", "encoder", tagged, {"objective": {"label_smoothing": 0.0}}),
     "finetune_seq2seq": ("sentinels", "encoder_decoder", pairs, {"objective": {"label_smoothing": 0.1}}),
     "finetune_causal_lm": ("bpe", "decoder", pairs, {"objective": {"separator": ":"}}),
     "finetune_extractive_summaries": ("wordpiece", "encoder", summaries, {"objective": {"num_sentences": 1}}),
@@ -183,7 +190,9 @@ def curve_of(losses, every=1, **more):
 @pytest.fixture(scope="session")
 def make():
     """Return the functions that make data, because tests cannot import this file."""
-    return SimpleNamespace(documents=documents, examples=examples, pairs=pairs, curve=curve_of, kinds=list(KINDS))
+    return SimpleNamespace(
+        documents=documents, examples=examples, tagged=tagged, pairs=pairs, curve=curve_of, kinds=list(KINDS)
+    )
 
 
 @pytest.fixture

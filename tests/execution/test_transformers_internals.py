@@ -191,6 +191,7 @@ def test_tables_of_heads_name_the_classes():
         "MODEL_FOR_MASKED_LM_MAPPING_NAMES": ("bert", "BertForMaskedLM"),
         "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES": ("t5", "T5ForConditionalGeneration"),
         "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES": ("bert", "BertForSequenceClassification"),
+        "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES": ("bert", "BertForTokenClassification"),
     }
     for table, (kind, name) in tables.items():
         assert getattr(internals, table)[kind] == name, f"modeling_auto.{table} does not name {name}"

@@ -19,6 +19,7 @@ from decero.config.command_line import OPTIONS
 from decero.config.comparison import Compare
 from decero.config.explain import section_of
 from decero.config.finetune_choice import FinetuneMultipleChoice
+from decero.config.finetune_words import FinetuneTokenClassification
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
 from decero.config.pretraining import EvaluateCausalLM, PretrainCausalLM, PretrainMLM, PretrainSeq2Seq, TrainTokenizer
 from decero.config.suite import EvaluateSuite
@@ -30,6 +31,9 @@ CLASSES = {
     "finetune_causal_lm": FinetuneCausalLM, "finetune_seq2seq": FinetuneSeq2Seq,
     "finetune_multiple_choice": FinetuneMultipleChoice, "compare": Compare,
     "evaluate_causal_lm": EvaluateCausalLM, "benchmark": Benchmark, "evaluate_suite": EvaluateSuite,
+    "finetune_causal_lm": FinetuneCausalLM, "finetune_seq2seq": FinetuneSeq2Seq, "compare": Compare,
+    "evaluate_causal_lm": EvaluateCausalLM, "benchmark": Benchmark,
+    "finetune_token_classification": FinetuneTokenClassification,
 }  # fmt: skip
 NAMES = {
     "tasks": "swap",

@@ -20,7 +20,8 @@ from tests.faults.world import TOPICS, examples, pairs
 
 KINDS = ("txt", "jsonl", "csv", "tsv", "parquet")
 READERS = {  # recipe -> columns of the rows that it reads
-    "finetune_classification": ("text", "label"), "finetune_seq2seq": ("en", "es"),
+    "finetune_classification": ("text", "label"), "finetune_token_classification": ("tokens", "ner_tags"),
+    "finetune_seq2seq": ("en", "es"),
     "finetune_causal_lm": ("en", "es"), "pretrain_mlm": ("text",), "pretrain_causal_lm": ("text",),
     "pretrain_seq2seq": ("text",), "train_tokenizer": ("text",), "evaluate_causal_lm": ("text",),
 }  # fmt: skip
@@ -215,7 +216,10 @@ def written(kind: str, rows: list[dict]) -> bytes:
     text = io.StringIO()
     table = csv.DictWriter(text, names, delimiter="\t" if kind == "tsv" else ",", lineterminator="\n")
     table.writeheader()
-    table.writerows(rows)
+    table.writerows(
+        {n: " ".join(map(str, v)) if n in ("tokens", "ner_tags") and isinstance(v, list) else v for n, v in row.items()}
+        for row in rows
+    )
     return text.getvalue().encode("utf-8", "surrogatepass")
 
 
@@ -290,6 +294,7 @@ def wrong(place: Place, recipe: str, count: int | None) -> Any:
         if found.get("train_examples", count) != count:
             return f"{recipe} trains on other rows than were written"
         names = found.get("label_names", [])
+        names = [name.removeprefix("B-").removeprefix("I-") for name in names if name != "O"]
         moved = any(name not in TOPICS and not name.startswith(("label ", "same")) for name in names)
         return f"{recipe} learns labels that nobody wrote" if moved else None
 
@@ -338,8 +343,10 @@ def draw(place: Place) -> Case:
         words.append("--dry-run")
     steps = [Step(recipe, words)]
     if dice.random() < 0.12 and path.is_file():  # a command waits for what is written to a pipe, as it should
-        model = world.run("finetune_classification") / "model"
-        steps.append(Step("decero", ["classify", model, path]))
+        command, trained = dice.choice(
+            [("classify", "finetune_classification"), ("extract", "finetune_token_classification")]
+        )
+        steps.append(Step("decero", [command, world.run(trained) / "model", path]))
     if (
         dice.random() < 0.12
         and place.world.config(recipe)

@@ -20,6 +20,7 @@ from tests.faults.case import Case, Place, Step
 SHAPES = {  # name -> (kind of tokenizer, auto class, what it is used for)
     "bert_mlm": ("encoder", "MaskedLM", "fill pretrain_mlm finetune_classification import"),
     "bert_classifier": ("encoder", "SequenceClassification", "classify finetune_classification import"),
+    "bert_tagger": ("encoder", "TokenClassification", "extract finetune_token_classification import"),
     "gpt2": ("decoder", "CausalLM", "generate pretrain_causal_lm finetune_causal_lm evaluate_causal_lm import"),
     "llama": ("decoder", "CausalLM", "generate finetune_causal_lm evaluate_causal_lm finetune_classification import"),
     "t5": ("encoder_decoder", "Seq2SeqLM", "translate summarize finetune_seq2seq pretrain_seq2seq import"),
@@ -50,6 +51,7 @@ def build(folder: str, *tokenizers: str) -> None:
     fields = {
         "bert_mlm": ("bert", bert),
         "bert_classifier": ("bert", bert | labels),
+        "bert_tagger": ("bert", bert | labels),
         "gpt2": ("gpt2", gpt2),
         "llama": ("llama", causal | {"num_key_value_heads": 1}),
         "t5": ("t5", t5 | {"decoder_start_token_id": 0}),

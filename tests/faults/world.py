@@ -13,6 +13,7 @@ TOPICS = {
     "sport": "the team won the match after a late goal by the young striker in front of a loud crowd",
     "money": "the bank raised its rate as shares fell and the market feared a weaker profit this year",
 }
+TAGGED = ("team", "bank", "the", "its")
 WORDS = {"team": "bank", "match": "rate", "goal": "profit", "late": "weaker", "crowd": "market"}
 SIZES = {"train": 36, "validation": 9, "test": 10}
 SHAPE = "hidden_size: 20\nnum_hidden_layers: 1\nnum_attention_heads: 2\nintermediate_size: 23\n"
@@ -49,6 +50,7 @@ RECIPES = {  # recipe -> kind of model, settings
     "pretrain_seq2seq": ("encoder_decoder", MODEL + TEXTS + TRAINING),
     "finetune_classification": ("encoder", MODEL + TEXTS + TRAINING),
     "finetune_multiple_choice": ("encoder", MODEL + CHOICES + TRAINING),
+    "finetune_token_classification": ("encoder", MODEL + TEXTS + TRAINING),
     "finetune_causal_lm": ("decoder", MODEL + PAIRS.replace("METRIC", "text") + TRAINING),
     "finetune_seq2seq": ("encoder_decoder", MODEL + PAIRS.replace("METRIC", "translation") + TRAINING),
     "evaluate_causal_lm": ("decoder", MODEL + TEXTS),
@@ -76,6 +78,8 @@ def examples(sizes=SIZES, seed=5) -> dict[str, list[dict]]:
             topic = list(TOPICS)[number % 2]
             text = " ".join(draw.choices(TOPICS[topic].split(), k=draw.randint(6, 14)))
             rows.append({"text": text, "label": topic, "tags": [topic] if number % 3 else [], "score": len(text) / 10})
+            tags = [f"B-{topic}" if word in TAGGED else "O" for word in text.split()]
+            rows[-1] |= {"tokens": text.split(), "ner_tags": ["B-sport", *tags[1:]]}
     return splits
 
 

@@ -21,6 +21,9 @@ FOUND = {
     "generate": {text: text and f"{text}\nand on" for text in TEXTS},
     "fill": {text: Filled(text, [[("a", 0.75), ("b", 0.25)]] if text else []) for text in TEXTS},
     "classify": {text: {"trade": 0.75, "sport": 0.25} if text else {} for text in TEXTS},
+    "extract": {
+        text: [{"text": f"{word}\n{word}", "label": "X", "score": 0.5} for word in text.split()[:2]] for text in TEXTS
+    },
 }
 PLAIN = {
     "translate": ["BANKS GAINED", "", "THE MARKET ROSE", "SHARES FELL ON MONDAY"],
@@ -28,6 +31,7 @@ PLAIN = {
     "generate": [text and f"{text} and on" for text in TEXTS],
     "fill": TEXTS,
     "classify": ["trade\t0.7500" if text else "" for text in TEXTS],
+    "extract": ["banks banks/X\tgained gained/X", "", "the the/X\tmarket market/X", "shares shares/X\tfell fell/X"],
 }
 OPTIONS = {
     "translate": ["--beams", "3", "--max-new-tokens", "7", "--prefix", "to Spanish: ", "--too-long", "cut",
@@ -40,10 +44,11 @@ OPTIONS = {
     ],
     "fill": ["--top-k", "3", "--too-long", "cut"],
     "classify": ["--too-long", "cut"],
+    "extract": ["--words"],
 }  # fmt: skip
 HANDED = {"beams": 3, "max_new_tokens": 7, "too_long": "cut", "top_k": 3}
 HANDED |= {"source_lang": "eng_Latn", "target_lang": "spa_Latn"}
-HANDED |= {"chat": True, "temperature": 0.7, "top_p": 0.9, "seed": 5}
+HANDED |= {"chat": True, "temperature": 0.7, "top_p": 0.9, "seed": 5, "words": True}
 
 
 @pytest.fixture
@@ -92,6 +97,8 @@ def test_jsonl_gives_one_object_per_line_with_all_results(command, asked, file, 
     assert [row.pop("text") for row in rows] == TEXTS
     if command == "classify":
         assert rows == [{"labels": FOUND[command][text]} for text in TEXTS]
+    elif command == "extract":
+        assert rows == [{"entities": FOUND[command][text]} for text in TEXTS]
     elif command == "fill":
         hole = [{"token": "a", "probability": 0.75}, {"token": "b", "probability": 0.25}]
         assert rows == [{"output": text, "holes": [hole] if text else []} for text in TEXTS]

@@ -13,6 +13,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     DynamicCache,
     pipeline,
 )
@@ -21,6 +22,7 @@ from decero.models import (
     DeceroDecoderConfig,
     DeceroDecoderForCausalLM,
     DeceroDecoderForSequenceClassification,
+    DeceroDecoderForTokenClassification,
     DeceroDecoderModel,
 )
 from decero.models.compatibility import CACHE
@@ -31,6 +33,7 @@ AUTO = {
     AutoModel: DeceroDecoderModel,
     AutoModelForCausalLM: DeceroDecoderForCausalLM,
     AutoModelForSequenceClassification: DeceroDecoderForSequenceClassification,
+    AutoModelForTokenClassification: DeceroDecoderForTokenClassification,
 }
 HEADS = [head for auto, head in AUTO.items() if auto is not AutoModel]
 BUCKETS = {"relative_attention_num_buckets": 7, "relative_attention_max_distance": 11}
@@ -65,6 +68,7 @@ FORMS = {
 LABELS = {
     DeceroDecoderForCausalLM: {"labels": torch.full((3, 7), -100).index_fill(1, torch.tensor([0, 1, 4]), 5)},
     DeceroDecoderForSequenceClassification: {"labels": torch.tensor([1, 0, 1])},
+    DeceroDecoderForTokenClassification: {"labels": torch.tensor([[1, 0, 1, -100, 0, 1, 1]] * 3)},
 }
 
 
@@ -700,11 +704,12 @@ def test_a_head_that_the_checkpoint_lacks_is_initialised(make_config, randomize,
     body.save_pretrained(tmp_path)
     model, report = head.from_pretrained(tmp_path, output_loading_info=True, num_labels=29)
     tied = head is DeceroDecoderForCausalLM and tie
-    expected = {"score.weight"} if head is CLASSIFIER else {"lm_head.bias", *([] if tied else ["lm_head.weight"])}
+    name = "lm_head" if head is DeceroDecoderForCausalLM else "score"
+    projection = getattr(model, name)
+    expected = {f"{name}.{part}" for part, _ in projection.named_parameters()} - ({"lm_head.weight"} if tied else set())
     assert report["missing_keys"] == expected
-    weight = model.score.weight if head is CLASSIFIER else model.lm_head.weight
-    assert weight.std().item() == pytest.approx(0.1 if tied else 0.5, rel=0.1)
-    assert head is CLASSIFIER or model.lm_head.bias.eq(0).all()
+    assert projection.weight.std().item() == pytest.approx(0.1 if tied else 0.5, rel=0.1)
+    assert projection.bias is None or projection.bias.eq(0).all()
     assert torch.equal(model.model(**batch)[0], body(**batch)[0])
 
 

@@ -7,6 +7,8 @@ from importlib.metadata import version
 from decero.cli.data_command import add_data
 from decero.cli.doctor_command import add_doctor
 from decero.cli.hub_commands import add_export, add_import, add_merge, add_push
+from decero.cli.extract_command import add_extract
+from decero.cli.hub_commands import add_export, add_import, add_push
 from decero.cli.text_commands import COMMANDS as TEXT_COMMANDS
 from decero.errors import UserError, did_you_mean, run_script
 
@@ -44,3 +46,4 @@ def _main(argv: list[str]) -> None:
 
 
 COMMANDS = (add_push, add_import, add_export, add_merge, add_doctor, add_data, *TEXT_COMMANDS)
+COMMANDS = (add_push, add_import, add_export, add_doctor, add_data, *TEXT_COMMANDS, add_extract)

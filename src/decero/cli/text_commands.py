@@ -19,7 +19,7 @@ PATIENCE = 30  # seconds
 
 def add_translate(commands) -> None:
     """Add `decero translate MODEL [TEXT|FILE|-]`."""
-    parser = _parser(commands, "translate", "translate each line with an encoder-decoder")
+    parser = line_parser(commands, "translate", "translate each line with an encoder-decoder")
     _writes(parser)
     _speaks(parser)
 
@@ -27,13 +27,14 @@ def add_translate(commands) -> None:
 def add_summarize(commands) -> None:
     """Add `decero summarize MODEL [TEXT|FILE|-]`."""
     parser = _parser(commands, "summarize", "summarize each line with an encoder-decoder, or by its best sentences")
+    parser = line_parser(commands, "summarize", "summarize each line with an encoder-decoder")
     _writes(parser)
     _speaks(parser)
 
 
 def add_generate(commands) -> None:
     """Add `decero generate MODEL [TEXT|FILE|-]`."""
-    parser = _parser(commands, "generate", "continue each line with a causal language model")
+    parser = line_parser(commands, "generate", "continue each line with a causal language model")
     _writes(parser)
     parser.add_argument(
         "--chat", action="store_true", help="write each line as a user turn with the tokenizer's chat template"
@@ -49,7 +50,7 @@ def add_generate(commands) -> None:
 
 def add_fill(commands) -> None:
     """Add `decero fill MODEL [TEXT|FILE|-]`."""
-    parser = _parser(commands, "fill", "fill each [MASK] with a masked language model")
+    parser = line_parser(commands, "fill", "fill each [MASK] with a masked language model")
     parser.add_argument(
         "--top-k", type=_positive, default=5, metavar="N", help="with --jsonl: candidates per hole (default: 5)"
     )
@@ -58,7 +59,7 @@ def add_fill(commands) -> None:
 def add_classify(commands) -> None:
     """Add `decero classify MODEL [TEXT|FILE|-]`."""
     what = "label each line with a fine-tuned classifier, with probability, or with the value of a regression"
-    parser = _parser(commands, "classify", what)
+    parser = line_parser(commands, "classify", what)
     parser.add_argument(
         "--pair", action="store_true",
         help="read two texts a line, with a tab between them (default for a model that was fine-tuned on pairs)",
@@ -72,7 +73,8 @@ def add_classify(commands) -> None:
     )  # fmt: skip
 
 
-def _parser(commands, name: str, what: str) -> argparse.ArgumentParser:
+def line_parser(commands, name: str, what: str) -> argparse.ArgumentParser:
+    """Add a command that reads lines. One that is not in TO_LINE has its own `to_line` among the parser's defaults."""
     parser = commands.add_parser(name, help=what, allow_abbrev=False)
     parser.add_argument("model", metavar="MODEL", help="folder, NAME/MODEL on the hub, or package:NAME/FOLDER")
     parser.add_argument(
@@ -86,7 +88,7 @@ def _parser(commands, name: str, what: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--batch-tokens", type=_positive, default=8192, metavar="N", help="most tokens per batch (default: 8192)"
     )
-    if name != "generate":
+    if name not in ("generate", "extract"):
         parser.add_argument(
             "--too-long", choices=("split", "cut"), default="cut" if name == "summarize" else "split",
             help="split or cut lines longer than the model's limit (default: %(default)s)",
@@ -143,7 +145,7 @@ def _run(arguments: argparse.Namespace) -> None:
     loading |= {"code_revision": arguments.code_revision} if arguments.code_revision else {}
     loaded = inference.load(arguments.model, command, **loading)
     options = {"batch_tokens": arguments.batch_tokens}
-    names = ("beams", "max_new_tokens", "prefix", "source_lang", "target_lang", "top_k", "too_long", "chat")
+    names = ("beams", "max_new_tokens", "prefix", "source_lang", "target_lang", "top_k", "too_long", "chat", "words")
     for name in (*names, "temperature", "top_p", "seed"):
         if hasattr(arguments, name):
             options[name] = getattr(arguments, name)
@@ -168,7 +170,7 @@ def _run(arguments: argparse.Namespace) -> None:
             texts.append(line)
             yield line
 
-    to_line = TO_LINE[command][arguments.jsonl]
+    to_line = (TO_LINE.get(command) or arguments.to_line)[arguments.jsonl]
     try:
         with bar:
             for answer in getattr(inference, command)(loaded, remembered(), **options):
@@ -238,11 +240,11 @@ def _pairs(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
         yield texts[0], texts[1]
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     return " ".join(text.splitlines())
 
 
-def _json(**fields: Any) -> str:
+def to_json(**fields: Any) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
@@ -253,25 +255,25 @@ def _label(text: Any, found: dict[str, float]) -> str:
 
 def _labels(text: Any, found: dict[str, float]) -> str:
     texts = {"text": text} if isinstance(text, str) else {"text": text[0], "text_pair": text[1]}
-    return _json(**texts, labels=found)
+    return to_json(**texts, labels=found)
 
 
 def _written(text: str, answer: str) -> str:
-    return _json(text=text, output=answer)
+    return to_json(text=text, output=answer)
 
 
 def _holes(text: str, filled: Any) -> str:
     holes = [[{"token": token, "probability": p} for token, p in hole] for hole in filled.holes]
-    return _json(text=text, output=filled.text, holes=holes)
+    return to_json(text=text, output=filled.text, holes=holes)
 
 
-WRITES: tuple[Callable, Callable] = (lambda text, answer: _one_line(answer), _written)
+WRITES: tuple[Callable, Callable] = (lambda text, answer: one_line(answer), _written)
 # command -> (write as text, write as JSON), each called with a text and its answer
 TO_LINE: dict[str, tuple[Callable, Callable]] = {
     "translate": WRITES,
     "summarize": WRITES,
     "generate": WRITES,
-    "fill": (lambda text, filled: _one_line(filled.text), _holes),
+    "fill": (lambda text, filled: one_line(filled.text), _holes),
     "classify": (_label, _labels),
 }
 COMMANDS = (add_translate, add_summarize, add_generate, add_fill, add_classify)

@@ -132,6 +132,8 @@ def facts(plan: Plan) -> dict[str, str]:
     tasks = getattr(data, "tasks", None)
     sources = [each.name or str(each.files or each.parallel) for each in tasks.values()] if tasks else None
     length = f"the first {data.max_length} tokens of each example" if hasattr(data, "max_length") else ""
+    if hasattr(data, "stride"):
+        length = f"all of it, in windows of at most {data.max_length} tokens"
     if tasks:
         length = f"at most {data.max_source_length} tokens of a source, {data.max_target_length} of a target"
     elif not task.budget_unit:

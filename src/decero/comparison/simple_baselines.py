@@ -1,6 +1,7 @@
 """Simple baselines: what a model must beat to be worth its time."""
 
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ from sklearn.pipeline import make_pipeline
 
 from decero.data.corpus import source_rows
 from decero.evaluation.metrics import compute_metrics, predict
+from decero.data.tag_schemes import read_spans
+from decero.evaluation.metrics import compute_metrics
 from decero.evaluation.text_metrics import bits_per_byte
 from decero.evaluation.threshold import choose_threshold
 from decero.tasks import TASKS
 from decero.tasks.likelihood import ngram_bits
+from decero.tasks.tagging import words_of, write_answers
 from decero.tasks.text_to_text import score, write_outputs
 
 
@@ -120,6 +124,31 @@ def overlap(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
 
 BASELINES: dict[str, Callable[[Any, Path | None, str], dict[str, Any]]] = {
     "tfidf": tfidf, "ngram": ngram, "copy": copy, "lead": lead, "overlap": overlap,
+def lexicon(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
+    """Give each word the tag that it has most often in train; an unknown word the most common tag of all."""
+    train, texts = task.corpus.splits["train"][""], task.corpus.splits[split][""]
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in train:
+        for word, tag in zip(words_of(row), row["tags"], strict=True):
+            counts[word][tag] += 1
+    tags: dict[str, str] = {word: found.most_common(1)[0][0] for word, found in counts.items()}
+    common = sum(counts.values(), Counter()).most_common(1)[0][0]
+    reading = "IOB1" if task.scheme == "BIO" else task.scheme  # words alone cannot tell where an entity begins
+    answers = []
+    for row in texts:
+        bounds = list(zip(row["starts"], row["stops"], strict=True))
+        said = [tags.get(word, common) for word in words_of(row)]
+        spans = [] if reading == "none" else read_spans(said, reading)
+        entities = [{"start": bounds[a][0], "end": bounds[b - 1][1], "label": label} for a, b, label in spans]
+        answers.append((said, entities))
+    if folder:
+        write_answers(folder, texts, answers)
+    metric, labels = task.scores(texts, answers)
+    return {"metric": metric, "train_examples": len(train), "by_label": labels, "num_parameters": len(tags)}
+
+
+BASELINES: dict[str, Callable[[Any, Path | None, str], dict[str, Any]]] = {
+    "tfidf": tfidf, "ngram": ngram, "copy": copy, "lead": lead, "lexicon": lexicon,
 }  # fmt: skip
 
 

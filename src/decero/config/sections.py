@@ -91,7 +91,8 @@ class SourceSection(Section):
     )
     files: dict[str, str | list[str]] | None = Field(
         None,
-        description="instead of name: train, validation, test -> paths, globs or folders (txt jsonl csv tsv parquet)",
+        description="instead of name: train, validation, test -> paths, globs or folders "
+        "(txt jsonl csv tsv parquet conll)",
     )
     config_name: str | None = Field(None, description="configuration of a hub data set")
     revision: str | None = Field(None, description="commit of a hub data set")

@@ -13,10 +13,18 @@ CHUNK = 1000  # rows
 
 
 def chunks(dataset: Dataset, columns: Sequence[str]) -> Iterator[list[pa.Array]]:
-    """Yield the columns as large strings, CHUNK rows at a time; a null column becomes null strings."""
+    """Yield the columns as large strings, CHUNK rows at a time; a null column becomes null strings.
+
+    The items of a list are joined with spaces.
+    """
     for table in dataset.select_columns(list(columns)).with_format("arrow").iter(batch_size=CHUNK):
         whole = table.combine_chunks()  # after `select` each row is a chunk of its own
-        yield [pa.concat_arrays(whole[c].cast(pa.large_string()).chunks) for c in columns]
+        yield [pa.concat_arrays(_joined(whole[c]).cast(pa.large_string()).chunks) for c in columns]
+
+
+def _joined(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    return pc.binary_join(column.cast(pa.list_(pa.string())), " ") if is_list else column
 
 
 def rows_with_text(dataset: Dataset, columns: Sequence[str]) -> np.ndarray:

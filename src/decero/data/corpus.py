@@ -39,6 +39,7 @@ def load_corpus(
     number_rows: bool = False,
     say: Callable[[str], object] = lambda line: None,
     needs_train: bool = True,
+    words: bool = False,
 ) -> DatasetDict:
     """Load a memory-mapped `DatasetDict` with `train` and, if given or split off, `validation` and `test`.
 
@@ -54,6 +55,7 @@ def load_corpus(
     number_rows: where rows are split off, keep their numbers, see `source_rows`.
     say: called with a line for each split that `max_rows` cuts, where its size is known.
     needs_train: whether a corpus without a train split is refused.
+    words: whether `text_column` may also hold lists of words.
 
     Raises UserError: an unknown name, file or column; text that is not UTF-8 (with file and line); an empty split; a
     split without a row that `where` keeps.
@@ -88,6 +90,11 @@ def _first_rows(dataset: Dataset, split: str, max_rows: int | None, say: Callabl
 def source_rows(dataset: Dataset) -> Any:
     """Return the number of each row in its files, or in its published split, from 0."""
     return dataset[ROW][:] if ROW in dataset.column_names else range(len(dataset))
+        corpus = read_hub(str(name), config_name, revision, streaming, max_rows, wanted, columns is None)
+    where = name or "data.files"
+    return _complete(
+        corpus, text_column, validation_fraction, test_fraction, where, setting=wanted[text_column], words=words
+    )
 
 
 def open_corpus(
@@ -146,13 +153,14 @@ def _complete(
     corpus: DatasetDict, text_column: str, validation_fraction: float, test_fraction: float, where: str,
     number_rows: bool = False,
     needs_train: bool = True,
+    setting: str = "data.text_column", words: bool = False,
 ) -> DatasetDict:  # fmt: skip
     """Keep the known splits, check that each has text, and split off the missing ones from train."""
     corpus = DatasetDict({split: corpus[split] for split in SPLITS if split in corpus})
     if "train" not in corpus and (needs_train or not corpus or validation_fraction or test_fraction):
         raise UserError(f"{where}: no train split; found {', '.join(corpus) or 'none'}; give data.files.train")
     for split, dataset in corpus.items():
-        check_text(dataset, text_column, f"{where} ({split})")
+        check_text(dataset, text_column, f"{where} ({split})", setting, words)
         if len(dataset) == 0:
             raise UserError(f"{where}: the {split} split is empty; give it text, or remove the split")
     fractions = {"validation": validation_fraction, "test": test_fraction}
@@ -202,12 +210,20 @@ def check_column(dataset: Dataset, column: str, where: str, setting: str = "data
         raise missing_column(column, dataset.column_names, where, setting)
 
 
-def check_text(dataset: Dataset, column: str, where: str, setting: str = "data.text_column") -> None:
-    """Raise UserError when the data set has no such column or the column does not hold text."""
+def check_text(
+    dataset: Dataset, column: str, where: str, setting: str = "data.text_column", words: bool = False
+) -> None:
+    """Raise UserError when the data set has no such column or the column does not hold text.
+
+    words: lists of texts are allowed, too.
+    """
     check_column(dataset, column, where, setting)
-    kind = getattr(dataset.features[column], "dtype", type(dataset.features[column]).__name__)
+    feature: Any = dataset.features[column]
+    feature = getattr(feature, "feature", feature) if words else feature
+    kind = getattr(feature, "dtype", type(feature).__name__)
     if kind not in ("string", "large_string", "null"):
-        raise UserError(f"{where}: column {column!r} holds {kind}, not text  (setting: {setting})")
+        what = "text or lists of texts" if words else "text"
+        raise UserError(f"{where}: column {column!r} holds {kind}, not {what}  (setting: {setting})")
 
 
 def hold_out(corpus: DatasetDict, wanted: dict[str, float], text_column: str, where: str) -> DatasetDict:

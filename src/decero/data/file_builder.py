@@ -9,7 +9,7 @@ import pyarrow as pa
 from datasets import Features
 from datasets.builder import Key
 
-from decero.data import delimited, json_lines, parquet_files, plain_text
+from decero.data import conll_files, delimited, json_lines, parquet_files, plain_text
 from decero.data.column_names import Wanted
 from decero.data.file_paths import path_of
 
@@ -18,8 +18,8 @@ from decero.data.file_paths import path_of
 class LocalFilesConfig(datasets.BuilderConfig):
     """What decides the rows; `datasets` makes the cache's key from it.
 
-    form: txt, jsonl, csv, tsv or parquet. layouts: of csv and tsv files. rest: read the columns that are not named in
-    `wanted`, too. hashes: of the files' contents. sample: decide types by the first rows, for a stream.
+    form: txt, jsonl, csv, tsv, parquet or conll. layouts: of csv and tsv files. rest: read the columns that are not
+    named in `wanted`, too. hashes: of the files' contents. sample: decide types by the first rows, for a stream.
     """
 
     form: str = "txt"
@@ -55,6 +55,8 @@ class LocalFiles(datasets.ArrowBasedBuilder):
             return Features.from_arrow_schema(pa.schema(list(types.items())))
         if config.form == "txt":
             return Features.from_arrow_schema(plain_text.SCHEMA)
+        if config.form == "conll":
+            return conll_files.find_features(paths[0], config.wanted)
         layouts = [delimited.find_layout(path, config.form, config.wanted, config.rest) for path in paths]
         names = dict.fromkeys(config.wanted) | dict.fromkeys(
             name for layout in layouts for name in layout.names if name and config.rest
@@ -79,6 +81,8 @@ class LocalFiles(datasets.ArrowBasedBuilder):
             return json_lines.read_table(path, types, config.wanted, not config.sample)
         if config.form == "txt":
             return plain_text.read_table(path, config.sample_by)
+        if config.form == "conll":
+            return conll_files.read_table(path, config.wanted)
         layout = delimited.find_layout(path, config.form, config.wanted, config.rest)
         return delimited.read_table(layout, list(features))
 

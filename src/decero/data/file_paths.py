@@ -11,7 +11,7 @@ from decero.errors import UserError, did_you_mean
 
 SPLITS = ("train", "validation", "test")
 FORMATS = {"txt": "txt", "text": "txt", "jsonl": "jsonl", "json": "jsonl", "ndjson": "jsonl"}
-FORMATS |= {"csv": "csv", "tsv": "tsv", "parquet": "parquet"}
+FORMATS |= {"csv": "csv", "tsv": "tsv", "parquet": "parquet", "conll": "conll"}
 
 
 @cache

@@ -23,10 +23,12 @@ def best_window(length: int, bounds: list[tuple[int, int]]) -> np.ndarray:
     The context of an item is its distance to the nearer edge of its window; the edges of the sequence do not count,
     since nothing was cut there. Of two windows that are equally good, the first is taken.
     """
-    items = np.arange(length)
-    context = np.full((len(bounds), length), -1.0)
+    best, most = np.zeros(length, dtype=np.int64), np.full(length, -1.0)
     for w, (start, stop) in enumerate(bounds):
-        left = items[start:stop] - start if start else np.inf
-        right = stop - 1 - items[start:stop] if stop < length else np.inf
-        context[w, start:stop] = np.minimum(left, right)
-    return context.argmax(axis=0)
+        items = np.arange(start, stop)
+        left = items - start if start else np.inf
+        right = stop - 1 - items if stop < length else np.inf
+        context = np.minimum(left, right)
+        better = context > most[start:stop]
+        best[start:stop][better], most[start:stop] = w, np.maximum(context, most[start:stop])
+    return best

@@ -8,6 +8,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 
 from decero.data.corpus import check_column
+from decero.data.tagged_texts import labels_of
 from decero.doctor.findings import Finding, Severity, percent
 from decero.doctor.inspected_run import Folded, InspectedRun
 
@@ -80,8 +81,10 @@ def leakage(work: InspectedRun) -> Iterator[Finding]:
 def labels(work: InspectedRun) -> Iterator[Finding]:
     """Find labels missing in a split, and a majority class that the model does not beat.
 
-    Only for classifiers.
+    Only for classifiers of texts and of words.
     """
+    if work.name == "finetune_token_classification":
+        yield from _word_labels(work)
     if work.name != "finetune_classification":
         return
     kind = work.config.objective.problem_type
@@ -102,6 +105,21 @@ def labels(work: InspectedRun) -> Iterator[Finding]:
     found += _majority(work, counts) if kind == "single_label_classification" else []
     most, size = train.most_common(1)[0]
     fine = f"{len(train)} labels, the same in every split; {percent(size / train.total())} of rows are {most!r}"
+    yield from found or [Finding("labels", "ok", fine)]
+
+
+def _word_labels(work: InspectedRun) -> Iterator[Finding]:
+    """Find labels of entities, or tags, that are missing in a split."""
+    _ = work.corpus
+    scheme = work.task.tagged.scheme  # type: ignore[attr-defined]
+    counts = {
+        split: Counter(label for row in labels_of(parts[""], scheme) for label in row)
+        for split, parts in work.corpus.splits.items()
+    }
+    train = counts.pop("train")
+    found = list(_missing_labels(train, counts))
+    what, (most, size) = "words" if scheme == "none" else "entities", train.most_common(1)[0]
+    fine = f"{len(train)} labels, the same in every split; {percent(size / train.total())} of {what} are {most!r}"
     yield from found or [Finding("labels", "ok", fine)]
 
 

@@ -31,10 +31,10 @@ def checkpoint_config(section: ModelSection) -> Any:
     return config
 
 
-def label_names(config: Any) -> list[str]:
+def label_names(config: Any, head: str = "ForSequenceClassification") -> list[str]:
     """Return the name of each row of a checkpoint's classification head; an empty list if it has no such head."""
     heads = getattr(config, "architectures", None)
-    if not isinstance(heads, list) or not any("ForSequenceClassification" in str(name) for name in heads):
+    if not isinstance(heads, list) or not any(head in str(name) for name in heads):
         return []
     return [str(config.id2label.get(i, f"LABEL_{i}")) for i in range(config.num_labels)]
 

@@ -29,6 +29,7 @@ from decero.execution.transformers_internals import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
 from decero.models import AUTO_CLASSES
 
@@ -44,6 +45,7 @@ KINDS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
     ),
     "continues texts": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, ("generate",)),
     "fills holes in texts": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("fill",)),
+    "labels words": (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, ("extract",)),
 }  # fmt: skip
 
 TOO_MANY_TOKENS = "fine-tune the model, which adds the rows, or remove the added tokens from its tokenizer"
@@ -75,7 +77,7 @@ def load(
 ) -> Loaded:  # fmt: skip
     """Load a model with the head that `command` needs, onto the GPU if there is one.
 
-    command: `translate`, `summarize`, `generate`, `fill` or `classify`.
+    command: `translate`, `summarize`, `generate`, `fill`, `classify` or `extract`.
     trust_remote_code: allow Python code from the checkpoint; needs `revision`, a commit.
     bf16: convert weights to bfloat16. Otherwise a GPU keeps the stored dtype, and a CPU uses fp32.
     code_revision: NAME/REPO@COMMIT of code that the checkpoint takes from another repository.
@@ -110,7 +112,7 @@ def load(
     if not isinstance(tokenizer.model_max_length, int | float):
         raise UserError(f"{name}: tokenizer: its model_max_length is {tokenizer.model_max_length!r}, not a number")
     pad_with(tokenizer, model.config.get_text_config().pad_token_id)  # GPT-2 and Llama have no padding token
-    if command == "classify" or model.config.pad_token_id is None:
+    if command in ("classify", "extract") or model.config.pad_token_id is None:
         pad_as(model, tokenizer)
     check_fits_model(tokenizer, model.get_input_embeddings().num_embeddings, name, TOO_MANY_TOKENS)
     model.register_forward_hook(_refuse_nan(name))

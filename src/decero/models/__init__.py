@@ -16,6 +16,12 @@ from transformers import (
 from .configuration_decero import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
 from .modeling_choice import DeceroEncoderForMultipleChoice
 from .modeling_decoder import DeceroDecoderForCausalLM, DeceroDecoderForSequenceClassification, DeceroDecoderModel
+from .modeling_decoder import (
+    DeceroDecoderForCausalLM,
+    DeceroDecoderForSequenceClassification,
+    DeceroDecoderForTokenClassification,
+    DeceroDecoderModel,
+)
 from .modeling_encoder import (
     DeceroEncoderForMaskedLM,
     DeceroEncoderForQuestionAnswering,
@@ -38,6 +44,7 @@ AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
         AutoModel: DeceroDecoderModel,
         AutoModelForCausalLM: DeceroDecoderForCausalLM,
         AutoModelForSequenceClassification: DeceroDecoderForSequenceClassification,
+        AutoModelForTokenClassification: DeceroDecoderForTokenClassification,
     },
     DeceroEncoderDecoderConfig: {
         AutoModel: DeceroEncoderDecoderModel,
@@ -55,6 +62,7 @@ __all__ = [
     "DeceroDecoderConfig",
     "DeceroDecoderForCausalLM",
     "DeceroDecoderForSequenceClassification",
+    "DeceroDecoderForTokenClassification",
     "DeceroDecoderModel",
     "DeceroEncoderConfig",
     "DeceroEncoderDecoderConfig",

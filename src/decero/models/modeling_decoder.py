@@ -13,6 +13,7 @@ from transformers.masking_utils import (
     create_causal_mask,
     create_sliding_window_causal_mask,
 )
+from transformers.modeling_outputs import TokenClassifierOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -222,3 +223,37 @@ class DeceroDecoderForSequenceClassification(DeceroDecoderPreTrainedModel):
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions,
             **{CACHE: outputs.cache},
         )  # fmt: skip
+
+
+class DeceroDecoderForTokenClassification(DeceroDecoderPreTrainedModel):
+    """Label each token from it and the tokens before it: a decoder reads only to the left.
+
+    Its parameters have the names of transformers' `GenericForTokenClassification`.
+    """
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = DeceroDecoderModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout or 0.0)
+        self.score = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
+        labels=None, use_cache=None, **kwargs: Unpack[TransformersKwargs],
+    ) -> TokenClassifierOutput:  # fmt: skip
+        """Return logits (batch, length, labels) and, with labels, the loss.
+
+        labels: (batch, length), -100 for positions to ignore.
+        The output holds no cache, so the model fills one only if `use_cache` is given.
+        """
+        outputs = self.model(
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache=bool(use_cache), **kwargs
+        )
+        logits = self.score(self.dropout(outputs.last_hidden_state))
+        loss = None if labels is None else self.loss_function(logits, labels, self.config, **kwargs)
+        return TokenClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
