@@ -108,6 +108,7 @@ def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
         data, model = _together(accelerator, lambda: (task.load_data(opened, splits), task.build_model()))
         result = train(opened, model, data.train, task.optimize(opened, model, data), task.evaluator(opened, data))
         if run.keep_model:  # before it is scored, because scoring may fail
+            task.calibrate(opened, result.model, data)
             task.prepare_to_save(unwrap(result.model))
             opened.save_model(result.model, task.tokenizer)
         if run.trial is not None:

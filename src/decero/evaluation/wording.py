@@ -2,13 +2,23 @@
 
 import math
 
+from decero.evaluation.answer_metrics import ANSWER_METRICS
 from decero.evaluation.metrics import HIGHER_IS_BETTER
 from decero.evaluation.text_metrics import TEXT_METRICS
 from decero.formatting import duration
 
-PERCENT = ("accuracy", "f1_macro", "f1_micro", "exact_match", "label_accuracy", "token_f1", "eval_accuracy")
+PERCENT = (
+    "accuracy",
+    "f1_macro",
+    "f1_micro",
+    "exact_match",
+    "label_accuracy",
+    "token_f1",
+    "eval_accuracy",
+    *ANSWER_METRICS,
+)
 HUNDRED = (*TEXT_METRICS["translation"], *TEXT_METRICS["summarization"])  # they go from 0 to 100 by themselves
-MEANS = ("accuracy", "label_accuracy", "mse", "mae", *TEXT_METRICS["summarization"], *TEXT_METRICS["text"])
+MEANS = ("accuracy", "label_accuracy", "mse", "mae", "f1", *TEXT_METRICS["summarization"], *TEXT_METRICS["text"])
 DECIMALS = ("bits_per_byte", "loss", "eval_loss")  # a hundredth of them is much
 REGRESSION = ("mse", "mae", "pearson", "spearman")
 TITLES = {
@@ -18,6 +28,8 @@ TITLES = {
     "bleu": "BLEU", "chrf": "chrF", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L",
     "rougeLsum": "ROUGE-Lsum", "token_f1": "F1 of words", "bits_per_byte": "bits a byte", "loss": "loss",
     "perplexity": "perplexity", "eval_loss": "loss (nats a token)", "eval_accuracy": "token accuracy",
+    "f1": "F1", "has_answer_f1": "F1 where there is an answer", "no_answer_accuracy": "accuracy where there is none",
+    "has_answer_exact_match": "exact match where there is an answer",
 }  # fmt: skip
 
 

@@ -112,19 +112,26 @@ def texts_before_heads(model: nn.Module, batch: Batch):
             hook.remove()
 
 
+def read_logits(outputs: Any) -> Tensor:
+    """Return the logits of any head; of one that answers questions, start and end logits as the last dimension."""
+    if getattr(outputs, "start_logits", None) is None:
+        return outputs.logits
+    return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
+
+
 def packed_logits(model: nn.Module, batch: Batch, per_text: bool = False) -> Tensor:
     """Return logits: (rows, longest row, vocabulary), or (texts, labels) for `per_text`, a head that pools."""
     if not per_text:
-        return packed_outputs(model, batch).logits
+        return read_logits(packed_outputs(model, batch))
     with texts_before_heads(model, batch):
-        return packed_outputs(model, batch).logits
+        return read_logits(packed_outputs(model, batch))
 
 
 def logits_of(model: nn.Module, batch: Batch, per_text: bool = False) -> Tensor:
     """Return the logits for a padded or packed batch, without its labels. per_text: the head pools."""
     if "text_ids" in batch:
         return packed_logits(model, batch, per_text)
-    return model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    return read_logits(model(**{name: value for name, value in batch.items() if name != "labels"}))
 
 
 @torch.no_grad()
@@ -135,7 +142,7 @@ def prove(model: nn.Module, padded: Batch, packed: Batch, per_text: bool = False
     the tokens of one text are reversed, and the outputs of the other texts must not change beyond rounding.
     """
     bare = unwrap(model)
-    side = "decoder_" if bare.config.is_encoder_decoder and not per_text else ""
+    side = "decoder_" if "decoder_text_ids" in packed else ""
     text_BL, position_BL = packed[f"{side}text_ids"], packed[f"{side}position_ids"]
 
     def outputs(batch: Batch) -> Tensor:
@@ -148,7 +155,7 @@ def prove(model: nn.Module, padded: Batch, packed: Batch, per_text: bool = False
     torch.backends.cuda.matmul.allow_tf32 = False  # TF32 rounds to 5e-4
     try:
         with torch.autocast(next(bare.parameters()).device.type, enabled=False):
-            expected = bare(**{n: t for n, t in padded.items() if n != "labels"}).logits
+            expected = read_logits(bare(**{n: t for n, t in padded.items() if n != "labels"}))
             if not per_text:
                 expected = expected[text_BL[text_BL > 0] - 1, position_BL[text_BL > 0]]
             got = outputs(packed)

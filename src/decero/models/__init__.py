@@ -13,7 +13,12 @@ from transformers import (
 )
 
 from .configuration_decero import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
-from .modeling_decoder import DeceroDecoderForCausalLM, DeceroDecoderForSequenceClassification, DeceroDecoderModel
+from .modeling_decoder import (
+    DeceroDecoderForCausalLM,
+    DeceroDecoderForQuestionAnswering,
+    DeceroDecoderForSequenceClassification,
+    DeceroDecoderModel,
+)
 from .modeling_encoder import (
     DeceroEncoderForMaskedLM,
     DeceroEncoderForQuestionAnswering,
@@ -35,6 +40,7 @@ AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
         AutoModel: DeceroDecoderModel,
         AutoModelForCausalLM: DeceroDecoderForCausalLM,
         AutoModelForSequenceClassification: DeceroDecoderForSequenceClassification,
+        AutoModelForQuestionAnswering: DeceroDecoderForQuestionAnswering,
     },
     DeceroEncoderDecoderConfig: {
         AutoModel: DeceroEncoderDecoderModel,
@@ -51,6 +57,7 @@ __all__ = [
     "AUTO_CLASSES",
     "DeceroDecoderConfig",
     "DeceroDecoderForCausalLM",
+    "DeceroDecoderForQuestionAnswering",
     "DeceroDecoderForSequenceClassification",
     "DeceroDecoderModel",
     "DeceroEncoderConfig",

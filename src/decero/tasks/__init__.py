@@ -7,13 +7,15 @@ from decero.tasks.completion import Completion
 from decero.tasks.denoising import Denoising
 from decero.tasks.finish import finish, is_finished, push_once, record_of
 from decero.tasks.masked_lm import MaskedLM
+from decero.tasks.question_answering import QuestionAnswering
 from decero.tasks.seq2seq import Seq2Seq
 
 TASKS: dict[str, type[Task]] = {
-    task.recipe: task for task in (MaskedLM, Denoising, CausalLM, Classification, Seq2Seq, Completion)
+    task.recipe: task
+    for task in (MaskedLM, Denoising, CausalLM, Classification, Seq2Seq, Completion, QuestionAnswering)
 }  # recipe -> its task
 
 __all__ = [
-    "TASKS", "CausalLM", "Classification", "Completion", "Corpus", "Denoising", "MaskedLM", "Scores", "Seq2Seq", "Task",
-    "TaskData", "finish", "is_finished", "push_once", "record_of",
+    "TASKS", "CausalLM", "Classification", "Completion", "Corpus", "Denoising", "MaskedLM", "QuestionAnswering",
+    "Scores", "Seq2Seq", "Task", "TaskData", "finish", "is_finished", "push_once", "record_of",
 ]  # fmt: skip

@@ -228,6 +228,9 @@ class Task(ABC):
     def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:  # noqa: B027
         """The part of `score` whose time the forecast measures on a few rows; nothing by default."""
 
+    def calibrate(self, run: Run, model: nn.Module, data: TaskData) -> None:  # noqa: B027
+        """Choose on validation what the trained model decides by, before it is saved; nothing by default."""
+
     def prepare_to_save(self, model: Any) -> None:  # noqa: B027
         """Write into the checkpoint what it was taught here, such as how it generates."""
 

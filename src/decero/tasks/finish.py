@@ -32,6 +32,7 @@ def finish(run: Run, task: Task, result: TrainResult, data: TaskData) -> None:
     The model is saved before it is scored, because scoring may fail. The record is written before the push, because
     the push sends it.
     """
+    task.calibrate(run, result.model, data)
     task.prepare_to_save(unwrap(result.model))
     folder = run.save_model(result.model, task.tokenizer)
     record = record_of(run, task, result, data)
