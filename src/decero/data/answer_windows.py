@@ -82,12 +82,14 @@ class Window:
 class Windows:
     """Cut questions and contexts into windows of at most `max_length` tokens, special tokens included.
 
-    stride: context tokens that neighbours share. The question is whole in each window.
+    stride: context tokens that neighbours share. The question is whole in each window. mend: what to do where it is
+    too long.
     """
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
     stride: int
+    mend: str = "raise data.max_length, lower data.stride, or shorten the question"
 
     def __post_init__(self):
         self.layout = pair_layout(self.tokenizer)
@@ -116,8 +118,7 @@ class Windows:
         if room <= self.stride:
             raise UserError(
                 f"{name}: the question has {len(question)} tokens; windows of {self.max_length} tokens then have "
-                f"{max(0, room)} for the context, of which neighbours share {self.stride}; raise data.max_length, "
-                "lower data.stride, or shorten the question"
+                f"{max(0, room)} for the context, of which neighbours share {self.stride}; {self.mend}"
             )
         found = []
         for low, high in window_bounds(len(context), room, self.stride):

@@ -39,5 +39,6 @@ def settings_of(config: Any, positions: int | None, where: str) -> AnswerSetting
     if isinstance(threshold, bool) or not isinstance(threshold, int | float | None):
         raise UserError(f"{where}: config.json: {FIELD}.no_answer_threshold is {threshold!r}, not a number; remove it")
     found["max_length"] = min(found["max_length"], positions or found["max_length"])
-    found["stride"] = min(found["stride"], found["max_length"] // 2) if not given else found["stride"]
+    if "stride" not in given:
+        found["stride"] = min(found["stride"], found["max_length"] // 2)
     return AnswerSettings(**found, no_answer_threshold=threshold)

@@ -150,7 +150,7 @@ def answer(
     settings = settings_of(loaded.model.config, loaded.positions(), loaded.name)
     if no_answer_threshold is not None:
         settings = settings._replace(no_answer_threshold=no_answer_threshold)
-    cut = Windows(loaded.tokenizer, settings.max_length, settings.stride)
+    cut = Windows(loaded.tokenizer, settings.max_length, settings.stride, "shorten the question")
     segments = "token_type_ids" in loaded.tokenizer.model_input_names and reads_segments(loaded.model)
     collate = AnswerCollator(loaded.tokenizer, segments, no_answer_token(loaded.model, loaded.tokenizer))
     with prepacked_weights(loaded.model):
