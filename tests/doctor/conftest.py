@@ -37,6 +37,17 @@ def pairs(size, start=0):
     return [{"source": f"{sentence(n, 7)} {n}", "target": sentence(n + 3, 5)} for n in range(start, start + size)]
 
 
+def questions(size, start=0):
+    """Make questions for a word of a sentence; every third sentence does not hold the answer."""
+    found = []
+    for n in range(start, start + size):
+        context = f"{sentence(n, 9)} {n} {WORDS[n % len(WORDS)]}"
+        answers = {"text": [str(n)], "answer_start": [context.rindex(f" {n} ") + 1]}
+        none = {"text": [], "answer_start": []}
+        found.append({"context": context, "question": f"{sentence(n, 2)} {n}", "answers": answers if n % 3 else none})
+    return found
+
+
 @pytest.fixture(autouse=True, scope="package")
 def _one_thread():
     """Matrices this small are slower on several threads."""
@@ -83,6 +94,7 @@ KINDS = {  # recipe -> tokenizer, preset, rows, further settings
     ),
     "finetune_seq2seq": ("sentinels", "encoder_decoder", pairs, {"objective": {"label_smoothing": 0.1}}),
     "finetune_causal_lm": ("bpe", "decoder", pairs, {"objective": {"separator": ":"}}),
+    "finetune_question_answering": ("wordpiece", "encoder", questions, {"objective": {"no_answer": "on"}}),
 }  # fmt: skip
 
 
@@ -101,7 +113,7 @@ def write(house, tmp_path):
             path = tmp_path / f"{split}.jsonl"
             path.write_text("".join(json.dumps(row) + "\n" for row in each), encoding="utf-8")
             files[split] = str(path)
-        data = {"files": files, "max_length": 40}
+        data = {"files": files, "max_length": 40} | ({"stride": 8} if make is questions else {})
         if make is pairs:
             longest = (61, 59) if preset == "encoder_decoder" else (33, 31)  # of 64 positions, together for a decoder
             data = {
@@ -167,7 +179,9 @@ def curve_of(losses, every=1, **more):
 @pytest.fixture(scope="session")
 def make():
     """Return the functions that make data, because tests cannot import this file."""
-    return SimpleNamespace(documents=documents, examples=examples, pairs=pairs, curve=curve_of, kinds=list(KINDS))
+    return SimpleNamespace(
+        documents=documents, examples=examples, pairs=pairs, questions=questions, curve=curve_of, kinds=list(KINDS)
+    )
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from decero.config.benchmark import Benchmark
 from decero.config.command_line import OPTIONS
 from decero.config.comparison import Compare
 from decero.config.explain import section_of
+from decero.config.finetune_answers import FinetuneQuestionAnswering
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
 from decero.config.pretraining import EvaluateCausalLM, PretrainCausalLM, PretrainMLM, PretrainSeq2Seq, TrainTokenizer
 from decero.config.yaml_files import read_yaml
@@ -27,6 +28,7 @@ CLASSES = {
     "pretrain_seq2seq": PretrainSeq2Seq, "finetune_classification": FinetuneClassification,
     "finetune_causal_lm": FinetuneCausalLM, "finetune_seq2seq": FinetuneSeq2Seq, "compare": Compare,
     "evaluate_causal_lm": EvaluateCausalLM, "benchmark": Benchmark,
+    "finetune_question_answering": FinetuneQuestionAnswering,
 }  # fmt: skip
 NAMES = {
     "tasks": "swap",

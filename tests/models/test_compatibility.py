@@ -15,7 +15,12 @@ from decero.models import compatibility as compat
 from decero.models.compatibility import CACHE, COMMON, NAMES
 
 CLASSES = [(config, head) for config, heads in AUTO_CLASSES.items() for head in heads.values()]
-REMEMBER = [(config, head) for config, head in CLASSES if config is not DeceroEncoderConfig]
+NO_CACHE = ("QuestionAnswering",)  # heads of a decoder whose outputs hold no cache, as in transformers
+REMEMBER = [
+    (config, head)
+    for config, head in CLASSES
+    if config is not DeceroEncoderConfig and not head.__name__.endswith(NO_CACHE)
+]
 IDS = {"bos_token_id": 2, "eos_token_id": 1}
 
 

@@ -1,4 +1,4 @@
-"""Question answering as a user runs it: files, scores that do not depend on batches or processes, the command, compare."""
+"""Question answering as a user runs it: files, scores that do not depend on batches or processes, compare."""
 
 import json
 import random
@@ -10,7 +10,8 @@ import pytest
 from decero.evaluation.answer_metrics import answer_scores
 from decero.inference import answer, load
 
-WORDS = "the team won match after late goal by young striker in front of loud crowd bank raised its rate".split()
+SENTENCE = "the team won match after late goal by young striker in front of loud crowd"
+WORDS = [*SENTENCE.split(" "), "bank", "raised", "rate"]
 SHORT = ("training.max_train_steps=4", "training.eval_strategy=no")
 
 
@@ -80,9 +81,8 @@ def test_a_run_learns_and_writes_answers_with_their_scores(trained):
 def test_the_saved_model_answers_as_the_run_scored(trained, config):
     folder, _ = trained
     saved = json.loads((folder / "model" / "config.json").read_text())["question_answering"]
-    assert saved == {
-        "max_length": 24, "stride": 7, "max_answer_length": 4, "no_answer_threshold": result(folder)["no_answer_threshold"],
-    }  # fmt: skip
+    threshold = result(folder)["no_answer_threshold"]
+    assert saved == {"max_length": 24, "stride": 7, "max_answer_length": 4, "no_answer_threshold": threshold}
     draw = random.Random(3)
     rows = [question(draw, number) for size in (40, 13, 17) for number in range(size)][-17:]
     table = pd.read_parquet(folder / "predictions.parquet")
@@ -92,11 +92,11 @@ def test_the_saved_model_answers_as_the_run_scored(trained, config):
 
 
 def test_answers_do_not_depend_on_batches_or_packing(launch, config, tmp_path):
-    made = {}
+    made = {}  # without Adam, which makes steps of gradients that are zero but for rounding
     for size, packing in ((1, "off"), (7, "auto"), (64, "auto")):
         folder = tmp_path / f"{size}"
         words = (f"training.per_device_eval_batch_size={size}", f"training.packing={packing}", f"output={folder}")
-        launch("finetune_question_answering", config, *SHORT, *words)
+        launch("finetune_question_answering", config, *SHORT, *words, "optim.name=sgd")
         made[size] = pd.read_parquet(folder / "predictions.parquet")
     for size in (7, 64):
         assert made[size]["answer"].tolist() == made[1]["answer"].tolist()
@@ -140,7 +140,8 @@ def test_contenders_are_compared_by_question(launch, config, tmp_path):
     path = tmp_path / "compare.yaml"
     path.write_text(
         f"task: finetune_question_answering\nreference: ours\nseeds: [0]\nlabel_budgets: [20]\nkeep_models: true\n"
-        f"contenders:\n  ours: {{{model}, {tokenizer}}}\n  words: {{baseline: sentence}}\n  none: {{baseline: no_answer}}\n"
+        f"contenders:\n  ours: {{{model}, {tokenizer}}}\n  words: {{baseline: sentence}}\n"
+        f"  none: {{baseline: no_answer}}\n"
         f"{settings}"
     )
     printed = launch("compare", path).stdout

@@ -54,7 +54,7 @@ class Contender(Section):
         None,
         description="a simple baseline instead of a model: tfidf (words and pairs + logistic regression) for "
         "classification; ngram (byte 6-grams) for causal models; copy or lead (the source, or its first words) for "
-        "pairs of texts",
+        "pairs of texts; sentence (the one most like the question) or no_answer for question answering",
     )
     tokenizer: TokenizerSection = TokenizerSection()
     optim: dict[str, Any] = Field({}, description="settings of optim that differ for this contender")
