@@ -22,7 +22,9 @@ def files(tmp_path):
     """Rows that any task can read."""
     for split, size in {"train": 20, "validation": 6, "test": 8}.items():
         rows = [
-            {"text": f"word {n}", "label": "ab"[n % 2], "source": f"s {n}", "target": f"t {n}"} for n in range(size)
+            {"text": f"word {n}", "label": "ab"[n % 2], "source": f"s {n}", "target": f"t {n}"}
+            | {"context": f"word {n}", "question": "which", "answers": {"text": [f"{n}"], "answer_start": [5]}}
+            for n in range(size)
         ]
         rows = [row | {"summary": row["text"]} for row in rows]
         rows = [row | {"tokens": row["text"].split(), "ner_tags": ["B-X", "O"]} for row in rows]
@@ -57,6 +59,8 @@ def test_every_task_can_be_compared(settings, task):
 @pytest.mark.parametrize(
     ("task", "changes", "line"),
     [
+        ("finetune_question_answering", {"label_budgets": [21]}, "21 exceeds the 20 questions of train"),
+        ("finetune_question_answering", {"metric": "has_answers_f1"}, "did you mean has_answer_f1?"),
         ("pretrain_mml", {}, "task: unknown task pretrain_mml; did you mean pretrain_mlm?"),
         ("pretrain_mlm", {"label_budgets": [5]}, "label_budgets: pretrain_mlm uses text without labels"),
         ("pretrain_mlm", {"metric": "eval_los"}, "eval_los is not a metric of pretrain_mlm; did you mean eval_loss?"),

@@ -55,6 +55,15 @@ def summaries(size, start=0):
     """Make documents of three sentences; the summary is one of them."""
     texts = [[f"{sentence(n + k, 3 + k)} {n}" for k in range(3)] for n in range(start, start + size)]
     return [{"text": "\n\n".join(text), "summary": text[n % 3]} for n, text in enumerate(texts)]
+def questions(size, start=0):
+    """Make questions for a word of a sentence; every third sentence does not hold the answer."""
+    found = []
+    for n in range(start, start + size):
+        context = f"{sentence(n, 9)} {n} {WORDS[n % len(WORDS)]}"
+        answers = {"text": [str(n)], "answer_start": [context.rindex(f" {n} ") + 1]}
+        none = {"text": [], "answer_start": []}
+        found.append({"context": context, "question": f"{sentence(n, 2)} {n}", "answers": answers if n % 3 else none})
+    return found
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -106,6 +115,7 @@ KINDS = {  # recipe -> tokenizer, preset, rows, further settings
     "finetune_seq2seq": ("sentinels", "encoder_decoder", pairs, {"objective": {"label_smoothing": 0.1}}),
     "finetune_causal_lm": ("bpe", "decoder", pairs, {"objective": {"separator": ":"}}),
     "finetune_extractive_summaries": ("wordpiece", "encoder", summaries, {"objective": {"num_sentences": 1}}),
+    "finetune_question_answering": ("wordpiece", "encoder", questions, {"objective": {"no_answer": "on"}}),
 }  # fmt: skip
 
 
@@ -124,7 +134,7 @@ def write(house, tmp_path):
             path = tmp_path / f"{split}.jsonl"
             path.write_text("".join(json.dumps(row) + "\n" for row in each), encoding="utf-8")
             files[split] = str(path)
-        data = {"files": files, "max_length": 40}
+        data = {"files": files, "max_length": 40} | ({"stride": 8} if make is questions else {})
         if make is pairs:
             longest = (61, 59) if preset == "encoder_decoder" else (33, 31)  # of 64 positions, together for a decoder
             data = {
@@ -192,6 +202,7 @@ def make():
     """Return the functions that make data, because tests cannot import this file."""
     return SimpleNamespace(
         documents=documents, examples=examples, tagged=tagged, pairs=pairs, curve=curve_of, kinds=list(KINDS)
+        documents=documents, examples=examples, pairs=pairs, questions=questions, curve=curve_of, kinds=list(KINDS)
     )
 
 

@@ -23,6 +23,7 @@ def test_a_healthy_run_has_only_ok_findings(everything, name, healthy_log):
     assert {f.severity for f in found} == {"ok"}, "\n".join(f.line() for f in found)
     wanted = {"duplicates", "empty", "leakage", "rows", "tokenizer", "floor", "first loss", "overfit", "layers"}
     wanted |= {"updates", "schedule", "curve", "data wait"} | ({"labels"} if "classification" in name else set())
+    wanted |= {"answers"} if name == "finetune_question_answering" else set()
     assert {f.check for f in found} == wanted
 
 

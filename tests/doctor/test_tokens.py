@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from decero.doctor import tokens
+from decero.doctor import answers, tokens
 from decero.doctor.examination import examine, open_run
 from decero.doctor.tokens import entropy
 
@@ -22,6 +22,18 @@ def test_very_short_texts_are_found(found, make):
     said = only(found(tokens.rows, "pretrain_mlm", rows={"train": rows}))
     assert said.severity == "warn"
     assert "25.0 % of 40 sampled texts have fewer than 5 tokens" in said.what
+
+
+def test_answers_that_no_window_can_give_are_found(found, make):
+    rows = make.questions(30)
+    said = found(answers.answers, "finetune_question_answering", rows={"train": rows}, data={"max_answer_length": 1})
+    assert [(f.severity, f.mend) for f in said] == [("warn", "raise data.max_answer_length")]
+    for row in rows:  # an answer of a whole sentence, and windows with room for a part of it
+        row["answers"] = {"text": [row["context"]], "answer_start": [0]}
+    data = {"max_length": 16, "stride": 2, "max_answer_length": 40}
+    said = found(answers.answers, "finetune_question_answering", rows={"train": rows}, data=data)
+    assert [(f.severity, f.mend) for f in said] == [("warn", "raise data.stride or data.max_length")]
+    assert found(answers.answers, "pretrain_mlm") == []
 
 
 def test_long_texts_in_pretraining_are_not_truncated(found, make):

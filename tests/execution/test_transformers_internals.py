@@ -189,6 +189,7 @@ def test_tables_of_heads_name_the_classes():
     tables = {
         "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": ("gpt2", "GPT2LMHeadModel"),
         "MODEL_FOR_MASKED_LM_MAPPING_NAMES": ("bert", "BertForMaskedLM"),
+        "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES": ("bert", "BertForQuestionAnswering"),
         "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES": ("t5", "T5ForConditionalGeneration"),
         "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES": ("bert", "BertForSequenceClassification"),
         "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES": ("bert", "BertForTokenClassification"),

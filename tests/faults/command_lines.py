@@ -20,6 +20,7 @@ from decero.config.comparison import Compare
 from decero.config.explain import section_of
 from decero.config.finetune_choice import FinetuneMultipleChoice
 from decero.config.finetune_words import FinetuneTokenClassification
+from decero.config.finetune_answers import FinetuneQuestionAnswering
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
 from decero.config.pretraining import EvaluateCausalLM, PretrainCausalLM, PretrainMLM, PretrainSeq2Seq, TrainTokenizer
 from decero.config.suite import EvaluateSuite
@@ -34,6 +35,7 @@ CLASSES = {
     "finetune_causal_lm": FinetuneCausalLM, "finetune_seq2seq": FinetuneSeq2Seq, "compare": Compare,
     "evaluate_causal_lm": EvaluateCausalLM, "benchmark": Benchmark,
     "finetune_token_classification": FinetuneTokenClassification,
+    "finetune_question_answering": FinetuneQuestionAnswering,
 }  # fmt: skip
 NAMES = {
     "tasks": "swap",

@@ -43,6 +43,7 @@ data:
   max_target_length: 20
 generation: {metric: METRIC, max_new_tokens: 6, validation_rows: 4}
 """
+QUESTIONS = "data: {files: QUESTIONS, max_length: 24, stride: 6, max_answer_length: 5}\n"
 RECIPES = {  # recipe -> kind of model, settings
     "train_tokenizer": ("encoder", f"data: {{files: FILES}}\ntokenizer: {TOKENIZERS['encoder']}\n"),
     "pretrain_mlm": ("encoder", MODEL + TEXTS + TRAINING),
@@ -53,6 +54,7 @@ RECIPES = {  # recipe -> kind of model, settings
     "finetune_token_classification": ("encoder", MODEL + TEXTS + TRAINING),
     "finetune_causal_lm": ("decoder", MODEL + PAIRS.replace("METRIC", "text") + TRAINING),
     "finetune_seq2seq": ("encoder_decoder", MODEL + PAIRS.replace("METRIC", "translation") + TRAINING),
+    "finetune_question_answering": ("encoder", MODEL + QUESTIONS + TRAINING),
     "evaluate_causal_lm": ("decoder", MODEL + TEXTS),
     "compare": (
         "encoder",
@@ -92,6 +94,20 @@ def pairs(sizes=SIZES, seed=7) -> dict[str, list[dict]]:
     return splits
 
 
+def questions(sizes=SIZES, seed=9) -> dict[str, list[dict]]:
+    """Questions for the word after one of a text, by split; every third text does not hold the answer."""
+    draw, splits = random.Random(seed), {}
+    for split, size in sizes.items():
+        splits[split] = rows = []
+        for number in range(size):
+            words = draw.choices(TOPICS["sport"].split(), k=draw.randint(6, 40))
+            at = draw.randrange(len(words) - 1)
+            found = [(words[at + 1], len(" ".join([*words[: at + 1], ""])))] if number % 3 else []
+            answers = {"text": [word for word, _ in found], "answer_start": [start for _, start in found]}
+            rows.append({"context": " ".join(words), "question": f"after {words[at]}", "answers": answers})
+    return splits
+
+
 def once(make):
     """Make each thing once, whoever asks first."""
 
@@ -113,7 +129,7 @@ class World:
             (folder / name).mkdir(parents=True)
         for name, fields in PRESETS.items():
             (folder / "presets" / f"{name}.yaml").write_text(fields + SHAPE)
-        for name, splits in (("", examples()), ("pairs_", pairs())):
+        for name, splits in (("", examples()), ("pairs_", pairs()), ("questions_", questions())):
             for split, rows in splits.items():
                 lines = "".join(f"{json.dumps(row)}\n" for row in rows)
                 (folder / "data" / f"{name}{split}.jsonl").write_text(lines)
@@ -131,6 +147,7 @@ class World:
         for word, value in {
             "PRESETS": f"{self.folder}/presets", "TOKENIZERS": f"{self.folder}/tokenizers", "KIND": kind,
             "FILES": self.files(), "PAIRS": self.files("pairs_"),
+            "QUESTIONS": self.files("questions_"),
         }.items():  # fmt: skip
             text = text.replace(word, value)
         path = self.folder / "configs" / f"{recipe}.yaml"

@@ -12,6 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     DynamicCache,
@@ -21,6 +22,7 @@ from transformers import (
 from decero.models import (
     DeceroDecoderConfig,
     DeceroDecoderForCausalLM,
+    DeceroDecoderForQuestionAnswering,
     DeceroDecoderForSequenceClassification,
     DeceroDecoderForTokenClassification,
     DeceroDecoderModel,
@@ -34,6 +36,7 @@ AUTO = {
     AutoModelForCausalLM: DeceroDecoderForCausalLM,
     AutoModelForSequenceClassification: DeceroDecoderForSequenceClassification,
     AutoModelForTokenClassification: DeceroDecoderForTokenClassification,
+    AutoModelForQuestionAnswering: DeceroDecoderForQuestionAnswering,
 }
 HEADS = [head for auto, head in AUTO.items() if auto is not AutoModel]
 BUCKETS = {"relative_attention_num_buckets": 7, "relative_attention_max_distance": 11}
@@ -69,6 +72,10 @@ LABELS = {
     DeceroDecoderForCausalLM: {"labels": torch.full((3, 7), -100).index_fill(1, torch.tensor([0, 1, 4]), 5)},
     DeceroDecoderForSequenceClassification: {"labels": torch.tensor([1, 0, 1])},
     DeceroDecoderForTokenClassification: {"labels": torch.tensor([[1, 0, 1, -100, 0, 1, 1]] * 3)},
+    DeceroDecoderForQuestionAnswering: {
+        "start_positions": torch.tensor([1, 0, 2]),
+        "end_positions": torch.tensor([3, 1, 2]),
+    },
 }
 
 
@@ -710,6 +717,12 @@ def test_a_head_that_the_checkpoint_lacks_is_initialised(make_config, randomize,
     assert report["missing_keys"] == expected
     assert projection.weight.std().item() == pytest.approx(0.1 if tied else 0.5, rel=0.1)
     assert projection.bias is None or projection.bias.eq(0).all()
+    name = {CLASSIFIER: "score", DeceroDecoderForQuestionAnswering: "qa_outputs"}.get(head, "lm_head")
+    biases = set() if head is CLASSIFIER else {f"{name}.bias"}
+    assert report["missing_keys"] == biases | (set() if tied else {f"{name}.weight"})
+    layer = getattr(model, name)
+    assert layer.weight.std().item() == pytest.approx(0.1 if tied else 0.5, rel=0.2 if name == "qa_outputs" else 0.1)
+    assert layer.bias is None or layer.bias.eq(0).all()
     assert torch.equal(model.model(**batch)[0], body(**batch)[0])
 
 
@@ -763,7 +776,7 @@ def test_return_dict_false_gives_a_tuple(make_model, batch, head):
     out, row = model(**batch, **LABELS[head]), model(**batch, **LABELS[head], return_dict=False)
     assert isinstance(row, tuple)
     assert torch.equal(row[0], out.loss)
-    assert torch.equal(row[1], out.logits)
+    assert torch.equal(row[1], out["logits" if "logits" in out else "start_logits"])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

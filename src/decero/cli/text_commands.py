@@ -52,7 +52,7 @@ def add_fill(commands) -> None:
     """Add `decero fill MODEL [TEXT|FILE|-]`."""
     parser = line_parser(commands, "fill", "fill each [MASK] with a masked language model")
     parser.add_argument(
-        "--top-k", type=_positive, default=5, metavar="N", help="with --jsonl: candidates per hole (default: 5)"
+        "--top-k", type=positive, default=5, metavar="N", help="with --jsonl: candidates per hole (default: 5)"
     )
 
 
@@ -86,13 +86,20 @@ def line_parser(commands, name: str, what: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--jsonl", action="store_true", help="print one JSON object per line, with all results")
     parser.add_argument(
-        "--batch-tokens", type=_positive, default=8192, metavar="N", help="most tokens per batch (default: 8192)"
+        "--batch-tokens", type=positive, default=8192, metavar="N", help="most tokens per batch (default: 8192)"
     )
     if name not in ("generate", "extract"):
         parser.add_argument(
             "--too-long", choices=("split", "cut"), default="cut" if name == "summarize" else "split",
             help="split or cut lines longer than the model's limit (default: %(default)s)",
         )  # fmt: skip
+    add_loading(parser)
+    parser.set_defaults(function=_run)
+    return parser
+
+
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a model is loaded; `loading_of` reads them."""
     parser.add_argument("--bf16", action="store_true", help="weights in bfloat16: faster, but a few words may differ")
     parser.add_argument("--revision", metavar="COMMIT", help="commit of a model on the hub")
     parser.add_argument(
@@ -101,15 +108,19 @@ def line_parser(commands, name: str, what: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="allow Python code from the model to run; needs --revision"
     )
-    parser.set_defaults(function=_run)
-    return parser
+
+
+def loading_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `inference.load`."""
+    loading = {name: getattr(arguments, name) for name in ("revision", "trust_remote_code", "bf16")}
+    return loading | ({"code_revision": arguments.code_revision} if arguments.code_revision else {})
 
 
 def _writes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--beams", type=_positive, metavar="N", help="number of beams (default: that of the model)")
+    parser.add_argument("--beams", type=positive, metavar="N", help="number of beams (default: that of the model)")
     parser.add_argument(
         "--max-new-tokens",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="most new tokens per line (default: that of the model, else 256)",
     )
@@ -129,7 +140,7 @@ def _speaks(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _positive(word: str) -> int:
+def positive(word: str) -> int:
     if not (word.isascii() and word.isdigit() and len(word) < 20 and int(word) > 0):
         raise argparse.ArgumentTypeError(f"{word[:40]} is not a whole number above 0")
     return int(word)
@@ -141,9 +152,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     set_threads()
     command = arguments.command
-    loading = {name: getattr(arguments, name) for name in ("revision", "trust_remote_code", "bf16")}
-    loading |= {"code_revision": arguments.code_revision} if arguments.code_revision else {}
-    loaded = inference.load(arguments.model, command, **loading)
+    loaded = inference.load(arguments.model, command, **loading_of(arguments))
     options = {"batch_tokens": arguments.batch_tokens}
     names = ("beams", "max_new_tokens", "prefix", "source_lang", "target_lang", "top_k", "too_long", "chat", "words")
     for name in (*names, "temperature", "top_p", "seed"):

@@ -1,5 +1,6 @@
 """Simple baselines: what a model must beat to be worth its time."""
 
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -17,13 +18,18 @@ from sklearn.pipeline import make_pipeline
 from decero.data.corpus import source_rows
 from decero.evaluation.metrics import compute_metrics, predict
 from decero.data.tag_schemes import read_spans
+from decero.data.answer_rows import NAMES, TEXTS
+from decero.evaluation.answer_metrics import answer_scores
 from decero.evaluation.metrics import compute_metrics
 from decero.evaluation.text_metrics import bits_per_byte
 from decero.evaluation.threshold import choose_threshold
 from decero.tasks import TASKS
 from decero.tasks.likelihood import ngram_bits
 from decero.tasks.tagging import words_of, write_answers
+from decero.tasks.question_answering import scores_of, write_answers
 from decero.tasks.text_to_text import score, write_outputs
+
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 def tfidf(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
@@ -149,6 +155,40 @@ def lexicon(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
 
 BASELINES: dict[str, Callable[[Any, Path | None, str], dict[str, Any]]] = {
     "tfidf": tfidf, "ngram": ngram, "copy": copy, "lead": lead, "lexicon": lexicon,
+def sentence(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
+    """Answer with the sentence of the context that is most like the question, by TF-IDF of train."""
+    data = task.config.data
+    train, rows = (task.corpus.splits[each][""] for each in ("train", split))
+    vectors = TfidfVectorizer(sublinear_tf=True).fit([*train[data.context_column], *train[data.question_column]])
+    found = []
+    for context, question in zip(rows[data.context_column], rows[data.question_column], strict=True):
+        parts = [part.strip() for part in SENTENCE_END.split(context) if part and part.strip()]
+        likeness = (vectors.transform(parts) @ vectors.transform([question]).T).toarray() if parts else np.zeros((1, 1))
+        found.append(parts[int(likeness.argmax())] if parts else "")
+    return _answered(task, folder, split, found)
+
+
+def no_answer(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
+    """Say of every question that there is no answer."""
+    return _answered(task, folder, split, [""] * len(task.corpus.splits[split][""]))
+
+
+def _answered(task: Any, folder: Path | None, split: str, answers: list[str]) -> dict[str, Any]:
+    rows = task.corpus.splits[split][""]
+    scores = [
+        answer_scores(text, right, task.config.objective.articles)
+        for text, right in zip(answers, rows[TEXTS], strict=True)
+    ]
+    table = pd.DataFrame({"id": rows[NAMES], "references": rows[TEXTS], "answer": answers})
+    table["exact_match"], table["f1"] = np.array(scores).T
+    if folder:
+        write_answers(folder, table)
+    return {"metric": scores_of(table)}
+
+
+BASELINES: dict[str, Callable[[Any, Path | None, str], dict[str, Any]]] = {
+    "tfidf": tfidf, "ngram": ngram, "copy": copy, "lead": lead, "sentence": sentence,
+    "no_answer": no_answer,
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from decero.data.packages import resolve_package_path
-from decero.doctor import curve, texts, tokens, weights
+from decero.doctor import answers, curve, texts, tokens, weights
 from decero.doctor.findings import Finding, NotExaminedError
 from decero.doctor.inspected_run import InspectedRun, open_run
 from decero.doctor.model_files import check_checkpoint, check_kinds
@@ -44,6 +44,7 @@ CHECKS: tuple[tuple[str, Callable[[InspectedRun], Iterator[Finding]]], ...] = (
     ("corpus", texts.leakage),
     ("corpus", texts.labels),
     ("rows", tokens.rows),
+    ("rows", answers.answers),
     ("rows", tokens.tokenizer),
     ("rows", tokens.floor),
     ("rows", weights.overfit),

@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 from decero.data.causal import PLAIN
 from decero.data.tokenizer import load_tokenizer
+from decero.doctor.answers import frequent_spans, has_spans, uniform_spans
 from decero.doctor.findings import Finding, percent
 from decero.doctor.inspected_run import InspectedRun
 
@@ -146,7 +147,10 @@ def floor(work: InspectedRun) -> Iterator[Finding]:
 
     The loss of the run is the best validation loss, or else the last training loss.
     """
-    bound, unit = entropy(work.labels), "nats" if not _numbers(work.labels) else "squared error"
+    if has_spans(work):
+        bound, unit = frequent_spans(work), "nats"
+    else:
+        bound, unit = entropy(work.labels), "nats" if not _numbers(work.labels) else "squared error"
     held_out = [row["eval_loss"] for row in work.metrics if "eval_loss" in row]
     trained = [row["loss"] for row in work.metrics if "loss" in row]
     smoothed = getattr(work.config.objective, "label_smoothing", 0) > 0
@@ -173,6 +177,8 @@ def floor(work: InspectedRun) -> Iterator[Finding]:
 
 def uniform(work: InspectedRun) -> float | None:
     """Return the loss of uniform guessing: ln of the number of choices; None for numbers."""
+    if has_spans(work):
+        return uniform_spans(work)
     labels = work.labels
     if _numbers(labels):
         return None

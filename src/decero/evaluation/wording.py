@@ -2,6 +2,7 @@
 
 import math
 
+from decero.evaluation.answer_metrics import ANSWER_METRICS
 from decero.evaluation.metrics import HIGHER_IS_BETTER
 from decero.evaluation.text_metrics import TEXT_METRICS
 from decero.formatting import duration
@@ -26,6 +27,10 @@ MEANS = (
     *TEXT_METRICS["summarization"],
     *TEXT_METRICS["text"],
 )
+    *ANSWER_METRICS,
+)
+HUNDRED = (*TEXT_METRICS["translation"], *TEXT_METRICS["summarization"])  # they go from 0 to 100 by themselves
+MEANS = ("accuracy", "label_accuracy", "mse", "mae", "f1", *TEXT_METRICS["summarization"], *TEXT_METRICS["text"])
 DECIMALS = ("bits_per_byte", "loss", "eval_loss")  # a hundredth of them is much
 REGRESSION = ("mse", "mae", "pearson", "spearman")
 TITLES = {
@@ -36,6 +41,8 @@ TITLES = {
     "rougeLsum": "ROUGE-Lsum", "token_f1": "F1 of words", "bits_per_byte": "bits a byte", "loss": "loss",
     "perplexity": "perplexity", "eval_loss": "loss (nats a token)", "eval_accuracy": "token accuracy",
     "accuracy_normalized": "accuracy by nats a byte",
+    "f1": "F1", "has_answer_f1": "F1 where there is an answer", "no_answer_accuracy": "accuracy where there is none",
+    "has_answer_exact_match": "exact match where there is an answer",
 }  # fmt: skip
 
 

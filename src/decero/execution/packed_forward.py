@@ -115,12 +115,19 @@ def texts_before_heads(model: nn.Module, batch: Batch):
             hook.remove()
 
 
+def read_logits(outputs: Any) -> Tensor:
+    """Return the logits of any head; of one that answers questions, start and end logits as the last dimension."""
+    if getattr(outputs, "start_logits", None) is None:
+        return outputs.logits
+    return torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
+
+
 def packed_logits(model: nn.Module, batch: Batch, per_text: bool = False) -> Tensor:
     """Return logits: (rows, longest row, vocabulary), or (texts, labels) for `per_text`, a head that pools."""
     if not per_text:
-        return packed_outputs(model, batch).logits
+        return read_logits(packed_outputs(model, batch))
     with texts_before_heads(model, batch):
-        return packed_outputs(model, batch).logits
+        return read_logits(packed_outputs(model, batch))
 
 
 def logits_of(model: nn.Module, batch: Batch, per_text: bool = False) -> Tensor:
@@ -149,6 +156,7 @@ def one_choice_a_row(model: nn.Module, inputs: dict[str, Any]) -> Any:
         return model(**{name: tensor.unsqueeze(1) for name, tensor in inputs.items() if tensor.dim() == 2})
     finally:
         hook.remove()
+    return read_logits(model(**{name: value for name, value in batch.items() if name != "labels"}))
 
 
 @torch.no_grad()
@@ -159,7 +167,7 @@ def prove(model: nn.Module, padded: Batch, packed: Batch, per_text: bool = False
     the tokens of one text are reversed, and the outputs of the other texts must not change beyond rounding.
     """
     bare = unwrap(model)
-    side = "decoder_" if bare.config.is_encoder_decoder and not per_text else ""
+    side = "decoder_" if "decoder_text_ids" in packed else ""
     text_BL, position_BL = packed[f"{side}text_ids"], packed[f"{side}position_ids"]
 
     def outputs(batch: Batch) -> Tensor:
@@ -173,6 +181,7 @@ def prove(model: nn.Module, padded: Batch, packed: Batch, per_text: bool = False
     try:
         with torch.autocast(next(bare.parameters()).device.type, enabled=False):
             expected = padded_outputs(bare, padded).logits
+            expected = read_logits(bare(**{n: t for n, t in padded.items() if n != "labels"}))
             if not per_text:
                 expected = expected[text_BL[text_BL > 0] - 1, position_BL[text_BL > 0]]
             got = outputs(packed)

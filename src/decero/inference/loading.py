@@ -9,6 +9,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -27,6 +28,7 @@ from decero.execution.pretrained import load_pretrained, one_line, read_model_co
 from decero.execution.transformers_internals import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES,
     MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
@@ -42,6 +44,9 @@ KINDS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
     "classifies texts": (
         AutoModelForSequenceClassification, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
         ("classify",),
+    ),
+    "finds answers in texts": (
+        AutoModelForQuestionAnswering, MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES, ("answer",),
     ),
     "continues texts": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, ("generate",)),
     "fills holes in texts": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("fill",)),
@@ -78,6 +83,7 @@ def load(
     """Load a model with the head that `command` needs, onto the GPU if there is one.
 
     command: `translate`, `summarize`, `generate`, `fill`, `classify` or `extract`.
+    command: `translate`, `summarize`, `generate`, `fill`, `classify` or `answer`.
     trust_remote_code: allow Python code from the checkpoint; needs `revision`, a commit.
     bf16: convert weights to bfloat16. Otherwise a GPU keeps the stored dtype, and a CPU uses fp32.
     code_revision: NAME/REPO@COMMIT of code that the checkpoint takes from another repository.
@@ -126,7 +132,9 @@ def _refuse_nan(name: str) -> Callable[..., None]:
     """
 
     def check(model: PreTrainedModel, inputs: Any, outputs: Any) -> None:
-        logits = outputs.logits[:, -1] if outputs.logits.dim() == 3 else outputs.logits
+        logits = getattr(outputs, "start_logits", None)
+        if logits is None:
+            logits = outputs.logits[:, -1] if outputs.logits.dim() == 3 else outputs.logits
         if not logits.amax(dim=-1).isfinite().all():
             raise UserError(f"{name}: the model computes NaN or infinity, which is no answer; use another checkpoint")
 

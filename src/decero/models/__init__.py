@@ -20,6 +20,10 @@ from .modeling_decoder import (
     DeceroDecoderForCausalLM,
     DeceroDecoderForSequenceClassification,
     DeceroDecoderForTokenClassification,
+from .modeling_decoder import (
+    DeceroDecoderForCausalLM,
+    DeceroDecoderForQuestionAnswering,
+    DeceroDecoderForSequenceClassification,
     DeceroDecoderModel,
 )
 from .modeling_encoder import (
@@ -45,6 +49,7 @@ AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
         AutoModelForCausalLM: DeceroDecoderForCausalLM,
         AutoModelForSequenceClassification: DeceroDecoderForSequenceClassification,
         AutoModelForTokenClassification: DeceroDecoderForTokenClassification,
+        AutoModelForQuestionAnswering: DeceroDecoderForQuestionAnswering,
     },
     DeceroEncoderDecoderConfig: {
         AutoModel: DeceroEncoderDecoderModel,
@@ -61,6 +66,7 @@ __all__ = [
     "AUTO_CLASSES",
     "DeceroDecoderConfig",
     "DeceroDecoderForCausalLM",
+    "DeceroDecoderForQuestionAnswering",
     "DeceroDecoderForSequenceClassification",
     "DeceroDecoderForTokenClassification",
     "DeceroDecoderModel",

@@ -14,6 +14,7 @@ from transformers.masking_utils import (
     create_sliding_window_causal_mask,
 )
 from transformers.modeling_outputs import TokenClassifierOutput
+from transformers.modeling_outputs import QuestionAnsweringModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -237,6 +238,13 @@ class DeceroDecoderForTokenClassification(DeceroDecoderPreTrainedModel):
         self.model = DeceroDecoderModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout or 0.0)
         self.score = nn.Linear(config.hidden_size, config.num_labels)
+class DeceroDecoderForQuestionAnswering(DeceroDecoderPreTrainedModel):
+    """Find start and end of an answer in a context that follows the question: Devlin et al. 2019, section 4.2."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = DeceroDecoderModel(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
     @can_return_tuple
@@ -257,3 +265,17 @@ class DeceroDecoderForTokenClassification(DeceroDecoderPreTrainedModel):
         return TokenClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+        start_positions=None, end_positions=None, use_cache=None, **kwargs: Unpack[TransformersKwargs],
+    ) -> QuestionAnsweringModelOutput:  # fmt: skip
+        """Return start and end logits, (batch, length) each, and with positions, (batch,) each, the loss."""
+        outputs = self.model(
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache=use_cache, **kwargs
+        )
+        start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(dim=-1)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = self.loss_function(start_logits, end_logits, start_positions, end_positions, **kwargs)
+        return QuestionAnsweringModelOutput(
+            loss=loss, start_logits=start_logits.contiguous(), end_logits=end_logits.contiguous(),
+            hidden_states=outputs.hidden_states, attentions=outputs.attentions,
+        )  # fmt: skip

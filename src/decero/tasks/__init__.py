@@ -9,6 +9,7 @@ from decero.tasks.extractive import ExtractiveSummaries
 from decero.tasks.finish import finish, is_finished, push_once, record_of
 from decero.tasks.masked_lm import MaskedLM
 from decero.tasks.multiple_choice import MultipleChoice
+from decero.tasks.question_answering import QuestionAnswering
 from decero.tasks.seq2seq import Seq2Seq
 from decero.tasks.tagging import TokenClassification
 
@@ -33,4 +34,11 @@ __all__ = [
 __all__ = [
     "TASKS", "CausalLM", "Classification", "Completion", "Corpus", "Denoising", "MaskedLM", "Scores", "Seq2Seq", "Task",
     "TaskData", "TokenClassification", "finish", "is_finished", "push_once", "record_of",
+    task.recipe: task
+    for task in (MaskedLM, Denoising, CausalLM, Classification, Seq2Seq, Completion, QuestionAnswering)
+}  # recipe -> its task
+
+__all__ = [
+    "TASKS", "CausalLM", "Classification", "Completion", "Corpus", "Denoising", "MaskedLM", "QuestionAnswering",
+    "Scores", "Seq2Seq", "Task", "TaskData", "finish", "is_finished", "push_once", "record_of",
 ]  # fmt: skip

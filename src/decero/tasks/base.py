@@ -262,6 +262,7 @@ class Task(ABC):
 
     def calibrate(self, run: Run, model: nn.Module, data: TaskData) -> None:  # noqa: B027
         """Choose on the validation rows how outputs are read, after training and before `prepare_to_save`."""
+        """Choose on validation what the trained model decides by, before it is saved; nothing by default."""
 
     def prepare_to_save(self, model: Any) -> None:  # noqa: B027
         """Write into the checkpoint what it was taught here, such as how it generates."""

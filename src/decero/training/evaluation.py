@@ -1,7 +1,8 @@
 """Evaluate every example exactly once, at any batch size and on any number of processes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,8 @@ from decero.data.order import RowIndex, Rows
 from decero.execution.objective import Batch, Objective, projecting_only, row_nats
 from decero.execution.packed_forward import logits_of
 from decero.training.sharding import evaluating
+
+T = TypeVar("T")
 
 
 def _batches(
@@ -86,6 +89,23 @@ def predict_logits(
     ordered = np.empty((len(dataset), width), dtype=np.float32)
     ordered[rows[rows >= 0]] = gathered[rows >= 0]
     return ordered
+
+
+@torch.no_grad()
+def predict_rows(
+    accelerator: Accelerator, model: nn.Module, dataset: Dataset, objective: Objective, batch_size: int,
+    read_out: Callable[[nn.Module, Batch, list[int]], list[T]],
+) -> list[T]:  # fmt: skip
+    """Return what `read_out` says of each row, in data set order, the same on every process.
+
+    read_out: (model, batch, numbers of its rows) -> one result per row. Results are pickled to the other processes.
+    """
+    found: list[tuple[int, T]] = []
+    with evaluating(accelerator, model) as bare:
+        for indices, batch in _batches(accelerator, dataset, objective, batch_size):
+            found += zip(indices, read_out(bare, batch, indices), strict=True)
+    every = dict(gather_object(found))
+    return [every[index] for index in range(len(dataset))]
 
 
 @torch.no_grad()
