@@ -4,6 +4,7 @@ Data set scripts are not supported: `datasets` no longer runs them.
 """
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ def load_corpus(
     columns: Wanted | None = None,
     validation_fraction: float = 0.0,
     test_fraction: float = 0.0,
+    to_pairs: Callable[[DatasetDict], DatasetDict] | None = None,
 ) -> DatasetDict:
     """Load a memory-mapped `DatasetDict` with `train` and, if given or split off, `validation` and `test`.
 
@@ -42,6 +44,7 @@ def load_corpus(
         not given. `a.b` is field b of the nested column a. Columns of csv and tsv files are text, as it is written.
     validation_fraction, test_fraction: split off from train if the corpus has no such split. The split of a row depends
         only on its text: equal texts are always in the same split, and new rows move no old row.
+    to_pairs: turns rows that hold no text, such as dialogues, into rows whose text is the column `source`.
 
     Raises UserError: an unknown name, file or column; text that is not UTF-8 (with file and line); an empty split.
     """
@@ -58,6 +61,8 @@ def load_corpus(
         corpus = EMBEDDED[name](max_rows)
     else:
         corpus = read_hub(str(name), config_name, revision, streaming, max_rows, wanted, columns is None)
+    if to_pairs is not None:
+        corpus, text_column = to_pairs(corpus), "source"
     return _complete(corpus, text_column, validation_fraction, test_fraction, name or "data.files")
 
 
