@@ -22,15 +22,15 @@ TEMPLATES = {  # what five families write; all tagged
     "llama": "{{ '<s>' }}" + LOOP + "{{ '<|h|>assistant<|/h|>\n\n' }}" + ANSWER.replace("END", "'<|eot_id|>'")
     + "{% else %}{{ '<|h|>' + m.role + '<|/h|>\n\n' + m.content | trim + '<|eot_id|>' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|h|>assistant<|/h|>\n\n' }}{% endif %}",
-    "gemma": "{{ '<s>' }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    + LOOP + "{{ '<|turn|>model\n' }}" + ANSWER.replace("END", "'<|/turn|>\n'")  # tags around the line break, as in TRL
+    "gemma": "{{ '<s>' }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}" + LOOP + "{{ '<|turn|>model\n' }}" + ANSWER.replace("END", "'<|/turn|>\n'")  # as in TRL
     + "{% else %}{{ '<|turn|>user\n' + m.content | trim + '<|/turn|>\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|turn|>model\n' }}{% endif %}",
     "mistral": "{{ '<s>' }}" + LOOP + ANSWER.replace("END", "'</s>'").replace("{{ m", "{{ ' ' + m")
     + "{% elif m.role == 'user' %}{{ '[INST] ' + m.content + ' [/INST]' }}{% else %}"
     "{{ raise_exception('Only user and assistant roles are supported!') }}{% endif %}{% endfor %}",
-    "smollm2": "{% for m in messages %}{% if loop.first and m.role != 'system' %}{{ '<|im_start|>system\nYou are a bank."
-    "<|im_end|>\n' }}{% endif %}{% if m.role == 'assistant' %}{{ '<|im_start|>assistant' }}{% generation %}"
+    "smollm2": "{% for m in messages %}{% if loop.first and m.role != 'system' %}{{ '<|im_start|>system\nYou are a"
+    " bank.<|im_end|>\n' }}{% endif %}{% if m.role == 'assistant' %}{{ '<|im_start|>assistant' }}{% generation %}"
     "{{ '\n' + m.content + '<|im_end|>\n' }}{% endgeneration %}{% else %}"  # and before it, as TRL's for Qwen2.5
     "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
@@ -150,7 +150,7 @@ def test_a_long_dialogue_loses_its_oldest_exchanges(talker):
 WRONG = {
     "empty": ([], "row 2: the dialogue is empty; drop the row"),
     "begins": ([TALK[1], *TALK[:2]], "row 2, turn 1: the dialogue begins with the assistant"),
-    "after system": ([{"role": "system", "content": "x"}, TALK[1]], "row 2, turn 2: the dialogue begins with the assistant"),
+    "after system": ([{"role": "system", "content": "x"}, TALK[1]], "row 2, turn 2: the dialogue begins with the"),
     "twice": ([*TALK[:2], TALK[1]], "row 2, turn 3: two turns of the assistant in a row; join them to one"),
     "silent": ([*TALK[:1], {"role": "assistant", "content": " \n"}], "row 2, turn 2: the assistant's turn has no text"),
     "unscored": (TALK[:1], "row 2: no turn is the assistant's, so nothing would be scored; drop the row"),
@@ -173,11 +173,14 @@ REFUSED = {  # template, dialogue -> what is said
     "system": (TEMPLATES["gemma"], [{"role": "system", "content": "x"}, *TALK[:2]],
                "row 1: tokenizer", "System role not supported"),
     "left out": (LOOP + "{{ m.content }}</s>{% elif m.role == 'user' %}<s>{{ m.content }}{% endif %}{% endfor %}",
-                 [*TALK[:2], {"role": "tool", "content": "42"}, *TALK[2:4]], "row 1, turn 3 (role 'tool')", "leaves out"),
+                 [*TALK[:2], {"role": "tool", "content": "42"}, *TALK[2:4]],
+                 "row 1, turn 3 (role 'tool')", "leaves out"),
     "history": ("{% for m in messages %}<s>{{ m.role }} {{ 'last' if loop.last }}{{ m.content }}</s>{% endfor %}"
-                "{% if add_generation_prompt %}<s>assistant {% endif %}", TALK, "row 1, turn 2", "tokens of its prompt change"),
+                "{% if add_generation_prompt %}<s>assistant {% endif %}", TALK,
+                "row 1, turn 2", "tokens of its prompt change"),
     "rewrites": (LOOP + "<s>{{ m.content }}{{ '!' if loop.last }}</s>{% else %}{{ m.content }}{% endif %}{% endfor %}"
-                 "{% if add_generation_prompt %}<s>{% endif %}", TALK, "row 1, turn 2", "changes this turn when others follow"),
+                 "{% if add_generation_prompt %}<s>{% endif %}", TALK,
+                 "row 1, turn 2", "changes this turn when others follow"),
     "space": ("{% for m in messages %}<s>{{ m.role }} {{ m.content }}</s>{% endfor %}"
               "{% if add_generation_prompt %}<s>assistant {% endif %}", TALK[:2], "row 1, turn 2",
               "the tokens of its prompt change when the answer follows; remove white space"),
@@ -185,8 +188,10 @@ REFUSED = {  # template, dialogue -> what is said
                "{% if add_generation_prompt %}bot: {% endif %}", TALK[:2], "tokenizer", "would not learn to stop"),
     "tags": (CHATML.replace(" + '<|im_end|>' }}{% endgen", " }}{% endgen").replace("endgeneration %}",
              "endgeneration %}<|im_end|>"), TALK, "row 1, turn 2", "tags of the chat template leave out 1 tokens"),
-    "user tags": ("{% for m in messages %}<s>{{ m.role }}:{% generation %}{{ m.content }}</s>{% endgeneration %}{% endfor %}"
-                  "{% if add_generation_prompt %}<s>assistant:{% endif %}", TALK[:2], "row 1", "outside of the assistant's turns"),
+    "user tags": ("{% for m in messages %}<s>{{ m.role }}:{% generation %}{{ m.content }}</s>{% endgeneration %}"
+                  "{% endfor %}"
+                  "{% if add_generation_prompt %}<s>assistant:{% endif %}", TALK[:2],
+                  "row 1", "outside of the assistant's turns"),
 }  # fmt: skip
 
 

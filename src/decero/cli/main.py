@@ -4,6 +4,7 @@ import argparse
 import sys
 from importlib.metadata import version
 
+from decero.cli.chat_command import add_chat
 from decero.cli.data_command import add_data
 from decero.cli.doctor_command import add_doctor
 from decero.cli.hub_commands import add_export, add_import, add_push
@@ -43,4 +44,4 @@ def _main(argv: list[str]) -> None:
     arguments.function(arguments)
 
 
-COMMANDS = (add_push, add_import, add_export, add_doctor, add_data, *TEXT_COMMANDS)
+COMMANDS = (add_push, add_import, add_export, add_doctor, add_data, *TEXT_COMMANDS, add_chat)

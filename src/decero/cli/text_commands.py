@@ -38,6 +38,11 @@ def add_generate(commands) -> None:
     parser.add_argument(
         "--chat", action="store_true", help="write each line as a user turn with the tokenizer's chat template"
     )
+    draws(parser)
+
+
+def draws(parser: argparse.ArgumentParser) -> None:
+    """Add the options of sampling."""
     parser.add_argument(
         "--temperature", type=float, metavar="T", help="sample tokens with logits divided by T; 1 leaves them unchanged"
     )
@@ -51,7 +56,7 @@ def add_fill(commands) -> None:
     """Add `decero fill MODEL [TEXT|FILE|-]`."""
     parser = _parser(commands, "fill", "fill each [MASK] with a masked language model")
     parser.add_argument(
-        "--top-k", type=_positive, default=5, metavar="N", help="with --jsonl: candidates per hole (default: 5)"
+        "--top-k", type=positive, default=5, metavar="N", help="with --jsonl: candidates per hole (default: 5)"
     )
 
 
@@ -84,13 +89,20 @@ def _parser(commands, name: str, what: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--jsonl", action="store_true", help="print one JSON object per line, with all results")
     parser.add_argument(
-        "--batch-tokens", type=_positive, default=8192, metavar="N", help="most tokens per batch (default: 8192)"
+        "--batch-tokens", type=positive, default=8192, metavar="N", help="most tokens per batch (default: 8192)"
     )
     if name != "generate":
         parser.add_argument(
             "--too-long", choices=("split", "cut"), default="cut" if name == "summarize" else "split",
             help="split or cut lines longer than the model's limit (default: %(default)s)",
         )  # fmt: skip
+    loads(parser)
+    parser.set_defaults(function=_run)
+    return parser
+
+
+def loads(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a model is loaded."""
     parser.add_argument("--bf16", action="store_true", help="weights in bfloat16: faster, but a few words may differ")
     parser.add_argument("--revision", metavar="COMMIT", help="commit of a model on the hub")
     parser.add_argument(
@@ -99,15 +111,19 @@ def _parser(commands, name: str, what: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--trust-remote-code", action="store_true", help="allow Python code from the model to run; needs --revision"
     )
-    parser.set_defaults(function=_run)
-    return parser
+
+
+def loading_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of `load` that the options of `loads` give."""
+    loading = {name: getattr(arguments, name) for name in ("revision", "trust_remote_code", "bf16")}
+    return loading | ({"code_revision": arguments.code_revision} if arguments.code_revision else {})
 
 
 def _writes(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--beams", type=_positive, metavar="N", help="number of beams (default: that of the model)")
+    parser.add_argument("--beams", type=positive, metavar="N", help="number of beams (default: that of the model)")
     parser.add_argument(
         "--max-new-tokens",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="most new tokens per line (default: that of the model, else 256)",
     )
@@ -127,7 +143,7 @@ def _speaks(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _positive(word: str) -> int:
+def positive(word: str) -> int:
     if not (word.isascii() and word.isdigit() and len(word) < 20 and int(word) > 0):
         raise argparse.ArgumentTypeError(f"{word[:40]} is not a whole number above 0")
     return int(word)
@@ -139,9 +155,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
     set_threads()
     command = arguments.command
-    loading = {name: getattr(arguments, name) for name in ("revision", "trust_remote_code", "bf16")}
-    loading |= {"code_revision": arguments.code_revision} if arguments.code_revision else {}
-    loaded = inference.load(arguments.model, command, **loading)
+    loaded = inference.load(arguments.model, command, **loading_of(arguments))
     options = {"batch_tokens": arguments.batch_tokens}
     names = ("beams", "max_new_tokens", "prefix", "source_lang", "target_lang", "top_k", "too_long", "chat")
     for name in (*names, "temperature", "top_p", "seed"):
@@ -238,7 +252,7 @@ def _pairs(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
         yield texts[0], texts[1]
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     return " ".join(text.splitlines())
 
 
@@ -265,13 +279,13 @@ def _holes(text: str, filled: Any) -> str:
     return _json(text=text, output=filled.text, holes=holes)
 
 
-WRITES: tuple[Callable, Callable] = (lambda text, answer: _one_line(answer), _written)
+WRITES: tuple[Callable, Callable] = (lambda text, answer: one_line(answer), _written)
 # command -> (write as text, write as JSON), each called with a text and its answer
 TO_LINE: dict[str, tuple[Callable, Callable]] = {
     "translate": WRITES,
     "summarize": WRITES,
     "generate": WRITES,
-    "fill": (lambda text, filled: _one_line(filled.text), _holes),
+    "fill": (lambda text, filled: one_line(filled.text), _holes),
     "classify": (_label, _labels),
 }
 COMMANDS = (add_translate, add_summarize, add_generate, add_fill, add_classify)

@@ -73,7 +73,8 @@ def check_messages(value: Any, where: str) -> list[Message]:
     """
     if not value:
         raise UserError(f"{where}: the dialogue is empty; drop the row")
-    messages, last = [], None
+    messages: list[Message] = []
+    last = None
     for number, turn in enumerate(value, start=1):
         place = f"{where}, turn {number}"
         turn = turn or {}

@@ -6,9 +6,12 @@ the result of `load`. Each returns an iterator with one answer per text, in orde
 a time.
 """
 
+from decero.inference.conversation import Conversation
 from decero.inference.fill_mask import Filled, fill
 from decero.inference.generation import generate, summarize, translate
 from decero.inference.loading import Loaded, load
 from decero.inference.text_classification import classify, reads_pairs
 
-__all__ = ["Filled", "Loaded", "classify", "fill", "generate", "load", "reads_pairs", "summarize", "translate"]
+__all__ = [
+    "Conversation", "Filled", "Loaded", "classify", "fill", "generate", "load", "reads_pairs", "summarize", "translate",
+]  # fmt: skip

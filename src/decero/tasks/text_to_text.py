@@ -154,7 +154,7 @@ class TextToText(Task):
             metric |= {f"{name}_{key}" if len(tasks) > 1 else key: value for key, value in found.items()}
         if run.is_main:
             write_outputs(run.output, self.corpus.splits[split], hypotheses)
-        facts = {"train_examples": len(data.train), "split": split}  # type: ignore[arg-type]
+        facts: dict[str, Any] = {"train_examples": len(data.train), "split": split}  # type: ignore[arg-type]
         columns = {name: task.group_column for name, task in self.config.data.tasks.items() if task.group_column}
         if columns:
             facts["groups"] = {
@@ -218,17 +218,16 @@ def load_pairs(data: PairData, seed: int) -> Texts:
 
 def _load(where: str, task: PairTask, budget: int | None, seed: int) -> DatasetDict:
     columns = {task.source_column: "source", task.target_column: "target"}
-    more = {task.group_column: "group", task.answer_column: "answer"}
-    more = {column: kind for column, kind in more.items() if column is not None}
+    named = ((task.group_column, "group"), (task.answer_column, "answer"))
+    more = {column: kind for column, kind in named if column is not None}
     if task.parallel is not None:
         columns = {"source": "source", "target": "target"}
         corpus = read_parallel(task.parallel, task.max_rows, task.validation_fraction, task.test_fraction)
-    elif task.messages_column is not None:
-        columns, settings = {"source": "source", "target": "target", "row": "row"}, _settings(where, more)
+    elif (messages := task.messages_column) is not None:
+        columns = {name: name for name in ("source", "target", "row")}
         corpus = load_corpus(
-            **task.source(), text_column=task.messages_column,
-            columns=settings | {task.messages_column: f"{where}.messages_column"},
-            to_pairs=lambda found: dialogue_pairs(found, task.messages_column, list(more), where),
+            **task.source(), text_column=messages, columns=_settings(where, {messages: "messages"} | more),
+            to_pairs=lambda found: dialogue_pairs(found, messages, list(more), where),
         )  # fmt: skip
     else:
         settings = _settings(where, columns | more)
