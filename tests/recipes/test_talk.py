@@ -3,6 +3,10 @@
 import io
 import json
 import re
+import socket
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pandas as pd
@@ -146,3 +150,31 @@ def test_bad_settings_of_dialogues_are_one_line(words, line, talk, launch, tmp_p
     done = launch("finetune_causal_lm", talk / "talk.yaml", f"output={tmp_path}/run", *words, expect=2)
     assert line in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 or done.stderr.strip().splitlines()[-1].startswith("error")
+
+
+@pytest.mark.slow
+def test_transformers_serves_the_exported_model(trained, tmp_path):
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    main(["export", str(trained[0] / "model"), str(tmp_path / "stock")])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = "import sys; from transformers.cli.transformers import main; sys.argv[0] = 'transformers'; main()"
+    words = [sys.executable, "-c", start, "serve", str(tmp_path / "stock"), "--port", str(port), "--device", "cpu"]
+    server = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    try:
+        seen = []
+        assert any("running on" in (seen.append(line) or line) for line in server.stderr), "".join(seen)
+        asked = {"model": str(tmp_path / "stock"), "messages": [{"role": "user", "content": "what is coal"}]}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/v1/chat/completions", json.dumps(asked | {"stream": False}).encode(),
+            {"Content-Type": "application/json"},
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            said = json.load(answer)["choices"][0]["message"]["content"]
+    finally:
+        server.kill()
+        server.wait()
+        server.stderr.close()
+    assert said.strip() == "it is black."
