@@ -5,6 +5,7 @@ import sys
 from importlib.metadata import version
 
 from decero.cli.answer_command import add_answer
+from decero.cli.chat_command import add_chat
 from decero.cli.data_command import add_data
 from decero.cli.doctor_command import add_doctor
 from decero.cli.hub_commands import add_export, add_import, add_merge, add_push
@@ -49,3 +50,4 @@ def _main(argv: list[str]) -> None:
 COMMANDS = (add_push, add_import, add_export, add_merge, add_doctor, add_data, *TEXT_COMMANDS)
 COMMANDS = (add_push, add_import, add_export, add_doctor, add_data, *TEXT_COMMANDS, add_extract)
 COMMANDS = (add_push, add_import, add_export, add_doctor, add_data, *TEXT_COMMANDS, add_answer)
+COMMANDS = (add_push, add_import, add_export, add_doctor, add_data, *TEXT_COMMANDS, add_chat)

@@ -39,6 +39,11 @@ def add_generate(commands) -> None:
     parser.add_argument(
         "--chat", action="store_true", help="write each line as a user turn with the tokenizer's chat template"
     )
+    draws(parser)
+
+
+def draws(parser: argparse.ArgumentParser) -> None:
+    """Add the options of sampling."""
     parser.add_argument(
         "--temperature", type=float, metavar="T", help="sample tokens with logits divided by T; 1 leaves them unchanged"
     )
@@ -94,12 +99,15 @@ def line_parser(commands, name: str, what: str) -> argparse.ArgumentParser:
             help="split or cut lines longer than the model's limit (default: %(default)s)",
         )  # fmt: skip
     add_loading(parser)
+    loads(parser)
     parser.set_defaults(function=_run)
     return parser
 
 
 def add_loading(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a model is loaded; `loading_of` reads them."""
+def loads(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a model is loaded."""
     parser.add_argument("--bf16", action="store_true", help="weights in bfloat16: faster, but a few words may differ")
     parser.add_argument("--revision", metavar="COMMIT", help="commit of a model on the hub")
     parser.add_argument(
@@ -112,6 +120,7 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
 
 def loading_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `inference.load`."""
+    """Return the arguments of `load` that the options of `loads` give."""
     loading = {name: getattr(arguments, name) for name in ("revision", "trust_remote_code", "bf16")}
     return loading | ({"code_revision": arguments.code_revision} if arguments.code_revision else {})
 

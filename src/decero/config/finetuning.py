@@ -63,6 +63,16 @@ class PairTask(SourceSection):
     )
     source_column: str = Field("source", description="column of the source text")
     target_column: str = Field("target", description="column of the target text")
+    messages_column: str | None = Field(
+        None,
+        description="instead of both: column of dialogues, lists of {role, content}; the assistant's turns are scored",
+    )
+    group_column: str | None = Field(
+        None, description="report the metrics of answers also for each value of this column, with 95 % intervals"
+    )
+    answer_column: str | None = Field(
+        None, description="column of the words that a right answer contains; adds the metric answer_found"
+    )
     prefix: str = Field("", description="text to put before every source, e.g. 'summarize: '")
     source_lang: str | None = Field(
         None, description="language of the sources, for a multilingual tokenizer, e.g. eng_Latn (NLLB), en_XX (mBART)"
@@ -80,6 +90,19 @@ class PairTask(SourceSection):
             raise ValueError("validation_fraction and test_fraction leave no rows for training; lower them")
         if self.streaming and self.name is None:
             raise ValueError("streaming works only with name; files are memory-mapped, so remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_or_dialogues(self):
+        given = sorted(self.model_fields_set & {"source_column", "target_column", "prefix", "parallel"})
+        if self.messages_column is not None and given:
+            raise ValueError(f"messages_column names whole dialogues, so remove {given[0]}")
+        if self.parallel is not None and (self.group_column or self.answer_column):
+            raise ValueError("parallel files have no columns; remove group_column and answer_column")
+        texts = [self.messages_column] if self.messages_column else [self.source_column, self.target_column]
+        for name in ("group_column", "answer_column"):
+            if getattr(self, name) in texts:
+                raise ValueError(f"{name} is a column of the texts; name another")
         return self
 
 
@@ -151,8 +174,10 @@ class CompletionSection(Section):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="probability mass spread over the vocabulary in the loss"
     )
-    chat_template: Literal["auto", "on", "off"] = Field(
-        "auto", description="write the source as a user turn with the tokenizer's chat template; auto: if it has one"
+    chat_template: Literal["auto", "on", "off", "chatml"] = Field(
+        "auto",
+        description="write the source as a user turn with the tokenizer's chat template; auto: if it has one; "
+        "chatml: give the tokenizer this template, and its two tokens",
     )
     separator: str | None = Field(
         None,
@@ -199,6 +224,15 @@ class FinetuneSeq2Seq(FineTuning):
     data: PairData
     objective: WritingSection = WritingSection()
     generation: GenerationSection = GenerationSection()
+
+    @model_validator(mode="after")
+    def _no_dialogues(self):
+        for name, task in self.data.tasks.items():
+            if task.messages_column is not None:
+                raise ValueError(
+                    f"data.tasks.{name}.messages_column: an encoder-decoder reads no dialogues; use finetune_causal_lm"
+                )
+        return self
 
 
 class FinetuneCausalLM(FineTuning):

@@ -40,6 +40,7 @@ def load_corpus(
     say: Callable[[str], object] = lambda line: None,
     needs_train: bool = True,
     words: bool = False,
+    to_pairs: Callable[[DatasetDict], DatasetDict] | None = None,
 ) -> DatasetDict:
     """Load a memory-mapped `DatasetDict` with `train` and, if given or split off, `validation` and `test`.
 
@@ -56,6 +57,7 @@ def load_corpus(
     say: called with a line for each split that `max_rows` cuts, where its size is known.
     needs_train: whether a corpus without a train split is refused.
     words: whether `text_column` may also hold lists of words.
+    to_pairs: turns rows that hold no text, such as dialogues, into rows whose text is the column `source`.
 
     Raises UserError: an unknown name, file or column; text that is not UTF-8 (with file and line); an empty split; a
     split without a row that `where` keeps.
@@ -95,6 +97,9 @@ def source_rows(dataset: Dataset) -> Any:
     return _complete(
         corpus, text_column, validation_fraction, test_fraction, where, setting=wanted[text_column], words=words
     )
+    if to_pairs is not None:
+        corpus, text_column = to_pairs(corpus), "source"
+    return _complete(corpus, text_column, validation_fraction, test_fraction, name or "data.files")
 
 
 def open_corpus(

@@ -20,11 +20,17 @@ from decero.errors import UserError
 
 @dataclass
 class PromptCompletion(Causal):
-    """Predict a completion from its prompt, over rows of `tokenize_prompts`; the prompt is not scored."""
+    """Predict a completion from its prompt, over rows of `tokenize_prompts` or `tokenize_dialogues`.
+
+    The prompt is not scored, except for the places that the row names in `scored`: earlier answers of a dialogue.
+    """
 
     def pair(self, row: dict) -> Pair:
         prompt, completion = (np.asarray(row[name], dtype=np.int64) for name in ("input_ids", "labels"))
         labels = np.concatenate([np.full(len(prompt) - 1, IGNORED), completion])
+        borders = row.get("scored") or ()
+        for begin, end in zip(borders[::2], borders[1::2], strict=True):
+            labels[begin - 1 : end - 1] = prompt[begin:end]
         return np.concatenate([prompt, completion[:-1]]), labels
 
 

@@ -165,6 +165,19 @@ def exact_examples(hypotheses: Sequence[str], references: Sequence[str]) -> dict
     return {"exact_match": np.array(exact), "token_f1": np.array(f1)}
 
 
+def answer_examples(hypotheses: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+    """Return 1 where the words of an answer stand in the hypothesis, one after another, else 0; float64 (N,).
+
+    Words are those of ROUGE here, so case and punctuation do not count. An answer without words is found nowhere.
+    """
+    found = []
+    for hypothesis, answer in zip(hypotheses, answers, strict=True):
+        said, wanted = words(hypothesis), words(answer)
+        starts = range(len(said) - len(wanted) + 1) if wanted else ()
+        found.append(float(any(said[start : start + len(wanted)] == wanted for start in starts)))
+    return np.array(found)
+
+
 def sufficient_statistics(
     metric: str, hypotheses: Sequence[str], references: Sequence[str], tokenize: str = AUTO
 ) -> tuple[np.ndarray, Callable[[np.ndarray], float]]:

@@ -45,6 +45,7 @@ __all__ = [
     "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
     "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
     "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+    "NAMES",
     "DynamicLayer",
     "GradientCheckpointingLayer",
     "StrictDataclassError",

@@ -8,6 +8,7 @@ order. Texts are read lazily, one window at a time.
 """
 
 from decero.inference.extraction import extract
+from decero.inference.conversation import Conversation
 from decero.inference.fill_mask import Filled, fill
 from decero.inference.generation import generate, summarize, translate
 from decero.inference.loading import Loaded, load
@@ -18,4 +19,5 @@ __all__ = [
     "Filled", "Loaded", "classify", "extract", "fill", "generate", "load", "reads_pairs", "summarize", "translate",
     "Answer", "Filled", "Loaded", "answer", "classify", "fill", "generate", "load", "reads_pairs", "summarize",
     "translate",
+    "Conversation", "Filled", "Loaded", "classify", "fill", "generate", "load", "reads_pairs", "summarize", "translate",
 ]  # fmt: skip

@@ -100,7 +100,7 @@ def decode_batches(
             try:
                 with torch.no_grad(), quiet(), prepacked_weights(model):
                     leaves = batched and beams == 1
-                    answers = _answer(model, batch, most, config, leaves, _picker(sampling, indices, most))
+                    answers = _answer(model, batch, most, config, leaves, picker(sampling, indices, most))
             except UserError:
                 raise
             except Exception as error:  # models and settings of a checkpoint raise anything here
@@ -151,7 +151,7 @@ def quiet():
         transformers.logging.set_verbosity(level)
 
 
-def _picker(sampling: Sampling | None, indices: Sequence[int], limits: Sequence[int]) -> Callable[..., Tensor]:
+def picker(sampling: Sampling | None, indices: Sequence[int], limits: Sequence[int]) -> Callable[..., Tensor]:
     """Return pick(logits_BV, rows_B, step), which gives the next token per row.
 
     rows_B: numbers of the rows in the original batch.

@@ -59,6 +59,10 @@ class GrowingLayer(DynamicLayer):
         for buffer, tensor in zip(self.buffers, tensors, strict=True):
             buffer[:, :, start:end] = tensor
 
+    def keep(self, length: int) -> None:
+        """Forget all but the first `length` positions; the buffers stay."""
+        self.keys, self.values = (tensor[:, :, :length] for tensor in (self.keys, self.values) if tensor is not None)
+
     def batch_select_indices(self, indices: Tensor) -> None:
         if past := self.get_seq_length():
             self.buffers = [buffer[indices] for buffer in self.buffers]
@@ -66,12 +70,16 @@ class GrowingLayer(DynamicLayer):
 
 
 def decode_rows(
-    model, input_ids, logits_processor, stopping_criteria, generation_config, *, limits, written, pick, **state
+    model, input_ids, logits_processor, stopping_criteria, generation_config, *, limits, written, pick, said=None,
+    **state,
 ):  # fmt: skip
     """Decode a batch token by token. `generate` calls this loop after its own preparation.
 
     input_ids: (batch, length), the first tokens that the decoder reads. limits: most new tokens per row.
     written: one list per row, filled with its answer. pick: (logits_BV, rows_B, step) -> next token per row.
+    said: called with the new token of a single row; the row ends where it returns False.
+
+    The cache may hold the beginning of the rows already, as that of a dialogue does; only the rest is read.
     Returns the tokens, (batch, longest limit), padded.
     """
     encoded = model.config.is_encoder_decoder
@@ -87,7 +95,9 @@ def decode_rows(
     rows_B, done_B = torch.arange(B, device=device), torch.zeros(B, dtype=torch.bool, device=device)
     tokens = torch.full((B, max(limits)), generation_config.pad_token_id, device=device)
     count_B = torch.zeros(B, dtype=torch.long, device=device)
-    new_BL, ids_BL, hidden_BMD = input_ids, input_ids, state["encoder_outputs"][0] if encoded else None
+    past = 0 if encoded else cache.get_seq_length()
+    new_BL, ids_BL, hidden_BMD = input_ids[:, past:], input_ids, state["encoder_outputs"][0] if encoded else None
+    positions_BL = None if positions_BL is None else positions_BL[:, past:]
     for step in range(max(limits)):
         if encoded:
             reads = {"decoder_input_ids": new_BL, "encoder_outputs": BaseModelOutput(last_hidden_state=hidden_BMD)}
@@ -101,6 +111,8 @@ def decode_rows(
         tokens[rows_B[~done_B], step] = next_B[~done_B]
         count_B[rows_B[~done_B]] += 1
         done_B = done_B | torch.isin(next_B, ends_E) | (step + 1 >= limit_B)
+        if said is not None and not said(int(next_B[0])):
+            break
         left = int((~done_B).sum())
         if not left:
             break

@@ -3,6 +3,7 @@
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -10,8 +11,11 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from decero.config.finetuning import CompletionSection, FinetuneCausalLM
 from decero.config.sections import ModelSection
 from decero.data.causal import strip_eos
+from decero.data.chat_template import use_chatml
+from decero.data.dialogue_rows import tokenize_dialogues, turn_end
 from decero.data.languages import Direction
 from decero.data.prompt_completion import PromptCompletion, tokenize_prompts
+from decero.data.tokenization import side_lengths
 from decero.errors import UserError
 from decero.execution.objective import Objective, language_model
 from decero.tasks.base import Scores, TaskData
@@ -28,6 +32,8 @@ class Completion(TextToText):
 
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
         found = super().load_tokenizer()
+        if self.config.objective.chat_template == "chatml":
+            use_chatml(found)
         strip_eos(found)  # a prompt must not end before its answer
         return found
 
@@ -49,12 +55,32 @@ class Completion(TextToText):
                 )
         return Direction()
 
-    def tokenize_part(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> Dataset:
-        return tokenize_prompts(dataset, tokenizer, **settings, **self.style)
+    def tokenize_part(
+        self, part: str, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **settings: Any
+    ) -> Dataset:
+        if self.config.data.tasks[part].messages_column is None:
+            return tokenize_prompts(dataset, tokenizer, **settings, **self.style)
+        if "chat" not in self.style:
+            raise UserError(
+                f"data.tasks.{part}.messages_column: dialogues need a chat template; tokenizer "
+                f"{tokenizer.name_or_path} has none, or it is off; set objective.chat_template=chatml"
+            )
+        settings.pop("prefix")
+        return tokenize_dialogues(dataset, tokenizer, **settings)
+
+    def load_data(self, run: Run, splits: tuple[str, ...] | None = None) -> TaskData:
+        """As `TextToText`, and say which share of the tokens of dialogues is scored, and how many turns are dropped."""
+        data = super().load_data(run, splits)
+        if any(task.messages_column for task in self.config.data.tasks.values()) and run.progress:
+            run.print(scored_line(data.train))  # type: ignore[arg-type]
+        return data
 
     def build_model(self, section: ModelSection | None = None) -> PreTrainedModel:
         model: Any = super().build_model(section)
-        model.generation_config.eos_token_id = self.tokenizer.eos_token_id  # completions end with it
+        ends = [self.tokenizer.eos_token_id]  # completions end with it
+        if "chat" in self.style and (end := turn_end(self.tokenizer)) is not None:
+            ends = list(dict.fromkeys([end, *ends]))  # and turns with that of the template, often the same
+        model.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
         return model
 
     def objective(self, model: nn.Module) -> Objective:
@@ -75,6 +101,22 @@ class Completion(TextToText):
             tasks = self.config.data.tasks.items()
             frames = {name: {"prefix": task.prefix, "suffix": self.style["separator"]} for name, task in tasks}
             model.config.task_specific_params = frames
+
+
+def scored_line(rows: Dataset) -> str:
+    """Say which share of the tokens of the training rows is scored, and what long dialogues lose."""
+    read, written = side_lengths(rows)
+    table = rows.select_columns(["scored", "dropped"]).with_format("arrow")[:]
+    borders = np.asarray(table["scored"].combine_chunks().flatten(), dtype=np.int64)
+    dropped = np.nan_to_num(np.asarray(table["dropped"], dtype=np.float64))  # null in rows of pairs
+    scored, tokens = int(written.sum() + (borders[1::2] - borders[::2]).sum()), int((read + written).sum())
+    line = f"dialogues: {scored / tokens:.1%} of {tokens:,} training tokens are scored"
+    if dropped.any():
+        line += (
+            f"; {int((dropped > 0).sum()):,} are longer than data.max_source_length and lose their oldest turns, "
+            f"{int(dropped.sum()):,} turns in all"
+        )
+    return line
 
 
 def prompt_style(section: CompletionSection, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -29,10 +29,12 @@ class Seq2Seq(TextToText):
     def max_length(self) -> int:
         return max(self.config.data.max_source_length, self.config.data.max_target_length)
 
-    def tokenize_part(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> Dataset:
-        tags, name = target_tags(tokenizer), settings["where"].split()[0]
+    def tokenize_part(
+        self, part: str, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **settings: Any
+    ) -> Dataset:
+        tags = target_tags(tokenizer)
         for text in dataset["source"] if tags and not settings["prefix"].startswith(">>") else ():
-            setting = f"data.tasks.{name}.target_lang"
+            setting = f"data.tasks.{part}.target_lang"
             check_tag(tags, settings["prefix"] + (text or ""), setting, f"tokenizer {tokenizer.name_or_path}")
         return tokenize_pairs(dataset, tokenizer, **settings)
 

@@ -6,6 +6,7 @@ Translation, summaries and most else can be put this way: Raffel et al. 2020, se
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from decero.config.finetuning import GenerationSection, PairData, PairTask
 from decero.config.sections import ModelSection
 from decero.data.columns import rows_with_text
-from decero.data.corpus import check_text, load_corpus, read_parallel
+from decero.data.corpus import check_column, check_text, load_corpus, read_parallel
 from decero.data.languages import Direction, find_direction
+from decero.data.messages import dialogue_pairs
 from decero.errors import UserError
 from decero.evaluation.examples import ExampleStatistics
+from decero.evaluation.groups import FOUND, group_lines, grouped_metrics
 from decero.evaluation.scripts import SAMPLE
 from decero.evaluation.text_metrics import (
     TEXT_METRICS,
+    answer_examples,
     compute_text_metrics,
     sufficient_statistics,
     text_signatures,
@@ -65,7 +69,7 @@ class TextToText(Task):
             direction = self.direction(name)
             direction.apply(self.tokenizer)
             rows[name] = self.tokenize_part(
-                dataset, self.tokenizer, max_source_length=data.max_source_length,
+                name, dataset, self.tokenizer, max_source_length=data.max_source_length,
                 max_target_length=data.max_target_length, prefix=self.prefix_of(name), num_proc=data.num_proc,
                 where=f"{name} {split}",
             )  # fmt: skip
@@ -82,7 +86,9 @@ class TextToText(Task):
         return self.direction(name).prefix + self.config.data.tasks[name].prefix
 
     @abstractmethod
-    def tokenize_part(self, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **settings: Any) -> Dataset:
+    def tokenize_part(
+        self, part: str, dataset: Dataset, tokenizer: PreTrainedTokenizerBase, **settings: Any
+    ) -> Dataset:
         """Rows of `input_ids`, `labels` and `truncated`."""
 
     def load_data(self, run: Run, splits: tuple[str, ...] | None = None) -> TaskData:
@@ -118,16 +124,29 @@ class TextToText(Task):
             answered = min(generation.validation_rows, len(part))
             answered = -(-answered * len(rows) // everything)
             found.append(self._write(run, model, name, part.select(range(answered)), "validation")[1])
-        return metrics | {metric: sum(each[metric] for each in found) / len(found) for metric in found[0]}
+        names = dict.fromkeys(metric for each in found for metric in each)  # a part may have one of its own
+        return metrics | {name: fmean(each[name] for each in found if name in each) for name in names}
 
     def _write(
         self, run: Run, model: nn.Module, part: str, rows: Dataset, split: str, **settings: Any
     ) -> tuple[list[str], dict[str, float]]:
         """The answers to the first rows of a part, and their metrics."""
-        generation, references = self.config.generation, self.corpus.splits[split][part]["target"][: len(rows)]
+        generation, texts = self.config.generation, self.corpus.splits[split][part]
         how = settings | {"settings": self.direction(part).start}
         written = answers(run.accelerator, model, self.tokenizer, rows, generation, **how)
-        return written, score(generation, written, references)
+        found = score(generation, written, texts["target"][: len(rows)])
+        if "answer" in texts.column_names:
+            wanted = map(str, texts["answer"][: len(rows)])
+            found[FOUND] = float(answer_examples(written, list(wanted)).mean())
+        return written, found
+
+    def _grouped(self, split: str, part: str, written: list[str]) -> dict[str, dict[str, Any]]:
+        """The metrics of a part for each value of its `group_column`."""
+        texts, generation = self.corpus.splits[split][part], self.config.generation
+        answer = [str(each) for each in texts["answer"][:]] if "answer" in texts.column_names else None
+        return grouped_metrics(
+            generation.metric, written, texts["target"][:], texts["group"][:], answer, generation.tokenize
+        )
 
     def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
         generation, split = self.config.generation, data.scored_split
@@ -142,7 +161,13 @@ class TextToText(Task):
             metric |= {f"{name}_{key}" if len(tasks) > 1 else key: value for key, value in found.items()}
         if run.is_main:
             write_outputs(run.output, self.corpus.splits[split], hypotheses)
-        facts = {"train_examples": len(data.train), "split": split}  # type: ignore[arg-type]
+        facts: dict[str, Any] = {"train_examples": len(data.train), "split": split}  # type: ignore[arg-type]
+        columns = {name: task.group_column for name, task in self.config.data.tasks.items() if task.group_column}
+        if columns:
+            facts["groups"] = {
+                f"{name} by {column}": self._grouped(split, name, hypotheses[name]) for name, column in columns.items()
+            }
+            run.print(*group_lines(facts["groups"]))
         return Scores(metric, facts | {"signatures": self._signatures(split, list(parts)), "tasks": tasks})
 
     def _signatures(self, split: str, parts: list[str]) -> dict[str, str]:
@@ -204,6 +229,8 @@ def load_pairs(data: PairData, seed: int, say: Callable[[str], object] = lambda 
 
 def _load(where: str, task: PairTask, budget: int | None, seed: int, say: Callable[[str], object]) -> DatasetDict:
     columns = {task.source_column: "source", task.target_column: "target"}
+    named = ((task.group_column, "group"), (task.answer_column, "answer"))
+    more = {column: kind for column, kind in named if column is not None}
     if task.parallel is not None:
         columns = {"source": "source", "target": "target"}
         fractions = task.validation_fraction, task.test_fraction
@@ -213,9 +240,23 @@ def _load(where: str, task: PairTask, budget: int | None, seed: int, say: Callab
         corpus = load_corpus(
             **task.source(), text_column=task.source_column, columns=settings, say=lambda line: say(f"{where} {line}")
         )
+        corpus = read_parallel(task.parallel, task.max_rows, task.validation_fraction, task.test_fraction)
+    elif (messages := task.messages_column) is not None:
+        columns = {name: name for name in ("source", "target", "row")}
+        corpus = load_corpus(
+            **task.source(), text_column=messages, columns=_settings(where, {messages: "messages"} | more),
+            to_pairs=lambda found: dialogue_pairs(found, messages, list(more), where),
+        )  # fmt: skip
+    else:
+        settings = _settings(where, columns | more)
+        corpus = load_corpus(**task.source(), text_column=task.source_column, columns=settings)
+    columns = columns | more
     for split, dataset in corpus.items():
-        for column in columns:
-            check_text(dataset, column, f"{where} ({split})", f"{where}.{columns[column]}_column")
+        for column, kind in columns.items():
+            if kind in ("source", "target"):
+                check_text(dataset, column, f"{where} ({split})", f"{where}.{kind}_column")
+            else:
+                check_column(dataset, column, f"{where} ({split})", f"{where}.{kind}_column")
         kept = dataset.select_columns(list(columns))
         corpus[split] = kept.rename_columns({old: new for old, new in columns.items() if old != new})
     train = corpus["train"]
@@ -230,6 +271,11 @@ def _load(where: str, task: PairTask, budget: int | None, seed: int, say: Callab
         full = np.sort(np.random.default_rng(seed).permutation(full)[:budget])
     corpus["train"] = train.select(full) if len(full) < len(train) else train
     return corpus
+
+
+def _settings(where: str, columns: dict[str, str]) -> dict[str, str]:
+    """Return column -> the setting that names it."""
+    return {column: f"{where}.{kind}_column" for column, kind in columns.items()}
 
 
 def mix(rows: dict[str, Dataset], tasks: dict[str, PairTask], seed: int) -> Dataset:
