@@ -56,9 +56,7 @@ class Pretraining(TrainingRun):
 class MaskedLMSection(Section):
     mlm_probability: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are masked and scored")
     whole_word: bool = Field(True, description="mask whole words instead of single tokens")
-    scored_queries: bool = Field(
-        True, description="compute the last layer only at scored positions, if the model can; off when compiled"
-    )
+    scored_queries: bool = Field(True, description="compute the last layer only at scored positions, if the model can")
 
 
 class DenoisingSection(Section):

@@ -17,6 +17,7 @@ from decero.config.sections import TrainingSection
 from decero.data.order import RowIndex, Rows
 from decero.data.sizes import BatchSize
 from decero.data.stream import Stream
+from decero.execution.linear_cross_entropy import items_at_once
 from decero.execution.objective import Objective
 from decero.execution.transformers_internals import attention_of
 from decero.formatting import duration
@@ -73,7 +74,8 @@ def forecast(
     devices = (device and training.num_processes) or accelerator.num_processes
     micro = micro_batch(load, training, devices)
     activations = saved_activations(accelerator, model, objective, dataset, micro)
-    logits = logits_bytes(model, micro)
+    chunk = items_at_once(torch.device("cuda") if device else accelerator.device)
+    logits = logits_bytes(model, micro, chunk)
     evaluation_count = evaluations(training, steps, per_epoch) if evaluate and held_out is not None else 0
     parameters = sum(p.numel() for p in model.parameters())
     embeddings = sum({id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}.values())
@@ -197,7 +199,8 @@ def saved_activations(
 
 def _free_memory(accelerator: Accelerator) -> float:
     if accelerator.device.type == "cuda":
-        return torch.cuda.mem_get_info(accelerator.device)[0]
+        kept = torch.cuda.memory_reserved(accelerator.device) - torch.cuda.memory_allocated(accelerator.device)
+        return torch.cuda.mem_get_info(accelerator.device)[0] + kept
     release_freed_memory()
     return psutil.virtual_memory().available / accelerator.num_processes
 
