@@ -69,9 +69,14 @@ def task(kind, config, texts=11):
     draw = torch.Generator().manual_seed(7)
     lengths = torch.randint(4, 61, (texts,), generator=draw).tolist()
     rows = Dataset.from_list([{"input_ids": torch.randint(3, 211, (n,), generator=draw).tolist()} for n in lengths])
-    return (
-        classification(collate, "single_label_classification") if kind == "classification" else masked_lm(collate)
-    ), rows
+    if kind == "classification":
+        return classification(collate, "single_label_classification"), rows
+    return masked_lm(collate), rows
+
+
+def on(device, objective, rows):
+    batch = objective.collate([row | {"epoch": 0, "index": i} for i, row in enumerate(rows)])
+    return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
 def loss_and_gradient(kind, device, bf16=False, packed=False, compiled=False):
@@ -83,10 +88,7 @@ def loss_and_gradient(kind, device, bf16=False, packed=False, compiled=False):
         assert "attention stays within each text" in line
     if compiled:
         assert compile_layers(model).startswith("compile: ")
-    batch = {
-        n: t.to(device)
-        for n, t in objective.collate([r | {"epoch": 0, "index": i} for i, r in enumerate(rows)]).items()
-    }
+    batch = on(device, objective, rows)
     with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
         loss = objective.loss(model, batch) / objective.count(batch)
     loss.backward()

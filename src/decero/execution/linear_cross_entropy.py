@@ -19,9 +19,9 @@ def linear_cross_entropy(
     hidden_ND: (items, width). weight_VD: (vocabulary, width). labels_N: (items,). label_smoothing: the share of the
     target that is spread evenly over the vocabulary (Vaswani et al. 2017, section 5.4).
 
-    `chunk` items (`items_at_once` by default) are projected at a time, and their gradient (softmax minus one-hot) is computed in the same step. So
-    memory is chunk x V instead of N x V, and nothing is computed twice: Hsu et al. 2024 (Liger), section 3.2. Products
-    run in autocast's type if it is on, the softmax in fp32.
+    `chunk` items (`items_at_once` by default) are projected at a time, and their gradient (softmax minus one-hot) is
+    computed in the same step. So memory is chunk x V instead of N x V, and nothing is computed twice: Hsu et al. 2024
+    (Liger), section 3.2. Products run in autocast's type if it is on, the softmax in fp32.
     """
     if not torch.is_grad_enabled():  # else autograd.Function would still compute the gradients of parameters
         hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
