@@ -11,13 +11,14 @@ UV := uv==0.13.9
 # A worker a core, four at most; a file of tests at a time.
 PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help install lock quickstart test test-latest test-oldest test-slow faults lint docs clean
+.PHONY: help install lock quickstart test test-latest test-oldest test-slow gpu-check faults lint docs clean
 
 help:
 	@echo "make quickstart   corpus in, verdict out: train a tokenizer, pretrain, compare (runs/quickstart/)"
 	@echo "make test         the tests, minutes long; make test-slow the longer ones"
 	@echo "make test-latest  the tests with the newest release of every dependency, in .venv-latest"
 	@echo "make test-oldest  the tests with the oldest releases that pyproject.toml allows, in .venv-oldest"
+	@echo "make gpu-check    on a machine with a GPU: is it right, and how fast (runs/gpu_check.json); 5 min on an H100"
 	@echo "make faults       attack it: 2,000 cases of hostile input; runs killed at every moment and damaged"
 	@echo "make lint         ruff and mypy"
 	@echo "make docs         build the documentation site; warnings are errors"
@@ -78,7 +79,12 @@ test-latest test-oldest: test-%: .venv-uv/installed
 	.venv-$*/bin/python $(PYTEST)
 
 test-slow: install
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -m "slow and not gpu"
+
+# It installs nothing: it takes .venv where there is one, else the packages of PYTHON. Without a GPU it says so.
+GPU_PYTHON := $(if $(wildcard $(RUN)),$(RUN),$(PYTHON))
+gpu-check:
+	PYTHONPATH=src $(GPU_PYTHON) -m decero.benchmark.gpu_check configs/benchmark/gpu.yaml
 
 # CASES generated cases from seed SEED on (counts in runs/faults.json), then runs killed at every moment and damaged.
 # A short version is part of make test.

@@ -99,4 +99,4 @@ def test_waiting_for_data_above_two_percent_is_found(found, healthy_log, wait, s
     said = found(curve.waiting, "pretrain_mlm", log=log)
     assert [f.severity for f in said] == [severity]
     assert f"{wait:.1%}" in said[0].what
-    assert ("dataloader_num_workers 0 to 1" in said[0].mend) == (severity == "warn")
+    assert ("dataloader_num_workers (not set) to 4" in said[0].mend) == (severity == "warn")

@@ -143,5 +143,5 @@ def test_saved_activations_by_hand():
 
 def test_logits_bytes_are_those_of_one_chunk(tiny_model):
     load = BatchSize(examples=3, tokens=9, scored=7, places=9, pairs=27)
-    assert logits_bytes(tiny_model(), load) == 2 * 4 * 7 * 101
-    assert logits_bytes(tiny_model(), load.times(1000)) == 2 * 4 * 512 * 101
+    assert logits_bytes(tiny_model(), load, 512) == 2 * 4 * 7 * 101
+    assert logits_bytes(tiny_model(), load.times(1000), 512) == 2 * 4 * 512 * 101

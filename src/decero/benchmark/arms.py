@@ -5,7 +5,7 @@ Stock runs as in the examples of transformers. Tuned uses the same optimizations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import torch
@@ -19,8 +19,8 @@ from decero.config.benchmark import TrainingArm, Workload
 from decero.config.sections import OptimSection
 from decero.errors import UserError
 from decero.execution.attention_kernels import choose_attention
-from decero.execution.objective import classification, masked_lm
-from decero.execution.optimize import SHORTEST_ROW, pack_if_proven
+from decero.execution.objective import Objective, classification, masked_lm
+from decero.execution.optimize import SHORTEST_ROW, compile_layers, pack_if_proven
 from decero.training.optimizer import build_optimizer
 
 ARMS: tuple[str, ...] = get_args(TrainingArm)
@@ -108,6 +108,23 @@ def _as_the_trainer(model: PreTrainedModel, batch: Batch) -> Tensor:
 
 
 def _tuned(work: Workload, model: PreTrainedModel, texts: Dataset, device, seed: int, ours: PreTrainedModel) -> Arm:
+    objective, says = tuned_objective(work, model, texts, device, seed, ours)
+    if work.compile:
+        says.append(compile_layers(model))
+
+    def make() -> list[Batch]:
+        return [send_to_device(batch, device) for batch in make_batches(work, texts, objective.collate)]
+
+    def mean_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
+        return objective.loss(model, batch) / objective.count(batch)
+
+    return Arm(model, make, mean_loss, True, build_optimizer(model, OPTIM), says)
+
+
+def tuned_objective(
+    work: Workload, model: PreTrainedModel, texts: Dataset, device: torch.device, seed: int, ours: PreTrainedModel
+) -> tuple[Objective, list[str]]:
+    """Choose kernel and packing as a decero run in bf16 does; return the objective, and lines that say so."""
     collate = Padded(work, ours.config, seed)
     if work.kind == "classification":
         objective = classification(collate, "single_label_classification")
@@ -116,14 +133,9 @@ def _tuned(work: Workload, model: PreTrainedModel, texts: Dataset, device, seed:
     capacity = max(work.length, SHORTEST_ROW)
     kernel = choose_attention(model, device, "bf16", capacity)
     objective, packing = pack_if_proven(objective, model, texts, capacity, "auto")
-
-    def make() -> list[Batch]:
-        return [send_to_device(batch, device) for batch in make_batches(work, texts, objective.collate)]
-
-    def mean_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
-        return objective.loss(model, batch) / objective.count(batch)
-
-    return Arm(model, make, mean_loss, True, build_optimizer(model, OPTIM), [kernel, packing])
+    if work.compile and objective.packed:
+        objective = replace(objective, collate=replace(objective.collate, full=True))  # type: ignore[type-var]
+    return objective, [kernel, packing]
 
 
 def check_equal(name: str, losses: Mapping[str, float], device: torch.device) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from decero.config.devices import device_of
+
 
 def interleaved(
     arms: Mapping[str, Callable[[], float]], rounds: int, warmup: int, seed: int,
@@ -61,6 +63,12 @@ def matmul_peak(device: torch.device, seconds: float = 1.0) -> dict[str, float]:
         "fp32": _matmul_peak(device, torch.float32, seconds),
         "bf16": _matmul_peak(device, torch.bfloat16, seconds),
     }
+
+
+def sheet_peak(device: torch.device) -> dict[str, float] | None:
+    """Return the FLOP/s per dtype that the data sheet of a GPU promises; None for a CPU or an unknown GPU."""
+    sheet = device_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    return sheet and {"fp32": sheet.fp32, "bf16": sheet.bf16}
 
 
 @torch.no_grad()

@@ -145,16 +145,26 @@ def _serve(
     else:
         unit = build_arms(work, pair, texts, device, seed, [arm])[arm]
         facts = {"loss": unit.plain_loss()}
+        if work.compile:
+            unit()  # compile now, while the other arms do so too
     del pair
     gc.collect()
     gc.freeze()  # exclude current objects, so that later collections are quick
     gc.disable()
     theirs.send(facts | {"parameters": unit.model.num_parameters(), "says": [*unit.says, f"allocator: {allocator}"]})
     while True:
+        release(device)  # while no other arm is timed
         try:
             word = theirs.recv()
         except EOFError:
             return
-        answer = {"seconds": timed(unit, device)} if word == "run" else peak_of_step(unit)
-        gc.collect()  # while no other arm is timed
-        theirs.send(answer)
+        if word == "run" and device.type == "cuda":
+            unit()  # takes the memory again, and raises the clock
+        theirs.send({"seconds": timed(unit, device)} if word == "run" else peak_of_step(unit))
+
+
+def release(device: torch.device) -> None:
+    """Give the memory of the last unit back: all arms share one GPU, and each may need most of it."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

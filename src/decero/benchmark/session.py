@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from decero.benchmark.arms import check_equal
 from decero.benchmark.batches import FORMULA, describe, make_texts
 from decero.benchmark.decoding import check_equal_answers
-from decero.benchmark.measure import interleaved, matmul_peak
+from decero.benchmark.measure import interleaved, matmul_peak, sheet_peak
 from decero.benchmark.process import memory_of, processes
 from decero.benchmark.summary import arm_table, bars, line_of, parameters_of, ratio_table, summarise
 from decero.benchmark.workloads import build_pair
@@ -69,7 +69,7 @@ def measure_works(run: Run, works: Works, found: dict[str, dict[str, Any]]) -> t
                 times = interleaved(arms, work.rounds, config.warmup_rounds, seed, tick=bar.update)
                 if config.memory and work.kind != "decode":
                     memory = memory_of(arms)
-            found[name] = summarise(work, times, memory, found[name], peaks)
+            found[name] = summarise(work, times, memory, found[name], peaks, sheet_peak(device))
             found[name] |= {"load_average": load_average, "matmul_peak": peaks}
             found[name]["wall_time_s"] = time.perf_counter() - started
             write_json(parts[name], found[name])

@@ -19,22 +19,24 @@ LEGEND = (
 
 
 def summarise(
-    work: Workload, times: Mapping[str, list[float]], memory: Mapping[str, Any], facts, peaks
+    work: Workload, times: Mapping[str, list[float]], memory: Mapping[str, Any], facts, peaks, sheet=None
 ) -> dict[str, Any]:
     """Return the part of result.json for one workload.
 
-    facts: result of `describe`. peaks: FLOP/s per dtype.
+    facts: result of `describe`. peaks: measured FLOP/s per dtype. sheet: those of the data sheet, if known.
     """
     arms = {}
     for arm, seconds in times.items():
         time = spread(seconds)
         fp32 = not work.bf16 if work.kind == "decode" else arm == "stock fp32" or not work.tricks
-        peak = peaks["fp32" if fp32 else "bf16"]
+        dtype = "fp32" if fp32 else "bf16"
+        rate = facts["flops"] / time["median"]
         arms[arm] = {
             "seconds": time,
             "rounds": list(seconds),
             "tokens_per_s": facts["useful_tokens"] / time["median"],
-            "peak_fraction": facts["flops"] / time["median"] / peak,
+            "peak_fraction": rate / peaks[dtype],
+            "mfu": rate / sheet[dtype] if sheet else None,
             "memory": dict(memory[arm]) if arm in memory else None,
         }
     ratios = {arm: paired_ratios(times[arm], times["ours"]) for arm in OTHERS if arm in times}
@@ -77,7 +79,8 @@ def ratio_table(found: Mapping[str, Any], works: Mapping[str, Workload]) -> str:
 
 def arm_table(found: Mapping[str, Any], peaks: Mapping[str, float]) -> str:
     """Return a Markdown table of times and memory: one row per workload and arm."""
-    columns = ["work", "arm", "time", "useful tokens/s", "of the matmul peak", "peak memory"]
+    mfu = any(measured.get("mfu") for result in found.values() for measured in result["arms"].values())
+    columns = ["work", "arm", "time", "useful tokens/s", "of the matmul peak", *(["MFU"] if mfu else []), "peak memory"]
     lines = [_row(columns), "|:--|:--|" + "--:|" * (len(columns) - 2)]
     for name, result in found.items():
         for arm, measured in result["arms"].items():
@@ -85,9 +88,11 @@ def arm_table(found: Mapping[str, Any], peaks: Mapping[str, float]) -> str:
             low, high = time["quartiles"]
             cells = [name, arm, f"{1e3 * time['median']:,.0f} ms [{1e3 * low:,.0f}, {1e3 * high:,.0f}]"]
             cells += [f"{measured['tokens_per_s']:,.0f}", f"{measured['peak_fraction']:.0%}"]
+            cells += [f"{measured['mfu']:.1%}"] if mfu else []
             lines.append(_row([*cells, "–" if memory is None else f"{_bytes(memory) / 2**20:,.0f} MiB"]))
     values = ", ".join(f"{peak / 1e9:,.0f} GFLOP/s in {kind}" for kind, peak in peaks.items())
     note = f"Matmul peak: {values}, the fastest square product; each arm is compared with the peak of its dtype."
+    note += " MFU: the same, of the peak in the device's data sheet (fp32: TF32)." if mfu else ""
     return "\n".join([*lines, "", f"{note} {FORMULA}"])
 
 

@@ -58,6 +58,7 @@ class Workload(Section):
         11, ge=1, le=MOST_ROUNDS, description="times to measure each arm; the order of the arms changes every round"
     )
     texts: RealTexts | None = Field(None, description="real texts to use; random ids when not set")
+    compile: bool = Field(False, description="compile the layers of tuned and `ours`, as with training.compile")
     tricks: bool = Field(
         True,
         description="false: `ours` runs like stock fp32 (padded, plain loss or `generate`), to compare the code alone",

@@ -3,7 +3,9 @@
 The numbers are from the data sheets of the vendors.
 """
 
+import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from decero.errors import UserError, did_you_mean
 
@@ -40,6 +42,18 @@ DEVICES = {
     "rtx4090": Device("RTX 4090 24 GB", 165.2e12, 82.6e12, 24e9, 1.008e12),
     "mi300x": Device("MI300X 192 GB", 1307e12, 653.7e12, 192e9, 5.3e12),
 }
+
+
+def device_of(driver_name: str) -> Device | None:
+    """Find the data sheet of an accelerator by the name that its driver gives, such as NVIDIA H100 80GB HBM3.
+
+    None for one that is not listed, and for the slower variants of a listed one (PCIe, NVL, MIG, laptops).
+    """
+    words = re.findall(r"[a-z0-9]+", driver_name.lower())
+    if {"pcie", "nvl", "mig", "laptop", "d"}.intersection(words):
+        return None
+    names = {*words, *(a + b for a, b in pairwise(words))}  # also rtx + 4090
+    return next((device for key, device in DEVICES.items() if key in names), None)
 
 
 def find_device(name: str) -> Device:

@@ -63,6 +63,7 @@ class MaskedLMSection(Section):
     distill: DistillSection | None = Field(
         None, description="learn from the outputs of a teacher with the same tokenizer, too"
     )
+    scored_queries: bool = Field(True, description="compute the last layer only at scored positions, if the model can")
 
 
 class DenoisingSection(Section):

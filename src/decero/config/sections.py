@@ -236,7 +236,7 @@ class TrainingSection(Section):
         description="put several texts in one row, kept apart; auto: if the result stays the same; on: error if not",
     )
     gradient_checkpointing: bool = Field(False, description="recompute activations instead of storing them")
-    compile: bool = Field(False, description="compile the layers with torch.compile; no gain on a CPU")
+    compile: bool = Field(False, description="compile the layers with torch.compile; for GPUs, no gain on a CPU")
     eval_strategy: Literal["no", "steps", "epoch"] = Field(
         "epoch", description="when to evaluate on the validation split"
     )
@@ -265,7 +265,12 @@ class TrainingSection(Section):
     average_last: int | None = Field(
         None, ge=2, le=1000, description="make model/ the average of this many last checkpoints (save_steps apart)"
     )
-    dataloader_num_workers: int = Field(0, ge=0, le=MOST_WORKERS, description="worker processes that prepare batches")
+    dataloader_num_workers: int | None = Field(
+        None,
+        ge=0,
+        le=MOST_WORKERS,
+        description="worker processes that prepare batches; not set: 2 on a GPU, 0 on a CPU",
+    )
     num_processes: int | None = Field(
         None, ge=1, le=100_000, description="required number of processes; any other number is an error"
     )

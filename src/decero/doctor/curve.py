@@ -128,7 +128,8 @@ def waiting(work: InspectedRun) -> Iterator[Finding]:
     share = statistics.median(waits)
     if share > 0.02:
         workers = work.config.training.dataloader_num_workers
-        mend = f"raise training.dataloader_num_workers {workers} to {max(1, 2 * workers)}"
+        more = 4 if workers is None else max(1, 2 * workers)
+        mend = f"raise training.dataloader_num_workers {'(not set)' if workers is None else workers} to {more}"
         yield Finding("data wait", "warn", f"training waits for data {share:.1%} of the time", "metrics.jsonl", mend)
     else:
         yield Finding("data wait", "ok", f"training waits for data {share:.1%} of the time")

@@ -5,8 +5,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def items_at_once(device: torch.device) -> int:
+    """Return how many items are projected at a time. A GPU needs more to be busy, and has the memory."""
+    return 512 if device.type == "cpu" else 4096
+
+
 def linear_cross_entropy(
-    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, chunk: int = 512,
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, chunk: int | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """Sum the cross-entropy of hidden_ND @ weight_VD.T + bias_V against labels_N, in nats.
@@ -14,13 +19,14 @@ def linear_cross_entropy(
     hidden_ND: (items, width). weight_VD: (vocabulary, width). labels_N: (items,). label_smoothing: the share of the
     target that is spread evenly over the vocabulary (Vaswani et al. 2017, section 5.4).
 
-    `chunk` items are projected at a time, and their gradient (softmax minus one-hot) is computed in the same step. So
-    memory is chunk x V instead of N x V, and nothing is computed twice: Hsu et al. 2024 (Liger), section 3.2. Products
-    run in autocast's type if it is on, the softmax in fp32.
+    `chunk` items (`items_at_once` by default) are projected at a time, and their gradient (softmax minus one-hot) is
+    computed in the same step. So memory is chunk x V instead of N x V, and nothing is computed twice: Hsu et al. 2024
+    (Liger), section 3.2. Products run in autocast's type if it is on, the softmax in fp32.
     """
     if not torch.is_grad_enabled():  # else autograd.Function would still compute the gradients of parameters
         hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
         bias_V = None if bias_V is None else bias_V.detach()
+    chunk = chunk or items_at_once(hidden_ND.device)
     return _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N, chunk, label_smoothing)
 
 
@@ -39,17 +45,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             d_bias = torch.zeros_like(bias_V) if bias_V is not None and needed[2] else None
             for start in range(0, len(labels_N), chunk):
                 part = slice(start, start + chunk)
-                logits_CV, labels_C = F.linear(hidden[part], weight, bias).float(), labels_N[part, None]
-                target_C = (1 - smoothing) * logits_CV.gather(1, labels_C)[:, 0]
+                labels_C1 = labels_N[part, None]
+                log_p_CV = F.linear(hidden[part], weight, bias).log_softmax(dim=-1, dtype=torch.float32)
+                total -= (1 - smoothing) * log_p_CV.gather(1, labels_C1).sum()
                 if smoothing:
-                    target_C = target_C + smoothing * logits_CV.mean(dim=-1)
-                total += (logits_CV.logsumexp(dim=-1) - target_C).sum()
+                    total -= smoothing * log_p_CV.mean(dim=-1).sum()
                 if d_hidden is None and d_weight is None:
                     continue
-                d_logits_CV = logits_CV.softmax(dim=-1)
+                d_logits_CV = log_p_CV.exp_()  # in place: the memory of a chunk is what counts
                 if smoothing:
                     d_logits_CV -= smoothing / d_logits_CV.shape[1]
-                d_logits_CV.scatter_add_(1, labels_C, torch.full_like(d_logits_CV[:, :1], smoothing - 1.0))
+                d_logits_CV.scatter_add_(1, labels_C1, torch.full_like(d_logits_CV[:, :1], smoothing - 1.0))
                 if d_bias is not None:
                     d_bias += d_logits_CV.sum(dim=0).to(d_bias.dtype)
                 d_logits_CV = d_logits_CV.to(dtype)

@@ -191,7 +191,7 @@ def row_nats(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def takes_selected_positions(model: nn.Module) -> bool:
-    """Return whether a model supports `selected_positions`: decero models with a dense mask, not compiled.
+    """Return whether a model supports `selected_positions`: decero models with a dense mask.
 
     FlexAttention's block masks cannot be indexed by position. So `choose_attention` gives it to such a model only if
     requested.
@@ -199,15 +199,25 @@ def takes_selected_positions(model: nn.Module) -> bool:
     bare = unwrap(model)
     if "selected_positions" not in inspect.signature(bare.forward).parameters:
         return False
-    # `compile_layers` replaces the forward of layers and needs one shape. accelerate replaces the model's own forward.
-    compiled = any("forward" in vars(module) for module in bare.modules() if module is not bare)
-    return not compiled and attention_of(bare) in ("sdpa", "eager", "matmul")
+    # `compile_layers` leaves the last layer as it is. accelerate replaces the model's own forward.
+    replaced = any("forward" in vars(module) for module in bare.base_model.layers[-1].modules())
+    return not replaced and attention_of(bare) in ("sdpa", "eager", "matmul")
 
 
 def scored_first(scored_BL: Tensor) -> Tensor:
     """Return the scored positions of each row in order, then others: (batch, most scored positions of a row)."""
     most = int(scored_BL.sum(dim=1).max()) if len(scored_BL) else 0
     return scored_BL.int().argsort(dim=1, descending=True, stable=True)[:, : max(1, most)]
+
+
+def scored_only(hidden_BLD: Tensor, scored_BL: Tensor) -> Tensor:
+    """Return the hidden states of the scored positions, (scored, model).
+
+    Selected by number: the gradient of `hidden_BLD[scored_BL]` sorts all indices, in case one occurs twice.
+    """
+    if hidden_BLD.shape[:-1] != scored_BL.shape:
+        raise IndexError(f"hidden states {tuple(hidden_BLD.shape)} do not match labels {tuple(scored_BL.shape)}")
+    return hidden_BLD.flatten(0, -2).index_select(0, scored_BL.flatten().nonzero()[:, 0])
 
 
 _ONLY_PROJECTS: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -260,7 +270,7 @@ def capture_projection_input(model: nn.Module, scored_BL: Tensor):
     captured.projection = output_projection(model)
 
     def capture_hidden(projection, inputs):
-        captured.hidden = inputs[0][scored_BL]
+        captured.hidden = scored_only(inputs[0], scored_BL)
         return (captured.hidden[:1].detach(),)
 
     def capture_logits(projection, inputs, logits):
@@ -283,7 +293,7 @@ def projecting_only(model: nn.Module, scored_BL: Tensor):
 
     Raises TypeError for a model without output embeddings.
     """
-    hook = output_projection(model).register_forward_pre_hook(lambda _, inputs: (inputs[0][scored_BL],))
+    hook = output_projection(model).register_forward_pre_hook(lambda _, inputs: (scored_only(inputs[0], scored_BL),))
     try:
         yield
     finally:

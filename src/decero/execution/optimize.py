@@ -18,7 +18,7 @@ from decero.data.stream import Stream
 from decero.errors import UserError, root_line
 from decero.execution.attention_kernels import WAS_REQUESTED, choose_attention
 from decero.execution.flex_attention import FLEX
-from decero.execution.objective import Objective
+from decero.execution.objective import Objective, takes_selected_positions
 from decero.execution.packed_forward import prove
 from decero.execution.transformers_internals import GradientCheckpointingLayer, attention_of
 from decero.execution.unwrap import unwrap
@@ -110,14 +110,17 @@ def compile_layers(model: nn.Module) -> str:
     Returns a line that says so, or why nothing was compiled: no C++ compiler, no Triton, a GPU too old for it.
 
     All layers share one compiled graph. The modules that objectives hook (projection, output of the last layer) are
-    not compiled. The first number of rows is compiled as a fixed shape, the second as a dynamic one. On two CPU cores
-    both were as fast as no compilation.
+    not compiled, and neither is a last layer that computes only scored positions: their number differs by batch. The
+    first number of rows is compiled as a fixed shape, the second as a dynamic one. On two CPU cores both were as fast
+    as no compilation.
 
     Raises UserError for a model whose layers cannot be found.
     """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
         raise UserError(f"training.compile: cannot find the layers of {type(model).__name__}; set it to false")
+    if takes_selected_positions(model):
+        layers = layers[:-1]
     try:
         torch.compile(lambda numbers: 2 * numbers + 1)(torch.ones(7, device=next(model.parameters()).device))
     except Exception as error:  # each backend has its own exceptions

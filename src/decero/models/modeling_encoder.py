@@ -5,7 +5,6 @@ Dimensions: B batch, L length, D model, V vocabulary.
 
 import torch
 from torch import nn
-from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask, create_bidirectional_sliding_window_mask
 from transformers.modeling_outputs import (
     BaseModelOutputWithPooling,
@@ -21,7 +20,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention import SelfAttention
 from .configuration_decero import DeceroEncoderConfig
-from .layers import EncoderLayer, build_norm
+from .layers import EncoderLayer, build_activation, build_norm
 from .modeling_stack import DeceroPreTrainedModel, DeceroStack
 
 MASKS = {
@@ -125,7 +124,7 @@ class MaskedLMHead(nn.Module):
         self.transform: nn.Module = nn.Identity()
         if config.lm_head_transform:
             dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.lm_head_transform_bias)
-            self.transform = nn.Sequential(dense, ACT2FN[config.hidden_act], build_norm(config))
+            self.transform = nn.Sequential(dense, build_activation(config.hidden_act), build_norm(config))
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
 
     def forward(self, hidden_BLD):

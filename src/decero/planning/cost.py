@@ -100,7 +100,7 @@ def _moments(weight: Tensor, optim: OptimSection) -> int:
     return copies * weight.numel()
 
 
-def logits_bytes(model: nn.Module, load: BatchSize, chunk: int = 512) -> float:
+def logits_bytes(model: nn.Module, load: BatchSize, chunk: int) -> float:
     """Return the bytes of logits and softmax in fp32 for one chunk of scored positions; 0 without a projection."""
     projection = model.get_output_embeddings()  # type: ignore[operator]
     return 0.0 if projection is None else 8.0 * min(load.scored, chunk) * projection.weight.shape[0]

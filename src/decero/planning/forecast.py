@@ -18,6 +18,7 @@ from decero.data.order import RowIndex, Rows
 from decero.data.sizes import BatchSize
 from decero.data.stream import Stream
 from decero.execution.adapters import adapter_of, is_computed
+from decero.execution.linear_cross_entropy import items_at_once
 from decero.execution.objective import Objective
 from decero.execution.transformers_internals import attention_of
 from decero.formatting import duration
@@ -74,7 +75,8 @@ def forecast(
     devices = (device and training.num_processes) or accelerator.num_processes
     micro = micro_batch(load, training, devices)
     activations = saved_activations(accelerator, model, objective, dataset, micro)
-    logits = logits_bytes(model, micro)
+    chunk = items_at_once(torch.device("cuda") if device else accelerator.device)
+    logits = logits_bytes(model, micro, chunk)
     evaluation_count = evaluations(training, steps, per_epoch) if evaluate and held_out is not None else 0
     parameters = sum(p.numel() for name, p in model.named_parameters() if is_computed(name))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -201,7 +203,8 @@ def saved_activations(
 
 def _free_memory(accelerator: Accelerator) -> float:
     if accelerator.device.type == "cuda":
-        return torch.cuda.mem_get_info(accelerator.device)[0]
+        kept = torch.cuda.memory_reserved(accelerator.device) - torch.cuda.memory_allocated(accelerator.device)
+        return torch.cuda.mem_get_info(accelerator.device)[0] + kept
     release_freed_memory()
     return psutil.virtual_memory().available / accelerator.num_processes
 

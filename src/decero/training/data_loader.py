@@ -42,6 +42,13 @@ class MicroBatch(NamedTuple):
         return objective.size(self.batch, len(self.indices)).times(self.weight)
 
 
+def workers_of(accelerator: Accelerator, training: TrainingSection) -> int:
+    """Return the number of worker processes. A GPU would wait for batches made by its own process; a CPU is busy."""
+    if training.dataloader_num_workers is not None:
+        return training.dataloader_num_workers
+    return 0 if accelerator.device.type == "cpu" else 2
+
+
 class StepLoader:
     """Yield the micro-batches of this process, one step at a time.
 
@@ -56,7 +63,7 @@ class StepLoader:
         self, accelerator: Accelerator, dataset: Dataset, objective: Objective, training: TrainingSection, seed: int
     ):
         self.rank, self.world_size, self.workers = (
-            accelerator.process_index, accelerator.num_processes, training.dataloader_num_workers
+            accelerator.process_index, accelerator.num_processes, workers_of(accelerator, training)
         )  # fmt: skip
         self.rows, self.objective = Rows(dataset), objective
         tokens, limit = training.global_batch_tokens, training.per_device_tokens
@@ -146,7 +153,7 @@ class StreamedStepLoader(StepLoader):
         self, accelerator: Accelerator, dataset: Stream, objective: Objective, training: TrainingSection, seed: int
     ):
         self.rank, self.world_size, self.workers = (
-            accelerator.process_index, accelerator.num_processes, training.dataloader_num_workers
+            accelerator.process_index, accelerator.num_processes, workers_of(accelerator, training)
         )  # fmt: skip
         self.stream, self.objective, self.seed = dataset, objective, seed
         tokens, limit = training.global_batch_tokens, training.per_device_tokens

@@ -7,7 +7,8 @@ import platform
 import subprocess
 import sys
 import time
-from importlib.metadata import version
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,8 @@ def write_result(output: Path, accelerator: Accelerator, result: dict[str, Any])
         "threads": torch.get_num_threads(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in RECORDED},
-        "commit": _commit(),
+        "versions": {"python": platform.python_version()} | {name: version_of(name) for name in RECORDED},
+        "commit": commit_of(),
     }
     on_main(accelerator, lambda: write_json(output / "result.json", record))
     return record
@@ -89,7 +90,15 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _commit() -> str | None:
+def version_of(package: str) -> str:
+    """Return the version of a package; of decero also where it is not installed, but run from its folder."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return import_module(package).__version__
+
+
+def commit_of() -> str | None:
     """Return the commit of the working folder, marked `-dirty` if it has changes; None outside a repository."""
     try:
         described = subprocess.run(
