@@ -201,9 +201,9 @@ def curve_of(losses, every=1, **more):
 def make():
     """Return the functions that make data, because tests cannot import this file."""
     return SimpleNamespace(
-        documents=documents, examples=examples, tagged=tagged, pairs=pairs, curve=curve_of, kinds=list(KINDS)
-        documents=documents, examples=examples, pairs=pairs, questions=questions, curve=curve_of, kinds=list(KINDS)
-    )
+        documents=documents, examples=examples, tagged=tagged, pairs=pairs, questions=questions, curve=curve_of,
+        kinds=list(KINDS),
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from decero.config.benchmark import Benchmark
 from decero.config.command_line import OPTIONS
 from decero.config.comparison import Compare
 from decero.config.explain import section_of
+from decero.config.finetune_answers import FinetuneQuestionAnswering
 from decero.config.finetune_choice import FinetuneMultipleChoice
 from decero.config.finetune_words import FinetuneTokenClassification
-from decero.config.finetune_answers import FinetuneQuestionAnswering
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
 from decero.config.pretraining import EvaluateCausalLM, PretrainCausalLM, PretrainMLM, PretrainSeq2Seq, TrainTokenizer
 from decero.config.suite import EvaluateSuite
@@ -30,12 +30,9 @@ CLASSES = {
     "train_tokenizer": TrainTokenizer, "pretrain_mlm": PretrainMLM, "pretrain_causal_lm": PretrainCausalLM,
     "pretrain_seq2seq": PretrainSeq2Seq, "finetune_classification": FinetuneClassification,
     "finetune_causal_lm": FinetuneCausalLM, "finetune_seq2seq": FinetuneSeq2Seq,
-    "finetune_multiple_choice": FinetuneMultipleChoice, "compare": Compare,
+    "finetune_multiple_choice": FinetuneMultipleChoice, "finetune_token_classification": FinetuneTokenClassification,
+    "finetune_question_answering": FinetuneQuestionAnswering, "compare": Compare,
     "evaluate_causal_lm": EvaluateCausalLM, "benchmark": Benchmark, "evaluate_suite": EvaluateSuite,
-    "finetune_causal_lm": FinetuneCausalLM, "finetune_seq2seq": FinetuneSeq2Seq, "compare": Compare,
-    "evaluate_causal_lm": EvaluateCausalLM, "benchmark": Benchmark,
-    "finetune_token_classification": FinetuneTokenClassification,
-    "finetune_question_answering": FinetuneQuestionAnswering,
 }  # fmt: skip
 NAMES = {
     "tasks": "swap",

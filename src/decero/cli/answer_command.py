@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from decero.cli.text_commands import add_loading, loading_of, positive, read_lines
+from decero.cli.text_commands import loading_of, loads, positive, read_lines
 from decero.errors import UserError
 
 
@@ -27,7 +27,7 @@ def add_answer(commands) -> None:
     parser.add_argument(
         "--batch-tokens", type=positive, default=8192, metavar="N", help="most tokens per batch (default: 8192)"
     )
-    add_loading(parser)
+    loads(parser)
     parser.set_defaults(function=_run)
 
 

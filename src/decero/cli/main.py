@@ -8,9 +8,8 @@ from decero.cli.answer_command import add_answer
 from decero.cli.chat_command import add_chat
 from decero.cli.data_command import add_data
 from decero.cli.doctor_command import add_doctor
-from decero.cli.hub_commands import add_export, add_import, add_merge, add_push
 from decero.cli.extract_command import add_extract
-from decero.cli.hub_commands import add_export, add_import, add_push
+from decero.cli.hub_commands import add_export, add_import, add_merge, add_push
 from decero.cli.text_commands import COMMANDS as TEXT_COMMANDS
 from decero.errors import UserError, did_you_mean, run_script
 
@@ -47,7 +46,7 @@ def _main(argv: list[str]) -> None:
     arguments.function(arguments)
 
 
-COMMANDS = (add_push, add_import, add_export, add_merge, add_doctor, add_data, *TEXT_COMMANDS)
-COMMANDS = (add_push, add_import, add_export, add_doctor, add_data, *TEXT_COMMANDS, add_extract)
-COMMANDS = (add_push, add_import, add_export, add_doctor, add_data, *TEXT_COMMANDS, add_answer)
-COMMANDS = (add_push, add_import, add_export, add_doctor, add_data, *TEXT_COMMANDS, add_chat)
+COMMANDS = (
+    add_push, add_import, add_export, add_merge, add_doctor, add_data, *TEXT_COMMANDS,
+    add_extract, add_answer, add_chat,
+)  # fmt: skip

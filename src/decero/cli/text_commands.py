@@ -26,8 +26,8 @@ def add_translate(commands) -> None:
 
 def add_summarize(commands) -> None:
     """Add `decero summarize MODEL [TEXT|FILE|-]`."""
-    parser = _parser(commands, "summarize", "summarize each line with an encoder-decoder, or by its best sentences")
-    parser = line_parser(commands, "summarize", "summarize each line with an encoder-decoder")
+    what = "summarize each line with an encoder-decoder, or by its best sentences"
+    parser = line_parser(commands, "summarize", what)
     _writes(parser)
     _speaks(parser)
 
@@ -98,16 +98,13 @@ def line_parser(commands, name: str, what: str) -> argparse.ArgumentParser:
             "--too-long", choices=("split", "cut"), default="cut" if name == "summarize" else "split",
             help="split or cut lines longer than the model's limit (default: %(default)s)",
         )  # fmt: skip
-    add_loading(parser)
     loads(parser)
     parser.set_defaults(function=_run)
     return parser
 
 
-def add_loading(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how a model is loaded; `loading_of` reads them."""
 def loads(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how a model is loaded."""
+    """Add the options that say how a model is loaded; `loading_of` reads them."""
     parser.add_argument("--bf16", action="store_true", help="weights in bfloat16: faster, but a few words may differ")
     parser.add_argument("--revision", metavar="COMMIT", help="commit of a model on the hub")
     parser.add_argument(
@@ -119,8 +116,7 @@ def loads(parser: argparse.ArgumentParser) -> None:
 
 
 def loading_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the arguments of `inference.load`."""
-    """Return the arguments of `load` that the options of `loads` give."""
+    """Return the arguments of `inference.load` that the options of `loads` give."""
     loading = {name: getattr(arguments, name) for name in ("revision", "trust_remote_code", "bf16")}
     return loading | ({"code_revision": arguments.code_revision} if arguments.code_revision else {})
 

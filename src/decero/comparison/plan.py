@@ -21,8 +21,8 @@ class PlannedRun:
     """One run of a comparison.
 
     baseline: name of a simple baseline, for a contender without a model. values: the settings of a trial, or those that
-    tuning chose. trial: the number of a tuning trial. fold: the fold that is tested, in a cross-validation.
-    tuning chose. trial: the number of a tuning trial. teacher: the folder of the run that trains its teacher.
+    tuning chose. trial: the number of a tuning trial. fold: the fold that is tested, in a cross-validation. teacher:
+    the folder of the run that trains its teacher.
     """
 
     contender: str
@@ -109,11 +109,14 @@ def make_plan(comparison: Compare) -> Plan:
                 folder = _folder(parent / f"seed-{seed}", fold)
                 config = configure(comparison, task_class, name, budget, seed, folder, fold=fold)
                 run_name = f"{where}, seed {seed}{_part(fold)}"
-                keep = comparison.keep_models and contender.baseline_name is None
-                baseline = contender.baseline_name
+                keep = (comparison.keep_models and contender.baseline_name is None) or name in teachers
+                teacher = contender.teacher and folder_of(comparison, contender.teacher, budget) / f"seed-{seed}"
                 runs.append(
-                    PlannedRun(name, budget, seed, folder, config, run_name, baseline, keep_model=keep, fold=fold)
-                )
+                    PlannedRun(
+                        name, budget, seed, folder, config, run_name, contender.baseline_name, keep_model=keep,
+                        fold=fold, teacher=_folder(teacher, fold) if teacher else None,
+                    )
+                )  # fmt: skip
     return Plan(comparison, task, metric, split, trials, runs)
 
 
@@ -123,21 +126,6 @@ def _folder(folder: Path, fold: int | None) -> Path:
 
 def _part(fold: int | None) -> str:
     return "" if fold is None else f", fold {fold}"
-                run_name = f"{where}, trial {number}: {shown}"
-                trials.append(PlannedRun(name, budget, seed, folder, config, run_name, values=values, trial=number))
-            for seed in comparison.seeds:
-                folder = parent / f"seed-{seed}"
-                config = configure(comparison, task_class, name, budget, seed, folder)
-                run_name = f"{where}, seed {seed}"
-                keep = (comparison.keep_models and contender.baseline_name is None) or name in teachers
-                teacher = contender.teacher and folder_of(comparison, contender.teacher, budget) / f"seed-{seed}"
-                runs.append(
-                    PlannedRun(
-                        name, budget, seed, folder, config, run_name, contender.baseline_name, keep_model=keep,
-                        teacher=teacher or None,
-                    )
-                )  # fmt: skip
-    return Plan(comparison, task, metric, split, trials, runs)
 
 
 def folder_of(comparison: Compare, name: str, budget: int | None) -> Path:

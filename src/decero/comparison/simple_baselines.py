@@ -15,18 +15,15 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
-from decero.data.corpus import source_rows
-from decero.evaluation.metrics import compute_metrics, predict
-from decero.data.tag_schemes import read_spans
 from decero.data.answer_rows import NAMES, TEXTS
+from decero.data.corpus import source_rows
+from decero.data.tag_schemes import read_spans
 from decero.evaluation.answer_metrics import answer_scores
-from decero.evaluation.metrics import compute_metrics
+from decero.evaluation.metrics import compute_metrics, predict
 from decero.evaluation.text_metrics import bits_per_byte
 from decero.evaluation.threshold import choose_threshold
-from decero.tasks import TASKS
+from decero.tasks import TASKS, question_answering, tagging
 from decero.tasks.likelihood import ngram_bits
-from decero.tasks.tagging import words_of, write_answers
-from decero.tasks.question_answering import scores_of, write_answers
 from decero.tasks.text_to_text import score, write_outputs
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -128,14 +125,12 @@ def overlap(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
     return {"metric": {"accuracy": float((chosen == right).mean())}, "train_examples": len(corpus["train"][""])}
 
 
-BASELINES: dict[str, Callable[[Any, Path | None, str], dict[str, Any]]] = {
-    "tfidf": tfidf, "ngram": ngram, "copy": copy, "lead": lead, "overlap": overlap,
 def lexicon(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
     """Give each word the tag that it has most often in train; an unknown word the most common tag of all."""
     train, texts = task.corpus.splits["train"][""], task.corpus.splits[split][""]
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for row in train:
-        for word, tag in zip(words_of(row), row["tags"], strict=True):
+        for word, tag in zip(tagging.words_of(row), row["tags"], strict=True):
             counts[word][tag] += 1
     tags: dict[str, str] = {word: found.most_common(1)[0][0] for word, found in counts.items()}
     common = sum(counts.values(), Counter()).most_common(1)[0][0]
@@ -143,18 +138,16 @@ def lexicon(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
     answers = []
     for row in texts:
         bounds = list(zip(row["starts"], row["stops"], strict=True))
-        said = [tags.get(word, common) for word in words_of(row)]
+        said = [tags.get(word, common) for word in tagging.words_of(row)]
         spans = [] if reading == "none" else read_spans(said, reading)
         entities = [{"start": bounds[a][0], "end": bounds[b - 1][1], "label": label} for a, b, label in spans]
         answers.append((said, entities))
     if folder:
-        write_answers(folder, texts, answers)
+        tagging.write_answers(folder, texts, answers)
     metric, labels = task.scores(texts, answers)
     return {"metric": metric, "train_examples": len(train), "by_label": labels, "num_parameters": len(tags)}
 
 
-BASELINES: dict[str, Callable[[Any, Path | None, str], dict[str, Any]]] = {
-    "tfidf": tfidf, "ngram": ngram, "copy": copy, "lead": lead, "lexicon": lexicon,
 def sentence(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
     """Answer with the sentence of the context that is most like the question, by TF-IDF of train."""
     data = task.config.data
@@ -182,13 +175,13 @@ def _answered(task: Any, folder: Path | None, split: str, answers: list[str]) ->
     table = pd.DataFrame({"id": rows[NAMES], "references": rows[TEXTS], "answer": answers})
     table["exact_match"], table["f1"] = np.array(scores).T
     if folder:
-        write_answers(folder, table)
-    return {"metric": scores_of(table)}
+        question_answering.write_answers(folder, table)
+    return {"metric": question_answering.scores_of(table)}
 
 
 BASELINES: dict[str, Callable[[Any, Path | None, str], dict[str, Any]]] = {
-    "tfidf": tfidf, "ngram": ngram, "copy": copy, "lead": lead, "sentence": sentence,
-    "no_answer": no_answer,
+    "tfidf": tfidf, "ngram": ngram, "copy": copy, "lead": lead, "overlap": overlap, "lexicon": lexicon,
+    "sentence": sentence, "no_answer": no_answer,
 }  # fmt: skip
 
 

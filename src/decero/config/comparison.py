@@ -56,9 +56,8 @@ class Contender(Section):
         None,
         description="a simple baseline instead of a model: tfidf (words and pairs + logistic regression) for "
         "classification; lexicon (the most common tag of each word) for words; ngram (byte 6-grams) for causal "
-        "models; copy or lead (the source, or its first words) for pairs of texts",
-        "classification; ngram (byte 6-grams) for causal models; copy or lead (the source, or its first words) for "
-        "pairs of texts; sentence (the one most like the question) or no_answer for question answering",
+        "models; copy or lead (the source, or its first words) for pairs of texts; sentence (the one most like the "
+        "question) or no_answer for question answering; overlap (the choice most like its question) for choices",
     )
     tokenizer: TokenizerSection = TokenizerSection()
     peft: PeftSection | None = Field(None, description="train an adapter only, as in the task's own recipe")

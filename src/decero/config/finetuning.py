@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from decero.config.distill_sections import DistillTexts
 from decero.config.sections import (
     LARGEST_SEED,
     MOST_ROWS,
@@ -14,9 +15,6 @@ from decero.config.sections import (
     SourceSection,
 )
 from decero.config.training_run import FineTuning
-from decero.config.distill_sections import DistillTexts
-from decero.config.sections import MOST_ROWS, MOST_TOKENS, MOST_WORKERS, LabelledData, Section, SourceSection
-from decero.config.training_run import TrainingRun
 
 ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
@@ -30,29 +28,24 @@ class ClassificationSection(Section):
         description="of two labels, or of several at once: predict a label above this probability (of two, the second "
         "one); validation: choose it after training, by the main metric on the validation split",
     )
-
-    @model_validator(mode="after")
-    def _of_labels(self):
-        if self.threshold != 0.5 and self.problem_type == "regression":
-            raise ValueError("objective.threshold: a regression predicts no labels; remove it")
-        return self
-
     class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
         "none",
         description="weights of classes in the training loss: balanced, or label -> weight (others have 1); with "
         "several labels, those of positive examples",
     )
-
-    @model_validator(mode="after")
-    def _what_is_weighted(self):
-        if self.problem_type == "regression" and self.class_weights != "none":
-            raise ValueError("objective.class_weights: a regression has no classes; remove it")
     distill: DistillTexts | None = Field(None, description="learn from the outputs of a teacher, too")
 
     @model_validator(mode="after")
-    def _temperature_of_classes(self):
-        if self.problem_type == "regression" and self.distill and self.distill.temperature:
-            raise ValueError("objective.distill.temperature: a regression has none; remove it")
+    def _of_labels(self):
+        if self.problem_type == "regression":
+            if self.threshold != 0.5:
+                raise ValueError("objective.threshold: a regression predicts no labels; remove it")
+            if self.class_weights != "none":
+                raise ValueError("objective.class_weights: a regression has no classes; remove it")
+            if self.distill and self.distill.temperature:
+                raise ValueError("objective.distill.temperature: a regression has none; remove it")
+        if self.distill and self.class_weights != "none":
+            raise ValueError("objective.class_weights: a teacher's probabilities have no weights; remove one of them")
         return self
 
 

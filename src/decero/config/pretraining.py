@@ -57,13 +57,10 @@ class Pretraining(TrainingRun):
 class MaskedLMSection(Section):
     mlm_probability: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are masked and scored")
     whole_word: bool = Field(True, description="mask whole words instead of single tokens")
-    scored_queries: bool = Field(
-        True, description="compute the last layer only at scored positions, if the model can; off when compiled"
-    )
+    scored_queries: bool = Field(True, description="compute the last layer only at scored positions, if the model can")
     distill: DistillSection | None = Field(
         None, description="learn from the outputs of a teacher with the same tokenizer, too"
     )
-    scored_queries: bool = Field(True, description="compute the last layer only at scored positions, if the model can")
 
 
 class DenoisingSection(Section):

@@ -78,8 +78,13 @@ def load_corpus(
         corpus = rows_where(corpus, where)
     if not streaming or where:
         corpus = DatasetDict({split: _first_rows(rows, split, max_rows, say) for split, rows in corpus.items()})
-    fractions = validation_fraction, test_fraction
-    return _complete(corpus, text_column, *fractions, name or "data.files", number_rows, needs_train)
+    setting = wanted[text_column]
+    if to_pairs is not None:
+        corpus, text_column = to_pairs(corpus), "source"
+    return _complete(
+        corpus, text_column, validation_fraction, test_fraction, name or "data.files", number_rows, needs_train,
+        setting=setting, words=words,
+    )  # fmt: skip
 
 
 def _first_rows(dataset: Dataset, split: str, max_rows: int | None, say: Callable[[str], object]) -> Dataset:
@@ -92,14 +97,6 @@ def _first_rows(dataset: Dataset, split: str, max_rows: int | None, say: Callabl
 def source_rows(dataset: Dataset) -> Any:
     """Return the number of each row in its files, or in its published split, from 0."""
     return dataset[ROW][:] if ROW in dataset.column_names else range(len(dataset))
-        corpus = read_hub(str(name), config_name, revision, streaming, max_rows, wanted, columns is None)
-    where = name or "data.files"
-    return _complete(
-        corpus, text_column, validation_fraction, test_fraction, where, setting=wanted[text_column], words=words
-    )
-    if to_pairs is not None:
-        corpus, text_column = to_pairs(corpus), "source"
-    return _complete(corpus, text_column, validation_fraction, test_fraction, name or "data.files")
 
 
 def open_corpus(
@@ -156,9 +153,7 @@ def open_corpus(
 
 def _complete(
     corpus: DatasetDict, text_column: str, validation_fraction: float, test_fraction: float, where: str,
-    number_rows: bool = False,
-    needs_train: bool = True,
-    setting: str = "data.text_column", words: bool = False,
+    number_rows: bool = False, needs_train: bool = True, setting: str = "data.text_column", words: bool = False,
 ) -> DatasetDict:  # fmt: skip
     """Keep the known splits, check that each has text, and split off the missing ones from train."""
     corpus = DatasetDict({split: corpus[split] for split in SPLITS if split in corpus})

@@ -16,6 +16,7 @@ PERCENT = (
     "token_f1",
     "eval_accuracy",
     "accuracy_normalized",
+    *ANSWER_METRICS,
 )
 HUNDRED = (*TEXT_METRICS["translation"], *TEXT_METRICS["summarization"])  # they go from 0 to 100 by themselves
 MEANS = (
@@ -25,12 +26,9 @@ MEANS = (
     "mse",
     "mae",
     *TEXT_METRICS["summarization"],
+    "f1",
     *TEXT_METRICS["text"],
 )
-    *ANSWER_METRICS,
-)
-HUNDRED = (*TEXT_METRICS["translation"], *TEXT_METRICS["summarization"])  # they go from 0 to 100 by themselves
-MEANS = ("accuracy", "label_accuracy", "mse", "mae", "f1", *TEXT_METRICS["summarization"], *TEXT_METRICS["text"])
 DECIMALS = ("bits_per_byte", "loss", "eval_loss")  # a hundredth of them is much
 REGRESSION = ("mse", "mae", "pearson", "spearman")
 TITLES = {

@@ -80,6 +80,17 @@ def masked_lm(collate: Callable[[list[dict]], Batch], scored_queries: bool = Tru
     return Objective(collate, loss, lambda batch: int((batch["labels"] != IGNORED).sum()))
 
 
+LABEL_LOSSES: dict[str, Callable[..., Tensor]] = {  # problem type -> (logits, labels, weights) -> summed loss
+    "single_label_classification": lambda logits, labels, weight=None: F.cross_entropy(
+        logits, labels, weight, reduction="sum"
+    ),
+    "multi_label_classification": lambda logits, labels, weight=None: (
+        F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight, reduction="none").mean(dim=-1).sum()
+    ),
+    "regression": lambda logits, labels, weight=None: F.mse_loss(logits.squeeze(-1), labels, reduction="sum"),
+}
+
+
 def classification(
     collate: Callable[[list[dict]], Batch], problem_type: str, weights: np.ndarray | None = None
 ) -> Objective:
@@ -89,33 +100,11 @@ def classification(
     ones, with several labels). The divisor of a step is then the sum of the weights in it, so it stays a weighted mean.
     """
     weight_K = None if weights is None else torch.tensor(weights, dtype=torch.float32)
-    losses = {
-        "single_label_classification": lambda logits, labels, weight: F.cross_entropy(
-            logits, labels, weight, reduction="sum"
-        ),
-        "multi_label_classification": lambda logits, labels, weight: (
-            F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight, reduction="none").mean(dim=-1).sum()
-        ),
-        "regression": lambda logits, labels, weight: F.mse_loss(logits.squeeze(-1), labels, reduction="sum"),
-    }
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         logits = logits_of(model, batch, per_text=True).float()
-        return losses[problem_type](logits, batch["labels"], None if weight_K is None else weight_K.to(logits.device))
-LABEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # problem type -> (logits, labels) -> summed loss
-    "single_label_classification": lambda logits, labels: F.cross_entropy(logits, labels, reduction="sum"),
-    "multi_label_classification": lambda logits, labels: (
-        F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=-1).sum()
-    ),
-    "regression": lambda logits, labels: F.mse_loss(logits.squeeze(-1), labels, reduction="sum"),
-}
-
-
-def classification(collate: Callable[[list[dict]], Batch], problem_type: str) -> Objective:
-    """Sum over examples: cross-entropy, binary cross-entropy (mean over labels) or squared error."""
-
-    def loss(model: nn.Module, batch: Batch) -> Tensor:
-        return LABEL_LOSSES[problem_type](logits_of(model, batch, per_text=True).float(), batch["labels"])
+        weight = None if weight_K is None else weight_K.to(logits.device)
+        return LABEL_LOSSES[problem_type](logits, batch["labels"], weight)
 
     def count(batch: Batch) -> float:
         labels = batch["labels"].cpu()

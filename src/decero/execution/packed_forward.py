@@ -134,7 +134,7 @@ def logits_of(model: nn.Module, batch: Batch, per_text: bool = False) -> Tensor:
     """Return the logits for a padded or packed batch, without its labels. per_text: the head pools."""
     if "text_ids" in batch:
         return packed_logits(model, batch, per_text)
-    return padded_outputs(model, batch).logits
+    return read_logits(padded_outputs(model, batch))
 
 
 def padded_outputs(model: nn.Module, batch: Batch) -> Any:
@@ -156,7 +156,6 @@ def one_choice_a_row(model: nn.Module, inputs: dict[str, Any]) -> Any:
         return model(**{name: tensor.unsqueeze(1) for name, tensor in inputs.items() if tensor.dim() == 2})
     finally:
         hook.remove()
-    return read_logits(model(**{name: value for name, value in batch.items() if name != "labels"}))
 
 
 @torch.no_grad()

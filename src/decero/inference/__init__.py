@@ -1,14 +1,13 @@
 """Run a decero or stock model on texts.
 
-The functions are `translate`, `summarize`, `generate`, `fill`, `classify` and `extract`.
-The functions are `translate`, `summarize`, `generate`, `fill`, `classify` and `answer`.
+The functions are `translate`, `summarize`, `generate`, `fill`, `classify`, `extract` and `answer`.
 Each function takes a model and an iterable of texts. The model is a folder, a name on the hub, package:NAME/FOLDER, or
 the result of `load`. `answer` takes pairs (question, context). Each returns an iterator with one answer per text, in
 order. Texts are read lazily, one window at a time.
 """
 
-from decero.inference.extraction import extract
 from decero.inference.conversation import Conversation
+from decero.inference.extraction import extract
 from decero.inference.fill_mask import Filled, fill
 from decero.inference.generation import generate, summarize, translate
 from decero.inference.loading import Loaded, load
@@ -16,8 +15,17 @@ from decero.inference.question_answers import Answer, answer
 from decero.inference.text_classification import classify, reads_pairs
 
 __all__ = [
-    "Filled", "Loaded", "classify", "extract", "fill", "generate", "load", "reads_pairs", "summarize", "translate",
-    "Answer", "Filled", "Loaded", "answer", "classify", "fill", "generate", "load", "reads_pairs", "summarize",
+    "Answer",
+    "Conversation",
+    "Filled",
+    "Loaded",
+    "answer",
+    "classify",
+    "extract",
+    "fill",
+    "generate",
+    "load",
+    "reads_pairs",
+    "summarize",
     "translate",
-    "Conversation", "Filled", "Loaded", "classify", "fill", "generate", "load", "reads_pairs", "summarize", "translate",
 ]  # fmt: skip

@@ -15,15 +15,11 @@ from transformers import (
 
 from .configuration_decero import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
 from .modeling_choice import DeceroEncoderForMultipleChoice
-from .modeling_decoder import DeceroDecoderForCausalLM, DeceroDecoderForSequenceClassification, DeceroDecoderModel
-from .modeling_decoder import (
-    DeceroDecoderForCausalLM,
-    DeceroDecoderForSequenceClassification,
-    DeceroDecoderForTokenClassification,
 from .modeling_decoder import (
     DeceroDecoderForCausalLM,
     DeceroDecoderForQuestionAnswering,
     DeceroDecoderForSequenceClassification,
+    DeceroDecoderForTokenClassification,
     DeceroDecoderModel,
 )
 from .modeling_encoder import (

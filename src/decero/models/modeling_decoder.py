@@ -13,8 +13,7 @@ from transformers.masking_utils import (
     create_causal_mask,
     create_sliding_window_causal_mask,
 )
-from transformers.modeling_outputs import TokenClassifierOutput
-from transformers.modeling_outputs import QuestionAnsweringModelOutput
+from transformers.modeling_outputs import QuestionAnsweringModelOutput, TokenClassifierOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -238,13 +237,6 @@ class DeceroDecoderForTokenClassification(DeceroDecoderPreTrainedModel):
         self.model = DeceroDecoderModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout or 0.0)
         self.score = nn.Linear(config.hidden_size, config.num_labels)
-class DeceroDecoderForQuestionAnswering(DeceroDecoderPreTrainedModel):
-    """Find start and end of an answer in a context that follows the question: Devlin et al. 2019, section 4.2."""
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.model = DeceroDecoderModel(config)
-        self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
     @can_return_tuple
@@ -265,6 +257,20 @@ class DeceroDecoderForQuestionAnswering(DeceroDecoderPreTrainedModel):
         return TokenClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+
+class DeceroDecoderForQuestionAnswering(DeceroDecoderPreTrainedModel):
+    """Find start and end of an answer in a context that follows the question: Devlin et al. 2019, section 4.2."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = DeceroDecoderModel(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self, input_ids=None, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None,
         start_positions=None, end_positions=None, use_cache=None, **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:  # fmt: skip
         """Return start and end logits, (batch, length) each, and with positions, (batch,) each, the loss."""

@@ -13,32 +13,16 @@ from decero.tasks.question_answering import QuestionAnswering
 from decero.tasks.seq2seq import Seq2Seq
 from decero.tasks.tagging import TokenClassification
 
-TASKS: dict[str, type[Task]] = {
-    task.recipe: task for task in (MaskedLM, Denoising, CausalLM, Classification, Seq2Seq, Completion, MultipleChoice)
-}  # recipe -> its task
-
-__all__ = [
-    "TASKS", "CausalLM", "Classification", "Completion", "Corpus", "Denoising", "MaskedLM", "MultipleChoice", "Scores",
-    "Seq2Seq", "Task", "TaskData", "finish", "is_finished", "push_once", "record_of",
+TASKS: dict[str, type[Task]] = {  # recipe -> its task
     task.recipe: task
-    for task in (MaskedLM, Denoising, CausalLM, Classification, Seq2Seq, Completion, ExtractiveSummaries)
-}  # recipe -> its task
+    for task in (
+        MaskedLM, Denoising, CausalLM, Classification, TokenClassification, QuestionAnswering, MultipleChoice, Seq2Seq,
+        Completion, ExtractiveSummaries,
+    )
+}  # fmt: skip
 
 __all__ = [
     "TASKS", "CausalLM", "Classification", "Completion", "Corpus", "Denoising", "ExtractiveSummaries", "MaskedLM",
-    "Scores", "Seq2Seq", "Task", "TaskData", "finish", "is_finished", "push_once", "record_of",
-    task.recipe: task
-    for task in (MaskedLM, Denoising, CausalLM, Classification, Seq2Seq, Completion, TokenClassification)
-}  # recipe -> its task
-
-__all__ = [
-    "TASKS", "CausalLM", "Classification", "Completion", "Corpus", "Denoising", "MaskedLM", "Scores", "Seq2Seq", "Task",
-    "TaskData", "TokenClassification", "finish", "is_finished", "push_once", "record_of",
-    task.recipe: task
-    for task in (MaskedLM, Denoising, CausalLM, Classification, Seq2Seq, Completion, QuestionAnswering)
-}  # recipe -> its task
-
-__all__ = [
-    "TASKS", "CausalLM", "Classification", "Completion", "Corpus", "Denoising", "MaskedLM", "QuestionAnswering",
-    "Scores", "Seq2Seq", "Task", "TaskData", "finish", "is_finished", "push_once", "record_of",
+    "MultipleChoice", "QuestionAnswering", "Scores", "Seq2Seq", "Task", "TaskData", "TokenClassification", "finish",
+    "is_finished", "push_once", "record_of",
 ]  # fmt: skip

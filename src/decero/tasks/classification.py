@@ -1,6 +1,5 @@
 """Classification of texts, with one label or several, and regression: any encoder or decoder with such a head."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
-from scipy.special import expit, softmax
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -19,8 +17,6 @@ from decero.data.class_weights import class_weights
 from decero.data.collators import ClassificationCollator
 from decero.data.corpus import load_corpus, source_rows
 from decero.data.folds import one_fold
-from decero.data.labels import encode_labels, in_known_order, label_budget
-from decero.data.corpus import load_corpus
 from decero.data.labels import encode_labels, in_known_order, label_draw
 from decero.data.special_tokens import pad_with
 from decero.data.text_files import read_files
@@ -37,6 +33,7 @@ from decero.execution.distillation import TEACHER_COLUMNS, distilled
 from decero.execution.objective import Objective, classification
 from decero.execution.unwrap import unwrap
 from decero.tasks.base import Corpus, Scores, Task, TaskData, cut_note
+from decero.tasks.label_predictions import check_threshold, renumbered, write_predictions
 from decero.tasks.teacher import taught_rows
 from decero.training.evaluation import mean_loss, predict_logits
 from decero.training.records import read_record
@@ -97,10 +94,7 @@ class Classification(Task):
         if self.config.objective.threshold != 0.5 and strict:
             check_threshold(self.config.objective.threshold, problem_type, names, tuple(corpus))
         total = len(corpus["train"])
-        corpus["train"] = label_budget(corpus["train"], data.max_train_rows, problem_type, self.config.seed)
-        corpus, total = encoded if strict else corpus, len(encoded["train"])
-        draw = label_draw(encoded["train"], data.max_train_rows, problem_type, self.config.seed)
-        corpus["train"], rest = draw
+        corpus["train"], rest = label_draw(corpus["train"], data.max_train_rows, problem_type, self.config.seed)
         notes += cut_note("train", len(corpus["train"]), total, "data.max_train_rows")
         if self.config.eval_only and known and in_known_order(names, known) is None:
             raise UserError(
@@ -176,11 +170,18 @@ class Classification(Task):
         return data
 
     def plain_objective(self, model: nn.Module, tokenizer: Any) -> Objective:
-        """The objective without a teacher, for any classifier and its tokenizer."""
+        """The objective without a teacher and class weights, for any classifier and its tokenizer."""
         # A model without segments cannot read the tokenizer's segment ids.
         segments = getattr(unwrap(model).config, "type_vocab_size", 2) >= 2
         left_out = () if segments else ("token_type_ids",)
-        return classification(ClassificationCollator(self.tokenizer, left_out), self.problem_type, self._weights())
+        return classification(ClassificationCollator(tokenizer, left_out), self.problem_type)
+
+    def objective(self, model: nn.Module) -> Objective:
+        plain, distill = self.plain_objective(model, self.tokenizer), self.config.objective.distill
+        if not distill:
+            return classification(plain.collate, self.problem_type, self._weights())
+        plain = replace(plain, collate=replace(plain.collate, more=TEACHER_COLUMNS))  # type: ignore[type-var]
+        return distilled(plain, self.problem_type, distill.alpha, distill.heat)
 
     def _weights(self) -> np.ndarray | None:
         """The weight of each label in the training loss; None for `class_weights: none`."""
@@ -190,23 +191,8 @@ class Classification(Task):
         return class_weights(choice, corpus.splits["train"][""]["labels"][:], corpus.label_names, self.problem_type)
 
     def reported_objective(self, model: nn.Module) -> Objective:
-        """The loss without class weights. Packed rows serve evaluations, too."""
-        collate = (self.training_objective or self.objective(model)).collate
-        return classification(collate, self.problem_type)
-        return classification(ClassificationCollator(tokenizer, left_out), self.problem_type)
-
-    def objective(self, model: nn.Module) -> Objective:
-        plain, distill = self.plain_objective(model, self.tokenizer), self.config.objective.distill
-        if not distill:
-            return plain
-        plain = replace(plain, collate=replace(plain.collate, more=TEACHER_COLUMNS))  # type: ignore[type-var]
-        return distilled(plain, self.problem_type, distill.alpha, distill.heat)
-
-    def reported_objective(self, model: nn.Module) -> Objective:
-        trained = self.training_objective or self.objective(model)  # packed rows serve evaluations, too
-        if not self.config.objective.distill:
-            return trained
-        plain = self.plain_objective(model, self.tokenizer)
+        """The loss without a teacher and class weights. Packed rows serve evaluations, too."""
+        trained, plain = self.training_objective or self.objective(model), self.plain_objective(model, self.tokenizer)
         if not trained.packed:
             return plain
         packed = replace(trained.collate, collate=plain.collate, per_text=plain.per_text)  # type: ignore[type-var]
@@ -243,14 +229,10 @@ class Classification(Task):
             columns |= {f"text of {name}" if name in RESERVED else name: texts[name][:] for name in self.corpus.columns}
             labels = np.asarray(rows["labels"])
             write_predictions(run.output, self.problem_type, columns, labels, logits, predictions, names)
-        facts: dict[str, Any] = {"label_names": names, "train_examples": len(data.train)}  # type: ignore[arg-type]
-        facts |= {} if self.config.objective.threshold == 0.5 else {"threshold": self.threshold}
-        facts |= per_class(self.problem_type, predictions, rows["labels"], names)
-            columns = {f"text of {name}" if name in RESERVED else name: texts[name][:] for name in self.corpus.columns}
-            write_predictions(run.output, self.problem_type, columns, np.asarray(rows["labels"]), logits, names)
         facts: dict[str, Any] = {"label_names": names, "train_examples": len(self.corpus.splits["train"][""])}
+        facts |= {} if self.config.objective.threshold == 0.5 else {"threshold": self.threshold}
         facts |= {"teacher": self.teacher_record} if self.teacher_record else {}
-        facts |= per_class(self.problem_type, predict(self.problem_type, logits), rows["labels"], names)
+        facts |= per_class(self.problem_type, predictions, rows["labels"], names)
         return Scores(metric, facts | {"main_metric": MAIN_METRIC[self.problem_type], "split": split})
 
     @property
@@ -287,56 +269,3 @@ class Classification(Task):
 
     def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:
         return self._predict(run, model, rows)
-
-
-def check_threshold(threshold: float | str, problem_type: str, names: Sequence[str], splits: Sequence[str]) -> None:
-    """Raise UserError for a threshold that the labels do not have, or that cannot be chosen on validation alone."""
-    if problem_type == "single_label_classification" and len(names) != 2:
-        raise UserError(
-            f"objective.threshold: there are {len(names)} labels, of which the likeliest is predicted; a threshold is "
-            "for two labels, or for multi_label_classification; remove it"
-        )
-    for split in ("validation", "test") if threshold == "validation" else ():
-        if split not in splits:
-            why = "it is chosen on" if split == "validation" else "validation has chosen it, so scores need"
-            raise UserError(
-                f"objective.threshold: {why} a {split} split; give data.files.{split} or data.{split}_fraction"
-            )
-
-
-def renumbered(labels: np.ndarray, theirs: Sequence[str], names: Sequence[str]) -> np.ndarray:
-    """Number a run's labels, (N,) or 0/1 (N, labels), as in `names`; labels that only the run knows come last, as one.
-
-    Runs that start from another checkpoint may have other ids, and more labels.
-    """
-    places = np.array([names.index(name) if name in names else len(names) for name in theirs])
-    if labels.ndim == 1:
-        return places[labels]
-    found = np.zeros((len(labels), len(names) + 1), dtype=labels.dtype)
-    for place, column in zip(places, labels.T, strict=True):
-        found[:, place] |= column
-    return found
-
-
-def write_predictions(
-    output: Path, problem_type: str, texts: dict[str, list], labels: np.ndarray, logits: np.ndarray,
-    predictions: np.ndarray, names: list[str],
-) -> None:  # fmt: skip
-    """predictions.parquet: a row an example of the scored split, in its order.
-
-    Columns: index, row (its number in its file, from 0), the texts, label, prediction, logits; and, but for a
-    regression, label_name, prediction_name (lists of names where there are several labels) and probabilities, in the
-    order of `names`.
-    """
-    table: dict[str, Any] = dict(texts) | {"label": labels.tolist(), "prediction": predictions.tolist()}
-    if problem_type != "regression":
-        for column, values in (("label_name", labels), ("prediction_name", predictions)):
-            table[column] = [_named(value, names) for value in np.asarray(values).tolist()]
-        many = problem_type == "multi_label_classification"
-        table["probabilities"] = (expit(logits) if many else softmax(logits, axis=-1)).tolist()
-    table["logits"] = logits.tolist()
-    pd.DataFrame(table).rename_axis("index").reset_index().to_parquet(output / "predictions.parquet", index=False)
-
-
-def _named(value: int | list[float], names: list[str]) -> str | list[str]:
-    return names[value] if isinstance(value, int) else [name for name, on in zip(names, value, strict=True) if on]

@@ -231,25 +231,23 @@ def _load(where: str, task: PairTask, budget: int | None, seed: int, say: Callab
     columns = {task.source_column: "source", task.target_column: "target"}
     named = ((task.group_column, "group"), (task.answer_column, "answer"))
     more = {column: kind for column, kind in named if column is not None}
+
+    def say_where(line: str) -> None:
+        say(f"{where} {line}")
+
     if task.parallel is not None:
         columns = {"source": "source", "target": "target"}
         fractions = task.validation_fraction, task.test_fraction
-        corpus = read_parallel(task.parallel, task.max_rows, *fractions, lambda line: say(f"{where} {line}"))
-    else:
-        settings = {column: f"{where}.{side}_column" for column, side in columns.items()}
-        corpus = load_corpus(
-            **task.source(), text_column=task.source_column, columns=settings, say=lambda line: say(f"{where} {line}")
-        )
-        corpus = read_parallel(task.parallel, task.max_rows, task.validation_fraction, task.test_fraction)
+        corpus = read_parallel(task.parallel, task.max_rows, *fractions, say_where)
     elif (messages := task.messages_column) is not None:
         columns = {name: name for name in ("source", "target", "row")}
         corpus = load_corpus(
             **task.source(), text_column=messages, columns=_settings(where, {messages: "messages"} | more),
-            to_pairs=lambda found: dialogue_pairs(found, messages, list(more), where),
+            to_pairs=lambda found: dialogue_pairs(found, messages, list(more), where), say=say_where,
         )  # fmt: skip
     else:
         settings = _settings(where, columns | more)
-        corpus = load_corpus(**task.source(), text_column=task.source_column, columns=settings)
+        corpus = load_corpus(**task.source(), text_column=task.source_column, columns=settings, say=say_where)
     columns = columns | more
     for split, dataset in corpus.items():
         for column, kind in columns.items():

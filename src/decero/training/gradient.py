@@ -51,12 +51,10 @@ def backward(
         micro_batches = loader.at(step)
         sizes = [micro.size(objective) for micro in micro_batches]
         counts = torch.tensor([(size.scored, size.tokens) for size in sizes], dtype=torch.float64).sum(dim=0)
-        scored, tokens = accelerator.reduce(counts.to(accelerator.device), reduction="sum").tolist()
-        losses, failed = accumulate(accelerator, model, objective, micro_batches, scored or 1.0)
         if accelerator.num_processes > 1:  # alone, the numbers stay on the CPU, which then need not wait for the GPU
             counts = accelerator.reduce(counts.to(accelerator.device), reduction="sum")
         scored, tokens = counts.tolist()
-        losses, failed = accumulate(accelerator, model, objective, micro_batches, max(scored, 1.0))
+        losses, failed = accumulate(accelerator, model, objective, micro_batches, scored or 1.0)
         if failed:
             model.zero_grad()
             clear_device_cache(garbage_collection=True)
