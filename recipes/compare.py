@@ -37,8 +37,10 @@ def main():
         notes += failures(runs)
         tuning = tunings(plan)
         if run.is_main:
-            known = {"facts": facts(plan), "tuning": tuning, "labels": label_scores(plan), "notes": notes}
-            write_report(config.folder, config.title, verdict, runs, **known)
+            known, labels = facts(plan), label_scores(plan)
+            write_report(
+                config.folder, config.title, verdict, runs, facts=known, tuning=tuning, labels=labels, notes=notes
+            )
         record = verdict.record() | {"seed": config.seed, "runs": len(runs), "notes": notes}
         record |= {"tuning": [each.record() for each in tuning]} if tuning else {}
         failed = sum(r.status != "ok" for r in runs) + sum(s is None for each in tuning for _, s in each.tried)

@@ -215,3 +215,39 @@ def test_seeds_take_turns_with_several_pretrainings(settings):
         settings(contenders=own, seeds=[0, 1, 2, 3])
     with pytest.raises(UserError, match="a checkpoint appears twice"):
         settings(contenders={"ours": {"model": {"pretrained": ["a", "a"]}}})
+
+
+def test_each_fold_is_tuned_and_run_alone_on_the_same_folds(settings, files):
+    data = {"files": {"train": files["train"]}, "validation_fraction": 0.3}
+    contenders = {"ours": MODEL, "words": {"tfidf": True}}
+    plan = make_plan(settings(folds=4, data=data, contenders=contenders, seed=5, tune={"optim.learning_rate": [1, 2]}))
+    assert plan.size == "8 trials and 24 runs"
+    assert len(plan.judged) == 6
+    assert {run.folder for run in plan.judged} == {run.folder.parent for run in plan.runs}
+    for run in (*plan.trials, *plan.runs):
+        fold = run.config.data.fold
+        assert (fold.number, fold.of, fold.seed) == (run.fold, 4, 5)
+    assert len({run.folder for run in (*plan.trials, *plan.runs)}) == 32
+    assert plan.with_values(plan.runs[1], {}).config.data.fold.number == 1
+    tested = [set(plan.task.__class__(run.config).corpus.splits["test"][""]["text"]) for run in plan.runs[:4]]
+    tuned = [plan.task.__class__(run.config).corpus.splits for run in plan.trials[:4]]
+    for test, splits in zip(tested, tuned, strict=True):
+        assert set(splits["test"][""]["text"]) == test
+        assert not test & {*splits["train"][""]["text"], *splits["validation"][""]["text"]}
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "line"),
+    [
+        ("pretrain_mlm", {}, "folds: pretrain_mlm has no cross-validation, only finetune_classification"),
+        ("finetune_classification", {"data": {"test_fraction": 0.2}}, "with folds, every row of train is tested"),
+        ("finetune_classification", {"data": {"fold": {"number": 0, "of": 2}}}, "set folds instead"),
+        ("finetune_classification", {"folds": 21}, "21 folds of 20 different texts; give fewer folds, or more rows"),
+        ("finetune_classification", {"folds": 1}, "folds"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(settings, files, task, changes, line):
+    data = {"files": {"train": files["train"]}} | changes.pop("data", {})
+    with pytest.raises(UserError) as refusal:
+        make_plan(settings(task, **{"folds": 2, "data": data} | changes))
+    assert line in str(refusal.value)

@@ -124,9 +124,8 @@ def test_a_wrong_label_is_named_by_its_row_in_the_file(launch, rows, architectur
 
 
 def test_folds_score_every_row_once_by_a_model_that_never_saw_it(
-    launch, rows, architecture, tmp_path, trained_tokenizer, monkeypatch
+    launch, rows, architecture, tmp_path, trained_tokenizer
 ):
-    monkeypatch.setattr("decero.comparison.time_needed.SECONDS", 0.1)
     table, _, _ = as_csv(rows, tmp_path)
     config = tmp_path / "folds.yaml"
     config.write_text(f"""\
@@ -136,7 +135,7 @@ contenders:
   random: {{model: {{config: {architecture}}}, tokenizer: {{name_or_path: {trained_tokenizer}}}}}
   words: {{baseline: tfidf}}
 seeds: [0, 1]
-folds: 3
+folds: 2
 label_budgets: [20]
 tune: {{optim.learning_rate: [1e-5, 1e-2]}}
 data:
@@ -145,11 +144,10 @@ objective: {{threshold: validation}}
 training: {{max_train_steps: 2, global_batch_size: 8, per_device_batch_size: 8, eval_strategy: "no"}}
 tracking: {{trackers: []}}
 """)
-    assert "6 trials and 12 runs" in launch("compare", config, "--dry-run").stdout
     done = launch("compare", config)
     record = json.loads((tmp_path / "run/result.json").read_text())
     assert (record["failed"], record["runs"]) == (0, 4), done.stdout
-    assert "Cross-validation: each row was scored once a seed, in one of 3 folds" in done.stdout
+    assert "Cross-validation: each row was scored once a seed, in one of 2 folds" in done.stdout
     written, folds = pd.read_csv(table, dtype=str), {}
     for contender in ("random", "words"):
         for seed in (0, 1):
@@ -165,7 +163,6 @@ tracking: {{trackers: []}}
             folds.setdefault(tuple(pooled["fold"]), []).append(contender)
             assert pooled.groupby("review" if contender == "random" else written["review"])["fold"].nunique().max() == 1
     assert len(folds) == 1, "the folds of all runs are those of the comparison's seed"
-    assert {(each["fold"], len(each["trials"])) for each in record["tuning"]} == {(0, 2), (1, 2), (2, 2)}
     mean = sum(
         json.loads((tmp_path / f"run/runs/words/labels-20/seed-{seed}/result.json").read_text())["metric"]["accuracy"]
         for seed in (0, 1)
@@ -178,8 +175,13 @@ tracking: {{trackers: []}}
     assert (tmp_path / "run/confusion.svg").exists()
     assert "Scores of each label" not in done.stdout
 
-    broken = tmp_path / "run/runs/words/labels-20/seed-0/fold-1/result.json"
-    broken.write_text(json.dumps(json.loads(broken.read_text()) | {"status": "failed", "error": "torn"}))
-    (tmp_path / "run/result.json").unlink()
-    launch("compare", config, "--resume")
-    assert json.loads(broken.read_text())["status"] == "ok"
+
+def test_a_missing_validation_split_is_said_once(launch, rows, architecture, tmp_path, trained_tokenizer):
+    table, column, label = as_csv(rows, tmp_path)
+    done = launch(
+        "finetune_classification", "configs/finetune/bbc_minilm.yaml", f"data.files.train={table}", *column, *label,
+        "data.test_fraction=0.3", "data.max_length=24", *SHORT, f"model.config={architecture}", "--dry-run",
+        f"tokenizer.name_or_path={trained_tokenizer}", "data.max_train_rows=20", f"output={tmp_path}/run",
+    )  # fmt: skip
+    assert "no validation split: nothing is evaluated during training" in done.stdout
+    assert (done.stdout + done.stderr).count("no validation") == 1
