@@ -23,7 +23,9 @@ def _one_thread():
 def _no_reports_of_tasks():
     """Tests of comparisons look at them; their figures take most of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("decero.comparison.suite_plan.write_report", lambda folder, *_, **__: (folder / "verdict.md").touch())
+        patch.setattr(
+            "decero.comparison.suite_plan.write_report", lambda folder, *_, **__: (folder / "verdict.md").touch()
+        )
         yield
 
 
