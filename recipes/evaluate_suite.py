@@ -11,7 +11,7 @@ def main():
     config = EvaluateSuite.from_cli()
     from decero.comparison.collect import failures, warn_of_failures  # --help needs no libraries
     from decero.comparison.execute import execute
-    from decero.comparison.suite import judge_suite, judge_task, make_suite
+    from decero.comparison.suite_plan import judge_suite, judge_task, make_suite
     from decero.comparison.time_needed import time_needed
     from decero.evaluation.suite_report import write_suite_report
     from decero.training.records import finished, write_result

@@ -232,7 +232,11 @@ def test_what_cannot_be_scored_alone_is_refused(launch, classify, pretrained, tm
 def test_an_encoder_learns_to_choose(launch, corpus, trained_tokenizer, architecture, tmp_path):
     for split in ("train", "validation", "test"):
         rows = map(json.loads, (corpus / f"{split}.jsonl").read_text().splitlines())
-        lines = [json.dumps({"text": row["text"], "answer": "AB"[row["label"] == "money"]}) for row in rows]
+        phrases = ["the team and the goal", "a bank in the market"]  # the first is right, wherever it stands
+        lines = [
+            json.dumps({"text": row["text"], "choices": phrases[:: 1 if n % 3 else -1], "answer": "BA"[n % 3 > 0]})
+            for n, row in enumerate(rows)
+        ]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
     config = tmp_path / "choose.yaml"
     config.write_text(f"""\
@@ -242,11 +246,10 @@ tokenizer: {{name_or_path: {trained_tokenizer}}}
 data:
   files: {{train: {tmp_path}/train.jsonl, validation: {tmp_path}/validation.jsonl, test: {tmp_path}/test.jsonl}}
   text_column: text
-  choices: [the team and goal, a bank and market]
   label_column: answer
   max_length: 31
 optim: {{learning_rate: 1e-2}}
-training: {{max_train_steps: 70, global_batch_size: 7, per_device_batch_size: 3}}
+training: {{max_train_steps: 30, global_batch_size: 7, per_device_batch_size: 3}}
 tracking: {{trackers: []}}
 """)
     launch("finetune_multiple_choice", config)

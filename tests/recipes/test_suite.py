@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from decero.comparison.suite import make_suite
+from decero.comparison.suite_plan import make_suite
 from decero.config.suite import EvaluateSuite
 from decero.errors import UserError
 
@@ -23,7 +23,9 @@ def _one_thread():
 def _no_reports_of_tasks():
     """Tests of comparisons look at them; their figures take most of the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("decero.comparison.suite.write_report", lambda folder, *_, **__: (folder / "verdict.md").touch())
+        patch.setattr(
+            "decero.comparison.suite_plan.write_report", lambda folder, *_, **__: (folder / "verdict.md").touch()
+        )
         yield
 
 

@@ -41,6 +41,8 @@ def make_suite(suite: EvaluateSuite) -> tuple[dict[str, Plan], list[str]]:
     """
     plans: dict[str, Plan] = {}
     notes: list[str] = []
+    if len(suite.seeds) == 1:
+        notes.append("one seed: the intervals do not include the luck of training")
     folders = folder_names(suite.tasks)
     for name, entry in suite.tasks.items():
         try:
