@@ -13,7 +13,7 @@ class DistillSection(Section):
     )
     revision: str | None = Field(None, description="commit of a hub teacher")
     temperature: float | None = Field(
-        None, gt=0, le=1000, description="divides the logits of both models; 2 when not set; a regression has none"
+        None, ge=0.01, le=1000, description="divides the logits of both models; 2 when not set; a regression has none"
     )
     alpha: float = Field(
         0.5, gt=0, le=1, description="weight of the teacher's loss; the loss of the labels has the rest"

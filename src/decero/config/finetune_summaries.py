@@ -4,14 +4,17 @@ from typing import Any
 
 from pydantic import Field
 
-from decero.config.sections import MOST_ROWS, DataSection, Section
+from decero.config.sections import MOST_ROWS, MOST_TOKENS, DataSection, Section
 from decero.config.training_run import TrainingRun
 
 
 class SummaryData(DataSection):
     summary_column: str = Field("summary", description="column of the summary that people wrote")
     max_length: int = Field(
-        512, ge=4, le=2**20, description="most tokens of a document that are read; later sentences are never chosen"
+        512,
+        ge=4,
+        le=MOST_TOKENS,
+        description="most tokens of a document that are read; later sentences are never chosen",
     )
     max_train_rows: int | None = Field(
         None, ge=1, le=MOST_ROWS, description="label budget: train on this many documents, chosen by the seed"
