@@ -145,6 +145,7 @@ def test_what_a_peft_section_cannot_be_is_one_line(launch, classify, mlm, base, 
         ("peft.r=2",): "peft adapts a checkpoint, and model.config has random weights; set model.name_or_path",
         (f"model.name_or_path={base}", "peft.rank=2"): "unknown setting peft.rank",
         (f"model.name_or_path={base}", "peft.r=0"): "peft.r",
+        (f"model.name_or_path={base}", "peft.r=2", "hub.repo_id=me/x"): "is of no use to others, who do not have that",
         (f"model.name_or_path={base}", "peft.target_modules=[q_pro]"): "q_pro names no layer of this model; did you",
     }.items():
         done = launch("finetune_classification", classify, out, *words, expect=2)
