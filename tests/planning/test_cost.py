@@ -14,8 +14,10 @@ from transformers import (
     T5Config,
 )
 
-from decero.config.sections import OptimSection
+from decero.config.sections import ModelSection, OptimSection
+from decero.config.training_run import PeftSection
 from decero.data.sizes import BatchSize
+from decero.execution.adapters import add_adapter
 from decero.execution.objective import Objective, classification, token_loss
 from decero.models import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
 from decero.planning.cost import SavedActivations, flops, logits_bytes, static_memory
@@ -100,6 +102,27 @@ def test_the_flops_formula_agrees_with_torch(config, auto_class, kind, checkpoin
     assert flops(model, load, per_text=kind == "classes") == pytest.approx(
         counted.get_total_flops(), rel=0.1 if checkpointing else 0.04
     )
+
+
+@pytest.mark.parametrize("kind", ["tokens", "classes"])
+def test_frozen_weights_have_no_gradient_to_compute(kind):
+    """Within 10 %: the first of three layers needs no gradient of its input, which the formula counts."""
+    auto = AutoModelForCausalLM if kind == "tokens" else AutoModelForSequenceClassification
+    config = DeceroDecoderConfig(**OURS) if kind == "tokens" else DeceroEncoderConfig(**OURS)
+    model = auto.from_config(config, attn_implementation="eager").train()
+    whole = batch_of(kind)
+    objective = Objective(lambda rows: {}, token_loss, tokens_scored)
+    if kind == "classes":
+        objective = classification(lambda rows: {}, "single_label_classification")
+    load = objective.size(whole, 3)
+    full = flops(model, load, per_text=kind == "classes")
+    add_adapter(model, PeftSection(r=2), ModelSection(name_or_path="some/base"), auto, seed=0)
+    objective.loss(model, whole)
+    with FlopCounterMode(display=False) as counted:
+        objective.loss(model, whole).backward()
+    found = flops(model, load, per_text=kind == "classes")
+    assert found == pytest.approx(counted.get_total_flops(), rel=0.1)
+    assert found < 0.85 * full
 
 
 def test_a_batch_size_counts_tokens_and_padding():

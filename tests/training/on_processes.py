@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
     BertConfig,
     BertForMaskedLM,
     BertForSequenceClassification,
@@ -25,11 +26,13 @@ from transformers import (
 )
 
 from decero.config.finetuning import GenerationSection
-from decero.config.sections import OptimSection, TrainingSection
+from decero.config.sections import ModelSection, OptimSection, TrainingSection
+from decero.config.training_run import PeftSection
 from decero.data.collators import ClassificationCollator, MaskedLanguageModeling
 from decero.data.pairs import PairCollator
 from decero.data.tokenization import tokenize_documents
 from decero.errors import run_script
+from decero.execution.adapters import add_adapter
 from decero.execution.objective import classification, language_model, masked_lm
 from decero.models import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
 from decero.tasks.text_to_text import answers
@@ -73,6 +76,11 @@ def task(kind: str, tokenizer, dropout: float):
         ends = {"decoder_start_token_id": 2, "eos_token_id": 3, "pad_token_id": tokenizer.pad_token_id}
         model = AutoModelForSeq2SeqLM.from_config(DeceroEncoderDecoderConfig(**ours, **ends))
         return model, language_model(PairCollator(tokenizer, 2))
+    if kind == "adapter":
+        model = AutoModelForSequenceClassification.from_config(DeceroEncoderConfig(**ours, num_labels=3))
+        source = ModelSection(name_or_path="some/base")
+        model = add_adapter(model, PeftSection(r=3), source, AutoModelForSequenceClassification, seed=0)
+        return model, classification(ClassificationCollator(tokenizer), "single_label_classification")
     bert = BertConfig(**ours, max_position_embeddings=61, num_labels=3)
     if kind == "bert":
         return BertForMaskedLM(bert), masked_lm(masks)

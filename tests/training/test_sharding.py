@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 PROCESSES = ROOT / "tests" / "training" / "on_processes.py"
 SGD = {"name": "sgd", "learning_rate": 0.5}  # Adam divides by small gradients, which enlarges rounding errors
 STEADY = {"optim": SGD | {"schedule": "constant"}}
-KINDS = ("mlm", "causal", "seq2seq", "bert", "classify")
+KINDS = ("mlm", "causal", "seq2seq", "bert", "classify", "adapter")
 LOSS, WEIGHTS = 1e-5, 1e-5  # measured: docs/experiments/scaling.md
 
 
@@ -100,6 +100,7 @@ def two(launched, tmp_path_factory):
         {"name": "mlm", "kind": "mlm", "sharded": True} | STEADY,
         {"name": "seq2seq", "kind": "seq2seq", "sharded": True, "training": BEST} | STEADY,
         {"name": "mean", "kind": "mlm", "sharded": True, "training": {"save_steps": 2, "average_last": 2}} | STEADY,
+        {"name": "adapter", "kind": "adapter", "sharded": True, "training": BEST} | STEADY,
         STOPPED,
         DROPS | {"name": "undisturbed", "training": {"save_steps": 3}},
         DROPS | {"name": "cut", "training": {"save_steps": 3, "max_train_steps": 3}},
@@ -117,6 +118,7 @@ def one(alone, tmp_path_factory):
         {"name": "mlm", "kind": "mlm"} | STEADY,
         {"name": "seq2seq", "kind": "seq2seq", "training": BEST} | STEADY,
         {"name": "mean", "kind": "mlm", "training": {"save_steps": 2, "average_last": 2}} | STEADY,
+        {"name": "adapter", "kind": "adapter", "training": BEST} | STEADY,
     ]
     alone(cases, folder)
     return folder
@@ -138,6 +140,15 @@ def test_the_mean_of_sharded_checkpoints_is_that_of_one_process(two, one):
     assert_same_run(one / "mean", two / "mean")
     ends = [load_file(two / name / "end.safetensors") for name in ("mean", "mlm")]
     assert any(not torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_a_sharded_adapter_equals_that_of_one_process(two, one):
+    """Only the adapter is in the shards of the checkpoint."""
+    assert_same_run(one / "adapter", two / "adapter")
+    with ShardedTensors(next((two / "adapter" / "checkpoints").glob("step-*")), "model") as stored:
+        assert stored.found
+        assert all(".lora_" in name or name.startswith("classifier.modules_to_save") for name in stored.found)
+        assert "decero_base" in stored.header
 
 
 def test_the_same_number_of_processes_resumes_exactly(two):

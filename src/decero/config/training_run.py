@@ -1,5 +1,6 @@
 """Define the settings that all training recipes share, and those of fine-tuning."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -43,4 +44,14 @@ class FineTuning(TrainingRun):
     def _adapts_a_checkpoint(self):
         if self.peft is not None and self.model.name_or_path is None:
             raise ValueError("peft adapts a checkpoint, and model.config has random weights; set model.name_or_path")
+        return self
+
+    @model_validator(mode="after")
+    def _others_have_the_base(self):
+        name = self.model.name_or_path or ""
+        if self.peft and self.hub.repo_id and (name.startswith("package:") or Path(name).is_dir()):
+            raise ValueError(
+                f"hub.repo_id: an adapter for {name} is of no use to others, who do not have that model; remove it, "
+                "and push what decero merge writes"
+            )
         return self

@@ -208,9 +208,11 @@ def updates(work: InspectedRun) -> Iterator[Finding]:
     """Check how far the first steps move each matrix, relative to its norm.
 
     About 1e-4 to 1e-2 per step is normal; a finding starts half a decade outside. The upper limit applies to the first
-    steps of the schedule, the lower limit to its peak learning rate.
+    steps of the schedule, the lower limit to its peak learning rate. A matrix that starts at zero, as half of an
+    adapter does, is left out: at first it moves by a multiple of its norm.
     """
     model, optim = work.build(), work.config.optim
+    zero = {name for name, p in model.named_parameters() if not p.detach().any()}
     optimizer = build_optimizer(model, optim)
     rate_at = learning_rate_at(optimizer, optim, max(work.steps, FIRST))
     moved: dict[str, float] = {}
@@ -220,7 +222,11 @@ def updates(work: InspectedRun) -> Iterator[Finding]:
         rate = rate_at(step) or rate_at(step + 1)  # warm-up may start at 0, and that step moves nothing
         for group in optimizer.param_groups:
             group["lr"] = rate
-        before = {n: p.detach().clone() for n, p in model.named_parameters() if p.dim() > 1 and p.requires_grad}
+        before = {
+            n: p.detach().clone()
+            for n, p in model.named_parameters()
+            if p.dim() > 1 and p.requires_grad and n not in zero
+        }
         loss = work.objective.loss(model, batch) / max(1, work.objective.count(batch))
         _step(model, optimizer, loss, optim.max_grad_norm)
         after = dict(model.named_parameters())

@@ -105,9 +105,9 @@ def texts_before_heads(model: nn.Module, batch: Batch):
         return (unpacked, *output[1:]) if isinstance(output, tuple) else unpacked
 
     hooks = [stacks[0][-1].register_forward_hook(unpack)]
-    pooler = getattr(bare.base_model, "pooler", None)
-    if isinstance(pooler, Pooler):  # it may average over a text, so it needs the lengths
-        hooks.append(pooler.register_forward_pre_hook(lambda module, inputs: (inputs[0], text_mask)))
+    for pooler in bare.base_model.modules():
+        if isinstance(pooler, Pooler):  # it may average over a text, so it needs the lengths
+            hooks.append(pooler.register_forward_pre_hook(lambda module, inputs: (inputs[0], text_mask)))
     try:
         yield
     finally:
