@@ -52,7 +52,7 @@ def piped(monkeypatch, text):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8"))
 
 
-def test_through_a_pipe_a_line_is_a_turn_and_only_answers_are_printed(parrot, monkeypatch, capsys, tmp_path):
+def test_through_a_pipe_a_line_is_a_turn(parrot, monkeypatch, capsys, tmp_path):
     piped(monkeypatch, f"hello\n\nhow are you\n/undo\n/save {tmp_path}/a.jsonl\n/reset\nhi\n/exit\nnever\n")
     main(["chat", "a/model", "--system", "be brief", "--top-p", "0.5", "--max-new-tokens", "7"])
     assert capsys.readouterr().out.splitlines() == ["you said hello", "you said how are you", "you said hi"]

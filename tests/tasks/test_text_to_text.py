@@ -117,6 +117,8 @@ def test_a_tokenizer_that_never_ends_a_text_is_refused(tokenizer, texts):
         ({"weight": 0.0}, "greater than 0"),
         ({"validation_fraction": 0.6, "test_fraction": 0.4}, "leave no rows for training"),
         ({"streaming": True}, "streaming works only with name"),
+        ({"messages_column": "m"}, "messages_column names whole dialogues, so remove source_column"),
+        ({"group_column": "en"}, "group_column is a column of the texts; name another"),
     ],
 )
 def test_a_task_that_makes_no_sense_is_refused(pairs, settings, line):
@@ -232,6 +234,13 @@ def test_no_more_is_saved_than_a_model_has_positions():
     assert written_config(model, GenerationSection()).max_new_tokens == 40
     with pytest.raises(UserError, match="max_new_tokens 41 exceeds the 40 positions of the model; lower it to 40"):
         check_answering(model, GenerationSection(max_new_tokens=41), 20, [[5, 1]], {})
+
+
+def test_an_encoder_decoder_refuses_dialogues():
+    fields = {"output": "run", "model": {"config": "x"}, "training": {"max_train_steps": 1}}
+    data = {"tasks": {"a": {"name": "x", "messages_column": "m"}}}
+    with pytest.raises(UserError, match=r"data.tasks.a.messages_column: an encoder-decoder reads no dialogues; use"):
+        FinetuneSeq2Seq.parse(fields | {"data": data}, "a.yaml")
 
 
 def test_a_decoder_refuses_languages():
