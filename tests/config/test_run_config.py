@@ -11,6 +11,7 @@ from pydantic import Field
 from decero.config.benchmark import Benchmark
 from decero.config.command_line import seconds_of
 from decero.config.comparison import Compare
+from decero.config.finetune_answers import FinetuneQuestionAnswering
 from decero.config.finetune_choice import FinetuneMultipleChoice
 from decero.config.finetune_words import FinetuneTokenClassification
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
@@ -256,8 +257,8 @@ def numbers(cls, path=""):
 
 RECIPES = [
     PretrainMLM, PretrainCausalLM, PretrainSeq2Seq, FinetuneClassification, FinetuneSeq2Seq, FinetuneCausalLM,
-    FinetuneMultipleChoice, EvaluateCausalLM, TrainTokenizer, Compare, EvaluateSuite, Benchmark,
-    EvaluateCausalLM, TrainTokenizer, Compare, Benchmark, FinetuneTokenClassification,
+    FinetuneMultipleChoice, FinetuneTokenClassification, FinetuneQuestionAnswering, EvaluateCausalLM, TrainTokenizer,
+    Compare, EvaluateSuite, Benchmark,
 ]  # fmt: skip
 
 

@@ -33,12 +33,14 @@ def examples(size, start=0):
     return [{"text": f"{sentence(n, 9, TOPICS[t])} {n}", "label": t} for n, t in enumerate(topics, start)]
 
 
-def questions(size, start=0):
+def choices(size, start=0):
     """Make texts of two topics, each with a phrase of either topic as choices."""
     topics = ["money" if n % 3 else "places" for n in range(start, start + size)]
     phrases = [[sentence(n, 2, TOPICS[topic]) for topic in ("money", "places")] for n in range(size)]
     rows = zip(examples(size, start), phrases, topics, strict=True)
     return [{"question": row["text"], "choices": both, "label": int(topic == "places")} for row, both, topic in rows]
+
+
 def tagged(size, start=0):
     """Make sentences whose places are entities."""
     rows = [[*sentence(n, 9 + n % 7).split(), str(n)] for n in range(start, start + size)]
@@ -55,6 +57,8 @@ def summaries(size, start=0):
     """Make documents of three sentences; the summary is one of them."""
     texts = [[f"{sentence(n + k, 3 + k)} {n}" for k in range(3)] for n in range(start, start + size)]
     return [{"text": "\n\n".join(text), "summary": text[n % 3]} for n, text in enumerate(texts)]
+
+
 def questions(size, start=0):
     """Make questions for a word of a sentence; every third sentence does not hold the answer."""
     found = []
@@ -110,7 +114,7 @@ KINDS = {  # recipe -> tokenizer, preset, rows, further settings
     "finetune_classification": (
         "wordpiece", "encoder", examples, {"objective": {"problem_type": "single_label_classification"}},
     ),
-    "finetune_multiple_choice": ("wordpiece", "encoder", questions, {"objective": {"score": "head"}}),
+    "finetune_multiple_choice": ("wordpiece", "encoder", choices, {"objective": {"score": "head"}}),
     "finetune_token_classification": ("wordpiece", "encoder", tagged, {"objective": {"label_smoothing": 0.0}}),
     "finetune_seq2seq": ("sentinels", "encoder_decoder", pairs, {"objective": {"label_smoothing": 0.1}}),
     "finetune_causal_lm": ("bpe", "decoder", pairs, {"objective": {"separator": ":"}}),

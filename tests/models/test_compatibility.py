@@ -15,8 +15,7 @@ from decero.models import compatibility as compat
 from decero.models.compatibility import CACHE, COMMON, NAMES
 
 CLASSES = [(config, head) for config, heads in AUTO_CLASSES.items() for head in heads.values()]
-NO_CACHE = ("ForTokenClassification",)  # heads whose output has no cache, as in transformers
-NO_CACHE = ("QuestionAnswering",)  # heads of a decoder whose outputs hold no cache, as in transformers
+NO_CACHE = ("ForTokenClassification", "QuestionAnswering")  # heads whose output has no cache, as in transformers
 REMEMBER = [
     (config, head)
     for config, head in CLASSES

@@ -17,7 +17,8 @@ from decero.errors import UserError
 from decero.tasks import Completion, Seq2Seq
 from decero.tasks.answering import check_answering, written_config
 from decero.tasks.base import Corpus
-from decero.tasks.text_to_text import load_pairs, mix, score
+from decero.tasks.pair_texts import load_pairs, mix
+from decero.tasks.text_to_text import score
 from decero.training.best_checkpoint import Selection
 
 

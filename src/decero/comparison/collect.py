@@ -165,6 +165,8 @@ def _thresholds(plan: Plan) -> str:
         return ""
     chosen = f"chosen in each run by the {wording.name_of(plan.task.metrics[0])} on validation: "
     return f"{chosen if wanted == 'validation' else ''}{found[0]}" + (f" to {found[-1]}" if len(found) > 1 else "")
+
+
 def _own(contender: Contender, differing: dict[str, Any]) -> str:
     """Describe the settings of a contender that differ from the shared ones, and its teacher."""
     parts = [f"{key.partition('.')[2]} {value}" for key, value in differing.items()]

@@ -22,10 +22,7 @@ NO_ARCHITECTURE = (  # fields of a configuration that say how a model is called 
     "output_attentions", "output_hidden_states", "is_encoder_decoder",
     "dtype", "torch_dtype", "problem_type", "num_labels", "id2label", "label2id",
 )  # fmt: skip
-
 COMMIT = re.compile(r"[0-9a-f]{40}")  # a branch, a tag or a short hash may name other code tomorrow
-
-
 Kept = str | Annotated[int, Field(ge=-(2**63), lt=2**63)]  # a value of a column
 
 

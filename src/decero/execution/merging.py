@@ -60,8 +60,6 @@ def attach(model: PreTrainedModel, folder: Path) -> Any:
     Raises UserError for a kind of LoRA that decero does not read, for layers that the model does not have, for tensors
     that are missing, unexpected, not finite or of another shape, and for a model with other weights than those that
     the adapter was trained on.
-    that are missing, unexpected, not finite or of another shape, and for a model with other weights than those that the
-    adapter was trained on.
     """
     settings, path = read_adapter(folder), folder / ADAPTER[1]
     peft = load_peft()

@@ -82,8 +82,7 @@ def load(
 ) -> Loaded:  # fmt: skip
     """Load a model with the head that `command` needs, onto the GPU if there is one.
 
-    command: `translate`, `summarize`, `generate`, `fill`, `classify` or `extract`.
-    command: `translate`, `summarize`, `generate`, `fill`, `classify` or `answer`.
+    command: `translate`, `summarize`, `generate`, `fill`, `classify`, `extract` or `answer`.
     trust_remote_code: allow Python code from the checkpoint; needs `revision`, a commit.
     bf16: convert weights to bfloat16. Otherwise a GPU keeps the stored dtype, and a CPU uses fp32.
     code_revision: NAME/REPO@COMMIT of code that the checkpoint takes from another repository.

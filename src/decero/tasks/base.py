@@ -261,8 +261,7 @@ class Task(ABC):
         """The part of `score` whose time the forecast measures on a few rows; nothing by default."""
 
     def calibrate(self, run: Run, model: nn.Module, data: TaskData) -> None:  # noqa: B027
-        """Choose on the validation rows how outputs are read, after training and before `prepare_to_save`."""
-        """Choose on validation what the trained model decides by, before it is saved; nothing by default."""
+        """Choose on validation how outputs are read, after training; nothing by default."""
 
     def prepare_to_save(self, model: Any) -> None:  # noqa: B027
         """Write into the checkpoint what it was taught here, such as how it generates."""
