@@ -11,6 +11,7 @@ from pydantic import Field
 from decero.config.benchmark import Benchmark
 from decero.config.command_line import seconds_of
 from decero.config.comparison import Compare
+from decero.config.finetune_answers import FinetuneQuestionAnswering
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
 from decero.config.pretraining import (
     EvaluateCausalLM,
@@ -253,7 +254,7 @@ def numbers(cls, path=""):
 
 RECIPES = [
     PretrainMLM, PretrainCausalLM, PretrainSeq2Seq, FinetuneClassification, FinetuneSeq2Seq, FinetuneCausalLM,
-    EvaluateCausalLM, TrainTokenizer, Compare, Benchmark,
+    EvaluateCausalLM, TrainTokenizer, Compare, Benchmark, FinetuneQuestionAnswering,
 ]  # fmt: skip
 
 
