@@ -259,6 +259,7 @@ RECIPES = [
     PretrainMLM, PretrainCausalLM, PretrainSeq2Seq, FinetuneClassification, FinetuneSeq2Seq, FinetuneCausalLM,
     FinetuneMultipleChoice, FinetuneTokenClassification, FinetuneQuestionAnswering, EvaluateCausalLM, TrainTokenizer,
     Compare, EvaluateSuite, Benchmark,
+    EvaluateCausalLM, TrainTokenizer, Compare, Benchmark, FinetuneQuestionAnswering,
 ]  # fmt: skip
 
 

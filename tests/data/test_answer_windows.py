@@ -129,6 +129,17 @@ def test_a_window_has_the_first_answer_that_lies_in_it(tokenizers_):
     assert [int(row[end]) for row, end in zip(last["labels"], ends, strict=True)] == [0 if text else 3 for text in said]
 
 
+@pytest.mark.parametrize(
+    ("before", "stride", "held"), [(9, 0, [0]), (10, 0, []), (10, 1, [1]), (9, 2, [0, 1]), (11, 0, [1])]
+)
+def test_an_answer_is_in_a_window_that_holds_all_of_it(tokenizers_, before, stride, held):
+    """The first window ends after 11 context tokens."""
+    context = " ".join(["market"] * before + ["rose", "fell", "market"])
+    rows = rows_of(tokenizers_["wordpiece"], context, [(context.index("rose"), "rose fell")], 16, stride)
+    assert [n for n, row in enumerate(rows) if row["answer_first"] >= 0] == held
+    assert {row["answer_tokens"] for row in rows} == {2}
+
+
 def test_a_long_question_is_refused_not_cut(tokenizers_):
     with pytest.raises(UserError, match=r"q 7: the question has 9 tokens; windows of 16 tokens then have 4 for the"):
         Windows(tokenizers_["wordpiece"], 16, 4)(["rose " * 9], ["market"], ["q 7"])

@@ -70,6 +70,7 @@ def test_windows_are_merged_by_characters():
     one = Reading([Candidate(4, 7, 3.0), Candidate(0, 2, 1.0)], 5.0)
     two = Reading([Candidate(4, 7, 3.5), Candidate(9, 12, 2.0)], 2.0)
     found = merged([one, two], 2)
+    assert found == merged([two, one], 2)
     assert found == Reading([Candidate(4, 7, 3.5), Candidate(9, 12, 2.0)], 2.0)
     assert found.margin == -1.5
     assert merged([one]).margin == 2.0

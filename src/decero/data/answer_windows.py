@@ -163,8 +163,8 @@ def tokenize_answers(
         every = windows(batch[question_column], batch[context_column], names)
         for number, found, texts, starts in zip(batch[NUMBERS], every, batch[TEXTS], batch[STARTS], strict=True):
             spans = [(start, start + len(text)) for start, text in zip(starts, texts, strict=True)]
-            offsets = found[0].offsets.T
-            answers = [tokens for span in spans if (tokens := tokens_of(*offsets, *span)) is not None]
+            first_C, end_C = found[0].offsets.T
+            answers = [tokens for a, b in spans if (tokens := tokens_of(first_C, end_C, a, b)) is not None]
             for window in found:
                 low, high = window.bounds
                 inside = [(a - low, b - low) for a, b in answers if low <= a and b < high]

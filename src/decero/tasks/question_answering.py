@@ -96,9 +96,10 @@ class QuestionAnswering(Task):
         """As `Task`, and say how many windows there are, and which answers the settings cut off."""
         data = super().load_data(run, splits)
         if run.progress:
-            questions, found = len(self.corpus.splits["train"][""]), self.reach(data.train)
+            rows: Any = data.train
+            questions, found = len(self.corpus.splits["train"][""]), self.reach(rows)
             run.print(
-                f"train: {questions:,} questions in {len(data.train):,} windows of at most {self.max_length} tokens; "
+                f"train: {questions:,} questions in {len(rows):,} windows of at most {self.max_length} tokens; "
                 f"{found['too_long']:.1%} of the answers have more than {self.config.data.max_answer_length} tokens "
                 f"(data.max_answer_length), {found['cut']:.1%} fit in no window"
             )
@@ -111,7 +112,8 @@ class QuestionAnswering(Task):
 
         cut: no window holds any answer of the question.
         """
-        tokens, inside = defaultdict(int), defaultdict(bool)
+        tokens: dict[int, int] = {}
+        inside: dict[int, bool] = defaultdict(bool)
         columns = rows["example"][:], rows["answer_tokens"][:], rows["answer_first"][:]
         for example, length, first in zip(*columns, strict=True):
             if length:
