@@ -14,7 +14,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import torch
-from accelerate import Accelerator
 
 from decero.benchmark.arms import tuned_objective
 from decero.benchmark.batches import make_texts
@@ -111,10 +110,11 @@ def predicted_memory(run: Run, name: str, work: Workload) -> dict[str, float]:
     rows = [row | {"epoch": 0, "index": i} for i, row in enumerate(texts.select(range(work.batch_size)))]
     load = objective.size(objective.collate(rows), work.batch_size)
     static = static_memory(ours, OptimSection(name="adamw"))
-    in_bf16 = Accelerator(cpu=device.type == "cpu", mixed_precision="bf16")
+    with torch.autocast(device.type, dtype=torch.bfloat16):
+        activations = saved_activations(run.accelerator, ours, objective, texts, load)
     parts = {
         "weights, gradients, optimizer": static.total,
-        "activations": saved_activations(in_bf16, ours, objective, texts, load),
+        "activations": activations,
         "logits": logits_bytes(ours, load, items_at_once(device)),
     }
     del ours, pair
