@@ -259,7 +259,6 @@ RECIPES = [
     PretrainMLM, PretrainCausalLM, PretrainSeq2Seq, FinetuneClassification, FinetuneSeq2Seq, FinetuneCausalLM,
     FinetuneMultipleChoice, FinetuneTokenClassification, FinetuneQuestionAnswering, EvaluateCausalLM, TrainTokenizer,
     Compare, EvaluateSuite, Benchmark,
-    EvaluateCausalLM, TrainTokenizer, Compare, Benchmark, FinetuneQuestionAnswering,
 ]  # fmt: skip
 
 

@@ -1,6 +1,16 @@
 """Read pairs of texts from anywhere, and mix the pairs of several tasks by weight."""
 
-from datasets import DatasetDict
+from collections.abc import Callable
+
+import numpy as np
+from datasets import Dataset, DatasetDict, concatenate_datasets
+
+from decero.config.finetuning import PairData, PairTask
+from decero.data.columns import rows_with_text
+from decero.data.corpus import check_column, check_text, load_corpus, read_parallel
+from decero.data.messages import dialogue_pairs
+from decero.errors import UserError
+from decero.tasks.base import cut_note
 
 Texts = dict[str, DatasetDict]  # part -> split -> rows of `source` and `target`
 
