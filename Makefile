@@ -18,7 +18,7 @@ help:
 	@echo "make test         the tests, minutes long; make test-slow the longer ones"
 	@echo "make test-latest  the tests with the newest release of every dependency, in .venv-latest"
 	@echo "make test-oldest  the tests with the oldest releases that pyproject.toml allows, in .venv-oldest"
-	@echo "make gpu-check    on a machine with a GPU: is it right, and how fast (runs/gpu_check.json); 5 min on an H100"
+	@echo "make gpu-check    on a machine with a GPU: is it right, and how fast (runs/gpu_check.json)"
 	@echo "make faults       attack it: 2,000 cases of hostile input; runs killed at every moment and damaged"
 	@echo "make lint         ruff and mypy"
 	@echo "make docs         build the documentation site; warnings are errors"

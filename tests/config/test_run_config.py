@@ -13,6 +13,7 @@ from decero.config.command_line import seconds_of
 from decero.config.comparison import Compare
 from decero.config.finetune_answers import FinetuneQuestionAnswering
 from decero.config.finetune_choice import FinetuneMultipleChoice
+from decero.config.finetune_summaries import FinetuneExtractiveSummaries
 from decero.config.finetune_words import FinetuneTokenClassification
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
 from decero.config.pretraining import (
@@ -258,7 +259,7 @@ def numbers(cls, path=""):
 RECIPES = [
     PretrainMLM, PretrainCausalLM, PretrainSeq2Seq, FinetuneClassification, FinetuneSeq2Seq, FinetuneCausalLM,
     FinetuneMultipleChoice, FinetuneTokenClassification, FinetuneQuestionAnswering, EvaluateCausalLM, TrainTokenizer,
-    Compare, EvaluateSuite, Benchmark,
+    FinetuneExtractiveSummaries, Compare, EvaluateSuite, Benchmark,
 ]  # fmt: skip
 
 

@@ -110,7 +110,7 @@ def test_losses_and_gradients_are_those_of_the_cpu(kind, device):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["mlm", "seq2seq"])
 def test_compiled_layers_give_the_same_gradient(kind):
     assert_near(loss_and_gradient(kind, "cuda", packed=True, compiled=True), loss_and_gradient(kind, "cpu"), 2e-5)
 

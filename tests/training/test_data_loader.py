@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, Features, Sequence, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,7 +32,7 @@ def row_of(length):
 
 def begin(dataset, collate, rank=0, world=1, **budgets):
     settings = TrainingSection(**({"max_train_steps": 99, "global_batch_size": 17} | budgets))
-    accelerator = SimpleNamespace(process_index=rank, num_processes=world)
+    accelerator = SimpleNamespace(process_index=rank, num_processes=world, device=torch.device("cpu"))
     return step_loader(accelerator, dataset, language_model(collate), settings, seed=4)
 
 

@@ -32,7 +32,7 @@ TOKENS = {"global_batch_size": None, "global_batch_tokens": 150, "per_device_bat
 
 def begin(stream, rank=0, world=1, objective=SEEN, **settings):
     training = TrainingSection(**({"max_train_steps": 99, "global_batch_size": 12} | settings))
-    accelerator = SimpleNamespace(process_index=rank, num_processes=world)
+    accelerator = SimpleNamespace(process_index=rank, num_processes=world, device=torch.device("cpu"))
     return step_loader(accelerator, stream, objective, training, seed=4)
 
 

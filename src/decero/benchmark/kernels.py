@@ -64,12 +64,22 @@ def kernels(text_BL: Tensor, causal: bool, device: torch.device) -> dict[str, Ca
         mask = _mask(text_BL, causal)
 
         def matmul(q, k, v):
-            return matmul_attention(nn.Identity(), *(x.transpose(1, 2) for x in (q, k, v)), mask)[0]
+            q_BHLK, k_BHLK, v_BHLK = by_head(q, k, v)
+            return matmul_attention(nn.Identity(), q_BHLK, k_BHLK, v_BHLK, mask)[0]
 
         return found | {"matmul": matmul}
     block = document_mask(text_BL, text_BL, causal)
-    found["flex"] = lambda q, k, v: flex_or_sdpa(nn.Identity(), *(x.transpose(1, 2) for x in (q, k, v)), block)[0]
-    return found | {"varlen": _varlen(text_BL, causal)}
+
+    def flex(q, k, v):
+        q_BHLK, k_BHLK, v_BHLK = by_head(q, k, v)
+        return flex_or_sdpa(nn.Identity(), q_BHLK, k_BHLK, v_BHLK, block)[0]
+
+    return found | {"flex": flex, "varlen": _varlen(text_BL, causal)}
+
+
+def by_head(*heads_BLHK: Tensor) -> list[Tensor]:
+    """Return the tensors as (B, H, L, K)."""
+    return [x.transpose(1, 2) for x in heads_BLHK]
 
 
 def _mask(text_BL: Tensor, causal: bool) -> Tensor:
@@ -81,9 +91,10 @@ def _dense(text_BL: Tensor | None, causal: bool) -> Callable[..., Tensor]:
     mask = None if text_BL is None else _mask(text_BL, causal)
 
     def run(q, k, v):
-        heads = [x.transpose(1, 2) for x in (q, k, v)]
+        q_BHLK, k_BHLK, v_BHLK = by_head(q, k, v)
         own = None if mask is None else mask[: len(q)]
-        return F.scaled_dot_product_attention(*heads, attn_mask=own, is_causal=causal and own is None).transpose(1, 2)
+        mix_BHLK = F.scaled_dot_product_attention(q_BHLK, k_BHLK, v_BHLK, own, is_causal=causal and own is None)
+        return mix_BHLK.transpose(1, 2)
 
     return run
 
@@ -103,8 +114,9 @@ def _varlen(text_BL: Tensor, causal: bool) -> Callable[..., Tensor]:
         backwards = {"is_causal": True} if old else {"window_size": (-1, 0)}
 
     def run(q, k, v):
-        flat = [x.flatten(0, 1) for x in (q, k, v)]
-        return varlen_attn(*flat, ends, ends, longest, longest, **backwards).view_as(q)
+        q_NHK, k_NHK, v_NHK = (x.flatten(0, 1) for x in (q, k, v))
+        mix_NHK: Any = varlen_attn(q_NHK, k_NHK, v_NHK, ends, ends, longest, longest, **backwards)
+        return mix_NHK.view_as(q)
 
     return run
 

@@ -68,7 +68,7 @@ def matmul_peak(device: torch.device, seconds: float = 1.0) -> dict[str, float]:
 def sheet_peak(device: torch.device) -> dict[str, float] | None:
     """Return the FLOP/s per dtype that the data sheet of a GPU promises; None for a CPU or an unknown GPU."""
     sheet = device_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    return sheet and {"fp32": sheet.fp32, "bf16": sheet.bf16}
+    return None if sheet is None else {"fp32": sheet.fp32, "bf16": sheet.bf16}
 
 
 @torch.no_grad()

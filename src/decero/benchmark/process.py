@@ -145,8 +145,8 @@ def _serve(
     else:
         unit = build_arms(work, pair, texts, device, seed, [arm])[arm]
         facts = {"loss": unit.plain_loss()}
-        if work.compile:
-            unit()  # compile now, while the other arms do so too
+        if work.compile and not arm.startswith("stock"):
+            unit()  # compile now, while the other one does so too
     del pair
     gc.collect()
     gc.freeze()  # exclude current objects, so that later collections are quick

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from decero.config.sections import MOST_ROWS, MOST_TOKENS, MOST_WORKERS, Section, SourceSection
-from decero.config.training_run import TrainingRun
+from decero.config.training_run import FineTuning
 
 
 class AnswerData(SourceSection):
@@ -67,6 +67,6 @@ class AnswerSection(Section):
         return articles
 
 
-class FinetuneQuestionAnswering(TrainingRun):
+class FinetuneQuestionAnswering(FineTuning):
     data: AnswerData
     objective: AnswerSection = AnswerSection()

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from decero.config.sections import MOST_ROWS, DataSection, Section
-from decero.config.training_run import TrainingRun
+from decero.config.training_run import FineTuning
 
 
 class ChoiceData(DataSection):
@@ -74,7 +74,7 @@ class ChoiceSection(Section):
         return self
 
 
-class FinetuneMultipleChoice(TrainingRun):
+class FinetuneMultipleChoice(FineTuning):
     data: ChoiceData
     objective: ChoiceSection = ChoiceSection()
 

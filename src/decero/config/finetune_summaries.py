@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from decero.config.sections import MOST_ROWS, MOST_TOKENS, DataSection, Section
-from decero.config.training_run import TrainingRun
+from decero.config.training_run import FineTuning
 
 
 class SummaryData(DataSection):
@@ -31,6 +31,6 @@ class ExtractiveSection(Section):
     )
 
 
-class FinetuneExtractiveSummaries(TrainingRun):
+class FinetuneExtractiveSummaries(FineTuning):
     data: SummaryData
     objective: ExtractiveSection = ExtractiveSection()

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from decero.config.sections import CORPUS_ARGUMENTS, MOST_ROWS, MOST_TOKENS, MOST_WORKERS, Section, SourceSection
-from decero.config.training_run import TrainingRun
+from decero.config.training_run import FineTuning
 
 
 class WordData(SourceSection):
@@ -63,6 +63,6 @@ class WordsSection(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread over the tags in the loss")
 
 
-class FinetuneTokenClassification(TrainingRun):
+class FinetuneTokenClassification(FineTuning):
     data: WordData
     objective: WordsSection = WordsSection()

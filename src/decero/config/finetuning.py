@@ -180,7 +180,7 @@ class CompletionSection(Section):
 
 
 class FoldSection(Section):
-    number: int = Field(ge=0, description="the fold that is the test split; the first is 0")
+    number: int = Field(ge=0, lt=1000, description="the fold that is the test split; the first is 0")
     of: int = Field(ge=2, le=1000, description="number of folds")
     seed: int = Field(0, ge=0, le=LARGEST_SEED, description="seed that divides the rows")
 

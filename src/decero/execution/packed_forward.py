@@ -179,8 +179,7 @@ def prove(model: nn.Module, padded: Batch, packed: Batch, per_text: bool = False
     torch.backends.cuda.matmul.allow_tf32 = False  # TF32 rounds to 5e-4
     try:
         with torch.autocast(next(bare.parameters()).device.type, enabled=False):
-            expected = padded_outputs(bare, padded).logits
-            expected = read_logits(bare(**{n: t for n, t in padded.items() if n != "labels"}))
+            expected = read_logits(padded_outputs(bare, padded))
             if not per_text:
                 expected = expected[text_BL[text_BL > 0] - 1, position_BL[text_BL > 0]]
             got = outputs(packed)

@@ -134,8 +134,8 @@ class ExtractiveSummaries(Task):
         ids = {name: i for i, name in enumerate(LABELS)}
         return {"num_labels": 2, "id2label": dict(enumerate(LABELS)), "label2id": ids}
 
-    def build_model(self, section: ModelSection | None = None) -> PreTrainedModel:
-        model = super().build_model(section)
+    def initial_model(self, section: ModelSection) -> PreTrainedModel:
+        model = super().initial_model(section)
         if takes_cache(inspect.signature(model.forward).parameters) or getattr(model.config, "is_decoder", False):
             raise UserError(f"model: {model.config.model_type} reads from left to right; choose an encoder")
         return model

@@ -97,8 +97,8 @@ class MultipleChoice(Task):
             return {"": cut(parts[""], self.tokenizer, **settings)}
         return {"": tokenize_choices(parts[""], self.tokenizer, **settings)}
 
-    def build_model(self, section: ModelSection | None = None) -> PreTrainedModel:
-        model = super().build_model(section)
+    def initial_model(self, section: ModelSection) -> PreTrainedModel:
+        model = super().initial_model(section)
         if not self.by_likelihood:
             pad_as(model, self.tokenizer)
         return model

@@ -125,8 +125,8 @@ class QuestionAnswering(Task):
 
     # --- model and objective
 
-    def build_model(self, section: ModelSection | None = None) -> PreTrainedModel:
-        model = super().build_model(section)
+    def initial_model(self, section: ModelSection) -> PreTrainedModel:
+        model = super().initial_model(section)
         pad_as(model, self.tokenizer)
         return model
 

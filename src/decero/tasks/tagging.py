@@ -114,9 +114,9 @@ class TokenClassification(Task):
         fields: dict[str, Any] = {"num_labels": len(names), "id2label": dict(enumerate(names))}
         return fields | {"label2id": {name: i for i, name in enumerate(names)}}
 
-    def build_model(self, section: ModelSection | None = None) -> PreTrainedModel:
+    def initial_model(self, section: ModelSection) -> PreTrainedModel:
         """The model with a head for the tags; a checkpoint's head for other tags is drawn anew."""
-        model = super().build_model(section)
+        model = super().initial_model(section)
         if self.known and in_known_order(self.corpus.label_names, self.known) is None:
             redraw_head(model, self.config.seed)
         pad_as(model, self.tokenizer)
