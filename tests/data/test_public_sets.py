@@ -8,7 +8,7 @@ from datasets import Dataset, load_dataset
 
 from decero.cli.main import main
 from decero.data import public_sets
-from decero.data.public_sets import PUBLIC_SETS, PublicSet, fetch
+from decero.data.public_sets import BY_HAND, PUBLIC_SETS, PublicSet, fetch
 from decero.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -49,14 +49,18 @@ def test_a_failed_fetch_leaves_nothing(pairs, monkeypatch):
 
 def test_every_folder_that_a_config_reads_can_be_fetched():
     named = {name for path in CONFIGS.rglob("*.yaml") for name in re.findall(r"\bdata/(\w+)/", path.read_text("utf-8"))}
-    assert named == set(PUBLIC_SETS)
+    assert named == set(PUBLIC_SETS) | set(BY_HAND)
+    assert not set(PUBLIC_SETS) & set(BY_HAND)
 
 
 def test_the_list_says_what_is_missing(pairs, monkeypatch, capsys):
     monkeypatch.chdir(pairs)
     main(["data"])
     shown = capsys.readouterr().out
-    assert all(f"data/{name}  (missing)" in shown for name in PUBLIC_SETS)
+    assert all(f"data/{name}  (missing)" in shown for name in (*PUBLIC_SETS, *BY_HAND))
     with pytest.raises(SystemExit):
         main(["data", "txt_en"])
     assert "did you mean text_en?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["data", "wikigold"])
+    assert "put train.parquet, validation.parquet and test.parquet into data/wikigold" in capsys.readouterr().err

@@ -17,7 +17,7 @@ def add_data(commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from decero.data.public_sets import PUBLIC_SETS, fetch  # imported late, so that --help answers fast
+    from decero.data.public_sets import BY_HAND, PUBLIC_SETS, fetch  # imported late, so that --help answers fast
 
     for name in arguments.names:
         print(fetch(name, arguments.out), flush=True)
@@ -28,5 +28,10 @@ def _run(arguments: argparse.Namespace) -> None:
         there = "here" if (arguments.out / name).is_dir() else "missing"
         columns = ", ".join(public.columns)
         print(f"{arguments.out / name}  ({there}): {public.kind}; columns {columns}; from {public.name}")
-    print("\nFetch them by name: decero data text_en. Without a hub, put train.parquet, validation.parquet and")
+    for name, columns in BY_HAND.items():
+        there = "here" if (arguments.out / name).is_dir() else "missing"
+        print(f"{arguments.out / name}  ({there}): make it yourself; columns {columns}")
+    print(
+        "\nFetch the first ones by name: decero data text_en. Without a hub, put train.parquet, validation.parquet and"
+    )
     print("test.parquet with these columns there, or name your own files: data.files.train=FILE")

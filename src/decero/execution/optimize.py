@@ -19,7 +19,7 @@ from decero.errors import UserError, root_line
 from decero.execution.attention_kernels import WAS_REQUESTED, choose_attention
 from decero.execution.flex_attention import FLEX
 from decero.execution.objective import Objective, takes_selected_positions
-from decero.execution.packed_forward import prove
+from decero.execution.packed_forward import NOT_READ, prove
 from decero.execution.transformers_internals import GradientCheckpointingLayer, attention_of
 from decero.execution.unwrap import unwrap
 
@@ -84,7 +84,8 @@ def pack_if_proven(
     packed = Packed(objective.collate, test_capacity, per_text=objective.per_text).pack(padded)
     device = next(model.parameters()).device
     bare = unwrap(model)
-    inputs = [{n: t for n, t in batch.items() if n not in objective.per_text} for batch in (padded, packed)]
+    left_out = set(objective.per_text) - set(NOT_READ)  # a model does not take these
+    inputs = [{n: t for n, t in batch.items() if n not in left_out} for batch in (padded, packed)]
     padded_here, packed_here = send_to_device(inputs, device)
     prove_here = partial(prove, model, padded_here, packed_here, per_text=bool(objective.per_text))
     why, change = prove_here(), ""
