@@ -112,7 +112,6 @@ def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
         if run.trial is None:
             task.calibrate(opened, result.model, data)
         if run.keep_model:  # before it is scored, because scoring may fail
-            task.calibrate(opened, result.model, data)
             task.prepare_to_save(unwrap(result.model))
             opened.save_model(result.model, task.tokenizer)
         if run.trial is not None:

@@ -87,12 +87,16 @@ def _expand(pattern: str, setting: str) -> list[Path]:
 
 
 def _fetch(path: Path) -> str:
-    """Return the command that fetches a public set for `data/NAME/...`; "" for other folders."""
+    """Return the command that fetches the set of `data/NAME/...`, or says how to make it; "" for other folders."""
     from decero.data.public_sets import BY_HAND, PUBLIC_SETS  # imports this module
 
     folder = path.parent
-    known = folder.parent.name == "data" and folder.name in PUBLIC_SETS | BY_HAND and not folder.exists()
-    return f"; fetch a public data set like it with: decero data {folder.name}" if known else ""
+    if folder.parent.name != "data" or folder.exists() or folder.name not in (*PUBLIC_SETS, *BY_HAND):
+        return ""
+    command = f"decero data {folder.name}"
+    return f"; {command} says what to put there" if folder.name in BY_HAND else (
+        f"; fetch a public data set like it with: {command}"
+    )
 
 
 def _files(path: Path) -> list[Path]:

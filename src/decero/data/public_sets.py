@@ -62,7 +62,8 @@ def fetch(folder: str, root: Path) -> str:
 
     Only the first rows are read from the hub, as they arrive. Missing splits are carved from train.
 
-    Raises UserError for an unknown name, a set to make by hand, a folder that is there already, and a hub that does not answer.
+    Raises UserError for an unknown name, a set to make by hand, a folder that is there already, and a hub that does
+    not answer.
     """
     if folder in BY_HAND:
         raise UserError(

@@ -148,7 +148,7 @@ def _method(verdict: Verdict, tuning: Sequence[Tuning]) -> list[str]:
             "score of one test example: right or wrong; the share of its labels that are right; or minus its squared "
             "error."
         )
-    elif not wording.is_mean_metric(verdict.metric):
+    elif not verdict.mean:
         swaps = " by approximate randomization (Riezler & Maxwell 2005)"
         difference += f" {name} is not a mean over examples. It is computed again from the sums of every resample."
     luck = {"drawn": "seeds", "training": "fine-tuning" if _own(verdict) else "training"}

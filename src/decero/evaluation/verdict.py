@@ -96,6 +96,7 @@ class Verdict:
     proxy: bool = False  # another score per example is compared, because the metric is not a function of sums
     settings: Mapping[str, str] = field(default_factory=dict)  # contender -> its own settings, where they differ
     advice: tuple[str, ...] = ()  # sentences: what to ship, and what to beware of
+    mean: bool = True  # scores are means of one value an example, not functions of sums
 
     @property
     def higher_is_better(self) -> bool:
@@ -187,7 +188,7 @@ def judge(
     comparisons = tuple(Comparison(**draft) for draft in drafts)
     mean = score_of_sum is None or any(r.scores is not None and _mean_only(r.scores, score_of_sum) for r in runs)
     proxy = mean and not wording.is_mean_metric(metric)
-    return Verdict(metric, reference, contenders, budgets, cells, comparisons, unit, split, proxy, settings)
+    return Verdict(metric, reference, contenders, budgets, cells, comparisons, unit, split, proxy, settings, mean=mean)
 
 
 def _cell(runs: list[ScoredRun], metric: str, hidden: bool) -> Cell:
