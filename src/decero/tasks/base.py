@@ -180,13 +180,13 @@ class Task(ABC):
         return {}
 
     def build_model(self, section: ModelSection | None = None) -> PreTrainedModel:
-        """The model as the run starts, with its adapter if the settings ask for one.
+        """The model as the run starts, with a new adapter if the settings ask for one and there is training.
 
         section: another model for the same task, without an adapter. Raises UserError as `build_model` does.
         """
         source, peft = self.config.model, getattr(self.config, "peft", None)
         model = self.initial_model(section or source)
-        if peft is None or section is not None:
+        if peft is None or section is not None or self.config.eval_only:
             return model
         return add_adapter(model, peft, source, self.auto_class, self.config.seed)
 

@@ -32,6 +32,7 @@ from decero.execution.classification_head import checkpoint_config, label_names,
 from decero.execution.distillation import TEACHER_COLUMNS, distilled
 from decero.execution.objective import Objective, classification
 from decero.execution.unwrap import unwrap
+from decero.inference.text_classification import threshold_of
 from decero.tasks.base import Corpus, Scores, Task, TaskData, cut_note
 from decero.tasks.label_predictions import check_threshold, renumbered, write_predictions
 from decero.tasks.teacher import taught_rows
@@ -211,6 +212,9 @@ class Classification(Task):
         return self._predict(run, model, rows)[0] | {"loss": loss}
 
     def calibrate(self, run: Run, model: nn.Module, data: TaskData) -> None:
+        """Choose the threshold on validation, if asked. `--eval-only` takes the saved one, unless one is given."""
+        if run.eval_only and "threshold" not in self.config.objective.model_fields_set:
+            self.threshold = threshold_of(unwrap(model).config)
         if self.config.objective.threshold == "validation":
             assert data.validation is not None  # `check_threshold`
             self.threshold = choose_threshold(
@@ -230,7 +234,7 @@ class Classification(Task):
             labels = np.asarray(rows["labels"])
             write_predictions(run.output, self.problem_type, columns, labels, logits, predictions, names)
         facts: dict[str, Any] = {"label_names": names, "train_examples": len(self.corpus.splits["train"][""])}
-        facts |= {} if self.config.objective.threshold == 0.5 else {"threshold": self.threshold}
+        facts |= {"threshold": self.threshold} if self.remark else {}
         facts |= {"teacher": self.teacher_record} if self.teacher_record else {}
         facts |= per_class(self.problem_type, predictions, rows["labels"], names)
         return Scores(metric, facts | {"main_metric": MAIN_METRIC[self.problem_type], "split": split})
@@ -238,7 +242,7 @@ class Classification(Task):
     @property
     def remark(self) -> str:
         chosen = ", chosen on validation" if self.config.objective.threshold == "validation" else ""
-        return f" (threshold {self.threshold}{chosen})" if self.config.objective.threshold != 0.5 else ""
+        return f" (threshold {self.threshold}{chosen})" if chosen or self.threshold != 0.5 else ""
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from decero.evaluation.answer_metrics import (
 )
 from decero.evaluation.corpus_tests import ratio
 from decero.evaluation.examples import ExampleStatistics, mean_statistics
-from decero.execution.answer_settings import FIELD, AnswerSettings
+from decero.execution.answer_settings import FIELD, AnswerSettings, settings_of
 from decero.execution.build import tokenizer_for
 from decero.execution.classification_head import checkpoint_config, pad_as
 from decero.execution.objective import Batch, Objective
@@ -103,7 +103,7 @@ class QuestionAnswering(Task):
                 f"{found['too_long']:.1%} of the answers have more than {self.config.data.max_answer_length} tokens "
                 f"(data.max_answer_length), {found['cut']:.1%} fit in no window"
             )
-            if self.may_refuse and "validation" not in data.held_out:
+            if self.may_refuse and "validation" not in data.held_out and not run.eval_only:
                 run.print("no validation split: the threshold of no answer is 0, which was not chosen on any data")
         return data
 
@@ -197,7 +197,12 @@ class QuestionAnswering(Task):
         return self._table(rows, results, split, threshold), float(np.mean([each.nats for each in results]))
 
     def calibrate(self, run: Run, model: nn.Module, data: TaskData) -> None:
-        """Choose the threshold of no answer: that of the best F1 on validation."""
+        """Choose the threshold of no answer: that of the best F1 on validation. `--eval-only` takes the saved one."""
+        wanted, own = self.config.objective.no_answer, unwrap(model).config
+        if run.eval_only and wanted != "off" and getattr(own, FIELD, None):
+            self.threshold = settings_of(own, None, str(self.config.model.name_or_path)).no_answer_threshold
+            if self.threshold is not None or wanted == "auto":
+                return
         if self.may_refuse:
             self.threshold = 0.0
             if data.validation is not None:
