@@ -127,6 +127,10 @@ class Task(ABC):
         needs, fast = self.tokenizer_needs, self.needs_offsets
         return tokenizer_for(self.config.tokenizer, self.config.model, needs=needs, fast=fast)
 
+    def usage(self, folder: Path) -> list[str]:
+        """Return the commands of `decero` that use the trained model in `folder`."""
+        return [f"decero {self.command} {folder} FILE"] if self.command else []
+
     @property
     def max_length(self) -> int:
         """Positions that the model must have."""
