@@ -269,7 +269,8 @@ def test_a_fingerprint_tells_adapters_and_their_bases_apart(bases, tmp_path):
     seen.append(fingerprint_of(open_checkpoint(str(folder))))
     other_base(folder, base)
     seen.append(fingerprint_of(open_checkpoint(str(folder))))
-    assert seen[0] == seen[1] and len(set(seen)) == 3
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3
 
 
 def test_what_an_adapter_cannot_start_from_is_refused(bases, tmp_path, monkeypatch):

@@ -179,6 +179,11 @@ class Task(ABC):
 
     # --- model and objective
 
+    @property
+    def distill(self) -> Any:
+        """The settings of the teacher; None without one, and where nothing is trained."""
+        return None if self.config.eval_only else self.config.objective.distill
+
     def model_fields(self) -> dict[str, Any]:
         """Fields of the model's configuration that the task decides, such as the labels of a classifier."""
         return {}
@@ -190,7 +195,7 @@ class Task(ABC):
         """
         source, peft = self.config.model, getattr(self.config, "peft", None)
         model = self.initial_model(section or source)
-        if peft is None or section is not None:
+        if peft is None or section is not None or self.config.eval_only:
             return model
         return add_adapter(model, peft, source, self.auto_class, self.config.seed)
 
