@@ -22,7 +22,7 @@ from decero.config.training_run import PeftSection
 from decero.errors import UserError
 from decero.execution.adapters import adapter_of, add_adapter, costs, save_whole
 from decero.execution.merging import BASE
-from decero.execution.model_folder import open_checkpoint
+from decero.execution.model_folder import fingerprint_of, open_checkpoint
 from decero.execution.objective import language_model, only_projects
 from decero.execution.packed_forward import prove
 from decero.execution.pretrained import load_pretrained
@@ -256,6 +256,21 @@ def test_a_damaged_adapter_is_one_line(bases, tmp_path, harm, said):
     with pytest.raises(UserError, match=said):
         merge(folder, tmp_path / "merged", say=lambda line: None)
     assert not (tmp_path / "merged").exists()
+
+
+def test_a_fingerprint_tells_adapters_and_their_bases_apart(bases, tmp_path):
+    base, folder = tmp_path / "base", tmp_path / "model"
+    WRITE.from_pretrained(bases["llama"]).save_pretrained(base)
+    folder.mkdir()
+    model = adapted({"llama": base}, "llama")
+    save_whole(model, folder)
+    seen = [fingerprint_of(open_checkpoint(str(folder))) for _ in range(2)]
+    save_whole(disturb(model), folder)
+    seen.append(fingerprint_of(open_checkpoint(str(folder))))
+    other_base(folder, base)
+    seen.append(fingerprint_of(open_checkpoint(str(folder))))
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3
 
 
 def test_what_an_adapter_cannot_start_from_is_refused(bases, tmp_path, monkeypatch):

@@ -83,6 +83,14 @@ def test_an_adapter_is_used_merged_and_exported(run, tmp_path, capsys):
     assert "run decero merge" in capsys.readouterr().err
 
 
+def test_an_adapter_is_scored_with_the_settings_that_trained_it(run, launch, classify, tmp_path):
+    folder, words, *_ = run
+    words = *words[2:], f"output={tmp_path}/scored", f"model.name_or_path={folder}/model"
+    launch("finetune_classification", classify, *words, "--eval-only")
+    metric, again = (json.loads((out / "result.json").read_text())["metric"] for out in (folder, tmp_path / "scored"))
+    assert again == metric
+
+
 def test_the_doctor_reads_a_run_with_an_adapter(run, tmp_path):
     folder = run[0]
     found = list(examine(open_run(str(folder), "finetune_classification")))

@@ -71,6 +71,9 @@ def test_a_model_finds_the_sentences_of_the_oracle(launch, settings, tmp_path):
     loaded = load(tmp_path / "run" / "model", "summarize")
     assert list(summarize(loaded, [*table["source"], ""])) == [*table["hypothesis"], ""]
     assert list(summarize(loaded, table["source"], batch_tokens=1, first_window=1)) == list(table["hypothesis"])
+    for command in ("extract", "classify"):
+        with pytest.raises(UserError, match="model chooses sentences; use decero summarize"):
+            load(tmp_path / "run" / "model", command)
     with pytest.raises(UserError, match="it chooses sentences and writes none; remove --beams"):
         list(summarize(loaded, ["a"], beams=2))
     warned = []
@@ -102,6 +105,8 @@ def test_summaries_that_sentences_cannot_reach_end_the_run(launch, settings, tmp
 def test_bad_columns_and_decoders_are_refused(launch, settings, trained_tokenizer, tmp_path):
     said = launch("finetune_extractive_summaries", settings(data={"summary_column": "sumary"}), expect=2).stderr
     assert "did you mean summary?" in said
+    path = settings(data={"text_column": "summary"})
+    assert "is the column of the documents" in launch("finetune_extractive_summaries", path, expect=2).stderr
     config = GPT2Config(vocab_size=97, n_embd=12, n_layer=1, n_head=2, n_positions=128)
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
     path = settings(model={"name_or_path": str(tmp_path / "gpt2")})

@@ -78,6 +78,7 @@ def trained(talk, launch):
 
 def test_a_small_decoder_learns_to_talk(trained):
     folder, printed = trained
+    assert f"next: decero chat {folder}/model; decero generate {folder}/model FILE; " in printed
     record = json.loads((folder / "result.json").read_text())
     assert record["metric"]["memory_exact_match"] > 0.9
     assert record["metric"]["memory_answer_found"] > 0.9

@@ -77,9 +77,9 @@ def settings(write_config, trained_tokenizer, architecture, known, corpus, tmp_p
 
 @pytest.fixture
 def open_task(settings):
-    def load(distill=None, resume=False, dry_run=False, **changes):
+    def load(distill=None, resume=False, dry_run=False, eval_only=False, **changes):
         config = FinetuneClassification.load(str(settings(distill, **changes)))
-        config.call.resume, config.call.dry_run = resume, dry_run
+        config.call.resume, config.call.dry_run, config.call.eval_only = resume, dry_run, eval_only
         task = Classification(config)
         os.makedirs(config.output, exist_ok=True)
         run = Run(
@@ -129,6 +129,13 @@ def test_a_resumed_run_has_the_labels_it_began_with(open_task, known, teacher, m
     shutil.copy(teacher(initializer_range=0.1) / "model.safetensors", copy / "model.safetensors")
     with pytest.raises(UserError, match=r"has changed since .* began, so its labels would be others; restore it"):
         open_task({"teacher": str(copy)}, resume=True)
+
+
+def test_a_run_that_trains_nothing_asks_no_teacher(open_task, known, tmp_path):
+    model = {"name_or_path": str(known)}
+    task, data = open_task({"teacher": str(tmp_path / "gone")}, eval_only=True, model=model, tokenizer={})
+    assert "teacher_logits" not in data.train.column_names
+    assert task.objective(task.build_model()).per_text == ("labels",)
 
 
 def test_damaged_labels_are_made_again(open_task, tmp_path):

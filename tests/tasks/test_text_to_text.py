@@ -120,6 +120,7 @@ def test_a_tokenizer_that_never_ends_a_text_is_refused(tokenizer, texts):
         ({"streaming": True}, "streaming works only with name"),
         ({"messages_column": "m"}, "messages_column names whole dialogues, so remove source_column"),
         ({"group_column": "en"}, "group_column is a column of the texts; name another"),
+        ({"source_column": "es"}, "target_column is the column of the sources; name another"),
     ],
 )
 def test_a_task_that_makes_no_sense_is_refused(pairs, settings, line):

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from decero.config.sections import MOST_ROWS, MOST_TOKENS, DataSection, Section
 from decero.config.training_run import FineTuning
@@ -19,6 +19,12 @@ class SummaryData(DataSection):
     max_train_rows: int | None = Field(
         None, ge=1, le=MOST_ROWS, description="label budget: train on this many documents, chosen by the seed"
     )
+
+    @model_validator(mode="after")
+    def _two_columns(self):
+        if self.summary_column == self.text_column:
+            raise ValueError("data.summary_column is the column of the documents; name that of the summaries")
+        return self
 
     def source(self) -> dict[str, Any]:
         return super().source() | {"columns": {self.summary_column: "data.summary_column"}}

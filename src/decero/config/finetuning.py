@@ -90,6 +90,8 @@ class PairTask(SourceSection):
         given = sorted(self.model_fields_set & {"source_column", "target_column", "prefix", "parallel"})
         if self.messages_column is not None and given:
             raise ValueError(f"messages_column names whole dialogues, so remove {given[0]}")
+        if self.source_column == self.target_column:
+            raise ValueError("target_column is the column of the sources; name another")
         if self.parallel is not None and (self.group_column or self.answer_column):
             raise ValueError("parallel files have no columns; remove group_column and answer_column")
         texts = [self.messages_column] if self.messages_column else [self.source_column, self.target_column]

@@ -136,13 +136,16 @@ def find(source: Path | str, revision: str | None = None, *, code: bool = False,
         raise UserError(f"{source}: no such folder{near}; cannot download it from the hub: {reason}") from error
 
 
-def fingerprint_of(folder: Path) -> str:
-    """Return a hash of the files that decide what a model answers: configuration, weights, tokenizer."""
+def fingerprint_of(checkpoint: Checkpoint) -> str:
+    """Return a hash of the files that decide what a model answers: configuration, weights, tokenizer, adapter."""
     digest = hashlib.sha256()
-    for path in sorted({path for pattern in (*WEIGHTS, *TOKENIZER, "config.json") for path in folder.glob(pattern)}):
-        digest.update(path.name.encode())
-        with regular_file(path).open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+    folders = dict.fromkeys(folder for folder in (checkpoint.folder, checkpoint.adapter, checkpoint.base) if folder)
+    for folder in folders:
+        patterns = (*WEIGHTS, *TOKENIZER, *ADAPTER, "config.json")
+        for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+            digest.update(path.name.encode())
+            with regular_file(path).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 

@@ -32,6 +32,7 @@ HEADS = {
     "AutoModelForMultipleChoice": (None, "Choosing the right one of several answers to a question."),
     "AutoModel": ("feature-extraction", "Turning tokens into vectors, and being fine-tuned with a head of your own."),
 }
+CHOOSES = (None, "Choosing the sentences of a document that summarise it (`decero summarize`).")
 
 # What result.json and config.yaml may hold where the card reads them; all else travels as it is.
 NUMBERS = (
@@ -101,6 +102,8 @@ def model_card(
     base = adapts or model.get("name_or_path")
     auto_class = _auto_class(config) if config else None
     tag, use = HEADS.get(auto_class or "", (None, None))
+    if config and config.get("extractive"):
+        tag, use = CHOOSES
     rows = list(_measured(result.get("metric") or {}))
     split = result.get("split") or ("validation" if rows and rows[0][0].startswith("eval_") else None)
     loads = "stock" if config else "tokenizer"

@@ -154,8 +154,10 @@ def _choose(name: str, config: Any, architectures: list[str], command: str) -> A
     Raises UserError if the head of the checkpoint does something else.
     """
     chooses = isinstance(getattr(config, "extractive", None), dict) and "ForTokenClassification" in str(architectures)
-    if command == "summarize" and chooses:  # it chooses sentences
-        return AutoModelForTokenClassification
+    if chooses:
+        if command == "summarize":
+            return AutoModelForTokenClassification
+        raise UserError(f"{name}: this {config.model_type} model chooses sentences; use decero summarize")
     needed = {commands: auto for auto, _, commands in KINDS.values()}
     wanted = next(auto for commands, auto in needed.items() if command in commands)
     remote = getattr(config, "auto_map", None) or {}

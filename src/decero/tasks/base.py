@@ -127,6 +127,10 @@ class Task(ABC):
         needs, fast = self.tokenizer_needs, self.needs_offsets
         return tokenizer_for(self.config.tokenizer, self.config.model, needs=needs, fast=fast)
 
+    def usage(self, folder: Path) -> list[str]:
+        """Return the commands of `decero` that use the trained model in `folder`."""
+        return [f"decero {self.command} {folder} FILE"] if self.command else []
+
     @property
     def max_length(self) -> int:
         """Positions that the model must have."""
@@ -174,6 +178,11 @@ class Task(ABC):
         return data
 
     # --- model and objective
+
+    @property
+    def distill(self) -> Any:
+        """The settings of the teacher; None without one, and where nothing is trained."""
+        return None if self.config.eval_only else self.config.objective.distill
 
     def model_fields(self) -> dict[str, Any]:
         """Fields of the model's configuration that the task decides, such as the labels of a classifier."""

@@ -111,7 +111,7 @@ class Classification(Task):
 
     def _unlabelled(self, rest: Dataset, corpus: DatasetDict, columns: tuple, notes: list[str]) -> Dataset | None:
         """The texts that only the teacher labels, without those of validation and test; None for none."""
-        settings, data = self.config.objective.distill, self.config.data
+        settings, data = self.distill, self.config.data
         parts = [rest] if settings and settings.unlabelled_rest else []
         if settings and settings.unlabelled_files:
             wanted = dict.fromkeys(columns, "data.text_column")
@@ -166,7 +166,7 @@ class Classification(Task):
     def load_data(self, run: Run, splits: tuple[str, ...] | None = None) -> TaskData:
         """The rows of a run; with a teacher, its labels stand beside those of train."""
         data = super().load_data(run, splits)
-        if self.config.objective.distill:
+        if self.distill:
             data.train = taught_rows(self, run, data.train)  # type: ignore[arg-type]
         return data
 
@@ -178,7 +178,7 @@ class Classification(Task):
         return classification(ClassificationCollator(tokenizer, left_out), self.problem_type)
 
     def objective(self, model: nn.Module) -> Objective:
-        plain, distill = self.plain_objective(model, self.tokenizer), self.config.objective.distill
+        plain, distill = self.plain_objective(model, self.tokenizer), self.distill
         if not distill:
             return classification(plain.collate, self.problem_type, self._weights())
         plain = replace(plain, collate=replace(plain.collate, more=TEACHER_COLUMNS))  # type: ignore[type-var]

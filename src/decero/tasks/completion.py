@@ -1,6 +1,7 @@
 """Completion: a decoder answers a prompt, in its tokenizer's chat template or behind a separator."""
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,11 @@ class Completion(TextToText):
             use_chatml(found)
         strip_eos(found)  # a prompt must not end before its answer
         return found
+
+    def usage(self, folder: Path) -> list[str]:
+        dialogues = [task.messages_column is not None for task in self.config.data.tasks.values()]
+        chat = [f"decero chat {folder}"] if any(dialogues) else []
+        return chat if all(dialogues) else [*chat, *super().usage(folder)]
 
     @cached_property
     def style(self) -> dict[str, Any]:

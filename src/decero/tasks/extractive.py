@@ -138,6 +138,8 @@ class ExtractiveSummaries(Task):
         model = super().initial_model(section)
         if takes_cache(inspect.signature(model.forward).parameters) or getattr(model.config, "is_decoder", False):
             raise UserError(f"model: {model.config.model_type} reads from left to right; choose an encoder")
+        if self.config.eval_only and not getattr(model.config, "extractive", None):
+            raise UserError(f"--eval-only: {section.name_or_path} was not trained to choose sentences; train it first")
         return model
 
     def prepare_to_save(self, model: Any) -> None:

@@ -58,7 +58,7 @@ def show(run: Run, task: Task, record: dict[str, Any]) -> None:
 def next_steps(task: Task, run: Run) -> list[str]:
     """Say how to use the trained model, and how to publish it."""
     folder = run.output / "model"
-    steps = [f"decero {task.command} {folder} FILE"] if task.command else []
+    steps = task.usage(folder)
     steps += [f"decero merge {run.output} OUT"] if getattr(run.config, "peft", None) else []
     steps += [] if run.config.hub.repo_id else [f"decero push {folder} NAME/MODEL"]
     return [f"next: {'; '.join(steps)}"] if steps else []

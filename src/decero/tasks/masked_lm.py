@@ -56,7 +56,7 @@ class MaskedLM(ScoredTokens):
 
     def load_data(self, run: Run, splits: tuple[str, ...] | None = None) -> TaskData:
         """The rows of a run. A teacher is checked, and the run records which one it is."""
-        if settings := self.config.objective.distill:
+        if settings := self.distill:
             _, record = find_teacher(settings, "fill")
             _ = self.teacher
             stored, record = recall(run, record["fingerprint"], record)
@@ -67,7 +67,7 @@ class MaskedLM(ScoredTokens):
 
     def optimize(self, run: Run, model: PreTrainedModel, data: TaskData) -> Objective:
         """Rows are packed where that is proven for the model and, if there is one, for its teacher."""
-        if self.config.objective.distill and run.training.packing != "off":
+        if self.distill and run.training.packing != "off":
             teacher: Any = self.teacher.model.to(run.accelerator.device)  # type: ignore[arg-type]
             capacity = max(self.max_length, SHORTEST_ROW)
             plain = self._plain(frozen=False)
@@ -79,19 +79,14 @@ class MaskedLM(ScoredTokens):
     def _plain(self, frozen: bool) -> Objective:
         settings = self.config.objective.model_dump(exclude={"scored_queries", "distill"})
         collate = MaskedLanguageModeling(self.tokenizer, seed=self.config.seed, frozen=frozen, **settings)
-        return masked_lm(collate, self._scored_queries)
-
-    @property
-    def _scored_queries(self) -> bool:
-        # A compiler wants one shape; the last layer would compute another number of positions in each batch.
-        return self.config.objective.scored_queries and not self.config.training.compile
+        return masked_lm(collate, self.config.objective.scored_queries)
 
     def objective(self, model: nn.Module) -> Objective:
-        plain, distill = self._plain(frozen=False), self.config.objective.distill
+        plain, distill = self._plain(frozen=False), self.distill
         if not distill:
             return plain
         return distilled_masked_lm(
-            plain, self.teacher.model, distill.alpha, distill.heat, scored_queries=self._scored_queries,
+            plain, self.teacher.model, distill.alpha, distill.heat, scored_queries=self.config.objective.scored_queries,
             autocast=self.config.training.mixed_precision == "bf16",
         )  # fmt: skip
 

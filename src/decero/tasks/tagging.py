@@ -128,6 +128,8 @@ class TokenClassification(Task):
         stride = WordWindows(self.tokenizer, data.max_length, data.stride).stride
         words = "text" if data.entities_column else "tokens"
         Tagging(self.scheme, words, data.max_length, stride).write(model.config)
+        if hasattr(model.config, "extractive"):  # of the checkpoint that it began with
+            model.config.extractive = None
 
     def objective(self, model: nn.Module) -> Objective:
         return token_classification(word_collator(model, self.tokenizer), self.config.objective.label_smoothing)

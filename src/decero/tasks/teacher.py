@@ -47,7 +47,7 @@ def find_teacher(settings: DistillSection, command: str) -> tuple[Any, dict[str,
     head, kind = HEADS[command]
     if not any(head in str(name) for name in config.architectures or []):
         raise UserError(f"{WHERE}: {settings.teacher} has no {kind} head; train it on train, and give its model/")
-    return config, {"name": settings.teacher, "fingerprint": fingerprint_of(checkpoint.folder)}
+    return config, {"name": settings.teacher, "fingerprint": fingerprint_of(checkpoint)}
 
 
 def load_teacher(settings: DistillSection, command: str) -> Loaded:
