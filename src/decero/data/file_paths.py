@@ -94,8 +94,10 @@ def _fetch(path: Path) -> str:
     if folder.parent.name != "data" or folder.exists() or folder.name not in (*PUBLIC_SETS, *BY_HAND):
         return ""
     command = f"decero data {folder.name}"
-    return f"; {command} says what to put there" if folder.name in BY_HAND else (
-        f"; fetch a public data set like it with: {command}"
+    return (
+        f"; {command} says what to put there"
+        if folder.name in BY_HAND
+        else (f"; fetch a public data set like it with: {command}")
     )
 
 
