@@ -32,12 +32,13 @@ def test_squad_rows_and_flat_rows_are_read_alike():
 @pytest.mark.parametrize(
     ("text", "start", "line"),
     [
-        ("Ann", 11, "row 0: the answer 'Ann' is not at character 11 of its context, which has 'nn ' there; it stands at"
-         " 10, 23"),
+        ("Ann", 11, "row 0: the answer 'Ann' is not at character 11 of its context, which has 'nn ' there; "
+         "the context has it at 10, 23"),
         ("Ann", 14, "which has 'in ' there; answer_start counts bytes here; in characters it is 10"),
-        ("Bob", 10, "the answer 'Bob' is not at character 10 of its context, which has 'Ann' there, and nowhere else"),
-        ("Ann", 900, "which has '' there; it stands at 10, 23"),
-        ("Ann", -23, "it stands at 10, 23"),
+        ("Bob", 10, "the answer 'Bob' is not at character 10 of its context, which has 'Ann' there; "
+         "the context does not have it anywhere; correct"),
+        ("Ann", 900, "which has '' there; the context has it at 10, 23"),
+        ("Ann", -23, "the context has it at 10, 23"),
         (" ", 3, "an answer is empty; where there is none, give empty lists"),
     ],
 )  # fmt: skip
@@ -53,8 +54,14 @@ def test_an_answer_that_is_elsewhere_is_refused(text, start, line):
     [
         ({"answers": "Ann"}, "row 0: column 'answers' holds 'Ann'; give {text: [...], answer_start: [...]}, or one"),
         ({"answers": {"text": ["Ann"], "answer_start": []}}, "row 0: 1 answers but 0 answer_start"),
-        ({"answers": {"text": ["Ann"], "answer_start": ["x"]}}, "row 0: answer_start is 'x', not the number"),
-        ({"answers": {"text": ["Ann"], "answer_start": [10.5]}}, "row 0: answer_start is 10.5, not the number"),
+        (
+            {"answers": {"text": ["Ann"], "answer_start": ["x"]}},
+            "row 0: answer_start is 'x'; give the place of a character",
+        ),
+        (
+            {"answers": {"text": ["Ann"], "answer_start": [10.5]}},
+            "row 0: answer_start is 10.5; give the place of a character",
+        ),
         ({"question": " "}, "row 0: the question in 'question' is empty"),
         ({"question": None}, "row 0: no text (null) in 'question'"),
         ({"context": 7}, "column 'context' holds int64, not text  (setting: data.context_column)"),

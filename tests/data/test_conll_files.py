@@ -35,9 +35,11 @@ def test_words_may_have_spaces_where_tabs_are_between(tmp_path):
 def test_what_is_no_conll_is_one_line(tmp_path):
     path = tmp_path / "train.conll"
     path.write_text("EU B-ORG\n\nalone\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"train.conll, line 3: one column alone; give a word"):
+    with pytest.raises(UserError, match=r"train.conll, line 3: only one column; give a word"):
         read(path)
-    with pytest.raises(UserError, match=r"a conll file has words and tags, and no column 'label'  .setting: data.x"):
+    with pytest.raises(
+        UserError, match=r"a conll file has words and tags only, and no column 'label'  .setting: data.x"
+    ):
         read(path, label="data.x")
-    with pytest.raises(UserError, match="a conll file has words and tags, and no column 'text'"):
+    with pytest.raises(UserError, match="a conll file has words and tags only, and no column 'text'"):
         load_corpus(files={"train": str(path)})

@@ -165,8 +165,8 @@ def test_rows_are_kept_by_their_values_before_they_are_counted(languages, tmp_pa
 @pytest.mark.parametrize(
     ("where", "line"),
     [
-        ({"lang": "de"}, "data.where: no row of train has lang de; it has en, es"),
-        ({"level": 2}, "data.where: no row of test has level 2; it has 0, 1"),
+        ({"lang": "de"}, "data.where: no row of train has lang de; choose from en, es"),
+        ({"level": 2}, "data.where: no row of test has level 2; choose from 0, 1"),
         ({"langg": "es"}, "there is no column 'langg'; did you mean lang?"),
     ],
 )

@@ -77,16 +77,16 @@ def test_tags_that_a_strict_scheme_forbids_are_read_by_choice(scheme, learnt, li
         (
             words(train=[(["a"], ["B-X"]), (["a"], ["PER"])]),
             "auto",
-            "train, row 1: 'PER' is no tag of BIO, which has O",
+            "train, row 1: 'PER' is not a tag of BIO, which has O",
         ),
-        (words(train=[(["a"], ["S-X"])]), "BIO", "'S-X' is no tag of BIO"),
-        (words(train=[(["a"], ["O"])]), "BIO", "train: no entity in any row"),
-        (words(train=[(["a"], ["N"])]), "auto", "train: all words have one tag"),
+        (words(train=[(["a"], ["S-X"])]), "BIO", "'S-X' is not a tag of BIO"),
+        (words(train=[(["a"], ["O"])]), "BIO", "train: no row has an entity; give texts with entities"),
+        (words(train=[(["a"], ["N"])]), "auto", "train: all words have the same tag; give texts"),
         (words(train=[(["a"], ["B-X"]), (None, ["O"])]), "auto", "train, row 1: no words (null); give a list"),
         (words(train=[("a b", "B-X O"), (" ", "O")]), "auto", "train, row 1: no words (blank); give a list"),
         (words(train=[(["a"], ["B-X"]), (["a"], None)]), "auto", "train, row 1: no tags (null); give a list"),
         (words(train=[(["a"], ["B-X"]), ([None], ["O"])]), "auto", "train, row 1: no words (null)"),
-        (words(train=[([1], ["B-X"])]), "auto", "train, row 0: 1 is no word but int"),
+        (words(train=[([1], ["B-X"])]), "auto", "train, row 0: 1 is not text but int; write it as text"),
     ],
 )
 def test_words_and_tags_that_do_not_fit_are_refused(corpus, scheme, line):
@@ -97,7 +97,7 @@ def test_words_and_tags_that_do_not_fit_are_refused(corpus, scheme, line):
 def test_an_id_that_no_class_has_is_refused():
     features = Features({"tokens": List(Value("string")), "tags": List(TAGS)})
     data = Dataset.from_dict({"tokens": [["a"]], "tags": [[-1]]}, features=features)
-    with pytest.raises(UserError, match="train, row 0: there is no label -1; the ids are 0 to 2"):
+    with pytest.raises(UserError, match="train, row 0: there is no label -1; give an id from 0 to 2"):
         tagged(DatasetDict(train=data))
 
 
@@ -155,7 +155,7 @@ def test_an_entity_inside_a_word_is_kept_and_said():
         ("a   b", [entity(1, 3)], "train, row 0: the entity from 1 to 3 is one of spaces alone"),
         ("a b c", [entity(0, 3), entity(2, 5)], "the entities 'a b' and 'b c' overlap; keep one"),
         ("a b", [{"start": 0, "label": "X"}], "train, row 0: an entity has no end"),
-        ("a b", None, "train, row 0: no list of entities"),
+        ("a b", None, "train, row 0: not a list of entities"),
         (None, [entity(0, 1)], "train, row 0: no text (null)"),
     ],
 )

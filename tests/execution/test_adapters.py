@@ -279,7 +279,7 @@ def test_what_an_adapter_cannot_start_from_is_refused(bases, tmp_path, monkeypat
     save_whole(model, tmp_path / "model")
     with pytest.raises(UserError, match="is an adapter itself; run decero merge"):
         adapted({"llama": tmp_path / "model"}, "llama")
-    with pytest.raises(UserError, match="holds no adapter, so there is nothing to merge"):
+    with pytest.raises(UserError, match="holds no adapter; give the folder"):
         merge(bases["llama"], tmp_path / "merged")
     with pytest.raises(UserError, match="an adapter keeps its num_labels; to change it, run decero merge"):
         load_pretrained(WRITE, open_checkpoint(str(tmp_path / "model")), new_head=True, num_labels=5)

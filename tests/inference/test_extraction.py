@@ -82,7 +82,7 @@ def test_a_damaged_record_is_one_line(folder, record):
     path = folder()
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"tagging": record}))
-    with pytest.raises(UserError, match=r"config.json: its tagging is damaged; remove it"):
+    with pytest.raises(UserError, match=r"config.json: the entry tagging is damaged; remove it"):
         next(extract(path, ["the market"]))
 
 

@@ -128,7 +128,7 @@ def test_a_misplaced_answer_stops_the_run_before_it_writes(launch, config, tmp_p
     words = f"data.files.train={tmp_path}/train.jsonl", "data.id_column=null", f"output={tmp_path}/out"
     line = launch("finetune_question_answering", config, *words, expect=2).stderr.splitlines()[-1]
     assert "train, row 0: the answer 'team' is not at character 5 of its context, which has 'eam ' there" in line
-    assert line.endswith("it stands at 4")
+    assert line.endswith("the context has it at 4")
     assert not (tmp_path / "out").exists()
 
 

@@ -127,7 +127,7 @@ def test_a_resumed_run_has_the_labels_it_began_with(open_task, known, teacher, m
     assert task.teacher_record["texts"] == 8
     (tmp_path / "run" / "checkpoints" / "step-00000002").mkdir(parents=True)
     shutil.copy(teacher(initializer_range=0.1) / "model.safetensors", copy / "model.safetensors")
-    with pytest.raises(UserError, match=r"has changed since .* began, so its labels would be others; restore it"):
+    with pytest.raises(UserError, match=r"has changed since .* began, so its labels would differ; restore it"):
         open_task({"teacher": str(copy)}, resume=True)
 
 
@@ -170,7 +170,7 @@ def test_students_of_several_labels_and_of_numbers(launch, settings, teacher, co
 
 REFUSED = {
     "no such folder": ({"teacher": "none/here"}, {}, "objective.distill.teacher: none/here: no such folder"),
-    "no head": ({"teacher": "MLM"}, {}, "has no classification head; train it on train, and give its model/"),
+    "no head": ({"teacher": "MLM"}, {}, "has no classification head; fine-tune it on train, and give"),
     "other labels": ({"teacher": "LABELS"}, {}, "has other labels (cats, dogs; train has money, sport)"),
     "more labels": ({"teacher": "MORE"}, {}, "has other labels (cats, money, sport; train has money, sport)"),
     "another problem": ({"teacher": "NUMBER"}, {}, "was trained for regression, and this run is single_label"),

@@ -230,12 +230,15 @@ def test_an_empty_column_is_a_choice_less():
 @pytest.mark.parametrize(
     ("row", "line"),
     [
-        ({"label": 3}, "train, row 1: label '3' is none of its choices (red | green), read as numbers from 0"),
+        (
+            {"label": 3},
+            "train, row 1: label '3' names none of its choices (red | green), read as numbers from 0; correct it",
+        ),
         ({"label": None}, "train, row 1: no label"),
         ({"choices": ["red"]}, "train, row 1: 1 choices; give two or more"),
-        ({"choices": ["red", "red"]}, "train, row 1: a choice appears twice"),
+        ({"choices": ["red", "red"]}, "train, row 1: a choice appears twice; remove one"),
         ({"choices": ["red", ""]}, "train, row 1: 1 choices; give two or more"),
-        ({"choices": ["red", "", "blue"]}, "train, row 1: a choice without text"),
+        ({"choices": ["red", "", "blue"]}, "train, row 1: a choice has no text; remove it"),
         ({"q": None}, "train, row 1: no text (null) in 'q'"),
     ],
 )

@@ -13,12 +13,12 @@ from decero.cli.text_commands import draws, loading_of, loads, one_line, positiv
 from decero.errors import UserError, did_you_mean
 
 HELP = """\
-/reset      begin a new dialogue; the system's message stays
+/reset      begin a new dialogue; the system message stays
 /undo       forget the last question and its answer
 /save FILE  append the dialogue to FILE, as a line of JSON that data.tasks.NAME.messages_column reads
 /help       show this
 /exit       leave, as Ctrl-D does
-Ctrl-C stops an answer; what was said of it stays in the dialogue."""
+Ctrl-C stops an answer; the written part stays in the dialogue."""
 COMMANDS = ("/reset", "/undo", "/save", "/help", "/exit")
 
 
@@ -28,7 +28,7 @@ def add_chat(commands) -> None:
         "chat", help="talk with a causal language model that has a chat template", allow_abbrev=False
     )
     parser.add_argument("model", metavar="MODEL", help="folder, NAME/MODEL on the hub, or package:NAME/FOLDER")
-    parser.add_argument("--system", metavar="TEXT", help="message of the system, before the first turn")
+    parser.add_argument("--system", metavar="TEXT", help="system message, before the first turn")
     parser.add_argument(
         "--max-new-tokens",
         type=positive,

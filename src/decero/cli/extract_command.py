@@ -9,7 +9,7 @@ def add_extract(commands) -> None:
     """Add `decero extract MODEL [TEXT|FILE|-]`."""
     parser = line_parser(commands, "extract", "find the entities of each line, or the class of each of its words")
     parser.add_argument(
-        "--words", action="store_true", help="the lines are words with spaces between, as in a corpus of tagged words"
+        "--words", action="store_true", help="split lines at spaces only, as in a corpus of tagged words"
     )
     parser.set_defaults(to_line=(_written, _as_json))
 

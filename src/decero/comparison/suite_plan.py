@@ -138,7 +138,7 @@ def judge_suite(suite: EvaluateSuite, judged: dict[str, JudgedTask]) -> SuiteVer
             if not any(run.contender == suite.reference for run in own):
                 problem = "; ".join(failures(runs)) or "it has no comparable runs"
                 raise UserError(
-                    f"tasks.{name}: the reference {suite.reference} has no score ({problem}); mend it and start the "
+                    f"tasks.{name}: the reference {suite.reference} has no score ({problem}); fix it and start the "
                     "same command again with --resume, which runs only what failed"
                 )
             rows: dict[str, dict[int, Any]] = {}

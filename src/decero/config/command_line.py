@@ -12,7 +12,7 @@ from decero.errors import UserError, did_you_mean
 OPTIONS = {  # name -> (placeholder of its value in the help, what it does)
     "--dry-run": ("", "forecast memory and time, write nothing"),
     "--resume": ("", "continue from the last checkpoint"),
-    "--eval-only": ("", "score the checkpoint model.name_or_path as a run scores its model; train nothing"),
+    "--eval-only": ("", "score model.name_or_path without training it"),
     "--budget": ("TIME", "choose model shape, batch, steps and schedule for this time: 90s, 30m, 2h, 1d"),
     "--device": ("NAME", "with --dry-run: forecast for this accelerator, not for this machine"),
 }

@@ -111,8 +111,8 @@ class Compare(RunConfig):
         None,
         ge=2,
         le=1000,
-        description="cross-validation for small data: divide train into so many parts by the seed, test on each in "
-        "turn and train on the others; scores are of all rows",
+        description="cross-validation for small data: number of parts; the seed divides train into parts; each part "
+        "is the test split once, and models train on the others; scores are of all rows",
     )
     keep_models: bool = Field(False, description="also save model/ of every run, not only predictions and metrics")
     metric: str | None = Field(None, description="the metric that decides; by default the task's main metric")
@@ -125,7 +125,7 @@ class Compare(RunConfig):
         {}, description="optim.KEY or training.KEY -> values: a grid that every contender is tuned over, on validation"
     )
     trials: int | None = Field(
-        None, ge=1, le=MOST_POINTS, description="try so many points of the grid, drawn by the seed; null: all"
+        None, ge=1, le=MOST_POINTS, description="number of points of the grid to try, drawn by the seed; null: all"
     )
 
     @field_validator("tune", mode="before")
@@ -144,7 +144,7 @@ class Compare(RunConfig):
     @model_validator(mode="after")
     def _known_names(self):
         if self.reference not in self.contenders:
-            near = did_you_mean(self.reference, self.contenders)
+            near = did_you_mean(self.reference, self.contenders) or f"; there are {', '.join(self.contenders)}"
             raise ValueError(f"reference: unknown contender {self.reference}{near}")
         for name, values in (("seeds", self.seeds), ("label_budgets", self.label_budgets)):
             if len(set(values)) < len(values):

@@ -27,8 +27,8 @@ class DistillSection(Section):
 
 class DistillTexts(DistillSection):
     unlabelled_files: str | list[str] | None = Field(
-        None, description="files of texts without labels, which only the teacher labels; columns as in data"
+        None, description="files of texts without labels; the teacher labels them; columns as in data"
     )
     unlabelled_rest: bool = Field(
-        False, description="read the rows of train that data.max_train_rows leaves out, without their labels"
+        False, description="also read the rows of train that data.max_train_rows leaves out, without their labels"
     )

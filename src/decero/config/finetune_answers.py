@@ -24,7 +24,7 @@ class AnswerData(SourceSection):
     stride: int = Field(
         128, ge=0, le=MOST_TOKENS, description="context tokens that two neighbouring windows of a long context share"
     )
-    max_answer_length: int = Field(30, ge=1, le=MOST_TOKENS, description="most tokens in an answer that is given")
+    max_answer_length: int = Field(30, ge=1, le=MOST_TOKENS, description="most tokens of a predicted answer")
     max_train_rows: int | None = Field(
         None, ge=1, le=MOST_ROWS, description="label budget: train on this many questions, chosen by the seed"
     )

@@ -19,8 +19,8 @@ class WordData(SourceSection):
     text_column: str = Field("text", description="column of the text, with entities_column")
     scheme: Literal["auto", "BIO", "IOB1", "BIOES", "none"] = Field(
         "auto",
-        description="how tags mark entities; none: each tag is a class, as for parts of speech; auto: as the tags "
-        "look; IOB1 is learnt as BIO",
+        description="how tags mark entities; none: each tag is a class, as for parts of speech; auto: "
+        "chosen by the tags of train; IOB1 is converted to BIO",
     )
     max_length: int = Field(128, ge=4, le=MOST_TOKENS, description="tokens in a window, including special tokens")
     stride: int | None = Field(

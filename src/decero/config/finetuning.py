@@ -30,10 +30,10 @@ class ClassificationSection(Section):
     )
     class_weights: Literal["none", "balanced"] | dict[str, Annotated[float, Field(gt=0, le=1e6)]] = Field(
         "none",
-        description="weights of classes in the training loss: balanced, or label -> weight (others have 1); with "
+        description="weights of classes in the training loss: balanced, or label -> weight (1 for all others); with "
         "several labels, those of positive examples",
     )
-    distill: DistillTexts | None = Field(None, description="learn from the outputs of a teacher, too")
+    distill: DistillTexts | None = Field(None, description="also learn from the outputs of a teacher")
 
     @model_validator(mode="after")
     def _of_labels(self):
@@ -172,7 +172,7 @@ class CompletionSection(Section):
     chat_template: Literal["auto", "on", "off", "chatml"] = Field(
         "auto",
         description="write the source as a user turn with the tokenizer's chat template; auto: if it has one; "
-        "chatml: give the tokenizer this template, and its two tokens",
+        "chatml: use ChatML, and add its two tokens",
     )
     separator: str | None = Field(
         None,

@@ -59,7 +59,7 @@ class MaskedLMSection(Section):
     whole_word: bool = Field(True, description="mask whole words instead of single tokens")
     scored_queries: bool = Field(True, description="compute the last layer only at scored positions, if the model can")
     distill: DistillSection | None = Field(
-        None, description="learn from the outputs of a teacher with the same tokenizer, too"
+        None, description="also learn from the outputs of a teacher with the same tokenizer"
     )
 
 

@@ -15,7 +15,7 @@ Budgets = list[Annotated[int, Field(ge=1, le=MOST_ROWS)] | None]
 class SuiteTask(Section):
     recipe: str = Field("finetune_classification", description="what is trained: the name of a recipe that trains")
     config: str | None = Field(
-        None, description="YAML file of that recipe; its data, objective and generation are taken, and no other section"
+        None, description="YAML file of that recipe; only its data, objective and generation are used"
     )
     data: dict[str, Any] = Field({}, description="as in the recipe, without max_train_rows; replaces those of the file")
     objective: dict[str, Any] = Field({}, description="as in the recipe; replaces those of the file")
@@ -52,7 +52,7 @@ class EvaluateSuite(RunConfig):
         if not self.tasks:
             raise ValueError("tasks: name at least one task")
         if self.reference not in self.contenders:
-            near = did_you_mean(self.reference, self.contenders)
+            near = did_you_mean(self.reference, self.contenders) or f"; there are {', '.join(self.contenders)}"
             raise ValueError(f"reference: unknown contender {self.reference}{near}")
         if self.contenders[self.reference].model is None:
             raise ValueError("reference: choose a model; a baseline is not in every task")

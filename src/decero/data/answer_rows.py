@@ -79,7 +79,7 @@ def _spans_of(row: dict[str, Any], columns: AnswerColumns, place: str) -> list[S
         if value is None or value == "":
             return []
         if not isinstance(value, str):
-            raise UserError(f"{place}: column {column!r} holds {_clip(value)}, not the text of one answer")
+            raise UserError(f"{place}: column {column!r} holds {_clip(value)}; give the text of one answer")
         return [(value, _start(row[columns.answer_start_column], columns.answer_start_column, place))]
     if value is None:
         return []
@@ -103,7 +103,7 @@ def _start(value: Any, column: str, place: str) -> int:
     except (TypeError, ValueError, OverflowError):
         number = None
     if number is None or number != float(value):
-        raise UserError(f"{place}: {column} is {_clip(value)}, not the number of a character")
+        raise UserError(f"{place}: {column} is {_clip(value)}; give the place of a character, a number from 0")
     return number
 
 
@@ -129,8 +129,8 @@ def _misplaced(context: str, answer: str, start: int) -> str:
         return f"{what}; answer_start counts bytes here; in characters it is {right}"
     places = list(islice(_places(context, answer), 4))
     if not places:
-        return f"{what}, and nowhere else in it"
-    return f"{what}; it stands at {', '.join(map(str, places[:3]))}{' ...' if len(places) > 3 else ''}"
+        return f"{what}; the context does not have it anywhere; correct the answer, or drop the row"
+    return f"{what}; the context has it at {', '.join(map(str, places[:3]))}{' ...' if len(places) > 3 else ''}"
 
 
 def _places(context: str, answer: str):

@@ -48,8 +48,10 @@ def read_choices(
             at = place(row, value)
             if at is None:
                 there = " | ".join(str(text)[:40] for text in row if text is not None)
-                shown = "no label" if is_missing(value) else f"label {str(value)[:80]!r} is none of its choices"
-                raise UserError(f"{split}, row {number}: {shown} ({there}), read as {kind}  (column {label!r})")
+                shown = "no label" if is_missing(value) else f"label {str(value)[:80]!r} names none of its choices"
+                raise UserError(
+                    f"{split}, row {number}: {shown} ({there}), read as {kind}; correct it  (column {label!r})"
+                )
             places.append(sum(text is not None for text in row[:at]))
         found[split] = _rows(corpus[split], question, context, read[split], places, split)
     return DatasetDict(found)
@@ -90,14 +92,16 @@ def _choices_of(
         where = f"{split}, row {number}"
         if not isinstance(row, list) or not all(isinstance(text, str | None) for text in row):
             held = "lists of texts" if lists else "texts"
-            raise UserError(f"{where}: the choices are no {held}  (setting: data.choices_column)")
+            raise UserError(f"{where}: the choices are not {held}; write them so  (setting: data.choices_column)")
         found: Choices = [None if is_missing(text) else text for text in row]
         texts = [text for text in found if text is not None]
         if len(texts) < 2 or len(set(texts)) < len(texts):
-            problem = f"{len(texts)} choices; give two or more" if len(texts) < 2 else "a choice appears twice"
+            problem = (
+                f"{len(texts)} choices; give two or more" if len(texts) < 2 else "a choice appears twice; remove one"
+            )
             raise UserError(f"{where}: {problem}  (setting: data.choices_column)")
         if lists and len(texts) < len(row):
-            raise UserError(f"{where}: a choice without text  (setting: data.choices_column)")
+            raise UserError(f"{where}: a choice has no text; remove it  (setting: data.choices_column)")
         read.append(found)
     return read
 

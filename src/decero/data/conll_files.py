@@ -20,7 +20,7 @@ def find_features(path: Path, wanted: Wanted) -> Features:
         other = next(
             (f"{name!r}  (setting: {setting})" for name, setting in wanted.items() if setting not in TAGGED), ""
         )
-        raise UserError(f"{path}: a conll file has words and tags, and no column {other}")
+        raise UserError(f"{path}: a conll file has words and tags only, and no column {other}; use jsonl or parquet")
     return Features(dict.fromkeys(_names(wanted), List(Value("string"))))
 
 
@@ -42,9 +42,7 @@ def read_table(path: Path, wanted: Wanted) -> Iterator[pa.Table]:
                 continue
             fields = line.split("\t") if "\t" in line else line.split()
             if len(fields) < 2:
-                raise UserError(
-                    f"{path}, line {number}: one column alone; give a word and, in the last column, its tag"
-                )
+                raise UserError(f"{path}, line {number}: only one column; give a word and, in the last column, its tag")
             words.append(fields[0])
             tags.append(fields[-1].strip())
             if len(rows) == ROWS:

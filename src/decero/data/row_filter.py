@@ -28,7 +28,9 @@ def _rows_of(dataset: Dataset, where: Where, split: str) -> Dataset:
         kept = [row for row, value in enumerate(values) if value in named]
         if not kept:
             there = ", ".join(sorted(set(values))[:SHOWN])
-            raise UserError(f"data.where: no row of {split} has {column} {' or '.join(sorted(named))}; it has {there}")
+            raise UserError(
+                f"data.where: no row of {split} has {column} {' or '.join(sorted(named))}; choose from {there}"
+            )
         dataset = dataset.select(kept)
     return dataset
 

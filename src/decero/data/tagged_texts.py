@@ -74,7 +74,7 @@ def read_tags(corpus: DatasetDict, tokens_column: str, tags_column: str, scheme:
         for number, (words, tags) in enumerate(rows):
             if wrong := next((tag for tag in tags if not fits(tag, scheme)), None):
                 raise UserError(
-                    f"{split}, row {number}: {wrong!r} is no tag of {scheme}, which has {OUTSIDE} and tags such as "
+                    f"{split}, row {number}: {wrong!r} is not a tag of {scheme}, which has {OUTSIDE} and tags such as "
                     f"{'B-X or E-X' if scheme == 'BIOES' else 'B-X or I-X'}; set data.scheme=none to read each tag as "
                     f"a class  (column {tags_column!r})"
                 )
@@ -161,7 +161,9 @@ def _whole(splits: list[_Split], scheme: str) -> TaggedTexts:
     corpus = DatasetDict({each.name: each.dataset() for each in splits})
     labels = sorted({label for row in labels_of(corpus["train"], scheme) for label in row})
     if not labels or (scheme == "none" and len(labels) < 2):
-        raise UserError("train: no entity in any row" if scheme != "none" else "train: all words have one tag")
+        if scheme == "none":
+            raise UserError("train: all words have the same tag; give texts with two tags or more")
+        raise UserError("train: no row has an entity; give texts with entities, or check data.scheme and the columns")
     return TaggedTexts(corpus, scheme, labels)
 
 
@@ -183,7 +185,8 @@ def _words_and_tags(dataset: Dataset, tokens_column: str, tags_column: str, spli
         words = _items(words, f"{where}: no words", tokens_column)
         tags = [name(tag, where) for tag in _items(tags, f"{where}: no tags", tags_column)]
         if wrong := next((word for word in words if not isinstance(word, str)), None):
-            raise UserError(f"{where}: {wrong!r} is no word but {type(wrong).__name__}  (column {tokens_column!r})")
+            kind = type(wrong).__name__
+            raise UserError(f"{where}: {wrong!r} is not text but {kind}; write it as text  (column {tokens_column!r})")
         if len(words) != len(tags):
             raise UserError(
                 f"{where}: {len(words)} words but {len(tags)} tags; give each word one tag  "
@@ -209,7 +212,7 @@ def _namer(feature: Any) -> Callable[[Any, str], str]:
         if not isinstance(feature, ClassLabel) or isinstance(tag, str):
             return plain(str(tag))
         if not 0 <= tag < len(feature.names):
-            raise UserError(f"{where}: there is no label {tag}; the ids are 0 to {len(feature.names) - 1}")
+            raise UserError(f"{where}: there is no label {tag}; give an id from 0 to {len(feature.names) - 1}")
         return plain(feature.names[tag])
 
     return name
@@ -229,7 +232,7 @@ def _texts_and_entities(dataset: Dataset, text_column: str, entities_column: str
             found = [dict(zip(found, each, strict=True)) for each in zip(*found.values(), strict=True)]
         if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
             raise UserError(
-                f"{where}: no list of entities; give [{{start, end, label}}], or [] for none  "
+                f"{where}: not a list of entities; give [{{start, end, label}}], or [] for none  "
                 f"(column {entities_column!r})"
             )
         for each in found:
@@ -243,7 +246,7 @@ def _entity(text: str, each: dict[str, Any], where: str) -> dict[str, Any]:
     """Return an entity without spaces at its edges. Raises UserError for one that is not in its text."""
     start, end, label = each["start"], each["end"], each["label"]
     if type(start) is not int or type(end) is not int:
-        raise UserError(f"{where}: the entity from {start!r} to {end!r} has no whole numbers; count characters from 0")
+        raise UserError(f"{where}: the entity from {start!r} to {end!r} needs whole numbers; count characters from 0")
     if not 0 <= start < end <= len(text):
         counted = "; were bytes counted?" if len(text) < end <= len(text.encode()) else ""
         raise UserError(

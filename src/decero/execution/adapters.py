@@ -133,8 +133,8 @@ def check_base(path: Path, header: dict[str, str], model: nn.Module) -> None:
     adapter = adapter_of(model)
     if adapter and header.get(BASE) != adapter.base:
         raise UserError(
-            f"{path}: holds an adapter for other weights than {adapter.config.base_model_name_or_path} has now; give "
-            "that model back, or start a new run"
+            f"{path}: holds an adapter for other weights than {adapter.config.base_model_name_or_path} has now; "
+            "restore that model, or start a new run"
         )
 
 

@@ -17,6 +17,7 @@ from decero.execution.model_folder import ADAPTER, read_adapter
 
 PREFIX = "base_model.model."  # peft's files name tensors by their place in its wrapper
 BASE = "decero_base"  # in the header of the file: the hash of the weights that the adapter was trained on
+RESTORE = "copy the adapter again, or train again"  # the fix of a damaged file
 KEPT = (  # the settings of adapter_config.json that say how an adapter computes
     "r", "lora_alpha", "target_modules", "exclude_modules", "modules_to_save", "fan_in_fan_out", "bias", "use_rslora",
     "use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "task_type",
@@ -74,7 +75,7 @@ def attach(model: PreTrainedModel, folder: Path) -> Any:
     if wanted and wanted != base_hash(model, [n for n, _ in model.named_modules() if n.endswith(tuple(whole))]):
         raise UserError(
             f"{folder}: {settings['base_model_name_or_path']} has other weights than the model that this adapter was "
-            "trained on; give it back, or train again"
+            "trained on; restore it, or train again"
         )
     try:
         with without_warnings(), torch.random.fork_rng(devices=[]):
@@ -84,12 +85,14 @@ def attach(model: PreTrainedModel, folder: Path) -> Any:
     own = peft.get_peft_model_state_dict(tuner.model, save_embedding_layers=False)
     for name in sorted(own.keys() ^ tensors.keys()):
         what = "is missing" if name in own else f"has no place in {type(model).__name__}"
-        raise UserError(f"{path}: tensor {PREFIX}{name} {what}")
+        raise UserError(f"{path}: tensor {PREFIX}{name} {what}; {RESTORE}")
     for name, value in tensors.items():
         if value.shape != own[name].shape:
-            raise UserError(f"{path}: tensor {PREFIX}{name} has shape {[*value.shape]}, not {[*own[name].shape]}")
+            raise UserError(
+                f"{path}: tensor {PREFIX}{name} has shape {[*value.shape]}, not {[*own[name].shape]}; {RESTORE}"
+            )
         if not value.isfinite().all():
-            raise UserError(f"{path}: tensor {PREFIX}{name} holds NaN or infinity")
+            raise UserError(f"{path}: tensor {PREFIX}{name} holds NaN or infinity; {RESTORE}")
     with without_warnings():
         peft.set_peft_model_state_dict(tuner.model, tensors)
     return tuner

@@ -33,7 +33,7 @@ def merge(source: str | Path, out: Path | str, say: Say = print) -> Path:
     name = str(run / "model") if (run / "config.yaml").is_file() and (run / "model").is_dir() else str(source)
     checkpoint = open_checkpoint(name)
     if checkpoint.adapter is None:
-        raise UserError(f"{name}: holds no adapter, so there is nothing to merge")
+        raise UserError(f"{name}: holds no adapter; give the folder of a run with peft, or of an adapter")
     with claimed(out) as partial, one_line(name):
         kind = _class_of(name, read_model_config(checkpoint))
         tuner = load_adapted(kind, checkpoint)

@@ -61,7 +61,7 @@ class Tagging:
                 raise TypeError
         except TypeError:
             raise UserError(
-                f"{loaded.name}: config.json: its tagging is damaged; remove it, or write it anew with prepare_to_save"
+                f"{loaded.name}: config.json: the entry tagging is damaged; remove it, or train again"
             ) from None
         found.max_length = min(found.max_length, positions or found.max_length)
         return found
@@ -121,7 +121,7 @@ def _read(loaded: Loaded, collate: WordCollator, kinds: Any, rows: Sequence[Wind
     for row, mask_L, logits_LC in zip(rows, batch["attention_mask"], logits_BLC.double().cpu(), strict=True):
         logits_WC = logits_LC[mask_L.bool()][torch.from_numpy(row.places)].numpy()
         if not np.isfinite(logits_WC).all():
-            raise UserError(f"{loaded.name}: the model computes NaN or infinity, which is no answer; use another one")
+            raise UserError(f"{loaded.name}: the model computes NaN or infinity; use another model")
         found.append(log_softmax(logits_WC, axis=1))
     return found
 

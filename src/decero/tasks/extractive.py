@@ -61,7 +61,9 @@ class ExtractiveSummaries(Task):
             corpus[split] = dataset.select_columns(list(columns))
         full = rows_with_text(corpus["train"], columns)
         if not len(full):
-            raise UserError("train: no row has both a document and a summary")
+            raise UserError(
+                "train: no row has a document and a summary; check data.text_column and data.summary_column"
+            )
         budget = data.max_train_rows
         if budget is not None and budget < len(full):
             notes += cut_note("train", budget, len(full), "data.max_train_rows")

@@ -46,7 +46,9 @@ def find_teacher(settings: DistillSection, command: str) -> tuple[Any, dict[str,
         raise UserError(f"{WHERE}: {error}") from None
     head, kind = HEADS[command]
     if not any(head in str(name) for name in config.architectures or []):
-        raise UserError(f"{WHERE}: {settings.teacher} has no {kind} head; train it on train, and give its model/")
+        raise UserError(
+            f"{WHERE}: {settings.teacher} has no {kind} head; fine-tune it on train, and give the folder model/"
+        )
     return config, {"name": settings.teacher, "fingerprint": fingerprint_of(checkpoint)}
 
 
@@ -159,8 +161,8 @@ def recall(run: Run, key: str, record: dict[str, Any]) -> tuple[np.ndarray | Non
             found[0] = stored[1], json.loads(stored[0]["record"])
         elif stored and run.resume and began:
             raise UserError(
-                f"{WHERE}: {record['name']}, or a text, has changed since {run.output} began, so its labels would be "
-                "others; restore it, or give another output=FOLDER"
+                f"{WHERE}: {record['name']}, or a text, has changed since {run.output} began, so its labels would "
+                "differ; restore it, or give another output=FOLDER"
             )
 
     if run.config.dry_run:
