@@ -222,7 +222,7 @@ class QuestionAnswering(Task):
         return scores_of(table) | {"loss": loss}
 
     def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:
-        return self._answer(run, model, rows, "validation")
+        return self._answer(run, model, rows, "validation" if data.validation is not None else data.scored_split)
 
     def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
         if self.threshold is None:
