@@ -237,7 +237,7 @@ def decero_line(place: Place) -> Case:
                 continue
             values = [] if action.nargs == 0 else [dice.choice(pool)]
             if action.dest == "out":
-                values = [place.out / dice.choice(["x.csv", "x.parquet", "x"])]
+                values = [str(place.out / dice.choice(["x.csv", "x.parquet", "x"]))]
             words += [dice.choice(action.option_strings), *values]
             story += words[-1 - len(values) :]
         elif dice.random() < 0.85:

@@ -61,6 +61,14 @@ RECIPES = {  # recipe -> kind of model, settings
         "contenders:\n  ours: {model: {config: PRESETS/KIND.yaml}, tokenizer: {name_or_path: TOKENIZERS/KIND/model}}\n"
         "  words: {baseline: tfidf}\nreference: ours\nseeds: [0, 1]\nkeep_models: true\n" + TEXTS + TRAINING,
     ),
+    "evaluate_suite": (
+        "encoder",
+        "tasks:\n  swap: {data: {files: FILES, max_length: 24}}\n"
+        "  length: {data: {files: FILES, label_column: score, max_length: 24}, objective: {problem_type: regression},"
+        " metric: pearson}\n"
+        "contenders:\n  ours: {model: {config: PRESETS/KIND.yaml}, tokenizer: {name_or_path: TOKENIZERS/KIND/model}}\n"
+        "  words: {baseline: first}\nreference: ours\nseeds: [0, 1]\n" + TRAINING,
+    ),
     "benchmark": (
         "encoder",
         "works:\n  tiny: {kind: mlm, model: {config: PRESETS/KIND.yaml}, stock: bert, batch_size: 2, length: 16,"
@@ -68,7 +76,8 @@ RECIPES = {  # recipe -> kind of model, settings
         "warmup_rounds: 1\nmemory: false\n",
     ),
 }
-TRAINED = [name for name, (_, text) in RECIPES.items() if "\ntraining:" in text and name != "compare"]
+MANY = ("compare", "evaluate_suite")  # train several models
+TRAINED = [name for name, (_, text) in RECIPES.items() if "\ntraining:" in text and name not in MANY]
 
 
 def examples(sizes=SIZES, seed=5) -> dict[str, list[dict]]:

@@ -9,7 +9,7 @@ from decero.tasks.question_answering import QuestionAnswering
 
 
 @pytest.mark.parametrize(("splits", "read"), [(("test",), "test"), (("validation", "test"), "validation")])
-def test_a_forecast_reads_the_contexts_of_the_split_that_it_times(splits, read):
+def test_a_forecast_reads_contexts_of_the_split_it_times(splits, read):
     data = TaskData([], {split: {"": [split]} for split in splits})
     task = SimpleNamespace(_answer=lambda run, model, rows, split: split)
     assert QuestionAnswering.scoring_pass(task, None, None, [], data) == read
