@@ -117,6 +117,7 @@ def test_a_benchmark_writes_a_record_a_table_and_a_figure(launch, write, tmp_pat
     assert record["table"] in launch("benchmark", tmp_path / "benchmark.yaml", "--resume").stdout
 
 
+@pytest.mark.slow
 def test_a_stopped_benchmark_resumes_after_the_last_work(launch, write, tmp_path):
     small = {"batch_size": 2, "rounds": 1, "tricks": False}
     both = {"mlm": settings("mlm", **small), "causal": settings("causal", **small)}

@@ -67,6 +67,7 @@ tracking: {{trackers: []}}
     return folder, write_config("translators", text)
 
 
+@pytest.mark.slow
 def test_translators_are_tuned_alike_and_judged_by_chrf(launch, translators, monkeypatch):
     monkeypatch.setattr("decero.comparison.time_needed.SECONDS", 0.3)
     folder, config = translators
