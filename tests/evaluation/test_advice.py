@@ -1,4 +1,4 @@
-"""What the advice recommends, and of what it warns."""
+"""Test what the advice recommends, and which warnings it gives."""
 
 import numpy as np
 import pytest

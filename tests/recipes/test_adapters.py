@@ -108,7 +108,7 @@ def test_the_doctor_reads_a_run_with_an_adapter(run, tmp_path):
 def test_a_push_needs_a_base_that_others_have(run, tmp_path, capsys):
     folder = tmp_path / "model"
     shutil.copytree(run[0] / "model", folder)
-    with pytest.raises(UserError, match="which is no model on the hub, so nobody else could load it; run decero merge"):
+    with pytest.raises(UserError, match="which is not on the hub, so others cannot load it; run decero merge"):
         model_files(folder)
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "me/base"}))

@@ -1,4 +1,4 @@
-"""Examine the contenders of a comparison: what they share is said once."""
+"""Examine the contenders of a comparison. Shared findings are printed once."""
 
 import os
 from collections.abc import Iterator

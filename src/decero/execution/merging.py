@@ -39,7 +39,7 @@ def load_peft() -> Any:
 
 @contextmanager
 def without_warnings():
-    """Silence peft: it warns of what it sets right itself, such as GPT-2's transposed matrices."""
+    """Silence peft's warnings about what it corrects itself, such as GPT-2's transposed matrices."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -124,7 +124,7 @@ def model_files(folder: Path) -> dict[str, Path]:
         base = read_adapter(folder)["base_model_name_or_path"]
         if Path(base).is_absolute() or base.startswith("package:"):
             raise UserError(
-                f"{folder}: an adapter for {base}, which is no model on the hub, so nobody else could load it; run "
+                f"{folder}: an adapter for {base}, which is not on the hub, so others cannot load it; run "
                 f"decero merge {folder} OUT, and push OUT"
             )
     wanted = (*SENT, *(CODE if config.get("auto_map") else ()))

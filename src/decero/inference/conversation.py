@@ -24,7 +24,7 @@ FIX = "use decero generate, or another model"
 
 
 class Conversation:
-    """Hold a dialogue, and the keys and values of what the model has read of it.
+    """Hold a dialogue and its cache: the keys and values of the tokens read so far.
 
     messages: all of the dialogue. first: the first message that the model still reads, besides the system's.
 
