@@ -20,6 +20,7 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself and FLOOR
     "planning": {"training", "execution", "models", "data", "config"},
     "tasks": {"planning", "training", "inference", "execution", "hub", "evaluation", "models", "data", "config"},
     "comparison": {"tasks", "planning", "training", "execution", "evaluation", "data", "config"},
+    "explain": {"inference", "execution", "evaluation", "models", "data"},
     "doctor": {"tasks", "training", "execution", "data", "config"},
     "benchmark": {
         "tasks",
