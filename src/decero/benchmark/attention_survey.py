@@ -194,7 +194,7 @@ def _difference(model: PreTrainedModel, tokenizer: Any, recording: Recording) ->
         for kind, attention in recording.attentions.items()
         for layer, weights in attention.weights.items()
     ]
-    return max(differences), how is not None and how.calls is None
+    return max(differences), how is None or how.calls is None
 
 
 def _agreement(model: PreTrainedModel, tokenizer: Any, answers: Any, text: str, target: str | None) -> float:
