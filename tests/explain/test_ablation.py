@@ -27,7 +27,8 @@ IDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
 T5 = {"vocab_size": 97, "d_model": 30, "d_kv": 7, "d_ff": 41, "num_layers": 2, "num_heads": 3}
 FAMILIES = {  # the Auto class, the configuration, kind -> names of the output projections by layer
     "ours": (
-        AutoModelForMaskedLM, lambda: DeceroEncoderConfig(**SIZES, head_dim=14), {"self": "model.layers.{}.self_attn.o_proj"},
+        AutoModelForMaskedLM, lambda: DeceroEncoderConfig(**SIZES, head_dim=14),
+        {"self": "model.layers.{}.self_attn.o_proj"},
     ),
     "bert": (
         AutoModelForSequenceClassification, lambda: BertConfig(**SIZES, num_labels=3),
@@ -38,7 +39,8 @@ FAMILIES = {  # the Auto class, the configuration, kind -> names of the output p
         {"causal": "transformer.h.{}.attn.c_proj"},
     ),
     "llama": (
-        AutoModelForCausalLM, lambda: LlamaConfig(**SIZES | {"num_attention_heads": 6}, num_key_value_heads=2, head_dim=14, **IDS),
+        AutoModelForCausalLM,
+        lambda: LlamaConfig(**SIZES | {"num_attention_heads": 6}, num_key_value_heads=2, head_dim=14, **IDS),
         {"causal": "model.layers.{}.self_attn.o_proj"},
     ),
     "t5": (
@@ -189,7 +191,7 @@ def test_masked_tokens_depend_on_seed_and_text_alone(tokenizer):
         (FAMILIES["gpt2"][1], [], {}, "needs a text"),
         (FAMILIES["gpt2"][1], TEXTS, {"targets": ["one"]}, "1 targets for 2 texts"),
         (FAMILIES["gpt2"][1], TEXTS, {"labels": [0, 1]}, "GPT2LMHeadModel is no classifier; give no labels"),
-        (lambda: DebertaV2Config(**SIZES), TEXTS, {}, "deberta-v2 has attention code of its own"),
+        (lambda: DebertaV2Config(**SIZES), TEXTS, {}, "deberta-v2 model has attention code of its own"),
         (FAMILIES["bert"][1], TEXTS, {"labels": [0, 3]}, "text 2: no label 3; there are 3, from 0"),
     ],
 )

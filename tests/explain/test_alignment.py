@@ -23,7 +23,7 @@ def pieces(text, cuts, begin="", end="</s>"):
 
 
 def recording(weights):
-    """The source `In Tokyo, banks`, cut as In To kyo , banks, and the target `bancos en Tokyo`, cut as ban cos en Tokyo."""
+    """In To kyo , banks -> ban cos en Tokyo, and what follows."""
     source, target = "In Tokyo, banks", "bancos en Tokyo"
     keys = pieces(source, (2, 2, 3, 1, 5))
     queries = pieces(target, (3, 3, 2, 5), begin="<s>", end="")

@@ -56,8 +56,8 @@ class HeadEffect:
 class Ablation:
     """Hold the effect of every head on the loss.
 
-    heads: the head that the model misses most comes first. Each interval is for its head alone: among many heads some are
-        off zero by luck.
+    heads: the head that the model misses most comes first. Each interval is for its head alone: among many heads some
+        are off zero by luck.
     loss: of the whole model, in nats a scored output, mean over texts.
     replacement: `zero`, or the `mean` of the head's output over all tokens of the texts.
     """
@@ -147,8 +147,9 @@ def scored_by_loss(
     if label is not None and what != "label":
         raise UserError(f"{type(model).__name__} is no classifier; give no labels")
     if what == "label" and label is not None:
-        if not 0 <= label < model.config.num_labels:
-            raise UserError(f"text {number + 1}: no label {label}; there are {model.config.num_labels}, from 0")
+        labels = len(model.config.id2label or {})
+        if not 0 <= label < labels:
+            raise UserError(f"text {number + 1}: no label {label}; there are {labels}, from 0")
         return Explained(what, inputs, (0,), (label,))
     if what in ("label", "vector"):
         return own_answer(model, tokenizer, inputs)
@@ -178,8 +179,8 @@ def _heads_of(model: PreTrainedModel, text: Explained) -> list[_Head]:
         raise UserError(f"this {model.config.model_type} model shows no attention: it has none, or hides it")
     if how.calls is None:
         raise UserError(
-            f"ablation reaches heads through transformers' attention interface; {model.config.model_type} has attention "
-            "code of its own"
+            f"this {model.config.model_type} model has attention code of its own; ablation reaches heads through the "
+            "attention interface of transformers"
         )
     return [
         _Head(kind, layer, call, head)

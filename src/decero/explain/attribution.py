@@ -24,12 +24,12 @@ BASELINES = {
 }
 SENTENCES = {
     "integrated": (
-        "Integrated gradients from {baseline}: the scores sum to {sum:.2f}, and the answer differs by {difference:.2f}.",
-        "Gradientes integrados desde {baseline}: los valores suman {sum:.2f} y la respuesta cambia en {difference:.2f}.",
+        "Integrated gradients from {baseline}: they sum to {sum:.2f}, and the answer differs by {difference:.2f}.",
+        "Gradientes integrados desde {baseline}: suman {sum:.2f} y la respuesta cambia en {difference:.2f}.",
     ),
     "incomplete": (
         " They are not complete, because the model jumps on the way; choose another baseline.",
-        " Los valores no están completos: el modelo salta en el camino; elija otra referencia.",
+        " No están completos: el modelo salta en el camino; elija otra referencia.",
     ),
     "gradient": (
         "Gradient x input: the slope of the answer at this text. The scores need not sum to anything.",

@@ -12,13 +12,17 @@ METHODS = {
     "value_weighted": ("attention weighted by values", "atención ponderada por los valores"),
     "gradient": ("gradients", "gradientes"),
 }
+PROBABILITY = ("the log probability of", "la probabilidad logarítmica de")
 ANSWERS = {
-    "label": ("the log probability of the model's own label", "la probabilidad logarítmica de la etiqueta que da el modelo"),
-    "next": ("the log probability of the model's own next token", "la probabilidad logarítmica del token siguiente que da el modelo"),
-    "masked": ("the log probability of the model's own token in the hole", "la probabilidad logarítmica del token que el modelo pone en el hueco"),
-    "target": ("the log probability of the target", "la probabilidad logarítmica de la traducción"),
+    "label": (f"{PROBABILITY[0]} the model's own label", f"{PROBABILITY[1]} la etiqueta que da el modelo"),
+    "next": (f"{PROBABILITY[0]} the model's own next token", f"{PROBABILITY[1]}l token siguiente que da el modelo"),
+    "masked": (
+        f"{PROBABILITY[0]} the model's own token in the hole",
+        f"{PROBABILITY[1]}l token que el modelo pone en el hueco",
+    ),
+    "target": (f"{PROBABILITY[0]} the target", f"{PROBABILITY[1]} la traducción"),
     "vector": ("the direction of the text's vector (cosine)", "la dirección del vector del texto (coseno)"),
-}  # fmt: skip
+}
 REMOVALS = {
     "mask": ("the mask token replaces one token at a time", "el token de máscara sustituye un token cada vez"),
     "remove": ("one token at a time is removed", "se quita un token cada vez"),
