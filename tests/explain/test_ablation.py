@@ -1,10 +1,12 @@
 """Ablation equals zeroed columns of the output projection, in any family, and finds a planted head."""
 
+from copy import deepcopy
 from itertools import permutations
 
 import numpy as np
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -200,6 +202,15 @@ def test_bad_input_of_ablation_gets_one_line(build, lines, options, says, tokeni
     auto = {"gpt2": AutoModelForCausalLM, "bert": AutoModelForSequenceClassification}.get(config.model_type, AutoModel)
     with pytest.raises(UserError, match=says):
         ablate_heads(tiny(auto, config), tokenizer, lines, **options)
+
+
+def test_short_texts_are_named_by_their_number(tokenizer):
+    bare = deepcopy(tokenizer)
+    bare.backend_tokenizer.post_processor = TemplateProcessing(single="$A")  # no [CLS] and no [SEP]
+    model = tiny(AutoModelForCausalLM, FAMILIES["gpt2"][1]())
+    for texts, says in ((["on"], "^one token has no next"), ([TEXTS[0], ""], "^text 2: the text is empty")):
+        with pytest.raises(UserError, match=says):
+            ablate_heads(model, bare, texts)
 
 
 def test_few_texts_have_no_interval_and_labels_count(tokenizer):

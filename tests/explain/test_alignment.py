@@ -31,7 +31,7 @@ def recording(weights):
     return Recording("m", "f", source, target, {"cross": cross})
 
 
-def test_pieces_of_a_source_word_add_and_of_a_target_word_average():
+def test_source_pieces_add_and_target_pieces_average():
     # rows predict ban, cos, en, Tokyo, and the end
     rows = [
         [0.0, 0.1, 0.1, 0.0, 0.7, 0.1],

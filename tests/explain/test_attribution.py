@@ -91,7 +91,7 @@ def test_an_incomplete_integral_says_so(case, tokenizer, monkeypatch):
     assert not found.complete
     assert found.steps == 32
     assert "not complete" in found.describe("en")
-    assert "no están completos" in found.describe("es")
+    assert "No están completos" in found.describe("es")
 
 
 def test_gradient_x_input_is_that_of_autograd(case, tokenizer):

@@ -106,7 +106,7 @@ def test_the_measure_is_scipy_on_numbers_by_hand(tokenizer):
         scores = {
             "last_layer": seen.weights[1][:, 0, written].mean(0),
             "all_layers": (seen.weights[0] + seen.weights[1])[:, 0, written].mean(0),
-            "rollout": rollout(seen)[0, written],
+            "rollout": rollout(seen)[-1][0, written],
             "value_weighted": (seen.value_norms[0] + seen.value_norms[1])[:, 0, written].mean(0),
             "gradient": (embeds * embeds.grad).sum(-1)[0].detach().abs().numpy()[written],
         }

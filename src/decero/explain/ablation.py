@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from decero.errors import UserError
-from decero.explain.capture import editing, plan
-from decero.explain.estimates import Estimate, estimate
-from decero.explain.explained import Explained, What, mask_of, own_answer, target_of, what_is_explained
+from decero.explain.capture import call_order, editing
+from decero.explain.estimates import TextMean, estimate
+from decero.explain.explained import Explained, What, mask_of, numbered, own_answer, target_of, what_is_explained
 from decero.explain.record import accepted, as_recorded, read_texts
 from decero.explain.recording import Kind
 
@@ -36,8 +36,8 @@ LOSSES: dict[What, dict[str, str]] = {
     },
     "target": {"en": "loss of the tokens of the target", "es": "pérdida de los tokens de la traducción"},
     "vector": {
-        "en": "1 minus the cosine with the text's vector of the whole model",
-        "es": "1 menos el coseno con el vector que da el modelo entero",
+        "en": "1 minus the cosine with the vector of the whole model: a distance, never below 0",
+        "es": "1 menos el coseno con el vector del modelo entero: una distancia, nunca menor que 0",
     },
 }
 
@@ -49,7 +49,7 @@ class HeadEffect:
     kind: Kind
     layer: int
     head: int
-    change: Estimate
+    change: TextMean
 
 
 @dataclass(frozen=True)
@@ -112,23 +112,23 @@ def ablate_heads(
     if not texts:
         raise UserError("ablation needs a text")
     with as_recorded(model), torch.no_grad():
-        scored = [
-            scored_by_loss(
-                model, tokenizer, text, number, target=targets[number] if targets else None,
-                label=None if labels is None else labels[number], seed=seed,
-            ) for number, text in enumerate(texts)
-        ]  # fmt: skip
+        scored = []
+        for number, text in enumerate(texts):
+            target = targets[number] if targets else None
+            label = None if labels is None else labels[number]
+            with numbered(number, len(texts)):
+                scored.append(scored_by_loss(model, tokenizer, text, number, target=target, label=label, seed=seed))
         heads = _heads_of(model, scored[0])
         means = _mean_outputs(model, scored) if replacement == "mean" else {}
         losses, changes = np.zeros(len(texts)), np.zeros((len(heads), len(texts)))
-        for number, text in enumerate(scored):
-            losses[number] = _loss(text.scores(model))[0]
-            changes[:, number] = _losses_without(model, text, heads, means) - losses[number]
+        for number, each in enumerate(scored):
+            losses[number] = _loss(each.scores(model))[0]
+            changes[:, number] = _losses_without(model, each, heads, means) - losses[number]
             done(number + 1)
     effects = [
         HeadEffect(each.kind, each.layer, each.head, estimate(row)) for each, row in zip(heads, changes, strict=True)
     ]
-    loss = float(losses.mean()) + (scored[0].what == "vector")  # a cosine of 1 is no loss
+    loss = 0.0 if scored[0].what == "vector" else float(losses.mean())  # the text is at no distance from itself
     return Ablation(scored[0].what, replacement, loss, len(texts), sorted(effects, key=lambda each: -each.change.mean))
 
 
@@ -149,7 +149,7 @@ def scored_by_loss(
     if what == "label" and label is not None:
         labels = len(model.config.id2label or {})
         if not 0 <= label < labels:
-            raise UserError(f"text {number + 1}: no label {label}; there are {labels}, from 0")
+            raise UserError(f"no label {label}; there are {labels}, from 0")
         return Explained(what, inputs, (0,), (label,))
     if what in ("label", "vector"):
         return own_answer(model, tokenizer, inputs)
@@ -158,13 +158,11 @@ def scored_by_loss(
     ids = inputs["input_ids"][0].tolist()
     if what == "next":
         if len(ids) < 2:
-            raise UserError(
-                f"text {number + 1} has one token, so there is no next token to predict; give a longer text"
-            )
+            raise UserError("one token has no next token to predict; give a longer text")
         return Explained(what, inputs, tuple(range(len(ids) - 1)), tuple(ids[1:]))
     written = [i for i, piece in enumerate(source.pieces) if not piece.special and piece.id != tokenizer.mask_token_id]
     if not written:
-        raise UserError(f"text {number + 1} has no token to mask; give a longer text")
+        raise UserError("the text has no token to mask; give a longer text")
     count = max(1, round(MASKED * len(written)))
     positions = tuple(sorted(np.random.default_rng([seed, number]).permutation(written)[:count].tolist()))
     masked_1L = inputs["input_ids"].clone()
@@ -174,7 +172,7 @@ def scored_by_loss(
 
 def _heads_of(model: PreTrainedModel, text: Explained) -> list[_Head]:
     """List all heads with the number of their attention call. Raises UserError for attention code of its own."""
-    how = plan(model, text.inputs)
+    how = call_order(model, text.inputs)
     if how is None:
         raise UserError(f"this {model.config.model_type} model shows no attention: it has none, or hides it")
     if how.calls is None:

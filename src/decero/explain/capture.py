@@ -92,7 +92,7 @@ def _tapping(tap: _Tap) -> Iterator[None]:
 def editing(model: PreTrainedModel, change: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
     """Let `change(number of the attention call, mix)` replace what each call hands to its output projection.
 
-    mix: (batch, queries, heads, head size). For a family whose plan has calls; its pass runs inside this context.
+    mix: (batch, queries, heads, head size). For a family whose order has calls; its pass runs inside this context.
     """
     with attending_with(model, KERNEL), _tapping(_Tap(wanted=(), change=change)):
         yield

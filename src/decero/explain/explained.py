@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -152,6 +153,17 @@ def mask_of(tokenizer: PreTrainedTokenizerBase) -> int:
             "the tokenizer has no mask token; use a masked language model with the tokenizer it was trained on"
         )
     return tokenizer.mask_token_id
+
+
+@contextmanager
+def numbered(number: int, texts: int) -> Iterator[None]:
+    """Say in an error which of several texts it is about. number: from 0."""
+    try:
+        yield
+    except UserError as error:
+        if texts == 1:
+            raise
+        raise UserError(f"text {number + 1}: {error}") from error
 
 
 def _twice(value: Any) -> Any:

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from decero.errors import UserError
 from decero.explain.attribution import Method, attribute
-from decero.explain.estimates import Estimate, estimate
-from decero.explain.explained import OF_THE_SOURCE, Explained, mask_of, own_answer, what_is_explained
+from decero.explain.estimates import TextMean, estimate
+from decero.explain.explained import OF_THE_SOURCE, Explained, mask_of, numbered, own_answer, what_is_explained
 from decero.explain.pieces import encode
 from decero.explain.record import accepted, as_recorded, record
 from decero.explain.recording import Attention, Piece
@@ -61,7 +61,7 @@ class Faithfulness:
     row: which row of the attention was read. removal: whether a mask token replaced a token, or the token was removed.
     """
 
-    methods: dict[str, Estimate]
+    methods: dict[str, TextMean]
     heads: np.ndarray
     texts: list[TextFaithfulness] = field(repr=False)
     short: int
@@ -95,7 +95,8 @@ def measure_faithfulness(
     with as_recorded(model):
         for number, text in enumerate(texts):
             first, second = text if isinstance(text, tuple) else (text, None)
-            found, row = _measure(model, tokenizer, first, second, targets[number] if targets else None)
+            with numbered(number, len(texts)):
+                found, row = _measure(model, tokenizer, first, second, targets[number] if targets else None)
             measured.append(found)
             done(number + 1)
     return summarize(measured, row, removal_of(tokenizer))
@@ -128,7 +129,7 @@ def _measure(
     heads_LHN = np.stack([shown(attention.weights[layer]) for layer in sorted(attention.weights)])
     scores = {"last_layer": heads_LHN[-1].mean(0), "all_layers": heads_LHN.mean((0, 1))}
     if attention.kind != "cross":
-        scores["rollout"] = shown(rollout(attention))
+        scores["rollout"] = shown(rollout(attention)[-1])
     if attention.value_norms:
         scores["value_weighted"] = np.mean([shown(each).mean(0) for each in attention.value_norms.values()], axis=0)
     if explained.what != "vector" or find_spec("captum") is not None:
