@@ -7,7 +7,18 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModel, BertConfig, BertModel, FNetConfig, MambaConfig
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    BigBirdConfig,
+    BigBirdForMaskedLM,
+    FNetConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+)
 
 from decero.data.tokenizer import train_tokenizer
 from decero.errors import UserError
@@ -60,10 +71,10 @@ def test_a_recording_is_the_models_own_attention(family, tiny, sentinel_tokenize
 
 def test_all_of_a_model_is_put_back_also_after_an_error(tiny, sentinel_tokenizer, monkeypatch):
     model = tiny("t5").train().bfloat16()
-    before = {name: each.clone() for name, each in model.state_dict().items()}
+    before, kernel = {name: each.clone() for name, each in model.state_dict().items()}, attention_of(model)
 
     def check():
-        assert attention_of(model) == attention_of(model.decoder) == "sdpa"
+        assert attention_of(model) == attention_of(model.decoder) == kernel
         assert all(each.training for each in model.modules())
         hooks = [hook for each in model.modules() for hook in (*each._forward_hooks.values(), *each._forward_pre_hooks)]
         assert not [hook for hook in hooks if getattr(hook, "__module__", "") != "transformers.utils.output_capturing"]
@@ -81,8 +92,18 @@ def test_all_of_a_model_is_put_back_also_after_an_error(tiny, sentinel_tokenizer
     check()
 
 
+def test_a_model_that_changes_itself_is_put_back_too(sentinel_tokenizer):
+    sizes = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 8}
+    model = BigBirdForMaskedLM(BigBirdConfig(vocab_size=113, block_size=2, num_random_blocks=1, **sizes))
+    sparse = model.bert.encoder.layer[0].attention.self
+    with pytest.raises(UserError, match="this big_bird model shows no attention"):
+        record(model, sentinel_tokenizer, TEXT)  # its short pass would make it dense for good
+    assert model.bert.encoder.layer[0].attention.self is sparse
+    assert model.bert.attention_type == model.bert.encoder.attention_type == "block_sparse"
+
+
 def test_a_model_that_changes_when_recorded_is_refused(tiny, tokenizer, monkeypatch):
-    moves = iter((0, 1e-3))
+    moves = iter((0, 0, 1e-3))
     monkeypatch.setattr(module, "answer_of", lambda outputs: outputs.logits + next(moves))
     with pytest.raises(UserError, match="this bert model computes something else while it is recorded: logits move by"):
         record(tiny("bert"), tokenizer, TEXT)
@@ -116,8 +137,43 @@ def test_bad_input_gets_one_line(tiny, tokenizer, sentinel_tokenizer):
     bare = deepcopy(tokenizer)
     bare.backend_tokenizer.post_processor = TemplateProcessing("$A", "$A $B", [])
     refused("the text is empty", tiny("llama"), bare, "")
-    headless = AutoModel.from_config(tiny("t5").config)
-    refused("T5Model has no head that writes: give a target", headless, sentinel_tokenizer, TEXT)
+
+
+def test_a_row_that_sums_to_less_than_one_is_refused(tiny, tokenizer, monkeypatch):
+    capture = module.capture
+
+    def scaled(factor):
+        def changed(*args, **options):
+            weights, calls, outputs = capture(*args, **options)
+            return {kind: {i: w * factor for i, w in each.items()} for kind, each in weights.items()}, calls, outputs
+
+        return changed
+
+    for factor, line in (
+        (0.5, "shows a part of its attention only: rows sum to 0.5"),
+        (2, "no attention: they sum to 2"),
+    ):
+        monkeypatch.setattr(module, "capture", scaled(factor))
+        with pytest.raises(UserError, match=line):
+            record(tiny("bert"), tokenizer, TEXT)
+
+
+def test_a_planted_head_is_bright_at_the_previous_token(sentinel_tokenizer):
+    sizes = {"n_embd": 64, "n_layer": 1, "n_head": 2, "n_positions": 31}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=113, **sizes, bos_token_id=2, eos_token_id=1)).eval()
+    for each in (model.transformer.wte, model.transformer.h[0].attn.c_attn):
+        each.weight.data.zero_()
+    model.transformer.wpe.weight.data.copy_(torch.eye(31, 64))
+    planted = model.transformer.h[0].attn.c_attn.weight.data  # (D, 3 D): q, k, v; head 0 first
+    for i in range(1, 31):
+        planted[i, i - 1] = 3  # the query of position i asks for i - 1
+    planted[range(31), range(64, 64 + 31)] = 3  # the key of position i is i
+    weights = record(model, sentinel_tokenizer, TEXT).attentions["causal"].weights[0]
+    length = weights.shape[-1]
+    assert length > 20
+    assert weights[0].argmax(-1).tolist() == [0, *range(length - 1)]
+    assert weights[0][range(1, length), range(length - 1)].min() > 0.9
+    assert_allclose(weights[1], np.tril(np.ones((length, length))) / np.arange(1, length + 1)[:, None], atol=1e-6)
 
 
 def test_only_the_chosen_layers_are_kept(tiny, tokenizer):
@@ -177,6 +233,14 @@ def test_a_target_is_shifted_behind_the_start_token(tiny, sentinel_tokenizer):
     assert written.target is not None
 
 
+def test_a_head_that_writes_nothing_reads_the_text_twice(tiny, sentinel_tokenizer):
+    model = AutoModelForSequenceClassification.from_config(tiny("bart", eos_token_id=1, bos_token_id=0).config).eval()
+    recording = record(model, sentinel_tokenizer, TEXT)
+    assert any("the decoder reads the same text" in note for note in recording.notes)
+    ids = torch.tensor([[piece.id for piece in recording.attentions["self"].keys]])
+    assert_allclose(recording.logits, model(input_ids=ids).logits.detach().numpy(), atol=1e-6)  # it shifts by itself
+
+
 def test_the_residual_stream_is_what_layers_read_and_write(tiny, sentinel_tokenizer):
     for family, normed in (("bert", True), ("llama", False), ("albert", True), ("decero_decoder", False)):
         model = tiny(family)
@@ -193,7 +257,7 @@ def test_the_residual_stream_is_what_layers_read_and_write(tiny, sentinel_tokeni
 
 
 def test_value_norms_are_those_of_the_summands_of_a_head(tiny, sentinel_tokenizer):
-    for family in ("bert", "llama", "gpt2", "t5", "decero_encoder_decoder"):
+    for family in ("bert", "llama", "gpt2", "bart", "decero_encoder_decoder"):
         recording = record(tiny(family), sentinel_tokenizer, TEXT, values=True)
         for attention in recording.attentions.values():
             assert sorted(attention.value_norms) == sorted(attention.weights), (family, recording.notes)
