@@ -119,14 +119,14 @@ def heads(say: Say) -> Figure:
     chosen = {
         (0, 2): "the word before", (1, 8): "the next word", (2, 7): "the start ([CLS])", (5, 11): 'most read "cat"',
     }  # fmt: skip
-    figure = Figure(figsize=(9.6, 3.6), layout="constrained")
-    for axes, ((layer, head), name) in zip(figure.subplots(1, 4, sharey=True), chosen.items(), strict=True):
+    figure = Figure(figsize=(6.6, 6.8), layout="constrained")
+    for axes, ((layer, head), name) in zip(figure.subplots(2, 2).flat, chosen.items(), strict=True):
         weights = np.round(attentions[layer][0, head].numpy() * 64) / 64
         axes.imshow(weights, cmap="Blues", vmin=0, vmax=1, interpolation="none")
-        axes.set(title=f"{say('layer')} {layer}, {say('head')} {head}:\n{say(name)}", xlabel=say("token that is read"))
+        axes.set(title=f"{say('layer')} {layer}, {say('head')} {head}: {say(name)}")
+        axes.set(xlabel=say("token that is read"), ylabel=say("token that reads"))
         axes.set_xticks(range(len(tokens)), tokens, rotation=90, fontsize=7)
         axes.set_yticks(range(len(tokens)), tokens, fontsize=7)
-    figure.axes[0].set_ylabel(say("token that reads"))
     return figure
 
 
