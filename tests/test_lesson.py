@@ -111,10 +111,14 @@ def test_a_wrong_answer_is_noticed():
 def test_a_page_has_equations_code_tests_and_exercises(page):
     text = page.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 120
-    assert re.search(r"^    \S", BLOCK.sub("", text), flags=re.M)
-    targets = [target for _, target in LINK.findall(text)]
-    assert any("/src/" in target for target in targets)
-    assert any("/tests/" in target for target in targets)
+    sections = [
+        part for part in re.split(r"^#+ ", BLOCK.sub("", text), flags=re.M) if re.search(r"^    \S", part, re.M)
+    ]
+    assert sections
+    for section in sections:
+        targets = " ".join(target for _, target in LINK.findall(section))
+        assert "/src/" in targets, section
+        assert "/tests/" in targets, section
     exercises = EXERCISE.findall(text)
     assert exercises == [str(n + 1) for n in range(len(exercises))]
     assert 3 <= len(exercises) <= 5
