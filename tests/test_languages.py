@@ -25,9 +25,9 @@ def links(page: str) -> list[str]:
 
 
 def figures(page: str) -> list[str]:
-    """Every number, without the marks between its digits, since they differ."""
+    """Every number outside of blocks; a comma or a space may group its digits by three."""
     prose = re.sub(r"^```.*?^```", "", page, flags=re.M | re.S)
-    return [re.sub(r"[.,]", "", number) for number in re.findall(r"\d+(?:[.,]\d+)*", prose)]
+    return re.findall(r"\d+(?:\.\d+)*", re.sub(r"(?<=\d)[, ](?=\d{3}\b)", "", prose))
 
 
 def test_the_spanish_readme_has_the_commands_of_the_english():
