@@ -150,6 +150,7 @@ def same_place(page: Path, target: str) -> str:
     path, _, anchor = target.partition("#")
     place = (page.parent / path).resolve()
     english = {spanish: english for english, spanish in PAIRS} | {SPANISH / "erratas.md": ENGLISH / "errata.md"}
+    english |= {SPANISH / f"parte_{part}.ipynb": ENGLISH / f"part_{part}.ipynb" for part in (1, 2)}
     place = english.get(place, place)
     place = ENGLISH / place.relative_to(SPANISH) if place.is_relative_to(SPANISH / "pictures") else place
     return f"{place.relative_to(ROOT)}#{anchor}"
