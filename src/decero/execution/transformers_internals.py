@@ -13,6 +13,7 @@ Each name has a test of its own in tests/execution/test_transformers_internals.p
     layers to recompute      GradientCheckpointingLayer                                  sharding, memory
     exported code            get_relative_import_files                                   remote code
     a refused configuration  StrictDataclassError                                        presets, checkpoints
+    order of the tokens      see position_modules.py                                     explain
 """
 
 from collections.abc import Callable, Iterable, Iterator
