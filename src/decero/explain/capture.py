@@ -47,6 +47,7 @@ class _Tap:
     calls: dict[int, AttentionCall] = field(default_factory=dict)
     count: int = 0
     last: AttentionCall | None = None
+    change: Callable[[int, Tensor], Tensor] | None = None
 
 
 _TAP: ContextVar[_Tap | None] = ContextVar("decero_explain", default=None)
@@ -68,6 +69,7 @@ def _eager_function(module: nn.Module) -> Callable[..., Any]:
 def _kept_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
     mix, weights = _eager_function(module)(module, query, key, value, *args, **kwargs)
     if (tap := _TAP.get()) is not None:
+        mix = mix if tap.change is None else tap.change(tap.count, mix)
         if tap.wanted is None or tap.count in tap.wanted:
             tap.calls[tap.count] = tap.last = AttentionCall(value, mix, weights)
         tap.count += 1
@@ -84,6 +86,16 @@ def _tapping(tap: _Tap) -> Iterator[None]:
         yield
     finally:
         _TAP.reset(token)
+
+
+@contextmanager
+def editing(model: PreTrainedModel, change: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+    """Let `change(number of the attention call, mix)` replace what each call hands to its output projection.
+
+    mix: (batch, queries, heads, head size). For a family whose order has calls; its pass runs inside this context.
+    """
+    with attending_with(model, KERNEL), _tapping(_Tap(wanted=(), change=change)):
+        yield
 
 
 @contextmanager
