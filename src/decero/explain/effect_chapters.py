@@ -18,8 +18,9 @@ from decero.inference.loading import Loaded
 
 Text = str | tuple[str, str]
 MOST_SHOWN = 20  # heads in the list of those that are missed most
-LONG = 24  # words; longer texts are cut into passages: leave-one-out costs the square of the length
-MOST_PASSAGES = 8
+LONG = 20  # words; longer texts are cut into passages: leave-one-out costs the square of the length
+PASSAGES = 6  # of few long texts; more would cost more than 15 s for 512 tokens
+MOST_TEXTS = 32
 SENTENCE_END = regex.compile(r"(?<=[.!?…。！？])\s+|\n+")
 
 
@@ -68,8 +69,7 @@ def faithfulness_notes(
 ) -> FaithfulnessNotes:  # fmt: skip
     """Say how well attention ranks the tokens as leaving them out does, on the user's own texts.
 
-    Without targets, long texts are measured in passages of at most LONG words. MOST_PASSAGES are measured at most,
-    evenly spread. A model that the measure does not fit gives one sentence that says why.
+    Without targets, long texts are measured in passages, as `passages` cuts them. A model that the measure does not fit gives one sentence that says why.
     """
     w = phrases(language)
     measured: Sequence[Text] = passages(texts) if targets is None else texts
@@ -85,9 +85,9 @@ def faithfulness_notes(
 
 
 def passages(texts: Sequence[Text]) -> list[Text]:
-    """Cut long texts at sentence ends, then at LONG words, and choose at most MOST_PASSAGES, evenly spread.
+    """Cut long texts at sentence ends, then at LONG words. Short sentences join their neighbours. Pairs are not cut.
 
-    Short sentences join their neighbours. Pairs are not cut.
+    Chosen, evenly spread, are PASSAGES of few texts, and of many texts as many as there are, up to MOST_TEXTS.
     """
     cut: list[Text] = []
     for text in texts:
@@ -106,8 +106,8 @@ def passages(texts: Sequence[Text]) -> list[Text]:
                 passage = passage[LONG:]
         if passage:
             cut.append(" ".join(passage))
-    step = max(1.0, len(cut) / MOST_PASSAGES)
-    return [cut[int(i * step)] for i in range(min(len(cut), MOST_PASSAGES))]
+    count = min(len(cut), max(PASSAGES, min(len(texts), MOST_TEXTS)))
+    return [cut[i * len(cut) // count] for i in range(count)]
 
 
 def _most_missed(found: Ablation, several: bool, notes: Sequence[str], language: str) -> Bars:
