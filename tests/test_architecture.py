@@ -23,6 +23,7 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself and FLOOR
     "explain": {"inference", "execution", "evaluation", "models", "data"},
     "doctor": {"tasks", "training", "execution", "data", "config"},
     "benchmark": {
+        "explain",
         "tasks",
         "planning",
         "training",
