@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from decero.errors import UserError
+from decero.explain.attribution import attribute
 from decero.explain.estimates import estimate
 from decero.explain.explained import own_answer
 from decero.explain.faithfulness import leave_one_out, measure_faithfulness, rank_correlation
@@ -93,8 +94,8 @@ def test_leave_one_out_removes_without_a_mask_token(sentinel_tokenizer):
 
 def test_the_measure_is_scipy_on_numbers_by_hand(tokenizer):
     model = tiny("bert")
-    found = measure_faithfulness(model, tokenizer, TEXTS)
-    by_hand = {name: [] for name in ("last_layer", "all_layers", "rollout", "value_weighted", "gradient")}
+    found = measure_faithfulness(model, tokenizer, TEXTS, integrated=True)
+    by_hand = {name: [] for name in ("last_layer", "all_layers", "rollout", "value_weighted", "gradient", "integrated")}
     heads = []
     for text in TEXTS:
         seen = record(model, tokenizer, text, values=True).attentions["self"]
@@ -103,7 +104,9 @@ def test_the_measure_is_scipy_on_numbers_by_hand(tokenizer):
         left_out = np.abs(leave_one_out(model, tokenizer, explained, range(1, len(seen.keys) - 1)))
         embeds = model.get_input_embeddings()(explained.ids_1L).detach().requires_grad_()
         model(inputs_embeds=embeds).logits.log_softmax(-1)[0, explained.ids[0]].backward()
+        path = attribute(model, tokenizer, explained, written=[not piece.special for piece in seen.keys])
         scores = {
+            "integrated": path.scores[0, written],
             "last_layer": seen.weights[1][:, 0, written].mean(0),
             "all_layers": (seen.weights[0] + seen.weights[1])[:, 0, written].mean(0),
             "rollout": rollout(seen)[-1][0, written],
@@ -111,7 +114,7 @@ def test_the_measure_is_scipy_on_numbers_by_hand(tokenizer):
             "gradient": (embeds * embeds.grad).sum(-1)[0].detach().abs().numpy()[written],
         }
         for name, each in scores.items():
-            by_hand[name].append(stats.spearmanr(each, left_out).statistic)
+            by_hand[name].append(stats.spearmanr(np.abs(each), left_out).statistic)
         heads.append([[stats.spearmanr(h[0, written], left_out).statistic for h in seen.weights[i]] for i in (0, 1)])
     assert found.row == "first"
     assert set(found.methods) == set(by_hand)
@@ -169,7 +172,8 @@ def test_rows_are_those_of_the_answer(tokenizer, sentinel_tokenizer):
         text = found.texts[0]
         assert found.row == row
         assert found.removal == ("remove" if name in ("gpt2", "t5") else "mask")
-        assert len(text.left_out) == len(text.tokens) == text.heads.shape[-1] == len(text.scores["gradient"])
+        assert len(text.left_out) == len(text.tokens) == text.heads.shape[-1]
+        assert ("gradient" in text.scores, "integrated" in text.scores) == (name != "vector", name == "vector")
         assert all(value.low is None for value in found.methods.values())
         assert not any(text.pieces[i].special for i in text.tokens)
         if name == "masked":  # the middle token was masked, and is not left out

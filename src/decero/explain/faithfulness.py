@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from decero.errors import UserError
-from decero.explain.attribution import Method, attribute
+from decero.explain.attribution import attribute
 from decero.explain.estimates import TextMean, estimate
 from decero.explain.explained import OF_THE_SOURCE, Explained, mask_of, numbered, own_answer, what_is_explained
 from decero.explain.pieces import encode
@@ -71,7 +71,7 @@ class Faithfulness:
 
 def measure_faithfulness(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | tuple[str, str]], *,
-    targets: Sequence[str] | None = None, done: Callable[[int], Any] = lambda texts: None,
+    targets: Sequence[str] | None = None, integrated: bool = False, done: Callable[[int], Any] = lambda texts: None,
 ) -> Faithfulness:  # fmt: skip
     """Compare attention and gradients with leave-one-out on the user's own texts.
 
@@ -79,10 +79,12 @@ def measure_faithfulness(
     language model answers at the holes of a text; in a text without a hole its middle token is masked.
     done: called with the number of each finished text.
 
+    integrated: also integrated gradients, which need captum and as much time as leave-one-out or more.
+
     The methods are `last_layer` and `all_layers` (raw attention, mean over heads), `rollout` (not for cross-attention),
-    `value_weighted` (mean over layers and heads; absent where the family hides its values) and `gradient`: gradient x
-    input, and for a model without a head integrated gradients (absent without captum), because the gradient of a cosine
-    with itself is 0.
+    `value_weighted` (mean over layers and heads; absent where the family hides its values), `gradient` (gradient x
+    input) and `integrated`. The gradient of a cosine with itself is 0, so a model without a head has integrated
+    gradients instead, if captum is there.
 
     Raises UserError: no text; targets that are not as many; what `record` and `own_answer` refuse.
     """
@@ -96,14 +98,19 @@ def measure_faithfulness(
         for number, text in enumerate(texts):
             first, second = text if isinstance(text, tuple) else (text, None)
             with numbered(number, len(texts)):
-                found, row = _measure(model, tokenizer, first, second, targets[number] if targets else None)
+                found, row = _measure(model, tokenizer, first, second, targets[number] if targets else None, integrated)
             measured.append(found)
             done(number + 1)
     return summarize(measured, row, removal_of(tokenizer))
 
 
 def _measure(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, text_b: str | None, target: str | None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    text_b: str | None,
+    target: str | None,
+    integrated: bool,
 ) -> tuple[TextFaithfulness, Row]:
     source = encode(model, tokenizer, text, text_b)
     if not model.config.is_encoder_decoder:
@@ -132,11 +139,14 @@ def _measure(
         scores["rollout"] = shown(rollout(attention)[-1])
     if attention.value_norms:
         scores["value_weighted"] = np.mean([shown(each).mean(0) for each in attention.value_norms.values()], axis=0)
-    if explained.what != "vector" or find_spec("captum") is not None:
-        method: Method = "integrated_gradients" if explained.what == "vector" else "gradient_x_input"
+    vector = explained.what == "vector"
+    if not vector:
+        slope = attribute(model, tokenizer, explained, "gradient_x_input", summed=True)
+        scores["gradient"] = slope.scores[0, tokens]
+    if integrated or (vector and find_spec("captum") is not None):
         written = [not piece.special for piece in attention.keys]
-        attributed = attribute(model, tokenizer, explained, method, written=written, summed=True)
-        scores["gradient"] = attributed.scores[0, tokens]
+        path = attribute(model, tokenizer, explained, written=written, summed=True)
+        scores["integrated"] = path.scores[0, tokens]
     left_out = leave_one_out(model, tokenizer, explained, tokens)
     return TextFaithfulness(attention.keys, tokens, explained, left_out, scores, heads_LHN), row
 

@@ -10,7 +10,8 @@ METHODS = {
     "all_layers": ("raw attention, mean of the layers", "atención sin ponderar, media de las capas"),
     "rollout": ("attention rollout", "atención acumulada (rollout)"),
     "value_weighted": ("attention weighted by values", "atención ponderada por los valores"),
-    "gradient": ("gradients", "gradientes"),
+    "gradient": ("gradient x input", "gradiente x entrada"),
+    "integrated": ("integrated gradients", "gradientes integrados"),
 }
 PROBABILITY = ("the log probability of", "la probabilidad logarítmica de")
 ANSWERS = {
