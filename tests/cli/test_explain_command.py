@@ -6,7 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from decero.cli.main import main
 
@@ -19,7 +26,8 @@ def models(tokenizer, sentinel_tokenizer, tmp_path_factory):
     """Folders of a tiny BERT, Llama and T5 with a tokenizer each."""
     torch.manual_seed(0)
     vocab = {"vocab_size": len(tokenizer), "max_position_embeddings": 64}
-    sizes = {"vocab_size": len(sentinel_tokenizer), "d_model": 22, "d_kv": 11, "d_ff": 29, "num_layers": 2, "num_heads": 2}
+    sizes = {"vocab_size": len(sentinel_tokenizer), "d_model": 22, "d_kv": 11, "d_ff": 29}
+    sizes |= {"num_layers": 2, "num_heads": 2}
     built = {
         "bert": (BertForMaskedLM(BertConfig(**SIZES, **vocab)), tokenizer),
         "llama": (LlamaForCausalLM(LlamaConfig(**SIZES, **vocab)), tokenizer),
@@ -97,10 +105,10 @@ def test_pictures_of_a_head_and_of_a_view(models, tmp_path):
         ([TEXT, "--png", "a.png", "--head", "1"], "--head 1 needs --layer L"),
         ([TEXT, "--png", "a.png", "--layer", "-1"], "-1 is not a whole number from 0 on"),
         ([TEXT, "--png", "a.png", "--layer", "3"], "--layer 3: there are 3 layers of self attention, from 0 to 2"),
-        ([TEXT, "--out", "a.html", "--layer", "0", "--head", "2"], "--head 2: there are 2 heads of self attention, from"),
+        ([TEXT, "--out", "a.html", "--layer", "0", "--head", "2"], "--head 2: there are 2 heads of self"),
         ([TEXT, "--png", "a.png", "--kind", "cross"], "--kind cross: this bert model has self attention only"),
         ([TEXT, "--png", "a.png", "--view", "lens", "--layer", "0"], "--layer has no effect on --view lens"),
-        ([TEXT, "--png", "a.png", "--view", "lens", "--view", "rollout"], "--png and --svg draw one view; 2 were given"),
+        ([TEXT, "--png", "a.png", "--view", "lens", "--view", "rollout"], "draw one view; 2 were given"),
         ([TEXT, "--out", "a.html", "--view", "heads"], "invalid choice: 'heads'"),
         ([TEXT, "--out", "a.html", "--target", "x"], "has no decoder beside an encoder: give no target"),
         (["  ", "--out", "a.html"], "the text is empty"),

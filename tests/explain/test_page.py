@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.explain.recordings import hand_made
 
 from decero.explain import page as page_module
 from decero.explain.page import Line, index_page, page
@@ -17,9 +18,9 @@ from decero.explain.phrases import PHRASES, phrases
 from decero.explain.pieces import Piece
 from decero.explain.tiles import LARGEST_ERROR, decode, encode
 from decero.explain.views import Bars, Curves, Heatmap, Passage, Table, View, label
-from tests.explain.recordings import hand_made
 
-HOSTILE = ["[CLS]", "</script><script>alert(1)</script>", "\"'&amp;", "🙂", "שלום", "\u202eevil", "a\x00b", "{{ 7*7 }}", "\n"]
+HOSTILE = ["[CLS]", "</script><script>alert(1)</script>", "\"'&amp;", "🙂", "שלום", "\u202eevil", "a\x00b"]
+HOSTILE += ["{{ 7*7 }}", "\n"]
 ATTENTION = View("attention", "Attention", "about", "caution")
 SCRIPT = (Path(page_module.__file__).with_name("page.js")).read_text(encoding="utf-8")
 

@@ -6,10 +6,10 @@ import time
 
 import numpy as np
 import pytest
+from tests.explain.recordings import hand_made
 
 from decero.explain.page import page
 from decero.explain.views import Heatmap, View
-from tests.explain.recordings import hand_made
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]

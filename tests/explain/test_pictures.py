@@ -6,10 +6,10 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
+from tests.explain.recordings import hand_made
 
 from decero.explain.pictures import draw_head, draw_heads, draw_panel, render
 from decero.explain.views import Bars, Curves, Heatmap, Passage, Table
-from tests.explain.recordings import hand_made
 
 WORDS = ["[CLS]", "the", "cat", "$x", "sat"]
 SIGNED = np.array([[1.0, -2.0, 0.5], [0.0, np.nan, 1.0]])

@@ -30,10 +30,10 @@ def add_explain(commands) -> None:
     parser.add_argument(
         "--layer", type=_from_zero, metavar="L", help="layer of the picture, and the one the page opens; from 0"
     )
-    parser.add_argument("--head", type=_from_zero, metavar="H", help="head of that layer, from 0 (picture: default all)")
     parser.add_argument(
-        "--kind", choices=KINDS, help="attention of the picture (default: cross of an encoder-decoder, else the only one)"
+        "--head", type=_from_zero, metavar="H", help="head of that layer, from 0 (picture: default all)"
     )
+    parser.add_argument("--kind", choices=KINDS, help="attention of the picture (default: cross if there is one)")
     parser.add_argument("--target", metavar="TEXT", help="what the decoder reads (default: what the model writes)")
     parser.add_argument(
         "--language", choices=("en", "es"), default="en", help="of the words in the page: en (default) or es"
@@ -53,7 +53,8 @@ def _run(arguments: argparse.Namespace) -> None:
     texts = _texts(arguments)
     one_page = arguments.out is not None and arguments.out.suffix == ".html"
     if len(texts) > 1 and (one_page or arguments.png or arguments.svg or arguments.target is not None):
-        wrong = "--target" if arguments.target is not None else "--out" if one_page else "--png" if arguments.png else "--svg"
+        given = {"--target": arguments.target is not None, "--out": one_page, "--png": arguments.png, "--svg": True}
+        wrong = next(option for option, there in given.items() if there)
         fix = "a folder: it gets a page a line" if wrong == "--out" else "one text, and --out with a folder for more"
         raise UserError(f"{arguments.text}: {len(texts)} lines, but {wrong} is for one text; give {fix}")
     _explain(arguments, texts, one_page)

@@ -1,6 +1,7 @@
-"""Turn what was found inside a model into the chapters of a page: attention, layers, rollout, positions, attribution."""
+"""Turn what was found inside a model into the chapters of a page."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,7 @@ def lens_view(loaded: Loaded, recording: Recording, language: str) -> View:
         where = f" ({w[stack]})" if len(recording.hidden) > 1 else ""
         panels += _hidden_panels(hidden, where, language)
     if not panels:
-        raise UserError(f"{loaded.name}: the layers of this {recording.family} model cannot be found; use another --view")
+        raise UserError(f"{loaded.name}: the layers of this {recording.family} model cannot be found")
     return view_of("lens", language, panels)
 
 
@@ -178,5 +179,6 @@ def _answer(loaded: Loaded, found: Attribution, number: int, language: str) -> s
         return w[f"explains_{what}"]
     token = found.explained.ids[number]
     if what == "label":
-        return w["explains_label"].format(answer=printable(str(loaded.model.config.id2label[token])))
+        names: Any = loaded.model.config.id2label
+        return w["explains_label"].format(answer=printable(str(names[token])))
     return w["explains_token"].format(answer=printable(token_text(loaded.tokenizer, token).strip(" ")) or "␣")

@@ -69,7 +69,8 @@ def faithfulness_notes(
 ) -> FaithfulnessNotes:  # fmt: skip
     """Say how well attention ranks the tokens as leaving them out does, on the user's own texts.
 
-    Without targets, long texts are measured in passages, as `passages` cuts them. A model that the measure does not fit gives one sentence that says why.
+    Without targets, long texts are measured in passages, as `passages` cuts them. A model that the measure does not fit
+    gives one sentence that says why.
     """
     w = phrases(language)
     measured: Sequence[Text] = passages(texts) if targets is None else texts

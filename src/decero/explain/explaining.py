@@ -31,8 +31,9 @@ class Explainer:
     """
 
     def __init__(
-        self, loaded: Loaded, texts: Sequence[Text], *, target: str | None = None, views: Sequence[str] = ("attention",),
-        language: str = "en", place: Place = (None, None, None), done: Callable[..., Any] = lambda *step: None,
+        self, loaded: Loaded, texts: Sequence[Text], *, target: str | None = None,
+        views: Sequence[str] = ("attention",), language: str = "en", place: Place = (None, None, None),
+        done: Callable[..., Any] = lambda *step: None,
     ):  # fmt: skip
         self.loaded = loaded
         self.texts = list(texts)

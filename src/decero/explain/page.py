@@ -82,8 +82,8 @@ def index_page(model: str, lines: Sequence[Line], language: str = "en") -> str:
 
 def _render(language: str, **parts: Any) -> str:
     environment = Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True,
+        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     return environment.get_template("page.html.jinja").render(language=language, w=phrases(language), **parts)
 
@@ -159,7 +159,8 @@ def _bars(panel: Bars) -> dict[str, Any]:
         interval = "" if low is None or high is None else f"[{_written(low)}, {_written(high)}]"
         start, end = sorted((at(0), at(value if np.isfinite(value) else 0)))
         bars.append({
-            "name": printable(name), "value": _written(value), "interval": interval, "sign": "rise" if value >= 0 else "fall",
+            "name": printable(name), "value": _written(value), "interval": interval,
+            "sign": "rise" if value >= 0 else "fall",
             "start": start, "width": round(end - start, 2), "low": None if low is None else at(low),
             "high": None if high is None else at(high),
         })  # fmt: skip

@@ -25,18 +25,18 @@ PHRASES: dict[str, tuple[str, str]] = {
     # attention
     "attention": ("Attention", "Atención"),
     "attention_about": (
-        "Each small picture is one head. A row is the token that looks (the query), a column the token that it looks at "
-        "(the key). Each row sums to 1. The darker the cell, the more of that token's value is mixed in.",
-        "Cada imagen pequeña es una cabeza. La fila es el token que mira (la consulta) y la columna el token mirado (la "
-        "clave). Cada fila suma 1. Cuanto más oscura es la celda, más entra del valor de ese token.",
+        "Each small picture is one head. A row is the token that looks (the query), a column the token that it looks "
+        "at (the key). Each row sums to 1. The darker the cell, the more of that token's value is mixed in.",
+        "Cada imagen pequeña es una cabeza. La fila es el token que mira (la consulta) y la columna el token mirado "
+        "(la clave). Cada fila suma 1. Cuanto más oscura es la celda, más entra del valor de ese token.",
     ),
     "attention_caution": (
         "A weight says how much is mixed in one layer. It does not say how important a token is for the answer: later "
-        "layers, residuals and the size of the values decide too. The line under the picture says how well weights and "
-        "importance agree on your text.",
-        "Un peso dice cuánto se mezcla en una capa. No dice cuánto importa un token para la respuesta: también deciden "
-        "las capas siguientes, los residuos y el tamaño de los valores. La línea bajo la imagen dice cuánto coinciden "
-        "pesos e importancia en su texto.",
+        "layers, residuals and the size of the values decide too. The line under the picture says how well weights "
+        "and importance agree on your text.",
+        "Un peso dice cuánto se mezcla en una capa. No dice cuánto importa un token para la respuesta: también "
+        "deciden las capas siguientes, los residuos y el tamaño de los valores. La línea bajo la imagen dice cuánto "
+        "coinciden pesos e importancia en su texto.",
     ),
     "self": ("self-attention of the encoder", "autoatención del codificador"),
     "causal": ("causal self-attention of the decoder", "autoatención causal del descodificador"),
@@ -69,19 +69,20 @@ PHRASES: dict[str, tuple[str, str]] = {
     "weight": ("weight", "peso"),
     "without_sinks": ("without sinks", "sin sumideros"),
     "sinks_note": (
-        "Without sinks: the columns {sinks} are left out and each row is renormalised, so it sums to 1 over the others. "
-        "These are not the model's weights; two digits are right. A row with less than 0.5 % left is empty.",
-        "Sin sumideros: se quitan las columnas {sinks} y cada fila se renormaliza, de modo que suma 1 sobre las demás. "
-        "No son los pesos del modelo; dos cifras son correctas. Una fila a la que queda menos de 0,5 % está vacía.",
+        "Without sinks: the columns {sinks} are left out and each row is renormalised, so it sums to 1 over the "
+        "others. These are not the model's weights; two digits are right. A row with less than 0.5 % left is empty.",
+        "Sin sumideros: se quitan las columnas {sinks} y cada fila se renormaliza, de modo que suma 1 sobre las "
+        "demás. No son los pesos del modelo; dos cifras son correctas. Una fila a la que queda menos de 0,5 % está "
+        "vacía.",
     ),
     "show_map": ("map", "mapa"),
     "show_lines": ("lines", "líneas"),
     "picture_as": ("Picture", "Imagen"),
     "lines_note": (
-        "A line joins a query (left) with a key (right); the thicker, the larger the weight. Weights below 0.01 have no "
-        "line. Choose a token to see its lines alone.",
-        "Una línea une una consulta (izquierda) con una clave (derecha); más gruesa cuanto mayor es el peso. Los pesos "
-        "menores de 0,01 no tienen línea. Elija un token para ver solo sus líneas.",
+        "A line joins a query (left) with a key (right); the thicker, the larger the weight. Weights below 0.01 have "
+        "no line. Choose a token to see its lines alone.",
+        "Una línea une una consulta (izquierda) con una clave (derecha); más gruesa cuanto mayor es el peso. Los "
+        "pesos menores de 0,01 no tienen línea. Elija un token para ver solo sus líneas.",
     ),
     "cell": ("{query} → {key}: {weight}", "{query} → {key}: {weight}"),
     "choose_cell": ("Point at a cell.", "Señale una celda."),
@@ -113,9 +114,9 @@ PHRASES: dict[str, tuple[str, str]] = {
     # the other views
     "lens": ("Layer by layer", "Capa por capa"),
     "lens_about": (
-        "The hidden state of each token after each layer. The logit lens gives it to the model's own final norm and head: "
-        "the token in a cell is what the model would answer if it stopped there (nostalgebraist 2020). The last row is "
-        "the model's answer.",
+        "The hidden state of each token after each layer. The logit lens gives it to the model's own final norm and "
+        "head: the token in a cell is what the model would answer if it stopped there (nostalgebraist 2020). The last "
+        "row is the model's answer.",
         "El estado oculto de cada token tras cada capa. La lente de logits lo pasa por la norma final y la cabeza del "
         "modelo: el token de una celda es lo que el modelo respondería si parase ahí (nostalgebraist 2020). La última "
         "fila es la respuesta del modelo.",
@@ -123,23 +124,23 @@ PHRASES: dict[str, tuple[str, str]] = {
     "lens_caution": (
         "Early layers were never trained to be read by the head. A strange token there does not mean that the layer "
         "knows nothing.",
-        "Las primeras capas no se entrenaron para que la cabeza las lea. Un token extraño ahí no significa que la capa "
-        "no sepa nada.",
+        "Las primeras capas no se entrenaron para que la cabeza las lea. Un token extraño ahí no significa que la "
+        "capa no sepa nada.",
     ),
     "rollout": ("Rollout and values", "Rollout y valores"),
     "rollout_about": (
         "Three ways to sum up all layers. The mean of the heads ignores residuals. Rollout multiplies the layers and "
         "counts the residual as half (Abnar and Zuidema 2020). Value-weighted attention counts how large the mixed-in "
         "vector is (Kobayashi et al. 2020); each row is divided by its sum.",
-        "Tres formas de resumir todas las capas. La media de las cabezas ignora los residuos. El rollout multiplica las "
-        "capas y cuenta el residuo como la mitad (Abnar y Zuidema 2020). La atención ponderada por los valores cuenta el "
-        "tamaño del vector mezclado (Kobayashi et al. 2020); cada fila se divide por su suma.",
+        "Tres formas de resumir todas las capas. La media de las cabezas ignora los residuos. El rollout multiplica "
+        "las capas y cuenta el residuo como la mitad (Abnar y Zuidema 2020). La atención ponderada por los valores "
+        "cuenta el tamaño del vector mezclado (Kobayashi et al. 2020); cada fila se divide por su suma.",
     ),
     "rollout_caution": (
-        "All three ignore the feed-forward parts. None is a measure of cause: the line under each picture says how well "
-        "they agree with leaving tokens out.",
-        "Las tres ignoran las partes feed-forward. Ninguna mide causas: la línea bajo cada imagen dice cuánto coinciden "
-        "con quitar tokens.",
+        "All three ignore the feed-forward parts. None is a measure of cause: the line under each picture says how "
+        "well they agree with leaving tokens out.",
+        "Las tres ignoran las partes feed-forward. Ninguna mide causas: la línea bajo cada imagen dice cuánto "
+        "coinciden con quitar tokens.",
     ),
     "of_all_layers": ("Mean of all layers and heads", "Media de todas las capas y cabezas"),
     "of_rollout": ("Attention rollout", "Rollout de la atención"),
@@ -174,15 +175,15 @@ PHRASES: dict[str, tuple[str, str]] = {
     ),
     "attribution": ("Attribution", "Atribución"),
     "attribution_about": (
-        "Integrated gradients (Sundararajan et al. 2017): how much each token adds to the model's own answer, compared "
-        "with a text whose tokens are replaced ({baseline}). Red tokens speak for it, blue ones against it.",
-        "Gradientes integrados (Sundararajan et al. 2017): cuánto suma cada token a la respuesta del modelo, comparado con "
-        "un texto de tokens sustituidos ({baseline}). Los rojos hablan a favor y los azules en contra.",
+        "Integrated gradients (Sundararajan et al. 2017): how much each token adds to the model's own answer, "
+        "compared with a text whose tokens are replaced ({baseline}). Red tokens speak for it, blue ones against it.",
+        "Gradientes integrados (Sundararajan et al. 2017): cuánto suma cada token a la respuesta del modelo, "
+        "comparado con un texto de tokens sustituidos ({baseline}). Los rojos hablan a favor y los azules en contra.",
     ),
     "attribution_caution": (
         "The scores depend on the text of comparison. Tokens that act only together share a score in an arbitrary way.",
-        "Las puntuaciones dependen del texto de comparación. Los tokens que solo actúan juntos se reparten la puntuación "
-        "de forma arbitraria.",
+        "Las puntuaciones dependen del texto de comparación. Los tokens que solo actúan juntos se reparten la "
+        "puntuación de forma arbitraria.",
     ),
     "explains_label": ("For the label {answer}", "A favor de la etiqueta {answer}"),
     "explains_token": ("For the token {answer}", "A favor del token {answer}"),

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from decero.explain.phrases import phrases
 from decero.explain.recording import Attention
-from decero.explain.views import Bars, Curves, Heatmap, Panel, Passage, Table, labels, printable
+from decero.explain.views import Bars, Curves, Heatmap, Panel, Table, labels, printable
 
 KINDS = ("png", "svg")
 DPI = 300
@@ -23,7 +23,7 @@ BLUES = LinearSegmentedColormap.from_list("decero", ["#ffffff", "#dbe9f6", "#9ac
 SIGNED = LinearSegmentedColormap.from_list("signed", ["#1b5a9c", "#8fbfdd", "#f7f7f7", "#f0a582", "#b2182b"])
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito 2008
 # DejaVu comes with matplotlib; the others are taken where they are installed, for scripts that it lacks.
-FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans Devanagari", "Noto Emoji")
+FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "WenQuanYi Zen Hei", "Noto Sans Devanagari", "Noto Emoji")
 STYLE = {
     "font.size": 8,
     "text.parse_math": False,  # a token may be a dollar sign
@@ -38,7 +38,7 @@ def draw_head(attention: Attention, layer: int, head: int, language: str = "en")
     w = phrases(language)
     return draw_panel(
         Heatmap(
-            title=w["layer_head"].format(layer=layer, head=head), values=attention.weights[layer][head], scale="weights",
+            w["layer_head"].format(layer=layer, head=head), values=attention.weights[layer][head], scale="weights",
             rows=labels(attention.queries), columns=labels(attention.keys), row_title=w["query"], column_title=w["key"],
             notes=[w[attention.kind]],
         ),
@@ -55,8 +55,8 @@ def draw_heads(attention: Attention, layers: Sequence[int], language: str = "en"
     shape = len(attention.queries) / max(1, len(attention.keys))
     side = 1.7 if len(layers) == 1 else 0.75
     with _style():
-        size = (0.5 + side * across, 0.6 + (side * min(2, max(0.5, shape)) + (0.2 if len(layers) == 1 else 0.05)) * down)
-        figure = Figure(figsize=size, layout="constrained")
+        tall = side * min(2, max(0.5, shape)) + (0.2 if len(layers) == 1 else 0.05)
+        figure = Figure(figsize=(0.5 + side * across, 0.6 + tall * down), layout="constrained")
         for place, axes in enumerate(figure.subplots(down, across, squeeze=False).flat):
             axes.set(xticks=[], yticks=[])
             if place >= heads * len(layers):
@@ -145,13 +145,16 @@ def _heat_map(panel: Heatmap, language: str) -> Figure:
     axes = figure.subplots()
     image = _image(axes, values, panel.scale)
     _ticks(axes, panel.rows, panel.columns, upright=max((len(name) for name in panel.columns), default=0) * 0.07 > wide)
-    axes.set_title(printable(panel.title) + (f" · {panel.notes[0]}" if panel.scale == "weights" and panel.notes else ""),
-                   fontsize=9, loc="left")  # fmt: skip
+    said = f" · {panel.notes[0]}" if panel.scale == "weights" and panel.notes else ""
+    axes.set_title(printable(panel.title) + said, fontsize=9, loc="left")
     axes.set_ylabel(panel.row_title)
     axes.set_xlabel(panel.column_title)
     for name in ("top", "right", "left", "bottom"):
         axes.spines[name].set_color("#bbbbbb")
     bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 1.6 / (tall * rows)), aspect=15, pad=0.02)
+    if panel.scale == "logs":
+        bar.ax.yaxis.set_major_formatter("{x:g}")
+        bar.ax.yaxis.set_minor_formatter("")
     bar.outline.set_linewidth(0.3)  # type: ignore[operator]
     bar.ax.tick_params(labelsize=6, width=0.4, length=2)
     if panel.texts:
