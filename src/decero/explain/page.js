@@ -517,7 +517,7 @@ class Heads {
 
   buildOverview() {
     const { kind } = this, { heads, layers, queries, keys } = kind;
-    this.list.style.gridTemplateColumns = `auto repeat(${heads}, minmax(26px, 72px))`;
+    this.list.style.gridTemplateColumns = `auto repeat(${heads}, minmax(23px, 72px))`;
     this.list.style.setProperty("--shape", `${Math.max(0.4, Math.min(2.5, keys.length / queries.length))}`);
     this.list.setAttribute("aria-label", `${words.overview}: ${words[kind.kind]}`);
     const cells = [make("span", { class: "top" })];

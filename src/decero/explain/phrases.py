@@ -26,9 +26,9 @@ PHRASES: dict[str, tuple[str, str]] = {
     "attention": ("Attention", "Atención"),
     "attention_about": (
         "Each small picture is one head. A row is the token that looks (the query), a column the token that it looks "
-        "at (the key). Each row sums to 1. The darker the cell, the more of that token's value is mixed in.",
+        "at (the key). Each row sums to 1. The stronger the colour, the more of that token's value is mixed in.",
         "Cada imagen pequeña es una cabeza. La fila es el token que mira (la consulta) y la columna el token mirado "
-        "(la clave). Cada fila suma 1. Cuanto más oscura es la celda, más entra del valor de ese token.",
+        "(la clave). Cada fila suma 1. Cuanto más fuerte es el color, más entra del valor de ese token.",
     ),
     "attention_caution": (
         "A weight says how much is mixed in one layer. It does not say how important a token is for the answer: later "
