@@ -12,6 +12,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     BertModel,
+    BigBirdConfig,
+    BigBirdForMaskedLM,
     FNetConfig,
     GPT2Config,
     GPT2LMHeadModel,
@@ -69,10 +71,10 @@ def test_a_recording_is_the_models_own_attention(family, tiny, sentinel_tokenize
 
 def test_all_of_a_model_is_put_back_also_after_an_error(tiny, sentinel_tokenizer, monkeypatch):
     model = tiny("t5").train().bfloat16()
-    before = {name: each.clone() for name, each in model.state_dict().items()}
+    before, kernel = {name: each.clone() for name, each in model.state_dict().items()}, attention_of(model)
 
     def check():
-        assert attention_of(model) == attention_of(model.decoder) == "sdpa"
+        assert attention_of(model) == attention_of(model.decoder) == kernel
         assert all(each.training for each in model.modules())
         hooks = [hook for each in model.modules() for hook in (*each._forward_hooks.values(), *each._forward_pre_hooks)]
         assert not [hook for hook in hooks if getattr(hook, "__module__", "") != "transformers.utils.output_capturing"]
@@ -88,6 +90,16 @@ def test_all_of_a_model_is_put_back_also_after_an_error(tiny, sentinel_tokenizer
     with pytest.raises(UserError, match="division by zero"):
         record(model, sentinel_tokenizer, TEXT, **options)
     check()
+
+
+def test_a_model_that_changes_itself_is_put_back_too(sentinel_tokenizer):
+    sizes = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 8}
+    model = BigBirdForMaskedLM(BigBirdConfig(vocab_size=113, block_size=2, num_random_blocks=1, **sizes))
+    sparse = model.bert.encoder.layer[0].attention.self
+    with pytest.raises(UserError, match="this big_bird model shows no attention"):
+        record(model, sentinel_tokenizer, TEXT)  # its short pass would make it dense for good
+    assert model.bert.encoder.layer[0].attention.self is sparse
+    assert model.bert.attention_type == model.bert.encoder.attention_type == "block_sparse"
 
 
 def test_a_model_that_changes_when_recorded_is_refused(tiny, tokenizer, monkeypatch):
@@ -245,7 +257,7 @@ def test_the_residual_stream_is_what_layers_read_and_write(tiny, sentinel_tokeni
 
 
 def test_value_norms_are_those_of_the_summands_of_a_head(tiny, sentinel_tokenizer):
-    for family in ("bert", "llama", "gpt2", "t5", "decero_encoder_decoder"):
+    for family in ("bert", "llama", "gpt2", "bart", "decero_encoder_decoder"):
         recording = record(tiny(family), sentinel_tokenizer, TEXT, values=True)
         for attention in recording.attentions.values():
             assert sorted(attention.value_norms) == sorted(attention.weights), (family, recording.notes)

@@ -22,6 +22,7 @@ from decero.explain.recording import Kind
 
 KERNEL = "decero_explain"
 SHORT = 6  # tokens of the pass that only counts layers
+PLAIN = (str, int, float)  # a bool is an int
 FIELDS = ("encoder_attentions", "decoder_attentions", "cross_attentions", "attentions")
 
 
@@ -120,6 +121,22 @@ def _seeing_projections(model: nn.Module, tap: _Tap) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Give each module its settings, mode and parts back afterwards: BigBird changes its attention for a short text."""
+    before = [
+        (module, {name: value for name, value in vars(module).items() if isinstance(value, PLAIN)}, {**module._modules})
+        for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, settings, parts in before:
+            vars(module).update({name: value for name, value in settings.items() if not name.startswith("_")})
+            module._modules.clear()
+            module._modules.update(parts)
+
+
 def run(model: PreTrainedModel, inputs: dict[str, Tensor], **options: Any) -> Any:
     """Do one forward pass without gradients and without a cache."""
     if "use_cache" in inspect.signature(model.forward).parameters:
@@ -146,7 +163,7 @@ def call_order(model: PreTrainedModel, inputs: dict[str, Tensor]) -> CallOrder |
     short = {name: _shortened(tensor) for name, tensor in inputs.items()}
     tap = _Tap()
     try:
-        with _tapping(tap), attending_with(model, KERNEL):
+        with unchanged(model), _tapping(tap), attending_with(model, KERNEL):
             outputs = run(model, short, output_attentions=True)
     except NoEagerFunctionError:
         outputs = None
@@ -155,7 +172,7 @@ def call_order(model: PreTrainedModel, inputs: dict[str, Tensor]) -> CallOrder |
     calls = {kind: [places.get(_pointer(each), -1) for each in layers] for kind, layers in shown.items()}
     through_interface = bool(calls) and all(min(numbers) >= 0 for numbers in calls.values())
     if not through_interface:
-        with attending_with(model, "eager"):
+        with unchanged(model), attending_with(model, "eager"):
             shown = by_kind(run(model, short, output_attentions=True))
     if not shown:
         return None

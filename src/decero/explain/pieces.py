@@ -119,9 +119,8 @@ def _shift(model: Any, labels: Tensor) -> Tensor:
     """Return what the decoder reads for a target: the model's own shift, or the start token and all but the last."""
     if (own := getattr(model, "prepare_decoder_input_ids_from_labels", None)) is not None:
         return own(labels=labels)
-    config = model.config.get_text_config(decoder=True)
-    start = getattr(config, "decoder_start_token_id", None)
-    start = getattr(config, "bos_token_id", None) if start is None else start
+    start = getattr(model.config, "decoder_start_token_id", None)  # get_text_config gives the default instead
+    start = getattr(model.config, "bos_token_id", None) if start is None else start
     if start is None:
         raise UserError(f"{type(model).__name__}: no decoder_start_token_id; set it in config.json")
     return torch.cat((torch.full_like(labels[:, :1], start), labels[:, :-1]), dim=1)

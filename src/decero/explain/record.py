@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from decero.errors import UserError
 from decero.execution.pretrained import one_line
 from decero.execution.transformers_internals import attending_with
-from decero.explain.capture import CallOrder, call_order, capture, run
+from decero.explain.capture import CallOrder, call_order, capture, run, unchanged
 from decero.explain.pieces import ReadText, encode, encode_target
 from decero.explain.recording import Attention, HiddenStates, Kind, Piece, Recording
 from decero.explain.residual_stream import Watch, reads_target, watching
@@ -58,11 +58,11 @@ def record(
             model = cast(PreTrainedModel, model.base_model)
         source, decoder, target = read_texts(model, tokenizer, text, text_b, target)
         inputs = accepted(model, source.inputs | (decoder.inputs if decoder else {}))
+        usual = answer_of(run(model, inputs))
         how = call_order(model, inputs)
         if how is None:
             raise UserError(f"this {model.config.model_type} model shows no attention: it has none, or hides it")
         _check_layers(how, layers)
-        usual = answer_of(run(model, inputs))
         with attending_with(model, "eager"):
             before = answer_of(run(model, inputs))
         _check_unmoved(model, usual, before, CLOSE, "with eager attention")
@@ -97,21 +97,19 @@ def record(
 @contextmanager
 def as_recorded(model: PreTrainedModel, notes: list[str] | None = None) -> Iterator[None]:
     """Put a model into evaluation mode and float32 for a while, then put all of it back."""
-    training = [module for module in model.modules() if module.training]
     tensors = [each for each in (*model.parameters(), *model.buffers()) if each.dtype in (torch.bfloat16, torch.half)]
     stored = [each.data for each in tensors]
     if tensors and notes is not None:
         notes.append(f"The weights are stored in {str(stored[0].dtype).removeprefix('torch.')}, recorded in float32.")
-    try:
-        model.eval()
-        for each in tensors:
-            each.data = each.data.float()
-        yield
-    finally:
-        for each, data in zip(tensors, stored, strict=True):
-            each.data = data
-        for module in training:
-            module.training = True
+    with unchanged(model):
+        try:
+            model.eval()
+            for each in tensors:
+                each.data = each.data.float()
+            yield
+        finally:
+            for each, data in zip(tensors, stored, strict=True):
+                each.data = data
 
 
 def read_texts(
