@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
 
 from decero.errors import UserError
 from decero.explain.alignment import align, words_of
@@ -132,3 +136,57 @@ def test_a_planted_copy_is_aligned_word_by_word(tokenizer):
     assert found.links == list(range(6))
     assert (len(found.anchors), found.found) == (6, 6)
     assert found.weights.diagonal().min() > 0.9
+
+
+def word_tokenizer(words):
+    """A token a word, and [EOS] behind each text."""
+    names = ["[PAD]", "[START]", "[EOS]", *words]
+    backend = Tokenizer(WordLevel({name: number for number, name in enumerate(names)}))
+    backend.pre_tokenizer = WhitespaceSplit()
+    backend.post_processor = TemplateProcessing(single="$A [EOS]", special_tokens=[("[EOS]", 2)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", eos_token="[EOS]")
+
+
+def trained_translator(words, steps):
+    """An encoder-decoder that learned to translate word for word, backwards: a b c -> C B A."""
+    torch.manual_seed(1)
+    config = DeceroEncoderDecoderConfig(
+        vocab_size=3 + 2 * words, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
+        max_position_embeddings=53, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+    )  # fmt: skip
+    model = AutoModelForSeq2SeqLM.from_config(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    generator = torch.Generator().manual_seed(2)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 2e-3 * min(1, step / 50) * (1 - step / steps)
+        length = int(torch.randint(4, 11, (), generator=generator))
+        source = torch.randint(3, 3 + words, (64, length), generator=generator)
+        end = torch.full((64, 1), 2)
+        loss = model(input_ids=torch.cat([source, end], 1), labels=torch.cat([source.flip(1) + words, end], 1)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval(), float(loss.detach())
+
+
+@pytest.mark.slow
+def test_a_trained_translators_attention_is_measured():
+    """The gold alignment is known. It was found in the last layer (see docs/experiments/explain.md)."""
+    model, loss = trained_translator(words=29, steps=700)
+    tokenizer = word_tokenizer([f"{side}{n}" for side in "wv" for n in range(29)])
+    generator = torch.Generator().manual_seed(3)
+    right = {"all": 0, 0: 0, 1: 0}
+    words = 0
+    for _ in range(40):
+        numbers = torch.randint(0, 29, (9,), generator=generator).tolist()
+        text, target = (" ".join(f"{side}{n}" for n in order) for side, order in (("w", numbers), ("v", numbers[::-1])))
+        seen = record(model, tokenizer, text, target=target)
+        words += len(numbers)
+        for name in right:
+            found = align(seen, layers=None if name == "all" else [name])
+            right[name] += sum(link == len(numbers) - 1 - t for t, link in enumerate(found.links))
+    shares = {name: count / words for name, count in right.items()}
+    print(f"loss {loss:.4f}, words {words}, found: {shares}")
+    assert loss < 0.05
+    assert shares[1] > 0.9  # 1.00
+    assert shares[0] < 0.5  # 0.16: the first layer does not look at the word that it helps to write
