@@ -85,11 +85,11 @@ def test_a_file_becomes_a_page_a_line_and_an_index(models, tmp_path):
 
 
 def test_pictures_of_a_head_and_of_a_view(models, tmp_path):
-    main(["explain", models.bert, TEXT, "--png", f"{tmp_path}/a.png", "--svg", f"{tmp_path}/a.svg", "--layer", "1"])
+    main(["explain", models.bert, TEXT, "--svg", f"{tmp_path}/a.svg", "--layer", "1"])
     main(["explain", models.bert, TEXT, "--png", f"{tmp_path}/b.PNG", "--layer", "1", "--head", "0"])
     main(["explain", models.bert, TEXT, "--svg", f"{tmp_path}/lens.svg", "--view", "lens"])
     made = sorted(path.name for path in tmp_path.iterdir())
-    assert made == ["a.png", "a.svg", "b.PNG", *(f"lens-{i}.svg" for i in (2, 3, 4, 5)), "lens.svg"]
+    assert made == ["a.svg", "b.PNG", *(f"lens-{i}.svg" for i in (2, 3, 4, 5)), "lens.svg"]
     assert (tmp_path / "b.PNG").read_bytes().startswith(b"\x89PNG")
 
 

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from tests.explain.recordings import hand_made
 
 from decero.explain import page as page_module
+from decero.explain.notes import in_language
 from decero.explain.page import Line, index_page, page
 from decero.explain.phrases import PHRASES, phrases
-from decero.explain.pieces import Piece
+from decero.explain.pieces import NO_OFFSETS
+from decero.explain.recording import Piece
 from decero.explain.tiles import LARGEST_ERROR, decode, encode
 from decero.explain.views import Bars, Curves, Heatmap, Passage, Table, View, label
 
@@ -126,6 +128,18 @@ def test_a_spanish_page_is_spanish():
     assert '<html lang="es">' in html
     assert "Qué significa" in html
     assert data_of(html)["words"] == phrases("es")
+
+
+def test_every_note_of_a_recording_has_a_spanish_sentence():
+    folder = Path(page_module.__file__).parent
+    code = "".join((folder / name).read_text(encoding="utf-8") for name in ("record.py", "pieces.py"))
+    written = re.findall(r'notes(?:\.append\(| \+= \[|=? ?= \[\*notes, )(f?)"([^"]+)"', code)
+    assert len(written) >= 5
+    windows = ["Layers 0, 2 see a window of 7 tokens only.", "Every layer sees a window of 7 tokens only."]
+    notes = [re.sub(r"\{(?:[^{}]|\(.*?\))*\}", "x", note) for _, note in written]
+    for note in [*notes, *windows, "Layer 1 sees a window of 7 tokens only.", NO_OFFSETS]:
+        assert in_language(note, "es") != note, note
+        assert in_language(note, "en") == note
 
 
 def test_faithfulness_stands_below_the_heads():

@@ -30,9 +30,7 @@ def add_explain(commands) -> None:
     parser.add_argument(
         "--layer", type=_from_zero, metavar="L", help="layer of the picture, and the one the page opens; from 0"
     )
-    parser.add_argument(
-        "--head", type=_from_zero, metavar="H", help="head of that layer, from 0 (default: all)"
-    )
+    parser.add_argument("--head", type=_from_zero, metavar="H", help="head of that layer, from 0 (default: all)")
     parser.add_argument("--kind", choices=KINDS, help="attention of the picture (default: cross if there is one)")
     parser.add_argument("--target", metavar="TEXT", help="what the decoder reads (default: what the model writes)")
     parser.add_argument(

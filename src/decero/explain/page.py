@@ -10,6 +10,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from decero.explain import tiles
+from decero.explain.notes import in_language
 from decero.explain.phrases import phrases
 from decero.explain.pictures import draw_panel, render
 from decero.explain.recording import Attention, Recording
@@ -62,7 +63,7 @@ def page(
         language,
         heading=w["title"].format(model=printable(recording.model)),
         facts=facts,
-        remarks=recording.notes,
+        remarks=[in_language(note, language) for note in recording.notes],
         views=chapters,
         faithfulness=faithfulness,
         back=in_index,
