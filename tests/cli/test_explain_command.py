@@ -117,6 +117,7 @@ def test_pictures_of_a_head_and_of_a_view(models, tmp_path):
         (["lines.txt", "--out", "a.html"], "lines.txt: 2 lines, but --out is for one text; give a folder"),
         (["lines.txt", "--out", "pages", "--png", "a.png"], "lines.txt: 2 lines, but --png is for one text"),
         (["lines.txt", "--out", "pages"], "line 2: the text has"),
+        ([TEXT, "--out", "new", "--png", "a.png", "--view", "positions", "--target", "x"], "give no target"),
         (["\udcff", "--out", "a.html"], "line 1: the text or the target is not UTF-8"),
         ([TEXT * 30, "--out", "a.html"], "but the model reads 64; shorten it"),
     ],

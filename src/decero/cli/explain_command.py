@@ -116,18 +116,22 @@ def _explain(arguments: argparse.Namespace, lines: dict[int, str], one_page: boo
             place=(arguments.kind, arguments.layer, arguments.head), done=lambda *step: bar.update(),
         )  # fmt: skip
         explainer.check(list(lines))
+        made = []  # all of it is made before the first file is written
         for option in ("png", "svg"):
             if (path := getattr(arguments, option)) is not None:
-                for each, content in _numbered(path, explainer.pictures(option)):
-                    _write(each, content)
+                made += _numbered(path, explainer.pictures(option))
         if one_page:
-            _write(arguments.out, explainer.page(0))
-        elif arguments.out is not None:
-            arguments.out.mkdir(exist_ok=True)
+            made.append((arguments.out, explainer.page(0)))
+        elif arguments.out is not None:  # pages of many lines are too large to keep; every line was read by `check`
             names = [f"{number:04}.html" for number in lines]
+            first = explainer.page(0, in_index=True)
+            arguments.out.mkdir(exist_ok=True)
             for index, name in enumerate(names):
-                write_whole(arguments.out / name, explainer.page(index, in_index=True))
-            _write(arguments.out / "index.html", explainer.index(names))
+                write_whole(arguments.out / name, explainer.page(index, in_index=True) if index else first)
+            made.append((arguments.out / "index.html", explainer.index(names)))
+        for path, content in made:
+            write_whole(path, content)
+            print(path, file=sys.stderr)
 
 
 def _pair(loaded: Any, number: int, line: str) -> str | tuple[str, str]:
@@ -146,8 +150,3 @@ def _numbered(path: Path, pictures: list[bytes]) -> list[tuple[Path, bytes]]:
     """Name the pictures of a view: the first one as the user said, the others with -2, -3 ..."""
     names = [path, *(path.with_stem(f"{path.stem}-{i}") for i in range(2, len(pictures) + 1))]
     return list(zip(names, pictures, strict=False))
-
-
-def _write(path: Path, content: str | bytes) -> None:
-    write_whole(path, content)
-    print(path, file=sys.stderr)
