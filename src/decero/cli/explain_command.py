@@ -116,7 +116,7 @@ def _explain(arguments: argparse.Namespace, lines: dict[int, str], one_page: boo
             place=(arguments.kind, arguments.layer, arguments.head), done=lambda *step: bar.update(),
         )  # fmt: skip
         explainer.check(list(lines))
-        made = []  # all of it is made before the first file is written
+        made: list[tuple[Path, str | bytes]] = []  # all of it before the first file is written
         for option in ("png", "svg"):
             if (path := getattr(arguments, option)) is not None:
                 made += _numbered(path, explainer.pictures(option))
@@ -146,7 +146,7 @@ def _pair(loaded: Any, number: int, line: str) -> str | tuple[str, str]:
     return texts[0], texts[1]
 
 
-def _numbered(path: Path, pictures: list[bytes]) -> list[tuple[Path, bytes]]:
+def _numbered(path: Path, pictures: list[bytes]) -> list[tuple[Path, str | bytes]]:
     """Name the pictures of a view: the first one as the user said, the others with -2, -3 ..."""
     names = [path, *(path.with_stem(f"{path.stem}-{i}") for i in range(2, len(pictures) + 1))]
     return list(zip(names, pictures, strict=False))
