@@ -55,6 +55,8 @@ def case(tokenizer):
         if model.config.is_encoder_decoder:
             inputs = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
             inputs["decoder_input_ids"] = torch.tensor([[0, 11, 12, 13]])
+        if kind == "target":  # one module for both sides, as in older code: the source comes first
+            model.decoder.set_input_embeddings(model.encoder.get_input_embeddings())
         elif kind == "next":
             inputs.pop("token_type_ids", None)
         return model, own_answer(model, tokenizer, inputs)

@@ -20,7 +20,7 @@ from decero.errors import UserError
 from decero.explain.attribution import attribute
 from decero.explain.estimates import estimate
 from decero.explain.explained import own_answer
-from decero.explain.faithfulness import leave_one_out, measure_faithfulness, rank_correlation
+from decero.explain.faithfulness import leave_one_out, measure_faithfulness, rank_correlation, summarize
 from decero.explain.faithfulness_lines import faithfulness_lines
 from decero.explain.pieces import encode
 from decero.explain.record import record
@@ -195,9 +195,9 @@ def test_lines_say_what_was_measured_in_both_languages(tokenizer):
     assert any("mean over 5 texts with a 95 % bootstrap interval" in line for line in lines)
     assert any("the mask token replaces one token at a time" in line for line in lines)
     assert len(faithfulness_lines(found, "es")) == len(lines)
-    one = faithfulness_lines(measure_faithfulness(tiny("bert"), tokenizer, TEXTS[:1]), "es")
+    one = faithfulness_lines(summarize(found.texts[:1], found.row, found.removal), "es")
     assert "Menos de 5 textos: sin intervalo." in one
-    none = faithfulness_lines(measure_faithfulness(tiny("bert"), tokenizer, ["rose on"]), "en")
+    none = faithfulness_lines(summarize(found.texts[5:], found.row, found.removal), "en")
     assert none[-1] == "No text is long enough, so nothing was measured."
 
 
