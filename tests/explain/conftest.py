@@ -42,8 +42,8 @@ def tiny():
         ids = {} if family in ("mpnet", "bart") else IDS
         torch.manual_seed(0)
         model = auto.from_config(CONFIG_MAPPING[family](**(dims | ids | start | fields)))
-        for each in model.parameters():
-            if each.dim() > 1:
+        for name, each in model.named_parameters():
+            if each.dim() > 1 or name.endswith("bias"):
                 each.data.normal_(0, 0.3)
         return model.eval()
 

@@ -123,18 +123,26 @@ def _seeing_projections(model: nn.Module, tap: _Tap) -> Iterator[None]:
 
 @contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
-    """Give each module its settings, mode and parts back afterwards: BigBird changes its attention for a short text."""
-    before = [
-        (module, {name: value for name, value in vars(module).items() if isinstance(value, PLAIN)}, {**module._modules})
-        for module in model.modules()
-    ]
+    """Give each module its settings, mode, parts and hooks back afterwards.
+
+    BigBird changes its attention for good when it reads a short text. transformers leaves hooks, and marks that it did.
+    """
+    before = [(module, _plain(module), {**module._modules}, set(module._forward_hooks)) for module in model.modules()]
     try:
         yield
     finally:
-        for module, settings, parts in before:
-            vars(module).update({name: value for name, value in settings.items() if not name.startswith("_")})
+        for module, settings, parts, hooks in before:
+            for name in _plain(module).keys() - settings.keys():
+                delattr(module, name)
+            vars(module).update(settings)
             module._modules.clear()
             module._modules.update(parts)
+            for number in set(module._forward_hooks) - hooks:
+                del module._forward_hooks[number]
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, PLAIN)}
 
 
 def run(model: PreTrainedModel, inputs: dict[str, Tensor], **options: Any) -> Any:

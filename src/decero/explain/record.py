@@ -44,7 +44,7 @@ def record(
     norms of weighted values. hidden: also the residual stream.
 
     The pass is in evaluation mode, in float32, with eager attention, without cache and padding. Afterwards the model is
-    as it was; only hooks of transformers' own, which do nothing, may stay. Proven: the weights are heads x queries x
+    as it was. Proven: the weights are heads x queries x
     keys, rows sum to 1, and the logits are those of the same model without recording, to 1e-6.
 
     Raises UserError: the model has no attention, or shows something else in its place; the text is longer than the
