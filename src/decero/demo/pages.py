@@ -22,6 +22,7 @@ CSS = """
 .message { margin: 0; padding: 8px 12px; border-radius: 6px; border-left: 4px solid #D55E00; overflow-wrap: anywhere;
   background: color-mix(in srgb, #D55E00 10%, transparent); }
 .message.note { border-color: #0072B2; background: color-mix(in srgb, #0072B2 10%, transparent); }
+iframe.attention { width: 100%; height: 880px; border: 1px solid #8886; border-radius: 6px; background: white; }
 footer { display: none !important; }
 """
 

@@ -6,16 +6,18 @@ Each name has a test of its own in tests/execution/test_transformers_internals.p
     layers of a cache        DynamicLayer, Cache.layers, layer_class_to_replicate        decoding
     a loop of our own        generate(custom_generate=...) and the name of the cache     decoding
     whose rows may leave     _supports_default_dynamic_cache, is_remote_code             decoding
-    attention by name        AttentionInterface, AttentionMaskInterface, sdpa_mask,      flex, matmul
-                             config._attn_implementation, _supports_*
+    attention by name        AttentionInterface, AttentionMaskInterface, sdpa_mask,      flex, matmul, explain
+                             eager_mask, config._attn_implementation(_internal), _supports_*
     a mask taken as it is    what the mask builders do with 4 dimensions                 packed rows
     heads of an Auto class   _model_mapping, MODEL_FOR_..._MAPPING_NAMES                 presets, model cards, commands
     layers to recompute      GradientCheckpointingLayer                                  sharding, memory
     exported code            get_relative_import_files                                   remote code
     a refused configuration  StrictDataclassError                                        presets, checkpoints
+    order of the tokens      see position_modules.py                                     explain
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -24,7 +26,7 @@ from transformers.cache_utils import DynamicLayer
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.masking_utils import AttentionMaskInterface, eager_mask, sdpa_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -49,6 +51,7 @@ __all__ = [
     "DynamicLayer",
     "GradientCheckpointingLayer",
     "StrictDataclassError",
+    "attending_with",
     "attention_of",
     "flex_attention_forward",
     "generate_with",
@@ -75,10 +78,26 @@ def supports(model: PreTrainedModel, kernel: str) -> bool:
     return bool(getattr(model, f"_supports_{kernel}", False))
 
 
-def register_attention(name: str, function: Callable[..., Any]) -> None:
-    """Make a kernel known under a name; its masks are made as for sdpa."""
+def register_attention(name: str, function: Callable[..., Any], *, eager: bool = False) -> None:
+    """Make a kernel known under a name; its masks are made as for sdpa, or as for eager attention."""
     AttentionInterface.register(name, function)
-    AttentionMaskInterface.register(name, sdpa_mask)
+    AttentionMaskInterface.register(name, eager_mask if eager else sdpa_mask)
+
+
+@contextmanager
+def attending_with(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Give a model another attention kernel for a while. Code of its own that chooses none keeps what it has."""
+    configs = [model.config, *(each.config for each in model.modules() if isinstance(each, PreTrainedModel))]
+    for config in configs:  # the list grows: a configuration may hold others
+        parts = (getattr(config, part, None) for part in getattr(config, "sub_configs", {}))
+        configs += [part for part in parts if part is not None and all(part is not each for each in configs)]
+    before = [(config, config._attn_implementation_internal) for config in configs]
+    try:
+        model.set_attn_implementation(name)
+        yield
+    finally:
+        for config, kernel in before:
+            config._attn_implementation_internal = kernel
 
 
 def heads_of(auto_class: Any, config_class: type) -> tuple[type, ...]:

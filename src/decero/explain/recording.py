@@ -13,13 +13,16 @@ class Piece:
     """One token, as a reader sees it: the text that it covers, not `Ġ` or `Ã±`.
 
     text: the characters that the token covers; a special token keeps its name, for example `[CLS]`.
+        A space that the tokenizer added is a space, and covers nothing: start is end.
     start, end: characters of the text, half open; None for a special token.
+    segment: 1 for a piece of the second text of a pair, else 0.
     """
 
     id: int
     text: str
     start: int | None
     end: int | None
+    segment: int = 0
 
     @property
     def special(self) -> bool:
@@ -51,8 +54,9 @@ class Attention:
 class HiddenStates:
     """The residual stream of one stack.
 
-    states: index 0 is after the embeddings, index i after layer i: (length, hidden size), float32.
-    final_normed: whether the last one has the final norm of the stack already (BERT, GPT-2 and Llama: yes; ViT: no).
+    states: index 0 is what the first layer reads, index i what layer i writes: (length, hidden size), float32.
+    final_normed: whether the last one is what the stack returns (BERT: yes). GPT-2, Llama and ViT norm it once more,
+        so their last one is not `hidden_states[-1]` of transformers.
     """
 
     stack: Literal["encoder", "decoder"]
@@ -68,6 +72,7 @@ class Recording:
     attentions: kind -> Attention. An encoder has `self`, a decoder `causal`, an encoder-decoder all three.
     hidden: `encoder` and `decoder`, as far as the model has them. Empty when they were not asked for.
     logits: (length, vocabulary) of a language model, (1, classes) of a classifier; None when the model has no head.
+    text_b: the second text of a pair.
     notes: sentences for the reader of the page, for example that a layer sees a window of 128 tokens.
     """
 
@@ -79,3 +84,4 @@ class Recording:
     hidden: dict[str, HiddenStates] = field(default_factory=dict)
     logits: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
+    text_b: str | None = None

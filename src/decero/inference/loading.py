@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
@@ -77,12 +79,13 @@ class Loaded:
 
 
 def load(
-    name: str | Path | Loaded, command: str, *, revision: str | None = None, trust_remote_code: bool = False,
+    name: str | Path | Loaded, command: str | None, *, revision: str | None = None, trust_remote_code: bool = False,
     bf16: bool = False, code_revision: str | None = None,
 ) -> Loaded:  # fmt: skip
     """Load a model with the head that `command` needs, onto the GPU if there is one.
 
-    command: `translate`, `summarize`, `generate`, `fill`, `classify`, `extract` or `answer`.
+    command: `translate`, `summarize`, `generate`, `fill`, `classify`, `extract` or `answer`. None accepts any head, and
+        a checkpoint without one.
     trust_remote_code: allow Python code from the checkpoint; needs `revision`, a commit.
     bf16: convert weights to bfloat16. Otherwise a GPU keeps the stored dtype, and a CPU uses fp32.
     code_revision: NAME/REPO@COMMIT of code that the checkpoint takes from another repository.
@@ -92,6 +95,8 @@ def load(
     is missing or does not fit. The loaded model raises it for outputs that are not finite.
     """
     if isinstance(name, Loaded):
+        if command is None:
+            return name
         _choose(name.name, name.model.config, [type(name.model).__name__], command)
         return name
     name = str(name)
@@ -106,7 +111,8 @@ def load(
             name, revision=revision, trust_remote_code=trust_remote_code, code_revision=code_revision
         )
         config = read_model_config(checkpoint)
-        auto_class = _choose(name, config, config.architectures or [], command)
+        heads = config.architectures or []
+        auto_class = _own_class(config, heads) if command is None else _choose(name, config, heads, command)
         dtype = torch.bfloat16 if bf16 else stored
         model: Any = load_pretrained(auto_class, checkpoint, new_head=False, dtype=dtype)
         model = model.to(device)
@@ -131,9 +137,9 @@ def _refuse_nan(name: str) -> Callable[..., None]:
     """
 
     def check(model: PreTrainedModel, inputs: Any, outputs: Any) -> None:
-        logits = getattr(outputs, "start_logits", None)
-        if logits is None:
-            logits = outputs.logits[:, -1] if outputs.logits.dim() == 3 else outputs.logits
+        names = ("start_logits", "logits", "prediction_logits", "last_hidden_state")
+        logits = next(each for name in names if (each := getattr(outputs, name, None)) is not None)
+        logits = logits[:, -1] if logits.dim() == 3 else logits
         if not logits.amax(dim=-1).isfinite().all():
             raise UserError(f"{name}: the model computes NaN or infinity, which is no answer; use another checkpoint")
 
@@ -176,6 +182,19 @@ def _chooses_sentences(config: Any, architectures: list[str]) -> bool:
 
 def _no_command(name: str, config: Any, architectures: list[str]) -> str:
     return f"{name}: no command works with this {config.model_type} model ({', '.join(architectures) or 'no head'})"
+
+
+def _own_class(config: Any, architectures: list[str]) -> Any:
+    """Return the class that a checkpoint was saved from: ours, stock or of its own code; else one with no head."""
+    remote = getattr(config, "auto_map", None) or {}
+    for kind, path in remote.items():
+        if kind.startswith("AutoModel") and str(path).rpartition(".")[2] in architectures:
+            return getattr(transformers, kind)
+    ours = {head.__name__: auto for heads in AUTO_CLASSES.values() for auto, head in heads.items()}
+    for name in architectures:
+        if (found := ours.get(name) or getattr(transformers, name, None)) is not None:
+            return found
+    return AutoModel
 
 
 def _choose(name: str, config: Any, architectures: list[str], command: str) -> Any:
