@@ -89,7 +89,7 @@ def test_a_checkpoint_gets_the_tab_of_its_task(loaded, kind):
     assert kinds_of(model) == [kind]
     app = build_app(model)
     tabs = [block.label for block in app.blocks.values() if isinstance(block, gr.Tab)]
-    assert tabs[1:] == ["Attention", "Dimensions"]
+    assert tabs[1:] == ["Attention", "Sizes"]
     assert {"Show the attention"} < set(handlers(app))
 
 
@@ -185,7 +185,7 @@ def test_any_error_is_one_line_of_the_page(capsys):
 
     value, said = guarded(broken, 1)()
     assert value is None
-    assert said == '<p class="message error" role="alert">RuntimeError: first &lt;line&gt;</p>'
+    assert said == '<p class="said-line error" role="alert">RuntimeError: first &lt;line&gt;</p>'
     assert "Traceback" in capsys.readouterr().err
     assert 'role="status">cut' in guarded(lambda warn: (warn("line 1: cut"), "b")[1], 1)()[1]
 

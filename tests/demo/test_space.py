@@ -39,7 +39,7 @@ def test_a_space_has_all_that_the_hub_asks_for(model, tmp_path, capsys):
     assert re.fullmatch(r"'?\d+\.\d+\.\d+'?", settings["sdk_version"])
     assert "model/" in body
     packages = (folder / "requirements.txt").read_text().splitlines()
-    assert all(re.fullmatch(r"[\w-]+==[\w.]+", line) for line in packages)
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in packages)
     assert {"torch", "transformers", "tokenizers"} <= {line.split("==")[0] for line in packages}
     assert {path.name for path in (folder / "model").iterdir()} == {
         "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
@@ -75,7 +75,7 @@ def test_an_empty_folder_becomes_a_space(model, tmp_path):
 
 
 def test_nothing_is_half_written(model, tmp_path, monkeypatch):
-    def full(*arguments):
+    def full(*arguments, **options):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("shutil.copyfile", full)

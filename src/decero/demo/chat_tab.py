@@ -64,9 +64,9 @@ def chat_tab(loaded: Loaded) -> None:
     said = place_of_message()
     text = gr.Textbox(label="Your turn", lines=1, max_lines=8, autofocus=True)
     with gr.Row():
-        send = gr.Button("Send", variant="primary")
-        stop = gr.Button("Stop")
-        reset = gr.Button("New dialogue")
+        send = gr.Button("Send", variant="primary", min_width=90)
+        stop = gr.Button("Stop", min_width=90)
+        reset = gr.Button("New dialogue", min_width=90)
 
     def ask(text: str, shown: list[Any], talk: Talk | None) -> Iterator[tuple[Any, ...]]:
         shown = list(shown or [])

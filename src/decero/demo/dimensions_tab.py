@@ -22,5 +22,5 @@ def dimensions_tab(loaded: Loaded) -> None:
         for name, label in LABELS.items()
         if any(name in sizes for sizes in stacks.values())
     ]
-    gr.HTML(f'<table class="bars"><tr><th>dimension</th>{head}</tr>{"".join(rows)}</table>')
-    gr.HTML(bars([(part, number / total) for part, number in parts.items()], f"{total:,} parameters"))
+    gr.HTML(f'<table class="bars"><tr><th>dimension</th>{head}</tr>{"".join(rows)}</table>', padding=False)
+    gr.HTML(bars([(part, number / total) for part, number in parts.items()], f"{total:,} parameters"), padding=False)

@@ -12,17 +12,20 @@ from decero.inference.loading import Loaded
 INSTALL = "the demo needs the package gradio: pip install 'decero[demo]'"
 HOST = "127.0.0.1"  # this machine only
 CSS = """
-.gradio-container { max-width: 860px !important; margin: 0 auto !important; }
-.bars { width: 100%; border-collapse: collapse; font-size: 15px; margin: 0; }
-.bars th, .bars td { padding: 5px 8px; text-align: left; border: 0; vertical-align: middle; }
-.bars th { font-weight: 600; width: 30%; overflow-wrap: anywhere; }
-.bars td.number { width: 5.5em; text-align: right; font-variant-numeric: tabular-nums; }
-.bars .bar { height: 14px; border-radius: 3px; background: #0072B2; min-width: 1px; }
-.bars caption { text-align: left; padding: 4px 8px; }
-.message { margin: 0; padding: 8px 12px; border-radius: 6px; border-left: 4px solid #D55E00; overflow-wrap: anywhere;
-  background: color-mix(in srgb, #D55E00 10%, transparent); }
-.message.note { border-color: #0072B2; background: color-mix(in srgb, #0072B2 10%, transparent); }
-iframe.attention { width: 100%; height: 880px; border: 1px solid #8886; border-radius: 6px; background: white; }
+.gradio-container { width: 100%; max-width: 900px !important; margin: 0 auto !important; }
+.gradio-container .bars { width: 100%; table-layout: fixed; border-collapse: collapse;
+  font-size: 15px; margin: 0 0 12px; }
+.gradio-container .bars :is(th, td, tr) { border: 0 !important; padding: 5px 8px; text-align: left; }
+.gradio-container .bars tr { border-bottom: 1px solid #8883 !important; }
+.gradio-container .bars th { font-weight: 600; overflow-wrap: anywhere; }
+.gradio-container .bars td.number { width: 5.5em; text-align: right; font-variant-numeric: tabular-nums; }
+.gradio-container .bars .bar { height: 14px; border-radius: 3px; background: #0072B2; min-width: 1px; }
+.gradio-container .bars caption { text-align: left; padding: 4px 8px; }
+.said-line { margin: 0 !important; padding: 8px 12px; border-radius: 6px; border-left: 4px solid #D55E00;
+  overflow-wrap: anywhere; background: color-mix(in srgb, #D55E00 10%, transparent); }
+.said-line.note { border-color: #0072B2; background: color-mix(in srgb, #0072B2 10%, transparent); }
+.said:not(:has(.said-line)) { display: none; }
+iframe.attention { width: 100%; height: 880px; border: 1px solid #8886; border-radius: 6px; background: Canvas; }
 footer { display: none !important; }
 """
 
@@ -57,7 +60,7 @@ def build_app(model: str | Loaded, **loading: Any) -> Any:
         loaded = load(model, commands_of(model, **pins)[0], **loading)
     name = loaded.name.rstrip("/").removesuffix("/model").rpartition("/")[2] or loaded.name
     with gr.Blocks(title=f"{name} - decero", analytics_enabled=False) as app:
-        gr.Markdown(f"# {_plain(name)}\nA {loaded.model.config.model_type} model. It runs on this machine.")
+        gr.Markdown(f"# {_plain(name)}\nA {loaded.model.config.model_type} model.")
         with gr.Tabs():
             for kind in kinds_of(loaded):
                 if kind == "generate" and can_chat(loaded):
@@ -67,7 +70,7 @@ def build_app(model: str | Loaded, **loading: Any) -> Any:
                     task_tab(loaded, kind)
             with gr.Tab("Attention"):
                 attention_tab(loaded)
-            with gr.Tab("Dimensions"):
+            with gr.Tab("Sizes"):
                 dimensions_tab(loaded)
     return app
 

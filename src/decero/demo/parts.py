@@ -48,7 +48,7 @@ def note(warnings: list[str]) -> str:
 def message(text: str, kind: str = "error") -> str:
     """Return a line of HTML that screen readers announce."""
     role = "alert" if kind == "error" else "status"
-    return f'<p class="message {kind}" role="{role}">{html.escape(" ".join(text.split()))}</p>'
+    return f'<p class="said-line {kind}" role="{role}">{html.escape(" ".join(text.split()))}</p>'
 
 
 def bars(rows: Iterable[tuple[str, float]], caption: str = "") -> str:
@@ -56,10 +56,14 @@ def bars(rows: Iterable[tuple[str, float]], caption: str = "") -> str:
     head = f"<caption>{html.escape(caption)}</caption>" if caption else ""
     lines = [
         f'<tr><th scope="row">{html.escape(name)}</th><td><div class="bar" style="width:{100 * share:.1f}%"></div></td>'
-        f'<td class="number">{100 * share:.1f} %</td></tr>'
+        f'<td class="number">{_percent(share)}</td></tr>'
         for name, share in rows
     ]
     return f'<table class="bars">{head}{"".join(lines)}</table>'
+
+
+def _percent(share: float) -> str:
+    return "&lt; 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
 def text_of(value: str | None, what: str = "text") -> str:
@@ -81,4 +85,4 @@ def bind(button: Any, boxes: list[Any], answer: Callable[..., Any], outputs: lis
 
 def place_of_message() -> Any:
     """Return an empty place for a message."""
-    return gr.HTML("", padding=False)
+    return gr.HTML("", padding=False, elem_classes="said")

@@ -1,5 +1,6 @@
 """Write the demo of a checkpoint as a folder that is a Space of the hub as it stands."""
 
+import re
 import shutil
 from importlib import metadata
 from io import StringIO
@@ -40,7 +41,7 @@ A demo of {what}. It was written by `decero demo`.
 |---|---|
 | `app.py` | the page; `python app.py` runs it |
 | `requirements.txt` | the packages that it was tested with |
-| `decero/` | the part of [decero](https://pypi.org/project/decero) {version} that it uses |
+| `decero/` | the part of decero {version} that it uses |
 {files}
 """
 LARGE = ("*.safetensors", "*.model", "*.spm", "tokenizer.json")  # files that git keeps in LFS
@@ -70,11 +71,7 @@ def write_space(model: str, folder: Path, **loading: Any) -> None:
     title = _title(model)
     options = {name: value for name, value in loading.items() if value}
     with whole_folder(folder) as partial:
-        for room in ROOMS:
-            shutil.copytree(SOURCE / room, partial / "decero" / room, ignore=shutil.ignore_patterns("__pycache__"))
-        for path in SOURCE.glob("*.py"):
-            if path.stem != "__main__":
-                shutil.copy(path, partial / "decero" / path.name)
+        _copy_code(partial / "decero")
         if local:
             _copy_model(checkpoint, partial / "model")
         written = "".join(f", {name}={value!r}" for name, value in options.items())
@@ -92,6 +89,16 @@ def _title(model: str) -> str:
     return model.rstrip("/").removesuffix("/model").rpartition("/")[2] or "demo"
 
 
+def _copy_code(target: Path) -> None:
+    """Copy the rooms that a demo imports, and the modules below them."""
+    paths = [path for room in ROOMS for path in (SOURCE / room).rglob("*")]
+    for path in sorted([*SOURCE.glob("*.py"), *paths]):
+        if path.is_file() and "__pycache__" not in path.parts and path.name != "__main__.py":
+            place = target / path.relative_to(SOURCE)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, place)
+
+
 def _copy_model(checkpoint: Checkpoint, target: Path) -> None:
     target.mkdir()
     names = {path for pattern in (*WEIGHTS, *TOKENIZER, *OTHERS) for path in checkpoint.folder.glob(pattern)}
@@ -102,9 +109,8 @@ def _copy_model(checkpoint: Checkpoint, target: Path) -> None:
 
 def _requirements(checkpoint: Checkpoint) -> str:
     """Return the packages that decero needs, in the versions that are installed here; the hub installs gradio."""
-    names = [line for line in metadata.requires("decero") or [] if "extra ==" not in line]
-    words = [line.split(";")[0].split(" ")[0] for line in names]
-    packages = sorted({"".join(letter for letter in word.split(">")[0].split("=")[0].split("<")[0]) for word in words})
+    needs = [line for line in metadata.requires("decero") or [] if "extra ==" not in line]
+    packages = sorted(re.match(r"[\w.-]+", line)[0] for line in needs)  # type: ignore[index]
     if any(any(checkpoint.folder.glob(pattern)) for pattern in ("*.model", "*.spm")):
         packages += ["sentencepiece"]
     return "".join(f"{name}=={metadata.version(name).split('+')[0]}\n" for name in packages)
@@ -116,7 +122,7 @@ def _readme(title: str, model: str, local: bool) -> str:
         "app_file": "app.py", "pinned": False,
     } | ({} if local else {"models": [model]})  # fmt: skip
     text = StringIO()
-    YAML(typ="safe", pure=True).dump(front, text)
+    YAML().dump(front, text)
     what = "the model in `model/`" if local else f"[{model}](https://huggingface.co/{model})"
     files = "| `model/` | weights and tokenizer |" if local else ""
     body = README.format(title=title, what=what, version=decero.__version__, files=files)

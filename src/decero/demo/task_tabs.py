@@ -51,7 +51,7 @@ def _fill_tab(loaded: Loaded) -> None:
     mask = str(loaded.tokenizer.mask_token)
     text = _text_box("Text with a hole", 2, placeholder=f"Write {mask} where a word is missing.")
     button = gr.Button("Fill", variant="primary")
-    said, filled, holes = place_of_message(), gr.Textbox(label="Filled", interactive=False), gr.HTML("")
+    said, filled, holes = place_of_message(), gr.Textbox(label="Filled", interactive=False), gr.HTML("", padding=False)
 
     def answer(text: str, warn: Warn) -> tuple[str, str]:
         if not any(sign in text_of(text) for sign in (*MASKS, mask)):
@@ -69,7 +69,7 @@ def _classify_tab(loaded: Loaded) -> None:
     if inference.reads_pairs(loaded):
         boxes.append(_text_box("Second text"))
     button = gr.Button("Classify", variant="primary")
-    said, labels = place_of_message(), gr.HTML("")
+    said, labels = place_of_message(), gr.HTML("", padding=False)
     regression = loaded.model.config.num_labels == 1
 
     def answer(*values: Any) -> str:
@@ -102,7 +102,7 @@ def _answer_tab(loaded: Loaded) -> None:
     question = gr.Textbox(label="Question", lines=1)
     button = gr.Button("Answer", variant="primary")
     said, found_text = place_of_message(), gr.Textbox(label="Answer", interactive=False)
-    marked, spans = gr.HighlightedText(label="Where it is", combine_adjacent=False), gr.HTML("")
+    marked, spans = gr.HighlightedText(label="Where it is", combine_adjacent=False), gr.HTML("", padding=False)
 
     def answer(question: str, context: str, warn: Warn) -> tuple[str, list[tuple[str, str | None]], str]:
         pair = text_of(question, "question"), text_of(context, "document")

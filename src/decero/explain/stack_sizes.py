@@ -57,12 +57,19 @@ def _stacks(config: PreTrainedConfig) -> dict[str, PreTrainedConfig]:
 
 def _first(config: Any, size: str) -> Size | None:
     for name in SIZES[size]:
-        value = getattr(config, name, None)
+        value = _value(config, name)
         if isinstance(value, list | tuple) and value and all(isinstance(each, int) for each in value):
             return list(value) if len(set(value)) > 1 else value[0]
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
     return None
+
+
+def _value(config: Any, name: str) -> Any:
+    """Return a field; of one that differs between layers, the distinct values."""
+    if getattr(config, "is_heterogeneous", False) and name in config.per_layer_attributes:
+        return list(dict.fromkeys(getattr(layer, name, None) for layer in config.per_layer_config))
+    return getattr(config, name, None)
 
 
 def _sizes(config: PreTrainedConfig, model: PreTrainedModel, stack: str) -> dict[str, Size]:
@@ -71,7 +78,7 @@ def _sizes(config: PreTrainedConfig, model: PreTrainedModel, stack: str) -> dict
         found["num_hidden_layers"] = layers  # T5 names them apart
     hidden, heads = found.get("hidden_size"), found.get("num_attention_heads")
     if found.get("embedding_size") == hidden:
-        del found["embedding_size"]
+        found.pop("embedding_size", None)
     if isinstance(hidden, int) and isinstance(heads, int):
         found.setdefault("head_dim", hidden // heads)
         found.setdefault("num_key_value_heads", _key_value_heads(config, heads))
