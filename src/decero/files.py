@@ -50,11 +50,11 @@ def kind_of(path: Path | str) -> str:
     return "a folder" if stat.S_ISDIR(mode) else SPECIAL.get(stat.S_IFMT(mode), "no regular file")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file completely or not at all. An OSError names `path`, not the temporary file."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file completely or not at all; text as UTF-8. An OSError names `path`, not the temporary file."""
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
         temporary.replace(path)
     except OSError as error:
         with suppress(OSError):

@@ -16,6 +16,8 @@ from transformers import (
     BertConfig,
     DynamicCache,
     EncoderDecoderCache,
+    FalconConfig,
+    FalconModel,
     GPT2Config,
     GPT2LMHeadModel,
     T5Config,
@@ -229,3 +231,38 @@ def test_nobody_goes_round_the_table():
             text = path.read_text(encoding="utf-8").replace("set_attn_implementation", "")
             found = words.search(text)
             assert found is None, f"{path}: {found[0]} belongs into transformers_internals.py"
+
+
+def test_a_kernel_is_lent_and_put_back(gpt2):
+    calls = []
+
+    def kernel(module, query, key, value, attention_mask, **kwargs):
+        calls.append(attention_mask)
+        return value.transpose(1, 2), None
+
+    internals.register_attention("decero_test", kernel, eager=True)
+    ids = torch.tensor([[5, 6, 7]])
+    before = gpt2(ids).logits
+
+    def fails():
+        with internals.attending_with(gpt2, "decero_test"):
+            assert internals.attention_of(gpt2) == internals.attention_of(gpt2.transformer) == "decero_test"
+            gpt2(ids)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails()
+    assert len(calls) == 2, "a registered kernel is not called"
+    assert calls[0][0, 0, 0, 1] == torch.finfo(torch.float32).min, "eager_mask gives no additive mask"
+    assert internals.attention_of(gpt2) == internals.attention_of(gpt2.transformer) == "sdpa"
+    assert torch.equal(gpt2(ids).logits, before)
+
+
+def test_eager_reaches_a_family_with_code_of_its_own():
+    """Falcon adds a boolean mask to its scores when sdpa is asked for attentions: it reads the name when it runs."""
+    config = FalconConfig(vocab_size=37, hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
+    model = FalconModel(config).eval()
+    with internals.attending_with(model, "eager"):
+        weights = model(torch.tensor([[5, 6, 7]]), output_attentions=True).attentions[0]
+    assert weights.triu(1).max() == 0, "Falcon no longer reads config._attn_implementation_internal for its mask"
+    assert internals.attention_of(model) == "sdpa"

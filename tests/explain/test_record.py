@@ -7,7 +7,16 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModel, BertConfig, BertModel, FNetConfig, MambaConfig
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    FNetConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+)
 
 from decero.data.tokenizer import train_tokenizer
 from decero.errors import UserError
@@ -82,7 +91,7 @@ def test_all_of_a_model_is_put_back_also_after_an_error(tiny, sentinel_tokenizer
 
 
 def test_a_model_that_changes_when_recorded_is_refused(tiny, tokenizer, monkeypatch):
-    moves = iter((0, 1e-3))
+    moves = iter((0, 0, 1e-3))
     monkeypatch.setattr(module, "answer_of", lambda outputs: outputs.logits + next(moves))
     with pytest.raises(UserError, match="this bert model computes something else while it is recorded: logits move by"):
         record(tiny("bert"), tokenizer, TEXT)
@@ -116,8 +125,43 @@ def test_bad_input_gets_one_line(tiny, tokenizer, sentinel_tokenizer):
     bare = deepcopy(tokenizer)
     bare.backend_tokenizer.post_processor = TemplateProcessing("$A", "$A $B", [])
     refused("the text is empty", tiny("llama"), bare, "")
-    headless = AutoModel.from_config(tiny("t5").config)
-    refused("T5Model has no head that writes: give a target", headless, sentinel_tokenizer, TEXT)
+
+
+def test_a_row_that_sums_to_less_than_one_is_refused(tiny, tokenizer, monkeypatch):
+    capture = module.capture
+
+    def scaled(factor):
+        def changed(*args, **options):
+            weights, calls, outputs = capture(*args, **options)
+            return {kind: {i: w * factor for i, w in each.items()} for kind, each in weights.items()}, calls, outputs
+
+        return changed
+
+    for factor, line in (
+        (0.5, "shows a part of its attention only: rows sum to 0.5"),
+        (2, "no attention: they sum to 2"),
+    ):
+        monkeypatch.setattr(module, "capture", scaled(factor))
+        with pytest.raises(UserError, match=line):
+            record(tiny("bert"), tokenizer, TEXT)
+
+
+def test_a_planted_head_is_bright_at_the_previous_token(sentinel_tokenizer):
+    sizes = {"n_embd": 64, "n_layer": 1, "n_head": 2, "n_positions": 31}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=113, **sizes, bos_token_id=2, eos_token_id=1)).eval()
+    for each in (model.transformer.wte, model.transformer.h[0].attn.c_attn):
+        each.weight.data.zero_()
+    model.transformer.wpe.weight.data.copy_(torch.eye(31, 64))
+    planted = model.transformer.h[0].attn.c_attn.weight.data  # (D, 3 D): q, k, v; head 0 first
+    for i in range(1, 31):
+        planted[i, i - 1] = 3  # the query of position i asks for i - 1
+    planted[range(31), range(64, 64 + 31)] = 3  # the key of position i is i
+    weights = record(model, sentinel_tokenizer, TEXT).attentions["causal"].weights[0]
+    length = weights.shape[-1]
+    assert length > 20
+    assert weights[0].argmax(-1).tolist() == [0, *range(length - 1)]
+    assert weights[0][range(1, length), range(length - 1)].min() > 0.9
+    assert_allclose(weights[1], np.tril(np.ones((length, length))) / np.arange(1, length + 1)[:, None], atol=1e-6)
 
 
 def test_only_the_chosen_layers_are_kept(tiny, tokenizer):
@@ -175,6 +219,14 @@ def test_a_target_is_shifted_behind_the_start_token(tiny, sentinel_tokenizer):
     written = record(tiny("t5"), sentinel_tokenizer, TEXT)
     assert any("wrote the target" in note for note in written.notes)
     assert written.target is not None
+
+
+def test_a_head_that_writes_nothing_reads_the_text_twice(tiny, sentinel_tokenizer):
+    model = AutoModelForSequenceClassification.from_config(tiny("bart", eos_token_id=1, bos_token_id=0).config).eval()
+    recording = record(model, sentinel_tokenizer, TEXT)
+    assert any("the decoder reads the same text" in note for note in recording.notes)
+    ids = torch.tensor([[piece.id for piece in recording.attentions["self"].keys]])
+    assert_allclose(recording.logits, model(input_ids=ids).logits.detach().numpy(), atol=1e-6)  # it shifts by itself
 
 
 def test_the_residual_stream_is_what_layers_read_and_write(tiny, sentinel_tokenizer):

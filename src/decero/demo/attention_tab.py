@@ -1,20 +1,15 @@
 """The tab of a demo that shows the attention of every head for one text: the page of `decero explain`."""
 
 import html
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
-from decero.demo.parts import bind, place_of_message, text_of
-from decero.explain.page import page
-from decero.explain.phrases import phrases
-from decero.explain.record import record
-from decero.explain.views import View
+from decero.demo.parts import bind, place_of_message, short_name, text_of
+from decero.explain.explaining import Explainer
 from decero.inference import reads_pairs
 from decero.inference.loading import Loaded
-
-WORDS = phrases("en")
-CHAPTER = View("attention", WORDS["attention"], WORDS["attention_about"], WORDS["attention_caution"])
 
 
 def attention_tab(loaded: Loaded) -> None:
@@ -36,6 +31,7 @@ def attention_tab(loaded: Loaded) -> None:
 
 def draw(loaded: Loaded, text: str, more: dict[str, str]) -> str:
     """Return a frame of HTML with the page. more: the second text of a pair, or the answer."""
-    found = page(record(loaded.model, loaded.tokenizer, text, **more), [CHAPTER])  # type: ignore[arg-type]
+    texts = (text, more["text_b"]) if "text_b" in more else text
+    found = Explainer(replace(loaded, name=short_name(loaded)), [texts], target=more.get("target")).page(0)
     source = html.escape(found, quote=True)
     return f'<iframe class="attention" title="Attention" sandbox="allow-scripts" srcdoc="{source}"></iframe>'

@@ -50,6 +50,7 @@ def build_app(model: str | Loaded, **loading: Any) -> Any:
     from decero.demo.attention_tab import attention_tab
     from decero.demo.chat_tab import can_chat, chat_tab
     from decero.demo.dimensions_tab import dimensions_tab
+    from decero.demo.parts import short_name
     from decero.demo.task_tabs import TITLES, kinds_of, task_tab
 
     set_threads()
@@ -58,7 +59,7 @@ def build_app(model: str | Loaded, **loading: Any) -> Any:
     else:
         pins = {name: value for name, value in loading.items() if name != "bf16"}
         loaded = load(model, commands_of(model, **pins)[0], **loading)
-    name = loaded.name.rstrip("/").removesuffix("/model").rpartition("/")[2] or loaded.name
+    name = short_name(loaded)
     with gr.Blocks(title=f"{name} - decero", analytics_enabled=False) as app:
         gr.Markdown(f"# {_plain(name)}\nA {loaded.model.config.model_type} model.")
         with gr.Tabs():

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from decero.errors import UserError, root_line
+from decero.inference.loading import Loaded
 
 ONE_AT_A_TIME = "model"  # all tabs use one model, so one request runs at a time
 
@@ -86,3 +87,9 @@ def bind(button: Any, boxes: list[Any], answer: Callable[..., Any], outputs: lis
 def place_of_message() -> Any:
     """Return an empty place for a message."""
     return gr.HTML("", padding=False, elem_classes="said")
+
+
+def short_name(loaded: Loaded) -> str:
+    """Return the last part of a model's name; `runs/x/model` is x."""
+    name = loaded.name.rstrip("/").removesuffix("/model")
+    return name.rpartition("/")[2] or loaded.name

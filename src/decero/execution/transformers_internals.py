@@ -86,7 +86,11 @@ def register_attention(name: str, function: Callable[..., Any], *, eager: bool =
 
 @contextmanager
 def attending_with(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """Give a model another attention kernel for a while. Code of its own that chooses none keeps what it has."""
+    """Give a model another attention kernel for a while.
+
+    A family with attention code of its own ignores all kernels but `eager`. That one is written into its configuration,
+    because some families read it there when they run, for their masks too.
+    """
     configs = [model.config, *(each.config for each in model.modules() if isinstance(each, PreTrainedModel))]
     for config in configs:  # the list grows: a configuration may hold others
         parts = (getattr(config, part, None) for part in getattr(config, "sub_configs", {}))
@@ -94,6 +98,9 @@ def attending_with(model: PreTrainedModel, name: str) -> Iterator[None]:
     before = [(config, config._attn_implementation_internal) for config in configs]
     try:
         model.set_attn_implementation(name)
+        if name == "eager":
+            for config in configs:
+                config._attn_implementation_internal = name
         yield
     finally:
         for config, kernel in before:

@@ -1,7 +1,7 @@
 """Take the attention weights out of a forward pass.
 
-Found, not adapted. A family that asks transformers' `AttentionInterface` for its attention gets a kernel of ours, which
-calls the eager function of the family's own file and keeps what it returns. A family with code of its own is asked for
+Found, not adapted. A family that asks transformers for an attention kernel by name gets one of ours, which calls the
+eager function of the family's own file and keeps what it returns. A family with code of its own is asked for
 `output_attentions`.
 """
 
@@ -21,7 +21,7 @@ from decero.execution.transformers_internals import attending_with, register_att
 from decero.explain.recording import Kind
 
 KERNEL = "decero_explain"
-SHORT = {"input_ids": 6, "decoder_input_ids": 5}  # tokens of the pass that only counts layers
+SHORT = 6  # tokens of the pass that only counts layers
 FIELDS = ("encoder_attentions", "decoder_attentions", "cross_attentions", "attentions")
 
 
@@ -47,6 +47,7 @@ class _Tap:
     calls: dict[int, AttentionCall] = field(default_factory=dict)
     count: int = 0
     last: AttentionCall | None = None
+    change: Callable[[int, Tensor], Tensor] | None = None
 
 
 _TAP: ContextVar[_Tap | None] = ContextVar("decero_explain", default=None)
@@ -68,8 +69,11 @@ def _eager_function(module: nn.Module) -> Callable[..., Any]:
 def _kept_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
     mix, weights = _eager_function(module)(module, query, key, value, *args, **kwargs)
     if (tap := _TAP.get()) is not None:
+        mix = mix if tap.change is None else tap.change(tap.count, mix)
         if tap.wanted is None or tap.count in tap.wanted:
             tap.calls[tap.count] = tap.last = AttentionCall(value, mix, weights)
+        else:
+            tap.last = None
         tap.count += 1
     return mix, weights
 
@@ -84,6 +88,16 @@ def _tapping(tap: _Tap) -> Iterator[None]:
         yield
     finally:
         _TAP.reset(token)
+
+
+@contextmanager
+def editing(model: PreTrainedModel, change: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+    """Let `change(number of the attention call, mix)` replace what each call hands to its output projection.
+
+    mix: (batch, queries, heads, head size). For a family whose order has calls; its pass runs inside this context.
+    """
+    with attending_with(model, KERNEL), _tapping(_Tap(wanted=(), change=change)):
+        yield
 
 
 @contextmanager
@@ -129,7 +143,7 @@ class CallOrder:
 
 def call_order(model: PreTrainedModel, inputs: dict[str, Tensor]) -> CallOrder | None:
     """Learn from a short pass which attention call is which layer. None means that the family shows no attention."""
-    short = {name: _resized(tensor, SHORT.get(name, SHORT["input_ids"])) for name, tensor in inputs.items()}
+    short = {name: _shortened(tensor) for name, tensor in inputs.items()}
     tap = _Tap()
     try:
         with _tapping(tap), attending_with(model, KERNEL):
@@ -196,10 +210,10 @@ def _looks_ahead(weights: Any) -> bool:
     return bool(weights.triu(1).any())
 
 
-def _resized(tensor: Tensor, length: int) -> Tensor:
-    """Return a row of exactly `length`: cut, or repeated."""
-    times = -(-length // tensor.shape[1])
-    return tensor.repeat(1, times)[:, :length]
+def _shortened(row: Tensor) -> Tensor:
+    """Return a row of SHORT tokens, cut or repeated, that ends as it did: some heads look for the last token."""
+    times = -(-SHORT // row.shape[1])
+    return torch.cat((row.repeat(1, times)[:, : SHORT - 1], row[:, -1:]), dim=1)
 
 
 def _pointer(weights: Any) -> int:

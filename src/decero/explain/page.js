@@ -472,16 +472,18 @@ class Heads {
     this.lines = new Lines(this.places[1]);
     this.grid.other = this.lines.other = (event) => this.key(event);
     this.list.addEventListener("keydown", (event) => this.walk(event));
-    this.setUp();
+    const [kind, layer, head] = data.start || [kinds[0].kind, kinds[0].layers[0], 0];
+    this.state.kind = Math.max(0, kinds.findIndex((each) => each.kind === kind));
+    this.setUp(Math.max(0, this.kind.layers.indexOf(layer)), head);
   }
 
   get kind() { return this.kinds[this.state.kind]; }
   get short() { return Math.max(this.kind.queries.length, this.kind.keys.length) <= 64; }
 
-  setUp() {
+  setUp(layer, head) {
     this.buildControls();
     this.buildOverview();
-    this.open(0, 0);
+    this.open(layer, head);
     this.paintAll();
   }
 
@@ -497,7 +499,8 @@ class Heads {
     if (this.kinds.length > 1) parts.push(radios("kind", words.kind, this.kinds.map((kind) => words[kind.kind]), state.kind, (i) => {
       Object.assign(state, { kind: i, layer: 0, head: 0, lines: false });
       this.cache.clear();
-      this.setUp();
+      this.setUp(0, 0);
+      this.controls.querySelector("input[name=kind]:checked").focus();
     }));
     if (this.short) parts.push(radios("picture", words.picture_as, [words.show_map, words.show_lines], Number(state.lines), (i) => {
       state.lines = Boolean(i);

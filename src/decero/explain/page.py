@@ -13,6 +13,7 @@ from decero.explain import tiles
 from decero.explain.phrases import phrases
 from decero.explain.pictures import draw_panel, render
 from decero.explain.recording import Attention, Recording
+from decero.explain.rollout import sinks_of
 from decero.explain.views import Bars, Curves, Heatmap, Panel, Passage, Table, View, labels, printable
 
 FOLDER = Path(__file__).parent
@@ -30,13 +31,14 @@ class Line:
 
 def page(
     recording: Recording, views: Sequence[View], *, faithfulness: Sequence[str] = (), language: str = "en",
-    in_index: bool = False,
+    in_index: bool = False, start: tuple[str, int, int] | None = None,
 ) -> str:  # fmt: skip
     """Return the page of one text.
 
     recording: its attentions are drawn under the view named `attention`, if there is one.
     views: the chapters, in order. faithfulness: sentences below the attention of all heads.
-    in_index: link to index.html beside the page. language: `en` or `es`.
+    in_index: link to index.html beside the page. start: kind, layer and head that are open at first.
+    language: `en` or `es`.
     """
     w = phrases(language)
     maps: list[dict[str, Any]] = []
@@ -48,6 +50,8 @@ def page(
     drawn = any(view.name == "attention" for view in views)
     attentions = [_attention(each) for each in recording.attentions.values() if each.weights] if drawn else []
     facts = [(w["family"], recording.family), (w["text"], _shown(recording.text))]
+    if recording.text_b is not None:
+        facts.append((w["text_b"], _shown(recording.text_b)))
     if recording.target is not None:
         facts.append((w["target"], _shown(recording.target)))
     facts += [
@@ -63,7 +67,7 @@ def page(
         faithfulness=faithfulness,
         back=in_index,
         lines=[],
-        data={"words": w, "attention": attentions, "maps": maps},
+        data={"words": w, "attention": attentions, "maps": maps, "start": start},
     )
 
 
@@ -74,15 +78,6 @@ def index_page(model: str, lines: Sequence[Line], language: str = "en") -> str:
     return _render(
         language, heading=heading, lines=[asdict(line) | {"text": _shown(line.text)} for line in lines], views=[]
     )
-
-
-def sinks(attention: Attention) -> list[int]:
-    """Return the keys that heads use as a place to rest: special tokens, and the first token of a decoder.
-
-    Heads that find nothing put their weight there (Xiao et al. 2023, arXiv:2309.17453, section 3.1).
-    """
-    found = {i for i, piece in enumerate(attention.keys) if piece.special}
-    return sorted(found | ({0} if attention.kind == "causal" else set()))
 
 
 def _render(language: str, **parts: Any) -> str:
@@ -106,7 +101,7 @@ def _attention(attention: Attention) -> dict[str, Any]:
         "queries": labels(attention.queries),
         "keys": labels(attention.keys),
         "special": [i for i, piece in enumerate(attention.keys) if piece.special],
-        "sinks": sinks(attention),
+        "sinks": sinks_of(attention),
         "layers": layers,
         "heads": attention.num_heads,
         "across": stored[0][1],
@@ -135,12 +130,12 @@ def _map(panel: Heatmap) -> dict[str, Any]:
     tiled = panel.scale == "weights" and values.size >= TILED and not np.isnan(values).any()
     return {
         "title": panel.title,
-        "rows": list(panel.rows),
-        "columns": list(panel.columns),
+        "rows": [printable(name) for name in panel.rows],
+        "columns": [printable(name) for name in panel.columns],
         "rowTitle": panel.row_title,
         "columnTitle": panel.column_title,
         "scale": panel.scale,
-        "texts": panel.texts,
+        "texts": panel.texts and [[printable(text) for text in row] for row in panel.texts],
         "tile": tiles.encode(values[None])[0] if tiled else None,
         "values": None if tiled else [_rounded(value) for value in values.ravel().tolist()],
     }
@@ -164,7 +159,7 @@ def _bars(panel: Bars) -> dict[str, Any]:
         interval = "" if low is None or high is None else f"[{_written(low)}, {_written(high)}]"
         start, end = sorted((at(0), at(value if np.isfinite(value) else 0)))
         bars.append({
-            "name": name, "value": _written(value), "interval": interval, "sign": "rise" if value >= 0 else "fall",
+            "name": printable(name), "value": _written(value), "interval": interval, "sign": "rise" if value >= 0 else "fall",
             "start": start, "width": round(end - start, 2), "low": None if low is None else at(low),
             "high": None if high is None else at(high),
         })  # fmt: skip
@@ -174,7 +169,7 @@ def _bars(panel: Bars) -> dict[str, Any]:
 def _tokens(panel: Passage) -> list[dict[str, Any]]:
     largest = max((abs(score) for score in panel.scores), default=0) or 1
     return [
-        {"text": text, "score": _written(score), "sign": "rise" if score >= 0 else "fall",
+        {"text": printable(text), "score": _written(score), "sign": "rise" if score >= 0 else "fall",
          "strength": round(75 * abs(score) / largest)}
         for text, score in zip(panel.tokens, panel.scores, strict=True)
     ]  # fmt: skip
@@ -182,5 +177,5 @@ def _tokens(panel: Passage) -> list[dict[str, Any]]:
 
 def _written(cell: str | float) -> str:
     if isinstance(cell, str):
-        return cell
+        return printable(cell)
     return f"{cell:,}" if isinstance(cell, int) else "–" if not np.isfinite(cell) else f"{cell:.3f}"

@@ -7,6 +7,7 @@ PHRASES: dict[str, tuple[str, str]] = {
     "title": ("Inside {model}", "{model} por dentro"),
     "family": ("family", "familia"),
     "text": ("text", "texto"),
+    "text_b": ("second text", "segundo texto"),
     "target": ("target", "destino"),
     "size": ("size", "tamaño"),
     "sizes": ("{layers} layers, {heads} heads, {tokens} tokens", "{layers} capas, {heads} cabezas, {tokens} tokens"),
@@ -100,10 +101,120 @@ PHRASES: dict[str, tuple[str, str]] = {
     "scale_sqrt": ("colour: square root of the weight", "color: raíz cuadrada del peso"),
     "scale_log": ("colour: logarithm", "color: logaritmo"),
     "no_attention": ("This model showed no attention.", "Este modelo no mostró atención."),
-    "faithfulness": (
-        "Faithfulness on {texts}: rank correlation with leaving each token out",
-        "Fidelidad en {texts}: correlación de rangos con quitar cada token",
+    "faithfulness": ("How faithful is attention here?", "¿Es fiel aquí la atención?"),
+    "passages": (
+        "Measured on {passages} passages of at most {words} words.",
+        "Medido en {passages} pasajes de {words} palabras como máximo.",
     ),
+    "unmeasured": (
+        "How faithful attention is was not measured: {reason}.",
+        "No se midió cuán fiel es la atención: {reason}.",
+    ),
+    # the other views
+    "lens": ("Layer by layer", "Capa por capa"),
+    "lens_about": (
+        "The hidden state of each token after each layer. The logit lens gives it to the model's own final norm and head: "
+        "the token in a cell is what the model would answer if it stopped there (nostalgebraist 2020). The last row is "
+        "the model's answer.",
+        "El estado oculto de cada token tras cada capa. La lente de logits lo pasa por la norma final y la cabeza del "
+        "modelo: el token de una celda es lo que el modelo respondería si parase ahí (nostalgebraist 2020). La última "
+        "fila es la respuesta del modelo.",
+    ),
+    "lens_caution": (
+        "Early layers were never trained to be read by the head. A strange token there does not mean that the layer "
+        "knows nothing.",
+        "Las primeras capas no se entrenaron para que la cabeza las lea. Un token extraño ahí no significa que la capa "
+        "no sepa nada.",
+    ),
+    "rollout": ("Rollout and values", "Rollout y valores"),
+    "rollout_about": (
+        "Three ways to sum up all layers. The mean of the heads ignores residuals. Rollout multiplies the layers and "
+        "counts the residual as half (Abnar and Zuidema 2020). Value-weighted attention counts how large the mixed-in "
+        "vector is (Kobayashi et al. 2020); each row is divided by its sum.",
+        "Tres formas de resumir todas las capas. La media de las cabezas ignora los residuos. El rollout multiplica las "
+        "capas y cuenta el residuo como la mitad (Abnar y Zuidema 2020). La atención ponderada por los valores cuenta el "
+        "tamaño del vector mezclado (Kobayashi et al. 2020); cada fila se divide por su suma.",
+    ),
+    "rollout_caution": (
+        "All three ignore the feed-forward parts. None is a measure of cause: the line under each picture says how well "
+        "they agree with leaving tokens out.",
+        "Las tres ignoran las partes feed-forward. Ninguna mide causas: la línea bajo cada imagen dice cuánto coinciden "
+        "con quitar tokens.",
+    ),
+    "of_all_layers": ("Mean of all layers and heads", "Media de todas las capas y cabezas"),
+    "of_rollout": ("Attention rollout", "Rollout de la atención"),
+    "of_value_weighted": ("Weighted by values", "Ponderada por los valores"),
+    "ablation": ("Ablation of heads", "Ablación de cabezas"),
+    "ablation_about": (
+        "Each head is switched off alone: its output becomes 0. The number is how much the loss rises, mean over "
+        "{texts} text(s). Red heads are missed; without blue heads the model does better. Loss: {loss}.",
+        "Cada cabeza se apaga sola: su salida pasa a ser 0. El número es cuánto sube la pérdida, media de {texts} "
+        "texto(s). Las cabezas rojas hacen falta; sin las azules el modelo mejora. Pérdida: {loss}.",
+    ),
+    "ablation_caution": (
+        "A head with no effect may have a twin that does the same. Intervals are for one head at a time; among many "
+        "heads some differ from 0 by chance.",
+        "Una cabeza sin efecto puede tener una gemela que hace lo mismo. Cada intervalo es de una sola cabeza; entre "
+        "muchas, algunas se alejan de 0 por azar.",
+    ),
+    "loss_change": ("Change of the loss without the head", "Cambio de la pérdida sin la cabeza"),
+    "most_missed": ("The heads that are missed most", "Las cabezas que más falta hacen"),
+    "few_texts": (
+        "Fewer than {least} texts: no interval. Give a file of lines.",
+        "Menos de {least} textos: sin intervalo. Dé un archivo de líneas.",
+    ),
+    "positions": ("Positions", "Posiciones"),
+    "positions_about": (
+        "How the model knows the order of tokens. These pictures belong to the model, not to the text.",
+        "Cómo sabe el modelo el orden de los tokens. Estas imágenes son del modelo, no del texto.",
+    ),
+    "positions_caution": (
+        "They show what the model is given. What its heads make of it is under Attention.",
+        "Muestran lo que recibe el modelo. Lo que sus cabezas hacen con ello está en Atención.",
+    ),
+    "attribution": ("Attribution", "Atribución"),
+    "attribution_about": (
+        "Integrated gradients (Sundararajan et al. 2017): how much each token adds to the model's own answer, compared "
+        "with a text whose tokens are replaced ({baseline}). Red tokens speak for it, blue ones against it.",
+        "Gradientes integrados (Sundararajan et al. 2017): cuánto suma cada token a la respuesta del modelo, comparado con "
+        "un texto de tokens sustituidos ({baseline}). Los rojos hablan a favor y los azules en contra.",
+    ),
+    "attribution_caution": (
+        "The scores depend on the text of comparison. Tokens that act only together share a score in an arbitrary way.",
+        "Las puntuaciones dependen del texto de comparación. Los tokens que solo actúan juntos se reparten la puntuación "
+        "de forma arbitraria.",
+    ),
+    "explains_label": ("For the label {answer}", "A favor de la etiqueta {answer}"),
+    "explains_token": ("For the token {answer}", "A favor del token {answer}"),
+    "explains_target": ("For the whole target", "A favor de todo el destino"),
+    "explains_vector": ("For the direction of the text's vector", "A favor de la dirección del vector del texto"),
+    "complete": (
+        "The scores sum to the difference to the text of comparison, {difference}, up to {gap}.",
+        "Las puntuaciones suman la diferencia con el texto de comparación, {difference}, salvo {gap}.",
+    ),
+    "alignment": ("Words of target and source", "Palabras del destino y de la fuente"),
+    "source_word": ("source", "fuente"),
+    "target_word": ("target", "destino"),
+    "state_norm": ("Length of the hidden state", "Longitud del estado oculto"),
+    "to_next": ("Cosine with the next layer", "Coseno con la capa siguiente"),
+    "to_last": ("Cosine with the last layer", "Coseno con la última capa"),
+    "rank_of_answer": ("Rank of the answer by layer", "Rango de la respuesta por capa"),
+    "lens_next": ("Each cell: the likeliest next token.", "Cada celda: el token siguiente más probable."),
+    "lens_same": (
+        "Each cell: the likeliest token at this position.",
+        "Cada celda: el token más probable en esa posición.",
+    ),
+    "rank_note": (
+        "1: the layer already gives the final answer of the model.",
+        "1: la capa ya da la respuesta final del modelo.",
+    ),
+    "norm_note": (
+        "A very long state is often a token that many heads use as a sink.",
+        "Un estado muy largo suele ser un token que muchas cabezas usan como sumidero.",
+    ),
+    "lens_of": ("Logit lens", "Lente de logits"),
+    "encoder": ("encoder", "codificador"),
+    "decoder": ("decoder", "descodificador"),
     # pictures
     "mean_of_heads": ("mean of the heads", "media de las cabezas"),
     "embeddings": ("embeddings", "embeddings"),

@@ -45,14 +45,17 @@ def encode(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str
 
 
 def encode_target(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: str | None, source: dict[str, Tensor]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, target: str | None, text: str, source: dict[str, Tensor]
 ) -> tuple[ReadText, str]:
     """Tokenize what a decoder reads beside a source. Without a target the model writes one, greedily.
 
+    A model that cannot write, for example a classifier, reads the text a second time.
     Row i of the decoder predicts token i of the target, so the first piece is the start token.
-    Raises UserError: a target that is empty or too long; none for a model that cannot write.
+    Raises UserError: a target that is empty or too long.
     """
     limit = positions_of(model, decoder=True)
+    twice = target is None and not model.can_generate()
+    target = text if twice else target
     if target is not None:
         rows = tokenizer(text_target=target, **_extras(tokenizer), verbose=False)
         _check_length(len(rows["input_ids"]), limit, "target")
@@ -61,6 +64,7 @@ def encode_target(
         pieces, notes = _pieces(tokenizer, rows, target, None)
         if read[0, 1:].tolist() != rows["input_ids"][:-1]:
             raise UserError(f"{type(model).__name__} reads a target that is more than shifted; give no target")
+        notes += ["This head writes no text: the decoder reads the same text as the encoder."] if twice else []
     else:
         written = _write(model, source, limit)
         read = written[:, :-1] if written[0, -1].item() in _ends(model) else written
@@ -80,6 +84,15 @@ def encode_target(
     return ReadText({"decoder_input_ids": read}, pieces, notes), target
 
 
+def token_text(tokenizer: PreTrainedTokenizerBase, number: int) -> str:
+    """Return the text of one token alone; its name when it is special, or no text alone."""
+    name = _name(tokenizer, number)
+    if number in tokenizer.all_special_ids:
+        return name
+    text = str(tokenizer.decode([number], clean_up_tokenization_spaces=False))
+    return name if not text or "\ufffd" in text else text
+
+
 def _extras(tokenizer: PreTrainedTokenizerBase) -> dict[str, bool]:
     return {"return_offsets_mapping": True} if tokenizer.is_fast else {}
 
@@ -97,8 +110,6 @@ def _ends(model: PreTrainedModel) -> set[int]:
 
 
 def _write(model: Any, source: dict[str, Tensor], limit: int | None) -> Tensor:
-    if not model.can_generate():
-        raise UserError(f"{type(model).__name__} has no head that writes: give a target")
     most = min(LONGEST_ANSWER, LONGEST_ANSWER if limit is None else limit - 1)
     reads = {name: source[name] for name in ("input_ids", "attention_mask") if name in source}
     return model.generate(**reads, num_beams=1, do_sample=False, max_new_tokens=most, max_length=None)

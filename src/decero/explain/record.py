@@ -14,13 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from decero.errors import UserError
 from decero.execution.pretrained import one_line
 from decero.execution.transformers_internals import attending_with
-from decero.explain.capture import CallOrder, capture, call_order, run
+from decero.explain.capture import CallOrder, call_order, capture, run
 from decero.explain.pieces import ReadText, encode, encode_target
 from decero.explain.recording import Attention, HiddenStates, Kind, Piece, Recording
-from decero.explain.residual_stream import Watch, watching
+from decero.explain.residual_stream import Watch, reads_target, watching
 from decero.explain.value_norms import value_norms
 
-TOLERANCE = 1e-6  # of logits
+SAME = 1e-6  # of the largest logit: the same model, recorded and not
+CLOSE = 1e-3  # of the largest logit: the attention that a model has, and eager attention
 ROWS = 1e-4  # of the sum of a row: float32, thousands of keys
 ANSWERS = ("logits", "prediction_logits", "start_logits", "last_hidden_state")
 
@@ -38,13 +39,13 @@ def record(
 ) -> Recording:
     """Run a model on one text and return what its attention did, proven.
 
-    text_b: the second text of a pair, for an encoder. target: what the decoder of an encoder-decoder reads; without it
-    the model writes one. layers: keep only these, counted from 0. values: also the norms of weighted values.
-    hidden: also the residual stream.
+    text_b: the second text of a pair. target: what the decoder of an encoder-decoder reads; without it the model writes
+    one, and a model that cannot write reads the text twice. layers: keep only these, counted from 0. values: also the
+    norms of weighted values. hidden: also the residual stream.
 
     The pass is in evaluation mode, in float32, with eager attention, without cache and padding. Afterwards the model is
-    as it was. Proven: the weights are heads x queries x keys, rows sum to 1, and the logits are those of the same model
-    without recording, to 1e-6.
+    as it was; only hooks of transformers' own, which do nothing, may stay. Proven: the weights are heads x queries x
+    keys, rows sum to 1, and the logits are those of the same model without recording, to 1e-6.
 
     Raises UserError: the model has no attention, or shows something else in its place; the text is longer than the
     model reads; a layer that is not there; a target for a model without a decoder.
@@ -61,13 +62,15 @@ def record(
         if how is None:
             raise UserError(f"this {model.config.model_type} model shows no attention: it has none, or hides it")
         _check_layers(how, layers)
+        usual = answer_of(run(model, inputs))
         with attending_with(model, "eager"):
             before = answer_of(run(model, inputs))
-        watch = Watch(model) if hidden else None
+        _check_unmoved(model, usual, before, CLOSE, "with eager attention")
+        watch = Watch(model, "decoder" if "causal" in how.layers else "encoder") if hidden else None
         weights, calls, outputs = capture(
             model, inputs, how, layers, values=values, watch=watching(model, watch) if watch else None
         )
-        _check_unmoved(model, before, answer_of(outputs))
+        _check_unmoved(model, before, answer_of(outputs), SAME, "while it is recorded")
         decoder_pieces = decoder.pieces if decoder else source.pieces
         attentions: dict[Kind, Attention] = {}
         for kind, found in weights.items():
@@ -78,11 +81,14 @@ def record(
             if values:
                 attentions[kind].value_norms, why = value_norms(calls.get(kind, {}))
                 notes += [f"No value norms of {kind} attention: {why}."] if why else []
+        states = {} if watch is None else _hidden(watch, {"encoder": source.pieces, "decoder": decoder_pieces})
+        if watch and len(states) < len(watch.stacks):
+            notes.append("No hidden states: no list of layers of this family passes one state on.")
         notes += source.notes + (decoder.notes if decoder else []) + _windows(model)
         logits = getattr(outputs, "logits", None)
         return Recording(
             model=str(name), family=model.config.model_type, text=text, target=target, attentions=attentions,
-            hidden={} if watch is None else _hidden(watch, {"encoder": source.pieces, "decoder": decoder_pieces}),
+            hidden=states,
             logits=None if logits is None else _numpy(logits[0] if logits.dim() == 3 else logits),
             notes=list(dict.fromkeys(notes)), text_b=text_b,
         )  # fmt: skip
@@ -112,13 +118,13 @@ def read_texts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text: str, text_b: str | None, target: str | None
 ) -> tuple[ReadText, ReadText | None, str | None]:
     """Tokenize source and target. Raises UserError for a second text or a target that the model cannot read."""
-    two = bool(model.config.is_encoder_decoder) and "decoder_input_ids" in inspect.signature(model.forward).parameters
+    two = reads_target(model)
     if target is not None and not two:
         raise UserError(f"{type(model).__name__} has no decoder beside an encoder: give no target")
     source = encode(model, tokenizer, text, text_b)
     if not two:
         return source, None, None
-    decoder, target = encode_target(model, tokenizer, target, source.inputs)
+    decoder, target = encode_target(model, tokenizer, target, text, source.inputs)
     return source, decoder, target
 
 
@@ -140,23 +146,25 @@ def _check_layers(how: CallOrder, layers: Collection[int] | None) -> None:
             raise UserError(f"there is no layer {layer}: the model has {most}, counted from 0 to {most - 1}")
 
 
-def _check_unmoved(model: PreTrainedModel, before: Tensor, after: Tensor) -> None:
+def _check_unmoved(model: PreTrainedModel, before: Tensor, after: Tensor, most: float, when: str) -> None:
     moved = float((before - after).abs().nan_to_num(math.inf).max())
-    if moved > TOLERANCE * max(1.0, float(before.abs().max())):
+    if moved > most * max(1.0, float(before.abs().max())):
         family = model.config.model_type
-        raise UserError(f"this {family} model computes something else while it is recorded: logits move by {moved:.2g}")
+        raise UserError(f"this {family} model computes something else {when}: logits move by {moved:.2g}")
 
 
 def _proven(model: PreTrainedModel, weights: Any, queries: int, keys: int) -> np.ndarray:
     """Return (heads, queries, keys). Raises UserError for what is not attention from each token to each token."""
     family = f"this {model.config.model_type} model"
     if not isinstance(weights, Tensor) or weights.dim() != 4 or tuple(weights.shape[-2:]) != (queries, keys):
-        shape = " x ".join(map(str, weights.shape)) if isinstance(weights, Tensor) else type(weights).__name__
+        shape = " x ".join(map(str, weights.shape[1:])) if isinstance(weights, Tensor) else type(weights).__name__
         raise UserError(f"{family} shows no weights of heads x {queries} queries x {keys} keys, but {shape}")
     rows = weights[0].float()
-    off = float((rows.sum(-1) - 1).abs().nan_to_num(math.inf).max())
-    if off > ROWS or float(rows.min()) < 0:
-        raise UserError(f"{family} shows numbers that are no attention: a row sums to 1 by {off:.2g} more or less")
+    least, most = float(rows.sum(-1).min()), float(rows.sum(-1).max())
+    if not (most <= 1 + ROWS and float(rows.min()) >= 0):
+        raise UserError(f"{family} shows rows that are no attention: they sum to {least:.3g} to {most:.3g}, not to 1")
+    if not least >= 1 - ROWS:
+        raise UserError(f"{family} shows a part of its attention only: rows sum to {least:.3g} to {most:.3g}, not to 1")
     return _numpy(rows)
 
 
@@ -176,12 +184,10 @@ def _hidden(watch: Watch, pieces: dict[str, list[Piece]]) -> dict[str, HiddenSta
     """Return the residual stream of each stack whose layers were found."""
     hidden: dict[str, HiddenStates] = {}
     for name in watch.stacks:
-        calls, last = watch.layers(name), watch.returned[name]
-        if calls:
+        if calls := watch.layers(name):
             streams = [calls[0].read, *(call.written for call in calls)]
             states = [_numpy(each.reshape(-1, each.shape[-1])) for each in streams]
-            normed = bool(np.array_equal(states[-1], _numpy(last.reshape(-1, last.shape[-1]))))
-            hidden[name] = HiddenStates(name, pieces[name], states, normed)
+            hidden[name] = HiddenStates(name, pieces[name], states, watch.is_last(name, calls[-1]))
     return hidden
 
 

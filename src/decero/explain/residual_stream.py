@@ -3,12 +3,20 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+Stack = Literal["encoder", "decoder"]
+
+
+def reads_target(model: PreTrainedModel) -> bool:
+    """Whether a model has a decoder beside an encoder."""
+    return bool(model.config.is_encoder_decoder) and "decoder_input_ids" in signature(model.forward).parameters
 
 
 @dataclass
@@ -22,40 +30,54 @@ class LayerCall:
 
 
 class Watch:
-    """Hold the calls of all members of module lists in one pass, and what each stack returned.
+    """Hold the calls of all members of module lists in one pass, and what the modules around them returned.
 
-    stacks: `encoder`, `decoder` -> its module. A model alone is an encoder unless its class can generate.
+    alone: what a model with one stack is.
     """
 
-    def __init__(self, model: PreTrainedModel):
+    def __init__(self, model: PreTrainedModel, alone: Stack):
         self.calls: dict[str, list[LayerCall]] = {}
         self.returned: dict[str, Tensor] = {}
-        self.stacks: dict[Literal["encoder", "decoder"], nn.Module] = {}
-        if model.config.is_encoder_decoder:
+        self.stacks: dict[Stack, nn.Module] = {alone: model.base_model}
+        if reads_target(model):
             self.stacks = {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
-        else:
-            self.stacks = {"decoder" if model.can_generate() else "encoder": model.base_model}
-        self.names = {id(module): name for name, module in model.named_modules()}
+        names = {id(module): name for name, module in model.named_modules()}
+        self.inside = {
+            stack: [names[id(each)] for each in module.modules() if id(each) in names]
+            for stack, module in self.stacks.items()
+        }
 
-    def layers(self, stack: Literal["encoder", "decoder"]) -> list[LayerCall]:
+    def layers(self, stack: Stack) -> list[LayerCall]:
         """Return the calls of the longest outermost list in a stack that is a chain; none if there is none."""
-        inside = {id(module) for module in self.stacks[stack].modules() if isinstance(module, nn.ModuleList)}
-        names = {self.names[each] for each in inside}
-        chains = {name: calls for name, calls in self.calls.items() if name in names and _is_chain(calls)}
-        outer = [name for name in chains if not any(name.startswith(f"{other}.") for other in chains)]
-        return max((chains[name] for name in outer), key=len, default=[])
+        return self.calls.get(self._list(stack), [])
+
+    def is_last(self, stack: Stack, last: LayerCall) -> bool:
+        """Whether the stack returns what its last layer wrote, as it is."""
+        path = self._list(stack)
+        around = [each for name, each in self.returned.items() if name in self.inside[stack] and _holds(name, path)]
+        return all(_same(last.written, each) for each in around if each.shape == last.written.shape)
+
+    def _list(self, stack: Stack) -> str:
+        names = [name for name in self.inside[stack] if name in self.calls and _is_chain(self.calls[name])]
+        outer = [name for name in names if not any(_holds(other, name) for other in names)]
+        return max(outer, key=lambda name: len(self.calls[name]), default="")
+
+
+def _holds(outer: str, inner: str) -> bool:
+    return outer != inner and (not outer or inner.startswith(f"{outer}."))
 
 
 @contextmanager
 def watching(model: nn.Module, watch: Watch) -> Iterator[None]:
     """Let `watch` see the passes of a model for a while."""
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     handles = []
-    for name, parent in model.named_modules():
-        if isinstance(parent, nn.ModuleList):
-            for child in dict.fromkeys(parent):
-                handles.append(child.register_forward_hook(_hook(watch, name), with_kwargs=True))
-    for name, stack in watch.stacks.items():
-        handles.append(stack.register_forward_hook(_keep_returned(watch, name)))
+    for name, parent in lists.items():
+        for child in dict.fromkeys(parent):
+            handles.append(child.register_forward_hook(_keep_call(watch, name), with_kwargs=True))
+    for name, module in model.named_modules():
+        if any(_holds(name, each) for each in lists):
+            handles.append(module.register_forward_hook(_keep_returned(watch, name)))
     try:
         yield
     finally:
@@ -65,7 +87,9 @@ def watching(model: nn.Module, watch: Watch) -> Iterator[None]:
 
 def _keep_returned(watch: Watch, name: str) -> Any:
     def keep(module: nn.Module, args: Any, returned: Any) -> None:
-        watch.returned[name] = returned[0]
+        found = first_tensor(returned.to_tuple() if hasattr(returned, "to_tuple") else returned)
+        if found is not None:
+            watch.returned[name] = found
 
     return keep
 
@@ -74,7 +98,7 @@ def _is_chain(calls: list[LayerCall]) -> bool:
     return all(_same(a.written, b.read) for a, b in pairwise(calls))
 
 
-def _hook(watch: Watch, name: str) -> Any:
+def _keep_call(watch: Watch, name: str) -> Any:
     def keep(module: nn.Module, args: Any, kwargs: Any, returned: Any) -> None:
         read = next((each for each in (*args, *kwargs.values()) if _is_stream(each)), None)
         written = first_tensor(returned)

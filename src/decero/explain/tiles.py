@@ -1,4 +1,4 @@
-"""Store attention weights as 8-bit PNG tiles: a picture a layer, at most 0.0039 away from each weight."""
+"""Store attention weights as 8-bit PNG tiles: a picture a layer, at most 0.004 away from each weight."""
 
 import base64
 import io

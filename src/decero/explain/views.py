@@ -105,7 +105,7 @@ def printable(text: str) -> str:
 
 def label(piece: Piece) -> str:
     """Return what stands on an axis for a token: its text without outer spaces, `␣` for a space, `∅` for nothing."""
-    return printable(piece.text.strip(" ")) or ("␣" if piece.text else "∅")
+    return printable(piece.text.strip(" ")) or ("∅" if piece.text.strip(" ") or not piece.text else "␣")
 
 
 def labels(pieces: Sequence[Piece]) -> list[str]:

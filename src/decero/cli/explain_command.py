@@ -1,0 +1,154 @@
+"""Add the command explain: what a model does inside with a text, as an offline page, PNG or SVG."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from decero.cli.text_commands import loading_of, loads, read_lines
+from decero.errors import UserError
+from decero.files import kind_of, write_whole
+
+VIEWS = ("attention", "lens", "rollout", "ablation", "positions", "attribution")
+KINDS = ("self", "causal", "cross")
+
+
+def add_explain(commands) -> None:
+    """Add `decero explain MODEL TEXT|FILE|- --out page.html`."""
+    what = "show what a model does inside with a text: attention, layers, heads, as an offline page or pictures"
+    parser = commands.add_parser("explain", help=what, allow_abbrev=False)
+    parser.add_argument("model", metavar="MODEL", help="folder, NAME/MODEL on the hub, or package:NAME/FOLDER")
+    parser.add_argument("text", metavar="TEXT|FILE|-", help="text, file of lines, or - for standard input")
+    parser.add_argument(
+        "--out", type=Path, metavar="PAGE", help="page.html for one text, or a folder: a page a line, and index.html"
+    )
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the view as a PNG, 300 dots an inch")
+    parser.add_argument("--svg", type=Path, metavar="FILE", help="draw the view as an SVG, with text as text")
+    parser.add_argument(
+        "--view", action="append", choices=VIEWS, help="what to show; may be given several times (default: attention)"
+    )
+    parser.add_argument(
+        "--layer", type=_from_zero, metavar="L", help="layer of the picture, and the one the page opens; from 0"
+    )
+    parser.add_argument("--head", type=_from_zero, metavar="H", help="head of that layer, from 0 (picture: default all)")
+    parser.add_argument(
+        "--kind", choices=KINDS, help="attention of the picture (default: cross of an encoder-decoder, else the only one)"
+    )
+    parser.add_argument("--target", metavar="TEXT", help="what the decoder reads (default: what the model writes)")
+    parser.add_argument(
+        "--language", choices=("en", "es"), default="en", help="of the words in the page: en (default) or es"
+    )
+    loads(parser)
+    parser.set_defaults(function=_run)
+
+
+def _from_zero(word: str) -> int:
+    if not (word.isascii() and word.isdigit() and len(word) < 10):
+        raise argparse.ArgumentTypeError(f"{word[:40]} is not a whole number from 0 on")
+    return int(word)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    _check_options(arguments)
+    texts = _texts(arguments)
+    one_page = arguments.out is not None and arguments.out.suffix == ".html"
+    if len(texts) > 1 and (one_page or arguments.png or arguments.svg or arguments.target is not None):
+        wrong = "--target" if arguments.target is not None else "--out" if one_page else "--png" if arguments.png else "--svg"
+        fix = "a folder: it gets a page a line" if wrong == "--out" else "one text, and --out with a folder for more"
+        raise UserError(f"{arguments.text}: {len(texts)} lines, but {wrong} is for one text; give {fix}")
+    _explain(arguments, texts, one_page)
+
+
+def _check_options(arguments: argparse.Namespace) -> None:
+    """Raise UserError for options that cannot be, before anything large is loaded."""
+    places = {"--out": arguments.out, "--png": arguments.png, "--svg": arguments.svg}
+    if not any(places.values()):
+        raise UserError("nothing to write: give --out page.html, --png FILE or --svg FILE")
+    for option, path in places.items():
+        if path is None:
+            continue
+        if option != "--out" and path.suffix.lower() != option.replace("--", "."):
+            raise UserError(f"{option} {path}: give a name that ends in {option.replace('--', '.')}")
+        kind = kind_of(path)
+        if option == "--out" and path.suffix not in ("", ".html") and kind != "a folder":
+            raise UserError(f"--out {path}: give a name that ends in .html, or a folder")
+        folder = option == "--out" and path.suffix != ".html"
+        if kind not in (("", "a folder") if folder else ("", "a file")):
+            raise UserError(f"{option} {path}: this is {kind}; give {'a folder' if folder else 'a file'}")
+        if kind_of(path.parent) != "a folder":
+            raise UserError(f"{option} {path}: there is no folder {path.parent}; make it first")
+    if arguments.head is not None and arguments.layer is None:
+        raise UserError(f"--head {arguments.head} needs --layer L: heads are counted in each layer")
+    views = arguments.view = list(dict.fromkeys(arguments.view or ["attention"]))
+    if len(views) > 1 and (arguments.png or arguments.svg):
+        raise UserError(f"--png and --svg draw one view; {len(views)} were given: {', '.join(views)}")
+    for option in ("layer", "kind"):
+        if getattr(arguments, option) is not None and "attention" not in views:
+            raise UserError(f"--{option} has no effect on --view {views[0]}; remove it")
+
+
+def _texts(arguments: argparse.Namespace) -> dict[int, str]:
+    """Return line number -> text, without empty lines. A text that is typed is one, whatever it holds."""
+    typed = arguments.text != "-" and kind_of(arguments.text) in ("", "a folder")
+    lines = [arguments.text] if typed else list(read_lines(arguments.text)[0])
+    texts = {number: line for number, line in enumerate(lines, start=1) if line.strip()}
+    if not texts:
+        raise UserError("the text is empty" if typed else f"{arguments.text}: there is no line with a text")
+    for number, text in texts.items():
+        if any("\ud800" <= sign <= "\udfff" for sign in text + (arguments.target or "")):
+            raise UserError(f"line {number}: the text or the target is not UTF-8")
+    return texts
+
+
+def _explain(arguments: argparse.Namespace, lines: dict[int, str], one_page: bool) -> None:
+    from tqdm.auto import tqdm  # imported late, so that --help and mistakes answer fast
+
+    from decero import inference
+    from decero.execution.threads import set_threads
+    from decero.explain.explaining import Explainer
+
+    set_threads()
+    loaded = inference.load(arguments.model, None, **loading_of(arguments))
+    texts = [_pair(loaded, number, line) for number, line in lines.items()]
+    bar = tqdm(unit="step", file=sys.stderr, dynamic_ncols=True, disable=not sys.stderr.isatty())
+    with bar:
+        explainer = Explainer(
+            loaded, texts, target=arguments.target, views=arguments.view, language=arguments.language,
+            place=(arguments.kind, arguments.layer, arguments.head), done=lambda *step: bar.update(),
+        )  # fmt: skip
+        explainer.check(list(lines))
+        for option in ("png", "svg"):
+            if (path := getattr(arguments, option)) is not None:
+                for each, content in _numbered(path, explainer.pictures(option)):
+                    _write(each, content)
+        if one_page:
+            _write(arguments.out, explainer.page(0))
+        elif arguments.out is not None:
+            arguments.out.mkdir(exist_ok=True)
+            names = [f"{number:04}.html" for number in lines]
+            for index, name in enumerate(names):
+                write_whole(arguments.out / name, explainer.page(index, in_index=True))
+            _write(arguments.out / "index.html", explainer.index(names))
+
+
+def _pair(loaded: Any, number: int, line: str) -> str | tuple[str, str]:
+    """Split the line of a model that was fine-tuned on pairs at its tab."""
+    from decero.inference import reads_pairs
+
+    if not reads_pairs(loaded):
+        return line
+    texts = line.split("\t")
+    if len(texts) != 2:
+        raise UserError(f"line {number}: the model reads pairs: give two texts with one tab between them")
+    return texts[0], texts[1]
+
+
+def _numbered(path: Path, pictures: list[bytes]) -> list[tuple[Path, bytes]]:
+    """Name the pictures of a view: the first one as the user said, the others with -2, -3 ..."""
+    names = [path, *(path.with_stem(f"{path.stem}-{i}") for i in range(2, len(pictures) + 1))]
+    return list(zip(names, pictures, strict=False))
+
+
+def _write(path: Path, content: str | bytes) -> None:
+    write_whole(path, content)
+    print(path, file=sys.stderr)
