@@ -2,6 +2,7 @@
 # ruff: noqa: E402
 
 import html
+import socket
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ gr = pytest.importorskip("gradio")
 from decero import inference
 from decero.demo.attention_tab import draw
 from decero.demo.chat_tab import Talk, can_chat
-from decero.demo.pages import build_app, require_gradio
+from decero.demo.pages import build_app, require_gradio, serve
 from decero.demo.parts import bars, guarded
 from decero.demo.task_tabs import _marked, kinds_of
 from decero.errors import UserError
@@ -159,7 +160,7 @@ def test_chat_streams_and_remembers(loaded):
     *_, last = press(app, "Send", "", shown, talk)
     assert last[1] == shown
     assert "the text is empty" in last[3]
-    assert press(app, "New dialogue") == ("", [], None, "")
+    assert press(app, "Reset") == ("", [], None, "")
 
 
 def test_a_stopped_answer_stays_as_far_as_it_was_written(loaded):
@@ -205,6 +206,15 @@ def test_without_gradio_one_line_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'decero\[demo\]'"):
         require_gradio()
+
+
+def test_a_port_that_is_taken_is_one_line(loaded):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} is not free; choose another one with --port"):
+            serve(build_app(loaded("fill")), port)
 
 
 def test_a_model_without_a_task_is_refused(tmp_path, tokenizer):

@@ -12,7 +12,7 @@ from decero.errors import UserError
 from decero.explain.dimensions import Inspection, Token, inspect_model
 from decero.explain.parameter_parts import parts_of, tied_weights
 from decero.explain.parameter_picture import save_picture
-from decero.explain.published import MODELS, PAPERS, NotPublished, published
+from decero.explain.published import KNOWN, NotPublished, published
 from decero.explain.stack_sizes import dimensions_of
 from decero.models import DeceroEncoderConfig
 
@@ -114,8 +114,8 @@ def test_the_model_without_a_head_is_counted_too(name):
 
 
 def test_the_table_has_every_count_and_names_are_unique():
-    assert {model.name for model in MODELS} >= set(PUBLISHED)
-    names = [model.name.lower() for model in (*MODELS, *PAPERS)]
+    assert {model.name for model in KNOWN} >= set(PUBLISHED)
+    names = [model.name.lower() for model in KNOWN]
     short = [name.rpartition("/")[2] for name in names]
     assert len(set(names)) == len(names) == len(set(short))
     assert published("BERT-base-uncased") is published("google-bert/bert-base-uncased") is published("bert")

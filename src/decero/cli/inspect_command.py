@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def in_bytes(number: int | None) -> str:
     return f"{number} B"
 
 
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]], sides: str) -> str:
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]], sides: str) -> str:
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
     lines = [
         "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()

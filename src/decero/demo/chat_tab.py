@@ -66,7 +66,7 @@ def chat_tab(loaded: Loaded) -> None:
     with gr.Row():
         send = gr.Button("Send", variant="primary", min_width=90)
         stop = gr.Button("Stop", min_width=90)
-        reset = gr.Button("New dialogue", min_width=90)
+        reset = gr.Button("Reset", min_width=90)
 
     def ask(text: str, shown: list[Any], talk: Talk | None) -> Iterator[tuple[Any, ...]]:
         shown = list(shown or [])
@@ -83,8 +83,8 @@ def chat_tab(loaded: Loaded) -> None:
             yield text, shown, talk, error_message(error)
 
     outputs = [text, dialogue, talk, said]
-    options: dict[str, Any] = {"concurrency_id": ONE_AT_A_TIME, "api_name": False}
+    options: dict[str, Any] = {"concurrency_id": ONE_AT_A_TIME, "api_visibility": "private"}
     for event in (send.click, text.submit):
         event(ask, [text, dialogue, talk], outputs, **options)
-    stop.click(lambda talk: talk.stop.set() if talk else None, [talk], None, api_name=False)
-    reset.click(lambda: ("", [], None, ""), None, outputs, api_name=False)
+    stop.click(lambda talk: talk.stop.set() if talk else None, [talk], None, api_visibility="private")
+    reset.click(lambda: ("", [], None, ""), None, outputs, api_visibility="private")

@@ -13,8 +13,9 @@ INSTALL = "the demo needs the package gradio: pip install 'decero[demo]'"
 HOST = "127.0.0.1"  # this machine only
 CSS = """
 .gradio-container { width: 100%; max-width: 900px !important; margin: 0 auto !important; }
-.gradio-container .bars { width: 100%; table-layout: fixed; border-collapse: collapse;
+.gradio-container .bars { border: 0 !important; width: 100%; table-layout: fixed; border-collapse: collapse;
   font-size: 15px; margin: 0 0 12px; }
+.gradio-container .html-container { padding: 0 !important; }
 .gradio-container .bars :is(th, td, tr) { border: 0 !important; padding: 5px 8px; text-align: left; }
 .gradio-container .bars tr { border-bottom: 1px solid #8883 !important; }
 .gradio-container .bars th { font-weight: 600; overflow-wrap: anywhere; }
@@ -27,6 +28,8 @@ CSS = """
 .said:not(:has(.said-line)) { display: none; }
 iframe.attention { width: 100%; height: 880px; border: 1px solid #8886; border-radius: 6px; background: Canvas; }
 footer { display: none !important; }
+@media (max-width: 480px) { .gradio-container [role="tablist"] button, .gradio-container .tab-container button {
+  padding: 0 7px; font-size: 14px; } }
 """
 
 

@@ -77,7 +77,8 @@ def text_of(value: str | None, what: str = "text") -> str:
 def bind(button: Any, boxes: list[Any], answer: Callable[..., Any], outputs: list[Any], said: Any) -> None:
     """Answer when the button is pressed, or Enter in a box of one line. said: the place of the message."""
     handler = guarded(answer, len(outputs))
-    options = {"inputs": boxes, "outputs": [*outputs, said], "concurrency_id": ONE_AT_A_TIME, "api_name": False}
+    options: dict[str, Any] = {"inputs": boxes, "outputs": [*outputs, said], "api_visibility": "private"}
+    options["concurrency_id"] = ONE_AT_A_TIME
     button.click(handler, **options)
     for box in boxes:
         if isinstance(box, gr.Textbox) and box.lines == 1:

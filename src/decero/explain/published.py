@@ -52,7 +52,7 @@ def published(name: str) -> Published | PaperOnly | NotPublished | None:
     """
     wanted = name.lower()
     wanted = SHORT.get(wanted, wanted)
-    for model in (*MODELS, *PAPERS):
+    for model in KNOWN:
         if wanted in (model.name.lower(), model.name.lower().rpartition("/")[2]):
             return model
     for pattern, source in CLOSED:
@@ -63,7 +63,7 @@ def published(name: str) -> Published | PaperOnly | NotPublished | None:
 
 def nearest(name: str) -> str:
     """Return `"; did you mean gpt2?"` for the nearest known name, or "" when none is near."""
-    names = [model.name for model in (*MODELS, *PAPERS)]
+    names = [model.name for model in KNOWN]
     known = {each.lower(): each for each in (*SHORT, "gpt-4", *(name.rpartition("/")[2] for name in names), *names)}
     near = get_close_matches(name.lower(), list(known), n=1)
     return f"; did you mean {known[near[0]]}?" if near else ""
@@ -83,7 +83,7 @@ def _gpt2(d: int, n: int, h: int) -> Fields:
 
 
 def _llama(d: int, n: int, h: int, kv: int, f: int, v: int, positions: int, tied: bool = False, **more: Any) -> Fields:
-    sizes = {"hidden_size": d, "num_hidden_layers": n, "num_attention_heads": h, "num_key_value_heads": kv}
+    sizes: Fields = {"hidden_size": d, "num_hidden_layers": n, "num_attention_heads": h, "num_key_value_heads": kv}
     sizes |= {"intermediate_size": f, "vocab_size": v, "max_position_embeddings": positions, "pad_token_id": None}
     return sizes | {"tie_word_embeddings": tied} | more
 
@@ -105,8 +105,8 @@ def _vit(d: int, n: int, h: int) -> Fields:
 
 
 STACKS = ("encoder", "decoder")
-GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
-MOE = {"num_local_experts": 8, "num_experts_per_tok": 2}
+GATED: Fields = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+MOE: Fields = {"num_local_experts": 8, "num_experts_per_tok": 2}
 
 # (model type, class of the checkpoint, paper) -> name on the hub -> fields of the configuration
 TABLE: dict[tuple[str, str, str], dict[str, Fields]] = {
@@ -278,6 +278,7 @@ PAPERS = tuple(
          "arXiv:2204.02311, section 2 and table 1"),
     )
 )  # fmt: skip
+KNOWN: tuple[Published | PaperOnly, ...] = (*MODELS, *PAPERS)
 # Other names of a model, in lower case.
 SHORT = {
     "bert": "bert-base-uncased", "bert-base": "bert-base-uncased", "bert-large": "bert-large-uncased",
