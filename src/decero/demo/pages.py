@@ -29,7 +29,7 @@ CSS = """
 iframe.attention { width: 100%; height: 880px; border: 1px solid #8886; border-radius: 6px; background: Canvas; }
 footer { display: none !important; }
 @media (max-width: 480px) { .gradio-container [role="tablist"] button, .gradio-container .tab-container button {
-  padding: 0 7px; font-size: 14px; } }
+  padding: 0 7px !important; font-size: 14px; } }
 """
 
 

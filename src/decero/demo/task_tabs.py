@@ -119,7 +119,7 @@ def _generate_tab(loaded: Loaded) -> None:
     text = _text_box("Beginning")
     with gr.Row():
         most = gr.Slider(1, MOST_NEW_TOKENS, 64, step=1, label="Most new tokens")
-        temperature = gr.Slider(0, 2, 0, step=0.1, label="Temperature (0: the likeliest token)")
+        temperature = gr.Slider(0, 2, 0, step=0.1, label="Temperature (0: no sampling)")
         seed = gr.Number(0, precision=0, minimum=0, label="Seed")
     button = gr.Button("Generate", variant="primary")
     said, written = place_of_message(), gr.Textbox(label="Continuation", lines=6, interactive=False)
