@@ -21,6 +21,7 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself and FLOOR
     "tasks": {"planning", "training", "inference", "execution", "hub", "evaluation", "models", "data", "config"},
     "comparison": {"tasks", "planning", "training", "execution", "evaluation", "data", "config"},
     "explain": {"inference", "execution", "evaluation", "models", "data"},
+    "demo": {"explain", "inference", "execution", "models", "data"},
     "doctor": {"tasks", "training", "execution", "data", "config"},
     "benchmark": {
         "explain",

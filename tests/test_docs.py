@@ -106,7 +106,7 @@ def test_pages_show_every_command_and_every_family():
 
 def test_the_readme_is_short():
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    assert len(lines) <= 150
+    assert len(lines) <= 160
     for line in lines:
         assert len(line) <= 120 or line.startswith("|"), line
 

@@ -106,6 +106,11 @@ def line_parser(commands, name: str, what: str) -> argparse.ArgumentParser:
 def loads(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a model is loaded; `loading_of` reads them."""
     parser.add_argument("--bf16", action="store_true", help="weights in bfloat16: faster, but a few words may differ")
+    may_run_code(parser)
+
+
+def may_run_code(parser: argparse.ArgumentParser) -> None:
+    """Add the options that pin a model on the hub and allow its Python code."""
     parser.add_argument("--revision", metavar="COMMIT", help="commit of a model on the hub")
     parser.add_argument(
         "--code-revision", metavar="NAME/REPO@COMMIT", help="allow the model to take Python code from this repository"

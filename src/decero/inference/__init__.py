@@ -10,7 +10,7 @@ from decero.inference.conversation import Conversation
 from decero.inference.extraction import extract
 from decero.inference.fill_mask import Filled, fill
 from decero.inference.generation import generate, summarize, translate
-from decero.inference.loading import Loaded, load
+from decero.inference.loading import Loaded, commands_of, load
 from decero.inference.question_answers import Answer, answer
 from decero.inference.text_classification import classify, reads_pairs
 
@@ -21,6 +21,7 @@ __all__ = [
     "Loaded",
     "answer",
     "classify",
+    "commands_of",
     "extract",
     "fill",
     "generate",

@@ -154,6 +154,36 @@ def _heads(auto_class: Any, table: dict[str, Any]) -> set[str]:
     return names | {heads[auto_class].__name__ for heads in AUTO_CLASSES.values() if auto_class in heads}
 
 
+def commands_of(name: str | Loaded, **loading: Any) -> tuple[str, ...]:
+    """Return the commands that work with a checkpoint, such as ("translate", "summarize"). Its weights are not read.
+
+    loading: `revision`, `trust_remote_code`, `code_revision`, as for `load`.
+
+    Raises UserError as `load` does, and when no command works.
+    """
+    if isinstance(name, Loaded):
+        config, architectures, name = name.model.config, [type(name.model).__name__], name.name
+    else:
+        with one_line(name, "give --trust-remote-code --revision COMMIT"):
+            config = read_model_config(open_checkpoint(name, weights=False, **loading))
+        architectures = config.architectures or []
+    if _chooses_sentences(config, architectures):
+        return ("summarize",)
+    remote = getattr(config, "auto_map", None) or {}
+    for auto_class, table, commands in KINDS.values():
+        if set(architectures) & _heads(auto_class, table) or auto_class.__name__ in remote:
+            return commands
+    raise UserError(_no_command(name, config, architectures))
+
+
+def _chooses_sentences(config: Any, architectures: list[str]) -> bool:
+    return isinstance(getattr(config, "extractive", None), dict) and "ForTokenClassification" in str(architectures)
+
+
+def _no_command(name: str, config: Any, architectures: list[str]) -> str:
+    return f"{name}: no command works with this {config.model_type} model ({', '.join(architectures) or 'no head'})"
+
+
 def _own_class(config: Any, architectures: list[str]) -> Any:
     """Return the class that a checkpoint was saved from: ours, stock or of its own code; else one with no head."""
     remote = getattr(config, "auto_map", None) or {}
@@ -172,8 +202,7 @@ def _choose(name: str, config: Any, architectures: list[str], command: str) -> A
 
     Raises UserError if the head of the checkpoint does something else.
     """
-    chooses = isinstance(getattr(config, "extractive", None), dict) and "ForTokenClassification" in str(architectures)
-    if chooses:
+    if _chooses_sentences(config, architectures):
         if command == "summarize":
             return AutoModelForTokenClassification
         raise UserError(f"{name}: this {config.model_type} model chooses sentences; use decero summarize")
@@ -188,5 +217,4 @@ def _choose(name: str, config: Any, architectures: list[str], command: str) -> A
                 return auto_class
             fits = " or ".join(f"decero {each}" for each in commands)
             raise UserError(f"{name}: this {config.model_type} model {what}; use {fits}")
-    head = ", ".join(architectures) or "no head"
-    raise UserError(f"{name}: no command works with this {config.model_type} model ({head})")
+    raise UserError(_no_command(name, config, architectures))
