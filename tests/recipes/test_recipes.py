@@ -203,6 +203,12 @@ def test_a_trained_model_is_scored_alone_as_its_run_scored_it(launch, classify, 
     assert (alone["steps"], alone["scored"]) == (0, f"{tmp_path}/run/model")
     tables = [pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("run", "alone")]
     assert np.allclose(np.stack(tables[0]["logits"]), np.stack(tables[1]["logits"]), atol=1e-6)
+    few = "data.files.train=null", "data.files.validation=null", "data.where={label: sport}", f"output={tmp_path}/few"
+    launch("finetune_classification", *words, *few)
+    few = result(tmp_path / "few")
+    assert few["label_names"] == whole["label_names"], "the labels are those of the model"
+    right = tables[0][tables[0]["label"] == few["label_names"].index("sport")]
+    assert few["metric"]["accuracy"] == (right["label"] == right["prediction"]).mean()
     again = launch("finetune_classification", *words, f"output={tmp_path}/alone", "seed=5", "--resume").stdout
     assert "is finished" in again
 
