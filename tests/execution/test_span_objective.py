@@ -125,7 +125,8 @@ PADDED = MODELS | {
         decoder_attention_heads=3, encoder_ffn_dim=41, decoder_ffn_dim=41, pad_token_id=1, bos_token_id=0,
         eos_token_id=2, decoder_start_token_id=2)),
     "t5": lambda: hf.T5ForQuestionAnswering(hf.T5Config(
-        vocab_size=V, d_model=36, d_kv=12, d_ff=41, num_layers=1, num_heads=3, pad_token_id=1, decoder_start_token_id=1)),
+        vocab_size=V, d_model=36, d_kv=12, d_ff=41, num_layers=1, num_heads=3, pad_token_id=1,
+        decoder_start_token_id=1)),
 }  # fmt: skip
 
 
