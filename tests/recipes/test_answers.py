@@ -56,7 +56,7 @@ def result(folder):
     return json.loads((folder / "result.json").read_text())
 
 
-def test_a_trained_model_is_scored_without_train_as_it_was_trained(trained, launch, config, tmp_path):
+def test_a_trained_model_is_scored_alone_as_it_was_trained(trained, launch, config, tmp_path):
     path = tmp_path / "alone.yaml"
     path.write_text(config.read_text().replace("max_length: 24, stride: 7, max_answer_length: 4", "max_length: 20"))
     words = "data.files.train=null", "data.files.validation=null", "data.stride=5", f"output={tmp_path}/alone"
