@@ -1,11 +1,15 @@
 """Fixtures that every room's tests use: no network, a cache of their own, a tiny corpus, a tiny tokenizer and model."""
 
 import atexit
+import gc
 import os
 import shutil
 import socket
+import sys
 import tempfile
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # also for the children of xdist
 CACHE = tempfile.mkdtemp(prefix="decero-tests-")
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 os.environ["HF_HOME"] = CACHE
@@ -22,6 +26,7 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from hypothesis import HealthCheck, settings
+from tests.faults.server import Server
 from transformers import AutoModelForMaskedLM, set_seed
 
 import decero  # noqa: F401 (registers the models)
@@ -37,6 +42,13 @@ from decero.training.runs import Run
 # On a busy machine drawing examples may be slow; that is no failure of a test.
 settings.register_profile("decero", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("decero")
+
+
+def pytest_collection_finish(session):
+    """Exclude the tests themselves from garbage collections, which otherwise visit their million objects each time."""
+    gc.collect()
+    gc.freeze()
+
 
 LINE = "the market rose fell sharply on monday as banks and shares in london gained after profit news from tokyo"
 WORDS = LINE.split(" ")
@@ -104,6 +116,14 @@ def preset(tmp_path_factory):
         "intermediate_size: 37\nmax_position_embeddings: 64\nclassifier_pooling: mean\n"
     )
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """Run programs in processes of their own, which begin with all imports done; also several that belong together."""
+    made = Server(tmp_path_factory.mktemp("server"))
+    yield made
+    made.close()
 
 
 # --- a tiny masked-language-model run that takes a second

@@ -28,6 +28,7 @@ def tiny(tmp_path):
     return Benchmark(output=str(tmp_path / "check"), works={"mlm": work}, tracking={"trackers": []})
 
 
+@pytest.mark.slow  # its parts are those of tests/recipes/test_benchmark.py
 def test_a_rehearsal_writes_the_json_and_the_page(tiny, tmp_path):
     (tmp_path / "check").mkdir()
     run = Run(Accelerator(cpu=True), None, None, tmp_path / "check", config=tiny)

@@ -1,8 +1,6 @@
-"""The command decero doctor: once as a real process, else in this process."""
+"""The command decero doctor."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import yaml
@@ -23,13 +21,12 @@ def contents(folder):
     return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.rglob("*") if p.is_file()}
 
 
-def test_the_doctor_prints_findings_and_does_not_change_the_run(write, make, healthy_log):
+def test_the_doctor_prints_findings_and_does_not_change_the_run(write, make, healthy_log, capfd):
     folder = write("finetune_classification", rows={"test": make.examples(37)}, log=healthy_log + EVALUATED)
     before = contents(folder)
-    command = [sys.executable, "-m", "decero", "doctor", str(folder), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250)
-    assert done.returncode == 1, done.stderr
-    found = [json.loads(line) for line in done.stdout.splitlines()]
+    code, out, error = run([folder, "--json"], capfd)
+    assert code == 1, error
+    found = [json.loads(line) for line in out.splitlines()]
     assert all(set(each) == {"check", "severity", "what", "where", "mend"} for each in found)
     assert [each["check"] for each in found if each["severity"] == "bad"] == ["leakage"]
     assert {"duplicates", "labels", "overfit", "layers", "updates", "curve"} <= {each["check"] for each in found}

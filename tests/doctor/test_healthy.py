@@ -11,6 +11,7 @@ from decero.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
 NAMES = list(TASKS)
+QUICK = ("pretrain_mlm", "finetune_causal_lm", "finetune_question_answering")  # before a run, checks are fewer
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -25,7 +26,7 @@ def test_a_healthy_run_has_only_ok_findings(everything, name, healthy_log):
     assert {f.check for f in found} == wanted
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in NAMES])
 def test_a_configuration_can_be_examined_before_the_run(everything, name):
     found = everything(name, before=True)
     assert {f.severity for f in found} == {"ok"}, "\n".join(f.line() for f in found)

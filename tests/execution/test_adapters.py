@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from torch.autograd.graph import saved_tensors_hooks
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -116,6 +117,31 @@ def test_weights_and_gradients_are_those_of_peft_by_hand(bases, name):
     for (n, p), (_, q) in pairs:
         assert (p.grad is None) == (q.grad is None), n
         assert p.grad is None or torch.equal(p.grad, q.grad), n
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_inputs_are_kept_once_and_gradients_do_not_change(bases, name):
+    """Under autocast, peft's cast to fp32 ends as a second bf16 copy of each input."""
+
+    def step(casts):
+        model, kept = disturb(adapted(bases, name)), {}
+        for module in model.modules():
+            if hasattr(module, "cast_input_dtype_enabled"):
+                assert not module.cast_input_dtype_enabled
+                module.cast_input_dtype_enabled = casts
+
+        def keep(tensor):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+            loss = torch.logsumexp(model.eval()(**batch(model)).logits.float(), dim=-1).sum()
+        loss.backward()
+        return sum(kept.values()), [p.grad for p in model.parameters() if p.grad is not None]
+
+    (once, ours), (twice, theirs) = step(False), step(True)
+    assert once < twice
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("name", MODELS)

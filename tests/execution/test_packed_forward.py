@@ -250,7 +250,20 @@ def test_prove_detects_a_small_leak_between_texts(monkeypatch):
     batch = batch_for(model)
     leaky = lambda query, key, causal, backend, dtype: torch.ones(len(query), 1, query.shape[1], key.shape[1]).bool()  # noqa: E731
     monkeypatch.setattr("decero.execution.packed_forward.block_mask", leaky)
-    assert prove(model, batch, pack(batch)) == "texts in the same row affect each other"
+    for numbers in (3 * V, 1 << 22):
+        monkeypatch.setattr("decero.execution.packed_forward.LOGITS_AT_ONCE", numbers)
+        assert prove(model, batch, pack(batch)) == "texts in the same row affect each other"
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "t5", "our encoder, rotary"])
+def test_prove_compares_few_logits_at_a_time(name, monkeypatch):
+    model, sizes = TOKENS[name]().eval(), []
+    model.get_output_embeddings().register_forward_hook(lambda module, inputs, logits: sizes.append(logits.numel()))
+    monkeypatch.setattr("decero.execution.packed_forward.LOGITS_AT_ONCE", 3 * V)
+    batch = batch_for(model)
+    assert prove(model, batch, pack(batch)) is None
+    assert len(sizes) > 3 * sum(LENGTHS if name != "t5" else WRITTEN) // 3
+    assert max(sizes) <= max(3, len(LENGTHS)) * V, "three tokens, or one of each row"
 
 
 @pytest.mark.parametrize(("choice", "packs"), [("auto", True), ("on", True), ("off", False)])

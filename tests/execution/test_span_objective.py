@@ -118,17 +118,30 @@ def test_a_leak_between_windows_is_found_and_they_are_padded(monkeypatch):
     assert prove(model, *batches(model)) == "texts in the same row affect each other"
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: hf.GPT2ForQuestionAnswering(GPT2),
-        lambda: hf.BartForQuestionAnswering(hf.BartConfig(
-            vocab_size=V, d_model=36, encoder_layers=1, decoder_layers=1, encoder_attention_heads=3,
-            decoder_attention_heads=3, encoder_ffn_dim=41, decoder_ffn_dim=41, pad_token_id=1, bos_token_id=0,
-            eos_token_id=2, decoder_start_token_id=2)),
-    ],
-    ids=["gpt2", "bart"],
-)  # fmt: skip
+PADDED = MODELS | {
+    "gpt2": lambda: hf.GPT2ForQuestionAnswering(GPT2),
+    "bart": lambda: hf.BartForQuestionAnswering(hf.BartConfig(
+        vocab_size=V, d_model=36, encoder_layers=1, decoder_layers=1, encoder_attention_heads=3,
+        decoder_attention_heads=3, encoder_ffn_dim=41, decoder_ffn_dim=41, pad_token_id=1, bos_token_id=0,
+        eos_token_id=2, decoder_start_token_id=2)),
+    "t5": lambda: hf.T5ForQuestionAnswering(hf.T5Config(
+        vocab_size=V, d_model=36, d_kv=12, d_ff=41, num_layers=1, num_heads=3, pad_token_id=1,
+        decoder_start_token_id=1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_padding_does_not_change_the_logits_of_a_window(name):
+    model = redraw(PADDED[name]())
+    batch, _ = batches(model)
+    with torch.no_grad():
+        logits_WL2, _ = window_logits(model, batch)
+        for w, length in enumerate(LENGTHS):
+            alone, _ = window_logits(model, {each: tensor[w : w + 1, :length] for each, tensor in batch.items()})
+            assert_close(logits_WL2[w, :length], alone[0], atol=1e-5, rtol=1e-5, msg=lambda m, w=w: f"{w}: {m}")
+
+
+@pytest.mark.parametrize("make", [PADDED["gpt2"], PADDED["bart"]], ids=["gpt2", "bart"])
 def test_a_model_that_cannot_be_packed_pads_its_windows(make):
     model = redraw(make())
     batch, _ = batches(model)

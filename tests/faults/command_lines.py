@@ -20,6 +20,7 @@ from decero.config.comparison import Compare
 from decero.config.explain import section_of
 from decero.config.finetune_answers import FinetuneQuestionAnswering
 from decero.config.finetune_choice import FinetuneMultipleChoice
+from decero.config.finetune_summaries import FinetuneExtractiveSummaries
 from decero.config.finetune_words import FinetuneTokenClassification
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
 from decero.config.pretraining import EvaluateCausalLM, PretrainCausalLM, PretrainMLM, PretrainSeq2Seq, TrainTokenizer
@@ -31,7 +32,8 @@ CLASSES = {
     "pretrain_seq2seq": PretrainSeq2Seq, "finetune_classification": FinetuneClassification,
     "finetune_causal_lm": FinetuneCausalLM, "finetune_seq2seq": FinetuneSeq2Seq,
     "finetune_multiple_choice": FinetuneMultipleChoice, "finetune_token_classification": FinetuneTokenClassification,
-    "finetune_question_answering": FinetuneQuestionAnswering, "compare": Compare,
+    "finetune_question_answering": FinetuneQuestionAnswering,
+    "finetune_extractive_summaries": FinetuneExtractiveSummaries, "compare": Compare,
     "evaluate_causal_lm": EvaluateCausalLM, "benchmark": Benchmark, "evaluate_suite": EvaluateSuite,
 }  # fmt: skip
 NAMES = {

@@ -1,23 +1,10 @@
-"""One server and one tiny world for all tests of faults; a fake hub that its children can reach."""
+"""One tiny world for all tests of faults; a fake hub that its children can reach."""
 
-import sys
-from pathlib import Path
 from threading import Thread
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2]))  # also for the children of xdist
-
-from tests.faults.server import Server
 from tests.faults.world import World
 from tests.hub.conftest import TOKEN, Hub
-
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory):
-    made = Server(tmp_path_factory.mktemp("server"))
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,7 @@ data:
 generation: {metric: METRIC, max_new_tokens: 6, validation_rows: 4}
 """
 QUESTIONS = "data: {files: QUESTIONS, max_length: 24, stride: 6, max_answer_length: 5}\n"
+SUMMARIES = "data: {files: SUMMARIES, max_length: 24}\nobjective: {num_sentences: 1}\n"
 RECIPES = {  # recipe -> kind of model, settings
     "train_tokenizer": ("encoder", f"data: {{files: FILES}}\ntokenizer: {TOKENIZERS['encoder']}\n"),
     "pretrain_mlm": ("encoder", MODEL + TEXTS + TRAINING),
@@ -55,6 +56,7 @@ RECIPES = {  # recipe -> kind of model, settings
     "finetune_causal_lm": ("decoder", MODEL + PAIRS.replace("METRIC", "text") + TRAINING),
     "finetune_seq2seq": ("encoder_decoder", MODEL + PAIRS.replace("METRIC", "translation") + TRAINING),
     "finetune_question_answering": ("encoder", MODEL + QUESTIONS + TRAINING),
+    "finetune_extractive_summaries": ("encoder", MODEL + SUMMARIES + TRAINING),
     "evaluate_causal_lm": ("decoder", MODEL + TEXTS),
     "compare": (
         "encoder",
@@ -117,6 +119,17 @@ def questions(sizes=SIZES, seed=9) -> dict[str, list[dict]]:
     return splits
 
 
+def summaries(sizes=SIZES, seed=11) -> dict[str, list[dict]]:
+    """Documents of three sentences, by split; the summary is one of them, more often the last."""
+    draw, splits = random.Random(seed), {}
+    for split, size in sizes.items():
+        splits[split] = rows = []
+        for number in range(size):
+            sentences = [" ".join(draw.choices(TOPICS["sport"].split(), k=draw.randint(3, 6))) for _ in range(3)]
+            rows.append({"text": "\n\n".join(sentences), "summary": sentences[-(number % 2 + 1)]})
+    return splits
+
+
 def once(make):
     """Make each thing once, whoever asks first."""
 
@@ -138,7 +151,8 @@ class World:
             (folder / name).mkdir(parents=True)
         for name, fields in PRESETS.items():
             (folder / "presets" / f"{name}.yaml").write_text(fields + SHAPE)
-        for name, splits in (("", examples()), ("pairs_", pairs()), ("questions_", questions())):
+        made = {"": examples(), "pairs_": pairs(), "questions_": questions(), "summaries_": summaries()}
+        for name, splits in made.items():
             for split, rows in splits.items():
                 lines = "".join(f"{json.dumps(row)}\n" for row in rows)
                 (folder / "data" / f"{name}{split}.jsonl").write_text(lines)
@@ -156,7 +170,7 @@ class World:
         for word, value in {
             "PRESETS": f"{self.folder}/presets", "TOKENIZERS": f"{self.folder}/tokenizers", "KIND": kind,
             "FILES": self.files(), "PAIRS": self.files("pairs_"),
-            "QUESTIONS": self.files("questions_"),
+            "QUESTIONS": self.files("questions_"), "SUMMARIES": self.files("summaries_"),
         }.items():  # fmt: skip
             text = text.replace(word, value)
         path = self.folder / "configs" / f"{recipe}.yaml"

@@ -214,22 +214,18 @@ def decero(*argv, **options):
     return subprocess.Popen([sys.executable, "-m", "decero", *argv], env=environment, text=True, **options)
 
 
-QUICK = ("translate", "fill")  # the others are the same few seconds of imports again
-COMMANDS = [pytest.param(command, marks=[] if command in QUICK else pytest.mark.slow) for command in KINDS]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_each_command_as_a_process(command, checkpoint):
+@pytest.mark.parametrize("command", KINDS)
+def test_each_command_as_a_process(command, checkpoint, server, tmp_path):
     text = "the [MASK] rose\n\nbanks [MASK]\n" if command == "fill" else "the market rose\n\nbanks gained\n"
     limit = ["--max-new-tokens", "5"] if command in ("translate", "summarize", "generate") else []
-    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with decero(command, checkpoint(KINDS[command], "ours"), "-", *limit, **pipe) as process:
-        out, error = process.communicate(text)
-    assert process.returncode == 0, error
-    assert [bool(line) for line in out.split("\n")] == [True, False, True, False]
-    assert all(line.startswith("warning: line ") for line in error.splitlines())
+    words = command, checkpoint(KINDS[command], "ours"), "-", *limit
+    done = server.run("decero", words, stdin=text.encode(), place=tmp_path)
+    assert done.code == 0, done.err
+    assert [bool(line) for line in done.out.split("\n")] == [True, False, True, False]
+    assert all(line.startswith("warning: line ") for line in done.err.splitlines())
 
 
+@pytest.mark.slow  # tests/cli/test_main.py closes the pipe of a recipe
 def test_a_reader_may_close_the_pipe_early(checkpoint, tmp_path):
     path = tmp_path / "many.txt"
     path.write_text("banks gained on monday\n" * 3000)

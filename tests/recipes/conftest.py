@@ -15,6 +15,7 @@ from typing import NamedTuple
 import pytest
 from accelerate.state import AcceleratorState
 
+from decero.evaluation import report
 from decero.training.runs import _LOCKS as LOCKS
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,16 @@ def corpus(tmp_path_factory):
             rows.append({"text": text, "label": topic, "tags": [topic] if number % 3 else [], "score": len(text) / 10})
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _little_drawn():
+    """Draw each figure once, as SVG: its PNG is the same drawing again. Measure a dry run for a moment only."""
+    draw = report.render
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(report, "render", lambda figure, kind: draw(figure, kind) if kind == "svg" else b"")
+        patched.setattr("decero.comparison.time_needed.SECONDS", 0.2)
+        yield
 
 
 class Done(NamedTuple):

@@ -56,6 +56,20 @@ def result(folder):
     return json.loads((folder / "result.json").read_text())
 
 
+def test_a_trained_model_is_scored_alone_as_it_was_trained(trained, launch, config, tmp_path):
+    path = tmp_path / "alone.yaml"
+    path.write_text(config.read_text().replace("max_length: 24, stride: 7, max_answer_length: 4", "max_length: 20"))
+    words = "data.files.train=null", "data.files.validation=null", "data.stride=5", f"output={tmp_path}/alone"
+    model = f"model={{name_or_path: {trained[0]}/model}}", "tokenizer={}"
+    done = launch("finetune_question_answering", path, *words, *model, "--eval-only", expect=0)
+    assert "windows as the model was trained: of 24 tokens, 5 shared" in done.stdout
+    same = [word for word in words if "stride" not in word and "output" not in word]
+    path.write_text(path.read_text().replace("max_length: 20", "max_length: 20, stride: 7"))
+    launch("finetune_question_answering", path, *same, *model, f"output={tmp_path}/same", "--eval-only")
+    assert result(tmp_path / "same")["metric"] == result(trained[0])["metric"]
+    assert result(tmp_path / "same")["no_answer_threshold"] == result(trained[0])["no_answer_threshold"]
+
+
 def test_a_run_learns_and_writes_answers_with_their_scores(trained):
     folder, printed = trained
     assert "train: 40 questions in" in printed

@@ -174,7 +174,7 @@ REFUSED = {
     "other labels": ({"teacher": "LABELS"}, {}, "has other labels (cats, dogs; train has money, sport)"),
     "more labels": ({"teacher": "MORE"}, {}, "has other labels (cats, money, sport; train has money, sport)"),
     "another problem": ({"teacher": "NUMBER"}, {}, "was trained for regression, and this run is single_label"),
-    "no files": ({"unlabelled_files": "nope.txt"}, {}, "objective.distill.unlabelled_files: "),
+    "no files": ({"unlabelled_files": "nope.txt"}, {}, "or a folder (objective.distill.unlabelled_files)"),
     "no alpha": ({"alpha": 0.0}, {}, "objective.distill.alpha is 0.0, but input should be greater than 0"),
     "a typo": ({"temprature": 2.0}, {}, "objective.distill.temprature; did you mean objective.distill.temperature?"),
     "heat of a number": (

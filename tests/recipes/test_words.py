@@ -43,6 +43,16 @@ def test_a_model_learns_to_find_names_and_extract_finds_them(launch, words, tmp_
     assert set(record["by_label"]) == {"person", "group"}
     table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
     assert len(table) == 17
+    settings = json.loads(words.read_text())
+    data = settings["data"] | {"files": {"test": settings["data"]["files"]["test"]}, "max_length": 9, "stride": 2}
+    (tmp_path / "alone.yaml").write_text(json.dumps(settings | {"data": data}))
+    model = f"model={{name_or_path: {tmp_path}/run/model}}", "tokenizer={}", f"output={tmp_path}/alone"
+    done = launch("finetune_token_classification", tmp_path / "alone.yaml", *model, "--eval-only")
+    assert "windows as the model was trained: of 29 tokens, 5 shared" in done.stdout
+    alone = json.loads((tmp_path / "alone" / "result.json").read_text())
+    assert alone["metric"] == record["metric"]
+    assert alone["label_names"] == record["label_names"]
+    assert "train_examples" not in alone
     main(["extract", f"{tmp_path}/run/model", "a Team, a Striker\n\nthe market", "--jsonl"])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     found = [[(e["text"], e["label"], e["start"], e["end"]) for e in line["entities"]] for line in lines]

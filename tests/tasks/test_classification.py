@@ -105,7 +105,7 @@ def test_a_model_of_other_labels_is_not_scored_alone(checkpoint, task):
     tuned = task(checkpoint(NLI), ["no", "yes"])
     tuned.config.call.eval_only = True
     with pytest.raises(
-        UserError, match=r"--eval-only: .* has the labels contradiction, neutral, entailment, and train"
+        UserError, match=r"--eval-only: .* has the labels contradiction, neutral, entailment, and the data"
     ):
         tuned.build_model()
 

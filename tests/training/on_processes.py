@@ -1,15 +1,13 @@
 """Train cases on one or several processes for test_sharding.py. Results must not depend on the number of processes.
 
-Arguments: CASES TOKENIZER FOLDER. CASES is a JSON list of settings, one run each. Writes the final weights to
+`main` takes CASES TOKENIZER FOLDER. CASES is a JSON list of settings, one run each. Writes the final weights to
 FOLDER/NAME/end.safetensors and the results to FOLDER/NAME/results.json. A case: name, kind, sharded, resume,
 dropout, of (the run's folder), training, optim.
 """
 
 import json
-import sys
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from safetensors.torch import save_file
@@ -31,7 +29,6 @@ from decero.config.training_run import PeftSection
 from decero.data.collators import ClassificationCollator, MaskedLanguageModeling
 from decero.data.pairs import PairCollator
 from decero.data.tokenization import tokenize_documents
-from decero.errors import run_script
 from decero.execution.adapters import add_adapter
 from decero.execution.objective import classification, language_model, masked_lm
 from decero.models import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
@@ -133,11 +130,6 @@ def study(cases: list[dict], tokenizer_folder: str, folder: str, accelerator: Ac
         accelerator.wait_for_everyone()
 
 
-def main():
-    cases, tokenizer, folder = sys.argv[1:]
-    torch.set_num_threads(1)
+def main(cases: str, tokenizer: str, folder: str) -> None:
+    """Run on one of several processes."""
     study(json.loads(Path(cases).read_text()), tokenizer, folder, Accelerator(cpu=True))
-
-
-if __name__ == "__main__":
-    run_script(main)

@@ -2,17 +2,14 @@
 
 import json
 import os
-import runpy
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
+from tests.training.on_processes import study
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM
 
@@ -21,8 +18,6 @@ from decero.training.checkpoint import damage, load_weights
 from decero.training.sharded_safetensors import ShardedTensors, local_pieces
 from decero.training.sharding import layers_of, sharding_requested
 
-ROOT = Path(__file__).parents[2]
-PROCESSES = ROOT / "tests" / "training" / "on_processes.py"
 SGD = {"name": "sgd", "learning_rate": 0.5}  # Adam divides by small gradients, which enlarges rounding errors
 STEADY = {"optim": SGD | {"schedule": "constant"}}
 KINDS = ("mlm", "causal", "seq2seq", "bert", "classify", "adapter")
@@ -30,20 +25,15 @@ LOSS, WEIGHTS = 1e-5, 1e-5  # measured: docs/experiments/scaling.md
 
 
 @pytest.fixture(scope="module")
-def launched(tokenizer_folder):
-    """Run cases on several processes over gloo; return the finished process."""
+def launched(server, tokenizer_folder):
+    """Run cases on several processes over gloo; return how they ended."""
 
-    def start(cases, folder, processes=2, expect=0):
+    def start(cases, folder, processes=2):
         folder.mkdir(exist_ok=True)
         (folder / "cases.json").write_text(json.dumps(cases))
-        launcher = "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/cpu_2_processes.yaml"
-        words = "--num_processes", str(processes), "--main_process_port", "0", PROCESSES, folder / "cases.json"
-        done = subprocess.run(
-            [sys.executable, *launcher, *words, tokenizer_folder, folder], cwd=ROOT, capture_output=True, text=True,
-            env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-            timeout=900,
-        )  # fmt: skip
-        assert done.returncode == expect, done.stderr[-5000:]
+        words = folder / "cases.json", tokenizer_folder, folder
+        done = server.run("tests.training.on_processes:main", words, ranks=processes, limit=900)
+        assert done.code == 0, done.err[-5000:]
         return done
 
     return start
@@ -52,12 +42,10 @@ def launched(tokenizer_folder):
 @pytest.fixture(scope="module")
 def alone(tokenizer_folder):
     """Run cases in this process."""
-    study = runpy.run_path(str(PROCESSES))["study"]
 
     def start(cases, folder):
         folder.mkdir(exist_ok=True)
-        accelerator = Accelerator(cpu=True)
-        study(cases, tokenizer_folder, str(folder), accelerator)
+        study(cases, tokenizer_folder, str(folder), Accelerator(cpu=True))
 
     return start
 
@@ -305,7 +293,7 @@ def test_a_run_resumes_on_four_then_two_then_one_process(launched, alone, tmp_pa
     for name, (processes, sharded, last) in parts.items():
         case = run | {"name": name, "sharded": sharded, "training": {"save_steps": 1, "max_train_steps": last}}
         if processes > 1:
-            output = launched([case], tmp_path, processes).stdout
+            output = launched([case], tmp_path, processes).out
         else:
             alone([case], tmp_path)
             output = capsys.readouterr().out
@@ -320,5 +308,5 @@ def test_a_run_without_shards_resumes_with_shards(launched, alone, tmp_path):
     half = {"of": "run", "kind": "bert", "training": {"save_steps": 3, "max_train_steps": 3}} | STEADY
     launched([half | {"name": "half"}], tmp_path)
     rest = {"of": "run", "name": "rest", "kind": "bert", "sharded": True, "resume": True} | STEADY
-    assert "at step 3 of 6" in launched([rest], tmp_path, 4).stdout
+    assert "at step 3 of 6" in launched([rest], tmp_path, 4).out
     assert_same_run(tmp_path / "whole", tmp_path / "rest")

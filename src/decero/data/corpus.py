@@ -5,7 +5,7 @@ Data set scripts are not supported: `datasets` no longer runs them.
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
@@ -19,6 +19,7 @@ from decero.data.stream import READING, Texts
 from decero.data.text_files import SPLITS, find_files, open_files, read_files
 from decero.errors import UserError, root_line
 
+T = TypeVar("T")
 ROW = "row of the source"  # column with the number that a row had before rows were held out
 
 
@@ -55,7 +56,7 @@ def load_corpus(
         only on its text: equal texts are always in the same split, and new rows move no old row.
     number_rows: where rows are split off, keep their numbers, see `source_rows`.
     say: called with a line for each split that `max_rows` cuts, where its size is known.
-    needs_train: whether a corpus without a train split is refused.
+    needs_train: False leaves train out where there is another split, after rows were split off from it.
     words: whether `text_column` may also hold lists of words.
     to_pairs: turns rows that hold no text, such as dialogues, into rows whose text is the column `source`.
 
@@ -157,7 +158,7 @@ def _complete(
 ) -> DatasetDict:  # fmt: skip
     """Keep the known splits, check that each has text, and split off the missing ones from train."""
     corpus = DatasetDict({split: corpus[split] for split in SPLITS if split in corpus})
-    if "train" not in corpus and (needs_train or not corpus or validation_fraction or test_fraction):
+    if "train" not in corpus and (needs_train or not corpus):
         raise UserError(f"{where}: no train split; found {', '.join(corpus) or 'none'}; give data.files.train")
     for split, dataset in corpus.items():
         check_text(dataset, text_column, f"{where} ({split})", setting, words)
@@ -165,9 +166,21 @@ def _complete(
             raise UserError(f"{where}: the {split} split is empty; give it text, or remove the split")
     fractions = {"validation": validation_fraction, "test": test_fraction}
     wanted = {split: share for split, share in fractions.items() if share and split not in corpus}
-    if wanted and number_rows:
-        corpus["train"] = numbered(corpus["train"])
-    return hold_out(corpus, wanted, text_column, where) if wanted else corpus
+    if wanted and "train" in corpus:
+        if number_rows:
+            corpus["train"] = numbered(corpus["train"])
+        corpus = hold_out(corpus, wanted, text_column, where)
+    return corpus if needs_train else DatasetDict(without_train(corpus))
+
+
+def without_train(splits: dict[str, T]) -> dict[str, T]:
+    """Return all splits but train; where there is only train, train."""
+    return {split: rows for split, rows in splits.items() if split != "train"} or splits
+
+
+def train_examples(splits: dict[str, dict[str, Dataset]]) -> dict[str, int]:
+    """Return the number of examples of train, for result.json; nothing without train. splits: split -> part -> rows."""
+    return {"train_examples": sum(map(len, splits["train"].values()))} if "train" in splits else {}
 
 
 def numbered(dataset: Dataset) -> Dataset:

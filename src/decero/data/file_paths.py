@@ -26,16 +26,18 @@ def path_of(name: str) -> Path:
     return Path(name)
 
 
-def find_files(split: str, patterns: str | list[str], form: str | None = None) -> tuple[str, list[Path]]:
+def find_files(
+    split: str, patterns: str | list[str], form: str | None = None, setting: str = ""
+) -> tuple[str, list[Path]]:  # fmt: skip
     """Return the format of a split's files (`jsonl`, ...) and their paths. Raises UserError for mixed or empty files.
 
-    form: read all files as this format, whatever their names.
+    form: read all files as this format, whatever their names. setting: the one that names them; data.files.SPLIT.
     """
     key = "parallel" if form else "data.files"
     if split not in SPLITS:
         near = did_you_mean(split, SPLITS, f"{key}.")
         raise UserError(f"{key}.{split}: unknown split{near or '; use train'}")
-    each, setting = [patterns] if isinstance(patterns, str) else patterns, f"{key}.{split}"
+    each, setting = [patterns] if isinstance(patterns, str) else patterns, setting or f"{key}.{split}"
     if not each or not all(each):
         raise UserError(f"{setting}: no path is given; name a file, a glob or a folder")
     found = [(path, _format(path, pattern, setting, form)) for pattern in each for path in _expand(pattern, setting)]
@@ -44,7 +46,7 @@ def find_files(split: str, patterns: str | list[str], form: str | None = None) -
         kinds = sorted({extension(path)[0] for path in paths})
         raise UserError(f"{setting} mixes {', '.join(kinds)}; give one kind of file per split")
     if empty := next((path for path in paths if path.stat().st_size == 0), None):
-        raise UserError(f"{empty}: the file is empty; give it text, or remove it from {key}")
+        raise UserError(f"{empty}: the file is empty; give it text, or remove it from {setting}")
     return formats.pop(), paths
 
 

@@ -22,13 +22,14 @@ def encode_labels(
     corpus: DatasetDict, column: str | list[str], problem_type: str, *, known: Sequence[str] = (),
     say: Say = lambda line: None,
 ) -> tuple[DatasetDict, list[str]]:  # fmt: skip
-    """Add a `labels` column to every split and return the label names, taken from train only.
+    """Add a `labels` column to every split and return the label names, taken from train if there is one.
 
     single label: text, numbers or a ClassLabel -> int64.
     multi label: a column of lists of names, a column of 0/1 vectors, or several 0/1 columns -> float32 vectors of 0/1.
     regression: numbers, also written as text -> float32; the only name is `value`.
 
-    known: the names of the checkpoint's head, in its order; see `in_known_order`.
+    known: the names of the checkpoint's head, in its order; see `in_known_order`. Without train, where a model is only
+    scored, the names of all splits are read, and may be some of those.
     say: called with a line for each guess: a split without labels, 0/1 vectors, spellings that are read as one.
 
     Names that differ only in surrounding spaces or Unicode form (NFC, NFD) are one label.
@@ -43,10 +44,12 @@ def encode_labels(
         raise UserError(f"data.label_column: it names {twice!r} twice; name each column once")
     in_columns = many and not isinstance(column, str)
     values = {split: _read(dataset, columns, split, in_columns) for split, dataset in corpus.items()}
-    train, numbers = values["train"], problem_type == "regression"
+    train, numbers = values.get("train", []), problem_type == "regression"
     for split in [split for split in values if split != "train" and is_hidden(values[split], train, numbers)]:
         say(f"{split} has no labels (-1 or null in every row of {', '.join(columns)}); it is left out")
         del values[split]
+    if not values:
+        raise UserError("data: no split has labels to score on; decero classify MODEL FILE predicts without them")
     corpus = DatasetDict({split: corpus[split] for split in values})
     numbers_of = {split: source_rows(dataset) for split, dataset in corpus.items()}
     if problem_type == "regression":
@@ -63,22 +66,22 @@ def encode_labels(
         names, named = columns, _named_places(values, numbers_of, columns, columns)
     else:
         names, named = _names(corpus, values, numbers_of, columns[0], many, say)
-    if len(names) < (1 if many else 2):
+    if len(names) < (1 if many else 2) and "train" in values:
         raise UserError(f"train: column {columns[0]!r} holds {len(names)} label; too few to learn from")
-    names = in_known_order(names, known) or names
+    names = in_known_order(names, known, some="train" not in values) or names
     return _with_labels(corpus, *_encoded(named, numbers_of, names, columns[0], many)), names
 
 
-def in_known_order(names: Sequence[str], known: Sequence[str]) -> list[str] | None:
+def in_known_order(names: Sequence[str], known: Sequence[str], some: bool = False) -> list[str] | None:
     """Return all labels of a checkpoint's head in its order, or None if the head does not name each of `names`.
 
     Names must be equal; where they are not, they may differ in case, and are spelt as in `names`. A placeholder
-    (`LABEL_2`) is no name: only the labels 0, 1, 2 ... fit a head of placeholders.
+    (`LABEL_2`) is no name: only the labels 0, 1, 2 ... fit a head of placeholders; all of them, or with `some` a part.
     """
     theirs = [plain(name) for name in known]
     numbers = [found.group(1) for found in map(PLACEHOLDER.fullmatch, theirs) if found]
     if len(numbers) == len(theirs) and not set(names) <= set(theirs):
-        theirs = numbers if set(names) == set(numbers) else []
+        theirs = numbers if set(names) == set(numbers) or (some and set(names) <= set(numbers)) else []
     for fold in (str, str.casefold):
         own, folded = {fold(name): name for name in names}, [fold(name) for name in theirs]
         if len(own) == len(names) and len(set(folded)) == len(folded) and set(own) <= set(folded):
@@ -101,12 +104,13 @@ def _read(dataset: Dataset, columns: list[str], split: str, in_columns: bool) ->
 def _names(
     corpus: DatasetDict, values: dict[str, list], numbers: Numbers, column: str, many: bool, say: Say
 ) -> tuple[list[str], Names]:
-    """Return the label names of train, in order, and those of each row."""
+    """Return the label names of train (of all splits without it), in order, and those of each row."""
     for split, rows in values.items():
         check_layout(rows, numbers[split], split, column, many)
-    classes = _classes(corpus["train"], column)
-    if many and are_vectors(values["train"], column, say):
-        size = max(map(len, values["train"]))
+    first = "train" if "train" in values else next(iter(values))
+    classes = _classes(corpus[first], column)
+    if many and are_vectors(values[first], column, say):
+        size = max(map(len, values[first]))
         places = classes.names if classes and len(classes.names) == size else [str(place) for place in range(size)]
         say(f"{column!r} holds 0/1 vectors: one label a place, named {', '.join(places[:20])}")
         return places, _named_places(values, numbers, places, [column] * size)
@@ -124,7 +128,8 @@ def _names(
             shown = ", ".join(sorted(map(ascii, found)))
             say(f"labels that differ only in surrounding spaces or Unicode form are read as one: {shown} as {name!r}")
     named = {split: [[plain(name) for name in row] for row in rows] for split, rows in named.items()}
-    present = {name for row in named["train"] for name in row}
+    learnt = [named["train"]] if "train" in named else named.values()
+    present = {name for rows in learnt for row in rows for name in row}
     ordered = map(plain, classes.names) if classes else sorted(present, key=_natural)
     return [name for name in dict.fromkeys(ordered) if name in present], named
 

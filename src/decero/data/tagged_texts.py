@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
@@ -14,6 +14,7 @@ from decero.data.tag_schemes import OUTSIDE, find_scheme, fits, learnt_scheme, r
 from decero.data.word_rows import Bounds, split_words
 from decero.errors import UserError, did_you_mean
 
+T = TypeVar("T")
 LEARNT = ("BIO", "BIOES")
 FEATURES = Features(
     {
@@ -30,7 +31,8 @@ class TaggedTexts:
 
     corpus: splits with the columns `text`; `starts` and `stops`, the characters of each word; `tags`, one a word;
     `entities`, [{start, end, label}] in characters; `example`, the number of the row.
-    scheme: of the tags: BIO, BIOES or none. labels: of train, sorted: of entities, or the tags themselves.
+    scheme: of the tags: BIO, BIOES or none. labels: of train (without it, of all splits), sorted: of entities, or the
+    tags themselves.
     """
 
     corpus: DatasetDict
@@ -67,7 +69,7 @@ def read_tags(corpus: DatasetDict, tokens_column: str, tags_column: str, scheme:
     """
     read = {split: _words_and_tags(dataset, tokens_column, tags_column, split) for split, dataset in corpus.items()}
     if scheme == "auto":
-        scheme = find_scheme(tags for _, tags in read["train"])
+        scheme = find_scheme(tags for rows in to_learn(read) for _, tags in rows)
     splits, outside = [], 0
     for split, rows in read.items():
         splits.append(_Split(split))
@@ -85,7 +87,7 @@ def read_tags(corpus: DatasetDict, tokens_column: str, tags_column: str, scheme:
             learnt = tags if scheme == "none" else write_tags(spans, len(words), learnt_scheme(scheme))
             outside += sum(new == OUTSIDE != old for new, old in zip(learnt, tags, strict=True))
             splits[-1].add(" ".join(words), bounds, learnt, entities)
-    names = sorted({tag for _, tags in read["train"] for tag in tags})
+    names = sorted({tag for rows in to_learn(read) for _, tags in rows for tag in tags})
     if scheme == "none":
         say(f"{tags_column!r}: each of the {len(names)} tags is a class of its own: {', '.join(names[:20])}")
     else:
@@ -157,9 +159,16 @@ def labels_of(dataset: Dataset, scheme: str) -> list[list[str]]:
     return [[each["label"] for each in row] for row in dataset["entities"]]
 
 
+def to_learn(splits: dict[str, T]) -> list[T]:
+    """Return the rows whose labels count: train, or all splits where a model is only scored."""
+    return [splits["train"]] if "train" in splits else list(splits.values())
+
+
 def _whole(splits: list[_Split], scheme: str) -> TaggedTexts:
     corpus = DatasetDict({each.name: each.dataset() for each in splits})
-    labels = sorted({label for row in labels_of(corpus["train"], scheme) for label in row})
+    labels = sorted({label for rows in to_learn(corpus) for row in labels_of(rows, scheme) for label in row})
+    if "train" not in corpus:
+        return TaggedTexts(corpus, scheme, labels)
     if not labels or (scheme == "none" and len(labels) < 2):
         if scheme == "none":
             raise UserError("train: all words have the same tag; give texts with two tags or more")

@@ -24,13 +24,14 @@ def read_files(
     wanted: Wanted | None = None,
     rest: bool = True,
     form: str | None = None,
+    setting: str = "",
 ) -> Dataset:
     """Read a split's files to a memory-mapped data set, cached by the files' contents. Raises UserError.
 
     wanted: columns that must be there, each with its setting; rest: read all other columns, too, if possible.
-    form: read all files as this format, whatever their names.
+    form: read all files as this format, whatever their names. setting: the one that names them, for messages.
     """
-    found, paths = find_files(split, patterns, form)
+    found, paths = find_files(split, patterns, form, setting)
     builder = _builder(found, paths, sample_by, wanted or {}, rest, [content_hash(path) for path in paths])
     try:
         with writing_cache():

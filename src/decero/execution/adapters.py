@@ -76,6 +76,9 @@ def add_adapter(
     with without_warnings(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(config, model)
+    for module in model.modules():
+        if isinstance(module, peft.tuners.lora.LoraLayer):
+            module.cast_input_dtype_enabled = False  # to fp32 and, by autocast, back: a copy of each input for backward
     if model.get_output_embeddings() is not projection:
         raise UserError("peft.target_modules: the projection to the vocabulary cannot be adapted; name other layers")
     names = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)

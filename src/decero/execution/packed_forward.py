@@ -5,6 +5,7 @@ This relies on what transformers' models have in common: they use a given 4-D ma
 """
 
 import inspect
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +23,7 @@ from decero.models.modeling_encoder import Pooler
 
 Batch = dict[str, Tensor]
 NOT_READ = ("labels", "num_choices")  # tensors of a batch that a model does not read
+LOGITS_AT_ONCE = 1 << 22  # numbers that `prove` compares at a time
 
 
 def block_mask(
@@ -168,34 +170,64 @@ def prove(model: nn.Module, padded: Batch, packed: Batch, per_text: bool = False
     bare = unwrap(model)
     side = "decoder_" if "decoder_text_ids" in packed else ""
     text_BL, position_BL = packed[f"{side}text_ids"], packed[f"{side}position_ids"]
+    places = text_BL[text_BL > 0] - 1, position_BL[text_BL > 0]
+    projection: Any = None if per_text else bare.get_output_embeddings()
 
-    def outputs(batch: Batch) -> Tensor:
-        """Return (texts, labels) or (tokens, vocabulary)."""
-        logits = packed_logits(bare, batch, per_text)
-        return logits if per_text else logits[text_BL > 0]
+    def outputs(batch: Batch) -> tuple[Tensor, bool]:
+        """Return (texts, labels) or (tokens, vocabulary); or (tokens, width) and True, before the projection."""
+        with projection_input(projection) as read:
+            found = logits_of(bare, batch, per_text)
+        found = read[-1] if read else found
+        if per_text:
+            return found, False
+        return found[text_BL > 0 if "text_ids" in batch else places], bool(read)
 
     was_training, tf32 = bare.training, torch.backends.cuda.matmul.allow_tf32
     bare.eval()
     torch.backends.cuda.matmul.allow_tf32 = False  # TF32 rounds to 5e-4
     try:
         with torch.autocast(next(bare.parameters()).device.type, enabled=False):
-            expected = read_logits(padded_outputs(bare, padded))
-            if not per_text:
-                expected = expected[text_BL[text_BL > 0] - 1, position_BL[text_BL > 0]]
-            got = outputs(packed)
+            (expected, hidden), (got, _) = outputs(padded), outputs(packed)
             if got.shape != expected.shape:
                 return f"packed outputs have shape {tuple(got.shape)}, padded ones {tuple(expected.shape)}"
             first_text_BL = packed["text_ids"] == 1
             changed_ids = packed["input_ids"].clone()
             changed_ids[first_text_BL] = changed_ids[first_text_BL].flip(0)
-            effect = (outputs(packed | {"input_ids": changed_ids}) - got).abs()
+            changed, _ = outputs(packed | {"input_ids": changed_ids})
+            other = torch.arange(len(got), device=got.device) > 0 if per_text else text_BL[text_BL > 0] != 1
+            found = []  # the largest values of a few tokens at a time: all logits of a large vocabulary take gigabytes
+            size = max(1, LOGITS_AT_ONCE // len(projection.weight)) if hidden else len(got)
+            for parts in zip(*(each.split(size) for each in (expected, got, changed, other)), strict=True):
+                one, two, three = (projection(part) for part in parts[:3]) if hidden else parts[:3]
+                leak = (three - two).abs()[parts[3]]
+                largest = one.abs().max(), (two - one).abs().max(), leak.max() if len(leak) else leak.new_zeros(())
+                found.append(torch.stack(largest))
+            scale, difference, leaked = torch.stack(found).amax(dim=0).tolist()  # NaN stays NaN
     except (UserError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
         return f"it does not accept packed rows ({' '.join(str(error).split())[:120]})"
     finally:
         bare.train(was_training)
         torch.backends.cuda.matmul.allow_tf32 = tf32
-    scale, difference = float(expected.abs().max()), float((got - expected).abs().max())
-    others = effect[1:] if per_text else effect[text_BL[text_BL > 0] != 1]
-    if len(others) and float(others.max()) > 1e-6 * scale:
+    if leaked > 1e-6 * scale:
         return "texts in the same row affect each other"
     return None if difference <= 1e-4 * scale else f"packed and padded outputs differ by {difference:.1g}"
+
+
+@contextmanager
+def projection_input(projection: nn.Module | None) -> Iterator[list[Tensor]]:
+    """Project one position of each row inside; the list takes what the projection reads, (batch, length, width).
+
+    It stays empty without a projection, and for a model that uses its weight without calling it (MobileBERT).
+    """
+    read: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple) -> tuple:
+        read.append(inputs[0])
+        return (inputs[0][:, :1],)
+
+    hook = projection.register_forward_pre_hook(keep) if projection is not None else None
+    try:
+        yield read
+    finally:
+        if hook is not None:
+            hook.remove()

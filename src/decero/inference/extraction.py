@@ -49,10 +49,19 @@ class Tagging:
         Raises UserError for a damaged record.
         """
         config, positions = loaded.model.config, loaded.positions()
-        recorded = getattr(config, "tagging", None)
-        if recorded is None:
+        found = cls.recorded(config, loaded.name)
+        if found is None:
             scheme = find_scheme([[name] for name in names_of(config, config.num_labels or 0)])
             return cls("IOB1" if scheme == "BIO" else scheme, "tokens", min(LONGEST, positions or LONGEST), None)
+        found.max_length = min(found.max_length, positions or found.max_length)
+        return found
+
+    @classmethod
+    def recorded(cls, config: Any, name: str) -> "Tagging | None":
+        """Return the record in a model's configuration; None without one. Raises UserError for a damaged one."""
+        recorded = getattr(config, "tagging", None)
+        if recorded is None:
+            return None
         try:
             found = cls(**recorded)
             sizes = [found.max_length, found.max_length if found.stride is None else found.stride]
@@ -60,10 +69,7 @@ class Tagging:
             if not known or any(type(size) is not int or size < 0 for size in sizes):
                 raise TypeError
         except TypeError:
-            raise UserError(
-                f"{loaded.name}: config.json: the entry tagging is damaged; remove it, or train again"
-            ) from None
-        found.max_length = min(found.max_length, positions or found.max_length)
+            raise UserError(f"{name}: config.json: the entry tagging is damaged; remove it, or train again") from None
         return found
 
 

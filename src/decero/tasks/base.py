@@ -166,8 +166,9 @@ class Task(ABC):
         for note in self.corpus.notes if run.progress else ():
             run.print(note)
         cut = sum(train["truncated"]) / len(train) if "truncated" in getattr(train, "column_names", ()) else 0
+        kind = "training" if "train" in read else "scored"
         if cut and run.progress:
-            run.print(f"{cut:.1%} of the training texts are longer than {self.length_settings} and are cut")
+            run.print(f"{cut:.1%} of the {kind} texts are longer than {self.length_settings} and are cut")
         data = TaskData(train, rows)
         scores = self.scored_on == "validation"
         if data.validation is None and run.progress and (scores or run.training.eval_strategy != "no"):

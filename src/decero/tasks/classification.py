@@ -15,7 +15,7 @@ from decero.config.finetuning import FinetuneClassification
 from decero.config.sections import ModelSection
 from decero.data.class_weights import class_weights
 from decero.data.collators import ClassificationCollator
-from decero.data.corpus import load_corpus, source_rows
+from decero.data.corpus import load_corpus, source_rows, train_examples, without_train
 from decero.data.folds import one_fold
 from decero.data.labels import encode_labels, in_known_order, label_draw
 from decero.data.special_tokens import pad_with
@@ -34,12 +34,13 @@ from decero.execution.objective import Objective, classification
 from decero.execution.unwrap import unwrap
 from decero.inference.text_classification import threshold_of
 from decero.tasks.base import Corpus, Scores, Task, TaskData, cut_note
-from decero.tasks.label_predictions import check_threshold, renumbered, write_predictions
+from decero.tasks.label_predictions import check_same_labels, check_threshold, renumbered, write_predictions
 from decero.tasks.teacher import taught_rows
 from decero.training.evaluation import mean_loss, predict_logits
 from decero.training.records import read_record
 from decero.training.runs import Run
 
+UNLABELLED = "objective.distill.unlabelled_files"
 RESERVED = ("index", "row", "label", "prediction", "label_name", "prediction_name", "probabilities", "logits")
 
 
@@ -79,12 +80,14 @@ class Classification(Task):
         """The texts with `labels`, train cut to the label budget. Labels keep the ids that the checkpoint has."""
         data, problem_type = self.config.data, self.problem_type
         notes: list[str] = []
-        corpus = load_corpus(**data.source() | {"say": notes.append} | ({} if strict else {"columns": None}))
+        alone = self.config.eval_only and data.fold is None  # then train is not read
+        how = {"say": notes.append, "needs_train": not alone} | ({} if strict else {"columns": None})
+        corpus = load_corpus(**data.source() | how)
         # Where labels that train lacks raise no error, only train is encoded.
         labelled = corpus if strict else DatasetDict(train=corpus["train"])
         known = label_names(self.checkpoint) if problem_type != "regression" else []
         encoded, names = encode_labels(labelled, data.label_column, problem_type, known=known, say=notes.append)
-        corpus = DatasetDict((encoded if strict else corpus) | {"train": encoded["train"]})
+        corpus = encoded if strict else DatasetDict(corpus | {"train": encoded["train"]})
         if data.fold:
             single, train = problem_type == "single_label_classification", corpus["train"]
             notes += ["data.fold: the test split is left out, because a fold of train is tested"] * ("test" in corpus)
@@ -94,14 +97,14 @@ class Classification(Task):
             )  # fmt: skip
         if self.config.objective.threshold != 0.5 and strict:
             check_threshold(self.config.objective.threshold, problem_type, names, tuple(corpus))
-        total = len(corpus["train"])
-        corpus["train"], rest = label_draw(corpus["train"], data.max_train_rows, problem_type, self.config.seed)
-        notes += cut_note("train", len(corpus["train"]), total, "data.max_train_rows")
-        if self.config.eval_only and known and in_known_order(names, known) is None:
-            raise UserError(
-                f"--eval-only: {self.config.model.name_or_path} has the labels {', '.join(known[:20])}, and train has "
-                f"{', '.join(names[:20])}; name those of train as the model does"
-            )
+        if self.config.eval_only:  # of folds, train was needed until here
+            corpus = DatasetDict(without_train(corpus))
+            check_same_labels(str(self.config.model.name_or_path), known, names)
+        rest = None
+        if "train" in corpus:
+            total = len(corpus["train"])
+            corpus["train"], rest = label_draw(corpus["train"], data.max_train_rows, problem_type, self.config.seed)
+            notes += cut_note("train", len(corpus["train"]), total, "data.max_train_rows")
         if known:
             notes.append(f"{self.config.model.name_or_path}: {self._head_line(names, known)}")
         columns = (data.text_column, *([data.text_pair_column] if data.text_pair_column else []))
@@ -109,16 +112,21 @@ class Classification(Task):
         splits = {split: {"": texts} for split, texts in corpus.items()}
         return Corpus(splits, columns, tuple(names), tuple(notes), unlabelled)
 
-    def _unlabelled(self, rest: Dataset, corpus: DatasetDict, columns: tuple, notes: list[str]) -> Dataset | None:
+    def _unlabelled(
+        self, rest: Dataset | None, corpus: DatasetDict, columns: tuple, notes: list[str]
+    ) -> Dataset | None:
         """The texts that only the teacher labels, without those of validation and test; None for none."""
         settings, data = self.distill, self.config.data
-        parts = [rest] if settings and settings.unlabelled_rest else []
+        parts = [rest] if rest is not None and settings and settings.unlabelled_rest else []
         if settings and settings.unlabelled_files:
             wanted = dict.fromkeys(columns, "data.text_column")
             try:
-                parts.append(read_files("train", settings.unlabelled_files, data.sample_by, wanted, False))
+                parts.append(
+                    read_files("train", settings.unlabelled_files, data.sample_by, wanted, False, setting=UNLABELLED)
+                )
             except UserError as error:
-                raise UserError(f"objective.distill.unlabelled_files: {error}") from None
+                named = UNLABELLED in str(error)
+                raise UserError(str(error) if named else f"{UNLABELLED}: {error}") from None
         parts = [without_labels(part, corpus["train"], columns) for part in parts if len(part)]
         if not parts:
             return None
@@ -187,7 +195,7 @@ class Classification(Task):
     def _weights(self) -> np.ndarray | None:
         """The weight of each label in the training loss; None for `class_weights: none`."""
         choice, corpus = self.config.objective.class_weights, self.corpus
-        if choice == "none":
+        if choice == "none" or self.config.eval_only:
             return None
         return class_weights(choice, corpus.splits["train"][""]["labels"][:], corpus.label_names, self.problem_type)
 
@@ -233,7 +241,7 @@ class Classification(Task):
             columns |= {f"text of {name}" if name in RESERVED else name: texts[name][:] for name in self.corpus.columns}
             labels = np.asarray(rows["labels"])
             write_predictions(run.output, self.problem_type, columns, labels, logits, predictions, names)
-        facts: dict[str, Any] = {"label_names": names, "train_examples": len(self.corpus.splits["train"][""])}
+        facts: dict[str, Any] = {"label_names": names} | train_examples(self.corpus.splits)
         facts |= {"threshold": self.threshold} if self.remark else {}
         facts |= {"teacher": self.teacher_record} if self.teacher_record else {}
         facts |= per_class(self.problem_type, predictions, rows["labels"], names)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, softmax
 
+from decero.data.labels import in_known_order
 from decero.errors import UserError
 
 
@@ -24,6 +25,15 @@ def check_threshold(threshold: float | str, problem_type: str, names: Sequence[s
             raise UserError(
                 f"objective.threshold: {why} a {split} split; give data.files.{split} or data.{split}_fraction"
             )
+
+
+def check_same_labels(model: str, known: Sequence[str], names: Sequence[str]) -> None:
+    """Raise UserError where a model that is only scored has a head (`known`, its labels) without one of `names`."""
+    if known and in_known_order(names, known, some=True) is None:
+        raise UserError(
+            f"--eval-only: {model} has the labels {', '.join(known[:20])}, and the data has {', '.join(names[:20])}; "
+            "name those of the data as the model does"
+        )
 
 
 def renumbered(labels: np.ndarray, theirs: Sequence[str], names: Sequence[str]) -> np.ndarray:

@@ -27,7 +27,7 @@ from decero.data.choice_rows import (
     tokenize_continuations,
 )
 from decero.data.choices import TEXTS, read_choices
-from decero.data.corpus import load_corpus
+from decero.data.corpus import load_corpus, train_examples
 from decero.data.labels import label_budget
 from decero.data.special_tokens import pad_with
 from decero.errors import UserError
@@ -160,8 +160,7 @@ class MultipleChoice(Task):
             for n in np.unique(counts).tolist()
         }
         facts = {"main_metric": "accuracy", "split": split, "score": self.config.objective.score}
-        if "train" in self.corpus.splits:
-            facts["train_examples"] = len(self.corpus.splits["train"][""])
+        facts |= train_examples(self.corpus.splits)
         return Scores(self._metrics(scores, rows), facts | {"by_choices": by_choices})
 
     def _write(self, output: Path, texts: Dataset, scores: np.ndarray, rows: Dataset) -> None:

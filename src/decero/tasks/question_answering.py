@@ -4,6 +4,7 @@ Source: Devlin et al. 2019, sections 4.2 and 4.3; the data and its scores: Rajpu
 """
 
 from collections import defaultdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from decero.config.finetune_answers import FinetuneQuestionAnswering
 from decero.config.sections import ModelSection
 from decero.data.answer_rows import NAMES, TEXTS, question_budget, read_answers
 from decero.data.answer_windows import AnswerCollator, tokenize_answers
-from decero.data.corpus import load_corpus
+from decero.data.corpus import load_corpus, train_examples
 from decero.data.special_tokens import pad_with
 from decero.evaluation.answer_metrics import (
     ANSWER_METRICS,
@@ -63,30 +64,54 @@ class QuestionAnswering(Task):
 
     # --- data
 
+    @cached_property
+    def checkpoint(self) -> Any:
+        """The configuration of the checkpoint to start from; None for random weights."""
+        return checkpoint_config(self.config.model)
+
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
         """The tokenizer. One without a padding token pads with the checkpoint's, or with its end token."""
         tokenizer = tokenizer_for(self.config.tokenizer, self.config.model, needs=())
-        checkpoint = checkpoint_config(self.config.model)
-        pad_with(tokenizer, None if checkpoint is None else checkpoint.get_text_config().pad_token_id)
+        pad_with(tokenizer, None if self.checkpoint is None else self.checkpoint.get_text_config().pad_token_id)
         return tokenizer
+
+    @cached_property
+    def reads(self) -> AnswerSettings:
+        """How contexts are read: windows and the longest answer; of a model that is only scored, as it was trained."""
+        data, given = self.config.data, self.config.call.given
+        found = AnswerSettings(data.max_length, data.stride, data.max_answer_length)
+        if not self.config.eval_only or not getattr(self.checkpoint, FIELD, None):
+            return found
+        saved = settings_of(self.checkpoint, None, str(self.config.model.name_or_path))
+        names = ("max_length", "stride", "max_answer_length")
+        return found._replace(**{name: getattr(saved, name) for name in names if f"data.{name}" not in given})
+
+    @property
+    def max_length(self) -> int:
+        return self.reads.max_length
 
     def read_corpus(self, strict: bool = True) -> Corpus:
         """The questions and contexts with their answers, train cut to the label budget."""
         data = self.config.data
-        corpus = {split: read_answers(rows, data, split) for split, rows in load_corpus(**data.source()).items()}
-        train = corpus["train"]
+        read = load_corpus(**data.source(), needs_train=not self.config.eval_only)
+        corpus = {split: read_answers(rows, data, split) for split, rows in read.items()}
+        train, notes = corpus.get("train"), list[str]()
+        asked = list(corpus.values()) if train is None else [train]  # they say whether there may be no answer
         self.may_refuse = {"on": True, "off": False}.get(
-            self.config.objective.no_answer, not all(len(texts) for texts in train[TEXTS])
+            self.config.objective.no_answer, not all(len(texts) for rows in asked for texts in rows[TEXTS])
         )
-        corpus["train"] = question_budget(train, data.max_train_rows, self.config.seed)
-        notes = cut_note("train", len(corpus["train"]), len(train), "data.max_train_rows")
+        if train is not None:
+            corpus["train"] = question_budget(train, data.max_train_rows, self.config.seed)
+            notes += cut_note("train", len(corpus["train"]), len(train), "data.max_train_rows")
+        if self.reads[:2] != (data.max_length, data.stride):
+            notes.append(f"windows as the model was trained: of {self.max_length} tokens, {self.reads.stride} shared")
         columns = data.context_column, data.question_column
         return Corpus({split: {"": rows} for split, rows in corpus.items()}, columns, notes=tuple(notes))
 
     def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
         data = self.config.data
         rows = tokenize_answers(
-            parts[""], self.tokenizer, max_length=data.max_length, stride=data.stride,
+            parts[""], self.tokenizer, max_length=self.max_length, stride=self.reads.stride,
             question_column=data.question_column, context_column=data.context_column, num_proc=data.num_proc,
             where=split,
         )  # fmt: skip
@@ -97,10 +122,11 @@ class QuestionAnswering(Task):
         data = super().load_data(run, splits)
         if run.progress:
             rows: Any = data.train
-            questions, found = len(self.corpus.splits["train"][""]), self.reach(rows)
+            split = "train" if "train" in self.corpus.splits else next(iter(self.corpus.splits))
+            questions, found = len(self.corpus.splits[split][""]), self.reach(rows)
             run.print(
-                f"train: {questions:,} questions in {len(rows):,} windows of at most {self.max_length} tokens; "
-                f"{found['too_long']:.1%} of the answers have more than {self.config.data.max_answer_length} tokens "
+                f"{split}: {questions:,} questions in {len(rows):,} windows of at most {self.max_length} tokens; "
+                f"{found['too_long']:.1%} of the answers have more than {self.reads.max_answer_length} tokens "
                 f"(data.max_answer_length), {found['cut']:.1%} fit in no window"
             )
             if self.may_refuse and "validation" not in data.held_out and not run.eval_only:
@@ -120,7 +146,7 @@ class QuestionAnswering(Task):
                 tokens[example] = length
                 inside[example] |= first >= 0
         total = max(1, len(tokens))
-        too_long = sum(length > self.config.data.max_answer_length for length in tokens.values())
+        too_long = sum(length > self.reads.max_answer_length for length in tokens.values())
         return {"too_long": too_long / total, "cut": sum(not seen for seen in inside.values()) / total}
 
     # --- model and objective
@@ -141,7 +167,7 @@ class QuestionAnswering(Task):
 
     def _read(self, run: Run, model: nn.Module, rows: Dataset, split: str) -> list[WindowResult]:
         """What the model says of every window."""
-        contexts, longest = self.corpus.splits[split][""], self.config.data.max_answer_length
+        contexts, longest = self.corpus.splits[split][""], self.reads.max_answer_length
         place = no_answer_token(model, self.tokenizer)
 
         def read_out(bare: nn.Module, batch: Batch, indices: list[int]) -> list[WindowResult]:
@@ -233,17 +259,18 @@ class QuestionAnswering(Task):
             write_answers(run.output, table)
         columns = ["f1", "exact_match", "first_f1", "first_exact_match", "windows"]
         lengths = table["context_characters"].to_numpy()
-        facts: dict[str, Any] = {"train_examples": len(self.corpus.splits["train"][""]), "split": split}
-        facts |= {"train_windows": len(data.train), "articles": self.config.objective.articles}  # type: ignore[arg-type]
+        facts: dict[str, Any] = train_examples(self.corpus.splits) | {
+            "articles": self.config.objective.articles,
+            "split": split,
+        }
+        facts |= {"train_windows": len(data.train)} if "train" in self.corpus.splits else {}  # type: ignore[arg-type]
         facts |= {"no_answer_threshold": self.threshold, "first_window_only": scores_of(table, "first_")}
         facts["by_context_length"] = by_context_length(lengths, {name: table[name].to_numpy() for name in columns})
         return Scores(scores_of(table) | {"loss": loss}, facts)
 
     def prepare_to_save(self, model: Any) -> None:
         """Record how contexts were read and when there is no answer, for `decero answer`."""
-        data = self.config.data
-        found = AnswerSettings(data.max_length, data.stride, data.max_answer_length, self.threshold)
-        setattr(model.config, FIELD, found._asdict())
+        setattr(model.config, FIELD, self.reads._replace(no_answer_threshold=self.threshold)._asdict())
 
     # --- comparison
 

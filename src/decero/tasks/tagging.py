@@ -14,7 +14,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTr
 
 from decero.config.finetune_words import FinetuneTokenClassification
 from decero.config.sections import ModelSection
-from decero.data.corpus import load_corpus
+from decero.data.corpus import load_corpus, train_examples
 from decero.data.labels import in_known_order, label_budget
 from decero.data.special_tokens import pad_with
 from decero.data.tag_schemes import tag_names
@@ -35,6 +35,7 @@ from decero.execution.objective import Objective
 from decero.execution.word_objective import token_classification, word_collator
 from decero.inference.extraction import Tagging, answer_of
 from decero.tasks.base import Corpus, Scores, Task, TaskData, cut_note
+from decero.tasks.label_predictions import check_same_labels
 from decero.training.evaluation import predict_tokens
 from decero.training.runs import Run
 
@@ -65,6 +66,19 @@ class TokenClassification(Task):
     # --- data
 
     @cached_property
+    def windows(self) -> tuple[int, int | None]:
+        """The tokens of a window, and how many two of them share; of a model that is only scored, as it was trained."""
+        data, given = self.config.data, self.config.call.given
+        name = str(self.config.model.name_or_path)
+        saved: Any = (Tagging.recorded(self.checkpoint, name) if self.config.eval_only else None) or data
+        length, stride = (data if f"data.{each}" in given else saved for each in ("max_length", "stride"))
+        return length.max_length, stride.stride
+
+    @property
+    def max_length(self) -> int:
+        return self.windows[0]
+
+    @cached_property
     def known(self) -> list[str]:
         """The tags of the checkpoint's head, in its order."""
         return label_names(self.checkpoint, HEAD)
@@ -73,7 +87,7 @@ class TokenClassification(Task):
         """The texts with words, tags and entities, train cut to the label budget. `label_names` are the tags."""
         data = self.config.data
         notes: list[str] = []
-        corpus = load_corpus(**data.source())
+        corpus = load_corpus(**data.source(), needs_train=not self.config.eval_only)
         if data.entities_column:
             scheme = "BIO" if data.scheme == "auto" else data.scheme
             tagged = read_entities(corpus, data.text_column, data.entities_column, scheme, notes.append)
@@ -83,12 +97,17 @@ class TokenClassification(Task):
             check_labels(tagged, data.entities_column or data.tags_column)
         names = tag_names(tagged.labels, tagged.scheme)
         kept = in_known_order(names, self.known)
-        if self.known:
+        if self.config.eval_only:
+            check_same_labels(str(self.config.model.name_or_path), self.known, names)
+            if self.windows != (data.max_length, data.stride):
+                notes.append(f"windows as the model was trained: of {self.max_length} tokens, {self.windows[1]} shared")
+        elif self.known:
             head = "kept, and its tags keep their ids" if kept else "new, because its tags are others"
             notes.append(f"{self.config.model.name_or_path}: the head is {head}: {', '.join((kept or names)[:20])}")
-        train = label_budget(tagged.corpus["train"], data.max_train_rows, "token_classification", self.config.seed)
-        notes += cut_note("train", len(train), len(tagged.corpus["train"]), "data.max_train_rows")
-        tagged.corpus["train"] = train
+        if "train" in tagged.corpus:
+            train = label_budget(tagged.corpus["train"], data.max_train_rows, "token_classification", self.config.seed)
+            notes += cut_note("train", len(train), len(tagged.corpus["train"]), "data.max_train_rows")
+            tagged.corpus["train"] = train
         self.tagged = tagged
         splits = {split: {"": texts} for split, texts in tagged.corpus.items()}
         return Corpus(splits, ("text",), tuple(kept or names), tuple(notes))
@@ -102,7 +121,7 @@ class TokenClassification(Task):
     def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
         data = self.config.data
         rows = tokenize_words(
-            parts[""], self.tokenizer, self.corpus.label_names, max_length=data.max_length, stride=data.stride,
+            parts[""], self.tokenizer, self.corpus.label_names, max_length=self.max_length, stride=self.windows[1],
             num_proc=data.num_proc, where=split,
         )  # fmt: skip
         return {"": rows}
@@ -185,7 +204,7 @@ class TokenClassification(Task):
         metric, labels = self.scores(texts, answers)
         if run.is_main:
             write_answers(run.output, texts, answers)
-        facts = {"label_names": list(self.corpus.label_names), "train_examples": len(self.corpus.splits["train"][""])}
+        facts: dict[str, Any] = {"label_names": list(self.corpus.label_names)} | train_examples(self.corpus.splits)
         return Scores(metric, facts | {"scheme": self.scheme, "by_label": labels, "split": split})
 
     def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:

@@ -26,6 +26,7 @@ from decero.training.best_checkpoint import Selection, room_for_weights
 from decero.training.checkpoint import load_checkpoint, save_checkpoint, to_resume
 from decero.training.data_loader import step_loader
 from decero.training.gradient import backward, bad_gradient, check_weights, freeze_unreached
+from decero.training.memory import release_freed_memory
 from decero.training.metrics_log import MetricsLog
 from decero.training.optimizer import build_optimizer, learning_rate_at
 from decero.training.runs import Run
@@ -80,6 +81,7 @@ def train(
     accelerator, training, optim, output, seed = run.accelerator, run.training, run.optim, run.output, run.seed
     if run.eval_only:
         return TrainResult(accelerator.prepare_model(model.eval(), evaluation_mode=True))
+    release_freed_memory()  # pieces that loading and trying left are too small for a step, and would add to its peak
     loader = step_loader(accelerator, dataset, objective, training, seed)
     last, steps_per_epoch = loader.last, loader.steps_per_epoch
     if training.metric_for_best_model and evaluate is None:
@@ -194,4 +196,5 @@ def train(
     result.wall_time_s = wall_time_before + time.perf_counter() - started
     selection.load(accelerator.unwrap_model(model))
     result.model = model.gather() if isinstance(model, Sharded) else model
+    release_freed_memory()  # so would those of a step to the peak of scoring
     return result

@@ -23,7 +23,7 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Return the memory that `keep_freed_memory` kept, so that used and free memory can be measured."""
+    """Return the memory that `keep_freed_memory` kept: to measure, or before other work that needs other pieces."""
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
