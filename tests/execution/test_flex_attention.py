@@ -288,7 +288,7 @@ def test_the_trial_compares_outputs_and_gradients(dtype, uncompiled, monkeypatch
 
 
 def test_rows_that_fail_with_flex_are_packed_with_sdpa(on_a_gpu, monkeypatch, capsys):
-    everything = lambda query, key, causal: flex.create_block_mask(  # noqa: E731
+    everything = lambda query, key, causal, order: flex.create_block_mask(  # noqa: E731
         lambda b, h, q, k: q == q, len(query), None, query.shape[1], key.shape[1], device="cpu"
     )
     monkeypatch.setattr("decero.execution.packed_forward.document_mask", everything)
