@@ -1,13 +1,22 @@
 """Permutation and hybrid language models as a user trains and uses them."""
 
 import json
+import math
 import shutil
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+)
 
 from decero.errors import UserError
 from decero.inference import fill, generate
@@ -95,6 +104,7 @@ def test_it_fills_a_hole_that_no_token_sees(permuted):
     assert [t for t, _ in found.holes[0]] == [tokenizer.decode([i]) for i in best.indices]
 
 
+@pytest.mark.slow
 def test_resuming_and_padding_give_the_same_weights(launch, plm, permuted, tmp_path):
     words = f"output={tmp_path}/a", "training.save_steps=8", "training.packing=off"
     launch("pretrain_plm", plm, *words)
@@ -127,6 +137,7 @@ def test_continued_with_masks_the_mark_is_gone(launch, mlm, permuted, tmp_path):
     assert config.get("pretraining_objective") is None
 
 
+@pytest.mark.slow
 def test_stock_xlnet_is_pretrained_and_fine_tuned(launch, plm, classify, tmp_path):
     model = f"model.config={preset(tmp_path, XLNET)}"
     said = launch("pretrain_plm", plm, f"output={tmp_path}/xlnet", model, "training.max_train_steps=8").stdout
@@ -232,3 +243,32 @@ def test_settings_of_a_hybrid_that_cannot_be(hybrid, launch, words, why, tmp_pat
     said = launch("pretrain_causal_lm", config, f"output={tmp_path}/x", *words, expect=2).stderr
     assert why in said.strip().splitlines()[-1]
     assert not (tmp_path / "x" / "model").exists()
+
+
+# --- continued pretraining
+
+
+def test_a_stock_checkpoint_without_a_head_is_continued(launch, mlm, trained_tokenizer, tmp_path):
+    """Its body is kept and its head is new; a second run then continues with that head."""
+    tokenizer = AutoTokenizer.from_pretrained(trained_tokenizer)
+    torch.manual_seed(5)
+    shape = {"hidden_size": 22, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 37}
+    body = BertModel(BertConfig(vocab_size=97, **shape, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    body.save_pretrained(tmp_path / "body")
+    tokenizer.save_pretrained(tmp_path / "body")
+    words = "tokenizer.name_or_path=null", "training.max_train_steps=15", "training.eval_strategy=no"
+    said = launch("pretrain_mlm", mlm, f"output={tmp_path}/one", f"model.name_or_path={tmp_path}/body", *words).stderr
+    assert "new, with random weights: cls; not used: pooler.dense (2 tensors)" in said
+    assert losses(tmp_path / "one")[0] == pytest.approx(math.log(97), abs=0.3)
+    assert losses(tmp_path / "one")[-1] < losses(tmp_path / "one")[0] - 0.4
+    config = json.loads((tmp_path / "one" / "model" / "config.json").read_text())
+    assert config["architectures"] == ["BertForMaskedLM"]
+    tiny = "optim.learning_rate=1e-9", "training.max_train_steps=4"
+    again = launch(
+        "pretrain_mlm", mlm, f"output={tmp_path}/two", f"model.name_or_path={tmp_path}/one/model", *words, *tiny
+    )
+    assert "random weights" not in again.stderr
+    assert metric(tmp_path / "two")["eval_loss"] == pytest.approx(metric(tmp_path / "one")["eval_loss"], abs=1e-4)
+    kept = AutoModel.from_pretrained(tmp_path / "one" / "model", add_pooling_layer=False).state_dict()
+    moved = max(float((kept[name] - tensor).abs().max()) for name, tensor in body.state_dict().items() if name in kept)
+    assert 0 < moved < 0.2  # 15 steps of at most 0.01 each: it began with the checkpoint's weights

@@ -64,7 +64,7 @@ class MaskedLMSection(Section):
 
 
 class PermutationSection(Section):
-    plm_probability: float = Field(1 / 6, gt=0, lt=1, description="share of the tokens that are targets")
+    plm_probability: float = Field(gt=0, lt=1, description="share of the tokens that are targets; 1/6 in the paper")
     max_span_length: int = Field(5, ge=1, le=MOST_TOKENS, description="most targets side by side; spans have 1 to this")
 
 
@@ -125,7 +125,7 @@ class PretrainMLM(Pretraining):
 
 
 class PretrainPLM(Pretraining):
-    objective: PermutationSection  # no default: the settings of a masked language model do not fit this class, too
+    objective: PermutationSection
 
 
 class PretrainSeq2Seq(Pretraining):
