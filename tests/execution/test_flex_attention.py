@@ -27,7 +27,7 @@ from decero.execution.attention_kernels import choose_attention
 from decero.execution.build import build_model
 from decero.execution.objective import Objective, classification, takes_selected_positions, token_loss
 from decero.execution.optimize import compile_layers, optimize
-from decero.execution.packed_forward import packed_logits, prove
+from decero.execution.packed_forward import block_mask, packed_logits, prove
 
 CPU, CUDA, V = torch.device("cpu"), torch.device("cuda"), 37
 PRESETS = Path(__file__).parents[2] / "configs" / "model"
@@ -174,6 +174,16 @@ def test_blocks_that_share_no_text_are_skipped():
     assert flex.document_mask(torch.ones_like(text), torch.ones_like(text), causal=True).sparsity() == 37.5
 
 
+def test_the_mask_of_an_order_is_the_dense_one():
+    text, draw = torch.tensor([[1] * 5 + [2] * 4 + [0] * 2]), torch.Generator().manual_seed(3)
+    order = tuple(torch.randint(0, 4, text.shape, generator=draw) for _ in range(2))
+    mask = flex.document_mask(text, text, causal=True, order=order)
+    query, key = torch.arange(11)[:, None], torch.arange(11)
+    expected = block_mask(text, text, True, "sdpa", torch.float32, order)[0, 0]
+    assert torch.equal(mask.mask_mod(torch.tensor(0), 0, query, key), expected)
+    assert not expected.equal(expected.tril())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["bert", "our decoder"])  # with fully visible blocks, and without
 def test_a_compiled_kernel_reads_the_blocks_of_the_mask(name):
@@ -288,7 +298,7 @@ def test_the_trial_compares_outputs_and_gradients(dtype, uncompiled, monkeypatch
 
 
 def test_rows_that_fail_with_flex_are_packed_with_sdpa(on_a_gpu, monkeypatch, capsys):
-    everything = lambda query, key, causal: flex.create_block_mask(  # noqa: E731
+    everything = lambda query, key, causal, order: flex.create_block_mask(  # noqa: E731
         lambda b, h, q, k: q == q, len(query), None, query.shape[1], key.shape[1], device="cpu"
     )
     monkeypatch.setattr("decero.execution.packed_forward.document_mask", everything)

@@ -47,6 +47,9 @@ TOKENS = {
     "electra": lambda: hf.ElectraForMaskedLM(hf.ElectraConfig(**STOCK, embedding_size=24)),
     "mpnet": lambda: hf.MPNetForMaskedLM(hf.MPNetConfig(**STOCK)),
     "distilbert": lambda: distilbert(hf.DistilBertForMaskedLM),
+    "modernbert": lambda: hf.ModernBertForMaskedLM(hf.ModernBertConfig(
+        **S, max_position_embeddings=32, pad_token_id=1, local_attention=4, bos_token_id=0, eos_token_id=2,
+        cls_token_id=0, sep_token_id=2)),
     "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(
         vocab_size=V, n_embd=36, n_layer=2, n_head=3, n_positions=32, bos_token_id=0, eos_token_id=2, **NONE)),
     "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**S, max_position_embeddings=32)),
@@ -89,9 +92,6 @@ REFUSED = {
         decoder_attention_heads=3, encoder_ffn_dim=41, decoder_ffn_dim=41, pad_token_id=1, decoder_start_token_id=1,
         max_position_embeddings=64,
         bos_token_id=0, eos_token_id=2)),
-    "modernbert": lambda: hf.ModernBertForMaskedLM(hf.ModernBertConfig(
-        **S, max_position_embeddings=32, pad_token_id=1, local_attention=4, bos_token_id=0, eos_token_id=2,
-        cls_token_id=0, sep_token_id=2)),
     "mistral": lambda: hf.MistralForCausalLM(hf.MistralConfig(**S, num_key_value_heads=3, sliding_window=4)),
     "bloom": lambda: hf.BloomForCausalLM(hf.BloomConfig(vocab_size=V, hidden_size=36, n_layer=2, n_head=3)),
 }  # fmt: skip
@@ -248,7 +248,7 @@ def test_prove_refuses_untrained_models_that_do_not_pack(name):
 def test_prove_detects_a_small_leak_between_texts(monkeypatch):
     model = hf.BertForMaskedLM(hf.BertConfig(**STOCK))
     batch = batch_for(model)
-    leaky = lambda query, key, causal, backend, dtype: torch.ones(len(query), 1, query.shape[1], key.shape[1]).bool()  # noqa: E731
+    leaky = lambda q, k, *rest: torch.ones(len(q), 1, q.shape[1], k.shape[1]).bool()  # noqa: E731
     monkeypatch.setattr("decero.execution.packed_forward.block_mask", leaky)
     for numbers in (3 * V, 1 << 22):
         monkeypatch.setattr("decero.execution.packed_forward.LOGITS_AT_ONCE", numbers)
@@ -327,9 +327,6 @@ def test_the_matmul_kernel_equals_sdpa(name):
 
 
 WINDOWS = {
-    "modernbert": lambda: hf.ModernBertForMaskedLM(hf.ModernBertConfig(
-        **S, max_position_embeddings=32, pad_token_id=1, local_attention=16, bos_token_id=0, eos_token_id=2,
-        cls_token_id=0, sep_token_id=2)),
     "mistral": lambda: hf.MistralForCausalLM(hf.MistralConfig(**S, num_key_value_heads=3, sliding_window=8)),
 }  # fmt: skip
 

@@ -63,6 +63,11 @@ class MaskedLMSection(Section):
     )
 
 
+class PermutationSection(Section):
+    plm_probability: float = Field(gt=0, lt=1, description="share of the tokens that are targets; 1/6 in the paper")
+    max_span_length: int = Field(5, ge=1, le=MOST_TOKENS, description="most targets side by side; spans have 1 to this")
+
+
 class DenoisingSection(Section):
     name: Literal["span_corruption", "text_infilling", "prefix_lm"] = Field(
         "span_corruption", description="how text is damaged"
@@ -93,13 +98,34 @@ class TextSection(UnlabelledData):
 
 
 class CausalSection(Section):
-    name: Literal["causal_lm", "continuation"] = Field(
-        "causal_lm", description="causal_lm scores every token, continuation only those after a random-length prefix"
+    name: Literal["causal_lm", "continuation", "hybrid_lm"] = Field(
+        "causal_lm",
+        description="causal_lm scores every token, continuation only those after a random-length prefix; "
+        "hybrid_lm also learns to fill holes",
     )
+    causal_fraction: float | None = Field(
+        None, gt=0, lt=1, description="hybrid_lm: share of the rows that are read from left to right; 0.5 when not set"
+    )
+    mlm_probability: float | None = Field(
+        None, gt=0, lt=1, description="hybrid_lm: share of masked tokens in the other rows; 0.15 when not set"
+    )
+
+    @model_validator(mode="after")
+    def _no_masks(self):
+        if self.name != "hybrid_lm" and (self.causal_fraction or self.mlm_probability):
+            raise ValueError(
+                f"objective: {self.name} masks no tokens; remove causal_fraction and mlm_probability, or set "
+                "objective.name=hybrid_lm"
+            )
+        return self
 
 
 class PretrainMLM(Pretraining):
     objective: MaskedLMSection = MaskedLMSection()
+
+
+class PretrainPLM(Pretraining):
+    objective: PermutationSection
 
 
 class PretrainSeq2Seq(Pretraining):

@@ -16,24 +16,13 @@ IGNORED = -100  # the label that every Hugging Face loss skips
 
 
 @dataclass
-class MaskedLanguageModeling:
-    """Mask tokens for masked language modelling, with new masks each epoch.
+class OrdinaryTokens:
+    """Know which tokens an objective may choose: all but the special ones. ordinary: their ids.
 
-    A share `mlm_probability` of the ordinary tokens of a row is scored, at least one token. Of the scored tokens 80 %
-    become the mask token, 10 % a random ordinary token, and 10 % stay unchanged. Special tokens are never scored and
-    never drawn.
-    whole_word: choose whole words, by the rows' `starts_word`; works for any fast tokenizer.
-    frozen: treat every epoch as epoch 0, for evaluation.
-
-    The choice is a pure function of (seed, epoch, index).
-    Source: Devlin et al. 2019, section 3.1; new masks each epoch: Liu et al. 2019, section 4.1.
+    Raises UserError for a tokenizer without a mask or a pad token.
     """
 
     tokenizer: PreTrainedTokenizerBase
-    mlm_probability: float = 0.15
-    whole_word: bool = True
-    seed: int = 0
-    frozen: bool = False
     ordinary: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self):
@@ -47,10 +36,34 @@ class MaskedLanguageModeling:
         self._is_ordinary = np.zeros(ids.max() + 1, dtype=bool)
         self._is_ordinary[self.ordinary] = True
 
+    def ordinary_positions(self, ids_L: np.ndarray) -> np.ndarray:
+        """Return the positions of the ordinary tokens of a text."""
+        return np.flatnonzero(self._is_ordinary[ids_L])
+
+
+@dataclass
+class MaskedLanguageModeling(OrdinaryTokens):
+    """Mask tokens for masked language modelling, with new masks each epoch.
+
+    A share `mlm_probability` of the ordinary tokens of a row is scored, at least one token. Of the scored tokens 80 %
+    become the mask token, 10 % a random ordinary token, and 10 % stay unchanged. Special tokens are never scored and
+    never drawn.
+    whole_word: choose whole words, by the rows' `starts_word`; works for any fast tokenizer.
+    frozen: treat every epoch as epoch 0, for evaluation.
+
+    The choice is a pure function of (seed, epoch, index).
+    Source: Devlin et al. 2019, section 3.1; new masks each epoch: Liu et al. 2019, section 4.1.
+    """
+
+    mlm_probability: float = 0.15
+    whole_word: bool = True
+    seed: int = 0
+    frozen: bool = False
+
     def mask(self, ids_L: np.ndarray, starts_word_L: np.ndarray, epoch: int, index: int):
         """Return the masked input ids and the labels, both (length,)."""
         rng = np.random.default_rng([self.seed, 0 if self.frozen else epoch, index])
-        positions = np.flatnonzero(self._is_ordinary[ids_L])
+        positions = self.ordinary_positions(ids_L)
         masked, labels = ids_L.copy(), np.full_like(ids_L, IGNORED)
         if not len(positions):
             return masked, labels

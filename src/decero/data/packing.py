@@ -53,7 +53,7 @@ def lay_out(tensors: Batch, real_BL: Tensor, rows: list[list[int]], shortest: in
     real_BL: bool, True at tokens, False at padding. rows: the texts of each row, from `best_fit`.
     shortest: the minimum row length.
     Adds `position_ids`, which restart at 0 with each text, and `text_ids`: the number of a token's text in the batch,
-    counted from 1; 0 is padding.
+    counted from 1; 0 is padding. A batch that has them keeps its own.
     """
     lengths = real_BL.sum(dim=1).tolist()  # Python numbers: reading each from the tensor took half of the time
     C = max(shortest, *(sum(lengths[text] for text in row) for row in rows))
@@ -67,8 +67,8 @@ def lay_out(tensors: Batch, real_BL: Tensor, rows: list[list[int]], shortest: in
     position_N = (real_BL.cumsum(dim=1) - 1)[real_BL]
     text_N = real_BL.nonzero()[:, 0]
     flat_N = starts_B[text_N] + position_N
-    columns = {name: (tensor[real_BL], FILL.get(name, 0)) for name, tensor in tensors.items()}
-    columns |= {"position_ids": (position_N, 0), "text_ids": (text_N + 1, 0)}
+    columns = {"position_ids": (position_N, 0), "text_ids": (text_N + 1, 0)}
+    columns |= {name: (tensor[real_BL], FILL.get(name, 0)) for name, tensor in tensors.items()}
     packed = {}
     for name, (values_N, fill) in columns.items():
         flat = values_N.new_full((len(rows) * C,), fill)

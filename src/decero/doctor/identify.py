@@ -18,7 +18,7 @@ from decero.config.yaml_files import read_settings, read_yaml
 from decero.doctor.findings import NotExaminedError
 from decero.errors import UserError, did_you_mean
 from decero.execution.build import config_of
-from decero.execution.transformers_internals import heads_of
+from decero.execution.transformers_internals import fills_holes
 from decero.tasks import TASKS
 
 
@@ -75,4 +75,4 @@ def _kind(section: ModelSection) -> Any:
     config = config_of(section)
     if config.is_encoder_decoder:
         return AutoModelForSeq2SeqLM
-    return AutoModelForMaskedLM if heads_of(AutoModelForMaskedLM, type(config)) else AutoModelForCausalLM
+    return AutoModelForMaskedLM if fills_holes(type(config)) else AutoModelForCausalLM

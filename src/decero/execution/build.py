@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from decero.config.model_numbers import check_model_numbers
 from decero.config.sections import ModelSection, TokenizerSection
@@ -15,7 +15,7 @@ from decero.errors import UserError, did_you_mean
 from decero.execution.model_folder import Checkpoint, open_checkpoint
 from decero.execution.positions import positions_of
 from decero.execution.pretrained import load_pretrained, mark_new, one_line, read_model_config, say
-from decero.execution.transformers_internals import heads_of
+from decero.execution.transformers_internals import fills_holes, heads_of
 from decero.models import AUTO_CLASSES
 
 ALLOW_CODE = "set model.trust_remote_code=true and model.revision=COMMIT"
@@ -211,8 +211,10 @@ def _special_ids(fields: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> 
 
 def _check_shape(config: PreTrainedConfig, auto_class: type) -> None:
     """Raise ValueError for a preset of the wrong kind. transformers would list every configuration it knows."""
-    if not heads_of(auto_class, type(config)):
+    masked = auto_class is AutoModelForMaskedLM
+    if not (fills_holes(type(config)) if masked else heads_of(auto_class, type(config))):
         ours = [known.model_type for known, heads in AUTO_CLASSES.items() if auto_class in heads]
+        ours = [name for name in ours if not masked or name != "decero_decoder"]
         raise ValueError(f"no {auto_class.__name__} for model_type {config.model_type}; use {' or '.join(ours)}")
 
 

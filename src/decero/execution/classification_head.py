@@ -55,10 +55,13 @@ def pad_as(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give the model the tokenizer's padding token: decoders find the end of a text by it.
 
     Models whose first position depends on their padding token keep it. A decoder pads on the right, because some count
-    positions from the left of a row; tokenizers of chat models pad on the left, where answers begin.
+    positions from the left of a row; tokenizers of chat models pad on the left, where answers begin. XLNet's classifier
+    reads the last position of a row, so its texts end there.
     """
     if takes_cache(inspect.signature(model.forward).parameters):
         tokenizer.padding_side = "right"
     config: Any = model.config.get_text_config()
+    if hasattr(model, "sequence_summary") and getattr(config, "summary_type", None) == "last":
+        tokenizer.padding_side = "left"
     if config.pad_token_id is None or not first_position(model):
         config.pad_token_id = tokenizer.pad_token_id

@@ -26,7 +26,9 @@ FLEX = "flex"
 LONG_ROW = 512  # four blocks; fewer leave little to skip. A guess, not a measurement
 
 
-def document_mask(query_text_BL: Tensor, key_text_BM: Tensor, causal: bool) -> BlockMask:
+def document_mask(
+    query_text_BL: Tensor, key_text_BM: Tensor, causal: bool, order: tuple[Tensor, Tensor] | None = None
+) -> BlockMask:
     """Build `block_mask` for FlexAttention: (batch, 1, length, memory).
 
     It is built from a dense mask once for all layers. So it needs the memory of a dense mask, but not the time of one
@@ -35,10 +37,13 @@ def document_mask(query_text_BL: Tensor, key_text_BM: Tensor, causal: bool) -> B
     (B, L), M = query_text_BL.shape, key_text_BM.shape[1]
     device = query_text_BL.device
     # A tensor instead of a branch: causal and other masks then share one graph. Dynamo keeps at most eight.
-    last_visible_L = torch.arange(L, device=device) if causal else torch.full((L,), M, device=device)
+    if order is None:
+        last_visible_L = torch.arange(L, device=device) if causal else torch.full((L,), M, device=device)
+        order = last_visible_L.expand(B, L), torch.arange(M, device=device).expand(B, M)
+    horizon_BL, rank_BM = order
 
     def is_visible(b, h, q, k):
-        return (query_text_BL[b, q] == key_text_BM[b, k]) & (k <= last_visible_L[q])
+        return (query_text_BL[b, q] == key_text_BM[b, k]) & (rank_BM[b, k] <= horizon_BL[b, q])
 
     return create_block_mask(is_visible, B, None, L, M, device=str(device))
 

@@ -71,13 +71,13 @@ class Objective:
         return sizes_of(self.collate, *self.row_lengths(rows))
 
 
-def masked_lm(collate: Callable[[list[dict]], Batch], scored_queries: bool = True) -> Objective:
-    """Score masked tokens by cross-entropy.
+def masked_lm(collate: Callable[[list[dict]], Batch], scored_queries: bool = True, packable: bool = True) -> Objective:
+    """Score masked tokens, or targets, by cross-entropy.
 
     scored_queries: compute only the scored positions in the last layer, if the model supports it.
     """
     loss = partial(token_loss, scored_queries=scored_queries)
-    return Objective(collate, loss, lambda batch: int((batch["labels"] != IGNORED).sum()))
+    return Objective(collate, loss, lambda batch: int((batch["labels"] != IGNORED).sum()), packable=packable)
 
 
 LABEL_LOSSES: dict[str, Callable[..., Tensor]] = {  # problem type -> (logits, labels, weights) -> summed loss

@@ -19,30 +19,56 @@ from decero.execution.flex_attention import document_mask
 from decero.execution.positions import first_position
 from decero.execution.transformers_internals import attention_of, takes_cache
 from decero.execution.unwrap import unwrap
+from decero.models import DeceroEncoderConfig
 from decero.models.modeling_encoder import Pooler
 
 Batch = dict[str, Tensor]
 NOT_READ = ("labels", "num_choices")  # tensors of a batch that a model does not read
 LOGITS_AT_ONCE = 1 << 22  # numbers that `prove` compares at a time
+ORDER = ("horizons", "ranks")  # say which tokens of a text see each other, where neither all nor the earlier ones do
 
 
 def block_mask(
-    query_text_BL: Tensor, key_text_BM: Tensor, causal: bool, backend: str, dtype: torch.dtype
-) -> Tensor | BlockMask:
+    query_text_BL: Tensor, key_text_BM: Tensor, causal: bool, backend: str, dtype: torch.dtype,
+    order: tuple[Tensor, Tensor] | None = None,
+) -> Tensor | BlockMask:  # fmt: skip
     """Build the mask for packed rows: tokens attend within their text and, if `causal`, only backwards.
 
+    order: horizons (batch, length) and ranks (batch, memory), instead of `causal`: token i sees token j of its text if
+    ranks[j] <= horizons[i].
     Shape (batch, 1, length, memory). Padding (text 0) attends to padding, so that no row of the softmax is empty. The
     mask is bool, additive for eager attention, and a `BlockMask` for FlexAttention.
     """
     if "flex" in backend:
-        return document_mask(query_text_BL, key_text_BM, causal)
+        return document_mask(query_text_BL, key_text_BM, causal, order)
     same_BLM = query_text_BL[:, :, None] == key_text_BM[:, None, :]
-    if causal:
+    if order is not None:
+        same_BLM &= order[1][:, None, :] <= order[0][:, :, None]
+    elif causal:
         same_BLM = same_BLM.tril()
     mask_B1LM = same_BLM.unsqueeze(1)
     if backend != "eager":
         return mask_B1LM
     return torch.zeros_like(mask_B1LM, dtype=dtype).masked_fill(~mask_B1LM, torch.finfo(dtype).min)
+
+
+def by_kind_of_layer(mask: Any, config: Any, batch: Batch) -> Any:
+    """Return the mask of an encoder, or a dict with one per kind of layer, if distances count.
+
+    They do if layers see only a window (ModernBERT), and if relative positions meet queries: a query token is far from
+    its position. A `BlockMask` is returned as it is: FlexAttention is not used for such models.
+    """
+    kinds = getattr(config, "layer_types", None) or ()
+    if isinstance(mask, BlockMask):
+        return mask
+    if "sliding_attention" not in kinds:
+        relative = isinstance(config, DeceroEncoderConfig) and config.position_embedding_type == "relative"
+        return dict.fromkeys(kinds, mask) if relative and "ranks" in batch else mask
+    position_BL = batch["position_ids"]
+    near_BLM = (position_BL[:, :, None] - position_BL[:, None, :]).abs() <= config.sliding_window
+    near_B1LM = near_BLM.unsqueeze(1)
+    hidden = mask & near_B1LM if mask.dtype == torch.bool else mask.masked_fill(~near_B1LM, torch.finfo(mask.dtype).min)
+    return {"full_attention": mask, "sliding_attention": hidden}
 
 
 def packed_outputs(model: nn.Module, batch: Batch) -> Any:
@@ -52,7 +78,7 @@ def packed_outputs(model: nn.Module, batch: Batch) -> Any:
     if "flash" in backend:
         raise UserError(f"packing: {backend} does not support block masks; set model.attn_implementation=sdpa")
     inputs, text_BL = dict(batch), batch["text_ids"]
-    for name in (*NOT_READ, "text_ids", "decoder_text_ids", "attention_mask"):
+    for name in (*NOT_READ, *ORDER, "text_ids", "decoder_text_ids", "attention_mask"):
         inputs.pop(name, None)
     if first := first_position(bare):
         inputs["position_ids"] = inputs["position_ids"] + first
@@ -60,7 +86,9 @@ def packed_outputs(model: nn.Module, batch: Batch) -> Any:
     inputs = {n: t for n, t in inputs.items() if not n.endswith("position_ids") or n in accepted}
     if not config.is_encoder_decoder:
         causal = bare.can_generate() or bool(getattr(config, "is_decoder", False)) or takes_cache(accepted)
-        mask = block_mask(text_BL, text_BL, causal, backend, bare.dtype)
+        order = (batch["horizons"], batch["ranks"]) if "ranks" in batch else None
+        mask = block_mask(text_BL, text_BL, causal, backend, bare.dtype, order)
+        mask = mask if causal else by_kind_of_layer(mask, config, batch)
         cache = {"use_cache": False} if "use_cache" in accepted else {}
         if "num_choices" in batch:
             return one_choice_a_row(model, inputs | {"attention_mask": mask})
@@ -160,6 +188,14 @@ def one_choice_a_row(model: nn.Module, inputs: dict[str, Any]) -> Any:
         hook.remove()
 
 
+def places_in_texts(text_N: Tensor) -> Tensor:
+    """Return how many tokens of its own text stand before each token, (tokens,). A text is in one row."""
+    order_N, counts = text_N.argsort(stable=True), text_N.bincount()
+    places_N = torch.empty_like(text_N)
+    places_N[order_N] = torch.arange(len(text_N), device=text_N.device) - (counts.cumsum(0) - counts)[text_N[order_N]]
+    return places_N
+
+
 @torch.no_grad()
 def prove(model: nn.Module, padded: Batch, packed: Batch, per_text: bool = False) -> str | None:
     """Check that packed and padded rows give equal outputs, and that texts do not affect each other.
@@ -169,32 +205,33 @@ def prove(model: nn.Module, padded: Batch, packed: Batch, per_text: bool = False
     """
     bare = unwrap(model)
     side = "decoder_" if "decoder_text_ids" in packed else ""
-    text_BL, position_BL = packed[f"{side}text_ids"], packed[f"{side}position_ids"]
-    places = text_BL[text_BL > 0] - 1, position_BL[text_BL > 0]
+    text_BL = packed[f"{side}text_ids"]
+    real_BL = text_BL > 0
+    in_padded = text_BL[real_BL] - 1, places_in_texts(text_BL[real_BL])
     projection: Any = None if per_text else bare.get_output_embeddings()
 
-    def outputs(batch: Batch) -> tuple[Tensor, bool]:
+    def outputs(batch: Batch, tokens: Any) -> tuple[Tensor, bool]:
         """Return (texts, labels) or (tokens, vocabulary); or (tokens, width) and True, before the projection."""
         with projection_input(projection) as read:
             found = logits_of(bare, batch, per_text)
         found = read[-1] if read else found
         if per_text:
             return found, False
-        return found[text_BL > 0 if "text_ids" in batch else places], bool(read)
+        return found[tokens], bool(read)
 
     was_training, tf32 = bare.training, torch.backends.cuda.matmul.allow_tf32
     bare.eval()
     torch.backends.cuda.matmul.allow_tf32 = False  # TF32 rounds to 5e-4
     try:
         with torch.autocast(next(bare.parameters()).device.type, enabled=False):
-            (expected, hidden), (got, _) = outputs(padded), outputs(packed)
+            (expected, hidden), (got, _) = outputs(padded, in_padded), outputs(packed, real_BL)
             if got.shape != expected.shape:
                 return f"packed outputs have shape {tuple(got.shape)}, padded ones {tuple(expected.shape)}"
             first_text_BL = packed["text_ids"] == 1
             changed_ids = packed["input_ids"].clone()
             changed_ids[first_text_BL] = changed_ids[first_text_BL].flip(0)
-            changed, _ = outputs(packed | {"input_ids": changed_ids})
-            other = torch.arange(len(got), device=got.device) > 0 if per_text else text_BL[text_BL > 0] != 1
+            changed, _ = outputs(packed | {"input_ids": changed_ids}, real_BL)
+            other = torch.arange(len(got), device=got.device) > 0 if per_text else text_BL[real_BL] != 1
             found = []  # the largest values of a few tokens at a time: all logits of a large vocabulary take gigabytes
             size = max(1, LOGITS_AT_ONCE // len(projection.weight)) if hidden else len(got)
             for parts in zip(*(each.split(size) for each in (expected, got, changed, other)), strict=True):

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from decero.data.answer_windows import BOTH, END, START, NoAnswerToken, pair_layout
 from decero.data.collators import IGNORED
 from decero.execution.objective import Batch, Objective
 from decero.execution.packed_forward import logits_of
-from decero.execution.transformers_internals import heads_of
+from decero.execution.transformers_internals import fills_holes, heads_of
 from decero.execution.unwrap import unwrap
 
 
@@ -62,7 +62,7 @@ def no_answer_token(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> NoA
     has read nothing, and for tokenizers that begin without CLS (T5) or put it last (XLNet).
     """
     config = unwrap(model).config
-    causal = bool(heads_of(AutoModelForCausalLM, type(config))) and not heads_of(AutoModelForMaskedLM, type(config))
+    causal = bool(heads_of(AutoModelForCausalLM, type(config))) and not fills_holes(type(config))
     if causal and not config.is_encoder_decoder:
         return "last"
     begins_with_cls = tokenizer.cls_token_id is not None and pair_layout(tokenizer).before[:1] == [

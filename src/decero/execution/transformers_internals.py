@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AttentionInterface, Cache, EncoderDecoderCache, PreTrainedModel
+from transformers import AttentionInterface, AutoModelForMaskedLM, Cache, EncoderDecoderCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.integrations.flex_attention import flex_attention_forward
@@ -37,6 +37,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
 
+from decero.models import DeceroDecoderConfig
 from decero.models.compatibility import CACHE, NAMES
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "StrictDataclassError",
     "attending_with",
     "attention_of",
+    "fills_holes",
     "flex_attention_forward",
     "generate_with",
     "get_relative_import_files",
@@ -111,6 +113,11 @@ def heads_of(auto_class: Any, config_class: type) -> tuple[type, ...]:
     """The classes that an Auto class makes of a configuration, ours among them; none where it knows none."""
     found = auto_class._model_mapping.get(config_class, None)
     return found if isinstance(found, tuple) else () if found is None else (found,)
+
+
+def fills_holes(config_class: type) -> bool:
+    """Whether models of a configuration are trained to fill holes. A decoder of ours is, but only beside writing."""
+    return bool(heads_of(AutoModelForMaskedLM, config_class)) and config_class is not DeceroDecoderConfig
 
 
 def takes_cache(parameters: Iterable[str]) -> bool:

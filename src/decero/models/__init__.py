@@ -30,6 +30,7 @@ from .modeling_encoder import (
     DeceroEncoderModel,
 )
 from .modeling_encoder_decoder import DeceroEncoderDecoderForConditionalGeneration, DeceroEncoderDecoderModel
+from .modeling_hybrid import DeceroDecoderForMaskedLM
 
 AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
     DeceroEncoderConfig: {
@@ -43,6 +44,7 @@ AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
     DeceroDecoderConfig: {
         AutoModel: DeceroDecoderModel,
         AutoModelForCausalLM: DeceroDecoderForCausalLM,
+        AutoModelForMaskedLM: DeceroDecoderForMaskedLM,
         AutoModelForSequenceClassification: DeceroDecoderForSequenceClassification,
         AutoModelForTokenClassification: DeceroDecoderForTokenClassification,
         AutoModelForQuestionAnswering: DeceroDecoderForQuestionAnswering,
@@ -62,6 +64,7 @@ __all__ = [
     "AUTO_CLASSES",
     "DeceroDecoderConfig",
     "DeceroDecoderForCausalLM",
+    "DeceroDecoderForMaskedLM",
     "DeceroDecoderForQuestionAnswering",
     "DeceroDecoderForSequenceClassification",
     "DeceroDecoderForTokenClassification",

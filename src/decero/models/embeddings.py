@@ -84,7 +84,7 @@ class RelativePositionBias(nn.Embedding):
         self.max_distance = config.relative_attention_max_distance
 
     def bucket(self, relative_LM):
-        """Return the bucket of each distance, (length, memory).
+        """Return the bucket of each distance, (..., length, memory).
 
         relative_LM: position of the key minus position of the query. An encoder uses half of the buckets per side.
         """
@@ -97,8 +97,9 @@ class RelativePositionBias(nn.Embedding):
         return ahead_LM + torch.where(distance_LM < exact, distance_LM, far_LM)
 
     def forward(self, relative_LM):
-        """Map distances (length, memory) to biases (1, heads, length, memory)."""
-        return super().forward(self.bucket(relative_LM)).permute(2, 0, 1).unsqueeze(0)
+        """Map distances (batch, length, memory), or (length, memory), to biases (batch or 1, heads, length, memory)."""
+        relative_BLM = relative_LM[None] if relative_LM.dim() == 2 else relative_LM
+        return super().forward(self.bucket(relative_BLM)).movedim(-1, 1)
 
 
 POSITIONS = {

@@ -90,7 +90,8 @@ class DeceroEncoderModel(DeceroEncoderPreTrainedModel, DeceroStack):
 
         With a pooler, also return `pooler_output` (batch, model).
         input_ids, position_ids, token_type_ids: (batch, length).
-        attention_mask: (batch, length), 1 for text, 0 for padding; or a finished mask (batch, 1, length, length).
+        attention_mask: (batch, length), 1 for text, 0 for padding; or a finished mask (batch, 1, length, length), or a
+        dict with one finished mask per kind of layer. With a dict, relative distances are those of `position_ids`.
         selected_positions: (batch, selected), positions that the last layer computes. `last_hidden_state` is then
         (batch, selected, model), with the same values as without selection.
 
@@ -100,10 +101,14 @@ class DeceroEncoderModel(DeceroEncoderPreTrainedModel, DeceroStack):
         hidden_BLD, position_ids = self.embed(input_ids, inputs_embeds, 0, position_ids, token_type_ids)
         masks = {}
         for kind in set(self.layer_types):
-            mask = MASKS[kind](config=self.config, inputs_embeds=hidden_BLD, attention_mask=attention_mask)
-            if kind == "sliding_attention" and attention_mask is not None and attention_mask.dim() == 4:
-                mask = self.within_window(mask)
-            masks[kind] = self.prefer_near(mask, hidden_BLD.shape[1], kind)
+            if isinstance(attention_mask, dict):
+                mask = attention_mask[kind]
+            else:
+                mask = MASKS[kind](config=self.config, inputs_embeds=hidden_BLD, attention_mask=attention_mask)
+                if kind == "sliding_attention" and attention_mask is not None and attention_mask.dim() == 4:
+                    mask = self.within_window(mask)
+            by_position = position_ids if isinstance(attention_mask, dict) else None
+            masks[kind] = self.prefer_near(mask, hidden_BLD.shape[1], kind, position_ids=by_position)
         rotary = self.rotary(position_ids, hidden_BLD.dtype)
         for layer, kind in zip(self.layers, self.layer_types, strict=True):
             selected_BS = selected_positions if layer is self.layers[-1] else None

@@ -130,10 +130,11 @@ class DeceroStack(DeceroPreTrainedModel):
             return mask_B1LM & near_LM
         return mask_B1LM.masked_fill(~near_LM, torch.finfo(mask_B1LM.dtype).min)
 
-    def prefer_near(self, mask, length, kind, past_key_values=None):
+    def prefer_near(self, mask, length, kind, past_key_values=None, position_ids=None):
         """Add the biases of relative positions to a mask; with other positions return it unchanged.
 
-        mask: None, bool (True is visible) or additive, (batch, 1, length, memory). kind: kind of layer.
+        mask: None, bool (True is visible) or additive, (batch, 1, length, memory). kind: kind of layer. position_ids:
+        (batch, length), for distances by position; without them, distances count tokens.
         Returns (batch or 1, heads, length, memory); -inf hides. Raises ValueError for a backend without bias support.
         """
         if self.config.position_embedding_type != "relative":
@@ -147,12 +148,17 @@ class DeceroStack(DeceroPreTrainedModel):
             past = past_key_values.get_seq_length(layer_idx)
             memory, first = past_key_values.get_mask_sizes(length, layer_idx)
         device = self.embed_tokens.weight.device
-        ahead_LM = torch.arange(memory, device=device) + first - (torch.arange(length, device=device) + past)[:, None]
-        bias_1HLM = self.relative_attention_bias(ahead_LM)
+        if position_ids is None:
+            ahead_LM = (
+                torch.arange(memory, device=device) + first - (torch.arange(length, device=device) + past)[:, None]
+            )
+        else:
+            ahead_LM = position_ids[:, None, :] - position_ids[:, :, None]
+        bias_BHLM = self.relative_attention_bias(ahead_LM)
         if mask is None:
             causal = self.relative_attention_bias.is_causal
-            return bias_1HLM.masked_fill(ahead_LM > 0, float("-inf")) if causal else bias_1HLM
+            return bias_BHLM.masked_fill(ahead_LM > 0, float("-inf")) if causal else bias_BHLM
         if mask.dtype == torch.bool:
-            return bias_1HLM.masked_fill(~mask, float("-inf"))
+            return bias_BHLM.masked_fill(~mask, float("-inf"))
         hidden_B1LM = mask == torch.finfo(mask.dtype).min  # transformers marks hidden positions with this value
-        return (bias_1HLM + mask).masked_fill(hidden_B1LM, float("-inf"))
+        return (bias_BHLM + mask).masked_fill(hidden_B1LM, float("-inf"))

@@ -136,6 +136,11 @@ class Task(ABC):
         """Positions that the model must have."""
         return self.config.data.max_length
 
+    @property
+    def row_length(self) -> int:
+        """Most tokens of a row as the model reads it."""
+        return self.max_length
+
     @abstractmethod
     def read_corpus(self, strict: bool = True) -> Corpus:
         """The texts as they are. strict: refuse labels that train does not have; the doctor reports them instead."""
@@ -203,14 +208,9 @@ class Task(ABC):
     def initial_model(self, section: ModelSection) -> PreTrainedModel:
         """The model without an adapter, with the head of the task; `--eval-only` asks that a checkpoint has it."""
         return build_model(
-            section,
-            self.auto_class,
-            self.tokenizer,
-            self.max_length,
-            self.config.seed,
-            new_head=not self.config.eval_only,
-            **self.model_fields(),
-        )
+            section, self.auto_class, self.tokenizer, self.max_length, self.config.seed,
+            new_head=not self.config.eval_only, **self.model_fields(),
+        )  # fmt: skip
 
     @abstractmethod
     def objective(self, model: nn.Module) -> Objective:
@@ -223,7 +223,7 @@ class Task(ABC):
     def optimize(self, run: Run, model: PreTrainedModel, data: TaskData) -> Objective:
         """The objective after choosing the attention kernel and packing rows where that is proven to be exact."""
         self.training_objective = optimize(
-            run.accelerator, model, self.objective(model), data.train, self.max_length, run.training,
+            run.accelerator, model, self.objective(model), data.train, self.row_length, run.training,
             quiet=not run.progress, attention=self.config.model.attn_implementation,
         )  # fmt: skip
         return self.training_objective

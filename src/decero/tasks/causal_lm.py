@@ -8,16 +8,23 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from decero.config.pretraining import PretrainCausalLM
-from decero.data.causal import OBJECTIVES, count_bytes, strip_eos, tokenize_text
+from decero.config.sections import ModelSection
+from decero.data.causal import OBJECTIVES, CausalLanguageModeling, count_bytes, start_id, strip_eos, tokenize_text
+from decero.data.hybrid import HybridLanguageModeling
+from decero.data.special_tokens import special_tokens_around
+from decero.errors import UserError
 from decero.evaluation.corpus_tests import ratio
 from decero.evaluation.examples import ExampleStatistics
+from decero.execution.build import config_of, tokenizer_for
 from decero.execution.objective import Objective, language_model
+from decero.execution.pretraining_objective import HYBRID, mark_objective
 from decero.tasks.base import Corpus, Scores, Task, TaskData
 from decero.tasks.likelihood import document_likelihood, text_likelihood
 from decero.tasks.scored_tokens import read_documents
+from decero.training.evaluation import mean_loss
 from decero.training.runs import Run
 
 
@@ -32,10 +39,31 @@ class CausalLM(Task):
     token_metrics = ("loss", "perplexity")
     baselines = ("ngram",)
 
+    @property
+    def is_hybrid(self) -> bool:
+        """Whether the model learns to fill holes, too."""
+        return self.config.objective.name == HYBRID
+
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
-        found = super().load_tokenizer()
+        needs = (*self.tokenizer_needs, *(("mask_token", "pad_token") if self.is_hybrid else ()))
+        found = tokenizer_for(self.config.tokenizer, self.config.model, needs=needs)
         strip_eos(found)  # a prompt must not end before its answer
+        start = start_id(found, self.config.data.start_token)
+        if self.is_hybrid and special_tokens_around(found)[0] != [start]:
+            raise UserError(
+                f"tokenizer {found.name_or_path}: does not put {found.convert_ids_to_tokens(start)} before a text, and "
+                "hybrid_lm predicts each token from the one before it; train one with recipes/train_tokenizer.py"
+            )
         return found
+
+    def initial_model(self, section: ModelSection) -> PreTrainedModel:
+        """The model. Raises UserError for a hybrid of a stock class: none fills holes with a decoder's weights."""
+        if self.is_hybrid and (kind := config_of(section).model_type) != "decero_decoder":
+            raise UserError(
+                f"objective.name=hybrid_lm: {kind} has no class that fills holes with a decoder's weights; use a "
+                "decero_decoder, such as configs/model/modern_decoder_small.yaml"
+            )
+        return super().initial_model(section)
 
     def read_corpus(self, strict: bool = True) -> Corpus:
         return read_documents(self.config.data)
@@ -48,16 +76,38 @@ class CausalLM(Task):
         )  # fmt: skip
         return {"": rows}
 
+    def _collator(self, **more: Any) -> CausalLanguageModeling:
+        """The collator. more: arguments of that of a hybrid."""
+        settings = self.config.objective.model_dump(exclude={"name"}, exclude_none=True)
+        if self.is_hybrid:
+            return HybridLanguageModeling(self.tokenizer, seed=self.config.seed, **(settings | more))
+        return OBJECTIVES[self.config.objective.name](self.tokenizer, seed=self.config.seed)
+
     def objective(self, model: nn.Module) -> Objective:
-        return language_model(OBJECTIVES[self.config.objective.name](self.tokenizer, seed=self.config.seed))
+        return language_model(self._collator())
 
     def reported_objective(self, model: nn.Module) -> Objective:
         return self.objective(model)
 
     def evaluate(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> dict[str, float]:
-        """`loss`, `perplexity` and, where the tokens give the text back, `bits_per_byte`."""
+        """`loss`, `perplexity` and, where the tokens give the text back, `bits_per_byte`; of a hybrid `masked_loss`."""
         size = run.training.per_device_eval_batch_size
-        return text_likelihood(run.accelerator, model, rows, self.tokenizer, size)
+        found = text_likelihood(run.accelerator, model, rows, self.tokenizer, size)
+        return found | self.masked_loss(run, model, rows)
+
+    def masked_loss(self, run: Run, model: nn.Module, rows: Dataset) -> dict[str, float]:
+        """`masked_loss` of a hybrid: nats a masked token, with the same masks every time; {} for other models."""
+        if not self.is_hybrid:
+            return {}
+        objective = language_model(self._collator(causal_fraction=0.0, frozen=True))
+        found = mean_loss(run.accelerator, model, rows, objective, run.training.per_device_eval_batch_size)
+        return {"masked_loss": found["loss"]}
+
+    def prepare_to_save(self, model: Any) -> None:
+        mark_objective(model.config, HYBRID if self.is_hybrid else None)
+
+    def usage(self, folder: Path) -> list[str]:
+        return [*super().usage(folder), *([f"decero fill {folder} FILE"] if self.is_hybrid else [])]
 
     def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
         facts: dict[str, Any] = {"context": self.max_length}
@@ -65,6 +115,7 @@ class CausalLM(Task):
             return Scores({}, facts)
         size = run.training.per_device_eval_batch_size
         metric, documents = document_likelihood(run.accelerator, model, data.validation, self.tokenizer, size)
+        metric |= self.masked_loss(run, model, data.validation)
         if run.is_main:
             documents.to_parquet(run.output / "predictions.parquet", index=False)
         return Scores(metric, facts | {"bytes": count_bytes(data.validation)})

@@ -10,12 +10,12 @@ from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from decero.config.pretraining import PretrainMLM
 from decero.data.collators import MaskedLanguageModeling
-from decero.data.tokenization import tokenize_documents
 from decero.data.tokenizer import tokenizer_fingerprint
 from decero.errors import UserError
 from decero.execution.distillation import distilled_masked_lm
 from decero.execution.objective import Objective, masked_lm
 from decero.execution.optimize import SHORTEST_ROW, pack_if_proven
+from decero.execution.pretraining_objective import mark_objective
 from decero.inference import Loaded
 from decero.tasks.base import Scores, TaskData
 from decero.tasks.scored_tokens import ScoredTokens
@@ -28,14 +28,6 @@ class MaskedLM(ScoredTokens):
     command = "fill"
     tokenizer_needs = ("mask_token", "pad_token")
     most_epochs = 40  # BERT read its text 40 times (Devlin et al. 2019, appendix A.2)
-
-    def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
-        data = self.config.data
-        rows = tokenize_documents(
-            parts[""], self.tokenizer, max_length=data.max_length, text_column=data.text_column,
-            num_proc=data.num_proc, where=split,
-        )  # fmt: skip
-        return {"": rows}
 
     @cached_property
     def teacher(self) -> Loaded:
@@ -92,6 +84,9 @@ class MaskedLM(ScoredTokens):
 
     def reported_objective(self, model: nn.Module) -> Objective:
         return self._plain(frozen=True)
+
+    def prepare_to_save(self, model: Any) -> None:
+        mark_objective(model.config, None)
 
     def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
         metric, facts = super().score(run, model, data)

@@ -1,4 +1,4 @@
-"""What masked language modelling and denoising share: text without labels, and scores over tokens."""
+"""What masked and permutation language modelling and denoising share: text without labels, and scores over tokens."""
 
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from torch import nn
 
 from decero.config.pretraining import UnlabelledData
 from decero.data.corpus import open_corpus
+from decero.data.tokenization import tokenize_documents
 from decero.evaluation.corpus_tests import ratio
 from decero.evaluation.examples import ExampleStatistics
 from decero.tasks.base import Corpus, Scores, Task, TaskData
@@ -26,6 +27,14 @@ class ScoredTokens(Task):
 
     def read_corpus(self, strict: bool = True) -> Corpus:
         return read_documents(self.config.data)
+
+    def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
+        data = self.config.data
+        rows = tokenize_documents(
+            parts[""], self.tokenizer, max_length=data.max_length, text_column=data.text_column,
+            num_proc=data.num_proc, where=split,
+        )  # fmt: skip
+        return {"": rows}
 
     def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
         if data.validation is None:
