@@ -1,6 +1,7 @@
 """Add the command inspect: dimensions, parameters, memory and tokens of a model, from its configuration alone."""
 
 import argparse
+import gc
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -35,9 +36,12 @@ def _run(arguments: argparse.Namespace) -> None:
     picture = arguments.picture
     if picture is not None and picture.suffix not in PICTURES:
         raise UserError(f"--picture {picture}: unknown kind of picture; use a name that ends in .png or .svg")
+    gc.disable()  # imports make no garbage; looking for it in a million new objects takes a second
     from decero.explain.dimensions import inspect_model  # imported late, so that --help and mistakes answer fast
     from decero.explain.published import NotPublished
 
+    gc.freeze()  # nor is there any to find in them at the end
+    gc.enable()
     code = {name: getattr(arguments, name) for name in ("revision", "trust_remote_code", "code_revision")}
     found = inspect_model(arguments.model, arguments.text, **code)
     if isinstance(found, NotPublished):
