@@ -40,11 +40,12 @@ def test_inspect_says_what_is_not_published_in_one_line(capsys):
             ["gpt2", "--picture", "gpt2.gif"],
             "--picture gpt2.gif: unknown kind of picture; use a name that ends in .png",
         ),
-        (["gpt-3", "--picture", "gpt3.png"], "no published configuration"),
+        (["gpt-3", "--picture", "gpt3.png"], "no configuration is published"),
         (["gpt-4", "--picture", "gpt4.png"], "not published"),
-        (["gpt2", "--picture", "/no/such/folder/a.png"], "/no/such/folder/a.png"),
+        (["gpt2", "--picture", "/no/such/folder/a.png"], "no folder /no/such/folder; make it first"),
         (["gptt2"], "did you mean"),
         (["pyproject.toml"], "no configuration"),
+        (["configs/finetune/bbc_minilm.yaml"], "no configuration of a model; see configs/model"),
     ],
 )
 def test_inspect_refuses_in_one_line(capsys, words, says):

@@ -220,7 +220,7 @@ def test_a_port_that_is_taken_is_one_line(loaded):
 def test_a_model_without_a_task_is_refused(tmp_path, tokenizer):
     hf.BertModel(hf.BertConfig(**SIZES)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="no command works with this bert model"):
+    with pytest.raises(UserError, match="no task of decero fits this bert model"):
         build_app(str(tmp_path))
 
 

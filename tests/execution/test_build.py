@@ -190,7 +190,7 @@ def test_a_vocabulary_is_checked_without_a_tokenizer(saved, tmp_path):
     with pytest.raises(UserError, match=r"tokenizer\.vocab_size 98 exceeds the vocabulary of .*, 97; lower it to 97"):
         check_vocab_size(saved("bert")[1], 98)
     preset = tmp_path / "preset.yaml"
-    for text, said in (("vocab_size: 5", "unknown model_type None"), ("model_type: brt", "did you mean bert")):
+    for text, said in (("vocab_size: 5", "no model_type"), ("model_type: brt", "did you mean bert")):
         preset.write_text(text)
         with pytest.raises(UserError, match=said):
             check_vocab_size(ModelSection(config=str(preset)), 98)

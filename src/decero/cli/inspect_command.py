@@ -10,6 +10,7 @@ from typing import Any
 
 from decero.cli.text_commands import may_run_code
 from decero.errors import UserError
+from decero.files import kind_of
 
 PICTURES = (".png", ".svg")
 
@@ -36,6 +37,8 @@ def _run(arguments: argparse.Namespace) -> None:
     picture = arguments.picture
     if picture is not None and picture.suffix not in PICTURES:
         raise UserError(f"--picture {picture}: unknown kind of picture; use a name that ends in .png or .svg")
+    if picture is not None and kind_of(picture.parent) != "a folder":
+        raise UserError(f"--picture {picture}: there is no folder {picture.parent}; make it first")
     gc.disable()  # imports make no garbage; looking for it in a million new objects takes a second
     from decero.explain.dimensions import inspect_model  # imported late, so that --help and mistakes answer fast
     from decero.explain.published import NotPublished
@@ -52,7 +55,7 @@ def _run(arguments: argparse.Namespace) -> None:
         return
     if picture is not None:
         if not found.parts:
-            raise UserError(f"--picture: {found.name} has no published configuration, only sizes ({found.source})")
+            raise UserError(f"--picture: only the sizes of {found.name} are published ({found.source})")
         from decero.explain.parameter_picture import save_picture
 
         save_picture(found, picture)

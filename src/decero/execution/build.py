@@ -180,17 +180,24 @@ def _check_ids(config: PreTrainedConfig, overrides: dict[str, Any], source: str)
                 raise UserError(f"{source}: {name} {each} is outside of the vocabulary of {size}; {mend}")
 
 
+def known_model_type(path: str, model_type: Any) -> str:
+    """Return the model_type of a configuration. Raises UserError when it is missing or unknown to transformers."""
+    if model_type is None:
+        raise UserError(f"{path}: no model_type, so this is no configuration of a model; see configs/model")
+    if not isinstance(model_type, str) or model_type not in transformers.CONFIG_MAPPING:
+        near = did_you_mean(str(model_type), transformers.CONFIG_MAPPING)
+        raise UserError(f"{path}: unknown model_type {model_type!r}{near}")
+    return model_type
+
+
 def read_preset(path: str, overrides: dict[str, Any], tokenizer: PreTrainedTokenizerFast | None = None) -> Any:
     """Read the configuration of a preset, with overrides and with the ids of the tokenizer, if given.
 
     Raises UserError for an unknown field. Sizes that do not match raise transformers' own errors.
     """
     fields = read_yaml(path)
-    model_type = fields.pop("model_type", None)
+    model_type = known_model_type(path, fields.pop("model_type", None))
     known = transformers.CONFIG_MAPPING
-    if model_type not in known:
-        near = did_you_mean(str(model_type), known)
-        raise UserError(f"{path}: unknown model_type {model_type!r}{near}")
     _check_fields(known[model_type](), fields, path)
     check_model_numbers(fields, path)
     _check_fields(known[model_type](), overrides, "model.overrides")

@@ -18,8 +18,8 @@ from transformers import (
 )
 
 from decero.data.packages import resolve_package_path
-from decero.errors import UserError, did_you_mean, regular_file
-from decero.execution.build import read_preset
+from decero.errors import UserError, regular_file
+from decero.execution.build import known_model_type, read_preset
 from decero.execution.model_folder import find, open_checkpoint, read_config
 from decero.execution.pretrained import one_line, read_model_config
 from decero.execution.transformers_internals import heads_of
@@ -105,7 +105,7 @@ def inspect_model(
     if isinstance(known, PaperOnly):
         if text is not None:
             raise UserError(f"{name}: its tokenizer is not published; leave out --text")
-        return Inspection(name, f"{known.source} (no configuration is published)", {"model": known.dimensions},
+        return Inspection(name, f"{known.source}; no configuration is published", {"model": known.dimensions},
                           stated=known.parameters)  # fmt: skip
     with one_line(name, NO_CODE):
         if known is not None:
@@ -148,12 +148,8 @@ def _read_json(path: Path) -> tuple[PreTrainedConfig, dict[str, Any]]:
         fields = json.loads(regular_file(path, 2**24).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: invalid JSON: {error}") from None
-    model_type = fields.get("model_type") if isinstance(fields, dict) else None
-    known = transformers.CONFIG_MAPPING
-    if not isinstance(model_type, str) or model_type not in known:
-        near = did_you_mean(str(model_type), known)
-        raise UserError(f"{path}: unknown model_type {model_type!r}{near}")
-    return known[model_type].from_dict(fields), fields
+    model_type = known_model_type(str(path), fields.get("model_type") if isinstance(fields, dict) else None)
+    return transformers.CONFIG_MAPPING[model_type].from_dict(fields), fields
 
 
 def _unties_head(fields: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from decero.evaluation.figures import COLOURS, style
 from decero.explain.dimensions import Inspection
 from decero.explain.parameter_parts import PARTS
 from decero.explain.stack_sizes import Size, written
+from decero.files import write_whole
 from decero.formatting import count
 
 IN_TITLE = {
@@ -61,6 +62,6 @@ def save_picture(found: Inspection, path: Path) -> None:
             buffer, format=kind, dpi=300, facecolor="white", metadata={"Date": None} if kind == "svg" else None
         )
     try:
-        path.write_bytes(buffer.getvalue())
+        write_whole(path, buffer.getvalue())
     except OSError as error:
-        raise write_error(error, f"{path}: cannot be written: ") or error from error
+        raise write_error(error, "cannot write ") or error from error  # the error names the path

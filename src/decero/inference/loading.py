@@ -182,7 +182,10 @@ def _chooses_sentences(config: Any, architectures: list[str]) -> bool:
 
 
 def _no_command(name: str, config: Any, architectures: list[str]) -> str:
-    return f"{name}: no command works with this {config.model_type} model ({', '.join(architectures) or 'no head'})"
+    head = ", ".join(architectures) or "no head"
+    return (
+        f"{name}: no task of decero fits this {config.model_type} model ({head}); try decero explain or decero inspect"
+    )
 
 
 def _own_class(config: Any, architectures: list[str]) -> Any:
