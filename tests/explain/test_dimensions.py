@@ -217,16 +217,24 @@ def test_tokens_need_a_tokenizer(tmp_path):
     for name in (str(tmp_path), "gpt2", "gpt-3"):
         with pytest.raises(UserError, match=r"tokenizer|download"):
             inspect_model(name, "a text")
+    with pytest.raises(UserError, match=r"config\.json: no tokenizer beside this file; leave out --text"):
+        inspect_model(str(tmp_path / "config.json"), "a text")
 
 
-@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_a_known_name_with_a_lost_revision_is_not_unknown():
+    with pytest.raises(UserError) as refused:
+        inspect_model("gpt2", revision="0" * 40)
+    assert "unknown model" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "SVG"])
 def test_pictures_are_equal_for_equal_models(tmp_path, kind):
     found = inspect_model("gpt2")
     one, two = tmp_path / f"one.{kind}", tmp_path / f"two.{kind}"
     save_picture(found, one)
     save_picture(found, two)
     assert one.read_bytes() == two.read_bytes()
-    if kind == "svg":
+    if kind != "png":
         texts = " ".join(ET.fromstring(one.read_text()).itertext())
         assert "feed-forward" in texts
         assert "124,439,808" in texts

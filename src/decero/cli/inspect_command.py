@@ -35,7 +35,7 @@ def add_inspect(commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> None:
     picture = arguments.picture
-    if picture is not None and picture.suffix not in PICTURES:
+    if picture is not None and picture.suffix.lower() not in PICTURES:
         raise UserError(f"--picture {picture}: unknown kind of picture; use a name that ends in .png or .svg")
     if picture is not None and kind_of(picture.parent) != "a folder":
         raise UserError(f"--picture {picture}: there is no folder {picture.parent}; make it first")

@@ -135,7 +135,7 @@ def _read(name: str, code: dict[str, Any]) -> tuple[PreTrainedConfig, dict[str, 
     try:
         checkpoint = open_checkpoint(name, weights=False, **code)
     except UserError as error:
-        near = "" if kind or ":" in name else nearest(name)
+        near = "" if kind or ":" in name or published(name) else nearest(name)
         if near:
             raise UserError(f"{name}: unknown model{near}  (no folder, and not found on the hub)") from error
         raise
@@ -208,6 +208,8 @@ def _build(config: PreTrainedConfig, trust_remote_code: bool) -> PreTrainedModel
 
 def _tokens(name: str, text: str, code: dict[str, Any]) -> list[Token]:
     folder = Path(name).parent if Path(name).suffix in (".json", ".yaml", ".yml") else None
+    if folder and not any(any(folder.glob(pattern)) for pattern in ("tokenizer*", "vocab*", "*.model")):
+        raise UserError(f"{name}: no tokenizer beside this file; leave out --text, or give a folder with a tokenizer")
     folder = folder or find(resolve_package_path(name), code["revision"], weights=False)
     with one_line(f"{name}: no tokenizer that can be read; leave out --text, or save one there", NO_CODE):
         tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=code["trust_remote_code"])

@@ -54,7 +54,7 @@ def save_picture(found: Inspection, path: Path) -> None:
 
     Raises UserError for a model whose parameters are not known, and WriteError for a file that cannot be written.
     """
-    kind = path.suffix.removeprefix(".")
+    kind = path.suffix.lower().removeprefix(".")
     buffer = io.BytesIO()
     with style(), matplotlib.rc_context({"svg.fonttype": "none"}):
         figure = draw_parts(found)
