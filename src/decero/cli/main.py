@@ -11,6 +11,7 @@ from decero.cli.doctor_command import add_doctor
 from decero.cli.explain_command import add_explain
 from decero.cli.extract_command import add_extract
 from decero.cli.hub_commands import add_export, add_import, add_merge, add_push
+from decero.cli.score_command import add_score
 from decero.cli.text_commands import COMMANDS as TEXT_COMMANDS
 from decero.errors import UserError, did_you_mean, run_script
 
@@ -49,5 +50,5 @@ def _main(argv: list[str]) -> None:
 
 COMMANDS = (
     add_push, add_import, add_export, add_merge, add_doctor, add_data, *TEXT_COMMANDS,
-    add_extract, add_answer, add_chat, add_explain,
+    add_extract, add_answer, add_chat, add_explain, add_score,
 )  # fmt: skip
