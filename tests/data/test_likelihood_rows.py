@@ -23,9 +23,9 @@ def tokenizers(texts):
     }  # fmt: skip
 
 
-def hidden(rows, piece, number):
+def hidden(rows, passage, number):
     """Numbers of the tokens that a row hides."""
-    inside = rows.row(piece, number).input_ids[len(rows.before) : len(rows.before) + len(piece.ids)]
+    inside = rows.row(passage, number).input_ids[len(rows.before) : len(rows.before) + len(passage.ids)]
     return np.flatnonzero(inside == rows.tokenizer.mask_token_id).tolist()
 
 
@@ -41,38 +41,38 @@ def test_each_method_hides_what_its_paper_says(algorithm, tokenizers):
     word = [sum(gap <= begin for gap in gaps) for begin in begins]
     found = {name: MaskedRows(tokenizer, name) for name in ("original", "within_word_l2r", "sentence_l2r")}
     (text,) = found["original"].cut([TEXT], None)
-    (piece,) = text.pieces
-    last = len(piece.ids)
+    (passage,) = text.passages
+    last = len(passage.ids)
     assert last == len(offsets) > len(TEXT.split())
     for k in range(last):
         if TEXT[begins[k]].isalnum():
             later = [j for j in range(k + 1, last) if word[j] == word[k] and (spaces or TEXT[begins[j]].isalnum())]
-            assert hidden(found["within_word_l2r"], piece, k) == [k, *later]
-        assert hidden(found["original"], piece, k) == [k]
-        assert hidden(found["sentence_l2r"], piece, k) == list(range(k, last))
+            assert hidden(found["within_word_l2r"], passage, k) == [k, *later]
+        assert hidden(found["original"], passage, k) == [k]
+        assert hidden(found["sentence_l2r"], passage, k) == list(range(k, last))
         for rows in found.values():
-            labels = rows.row(piece, k).labels
-            assert labels[labels != IGNORED].tolist() == [piece.ids[k]]
-            assert labels[len(rows.before) + k] == piece.ids[k]
+            labels = rows.row(passage, k).labels
+            assert labels[labels != IGNORED].tolist() == [passage.ids[k]]
+            assert labels[len(rows.before) + k] == passage.ids[k]
 
 
 def test_causal_rows_score_each_token_after_a_start(tokenizers):
     rows = CausalRows(tokenizers["byte_level_bpe"])
     (text,) = rows.cut([TEXT], None)
-    row = rows.row(text.pieces[0], 0)
-    assert row.input_ids.tolist() == [rows.tokenizer.bos_token_id, *text.pieces[0].ids[:-1]]
-    assert row.labels.tolist() == list(text.pieces[0].ids)
+    row = rows.row(text.passages[0], 0)
+    assert row.input_ids.tolist() == [rows.tokenizer.bos_token_id, *text.passages[0].ids[:-1]]
+    assert row.labels.tolist() == list(text.passages[0].ids)
     assert text.size == len(TEXT.encode())
 
 
-def test_long_texts_are_cut_without_loss_and_special_ones_are_text(tokenizers):
+def test_long_texts_are_cut_and_special_tokens_are_text(tokenizers):
     rows = MaskedRows(tokenizers["byte_level_bpe"])
     mask = rows.tokenizer.mask_token
     whole, again = (rows.cut([f"{TEXT} {mask} ñandú"], limit)[0] for limit in (None, 9))
-    assert rows.tokenizer.mask_token_id not in whole.pieces[0].ids
-    assert [i for piece in again.pieces for i in piece.ids] == list(whole.pieces[0].ids)
-    assert all(len(rows.row(piece, 0).input_ids) <= 9 for piece in again.pieces)
-    assert rows.cut([""], 9)[0].pieces == []
+    assert rows.tokenizer.mask_token_id not in whole.passages[0].ids
+    assert [i for passage in again.passages for i in passage.ids] == list(whole.passages[0].ids)
+    assert all(len(rows.row(passage, 0).input_ids) <= 9 for passage in again.passages)
+    assert rows.cut([""], 9)[0].passages == []
     assert whole.size == again.size == len(f"{TEXT} {mask} ñandú".encode())
     with pytest.raises(UserError, match="2 tokens leave no room for text"):
         rows.cut([TEXT], 2)

@@ -92,16 +92,16 @@ def test_scores_do_not_depend_on_the_batch(family, folders):
 
 def test_a_sentence_left_to_right_is_a_probability(folders):
     """Over all texts of two tokens it sums to one; a pseudo-likelihood does not."""
-    from decero.data.likelihood_rows import MaskedRows, Piece
-    from decero.inference.text_scores import piece_scores
+    from decero.data.likelihood_rows import MaskedRows, ScoredPassage
+    from decero.inference.text_scores import passage_scores
 
     loaded = load(folders["modernbert"], "score")
     size = loaded.model.config.vocab_size
     few = [0, 5, 17]  # all second tokens after each of these
     for method, one in (("sentence_l2r", True), ("original", False)):
         rows = MaskedRows(loaded.tokenizer, method)
-        pieces = [Piece((a, b), (True, True)) for a in few for b in range(size)]
-        scores = piece_scores(loaded.model, rows, pieces, lambda lengths: [list(range(len(lengths)))])
+        passages = [ScoredPassage((a, b), (True, True)) for a in few for b in range(size)]
+        scores = passage_scores(loaded.model, rows, passages, lambda lengths: [list(range(len(lengths)))])
         second = np.exp([values[1] for values in scores]).reshape(len(few), size).sum(axis=1)
         first = np.array([values[0] for values in scores]).reshape(len(few), size)
         assert second == pytest.approx(1, abs=1e-4)

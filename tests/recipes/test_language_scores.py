@@ -117,21 +117,21 @@ def test_each_piece_is_scored_by_one_process(models, monkeypatch):
     """What two processes compute, gathered, is what one computes."""
     tokenizer = AutoTokenizer.from_pretrained(models["masked"])
     model, rows = AutoModelForMaskedLM.from_pretrained(models["masked"]), MaskedRows(tokenizer)
-    pieces = [text.pieces[0] for text in rows.cut([" ".join(WORDS[:n]) for n in range(1, 9)] * 2, 31)]
-    alone = measuring.shared_scores(Accelerator(cpu=True), model, rows, pieces, 7)
+    passages = [text.passages[0] for text in rows.cut([" ".join(WORDS[:n]) for n in range(1, 9)] * 2, 31)]
+    alone = measuring.shared_scores(Accelerator(cpu=True), model, rows, passages, 7)
     parts = []
-    monkeypatch.setattr(measuring, "gather_object", lambda part: parts.append(part) or [*part, *map(lost, pieces)])
-    lost = lambda piece: (piece, None)  # noqa: E731
+    monkeypatch.setattr(measuring, "gather_object", lambda part: parts.append(part) or [*part, *map(lost, passages)])
+    lost = lambda passage: (passage, None)  # noqa: E731
     for rank in range(2):
         fake = type("Fake", (), {"process_index": rank, "num_processes": 2})()
         monkeypatch.setattr(
             measuring, "evaluating", lambda accelerator, model: __import__("contextlib").nullcontext(model)
         )
-        measuring.shared_scores(fake, model, rows, pieces, 7)
+        measuring.shared_scores(fake, model, rows, passages, 7)
     assert [len(part) for part in parts] == [4, 4]
     found = dict([*parts[0], *parts[1]])
-    for piece, wanted in zip(pieces, alone, strict=True):
-        np.testing.assert_allclose(found[piece], wanted, rtol=1e-6)
+    for passage, wanted in zip(passages, alone, strict=True):
+        np.testing.assert_allclose(found[passage], wanted, rtol=1e-6)
 
 
 def test_a_masked_text_has_pseudo_figures_but_for_one_method(launch, write_config, models, corpus, tmp_path):
@@ -146,7 +146,7 @@ def test_a_masked_text_has_pseudo_figures_but_for_one_method(launch, write_confi
     texts = [json.loads(line)["text"] for line in (corpus / "validation.jsonl").read_text().splitlines()][:3]
     tokenizer, model = (auto.from_pretrained(models["masked"]) for auto in (AutoTokenizer, AutoModelForMaskedLM))
     nats = tokens = 0.0
-    for text in texts:  # from first principles: pieces of nine tokens, one mask at a time
+    for text in texts:  # from first principles: passages of nine tokens, one mask at a time
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         for begin in range(0, len(ids), 9):
             part = ids[begin : begin + 9]
@@ -192,5 +192,11 @@ def test_bad_pairs_and_models_are_one_line(launch, config, models, tmp_path):
         causal, "objective.name=original", 'start_token="[CLS]"'
     )
     assert "no bos_token and no eos_token; give a start token" in said(causal)
+    AutoModelForCausalLM.from_config(BertConfig(**FIELDS)).save_pretrained(tmp_path / "ahead")
+    AutoTokenizer.from_pretrained(models["masked"]).save_pretrained(tmp_path / "ahead")
+    ahead = said(f"model.name_or_path={tmp_path}/ahead", "start_token='[CLS]'")
+    assert "BertLMHeadModel reads later tokens, so it gives no likelihood" in ahead
     preset = "model={config: configs/model/t5_small.yaml}"
-    assert "decero_encoder_decoder has no masked or causal head" in said(preset, f"tokenizer.name_or_path={models['masked']}")
+    assert "decero_encoder_decoder has no masked or causal head" in said(
+        preset, f"tokenizer.name_or_path={models['masked']}"
+    )

@@ -21,7 +21,7 @@ from decero.errors import UserError
 Method = Literal["within_word_l2r", "original", "sentence_l2r"]
 
 
-class Piece(NamedTuple):
+class ScoredPassage(NamedTuple):
     """The part of a text that a model reads at once.
 
     ids: its tokens, without special tokens. starts: whether a word begins at each of them.
@@ -32,15 +32,15 @@ class Piece(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ReadText:
+class TokenizedText:
     """A text in tokens. size: its bytes in UTF-8; None where the tokens do not give the text back."""
 
-    pieces: list[Piece]
+    passages: list[ScoredPassage]
     size: int | None
 
     @property
     def tokens(self) -> int:
-        return sum(len(piece.ids) for piece in self.pieces)
+        return sum(len(passage.ids) for passage in self.passages)
 
 
 class Row(NamedTuple):
@@ -51,9 +51,9 @@ class Row(NamedTuple):
 
 
 class LikelihoodRows:
-    """Cut texts into pieces, and make the rows in which every token of a piece is scored once.
+    """Cut texts into passages, and make the rows in which every token of a passage is scored once.
 
-    before, after: ids that stand around each piece and are not scored.
+    before, after: ids that stand around each passage and are not scored.
 
     Raises UserError for a slow tokenizer, which does not say where a token stands in the text.
     """
@@ -67,8 +67,8 @@ class LikelihoodRows:
             raise UserError(f"tokenizer {tokenizer.name_or_path}: {problem}; choose a fast one")
         self.tokenizer, self.before, self.after = tokenizer, list(before), list(after)
 
-    def cut(self, texts: Sequence[str], max_length: int | None) -> list[ReadText]:
-        """Tokenize texts; a special token that is spelt out is text. A longer text has several pieces.
+    def cut(self, texts: Sequence[str], max_length: int | None) -> list[TokenizedText]:
+        """Tokenize texts; a special token that is spelt out is text. A longer text has several passages.
 
         max_length: most tokens of a row, with special tokens; None: no limit.
         Raises UserError when special tokens leave no room.
@@ -87,16 +87,16 @@ class LikelihoodRows:
         for text, encoding, starts, decoded in zip(texts, encoded, word_starts(encoded, texts), again, strict=True):
             cuts = range(0, len(encoding.ids), room or max(1, len(encoding.ids)))
             parts = [slice(begin, end) for begin, end in pairwise([*cuts, len(encoding.ids)])]
-            pieces = [Piece(tuple(encoding.ids[part]), tuple(starts[part].tolist())) for part in parts]
-            found.append(ReadText(pieces, len(text.encode()) if decoded == text else None))
+            passages = [ScoredPassage(tuple(encoding.ids[part]), tuple(starts[part].tolist())) for part in parts]
+            found.append(TokenizedText(passages, len(text.encode()) if decoded == text else None))
         return found
 
-    def count(self, piece: Piece) -> int:
-        """Return the number of rows of a piece."""
+    def count(self, passage: ScoredPassage) -> int:
+        """Return the number of rows of a passage."""
         raise NotImplementedError
 
-    def row(self, piece: Piece, number: int) -> Row:
-        """Return one of the rows of a piece. Scored tokens are in the order of the text, over all its rows."""
+    def row(self, passage: ScoredPassage, number: int) -> Row:
+        """Return one of the rows of a passage. Scored tokens are in the order of the text, over all its rows."""
         raise NotImplementedError
 
     def collate(self, rows: Sequence[Row]) -> dict[str, Tensor]:
@@ -111,7 +111,7 @@ class LikelihoodRows:
 
 
 class CausalRows(LikelihoodRows):
-    """One row a piece: the start token, then the text. Every token is scored, given those before it.
+    """One row a passage: the start token, then the text. Every token is scored, given those before it.
 
     start_token: the tokenizer's bos, or else its eos, when not given.
 
@@ -126,11 +126,11 @@ class CausalRows(LikelihoodRows):
             raise UserError(f"tokenizer {tokenizer.name_or_path}: no bos_token and no eos_token; give a start token")
         super().__init__(tokenizer, [start], [])
 
-    def count(self, piece: Piece) -> int:
+    def count(self, passage: ScoredPassage) -> int:
         return 1
 
-    def row(self, piece: Piece, number: int) -> Row:
-        return Row(np.array([*self.before, *piece.ids[:-1]]), np.array(piece.ids))
+    def row(self, passage: ScoredPassage, number: int) -> Row:
+        return Row(np.array([*self.before, *passage.ids[:-1]]), np.array(passage.ids))
 
 
 class MaskedRows(LikelihoodRows):
@@ -154,16 +154,16 @@ class MaskedRows(LikelihoodRows):
         self.kind = "log_likelihood" if method == "sentence_l2r" else "pseudo_log_likelihood"
         self.segments = segment_ids(tokenizer)
 
-    def count(self, piece: Piece) -> int:
-        return len(piece.ids)
+    def count(self, passage: ScoredPassage) -> int:
+        return len(passage.ids)
 
-    def row(self, piece: Piece, number: int) -> Row:
-        end = {"original": number + 1, "sentence_l2r": len(piece.ids)}.get(self.method)
+    def row(self, passage: ScoredPassage, number: int) -> Row:
+        end = {"original": number + 1, "sentence_l2r": len(passage.ids)}.get(self.method)
         if end is None:
-            end = next((i for i in range(number + 1, len(piece.ids)) if piece.starts[i]), len(piece.ids))
-        ids = np.array([*self.before, *piece.ids, *self.after])
+            end = next((i for i in range(number + 1, len(passage.ids)) if passage.starts[i]), len(passage.ids))
+        ids = np.array([*self.before, *passage.ids, *self.after])
         labels, first = np.full_like(ids, IGNORED), len(self.before)
-        labels[first + number] = piece.ids[number]
+        labels[first + number] = passage.ids[number]
         ids[first + number : first + end] = self.tokenizer.mask_token_id
         return Row(ids, labels)
 

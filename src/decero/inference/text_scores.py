@@ -10,7 +10,7 @@ import numpy as np
 from accelerate.utils import send_to_device
 from torch import nn
 
-from decero.data.likelihood_rows import CausalRows, LikelihoodRows, MaskedRows, Method, Piece
+from decero.data.likelihood_rows import CausalRows, LikelihoodRows, MaskedRows, Method, ScoredPassage
 from decero.errors import UserError
 from decero.execution.token_scores import check_causal, token_log_probabilities
 from decero.execution.weight_layout import prepacked_weights
@@ -49,7 +49,7 @@ def score(
     """Score each text, in order. An empty text has no tokens, and is warned of.
 
     pseudo_likelihood: of a masked model, see `MaskedRows`; within_word_l2r when not given. start_token: of a causal
-    model, see `CausalRows`. A text that is longer than the model's limit is read in pieces, with a warning.
+    model, see `CausalRows`. A text that is longer than the model's limit is read in passages, with a warning.
 
     Raises UserError as `load` does, for an option of the other kind of model, and for a model that computes NaN.
     """
@@ -73,52 +73,55 @@ def _score(loaded: Loaded, rows: LikelihoodRows, texts, batch_tokens, warn, firs
         found = rows.cut(window, limit)
         for text in found:
             number += 1
-            if not text.pieces:
+            if not text.passages:
                 warn(f"line {number}: it has no tokens, and no score")
-            elif len(text.pieces) > 1:
-                what = f"read in {len(text.pieces)} pieces; its {text.tokens} tokens exceed the limit of {limit}"
+            elif len(text.passages) > 1:
+                what = f"read in {len(text.passages)} passages; its {text.tokens} tokens exceed the limit of {limit}"
                 warn(f"line {number}: {what} of {loaded.name}")
-        pieces = [piece for text in found for piece in text.pieces]
+        passages = [passage for text in found for passage in text.passages]
         scores = iter(
-            piece_scores(
-                loaded.model, rows, pieces, lambda sizes: batches_by_length(sizes, [0] * len(sizes), batch_tokens)
+            passage_scores(
+                loaded.model, rows, passages, lambda sizes: batches_by_length(sizes, [0] * len(sizes), batch_tokens)
             )
         )
         for text in found:
-            parts = [next(scores) for _ in text.pieces]
-            tokens = [t for piece in text.pieces for t in loaded.tokenizer.convert_ids_to_tokens(list(piece.ids))]
+            parts = [next(scores) for _ in text.passages]
+            tokens = [t for passage in text.passages for t in loaded.tokenizer.convert_ids_to_tokens(list(passage.ids))]
             yield TextScore(rows.kind, tokens, np.concatenate([np.empty(0), *parts]), text.size)
 
 
-def piece_scores(
-    model: Any, rows: LikelihoodRows, pieces: Sequence[Piece], batches: Callable[[list[int]], Iterable[list[int]]]
+def passage_scores(
+    model: Any,
+    rows: LikelihoodRows,
+    passages: Sequence[ScoredPassage],
+    batches: Callable[[list[int]], Iterable[list[int]]],
 ) -> list[np.ndarray]:
-    """Return ln p of every token of each piece, float64 (tokens,).
+    """Return ln p of every token of each passage, float64 (tokens,).
 
-    batches: lengths of rows -> batches of their numbers; changes scores by rounding only. Equal pieces are computed
+    batches: lengths of rows -> batches of their numbers; changes scores by rounding only. Equal passages are computed
     once, so their scores are equal to the last bit.
 
     Raises UserError for a model that computes NaN.
     """
-    distinct = list(dict.fromkeys(pieces))
-    work = [(place, number) for place, piece in enumerate(distinct) for number in range(rows.count(piece))]
+    distinct = list(dict.fromkeys(passages))
+    work = [(place, number) for place, passage in enumerate(distinct) for number in range(rows.count(passage))]
     around = len(rows.before) + len(rows.after)
     lengths = [around + len(distinct[place].ids) for place, _ in work]
     found: dict[tuple[int, int], np.ndarray] = {}
     with prepacked_weights(model):
         for batch in batches(lengths):
             found.update(_batch_scores(model, rows, distinct, [work[index] for index in batch]))
-    of_piece = {
-        piece: np.concatenate([found[place, number] for number in range(rows.count(piece))])
-        for place, piece in enumerate(distinct)
+    of_passage = {
+        passage: np.concatenate([found[place, number] for number in range(rows.count(passage))])
+        for place, passage in enumerate(distinct)
     }
-    return [of_piece[piece] for piece in pieces]
+    return [of_passage[passage] for passage in passages]
 
 
 def _batch_scores(
-    model: nn.Module, rows: LikelihoodRows, pieces: list[Piece], work: list[tuple[int, int]]
+    model: nn.Module, rows: LikelihoodRows, passages: list[ScoredPassage], work: list[tuple[int, int]]
 ) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
-    made = [rows.row(pieces[place], number) for place, number in work]
+    made = [rows.row(passages[place], number) for place, number in work]
     batch = send_to_device(rows.collate(made), next(model.parameters()).device)
     scores_N = token_log_probabilities(model, batch).double().cpu().numpy()
     if np.isnan(scores_N).any():

@@ -14,24 +14,25 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 from decero.config.language_scores import EvaluateMaskedLM, EvaluateMinimalPairs, PseudoLikelihoodSection, UnigramText
 from decero.config.sections import ModelSection
 from decero.data.corpus import load_corpus
-from decero.data.likelihood_rows import CausalRows, LikelihoodRows, MaskedRows, Piece
+from decero.data.likelihood_rows import CausalRows, LikelihoodRows, MaskedRows, ScoredPassage
 from decero.data.word_rows import split_words
 from decero.errors import UserError
 from decero.evaluation.pair_accuracy import UnigramModel, preferences
 from decero.evaluation.text_metrics import likelihood_figures
 from decero.execution.build import config_of
+from decero.execution.token_scores import check_causal
 from decero.execution.transformers_internals import heads_of
 from decero.inference.loading import choose_head
-from decero.inference.text_scores import piece_scores
+from decero.inference.text_scores import passage_scores
 from decero.training.runs import Run, main_first
 from decero.training.sharding import evaluating
 
 
 def shared_scores(
-    accelerator: Accelerator, model: nn.Module, rows: LikelihoodRows, pieces: Sequence[Piece], batch_size: int
+    accelerator: Accelerator, model: nn.Module, rows: LikelihoodRows, passages: Sequence[ScoredPassage], batch_size: int
 ) -> list[np.ndarray]:
-    """Return `piece_scores` on every process; each computes a share of the distinct pieces, longest first."""
-    distinct = sorted(dict.fromkeys(pieces), key=lambda piece: -len(piece.ids))
+    """Return `passage_scores` on every process; each computes a share of the distinct passages, longest first."""
+    distinct = sorted(dict.fromkeys(passages), key=lambda passage: -len(passage.ids))
     own = distinct[accelerator.process_index :: accelerator.num_processes]
 
     def batches(lengths: list[int]) -> list[list[int]]:
@@ -40,9 +41,9 @@ def shared_scores(
         ]
 
     with evaluating(accelerator, model) as bare:
-        found = piece_scores(bare, rows, own, batches)
-    of_piece = dict(gather_object(list(zip(own, found, strict=True))))
-    return [of_piece[piece] for piece in pieces]
+        found = passage_scores(bare, rows, own, batches)
+    of_passage = dict(gather_object(list(zip(own, found, strict=True))))
+    return [of_passage[passage] for passage in passages]
 
 
 def masked_text_likelihood(
@@ -56,7 +57,9 @@ def masked_text_likelihood(
     Raises UserError when there is no text.
     """
     read = rows.cut(texts, max_length)
-    scores = shared_scores(accelerator, model, rows, [piece for text in read for piece in text.pieces], batch_size)
+    scores = shared_scores(
+        accelerator, model, rows, [passage for text in read for passage in text.passages], batch_size
+    )
     nats, tokens = -math.fsum(value for each in scores for value in each), sum(text.tokens for text in read)
     if not tokens:
         raise UserError(f"{where}: no text is left after tokenization; is the column the text?")
@@ -119,18 +122,22 @@ def score_pairs(
 ) -> pd.DataFrame:  # fmt: skip
     """Add to the pairs `good_score` and `bad_score`, sums of ln p, and `good_tokens` and `bad_tokens`.
 
-    limit: tokens that the model reads at once. Raises UserError for a longer text, or one without tokens.
+    limit: tokens that the model reads at once. Raises UserError for a longer text, one without tokens, and a causal
+    model that reads ahead.
     """
+    if rows.causal:
+        with evaluating(accelerator, model) as bare:
+            check_causal(bare, "model")
     read = {}
     for side in ("good", "bad"):
         read[side] = rows.cut(table[side].tolist(), limit)
         for number, text in zip(table.index, read[side], strict=True):
-            if len(text.pieces) != 1:
+            if len(text.passages) != 1:
                 long = f"{text.tokens} tokens, more than the {limit} of the model with special tokens; shorten it"
-                what = long if text.pieces else "no tokens; drop the row"
+                what = long if text.passages else "no tokens; drop the row"
                 raise UserError(f"{where}: row {number + 1}: the {side} text has {what}")
-    pieces = [text.pieces[0] for side in read.values() for text in side]
-    totals = [math.fsum(values) for values in shared_scores(accelerator, model, rows, pieces, batch_size)]
+    passages = [text.passages[0] for side in read.values() for text in side]
+    totals = [math.fsum(values) for values in shared_scores(accelerator, model, rows, passages, batch_size)]
     scored = table.copy()
     scored["good_score"], scored["bad_score"] = totals[: len(table)], totals[len(table) :]
     for side, texts in read.items():
