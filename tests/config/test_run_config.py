@@ -16,6 +16,7 @@ from decero.config.finetune_choice import FinetuneMultipleChoice
 from decero.config.finetune_summaries import FinetuneExtractiveSummaries
 from decero.config.finetune_words import FinetuneTokenClassification
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
+from decero.config.language_scores import EvaluateMaskedLM, EvaluateMinimalPairs
 from decero.config.pretraining import (
     EvaluateCausalLM,
     PretrainCausalLM,
@@ -259,7 +260,7 @@ def numbers(cls, path=""):
 RECIPES = [
     PretrainMLM, PretrainCausalLM, PretrainSeq2Seq, FinetuneClassification, FinetuneSeq2Seq, FinetuneCausalLM,
     FinetuneMultipleChoice, FinetuneTokenClassification, FinetuneQuestionAnswering, EvaluateCausalLM, TrainTokenizer,
-    FinetuneExtractiveSummaries, Compare, EvaluateSuite, Benchmark,
+    FinetuneExtractiveSummaries, Compare, EvaluateSuite, Benchmark, EvaluateMaskedLM, EvaluateMinimalPairs,
 ]  # fmt: skip
 
 

@@ -15,7 +15,7 @@ def test_groups_are_scored_apart_with_intervals():
     assert list(found) == ["2", "10"]  # numbers in their order
     assert found["10"]["examples"] == 10
     wilson = stats.binomtest(10, 10).proportion_ci(method="wilson")
-    assert found["10"]["exact_match"] == [1.0, wilson.low, wilson.high]
+    assert found["10"]["exact_match"] == pytest.approx([1.0, wilson.low, wilson.high])
     assert found["2"]["exact_match"][0] == 0
     assert found["2"]["answer_found"][0] == 0.5
     value, low, high = found["2"]["token_f1"]

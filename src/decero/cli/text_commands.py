@@ -93,7 +93,7 @@ def line_parser(commands, name: str, what: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--batch-tokens", type=positive, default=8192, metavar="N", help="most tokens per batch (default: 8192)"
     )
-    if name not in ("generate", "extract"):
+    if name not in ("generate", "extract", "score"):
         parser.add_argument(
             "--too-long", choices=("split", "cut"), default="cut" if name == "summarize" else "split",
             help="split or cut lines longer than the model's limit (default: %(default)s)",

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
+from decero.evaluation.statistics import wilson
 from decero.evaluation.text_metrics import TEXT_METRICS, answer_examples, sufficient_statistics
 
 FOUND = "answer_found"
@@ -30,18 +30,13 @@ def grouped_metrics(
         scores: dict[str, Any] = {"examples": len(rows)}
         for metric in TEXT_METRICS[kind]:
             values_NK, score = sufficient_statistics(metric, *texts, tokenize)
-            interval = _wilson(values_NK[:, 0]) if metric == "exact_match" else _resampled(values_NK, score, seed)
+            interval = wilson(values_NK[:, 0]) if metric == "exact_match" else _resampled(values_NK, score, seed)
             scores[metric] = [score(values_NK.sum(axis=0)), *interval]
         if answers is not None:
             right_N = answer_examples(texts[0], [answers[n] for n in rows])
-            scores[FOUND] = [float(right_N.mean()), *_wilson(right_N)]
+            scores[FOUND] = [float(right_N.mean()), *wilson(right_N)]
         found[str(group)] = scores
     return found
-
-
-def _wilson(right_N: np.ndarray) -> tuple[float, float]:
-    interval = stats.binomtest(round(right_N.sum()), len(right_N)).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def _resampled(values_NK: np.ndarray, score: Callable[[np.ndarray], float], seed: int) -> tuple[float, float]:

@@ -17,6 +17,19 @@ def mean_and_sd(values) -> tuple[float, float]:
     return mean, float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
+def wilson(values_N, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval (low, high) of a share, from values between 0 and 1 (Wilson 1927); also good near 0 and 1.
+
+    A value of 1/2, such as a tie, varies less than a draw of 0 or 1, so it makes the interval rather too wide.
+    """
+    values_N = np.asarray(values_N, dtype=np.float64)
+    N, mean = len(values_N), float(values_N.mean())
+    z = float(stats.norm.ppf((1 + confidence) / 2))
+    middle = (mean + z**2 / (2 * N)) / (1 + z**2 / N)
+    reach = z / (1 + z**2 / N) * float(np.sqrt(mean * (1 - mean) / N + z**2 / (4 * N**2)))
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
 def paired_permutation_test(a_SN, b_SN, seed: int, n_resamples: int = 10_000) -> float:
     """Return the two-sided p-value of the paired sign-flip test over test examples.
 

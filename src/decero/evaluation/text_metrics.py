@@ -136,6 +136,18 @@ def bits_per_byte(total_nats: float, num_bytes: int) -> float:
     return _mean_nats(total_nats, num_bytes, "num_bytes") / math.log(2)
 
 
+def likelihood_figures(nats: float, tokens: int, size: int | None, pseudo: bool = False) -> dict[str, float]:
+    """Return `perplexity` and, if the size in bytes is known, `bits_per_byte`.
+
+    pseudo: the nats are those of a pseudo-likelihood, which is no probability of the text. The names then begin with
+    `pseudo_`, because such numbers do not compare with those of causal models.
+    """
+    found = {"perplexity": perplexity(nats, tokens)} | (
+        {} if size is None else {"bits_per_byte": bits_per_byte(nats, size)}
+    )
+    return {f"pseudo_{name}" if pseudo else name: value for name, value in found.items()}
+
+
 def words(text: str) -> list[str]:
     """Split text into the words that ROUGE and token F1 compare; see the module docstring."""
     return WORD.findall(unicodedata.normalize("NFC", text.lower()))

@@ -51,8 +51,8 @@ KINDS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
     "finds answers in texts": (
         AutoModelForQuestionAnswering, MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES, ("answer",),
     ),
-    "continues texts": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, ("generate",)),
-    "fills holes in texts": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("fill",)),
+    "continues texts": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, ("generate", "score")),
+    "fills holes in texts": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("fill", "score")),
     "labels words": (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, ("extract",)),
 }  # fmt: skip
 
@@ -85,8 +85,8 @@ def load(
 ) -> Loaded:  # fmt: skip
     """Load a model with the head that `command` needs, onto the GPU if there is one.
 
-    command: `translate`, `summarize`, `generate`, `fill`, `classify`, `extract` or `answer`. None accepts any head, and
-        a checkpoint without one.
+    command: `translate`, `summarize`, `generate`, `fill`, `classify`, `extract`, `answer` or `score`. None accepts any
+        head, and a checkpoint without one.
     trust_remote_code: allow Python code from the checkpoint; needs `revision`, a commit.
     bf16: convert weights to bfloat16. Otherwise a GPU keeps the stored dtype, and a CPU uses fp32.
     code_revision: NAME/REPO@COMMIT of code that the checkpoint takes from another repository.
@@ -98,7 +98,7 @@ def load(
     if isinstance(name, Loaded):
         if command is None:
             return name
-        _choose(name.name, name.model.config, [type(name.model).__name__], command)
+        choose_head(name.name, name.model.config, [type(name.model).__name__], command)
         return name
     name = str(name)
     if trust_remote_code and revision is None:
@@ -113,7 +113,7 @@ def load(
         )
         config = read_model_config(checkpoint)
         heads = config.architectures or []
-        auto_class = _own_class(config, heads) if command is None else _choose(name, config, heads, command)
+        auto_class = _own_class(config, heads) if command is None else choose_head(name, config, heads, command)
         dtype = torch.bfloat16 if bf16 else stored
         model: Any = load_pretrained(auto_class, checkpoint, new_head=False, dtype=dtype)
         model = model.to(device)
@@ -201,8 +201,8 @@ def _own_class(config: Any, architectures: list[str]) -> Any:
     return AutoModel
 
 
-def _choose(name: str, config: Any, architectures: list[str], command: str) -> Any:
-    """Return the Auto class for a command.
+def choose_head(name: str, config: Any, architectures: list[str], command: str) -> Any:
+    """Return the Auto class for a command, of a checkpoint with these architectures.
 
     Raises UserError if the head of the checkpoint does something else.
     """
@@ -223,4 +223,8 @@ def _choose(name: str, config: Any, architectures: list[str], command: str) -> A
                 return auto_class
             fits = " or ".join(f"decero {each}" for each in commands)
             raise UserError(f"{name}: this {config.model_type} model {what}; use {fits}")
+    if command == "score":
+        head = ", ".join(architectures) or "no head"
+        problem = f"this {config.model_type} model ({head}) has no masked or causal head, so it gives no probabilities"
+        raise UserError(f"{name}: {problem}; use a checkpoint that has one")
     raise UserError(_no_command(name, config, architectures))

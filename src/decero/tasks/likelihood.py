@@ -15,7 +15,7 @@ from decero.data.corpus import load_corpus
 from decero.data.tokenization import count_tokens
 from decero.errors import UserError
 from decero.evaluation.baselines import COMPRESSORS, ByteNgrams, compressed_bits_per_byte
-from decero.evaluation.text_metrics import bits_per_byte, perplexity
+from decero.evaluation.text_metrics import likelihood_figures
 from decero.execution.objective import Objective, language_model
 from decero.training.evaluation import mean_loss, row_losses
 from decero.training.runs import Run, main_first
@@ -35,17 +35,12 @@ def text_likelihood(
     """
     found = mean_loss(accelerator, model, rows, text_objective(tokenizer), batch_size)
     tokens = int(found["scored"])
-    return {"loss": found["loss"]} | _likelihood(found["loss"] * tokens, tokens, count_bytes(rows))
+    return {"loss": found["loss"]} | likelihood_figures(found["loss"] * tokens, tokens, count_bytes(rows))
 
 
 def text_objective(tokenizer: PreTrainedTokenizerBase) -> Objective:
     """What `text_likelihood` scores: all tokens of text, no ends of documents."""
     return language_model(CausalLanguageModeling(tokenizer, score_ends=False))
-
-
-def _likelihood(nats: float, tokens: int, size: int | None) -> dict[str, float]:
-    metrics = {"perplexity": perplexity(nats, tokens)}
-    return metrics | ({} if size is None else {"bits_per_byte": bits_per_byte(nats, size)})
 
 
 def document_likelihood(
@@ -58,7 +53,7 @@ def document_likelihood(
     table = pd.DataFrame({"document": np.cumsum(ends) - ends, **found, "bytes": sizes})
     documents = table.groupby("document", as_index=False).sum(min_count=1)
     nats, tokens = float(found["nats"].sum()), int(found["tokens"].sum())
-    return {"loss": nats / max(tokens, 1)} | _likelihood(nats, tokens, count_bytes(rows)), documents
+    return {"loss": nats / max(tokens, 1)} | likelihood_figures(nats, tokens, count_bytes(rows)), documents
 
 
 def baseline_bits_per_byte(name: str, train: Sequence[str], test: Sequence[str]) -> float:

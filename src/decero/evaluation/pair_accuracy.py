@@ -1,0 +1,68 @@
+"""Accuracy on minimal pairs: how often the acceptable text of a pair is the likelier one."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from decero.evaluation.statistics import wilson
+
+ROUNDING = 1e-6  # of fp32 sums: scores that are closer are equal
+SHORT = {  # system -> title of its column
+    "accuracy": "accuracy", "accuracy_per_token": "per token", "unigram": "unigram", "fewer_tokens": "fewer tokens",
+}  # fmt: skip
+
+
+def preferences(good_N, bad_N) -> np.ndarray:
+    """Return for each pair 1 where the good text scores higher, 0 where the bad one does, 1/2 for a tie.
+
+    So a system that knows nothing has 50 %, also one that gives all texts the same score.
+    """
+    good_N, bad_N = np.asarray(good_N, dtype=np.float64), np.asarray(bad_N, dtype=np.float64)
+    tied_N = np.isclose(good_N, bad_N, rtol=ROUNDING, atol=0)
+    return np.where(tied_N, 0.5, (good_N > bad_N).astype(np.float64))
+
+
+def accuracy_by(groups: Sequence[str], systems: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Return group -> {pairs, system -> [accuracy, low, high]}, groups in order of appearance.
+
+    systems: name -> `preferences`, (pairs,). low, high: Wilson's 95 % interval over pairs. Pairs of one template
+    resemble each other, so it does not cover what other templates would give.
+    """
+    names = np.asarray(groups, dtype=object)
+    found = {}
+    for group in dict.fromkeys(groups):
+        chosen = names == group
+        found[str(group)] = {"pairs": int(chosen.sum())} | {
+            system: [float(values[chosen].mean()), *wilson(values[chosen])] for system, values in systems.items()
+        }
+    return found
+
+
+def pair_table(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Write the result of `accuracy_by` as a Markdown table in points of 100, a line a group."""
+    systems = [name for name in next(iter(groups.values())) if name != "pairs"]
+    lines = [f"| | pairs | {' | '.join(SHORT[name] for name in systems)} |", "|:--|--:|" + "--:|" * len(systems)]
+    for group, found in groups.items():
+        cells = []
+        for name in systems:
+            value, low, high = (100 * each for each in found[name])
+            cells.append(f"{value:.1f} [{low:.1f}, {high:.1f}]" if name == systems[0] else f"{value:.1f}")
+        lines.append(f"| {group} | {found['pairs']:,} | {' | '.join(cells)} |")
+    return lines
+
+
+class UnigramModel:
+    """Words that do not depend on each other, with add-one counts; all unknown words share one count.
+
+    A text scores the sum of ln p over its words. It is a control: it knows how often words occur, and no grammar.
+    """
+
+    def __init__(self, texts: Iterable[Sequence[str]]):
+        self.counts = Counter(word for text in texts for word in text)
+        self.total = sum(self.counts.values()) + len(self.counts) + 1
+
+    def __call__(self, words: Sequence[str]) -> float:
+        """Return ln p of a text. The order of its words changes nothing, not even the rounding."""
+        return float(np.log(sorted((self.counts[word] + 1) / self.total for word in words)).sum())
