@@ -8,7 +8,6 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from decero.evaluation.statistics import cluster_means
 
@@ -107,6 +106,8 @@ def corpus_bootstrap(
     total = sum(variance for variance, _ in luck)
     if total == 0:
         return mean, mean
+    from scipy import stats  # imported late: half a second, which many commands never need
+
     freedom = total**2 / sum(variance**2 / df for variance, df in luck)
     reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * _variance(np.concatenate(both)) ** 0.5
     return mean - reach, mean + reach

@@ -7,7 +7,6 @@ seed) by N test examples (column n of both is the same example).
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from scipy import stats
 
 
 def mean_and_sd(values) -> tuple[float, float]:
@@ -36,6 +35,8 @@ def paired_permutation_test(a_SN, b_SN, seed: int, n_resamples: int = 10_000) ->
     difference_N = difference_N[difference_N != 0]
     if len(difference_N) < 2:  # both signs of a single difference are equally far from zero
         return 1.0
+    from scipy import stats  # imported late: half a second, which many commands never need
+
     result = stats.permutation_test(
         (difference_N,),
         np.mean,
@@ -112,6 +113,8 @@ def two_way_bootstrap(
     total = sum(variance for variance, _ in sources)
     if total == 0:
         return mean, mean
+    from scipy import stats
+
     freedom = total**2 / sum(variance**2 / df for variance, df in sources)
     reach = float(stats.t.ppf((1 + confidence) / 2, freedom) * means.std(ddof=1))
     return mean - reach, mean + reach

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -173,7 +172,13 @@ def rank_correlation(scores_N: np.ndarray, left_out_N: np.ndarray) -> float:
     sizes = np.abs(scores_N), np.abs(left_out_N)
     if len(scores_N) < MIN_TOKENS or any(np.ptp(size) == 0 for size in sizes):
         return float("nan")
-    return float(stats.spearmanr(*sizes).statistic)
+    return float(np.corrcoef(*map(_ranks, sizes))[0, 1])
+
+
+def _ranks(values_N: np.ndarray) -> np.ndarray:
+    """Return the rank of each value, from 0; equal values share the mean of their ranks."""
+    _, at_N, counts_U = np.unique(values_N, return_inverse=True, return_counts=True)
+    return (counts_U.cumsum() - (counts_U + 1) / 2)[at_N]
 
 
 @torch.no_grad()

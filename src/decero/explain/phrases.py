@@ -176,9 +176,9 @@ PHRASES: dict[str, tuple[str, str]] = {
     "attribution": ("Attribution", "Atribución"),
     "attribution_about": (
         "Integrated gradients (Sundararajan et al. 2017): how much each token adds to the model's own answer, "
-        "compared with a text whose tokens are replaced ({baseline}). Red tokens speak for it, blue ones against it.",
+        "compared with {baseline}. Red tokens speak for it, blue ones against it.",
         "Gradientes integrados (Sundararajan et al. 2017): cuánto suma cada token a la respuesta del modelo, "
-        "comparado con un texto de tokens sustituidos ({baseline}). Los rojos hablan a favor y los azules en contra.",
+        "comparado con {baseline}. Los rojos hablan a favor y los azules en contra.",
     ),
     "attribution_caution": (
         "The scores depend on the text of comparison. Tokens that act only together share a score in an arbitrary way.",
@@ -192,6 +192,12 @@ PHRASES: dict[str, tuple[str, str]] = {
     "complete": (
         "The scores sum to the difference to the text of comparison, {difference}, up to {gap}.",
         "Las puntuaciones suman la diferencia con el texto de comparación, {difference}, salvo {gap}.",
+    ),
+    "incomplete": (
+        "Do not trust these scores. They should sum to the difference to the text of comparison, {difference}, but "
+        "they sum to {sum}. The answer changes too fast on the way; even the signs may be wrong.",
+        "No se fíe de estas puntuaciones. Deberían sumar la diferencia con el texto de comparación, {difference}, pero "
+        "suman {sum}. La respuesta cambia demasiado rápido en el camino; hasta los signos pueden ser falsos.",
     ),
     "alignment": ("Words of target and source", "Palabras del destino y de la fuente"),
     "source_word": ("source", "fuente"),
