@@ -7,6 +7,7 @@ seed) by N test examples (column n of both is the same example).
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+from scipy.special import stdtrit  # quantile of Student's t
 
 
 def mean_and_sd(values) -> tuple[float, float]:
@@ -113,10 +114,8 @@ def two_way_bootstrap(
     total = sum(variance for variance, _ in sources)
     if total == 0:
         return mean, mean
-    from scipy import stats
-
     freedom = total**2 / sum(variance**2 / df for variance, df in sources)
-    reach = float(stats.t.ppf((1 + confidence) / 2, freedom) * means.std(ddof=1))
+    reach = float(stdtrit(freedom, (1 + confidence) / 2) * means.std(ddof=1))
     return mean - reach, mean + reach
 
 

@@ -111,12 +111,12 @@ def attribution_view(loaded: Loaded, recording: Recording, language: str) -> Vie
             title, labels(source.pieces), scores.tolist(),
             notes=[
                 w["complete" if closed else "incomplete"].format(
-                    difference=f"{difference:.3f}", gap=f"{abs(gap):.3f}", sum=f"{scores.sum():.3f}"
+                    difference=f"{difference:.3f}", sum=f"{scores.sum():.3f}"
                 )
             ],
         )
-        for title, scores, difference, gap, closed in zip(
-            titles, found.scores, found.differences, found.gaps, found.closed, strict=True
+        for title, scores, difference, closed in zip(
+            titles, found.scores, found.differences, found.closed, strict=True
         )
     ]  # fmt: skip
     return view_of("attribution", language, panels, baseline=found.compared_with(language))

@@ -188,8 +188,11 @@ def leave_one_out(
     """Return for each token how far the explained outputs fall in sum when it is left out: (tokens).
 
     The mask token replaces it; without a mask token it is removed. See `removal_of`.
+    NaN for a token that cannot be removed, because the text has no other.
     """
     removal = removal_of(tokenizer)
+    if removal == "remove" and explained.ids_1L.shape[1] < 2:
+        return np.full(len(tokens), np.nan)
     rows: dict[str, list[Tensor]] = {name: [] for name in OF_THE_SOURCE if name in explained.inputs}
     for token in tokens:
         for name in rows:
