@@ -172,7 +172,7 @@ def rank_correlation(scores_N: np.ndarray, left_out_N: np.ndarray) -> float:
     sizes = np.abs(scores_N), np.abs(left_out_N)
     if len(scores_N) < MIN_TOKENS or any(np.ptp(size) == 0 for size in sizes):
         return float("nan")
-    return float(np.corrcoef(*map(_ranks, sizes))[0, 1])
+    return float(np.corrcoef([_ranks(size) for size in sizes])[0, 1])
 
 
 def _ranks(values_N: np.ndarray) -> np.ndarray:
