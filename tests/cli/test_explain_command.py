@@ -84,6 +84,19 @@ def test_a_file_becomes_a_page_a_line_and_an_index(models, tmp_path):
     assert re.findall(r'<li><a href="(\d+.html)"', index) == ["0001.html", "0003.html"]
 
 
+def test_the_only_token_of_a_decoder_cannot_be_left_out(models, tmp_path):
+    main(
+        ["explain", models.llama, "bank", "--out", f"{tmp_path}/page.html", "--view", "attention", "--view", "rollout"]
+    )
+    assert "nothing was measured" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_scores_that_do_not_sum_say_so(models, tmp_path, monkeypatch):
+    monkeypatch.setattr("decero.explain.attribution.TOLERANCE", -1)
+    main(["explain", models.llama, TEXT, "--out", f"{tmp_path}/page.html", "--view", "attribution"])
+    assert "Do not trust these scores" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
 def test_pictures_of_a_head_and_of_a_view(models, tmp_path):
     main(["explain", models.bert, TEXT, "--svg", f"{tmp_path}/a.svg", "--layer", "1"])
     main(["explain", models.bert, TEXT, "--png", f"{tmp_path}/b.PNG", "--layer", "1", "--head", "0"])

@@ -201,6 +201,14 @@ def test_lines_say_what_was_measured_in_both_languages(tokenizer):
     assert none[-1] == "No text is long enough, so nothing was measured."
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_ranks_are_those_of_scipy_with_ties(seed):
+    draw = np.random.default_rng(seed)
+    scores, left_out = draw.integers(0, 5, 20) / 4, draw.normal(size=20).round(1)
+    expected = stats.spearmanr(np.abs(scores), np.abs(left_out)).statistic
+    assert rank_correlation(scores, left_out) == pytest.approx(expected, abs=1e-12)
+
+
 def test_correlations_need_tokens_and_differences():
     assert np.isnan(rank_correlation(np.arange(4.0), np.arange(4.0)))
     assert np.isnan(rank_correlation(np.ones(6), np.arange(6.0)))

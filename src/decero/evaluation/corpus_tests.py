@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit  # quantile of Student's t
 
 from decero.evaluation.statistics import cluster_means
 
@@ -108,7 +108,7 @@ def corpus_bootstrap(
     if total == 0:
         return mean, mean
     freedom = total**2 / sum(variance**2 / df for variance, df in luck)
-    reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * _variance(np.concatenate(both)) ** 0.5
+    reach = float(stdtrit(freedom, (1 + confidence) / 2)) * _variance(np.concatenate(both)) ** 0.5
     return mean - reach, mean + reach
 
 

@@ -7,7 +7,7 @@ seed) by N test examples (column n of both is the same example).
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit  # quantile of Student's t
 
 
 def mean_and_sd(values) -> tuple[float, float]:
@@ -49,6 +49,8 @@ def paired_permutation_test(a_SN, b_SN, seed: int, n_resamples: int = 10_000) ->
     difference_N = difference_N[difference_N != 0]
     if len(difference_N) < 2:  # both signs of a single difference are equally far from zero
         return 1.0
+    from scipy import stats  # imported late: half a second, which many commands never need
+
     result = stats.permutation_test(
         (difference_N,),
         np.mean,
@@ -126,7 +128,7 @@ def two_way_bootstrap(
     if total == 0:
         return mean, mean
     freedom = total**2 / sum(variance**2 / df for variance, df in sources)
-    reach = float(stats.t.ppf((1 + confidence) / 2, freedom) * means.std(ddof=1))
+    reach = float(stdtrit(freedom, (1 + confidence) / 2) * means.std(ddof=1))
     return mean - reach, mean + reach
 
 

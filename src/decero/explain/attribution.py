@@ -16,7 +16,7 @@ from decero.explain.explained import Explained
 Method = Literal["integrated_gradients", "gradient_x_input"]
 Baseline = Literal["mask", "pad", "zero"]
 TOLERANCE = 0.02  # of the difference of outputs, or of 1 nat if that is smaller than 1
-STEPS = (32, 128, 512)  # of the integral; the next number is tried while the gap is above the tolerance
+STEPS = (16, 64, 256)  # of the integral; the next number is tried while the gap is above the tolerance
 BASELINES = {
     "mask": ("a text of mask tokens", "un texto de tokens de máscara"),
     "pad": ("a text of padding tokens", "un texto de tokens de relleno"),
@@ -28,8 +28,10 @@ SENTENCES = {
         "Gradientes integrados desde {baseline}: suman {sum:.2f} y la respuesta cambia en {difference:.2f}.",
     ),
     "incomplete": (
-        " They are not complete, because the model jumps on the way; choose another baseline.",
-        " No están completos: el modelo salta en el camino; elija otra referencia.",
+        " They are not complete: the two numbers should be equal. The model changes too fast on the way, so even the "
+        "signs of the scores may be wrong.",
+        " No están completos: los dos números deberían ser iguales. El modelo cambia demasiado rápido en el camino; "
+        "hasta los signos pueden ser falsos.",
     ),
     "gradient": (
         "Gradient x input: the slope of the answer at this text. The scores need not sum to anything.",
@@ -60,9 +62,18 @@ class Attribution:
     steps: int
 
     @property
+    def closed(self) -> np.ndarray:
+        """Return for each output whether its gap is at most TOLERANCE x max(1, |difference|)."""
+        return np.abs(self.gaps) <= TOLERANCE * np.maximum(1, np.abs(self.differences))
+
+    @property
     def complete(self) -> bool:
-        """Whether every gap is at most TOLERANCE x max(1, |difference|)."""
-        return bool((np.abs(self.gaps) <= TOLERANCE * np.maximum(1, np.abs(self.differences))).all())
+        """Whether every gap is small: see `closed`."""
+        return bool(self.closed.all())
+
+    def compared_with(self, language: str) -> str:
+        """Name the text of comparison, in `en` or `es`; nothing for gradient x input."""
+        return "" if self.baseline is None else BASELINES[self.baseline][("en", "es").index(language)]
 
     def describe(self, language: str) -> str:
         """Say in one or two sentences, in `en` or `es`, what the scores are and whether they are complete."""
@@ -70,7 +81,7 @@ class Attribution:
         if self.baseline is None:
             return SENTENCES["gradient"][at]
         said = SENTENCES["integrated"][at].format(
-            baseline=BASELINES[self.baseline][at], sum=self.scores.sum(), difference=self.differences.sum()
+            baseline=self.compared_with(language), sum=self.scores.sum(), difference=self.differences.sum()
         )
         return said + ("" if self.complete else SENTENCES["incomplete"][at])
 

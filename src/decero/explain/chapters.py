@@ -109,10 +109,17 @@ def attribution_view(loaded: Loaded, recording: Recording, language: str) -> Vie
     panels = [
         Passage(
             title, labels(source.pieces), scores.tolist(),
-            notes=[w["complete"].format(difference=f"{difference:.3f}", gap=f"{abs(gap):.3f}")],
-        ) for title, scores, difference, gap in zip(titles, found.scores, found.differences, found.gaps, strict=True)
+            notes=[
+                w["complete" if closed else "incomplete"].format(
+                    difference=f"{difference:.3f}", sum=f"{scores.sum():.3f}"
+                )
+            ],
+        )
+        for title, scores, difference, closed in zip(
+            titles, found.scores, found.differences, found.closed, strict=True
+        )
     ]  # fmt: skip
-    return view_of("attribution", language, panels, baseline=found.baseline or "")
+    return view_of("attribution", language, panels, baseline=found.compared_with(language))
 
 
 def _mean(matrices: dict[int, np.ndarray]) -> np.ndarray:

@@ -59,8 +59,8 @@ class FaithfulnessNotes:
 
     @property
     def all(self) -> list[str]:
-        """Return every sentence."""
-        return [*self.by_method.values(), *self.rest]
+        """Return every sentence; first what the numbers of the methods are."""
+        return [*self.rest[:1], *self.by_method.values(), *self.rest[1:]]
 
 
 def faithfulness_notes(

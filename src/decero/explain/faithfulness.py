@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -173,7 +172,13 @@ def rank_correlation(scores_N: np.ndarray, left_out_N: np.ndarray) -> float:
     sizes = np.abs(scores_N), np.abs(left_out_N)
     if len(scores_N) < MIN_TOKENS or any(np.ptp(size) == 0 for size in sizes):
         return float("nan")
-    return float(stats.spearmanr(*sizes).statistic)
+    return float(np.corrcoef([_ranks(size) for size in sizes])[0, 1])
+
+
+def _ranks(values_N: np.ndarray) -> np.ndarray:
+    """Return the rank of each value, from 0; equal values share the mean of their ranks."""
+    _, at_N, counts_U = np.unique(values_N, return_inverse=True, return_counts=True)
+    return (counts_U.cumsum() - (counts_U + 1) / 2)[at_N]
 
 
 @torch.no_grad()
@@ -183,8 +188,11 @@ def leave_one_out(
     """Return for each token how far the explained outputs fall in sum when it is left out: (tokens).
 
     The mask token replaces it; without a mask token it is removed. See `removal_of`.
+    NaN for a token that cannot be removed, because the text has no other.
     """
     removal = removal_of(tokenizer)
+    if removal == "remove" and explained.ids_1L.shape[1] < 2:
+        return np.full(len(tokens), np.nan)
     rows: dict[str, list[Tensor]] = {name: [] for name in OF_THE_SOURCE if name in explained.inputs}
     for token in tokens:
         for name in rows:

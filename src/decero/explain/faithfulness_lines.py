@@ -37,8 +37,10 @@ ROWS = {
 }
 SENTENCES = {
     "scale": (
-        "Rank correlation with leave-one-out{interval}: 1 is the same order of tokens, 0 is no relation.",
-        "Correlación de rangos con la exclusión de un token{interval}: 1 es el mismo orden, 0 es ninguna relación.",
+        "Rank correlation with leave-one-out{interval}: 1 is the same order of tokens, 0 is no relation, -1 is the "
+        "opposite order.",
+        "Correlación de rangos con la exclusión de un token{interval}: 1 es el mismo orden, 0 es ninguna relación, -1 "
+        "es el orden contrario.",
     ),
     "one": (" on one text", " en un texto"),
     "several": (", mean over {texts} texts", ", media de {texts} textos"),
@@ -47,7 +49,10 @@ SENTENCES = {
         "Leave-one-out: {removal}, and the change of {answer} is the token's importance.",
         "Exclusión de un token: {removal}, y el cambio de {answer} es la importancia del token.",
     ),
-    "row": ("Attention is {row}, mean over heads.", "La atención es {row}, media de las cabezas."),
+    "row": (
+        "Attention is read from {row}, as the mean over heads.",
+        "La atención se lee en {row}, como media de las cabezas.",
+    ),
     "few": (
         "Fewer than {least} texts: no interval.",
         "Menos de {least} textos: sin intervalo.",

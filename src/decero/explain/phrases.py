@@ -32,11 +32,11 @@ PHRASES: dict[str, tuple[str, str]] = {
     ),
     "attention_caution": (
         "A weight says how much is mixed in one layer. It does not say how important a token is for the answer: later "
-        "layers, residuals and the size of the values decide too. The line under the picture says how well weights "
-        "and importance agree on your text.",
+        "layers, residual connections and the size of the values decide too. The lines under the picture say how well "
+        "weights and importance agree on your text.",
         "Un peso dice cuánto se mezcla en una capa. No dice cuánto importa un token para la respuesta: también "
-        "deciden las capas siguientes, los residuos y el tamaño de los valores. La línea bajo la imagen dice cuánto "
-        "coinciden pesos e importancia en su texto.",
+        "deciden las capas siguientes, las conexiones residuales y el tamaño de los valores. Las líneas bajo la imagen "
+        "dicen cuánto coinciden pesos e importancia en su texto.",
     ),
     "self": ("self-attention of the encoder", "autoatención del codificador"),
     "causal": ("causal self-attention of the decoder", "autoatención causal del descodificador"),
@@ -129,12 +129,14 @@ PHRASES: dict[str, tuple[str, str]] = {
     ),
     "rollout": ("Rollout and values", "Rollout y valores"),
     "rollout_about": (
-        "Three ways to sum up all layers. The mean of the heads ignores residuals. Rollout multiplies the layers and "
-        "counts the residual as half (Abnar and Zuidema 2020). Value-weighted attention counts how large the mixed-in "
-        "vector is (Kobayashi et al. 2020); each row is divided by its sum.",
-        "Tres formas de resumir todas las capas. La media de las cabezas ignora los residuos. El rollout multiplica "
-        "las capas y cuenta el residuo como la mitad (Abnar y Zuidema 2020). La atención ponderada por los valores "
-        "cuenta el tamaño del vector mezclado (Kobayashi et al. 2020); cada fila se divide por su suma.",
+        "All layers in one picture, in three ways. The mean of the heads ignores residual connections. Rollout "
+        "multiplies the layers, half attention and half residual connection (Abnar and Zuidema 2020). Value-weighted "
+        "attention is the length of the vector that is mixed in (Kobayashi et al. 2020); each row is divided by its "
+        "sum.",
+        "Todas las capas en una imagen, de tres formas. La media de las cabezas ignora las conexiones residuales. El "
+        "rollout multiplica las capas, mitad atención y mitad conexión residual (Abnar y Zuidema 2020). La atención "
+        "ponderada por los valores es la longitud del vector que se mezcla (Kobayashi et al. 2020); cada fila se "
+        "divide por su suma.",
     ),
     "rollout_caution": (
         "All three ignore the feed-forward parts. None is a measure of cause: the line under each picture says how "
@@ -148,9 +150,9 @@ PHRASES: dict[str, tuple[str, str]] = {
     "ablation": ("Ablation of heads", "Ablación de cabezas"),
     "ablation_about": (
         "Each head is switched off alone: its output becomes 0. The number is how much the loss rises, mean over "
-        "{texts} text(s). Red heads are missed; without blue heads the model does better. Loss: {loss}.",
+        "{texts} text(s). Red: the model needs the head. Blue: it does better without. Loss: {loss}.",
         "Cada cabeza se apaga sola: su salida pasa a ser 0. El número es cuánto sube la pérdida, media de {texts} "
-        "texto(s). Las cabezas rojas hacen falta; sin las azules el modelo mejora. Pérdida: {loss}.",
+        "texto(s). Rojo: el modelo necesita la cabeza. Azul: sin ella mejora. Pérdida: {loss}.",
     ),
     "ablation_caution": (
         "A head with no effect may have a twin that does the same. Intervals are for one head at a time; among many "
@@ -170,15 +172,15 @@ PHRASES: dict[str, tuple[str, str]] = {
         "Cómo sabe el modelo el orden de los tokens. Estas imágenes son del modelo, no del texto.",
     ),
     "positions_caution": (
-        "They show what the model is given. What its heads make of it is under Attention.",
+        "They show what the model is given. What its heads do with it is under Attention.",
         "Muestran lo que recibe el modelo. Lo que sus cabezas hacen con ello está en Atención.",
     ),
     "attribution": ("Attribution", "Atribución"),
     "attribution_about": (
         "Integrated gradients (Sundararajan et al. 2017): how much each token adds to the model's own answer, "
-        "compared with a text whose tokens are replaced ({baseline}). Red tokens speak for it, blue ones against it.",
+        "compared with {baseline}. Red tokens speak for it, blue ones against it.",
         "Gradientes integrados (Sundararajan et al. 2017): cuánto suma cada token a la respuesta del modelo, "
-        "comparado con un texto de tokens sustituidos ({baseline}). Los rojos hablan a favor y los azules en contra.",
+        "comparado con {baseline}. Los rojos hablan a favor y los azules en contra.",
     ),
     "attribution_caution": (
         "The scores depend on the text of comparison. Tokens that act only together share a score in an arbitrary way.",
@@ -190,8 +192,14 @@ PHRASES: dict[str, tuple[str, str]] = {
     "explains_target": ("For the whole target", "A favor de todo el destino"),
     "explains_vector": ("For the direction of the text's vector", "A favor de la dirección del vector del texto"),
     "complete": (
-        "The scores sum to the difference to the text of comparison, {difference}, up to {gap}.",
-        "Las puntuaciones suman la diferencia con el texto de comparación, {difference}, salvo {gap}.",
+        "The scores sum to {sum}, as they should: the answers for the two texts differ by {difference}.",
+        "Las puntuaciones suman {sum}, como deben: las respuestas para los dos textos difieren en {difference}.",
+    ),
+    "incomplete": (
+        "Do not trust these scores. They sum to {sum}, but the answers for the two texts differ by {difference}. The "
+        "answer changes too fast between the texts, so even the signs may be wrong.",
+        "No se fíe de estas puntuaciones. Suman {sum}, pero las respuestas para los dos textos difieren en "
+        "{difference}. La respuesta cambia demasiado rápido entre los textos; hasta los signos pueden ser falsos.",
     ),
     "alignment": ("Words of target and source", "Palabras del destino y de la fuente"),
     "source_word": ("source", "fuente"),
@@ -210,8 +218,8 @@ PHRASES: dict[str, tuple[str, str]] = {
         "1: la capa ya da la respuesta final del modelo.",
     ),
     "norm_note": (
-        "A very long state is often a token that many heads use as a sink.",
-        "Un estado muy largo suele ser un token que muchas cabezas usan como sumidero.",
+        "A very long state often belongs to a sink: a token that many heads look at when they find nothing.",
+        "Un estado muy largo suele ser de un sumidero: un token que muchas cabezas miran cuando no encuentran nada.",
     ),
     "lens_of": ("Logit lens", "Lente de logits"),
     "encoder": ("encoder", "codificador"),
