@@ -93,6 +93,7 @@ REFUSED = {
         max_position_embeddings=64,
         bos_token_id=0, eos_token_id=2)),
     "mistral": lambda: hf.MistralForCausalLM(hf.MistralConfig(**S, num_key_value_heads=3, sliding_window=4)),
+    "xlm": lambda: hf.XLMWithLMHeadModel(hf.XLMConfig(vocab_size=V, emb_dim=36, n_layers=2, n_heads=3)),  # asserts
     "bloom": lambda: hf.BloomForCausalLM(hf.BloomConfig(vocab_size=V, hidden_size=36, n_layer=2, n_head=3)),
 }  # fmt: skip
 

@@ -8,6 +8,7 @@ caches under `place`, one thread, limits of time, memory and file size, and the 
 """
 
 import contextlib
+import ctypes
 import faulthandler
 import importlib
 import json
@@ -26,6 +27,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 MEMORY, FILE_SIZE = 6 << 30, 1 << 30  # bytes that a child may take beyond what it is born with, and write to one file
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 HANG = "hang"  # the exit code of a child that ran out of time
 
 
@@ -90,6 +92,7 @@ def child(order, rank, port) -> int:
     if number := os.fork():
         return number
     os.setsid()
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # an interrupted test run leaves no children
     place = Path(order["place"])
     for descriptor, name in ((1, f"out-{rank}"), (2, f"err-{rank}")):
         os.dup2(os.open(place / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)

@@ -21,7 +21,13 @@ from decero.hub.convert import export_model
 from decero.hub.publish import push
 from decero.hub.remote_code import export_remote_code
 from decero.inference.loading import load
-from decero.models import AUTO_CLASSES, DeceroEncoderConfig, DeceroEncoderForMaskedLM
+from decero.models import (
+    AUTO_CLASSES,
+    DeceroDecoderConfig,
+    DeceroDecoderForCausalLM,
+    DeceroEncoderConfig,
+    DeceroEncoderForMaskedLM,
+)
 
 HEADS = {
     f"{config_class.model_type}-{auto.__name__}": (config_class, auto)
@@ -69,6 +75,8 @@ def build(config_class, auto, sizes):
     config = config_class(**sizes, bos_token_id=2, eos_token_id=3)
     if config.is_encoder_decoder:
         config.decoder_start_token_id = 2
+    if config_class is DeceroDecoderConfig:
+        config.pretraining_objective = "hybrid_lm"  # else its head that fills holes is not exported
     model = auto.from_config(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -192,6 +200,24 @@ def test_other_models_and_existing_folders_are_refused(model_folder, tokenizer_f
 SIZES = {
     "vocab_size": 37, "hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 41,
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("objective", [None, "hybrid_lm"])
+def test_only_a_decoder_that_learnt_to_fill_is_exported_to_fill(objective, tokenizer, tmp_path):
+    model = DeceroDecoderForCausalLM(
+        DeceroDecoderConfig(**SIZES | {"vocab_size": 101}, pretraining_objective=objective)
+    )
+    model.save_pretrained(tmp_path / "ours")
+    tokenizer.save_pretrained(tmp_path / "ours")
+    for source, out in ((model, tmp_path / "a"), (tmp_path / "ours", tmp_path / "b")):
+        names = json.loads((export_remote_code(source, out) / "config.json").read_text())["auto_map"]
+        assert ("AutoModelForMaskedLM" in names) is (out / "modeling_hybrid.py").exists() is (objective is not None)
+        assert "AutoModelForCausalLM" in names
+    if objective is None:
+        with pytest.raises(UserError, match="continues texts; use decero generate"):
+            load(tmp_path / "b", "fill")
+    else:
+        load(tmp_path / "b", "fill")
 
 
 def test_a_remote_code_export_is_checked_without_decero(tmp_path):

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from decero.data.permutation import add_queries, stack_ordered, two_streams
-from decero.errors import UserError
-from decero.execution.packed_forward import logits_of
+from decero.execution.packed_forward import NOT_ACCEPTED, logits_of
 from decero.execution.unwrap import unwrap
 
 LENGTH, TARGETS = 13, np.array([8, 2, 11, 3, 6])
@@ -39,7 +38,7 @@ def prove_order(model: nn.Module) -> str | None:
     try:
         with torch.autocast(next(bare.parameters()).device.type, enabled=False):
             return _what_is_wrong(bare)
-    except (UserError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except NOT_ACCEPTED as error:
         return f"it does not accept such rows ({' '.join(str(error).split())[:120]})"
     finally:
         torch.backends.cuda.matmul.allow_tf32 = tf32

@@ -20,6 +20,7 @@ from transformers.utils import logging
 import decero.models
 from decero.errors import UserError
 from decero.execution.model_folder import DTYPES, find, read_config, read_headers
+from decero.execution.pretraining_objective import FIELD, HYBRID, PERMUTATION, mark_objective, objective_of
 from decero.files import check_folder
 from decero.hub.card import read_run
 from decero.hub.families import FAMILIES
@@ -47,6 +48,8 @@ def import_model(source: Path | str, out: Path | str, say: Say = print) -> Path:
         with _naming(source):
             family, head, stock = load_stock(folder, say)
             ours = from_stock(stock)
+            if objective_of(stock.config) == PERMUTATION:
+                mark_objective(ours.config, PERMUTATION)  # decero fill asks for it
             if ours.can_generate():
                 ours.generation_config = stock.generation_config
             ours.save_pretrained(partial)
@@ -84,6 +87,10 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
             for note in family.check_export(ours.config, head):
                 say(f"dropped: {note}")
             stock = to_stock(ours, to)
+            if objective_of(ours.config) == PERMUTATION:
+                mark_objective(stock.config, PERMUTATION)
+            if _fills_and_generates(ours):
+                say(f"dropped: the class that fills holes ({to} has none for a decoder; remote-code keeps it)")
         if stock.can_generate():
             stock.generation_config = ours.generation_config
         stock.save_pretrained(partial)
@@ -134,6 +141,7 @@ def load_stock(folder: Path, say: Say = print) -> tuple[Family, str, PreTrainedM
     for note in family.check_import(config, head):
         say(f"dropped: {note}")
     known = {f.name for f in fields(config)} | {"model_type", "_name_or_path"} | set(family.unread.split())
+    known |= {FIELD} if objective_of(config) == PERMUTATION else set()
     if unknown := sorted(set(raw) & set(vars(config)) - known):
         say(f"dropped: {', '.join(unknown)} (the stock class does not read it)")
     pooled = {}
@@ -194,10 +202,14 @@ def check_report(report: dict[str, Any], class_name: str, expected: Sequence[str
         raise UserError(f"unexpected tensor {name}; {class_name} has no such tensor")
 
 
+def _fills_and_generates(ours: PreTrainedModel) -> bool:
+    return objective_of(ours.config) == HYBRID and ours.can_generate()
+
+
 def _choose_family(ours: PreTrainedModel, say: Say) -> str:
     """Return the first family that can hold the model. If none can, say why and return remote-code."""
-    reasons = []
-    for family in FAMILIES:
+    reasons = ["none fills holes with a decoder's weights"] if _fills_and_generates(ours) else []
+    for family in () if reasons else FAMILIES:
         if family.ours == shape_of(ours):
             try:
                 family.check_export(ours.config, head_of(ours))

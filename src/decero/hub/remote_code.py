@@ -8,13 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
+from transformers import AutoModelForMaskedLM, PreTrainedModel
 
 from decero.errors import UserError
-from decero.execution.transformers_internals import get_relative_import_files
+from decero.execution.pretraining_objective import HYBRID, objective_of
+from decero.execution.transformers_internals import fills_holes, get_relative_import_files
 from decero.hub.card import read_run
 from decero.hub.folders import claimed
 from decero.hub.publish import model_files, run_files
@@ -27,13 +30,14 @@ def export_remote_code(model: Path | str | PreTrainedModel, out: Path | str) -> 
 
     model: a decero model, or its folder; from a folder, tokenizer and run record are copied, too.
     out: gets the weights (safetensors), config.json with an `auto_map` for every head of the model's shape, and the
-        files of decero.models that they need, unchanged. Returned.
+        files of decero.models that they need, unchanged. A decoder's head that fills holes is there only if the model
+        learnt to. Returned.
 
     Raises UserError: a `model` folder without a decero model; a non-empty `out`.
     """
     with claimed(out) as folder:
         if isinstance(model, PreTrainedModel):
-            classes = _classes(model.config.model_type, type(model).__name__)
+            classes = _classes(model.config, type(model).__name__)
             model.save_pretrained(folder)
         else:
             classes = _copy(Path(model), folder)
@@ -52,7 +56,8 @@ def _copy(source: Path, target: Path) -> dict[str, type]:
     files = model_files(source)
     if "config.json" not in files:
         raise UserError(f"{source}: holds a tokenizer but no model")
-    classes = _classes(json.loads(files["config.json"].read_text(encoding="utf-8"))["model_type"], str(source))
+    raw = json.loads(files["config.json"].read_text(encoding="utf-8"))
+    classes = _classes(SimpleNamespace(**raw), str(source))
     for name, path in files.items():
         shutil.copyfile(path, target / name)
     for name, content in run_files(*read_run(source)).items():
@@ -61,12 +66,17 @@ def _copy(source: Path, target: Path) -> dict[str, type]:
     return classes
 
 
-def _classes(model_type: str, where: str) -> dict[str, type]:
-    """Return Auto class name -> decero class, for the configuration and every head of a shape."""
+def _classes(config: Any, where: str) -> dict[str, type]:
+    """Return Auto class name -> decero class, for the configuration and every head of a shape.
+
+    A decoder's head that fills holes is left out unless the model learnt to: it has all its weights in any case.
+    """
     for config_class, heads in AUTO_CLASSES.items():
-        if config_class.model_type == model_type:
-            return {"AutoConfig": config_class} | {auto.__name__: head for auto, head in heads.items()}
-    raise UserError(f"{where}: holds a {model_type}, not a decero model, so it needs no code of decero")
+        if config_class.model_type == config.model_type:
+            fills = fills_holes(config_class) or objective_of(config) == HYBRID
+            fitting = [(auto, head) for auto, head in heads.items() if fills or auto is not AutoModelForMaskedLM]
+            return {"AutoConfig": config_class} | {auto.__name__: head for auto, head in fitting}
+    raise UserError(f"{where}: holds a {config.model_type}, not a decero model, so it needs no code of decero")
 
 
 WITHOUT_DECERO = """
@@ -88,7 +98,7 @@ def check_remote_code(ours: PreTrainedModel, folder: Path | str) -> str:
     Returns a sentence with the largest difference. Leaves `ours` in fp32 and in evaluation mode. Raises UserError when
     the folder does not load, or the outputs differ by more than `TOLERANCE`.
     """
-    classes = _classes(ours.config.model_type, str(folder))
+    classes = _classes(ours.config, str(folder))
     auto_class = next(name for name, c in classes.items() if c is type(ours))
     batch = random_batch(ours)
     with torch.no_grad():

@@ -217,7 +217,9 @@ def choose_head(name: str, config: Any, architectures: list[str], command: str) 
     remote = getattr(config, "auto_map", None) or {}
     if wanted.__name__ in remote:
         return wanted
-    for what, (auto_class, table, commands) in KINDS.items():
+    # The head that was saved comes before others that the code knows.
+    kinds = sorted(KINDS.items(), key=lambda kind: not set(architectures) & _heads(*kind[1][:2]))
+    for what, (auto_class, table, commands) in kinds:
         if set(architectures) & _heads(auto_class, table) or auto_class.__name__ in remote:
             if command in commands:
                 return auto_class
