@@ -21,6 +21,7 @@ from decero.config.pretraining import (
     EvaluateCausalLM,
     PretrainCausalLM,
     PretrainMLM,
+    PretrainPLM,
     PretrainSeq2Seq,
     TrainTokenizer,
 )
@@ -258,7 +259,7 @@ def numbers(cls, path=""):
 
 
 RECIPES = [
-    PretrainMLM, PretrainCausalLM, PretrainSeq2Seq, FinetuneClassification, FinetuneSeq2Seq, FinetuneCausalLM,
+    PretrainMLM, PretrainPLM, PretrainCausalLM, PretrainSeq2Seq, FinetuneClassification, FinetuneSeq2Seq, FinetuneCausalLM,
     FinetuneMultipleChoice, FinetuneTokenClassification, FinetuneQuestionAnswering, EvaluateCausalLM, TrainTokenizer,
     FinetuneExtractiveSummaries, Compare, EvaluateSuite, Benchmark, EvaluateMaskedLM, EvaluateMinimalPairs,
 ]  # fmt: skip

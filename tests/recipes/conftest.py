@@ -39,7 +39,7 @@ def corpus(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _little_drawn():
     """Draw each figure once, as SVG: its PNG is the same drawing again. Measure a dry run for a moment only."""
     draw = report.render

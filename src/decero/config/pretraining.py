@@ -64,7 +64,9 @@ class MaskedLMSection(Section):
 
 
 class PermutationSection(Section):
-    plm_probability: float = Field(gt=0, lt=1, description="share of the tokens that are targets; 1/6 in the paper")
+    plm_probability: float = Field(
+        1 / 6, gt=0, lt=1, description="share of the tokens that are targets; 1/6 as in the paper"
+    )
     max_span_length: int = Field(5, ge=1, le=MOST_TOKENS, description="most targets side by side; spans have 1 to this")
 
 
@@ -125,7 +127,7 @@ class PretrainMLM(Pretraining):
 
 
 class PretrainPLM(Pretraining):
-    objective: PermutationSection
+    objective: PermutationSection = PermutationSection()
 
 
 class PretrainSeq2Seq(Pretraining):
