@@ -42,7 +42,7 @@ PUBLIC_SETS = {
 }
 # Folders that no public set of the hub can fill as it is -> what to put there.
 BY_HAND = {
-    "agreement_es": "test.parquet alone: good, bad, paradigm and phenomenon; pairs of Spanish sentences that agree or not",
+    "agreement_es": "test.parquet alone: good, bad, paradigm and phenomenon; Spanish sentences",
     "bbq": "context, question, ans0 to ans2 and answer (0 to 2); BBQ, github.com/nyu-mll/BBQ",
     "blimp": "test.parquet alone: good, bad, paradigm and phenomenon; github.com/alexwarstadt/blimp",
     "boolq": "question, passage and label (no, yes); BoolQ",
