@@ -35,8 +35,9 @@ def main():
     model = accelerator.prepare_model(model, evaluation_mode=True)  # computes as it does in a run
     table = measuring.score_pairs(accelerator, model, rows, table, limit, size, config.split)
     systems = measuring.pair_systems(table, unigram)
-    groups = {name: accuracy_by(table[name].tolist(), systems) for name in ("phenomenon", "paradigm")}
-    whole = accuracy_by(["all"] * len(table), systems)
+    contrasts = measuring.pair_contrasts(table)
+    groups = {name: accuracy_by(table[name].tolist(), systems, contrasts) for name in ("phenomenon", "paradigm")}
+    whole = accuracy_by(["all"] * len(table), systems, contrasts)
     on_main(accelerator, lambda: table.to_parquet(run.output / "predictions.parquet", index=False))
     metric = {name: whole["all"][name][0] for name in ("accuracy", "accuracy_per_token")}
     record = {"split": config.split, "metric": metric, "kind": rows.kind, "whole": whole["all"]}

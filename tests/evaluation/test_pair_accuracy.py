@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from decero.evaluation.pair_accuracy import UnigramModel, accuracy_by, pair_table, preferences
-from decero.evaluation.statistics import wilson
+from decero.evaluation.pair_accuracy import UnigramModel, accuracy_by, contrast_of, pair_table, preferences
+from decero.evaluation.statistics import independent_size, wilson
 
 SCORES = st.lists(st.tuples(*[st.floats(-99, 0) | st.sampled_from([-1.0, -2.0])] * 2), min_size=1, max_size=29)
 
@@ -32,7 +32,7 @@ def test_the_interval_is_wilsons(right, size):
 
 def test_groups_have_their_own_accuracy_and_a_line():
     systems = {"accuracy": np.array([1, 0.5, 0, 1]), "unigram": np.array([0.5, 0.5, 0.5, 0.5])}
-    found = accuracy_by(["island", "island", "npi", "npi"], systems)
+    found = accuracy_by(["island", "island", "npi", "npi"], systems, range(4))
     assert [(name, each["pairs"], each["accuracy"][0]) for name, each in found.items()] == [
         ("island", 2, 0.75), ("npi", 2, 0.5)
     ]  # fmt: skip
@@ -49,3 +49,19 @@ def test_a_unigram_model_knows_words_and_no_order():
     assert model(["dog"]) == pytest.approx(np.log(1 / 8))
     assert model(["the", "cat", "sat"]) == model(["sat", "the", "cat"])
     assert sum(np.exp(model([word])) for word in ("the", "cat", "sat", "dog")) == pytest.approx(1)
+
+
+def test_pairs_of_one_contrast_count_as_their_answers_differ():
+    values, one_word = [1.0] * 10 + [0.0] * 10, ["a"] * 10 + ["b"] * 10
+    assert independent_size(values, range(20)) == 20
+    assert independent_size(values, one_word) == pytest.approx(1)  # two words, one of each kind: one free value
+    assert independent_size(values, ["a", "b"] * 10) == 20  # both words are right as often: no more alike than others
+    assert independent_size([1.0] * 20, one_word) == 2
+    wide = accuracy_by(["x"] * 20, {"accuracy": np.array(values)}, one_word)["x"]["accuracy"]
+    assert wide[1] < 0.1 < 0.9 < wide[2]
+
+
+def test_a_contrast_is_what_only_one_text_has():
+    este, esta = ["Este", "libro"], ["Esta", "libro"]
+    assert contrast_of(este, esta) == contrast_of(["esta", "casa"], ["este", "casa"])
+    assert contrast_of(["a", "b"], ["b", "a"]) != contrast_of(["a", "c"], ["c", "a"])

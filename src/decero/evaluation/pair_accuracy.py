@@ -1,12 +1,12 @@
 """Accuracy on minimal pairs: how often the acceptable text of a pair is the likelier one."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from decero.evaluation.statistics import wilson
+from decero.evaluation.statistics import independent_size, wilson
 
 ROUNDING = 1e-6  # of fp32 sums: scores that are closer are equal
 SHORT = {  # system -> title of its column
@@ -24,20 +24,34 @@ def preferences(good_N, bad_N) -> np.ndarray:
     return np.where(tied_N, 0.5, (good_N > bad_N).astype(np.float64))
 
 
-def accuracy_by(groups: Sequence[str], systems: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+def accuracy_by(
+    groups: Sequence[str], systems: Mapping[str, np.ndarray], contrasts: Sequence[Hashable]
+) -> dict[str, dict[str, Any]]:
     """Return group -> {pairs, system -> [accuracy, low, high]}, groups in order of appearance.
 
-    systems: name -> `preferences`, (pairs,). low, high: Wilson's 95 % interval over pairs. Pairs of one template
-    resemble each other, so it does not cover what other templates would give.
+    systems: name -> `preferences`, (pairs,). contrasts: what distinguishes the texts of each pair, see `contrast_of`.
+    low, high: Wilson's 95 % interval over contrasts. A model that likes one word better than another does so in many
+    pairs, so pairs of one contrast count as much as their answers differ (`independent_size`). Other templates may give
+    other accuracies; the interval does not cover them.
     """
-    names = np.asarray(groups, dtype=object)
+    names, whole = np.asarray(groups, dtype=object), list(contrasts)
     found = {}
     for group in dict.fromkeys(groups):
-        chosen = names == group
-        found[str(group)] = {"pairs": int(chosen.sum())} | {
-            system: [float(values[chosen].mean()), *wilson(values[chosen])] for system, values in systems.items()
-        }
+        chosen = np.flatnonzero(names == group)
+        own = [whole[row] for row in chosen]
+        scores: dict[str, Any] = {"pairs": len(chosen)}
+        for system, values in systems.items():
+            size = independent_size(values[chosen], own)
+            scores[system] = [float(values[chosen].mean()), *wilson(values[chosen], size=size)]
+        found[str(group)] = scores
     return found
+
+
+def contrast_of(good: Sequence[str], bad: Sequence[str]) -> Hashable:
+    """Return the words that only one text of a pair has; where both have the same words, the pair itself."""
+    good_words, bad_words = (Counter(word.lower() for word in text) for text in (good, bad))
+    only = (good_words - bad_words) + (bad_words - good_words)
+    return frozenset(only) or (tuple(good), tuple(bad))
 
 
 def pair_table(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:

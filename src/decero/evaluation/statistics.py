@@ -17,17 +17,37 @@ def mean_and_sd(values) -> tuple[float, float]:
     return mean, float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
-def wilson(values_N, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(values_N, confidence: float = 0.95, size: float | None = None) -> tuple[float, float]:
     """Return the interval (low, high) of a share, from values between 0 and 1 (Wilson 1927); also good near 0 and 1.
 
     A value of 1/2, such as a tie, varies less than a draw of 0 or 1, so it makes the interval rather too wide.
+    size: number of independent values, where it is below the number of values, see `independent_size`.
     """
     values_N = np.asarray(values_N, dtype=np.float64)
-    N, mean = len(values_N), float(values_N.mean())
+    N, mean = size or len(values_N), float(values_N.mean())
     z = float(stats.norm.ppf((1 + confidence) / 2))
     middle = (mean + z**2 / (2 * N)) / (1 + z**2 / N)
     reach = z / (1 + z**2 / N) * float(np.sqrt(mean * (1 - mean) / N + z**2 / (4 * N**2)))
     return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def independent_size(values_N, clusters_N: Sequence[Hashable]) -> float:
+    """Return how many independent values are worth as much as these, of which those of a cluster resemble each other.
+
+    It is N over the design effect: the variance of the mean when clusters are drawn, by the variance when values are
+    (Korn & Graubard 1998, Survey Methodology 24(2)). Where all values are equal, nothing shows how they vary: then it
+    is the number of clusters.
+    """
+    values_N = np.asarray(values_N, dtype=np.float64)
+    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters_N))}
+    G, N, rest_N = len(numbers), len(values_N), values_N - values_N.mean()
+    if G == N or not rest_N.any():
+        return float(G)
+    if G == 1:
+        return 1.0
+    sums_G = np.bincount([numbers[cluster] for cluster in clusters_N], weights=rest_N)
+    effect = G / (G - 1) * (sums_G**2).sum() / (rest_N**2).sum()
+    return N / max(1.0, float(effect))
 
 
 def paired_permutation_test(a_SN, b_SN, seed: int, n_resamples: int = 10_000) -> float:

@@ -1,7 +1,7 @@
 """Measure a language model on texts and on minimal pairs, over all processes of a run."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from decero.data.corpus import load_corpus
 from decero.data.likelihood_rows import CausalRows, LikelihoodRows, MaskedRows, ScoredPassage
 from decero.data.word_rows import split_words
 from decero.errors import UserError
-from decero.evaluation.pair_accuracy import UnigramModel, preferences
+from decero.evaluation.pair_accuracy import UnigramModel, contrast_of, preferences
 from decero.evaluation.text_metrics import likelihood_figures
 from decero.execution.build import config_of
 from decero.execution.token_scores import check_causal
@@ -159,6 +159,11 @@ def pair_systems(table: pd.DataFrame, unigram: UnigramModel | None) -> dict[str,
         sides = ([unigram(words_of(text)) for text in table[side]] for side in ("good", "bad"))
         found["unigram"] = preferences(*sides)
     return found | {"fewer_tokens": preferences(-table["good_tokens"], -table["bad_tokens"])}
+
+
+def pair_contrasts(table: pd.DataFrame) -> list[Hashable]:
+    """Return what distinguishes the texts of each pair, see `contrast_of`."""
+    return [contrast_of(words_of(good), words_of(bad)) for good, bad in zip(table["good"], table["bad"], strict=True)]
 
 
 def words_of(text: str) -> list[str]:
