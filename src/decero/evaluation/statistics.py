@@ -7,7 +7,7 @@ seed) by N test examples (column n of both is the same example).
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from scipy.special import stdtrit  # quantile of Student's t
+from scipy.special import ndtri, stdtrit  # quantiles of the normal distribution and of Student's t
 
 
 def mean_and_sd(values) -> tuple[float, float]:
@@ -25,7 +25,7 @@ def wilson(values_N, confidence: float = 0.95, size: float | None = None) -> tup
     """
     values_N = np.asarray(values_N, dtype=np.float64)
     N, mean = size or len(values_N), float(values_N.mean())
-    z = float(stats.norm.ppf((1 + confidence) / 2))
+    z = float(ndtri((1 + confidence) / 2))
     middle = (mean + z**2 / (2 * N)) / (1 + z**2 / N)
     reach = z / (1 + z**2 / N) * float(np.sqrt(mean * (1 - mean) / N + z**2 / (4 * N**2)))
     return max(0.0, middle - reach), min(1.0, middle + reach)
