@@ -58,7 +58,7 @@ def test_settings_that_fit_two_recipes_need_recipe(write):
     path = write("pretrain_mlm", before=True)
     settings = path.read_text().replace('"mlm_probability": 0.3', "")
     path.write_text(settings)
-    with pytest.raises(UserError, match="fits pretrain_mlm and finetune_classification; choose one with --recipe"):
+    with pytest.raises(UserError, match="fits pretrain_mlm, pretrain_plm, finetune_classification; choose one"):
         recipe_of(path)
     assert recipe_of(path, "pretrain_mlm") == "pretrain_mlm"
     path.write_text(f"# python recipes/pretrain_mlm.py {path.name}\n{settings}")

@@ -8,7 +8,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,8 +39,8 @@ def corpus(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="package", autouse=True)
-def _little_drawn():
+@contextmanager
+def little_drawn():
     """Draw each figure once, as SVG: its PNG is the same drawing again. Measure a dry run for a moment only."""
     draw = report.render
     with pytest.MonkeyPatch.context() as patched:
@@ -64,7 +64,7 @@ def alone(recipe: str, words: list[str]) -> Done:
     os.chdir(ROOT)
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        with redirect_stdout(out), redirect_stderr(err):
+        with redirect_stdout(out), redirect_stderr(err), little_drawn():
             runpy.run_path(str(ROOT / sys.argv[0]), run_name="__main__")
     except SystemExit as ended:
         code = int(ended.code or 0)

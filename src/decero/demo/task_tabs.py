@@ -36,7 +36,7 @@ def kinds_of(loaded: Loaded) -> list[str]:
     """Return the tasks of a checkpoint, keys of TITLES. An encoder-decoder states in its configuration what it does."""
     commands = inference.commands_of(loaded)
     if commands[0] != "translate":
-        return list(commands)
+        return [command for command in commands if command in TITLES]
     named = getattr(loaded.model.config, "task_specific_params", None) or {}
     stated = [kind for kind, task in TASK_NAMES.items() if any(name.startswith(task) for name in named)]
     languages = language_ids(loaded.tokenizer) or loaded.model.config.model_type == "marian"

@@ -55,7 +55,7 @@ def recipe_of(path: Path, requested: str | None = None) -> str:
         )  # encoders are also trained as classifiers
         fits = [name for name in fits if TASKS[name].auto_class in (kind, also)]
     if len(fits) != 1:
-        raise UserError(f"{path}: fits {' and '.join(fits) or 'no recipe'}; choose one with --recipe NAME")
+        raise UserError(f"{path}: fits {', '.join(fits) or 'no recipe'}; choose one with --recipe NAME")
     return fits[0]
 
 

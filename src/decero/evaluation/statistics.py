@@ -28,7 +28,7 @@ def wilson(values_N, confidence: float = 0.95, size: float | None = None) -> tup
     z = float(ndtri((1 + confidence) / 2))
     middle = (mean + z**2 / (2 * N)) / (1 + z**2 / N)
     reach = z / (1 + z**2 / N) * float(np.sqrt(mean * (1 - mean) / N + z**2 / (4 * N**2)))
-    return max(0.0, middle - reach), min(1.0, middle + reach)
+    return max(0.0, min(mean, middle - reach)), min(1.0, max(mean, middle + reach))  # the share itself is inside
 
 
 def independent_size(values_N, clusters_N: Sequence[Hashable]) -> float:
