@@ -23,7 +23,7 @@ def value_norms(calls: dict[int, AttentionCall]) -> tuple[dict[int, np.ndarray],
             return {}, "between attention and output projection this family does something else"
         found = _norms(call)
         if found is None:
-            return {}, "its output is not the sum of what its heads carry"
+            return {}, "the sum over its heads is not its output"
         norms[layer] = found
     return norms, ""
 
