@@ -14,6 +14,7 @@ def main():
     from decero.config.sections import TrainingSection
     from decero.execution.attention_kernels import choose_attention
     from decero.execution.build import build_model, tokenizer_for
+    from decero.execution.token_scores import check_causal
     from decero.tasks.likelihood import baselines, rows_facts, scored_rows, text_likelihood
     from decero.training.records import finished, write_result
     from decero.training.runs import start
@@ -24,6 +25,7 @@ def main():
         return opened.print(f"{config.output} is finished: {record['metric']}")
     tokenizer = tokenizer_for(config.tokenizer, config.model, needs=("eos_token",))
     model = build_model(config.model, AutoModelForCausalLM, tokenizer, data.max_length, config.seed, new_head=False)
+    check_causal(model, f"model: {config.model.config or config.model.name_or_path}")
     corpus, rows = scored_rows(opened, tokenizer)
     opened.print(
         choose_attention(model, accelerator.device, config.mixed_precision, requested=config.model.attn_implementation)

@@ -22,6 +22,7 @@ from decero.config.pretraining import (
     PretrainCausalLM,
     PretrainMLM,
     PretrainPLM,
+    PretrainRTD,
     PretrainSeq2Seq,
     TrainTokenizer,
 )
@@ -259,7 +260,7 @@ def numbers(cls, path=""):
 
 
 RECIPES = [
-    PretrainMLM, PretrainPLM, PretrainCausalLM, PretrainSeq2Seq, FinetuneClassification, FinetuneSeq2Seq,
+    PretrainMLM, PretrainPLM, PretrainRTD, PretrainCausalLM, PretrainSeq2Seq, FinetuneClassification, FinetuneSeq2Seq,
     FinetuneCausalLM,
     FinetuneMultipleChoice, FinetuneTokenClassification, FinetuneQuestionAnswering, EvaluateCausalLM, TrainTokenizer,
     FinetuneExtractiveSummaries, Compare, EvaluateSuite, Benchmark, EvaluateMaskedLM, EvaluateMinimalPairs,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from decero.data.collators import IGNORED, ClassificationCollator, MaskedLanguageModeling
+from decero.data.collators import IGNORED, ClassificationCollator, MaskedLanguageModeling, ReplacedTokens
 from decero.errors import UserError
 
 
@@ -125,3 +125,28 @@ def test_classification_pads_to_the_longest_and_keeps_labels(tokenizer):
     assert batch["labels"].dtype == torch.int64
     many = ClassificationCollator(tokenizer)([{"input_ids": [2, 3], "labels": [0.0, 1.0]}])
     assert many["labels"].dtype == torch.float32
+
+
+def test_a_generators_holes_are_all_masked_and_have_draws(tokenizer):
+    """A row has the same holes and draws in any batch; other epochs, rows and seeds have others."""
+    made = [ReplacedTokens(tokenizer, 0.3, seed=seed) for seed in (7, 8)]
+    rows = []
+    for index in range(9):
+        ids, starts = ordinary_row(made[0], 11 + index, index)
+        rows.append({"input_ids": ids, "starts_word": starts, "epoch": 2, "index": index})
+    together, alone = made[0](rows), made[0](rows[4:5])
+    for name in ("input_ids", "labels", "draws"):
+        assert torch.equal(together[name][4, :17], alone[name][0])
+    hole = together["labels"] != IGNORED
+    assert (together["input_ids"][hole] == tokenizer.mask_token_id).all()
+    assert not (together["input_ids"][~hole] == tokenizer.mask_token_id).any()
+    assert not together["draws"][~hole].any()
+    assert 0.3 < together["draws"][hole].mean() < 0.7
+    assert len(together["draws"][hole].unique()) == int(hole.sum())
+    plain = MaskedLanguageModeling(tokenizer, 0.3, whole_word=False, seed=7)(rows)
+    assert torch.equal(plain["labels"], together["labels"])  # the holes of masked language modelling
+    changed = [row | {"epoch": 3} for row in rows]
+    frozen = ReplacedTokens(tokenizer, 0.3, seed=7, frozen=True)
+    assert torch.equal(frozen(rows)["draws"], frozen(changed)["draws"])
+    for other in (made[0](changed), made[1](rows)):
+        assert not torch.equal(other["draws"], together["draws"])

@@ -110,6 +110,7 @@ def house(tmp_path_factory):
 KINDS = {  # recipe -> tokenizer, preset, rows, further settings
     "pretrain_mlm": ("wordpiece", "encoder", documents, {"objective": {"mlm_probability": 0.3}}),
     "pretrain_plm": ("wordpiece", "encoder", documents, {"objective": {"plm_probability": 0.3}}),
+    "pretrain_rtd": ("wordpiece", "encoder", documents, {"objective": {"generator_size": 0.5}}),
     "pretrain_seq2seq": ("sentinels", "encoder_decoder", documents, {"objective": {"name": "span_corruption"}}),
     "pretrain_causal_lm": ("bpe", "decoder", documents, {"objective": {"name": "causal_lm"}}),
     "finetune_classification": (

@@ -236,6 +236,7 @@ def test_a_plain_decoder_still_refuses_to_fill(hybrid, launch, tmp_path):
         (["objective.causal_fraction=1"], "objective.causal_fraction"),
         (["model.config=configs/model/stock_gpt2_tiny.yaml"], "gpt2 has no class that fills holes"),
         (["data.start_token=</s>"], "does not put </s> before a text"),
+        (["model.overrides.position_embedding_type=relative"], "relative positions know no later tokens"),
     ],
 )
 def test_settings_of_a_hybrid_that_cannot_be(hybrid, launch, words, why, tmp_path):

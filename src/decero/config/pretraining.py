@@ -70,6 +70,28 @@ class PermutationSection(Section):
     max_span_length: int = Field(5, ge=1, le=MOST_TOKENS, description="most targets side by side; spans have 1 to this")
 
 
+class DetectionSection(Section):
+    mlm_probability: float = Field(0.15, gt=0, lt=1, description="share of the tokens that the generator replaces")
+    whole_word: bool = Field(False, description="replace whole words instead of single tokens")
+    discriminator_weight: float = Field(
+        50.0,
+        gt=0,
+        le=1e6,
+        description="weight of the discriminator's loss beside that of the generator; 50 as in the paper",
+    )
+    generator_size: float = Field(
+        0.25,
+        gt=0,
+        le=1,
+        description="width of a new generator, as a share of the discriminator's; 1/4 to 1/2 work best",
+    )
+    generator: str | None = Field(
+        None,
+        description="generator to begin with, a checkpoint; when not set, the folder `generator` beside the checkpoint "
+        "of model.name_or_path, or else a new one",
+    )
+
+
 class DenoisingSection(Section):
     name: Literal["span_corruption", "text_infilling", "prefix_lm"] = Field(
         "span_corruption", description="how text is damaged"
@@ -128,6 +150,10 @@ class PretrainMLM(Pretraining):
 
 class PretrainPLM(Pretraining):
     objective: PermutationSection = PermutationSection()
+
+
+class PretrainRTD(Pretraining):
+    objective: DetectionSection = DetectionSection()
 
 
 class PretrainSeq2Seq(Pretraining):

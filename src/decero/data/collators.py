@@ -63,10 +63,20 @@ class MaskedLanguageModeling(OrdinaryTokens):
     def mask(self, ids_L: np.ndarray, starts_word_L: np.ndarray, epoch: int, index: int):
         """Return the masked input ids and the labels, both (length,)."""
         rng = np.random.default_rng([self.seed, 0 if self.frozen else epoch, index])
-        positions = self.ordinary_positions(ids_L)
         masked, labels = ids_L.copy(), np.full_like(ids_L, IGNORED)
+        scored = self.choose(rng, ids_L, starts_word_L)
+        labels[scored] = ids_L[scored]
+        draws = rng.random(len(scored))
+        masked[scored[draws < 0.8]] = self.tokenizer.mask_token_id
+        replaced = scored[(draws >= 0.8) & (draws < 0.9)]
+        masked[replaced] = rng.choice(self.ordinary, size=len(replaced))
+        return masked, labels
+
+    def choose(self, rng: np.random.Generator, ids_L: np.ndarray, starts_word_L: np.ndarray) -> np.ndarray:
+        """Return the positions that are scored, in order."""
+        positions = self.ordinary_positions(ids_L)
         if not len(positions):
-            return masked, labels
+            return positions
         starts = starts_word_L[positions].copy() if self.whole_word else np.ones(len(positions), dtype=bool)
         starts[0] = True
         word_of_position = np.cumsum(starts) - 1
@@ -78,13 +88,7 @@ class MaskedLanguageModeling(OrdinaryTokens):
         middles = np.cumsum(sizes[order]) - sizes[order] / 2
         chosen = order[middles <= budget]
         chosen = chosen if len(chosen) else order[:1]
-        scored = positions[np.isin(word_of_position, chosen)]
-        labels[scored] = ids_L[scored]
-        draws = rng.random(len(scored))
-        masked[scored[draws < 0.8]] = self.tokenizer.mask_token_id
-        replaced = scored[(draws >= 0.8) & (draws < 0.9)]
-        masked[replaced] = rng.choice(self.ordinary, size=len(replaced))
-        return masked, labels
+        return positions[np.isin(word_of_position, chosen)]
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """Return `input_ids`, `attention_mask` and `labels`, (batch, length) each, padded on the right.
@@ -103,6 +107,37 @@ class MaskedLanguageModeling(OrdinaryTokens):
             attention[b, : len(ids)] = 1
         batch = {"input_ids": masked, "attention_mask": attention, "labels": labels}
         return {name: torch.from_numpy(array) for name, array in batch.items()}
+
+
+@dataclass
+class ReplacedTokens(MaskedLanguageModeling):
+    """Mask the tokens that a generator replaces, and draw the numbers with which it does so.
+
+    The scored tokens are those of `MaskedLanguageModeling`. All of them become the mask token.
+    A batch also has `draws`, (batch, length): a uniform number in [0, 1) at each masked token, 0 elsewhere. The
+    generator turns it into a token, see `sample_ids`. So seed, epoch, index and its weights decide the replacements.
+
+    Source: Clark et al. 2020, section 2. Their code leaves 15 % of the chosen tokens unmasked; their paper does not.
+    """
+
+    whole_word: bool = False
+
+    def mask(self, ids_L: np.ndarray, starts_word_L: np.ndarray, epoch: int, index: int):
+        rng = np.random.default_rng([self.seed, 0 if self.frozen else epoch, index])
+        masked, labels = ids_L.copy(), np.full_like(ids_L, IGNORED)
+        scored = self.choose(rng, ids_L, starts_word_L)
+        labels[scored] = ids_L[scored]
+        masked[scored] = self.tokenizer.mask_token_id
+        return masked, labels
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        batch = super().__call__(rows)
+        batch["draws"] = torch.zeros(batch["labels"].shape)
+        for row, labels_L, draws_L in zip(rows, batch["labels"], batch["draws"], strict=True):
+            masked_L = labels_L != IGNORED
+            rng = np.random.default_rng([self.seed, 0 if self.frozen else row["epoch"], row["index"], 1])
+            draws_L[masked_L] = torch.from_numpy(rng.random(int(masked_L.sum()), dtype=np.float32))
+        return batch
 
 
 @dataclass

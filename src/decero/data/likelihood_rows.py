@@ -133,6 +133,27 @@ class CausalRows(LikelihoodRows):
         return Row(np.array([*self.before, *passage.ids[:-1]]), np.array(passage.ids))
 
 
+class DetectorRows(LikelihoodRows):
+    """One row a passage, as it is. A discriminator says of each token whether it was replaced.
+
+    The sum over tokens of ln p(original) is no probability of the text, but it orders texts that differ little.
+    """
+
+    causal, kind = False, "detection_score"
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        super().__init__(tokenizer, *special_tokens_around(tokenizer))
+
+    def count(self, passage: ScoredPassage) -> int:
+        return 1
+
+    def row(self, passage: ScoredPassage, number: int) -> Row:
+        ids = np.array([*self.before, *passage.ids, *self.after])
+        labels = np.full_like(ids, IGNORED)
+        labels[len(self.before) : len(self.before) + len(passage.ids)] = passage.ids
+        return Row(ids, labels)
+
+
 class MaskedRows(LikelihoodRows):
     """A row a token: the token is masked and scored. The method says what else is masked.
 

@@ -14,6 +14,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForPreTraining,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     GenerationConfig,
@@ -29,7 +30,10 @@ from decero.execution.transformers_internals import heads_of
 MOST_BYTES = 2**28  # of a JSON file
 MANY = 10_000_000  # a size up to this is built without a look at the weights
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-AUTO = AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoModelForCausalLM, AutoModelForMaskedLM
+AUTO = (
+    AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoModelForCausalLM, AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+)  # fmt: skip
 NUMBERS = (
     "max_length", "max_new_tokens", "min_length", "num_beams", "temperature", "top_k", "top_p", "length_penalty",
     "repetition_penalty", "no_repeat_ngram_size",

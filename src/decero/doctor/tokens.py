@@ -150,7 +150,10 @@ def floor(work: InspectedRun) -> Iterator[Finding]:
     if has_spans(work):
         bound, unit = frequent_spans(work), "nats"
     else:
-        bound, unit = entropy(work.labels), "nats" if not _numbers(work.labels) else "squared error"
+        bound, unit = (
+            entropy(work.labels) + detection(work)[1],
+            "nats" if not _numbers(work.labels) else "squared error",
+        )
     held_out = [row["eval_loss"] for row in work.metrics if "eval_loss" in row]
     trained = [row["loss"] for row in work.metrics if "loss" in row]
     smoothed = getattr(work.config.objective, "label_smoothing", 0) > 0
@@ -184,7 +187,17 @@ def uniform(work: InspectedRun) -> float | None:
         return None
     if labels.dim() > 1:
         return math.log(2)
-    return math.log(len(work.corpus.label_names) or work.model_config.get_text_config().vocab_size)
+    choices = len(work.corpus.label_names) or work.model_config.get_text_config().vocab_size
+    return math.log(choices) + detection(work)[0]
+
+
+def detection(work: InspectedRun) -> tuple[float, float]:
+    """Return what a discriminator adds to the loss of guessing: uniformly, and by frequency alone. 0 without one."""
+    objective = work.config.objective
+    weight, p = (getattr(objective, name, None) or 0.0 for name in ("discriminator_weight", "mlm_probability"))
+    if not weight:
+        return 0.0, 0.0
+    return weight * math.log(2), -weight * (p * math.log(p) + (1 - p) * math.log(1 - p))
 
 
 def _numbers(labels: Tensor) -> bool:

@@ -16,7 +16,7 @@ from transformers.activations import ReLUSquaredActivation
 from decero.config.sections import ModelSection
 from decero.doctor.findings import Finding, Severity, percent
 from decero.doctor.inspected_run import InspectedRun, scored
-from decero.doctor.tokens import entropy, uniform
+from decero.doctor.tokens import detection, entropy, uniform
 from decero.execution.objective import Batch
 from decero.execution.transformers_internals import GradientCheckpointingLayer
 from decero.training.optimizer import build_optimizer, learning_rate_at
@@ -32,7 +32,7 @@ def overfit(work: InspectedRun) -> Iterator[Finding]:
     A model that ignores its input can reach the entropy of the labels of the batch. A working model gets far below.
     """
     model, batch = work.build(), work.batch()
-    bound = entropy(scored(batch).cpu())
+    bound = entropy(scored(batch).cpu()) + detection(work)[1]
     losses = _learn(work, model, batch, enough=0.1 * bound)
     first, last = losses[0], losses[-1]
     yield _start(work, first)
@@ -85,18 +85,20 @@ def _step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, max_
 def _start(work: InspectedRun, first: float) -> Finding:
     """Check the loss before the first step.
 
-    With random weights it is ln of the number of choices, within 1 nat. It is never far above that.
+    With random weights it is ln of the number of choices, within 1 nat. It is never far above that. A discriminator's
+    loss counts many times, and so do the nats.
     """
     chance, random_weights = uniform(work), work.config.model.config is not None
+    slack = 1 + detection(work)[0] / 10
     if chance is None:
         return Finding("first loss", "ok", f"{first:.3f}")
     what = f"{first:.3f} before the first step; uniform guessing gives {chance:.3f}"
-    if not first < chance + 1:  # also true for NaN
+    if not first < chance + slack:  # also true for NaN
         mend = "lower model.overrides.initializer_range, or check the norms"
         if not random_weights:
             mend = "check that the tokenizer belongs to the checkpoint, and that it was trained on such text"
         return Finding("first loss", "warn", what, "model", mend)
-    if random_weights and not work.corpus.label_names and first < chance - 1:
+    if random_weights and not work.corpus.label_names and first < chance - slack:
         return Finding(
             "first loss",
             "warn",

@@ -24,8 +24,11 @@ MAIN_METRIC = {
     "multi_label_classification": "f1_micro",
     "regression": "mse",
 }
-LOWER_IS_BETTER = ("loss", "mse", "mae", "eval_loss", "perplexity", "bits_per_byte")
-OTHERS = ("loss", "eval_loss", "perplexity", "bits_per_byte", "eval_accuracy", "source_gain")
+LOWER_IS_BETTER = ("loss", "mse", "mae", "eval_loss", "perplexity", "bits_per_byte", "detection_loss")
+OTHERS = (
+    "loss", "eval_loss", "perplexity", "bits_per_byte", "eval_accuracy", "source_gain", "detection_loss",
+    "detection_accuracy",
+)  # fmt: skip
 HIGHER_IS_BETTER = {name: name not in LOWER_IS_BETTER for names in (*METRICS.values(), OTHERS) for name in names}
 
 

@@ -15,6 +15,7 @@ PERCENT = (
     "label_accuracy",
     "token_f1",
     "eval_accuracy",
+    "detection_accuracy",
     "accuracy_normalized",
     *ANSWER_METRICS,
 )
@@ -29,7 +30,7 @@ MEANS = (
     "f1",
     *TEXT_METRICS["text"],
 )
-DECIMALS = ("bits_per_byte", "loss", "eval_loss")  # a hundredth of them is much
+DECIMALS = ("bits_per_byte", "loss", "eval_loss", "detection_loss")  # a hundredth of them is much
 REGRESSION = ("mse", "mae", "pearson", "spearman")
 TITLES = {
     "accuracy": "accuracy", "f1_macro": "macro F1", "f1_micro": "micro F1", "exact_match": "exact match",
@@ -39,6 +40,7 @@ TITLES = {
     "rougeLsum": "ROUGE-Lsum", "token_f1": "F1 of words", "bits_per_byte": "bits a byte", "loss": "loss",
     "perplexity": "perplexity", "eval_loss": "loss (nats a token)", "eval_accuracy": "token accuracy",
     "accuracy_normalized": "accuracy by nats a byte",
+    "detection_loss": "loss of the discriminator", "detection_accuracy": "accuracy of the discriminator",
     "f1": "F1", "has_answer_f1": "F1 where there is an answer", "no_answer_accuracy": "accuracy where there is none",
     "has_answer_exact_match": "exact match where there is an answer",
 }  # fmt: skip

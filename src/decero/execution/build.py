@@ -15,6 +15,7 @@ from decero.errors import UserError, did_you_mean
 from decero.execution.model_folder import Checkpoint, open_checkpoint
 from decero.execution.positions import positions_of
 from decero.execution.pretrained import load_pretrained, mark_new, one_line, read_model_config, say
+from decero.execution.pretraining_objective import refuse_discriminator
 from decero.execution.transformers_internals import fills_holes, heads_of
 from decero.models import AUTO_CLASSES
 
@@ -140,6 +141,8 @@ def _load(
     checkpoint = checkpoint_of(section)
     config = read_model_config(checkpoint)
     _check_fields(config, section.overrides, source)
+    if auto_class is AutoModelForMaskedLM and not new_head:
+        refuse_discriminator(source, config.architectures)
     if auto_class.__name__ not in (getattr(config, "auto_map", None) or {}):  # type: ignore[attr-defined]
         _check_shape(config, auto_class)
     own = config.get_text_config().vocab_size

@@ -23,11 +23,33 @@ def linear_cross_entropy(
     computed in the same step. So memory is chunk x V instead of N x V, and nothing is computed twice: Hsu et al. 2024
     (Liger), section 3.2. Products run in autocast's type if it is on, the softmax in fp32.
     """
+    return _apply(hidden_ND, weight_VD, bias_V, labels_N, chunk, label_smoothing, None)[0]
+
+
+def sampled_cross_entropy(
+    hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, labels_N: Tensor, draws_N: Tensor,
+    chunk: int | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Return what `linear_cross_entropy` does, and for each item an id drawn from the softmax, (items,).
+
+    draws_N: uniform numbers in [0, 1), see `sample_ids`. The ids have no gradient.
+    """
+    return _apply(hidden_ND, weight_VD, bias_V, labels_N, chunk, 0.0, draws_N)
+
+
+def _apply(hidden_ND, weight_VD, bias_V, labels_N, chunk, label_smoothing, draws_N):
     if not torch.is_grad_enabled():  # else autograd.Function would still compute the gradients of parameters
         hidden_ND, weight_VD = hidden_ND.detach(), weight_VD.detach()
         bias_V = None if bias_V is None else bias_V.detach()
     chunk = chunk or items_at_once(hidden_ND.device)
-    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N, chunk, label_smoothing)
+    return _LinearCrossEntropy.apply(hidden_ND, weight_VD, bias_V, labels_N, chunk, label_smoothing, draws_N)
+
+
+def sample_ids(probabilities_NV: Tensor, draws_N: Tensor) -> Tensor:
+    """Draw an id for each item: the first whose cumulative probability exceeds its uniform number, (items,)."""
+    sums_NV = probabilities_NV.cumsum(dim=-1)
+    wanted_N1 = draws_N[:, None] * sums_NV[:, -1:]  # the sum may be a little less than 1
+    return torch.searchsorted(sums_NV, wanted_N1, right=True)[:, 0].clamp(max=sums_NV.shape[-1] - 1)
 
 
 def vocabulary_multiple(device: torch.device) -> int:
@@ -55,13 +77,14 @@ def aligned(weight_VD: Tensor, bias_V: Tensor | None, dtype: torch.dtype) -> tup
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_ND, weight_VD, bias_V, labels_N, chunk, smoothing):
+    def forward(ctx, hidden_ND, weight_VD, bias_V, labels_N, chunk, smoothing, draws_N):
         device, V = hidden_ND.device.type, len(weight_VD)
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight_VD.dtype
         with torch.autocast(device, enabled=False):
             hidden = hidden_ND.to(dtype)
             weight, bias = aligned(weight_VD, bias_V, dtype)
             total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
+            drawn_N = torch.empty_like(labels_N) if draws_N is not None else None
             needed = ctx.needs_input_grad
             d_hidden = torch.empty_like(hidden) if needed[0] else None
             d_weight = torch.zeros_like(weight_VD) if needed[1] else None
@@ -72,6 +95,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 log_p_CV = F.linear(hidden[part], weight, bias).log_softmax(dim=-1, dtype=torch.float32)
                 target_C1 = log_p_CV.gather(1, labels_C1)
                 total -= (1 - smoothing) * target_C1.sum()
+                if drawn_N is not None:
+                    drawn_N[part] = sample_ids(log_p_CV[:, :V].exp(), draws_N[part])
                 if smoothing:
                     total -= smoothing * log_p_CV[:, :V].mean(dim=-1).sum()
                 if d_hidden is None and d_weight is None:
@@ -93,12 +118,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     d_weight += (d_logits_CV.T @ hidden[part])[:V]
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         ctx.hidden_dtype = hidden_ND.dtype
-        return total
+        if drawn_N is not None:
+            ctx.mark_non_differentiable(drawn_N)
+        return total, drawn_N
 
     @staticmethod
-    def backward(ctx, d_total):
+    def backward(ctx, d_total, _):
         d_hidden, d_weight, d_bias = ctx.saved_tensors
         grads = [None if d is None else d * d_total.to(d.dtype) for d in (d_hidden, d_weight, d_bias)]
         if grads[0] is not None:
             grads[0] = grads[0].to(ctx.hidden_dtype)
-        return *grads, None, None, None
+        return *grads, None, None, None, None

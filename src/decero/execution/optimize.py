@@ -20,6 +20,7 @@ from decero.execution.attention_kernels import WAS_REQUESTED, choose_attention
 from decero.execution.flex_attention import FLEX
 from decero.execution.objective import Objective, takes_selected_positions
 from decero.execution.packed_forward import NOT_READ, prove
+from decero.execution.token_detection import parts_of
 from decero.execution.transformers_internals import GradientCheckpointingLayer, attention_of
 from decero.execution.unwrap import unwrap
 
@@ -38,15 +39,20 @@ def optimize(
 ) -> Objective:
     """Choose the attention kernel and decide whether to pack rows; return the objective to train with.
 
-    attention: the kernel that the settings ask for, if any. quiet: print only that it cannot be used.
+    attention: the kernel that the settings ask for, if any. quiet: print only that it cannot be used. A generator
+    and its discriminator both get the kernel, and rows are packed if that is exact for both.
 
     Raises UserError when `training.packing` is `on` and the model cannot be packed.
     """
     model.to(accelerator.device)  # type: ignore[arg-type]
     capacity = max(max_length, SHORTEST_ROW)
     row = capacity if training.packing != "off" else 0
-    kernel_line = choose_attention(model, accelerator.device, training.mixed_precision, row, attention)
-    objective, packing_line = pack_if_proven(objective, model, dataset, capacity, training.packing)
+    plain, device = objective, accelerator.device
+    for part in parts_of(model):
+        kernel_line = choose_attention(part, device, training.mixed_precision, row, attention)
+        objective, packing_line = pack_if_proven(plain, part, dataset, capacity, training.packing)
+        if not objective.packed:
+            break
     if training.compile and objective.packed:
         objective = replace(objective, collate=replace(objective.collate, full=True))  # type: ignore[type-var]
     if not quiet:
@@ -117,11 +123,12 @@ def compile_layers(model: nn.Module) -> str:
 
     Raises UserError for a model whose layers cannot be found.
     """
-    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not layers:
-        raise UserError(f"training.compile: cannot find the layers of {type(model).__name__}; set it to false")
-    if takes_selected_positions(model):
-        layers = layers[:-1]
+    layers: list[nn.Module] = []
+    for part in parts_of(model):
+        own = [module for module in part.modules() if isinstance(module, GradientCheckpointingLayer)]
+        if not own:
+            raise UserError(f"training.compile: cannot find the layers of {type(part).__name__}; set it to false")
+        layers += own[:-1] if takes_selected_positions(part) else own
     try:
         torch.compile(lambda numbers: 2 * numbers + 1)(torch.ones(7, device=next(model.parameters()).device))
     except Exception as error:  # each backend has its own exceptions

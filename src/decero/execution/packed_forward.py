@@ -23,7 +23,7 @@ from decero.models import DeceroEncoderConfig
 from decero.models.modeling_encoder import Pooler
 
 Batch = dict[str, Tensor]
-NOT_READ = ("labels", "num_choices")  # tensors of a batch that a model does not read
+NOT_READ = ("labels", "num_choices", "draws")  # tensors of a batch that a model does not read
 LOGITS_AT_ONCE = 1 << 22  # numbers that `prove` compares at a time
 NOT_ACCEPTED = (  # what models raise on inputs that they were not written for; XLM asserts
     UserError, RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError

@@ -30,6 +30,7 @@ HEADS = {
     "AutoModelForTokenClassification": ("token-classification", "Labelling the tokens of texts like those it read."),
     "AutoModelForQuestionAnswering": ("question-answering", "Finding the answer to a question inside a given text."),
     "AutoModelForMultipleChoice": (None, "Choosing the right one of several answers to a question."),
+    "AutoModelForPreTraining": (None, "Being fine-tuned, or trained further."),
     "AutoModel": ("feature-extraction", "Turning tokens into vectors, and being fine-tuned with a head of your own."),
 }
 CHOOSES = (None, "Choosing the sentences of a document that summarise it (`decero summarize`).")

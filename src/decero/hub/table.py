@@ -38,6 +38,7 @@ ACTS: dict[str, Callable[[Any, str], bool]] = {
     "classifier_pooling": lambda c, head: head in POOLED or (head == "Model" and c.pooling_layer),
     "classifier_dropout": lambda c, head: head.endswith(("Classification", "MultipleChoice")),
     "pooling_layer": lambda c, head: head == "Model",
+    "embedding_size": lambda c, head: c.embedding_size != c.hidden_size,
     "lm_head_transform": lambda c, head: head == "ForMaskedLM",
     "lm_head_transform_bias": lambda c, head: head == "ForMaskedLM" and c.lm_head_transform,
     "lm_head_bias": lambda c, head: head in LM_HEADS,

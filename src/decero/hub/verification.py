@@ -77,7 +77,7 @@ def largest_difference(outputs: Any, others: Any, batch: dict[str, torch.Tensor]
 
 
 def _difference(name: str, a: torch.Tensor, b: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[float, float]:
-    if a.dim() == 3 or name in ("start_logits", "end_logits"):  # (batch, length, ...)
+    if a.dim() == 3 or a.shape == batch["attention_mask"].shape:  # (batch, length, ...)
         output_mask = "decoder_attention_mask" if "decoder_attention_mask" in batch else "attention_mask"
         real = batch["attention_mask" if name == "encoder_last_hidden_state" else output_mask].bool()
         a, b = a[real], b[real]

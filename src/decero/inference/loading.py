@@ -27,7 +27,7 @@ from decero.execution.classification_head import pad_as
 from decero.execution.model_folder import open_checkpoint
 from decero.execution.positions import positions_of
 from decero.execution.pretrained import load_pretrained, one_line, read_model_config
-from decero.execution.pretraining_objective import HYBRID, objective_of
+from decero.execution.pretraining_objective import HYBRID, objective_of, refuse_discriminator
 from decero.execution.transformers_internals import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -210,6 +210,8 @@ def choose_head(name: str, config: Any, architectures: list[str], command: str) 
         if command == "summarize":
             return AutoModelForTokenClassification
         raise UserError(f"{name}: this {config.model_type} model chooses sentences; use decero summarize")
+    if command in ("fill", "score"):
+        refuse_discriminator(name, architectures)
     if objective_of(config) == HYBRID and command in ("fill", "generate"):
         return AutoModelForMaskedLM if command == "fill" else AutoModelForCausalLM
     needed = {commands: auto for auto, _, commands in KINDS.values()}

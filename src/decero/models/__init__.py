@@ -6,6 +6,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
+    AutoModelForPreTraining,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -22,6 +23,7 @@ from .modeling_decoder import (
     DeceroDecoderForTokenClassification,
     DeceroDecoderModel,
 )
+from .modeling_detection import DeceroEncoderForPreTraining
 from .modeling_encoder import (
     DeceroEncoderForMaskedLM,
     DeceroEncoderForQuestionAnswering,
@@ -40,6 +42,7 @@ AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
         AutoModelForTokenClassification: DeceroEncoderForTokenClassification,
         AutoModelForQuestionAnswering: DeceroEncoderForQuestionAnswering,
         AutoModelForMultipleChoice: DeceroEncoderForMultipleChoice,
+        AutoModelForPreTraining: DeceroEncoderForPreTraining,
     },
     DeceroDecoderConfig: {
         AutoModel: DeceroDecoderModel,
@@ -75,6 +78,7 @@ __all__ = [
     "DeceroEncoderDecoderModel",
     "DeceroEncoderForMaskedLM",
     "DeceroEncoderForMultipleChoice",
+    "DeceroEncoderForPreTraining",
     "DeceroEncoderForQuestionAnswering",
     "DeceroEncoderForSequenceClassification",
     "DeceroEncoderForTokenClassification",

@@ -34,8 +34,7 @@ class DeceroConfig(PreTrainedConfig):
         embedding_initializer_range: std of initial token embeddings; None: `initializer_range`. T5 has 1.
     """
 
-    type_vocab_size = 0  # only the encoder has segments
-
+    type_vocab_size, embedding_size = 0, None  # only the encoder has segments, and embeddings of another width
     vocab_size: int = 30522
     hidden_size: int = 256
     num_hidden_layers: int = 6
@@ -138,14 +137,15 @@ class DeceroEncoderConfig(SlidingWindowConfig):
 
     Args:
         type_vocab_size: number of segments; with 0, `token_type_ids` are accepted but have no effect.
+        embedding_size: width of the embeddings, if not hidden_size (ELECTRA); a linear layer makes one of the other.
         pooling_layer: the bare model also returns `pooler_output`: dense and tanh over the pooled token, as in BERT.
         classifier_pooling: input of the pooler: first token (`cls`) or mean over tokens without padding.
         lm_head_transform: dense, activation and norm before the vocabulary projection, as in BERT.
     """
 
     model_type = "decero_encoder"
-
     type_vocab_size: int = 0
+    embedding_size: int | None = None
     pooling_layer: bool = False
     classifier_dropout: float | int | None = None
     classifier_pooling: Literal["cls", "mean"] = "cls"

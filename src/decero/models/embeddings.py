@@ -10,6 +10,11 @@ import torch
 from torch import nn
 
 
+def embedding_width(config):
+    """Return the width of the embeddings: `embedding_size`, or `hidden_size` if it is not set."""
+    return config.embedding_size or config.hidden_size
+
+
 def sinusoidal_positions(position_ids_BL, hidden_size, theta=10000.0, interleaved=True):
     """Compute PE(pos, 2i) = sin(pos / theta^(2i/D)) and PE(pos, 2i+1) = cos(the same).
 
@@ -43,7 +48,7 @@ class LearnedPositions(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.offset = config.position_offset
-        self.embed_positions = nn.Embedding(config.max_position_embeddings + self.offset, config.hidden_size)
+        self.embed_positions = nn.Embedding(config.max_position_embeddings + self.offset, embedding_width(config))
 
     def forward(self, position_ids_BL):
         return self.embed_positions(position_ids_BL + self.offset)
@@ -54,7 +59,7 @@ class SinusoidalPositions(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.hidden_size = config.hidden_size
+        self.hidden_size = embedding_width(config)
         self.interleaved = config.position_embedding_type == "sinusoidal"
 
     def forward(self, position_ids_BL):

@@ -29,11 +29,12 @@ class RMSNorm(nn.Module):
         return self.weight * scaled_BLD.to(x_BLD.dtype)
 
 
-def build_norm(config):
-    """Build the configured norm. Its statistics are over the features of one token."""
+def build_norm(config, width=None):
+    """Build the configured norm. Its statistics are over the features of one token, `hidden_size` by default."""
+    width = width or config.hidden_size
     if config.norm_type == "rmsnorm":
-        return RMSNorm(config.hidden_size, eps=config.layer_norm_eps)
-    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.norm_bias)
+        return RMSNorm(width, eps=config.layer_norm_eps)
+    return nn.LayerNorm(width, eps=config.layer_norm_eps, bias=config.norm_bias)
 
 
 class MLP(nn.Module):

@@ -20,6 +20,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .attention import SelfAttention
 from .configuration_decero import DeceroEncoderConfig
+from .embeddings import embedding_width
 from .layers import EncoderLayer, build_activation, build_norm
 from .modeling_stack import DeceroPreTrainedModel, DeceroStack
 
@@ -121,16 +122,20 @@ class DeceroEncoderModel(DeceroEncoderPreTrainedModel, DeceroStack):
 class MaskedLMHead(nn.Module):
     """Map (..., model) to vocabulary scores (..., vocabulary).
 
-    Before the projection come dense, activation and norm (transform of BERT), if configured.
+    Before the projection come dense, activation and norm (transform of BERT), if configured. The dense layer makes the
+    width that of the embeddings. Raises ValueError without it, if that is another one.
     """
 
     def __init__(self, config):
         super().__init__()
+        width = embedding_width(config)
         self.transform: nn.Module = nn.Identity()
         if config.lm_head_transform:
-            dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.lm_head_transform_bias)
-            self.transform = nn.Sequential(dense, build_activation(config.hidden_act), build_norm(config))
-        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+            dense = nn.Linear(config.hidden_size, width, bias=config.lm_head_transform_bias)
+            self.transform = nn.Sequential(dense, build_activation(config.hidden_act), build_norm(config, width))
+        elif width != config.hidden_size:
+            raise ValueError(f"embedding_size {width} differs from hidden_size, so lm_head_transform must be true")
+        self.decoder = nn.Linear(width, config.vocab_size)
 
     def forward(self, hidden_BLD):
         return self.decoder(self.transform(hidden_BLD))

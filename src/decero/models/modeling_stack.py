@@ -10,7 +10,7 @@ from transformers import initialization as init
 
 from .compatibility import NAMES, refuses_unknown
 from .configuration_decero import DeceroConfig
-from .embeddings import POSITIONS, RelativePositionBias, rotary_positions
+from .embeddings import POSITIONS, RelativePositionBias, embedding_width, rotary_positions
 from .layers import build_norm
 
 
@@ -53,15 +53,18 @@ class DeceroStack(DeceroPreTrainedModel):
 
     def __init__(self, config, layer_class, num_layers):
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        width = embedding_width(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, width, padding_idx=config.pad_token_id)
         if config.embedding_initializer_range:
             self.embed_tokens.initializer_gain = config.embedding_initializer_range / config.initializer_range
         self.embed_positions = POSITIONS[config.position_embedding_type](config)
         if config.type_vocab_size:
-            self.embed_token_types = nn.Embedding(config.type_vocab_size, config.hidden_size)
+            self.embed_token_types = nn.Embedding(config.type_vocab_size, width)
         if config.position_embedding_type == "relative":
             self.relative_attention_bias = RelativePositionBias(config, layer_class.is_causal)
-        self.embed_norm = build_norm(config) if config.embedding_norm else nn.Identity()
+        self.embed_norm = build_norm(config, width) if config.embedding_norm else nn.Identity()
+        same = width == config.hidden_size
+        self.embed_projection = nn.Identity() if same else nn.Linear(width, config.hidden_size)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.layers = nn.ModuleList(layer_class(config, i) for i in range(num_layers))
         self.layer_types = [config.layer_type(i) for i in range(num_layers)]
@@ -83,7 +86,7 @@ class DeceroStack(DeceroPreTrainedModel):
             )
 
     def embed(self, input_ids, inputs_embeds, past=0, position_ids=None, token_type_ids=None):
-        """Add embeddings of tokens, segments and positions; apply norm and dropout.
+        """Add embeddings of tokens, segments and positions; apply norm, dropout and projection.
 
         Returns (batch, length, model) and the position ids.
         Raises ValueError unless exactly one of `input_ids` and `inputs_embeds` is given.
@@ -95,12 +98,13 @@ class DeceroStack(DeceroPreTrainedModel):
         if position_ids is None:
             self.check_length(embeds_BLD.shape[1], past)
             position_ids = (torch.arange(embeds_BLD.shape[1], device=embeds_BLD.device) + past).unsqueeze(0)
-        hidden_BLD = embeds_BLD * config.hidden_size**0.5 if config.scale_embeddings else embeds_BLD
+        hidden_BLD = embeds_BLD * embeds_BLD.shape[-1] ** 0.5 if config.scale_embeddings else embeds_BLD
         if config.type_vocab_size:  # segments before positions, as in BERT: same order of sums, bit for bit
             types_BL = position_ids.new_zeros(embeds_BLD.shape[:2]) if token_type_ids is None else token_type_ids
             hidden_BLD = hidden_BLD + self.embed_token_types(types_BL)
         hidden_BLD = hidden_BLD + self.embed_positions(position_ids)
-        return self.dropout(self.embed_norm(hidden_BLD.to(embeds_BLD.dtype))), position_ids
+        hidden_BLD = self.dropout(self.embed_norm(hidden_BLD.to(embeds_BLD.dtype)))
+        return self.embed_projection(hidden_BLD), position_ids
 
     def rotary(self, position_ids, dtype):
         """Return cosines and sines per kind of layer, (batch, 1, length, head size) each.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from decero.config.sections import OptimSection
 from decero.data.sizes import BatchSize
 from decero.execution.adapters import is_computed
-from decero.execution.unwrap import unwrap
+from decero.execution.token_detection import parts_of
 
 FORMULA = "6 x (weights x positions + vocabulary x width x scored + 2 x layers x width x positions x row length)"
 # Keys and values of cross-attention, which read the encoder output: decero; BART and Marian; T5.
@@ -22,9 +22,12 @@ def flops(model: nn.Module, load: BatchSize, per_text: bool = False) -> float:
 
     A frozen weight has no gradient, so 4 instead of 6. Embeddings do not count as weights. Decoder weights see the
     written positions; with `per_text`, pooler and classifier see one position per text. With gradient checkpointing
-    layers run forward twice: 2 more.
+    layers run forward twice: 2 more. Of a generator and its discriminator, both count.
     """
-    bare = unwrap(model)
+    return sum(_flops(part, load, per_text) for part in parts_of(model))
+
+
+def _flops(bare: Any, load: BatchSize, per_text: bool) -> float:
     config = bare.config
     checkpointed = [m for m in bare.modules() if getattr(m, "gradient_checkpointing", False)]
     twice = {id(p) for module in checkpointed for p in module.parameters()}

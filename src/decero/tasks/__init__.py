@@ -11,19 +11,20 @@ from decero.tasks.masked_lm import MaskedLM
 from decero.tasks.multiple_choice import MultipleChoice
 from decero.tasks.permutation_lm import PermutationLM
 from decero.tasks.question_answering import QuestionAnswering
+from decero.tasks.replaced_tokens import ReplacedTokenDetection
 from decero.tasks.seq2seq import Seq2Seq
 from decero.tasks.tagging import TokenClassification
 
 TASKS: dict[str, type[Task]] = {  # recipe -> its task
     task.recipe: task
     for task in (
-        MaskedLM, PermutationLM, Denoising, CausalLM, Classification, TokenClassification, QuestionAnswering,
-        MultipleChoice, Seq2Seq, Completion, ExtractiveSummaries,
+        MaskedLM, PermutationLM, ReplacedTokenDetection, Denoising, CausalLM, Classification, TokenClassification,
+        QuestionAnswering, MultipleChoice, Seq2Seq, Completion, ExtractiveSummaries,
     )
 }  # fmt: skip
 
 __all__ = [
     "TASKS", "CausalLM", "Classification", "Completion", "Corpus", "Denoising", "ExtractiveSummaries", "MaskedLM",
-    "MultipleChoice", "PermutationLM", "QuestionAnswering", "Scores", "Seq2Seq", "Task", "TaskData",
-    "TokenClassification", "finish", "is_finished", "push_once", "record_of",
+    "MultipleChoice", "PermutationLM", "QuestionAnswering", "ReplacedTokenDetection", "Scores", "Seq2Seq", "Task",
+    "TaskData", "TokenClassification", "finish", "is_finished", "push_once", "record_of",
 ]  # fmt: skip

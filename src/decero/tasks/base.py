@@ -159,9 +159,7 @@ class Task(ABC):
         return self.read_corpus()
 
     def load_data(self, run: Run, splits: tuple[str, ...] | None = None) -> TaskData:
-        """Read the corpus and tokenize it. The main process goes first and writes the cache. splits: others than
-        `self.splits`.
-        """
+        """Read and tokenize the corpus; the main process goes first, to write the cache. splits: instead of its own."""
         wanted = splits or self.splits
         with main_first(run.accelerator):
             read = {split: parts for split, parts in self.corpus.splits.items() if split in (wanted or (split,))}
@@ -276,6 +274,10 @@ class Task(ABC):
     def prepare_to_save(self, model: Any) -> None:  # noqa: B027
         """Write into the checkpoint what it was taught here, such as how it generates."""
 
+    def save(self, run: Run, model: Any) -> None:
+        """Write model/. All processes must call it."""
+        run.save_model(model, self.tokenizer)
+
     @property
     def remark(self) -> str:
         """What to print behind the final scores."""
@@ -292,8 +294,7 @@ class Task(ABC):
 
     def within_budget(self, run: Run, model: nn.Module, data: TaskData) -> Run:
         """The run with the shape, batch, steps and schedule that fit into `--budget`. `model` gives the objective."""
-        evaluate = self.evaluator(run, data)
-        objective = self.objective(model)
+        evaluate, objective = self.evaluator(run, data), self.objective(model)
         found = within_budget(run, self.build_model, objective, data.train, data.validation, evaluate, self.most_epochs)
         self.config = found.config
         return found

@@ -21,6 +21,7 @@ from decero.evaluation.examples import ExampleStatistics
 from decero.execution.build import config_of, tokenizer_for
 from decero.execution.objective import Objective, language_model
 from decero.execution.pretraining_objective import HYBRID, mark_objective
+from decero.execution.token_scores import check_causal
 from decero.tasks.base import Corpus, Scores, Task, TaskData
 from decero.tasks.likelihood import document_likelihood, text_likelihood
 from decero.tasks.scored_tokens import read_documents
@@ -57,13 +58,27 @@ class CausalLM(Task):
         return found
 
     def initial_model(self, section: ModelSection) -> PreTrainedModel:
-        """The model. Raises UserError for a hybrid of a stock class: none fills holes with a decoder's weights."""
-        if self.is_hybrid and (kind := config_of(section).model_type) != "decero_decoder":
+        """The model.
+
+        Raises UserError for a hybrid of a stock class: none fills holes with a decoder's weights. And for one with
+        relative positions: a decoder has no buckets for later tokens.
+        """
+        if self.is_hybrid and (kind := (config := config_of(section)).model_type) != "decero_decoder":
             raise UserError(
                 f"objective.name=hybrid_lm: {kind} has no class that fills holes with a decoder's weights; use a "
                 "decero_decoder, such as configs/model/modern_decoder_small.yaml"
             )
+        if self.is_hybrid and config.position_embedding_type == "relative":
+            raise UserError(
+                "objective.name=hybrid_lm: a decoder's relative positions know no later tokens, and some rows are read "
+                "both ways; set model.overrides.position_embedding_type=rotary"
+            )
         return super().initial_model(section)
+
+    def optimize(self, run: Run, model: PreTrainedModel, data: TaskData) -> Objective:
+        """Raises UserError for a model that reads later tokens, such as BERT without `is_decoder`, or XLNet."""
+        check_causal(model, f"model: {self.config.model.config or self.config.model.name_or_path}")
+        return super().optimize(run, model, data)
 
     def read_corpus(self, strict: bool = True) -> Corpus:
         return read_documents(self.config.data)

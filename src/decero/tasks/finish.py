@@ -37,7 +37,7 @@ def finish(run: Run, task: Task, result: TrainResult, data: TaskData) -> None:
     if run.eval_only:
         return show(run, task, write_result(run.output, run.accelerator, record_of(run, task, result, data)))
     task.prepare_to_save(unwrap(result.model))
-    run.save_model(result.model, task.tokenizer)
+    task.save(run, result.model)
     record = record_of(run, task, result, data)
     write_result(run.output, run.accelerator, record)
     drop_last(run, result.best)

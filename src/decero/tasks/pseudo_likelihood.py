@@ -9,17 +9,18 @@ import pandas as pd
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForPreTraining
 
 from decero.config.language_scores import EvaluateMaskedLM, EvaluateMinimalPairs, PseudoLikelihoodSection, UnigramText
 from decero.config.sections import ModelSection
 from decero.data.corpus import load_corpus
-from decero.data.likelihood_rows import CausalRows, LikelihoodRows, MaskedRows, ScoredPassage
+from decero.data.likelihood_rows import CausalRows, DetectorRows, LikelihoodRows, MaskedRows, ScoredPassage
 from decero.data.word_rows import split_words
 from decero.errors import UserError
 from decero.evaluation.pair_accuracy import UnigramModel, contrast_of, preferences
 from decero.evaluation.text_metrics import likelihood_figures
 from decero.execution.build import config_of
+from decero.execution.pretraining_objective import is_discriminator
 from decero.execution.token_scores import check_causal
 from decero.execution.transformers_internals import heads_of
 from decero.inference.loading import choose_head
@@ -81,9 +82,11 @@ def read_texts(run: Run, config: EvaluateMaskedLM) -> list[str]:
 def language_head(section: ModelSection) -> Any:
     """Return AutoModelForMaskedLM or AutoModelForCausalLM: the head of a checkpoint, or what a preset is made for.
 
-    Raises UserError for a model that has neither.
+    AutoModelForPreTraining for a discriminator. Raises UserError for a model that has none of them.
     """
     config, source = config_of(section), str(section.config or section.name_or_path)
+    if section.config is None and is_discriminator(config.architectures):
+        return AutoModelForPreTraining
     if section.config is None:
         return choose_head(source, config, config.architectures or [], "score")
     if not config.is_encoder_decoder:
@@ -185,6 +188,10 @@ def pair_rows(config: EvaluateMinimalPairs, head: Any, tokenizer: Any) -> Likeli
         raise UserError("objective: a causal model has its likelihood, without masks; remove it")
     if not causal and config.start_token is not None:
         raise UserError("start_token: a masked model has no start token; remove it")
+    if head is AutoModelForPreTraining:
+        if config.objective is not None:
+            raise UserError("objective: a discriminator reads the text as it is, without masks; remove it")
+        return DetectorRows(tokenizer)
     if causal:
         return CausalRows(tokenizer, config.start_token)
     return MaskedRows(tokenizer, (config.objective or PseudoLikelihoodSection()).name)

@@ -52,7 +52,7 @@ class Selection:
         if name not in metrics:
             raise UserError(f"training.metric_for_best_model: unknown metric {name}; use one of {', '.join(metrics)}")
         self.stale += 1
-        sign = -1 if name.removeprefix("eval_") in LOWER_IS_BETTER else 1
+        sign = -1 if name.endswith(LOWER_IS_BETTER) else 1  # also masked_loss, detection_loss
         if not math.isfinite(metrics[name]) or (self.best and sign * metrics[name] <= sign * self.best[name]):
             return False
         self.best = metrics | {"step": step}

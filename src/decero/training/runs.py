@@ -63,13 +63,16 @@ class Run:
         """Print lines once, on the main process."""
         self.accelerator.print("\n".join(lines))
 
-    def save_model(self, *parts: Any) -> Path:
-        """Write model/ completely or not at all, and return it. All processes must call it, and all raise its error."""
-        folder = self.output / "model"
+    def save_model(self, *parts: Any, name: str = "model") -> Path:
+        """Write a folder, model/ by default, completely or not at all, and return it.
+
+        All processes must call it, and all raise its error.
+        """
+        folder = self.output / name
 
         def write() -> None:
             (self.output / PUSHED).unlink(missing_ok=True)  # it speaks of the earlier model
-            for left in self.output.glob(".model.*-*"):  # of a killed process
+            for left in self.output.glob(f".{name}.*-*"):  # of a killed process
                 shutil.rmtree(left, ignore_errors=True)
             with whole_folder(folder) as partial:
                 for part in parts:

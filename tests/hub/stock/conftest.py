@@ -33,6 +33,8 @@ OPTIONS = {
         "dropout": 0.0, "attention_dropout": 0.0, "qa_dropout": 0.0, "seq_classif_dropout": 0.0, **TOKENS,
         "activation": "relu", "initializer_range": 0.03,
     },
+    "electra": {**BERT, "embedding_size": 23, "hidden_act": "gelu"},
+    "electra of one width": {"embedding_size": 33},
     "modernbert": {
         "vocab_size": 37, "hidden_size": 42, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 41,
         "max_position_embeddings": 17, "local_attention": 4, "cls_token_id": 35, "sep_token_id": 36, **TOKENS,
@@ -152,7 +154,7 @@ def batch():
         if case.family.ours == "DeceroEncoderDecoder":
             ids, mask = text(9, [4, 9, 5])
             inputs |= {"decoder_input_ids": ids, "decoder_attention_mask": mask}
-        if case.family.name == "bert":
+        if case.family.name in ("bert", "electra"):
             inputs["token_type_ids"] = torch.randint(0, 3, (3, 11), generator=generator)
         if case.head == "ForMultipleChoice":  # two choices a row
             inputs = {name: torch.stack([tensor, tensor.roll(1, dims=0)], dim=1) for name, tensor in inputs.items()}

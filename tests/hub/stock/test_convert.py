@@ -20,6 +20,8 @@ SHAPES = [
     ("bert", "ForMaskedLM"),
     ("roberta", "ForSequenceClassification"),
     ("distilbert", "ForQuestionAnswering"),
+    ("electra", "ForPreTraining"),
+    ("electra", "ForMaskedLM"),
     ("modernbert", "ForMaskedLM"),
     ("gpt2", "ForCausalLM"),
     ("llama", "ForSequenceClassification"),

@@ -90,7 +90,7 @@ def test_every_line_of_a_table_is_some_tensor(all_cases):
 
 
 @pytest.mark.parametrize(
-    "variant", ["bert", "roberta", "distilbert", "modernbert", "gpt2", "llama", "t5", "t5 encoder", "marian"]
+    "variant", ["bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "llama", "t5", "t5 encoder", "marian"]
 )
 def test_every_option_on_a_line_survives_there_and_back(variant, find_case):
     case = find_case(variant, "Model")
