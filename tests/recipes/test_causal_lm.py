@@ -355,6 +355,22 @@ def test_bad_input_is_one_line_and_exit_code_2(launch, causal, asked, tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("family", ["bert", "xlnet"])
+def test_a_model_that_reads_later_tokens_is_refused(launch, causal, write_config, bpe, tmp_path, family):
+    sizes = {"d_model": 22, "n_layer": 1, "n_head": 1, "d_inner": 37} if family == "xlnet" else SIZES
+    config = AutoConfig.for_model(family, vocab_size=307, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "stock")
+    AutoTokenizer.from_pretrained(bpe).save_pretrained(tmp_path / "stock")
+    source = f"model={{name_or_path: {tmp_path}/stock}}", "tokenizer={}"
+    measured = write_config("e", f"output: {tmp_path}/run\nmodel: {{name_or_path: x}}\ndata: {{files: FILES}}\n")
+    for recipe, settings in (("pretrain_causal_lm", causal), ("evaluate_causal_lm", measured)):
+        done = launch(recipe, settings, f"output={tmp_path}/run", *source, "data.max_length=17", expect=2)
+        last = done.stderr.strip().splitlines()[-1]
+        assert f"model: {tmp_path}/stock: " in last
+        assert "reads later tokens, so it gives no likelihood; use a causal model" in last
+        assert not (tmp_path / "run").exists()
+
+
 def test_a_tokenizer_without_an_end_token_is_refused(launch, causal, trained_tokenizer, tmp_path):
     words = f"output={tmp_path}/run", f"tokenizer.name_or_path={trained_tokenizer}"
     assert "it has no eos_token; choose another" in launch("pretrain_causal_lm", causal, *words, expect=2).stderr
