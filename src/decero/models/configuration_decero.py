@@ -145,7 +145,7 @@ class DeceroEncoderConfig(SlidingWindowConfig):
 
     model_type = "decero_encoder"
     type_vocab_size: int = 0
-    embedding_size: int | None = None
+    embedding_size: int | None = None  # type: ignore[assignment]
     pooling_layer: bool = False
     classifier_dropout: float | int | None = None
     classifier_pooling: Literal["cls", "mean"] = "cls"
