@@ -121,16 +121,17 @@ class StepLoader:
 
     def _from(self, step: int) -> Iterator[list[MicroBatch]]:
         places = (
-            shard_step(epoch, examples, self.split, self.rank, self.world_size)
-            for epoch, examples in self.schedule.from_step(step, self.last)
+            (number / self.last, shard_step(epoch, examples, self.split, self.rank, self.world_size))
+            for number, (epoch, examples) in enumerate(self.schedule.from_step(step, self.last), start=step)
         )
         return prefetch(self._collated, places, self.workers)
 
-    def _collated(self, micro_batches: list[list[RowIndex]]) -> list[MicroBatch]:
-        """Load and collate the rows of each micro-batch."""
+    def _collated(self, step: tuple[float, list[list[RowIndex]]]) -> list[MicroBatch]:
+        """Load and collate the rows of each micro-batch. Each row gets the `progress` of the run, from 0 to 1."""
+        progress, micro_batches = step
         return [
             MicroBatch(
-                self.objective.collate(self.rows.__getitems__(places)),
+                self.objective.collate([row | {"progress": progress} for row in self.rows.__getitems__(places)]),
                 [place.row for place in places],
                 0 if places[0].dummy else 1,
             )
@@ -194,9 +195,9 @@ class StreamedStepLoader(StepLoader):
         def shares():
             """Yield for each step the micro-batches of this process, the sizes of all rows, and the next state."""
             tokenise_prefetched = partial(prefetch, workers=self.workers)
-            for epoch, first, rows, after in self.stream.steps(
-                self.seed, self.batch, self.tokens_of, state, tokenise_prefetched
-            ):
+            steps = self.stream.steps(self.seed, self.batch, self.tokens_of, state, tokenise_prefetched)
+            for number, (epoch, first, rows, after) in enumerate(steps, start=step):
+                more = {"epoch": epoch, "progress": number / self.last}
                 sizes = np.ones(len(rows), dtype=np.int64)
                 if self.unit == "tokens":
                     sizes = self._sizes(self.stream.lengths(rows)).counted(self.split.padded)
@@ -204,7 +205,7 @@ class StreamedStepLoader(StepLoader):
                     epoch, np.arange(len(rows)), replace(self.split, sizes=sizes), self.rank, self.world_size
                 )
                 own = [
-                    [(place, rows[place.row] | {"epoch": epoch, "index": first + place.row}) for place in places]
+                    [(place, rows[place.row] | more | {"index": first + place.row}) for place in places]
                     for places in micro_batches
                 ]
                 yield own, sizes, after
