@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -144,8 +144,8 @@ def shares_of(unit: Arm, steps: int, device: torch.device) -> tuple[dict[str, fl
                 unit.step(batch)
         synchronize(device)
         total = time.perf_counter() - started
-    kinds: Counter[str] = Counter()
-    operators: Counter[str] = Counter()
+    kinds: dict[str, float] = dict.fromkeys(EVERY, 0.0)
+    operators: defaultdict[str, float] = defaultdict(float)
     for event in recorded.events() or ():
         if event.device_type != DeviceType.CPU:  # a kernel of a GPU: its time belongs to the operator that started it
             continue
@@ -155,8 +155,9 @@ def shares_of(unit: Arm, steps: int, device: torch.device) -> tuple[dict[str, fl
         operators[event.name] += spent
     kinds[REST] += max(0.0, total - sum(kinds.values()))
     whole = sum(kinds.values())
-    slowest = {name: spent / whole for name, spent in operators.most_common() if spent > whole / 1000}
-    return {kind: kinds[kind] / whole for kind in EVERY}, slowest
+    ordered = sorted(operators.items(), key=lambda pair: -pair[1])
+    slowest = {name: spent / whole for name, spent in ordered if spent > whole / 1000}
+    return {kind: spent / whole for kind, spent in kinds.items()}, slowest
 
 
 def _region(event: Any) -> str | None:

@@ -61,7 +61,8 @@ def hold_race(run: Run, go: Go | None = None) -> dict[str, Any]:
     go = go or (lambda name, seed, folder, ask: Racer(race, name, seed, folder).follow(ask))
     plan = [(STOCK, seed) for seed in race.seeds]  # its end is the target of the others
     plan += [(name, seed) for seed in race.seeds for name in names if name != STOCK]
-    reference, records, target = ReferenceStep(run.accelerator.device), [], None
+    reference, target = ReferenceStep(run.accelerator.device), None
+    records: list[dict[str, Any]] = []
     bar = tqdm(
         total=sum(race.planned_steps(name) for name, _ in plan), unit="step", dynamic_ncols=True,
         mininterval=0.5 if sys.stderr.isatty() else 15,
@@ -118,7 +119,8 @@ def _one(
     folder.mkdir(parents=True)
     facts = go(name, seed, folder, ask)
     bar.update(planned - (curve[-1]["step"] if curve else 0))
-    end = curve[-1] if curve else {"step": 0, "seconds": 0.0, "tokens": 0, "reference_steps": 0.0, "loss": None}
+    end: dict[str, Any] = {"step": 0, "seconds": 0.0, "tokens": 0, "reference_steps": 0.0, "loss": None}
+    end |= curve[-1] if curve else {}
     reached = None if target is None else bool(curve) and "error" not in facts and end["loss"] <= target
     record = {"name": name, "seed": seed, "target": target, "reached": reached, **end, **facts, "curve": curve}
     record |= {"reference_step_s": float(np.median(before)), "load_average": psutil.getloadavg()[0]}

@@ -16,9 +16,10 @@ from decero.evaluation.figures import COLOURS, style
 
 LEGEND = (
     "Seconds and reference steps: training until the loss is reached, without evaluations; mean [least, most] over the "
-    "seeds. A reference step is a fixed piece of work, timed beside the runs. Times as fast: reference steps of stock "
-    "over those of the row; least is the fastest stock seed over the slowest of the row. Kept: all seeds reach the "
-    "loss, and the slowest is faster than the fastest of ours; of three seeds each, luck alone does so once in twenty."
+    "seeds. A reference step is a fixed piece of work, timed beside the runs. PFLOP: 6 x tokens x weights without "
+    "embeddings. Times as fast: reference steps of stock over those of the row; least is the fastest stock seed over "
+    "the slowest of the row. Kept: all seeds reach the loss, and the slowest is faster than the fastest of ours; of "
+    "three seeds each, luck alone does so once in twenty."
 )
 FEWEST_SEEDS = 3  # to keep a candidate: with two seeds each, luck alone separates them once in six
 MEASURED = ("seconds", "reference_steps", "tokens", "step", "flops")

@@ -39,9 +39,10 @@ def run_benchmark(run: Run) -> dict[str, Any] | None:
         works = config.chosen()
         found = describe_works(run, works)
         kind = partial(profile_works, works=works, found=found) if config.profile else partial(_time, works, found)
-    if config.dry_run:
-        return run.print("dry run: nothing was timed and nothing written")
-    return kind(run)
+    if not config.dry_run:
+        return kind(run)
+    run.print("dry run: nothing was timed and nothing written")
+    return None
 
 
 def _time(works: Works, found: dict[str, dict[str, Any]], run: Run) -> dict[str, Any]:

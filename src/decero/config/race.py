@@ -175,7 +175,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def _checked(cls: type, settings: dict[str, Any], where: str) -> Any:
+def _checked(cls: type[Section], settings: dict[str, Any], where: str) -> Any:
     try:
         return cls.model_validate(settings)
     except ValidationError as error:

@@ -218,6 +218,7 @@ class TrainingSection(Section):
         le=MOST_BATCH_TOKENS,
         description="instead of global_batch_size: mean tokens per optimizer step, source and target",
     )
+    batch_warmup: float | None = Field(None, gt=0, le=1, description="share of the run until steps are of full size")
     per_device_batch_size: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)] | Literal["auto"] | None = Field(
         32, description="largest micro-batch, halved when memory runs out; auto: a device's whole share of the step"
     )

@@ -1,15 +1,32 @@
-"""Shorten the rows of the first steps: sequence-length warm-up."""
+"""Make the first steps of a run smaller: shorter rows (sequence-length warm-up), fewer examples (batch warm-up)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from decero.data.sizes import Sizes, sizes_of
 
-SHORTEST_SHARE = 1 / 4  # of the longest row, at the first step
+FIRST_SHARE = 1 / 4  # of a row, or of the examples of a step, at the first step
 CUT = ("input_ids", "starts_word")
+
+
+def grown(progress: float, share: float) -> float:
+    """Return the size of a step's rows or examples, as a share of the whole: linear from FIRST_SHARE to 1 at `share`.
+
+    progress: of the run, from 0 to 1.
+    """
+    return min(1.0, FIRST_SHARE + (1 - FIRST_SHARE) * progress / share)
+
+
+def first_part(examples: Any, progress: float, share: float | None) -> Any:
+    """Return the first examples of a step, at least one; all without a warm-up. The others are not read in this epoch.
+
+    Source: Smith et al. 2018, "Don't Decay the Learning Rate, Increase the Batch Size", for larger steps later on.
+    """
+    return examples if share is None else examples[: max(1, round(len(examples) * grown(progress, share)))]
 
 
 @dataclass
@@ -30,8 +47,7 @@ class LengthWarmup:
 
     def length(self, progress: float) -> int:
         """Return the most tokens of a row at this progress, at least 2."""
-        grown = min(1.0, progress / self.share)
-        return max(2, round(self.max_length * (SHORTEST_SHARE + (1 - SHORTEST_SHARE) * grown)))
+        return max(2, round(self.max_length * grown(progress, self.share)))
 
     def cut(self, row: dict) -> dict:
         """Return the row, cut. It does not hold the end of a document any more."""

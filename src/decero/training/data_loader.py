@@ -21,6 +21,7 @@ from decero.config.sections import TrainingSection
 from decero.data.order import BatchSplit, RowIndex, Rows, Schedule, shard_step
 from decero.data.sizes import BatchSize, Sizes, both_sides, sizes_of
 from decero.data.stream import Stream
+from decero.data.warmup import first_part
 from decero.errors import UserError
 from decero.execution.objective import Batch, Objective
 
@@ -65,7 +66,7 @@ class StepLoader:
         self.rank, self.world_size, self.workers = (
             accelerator.process_index, accelerator.num_processes, workers_of(accelerator, training)
         )  # fmt: skip
-        self.rows, self.objective = Rows(dataset), objective
+        self.rows, self.objective, self.batch_warmup = Rows(dataset), objective, training.batch_warmup
         tokens, limit = training.global_batch_tokens, training.per_device_tokens
         ones = np.ones(len(dataset), dtype=np.int64)
         sizes = objective.row_sizes(dataset) if tokens or limit else both_sides(ones, 0 * ones)
@@ -120,11 +121,13 @@ class StepLoader:
         """Continue at `step` with the `state` that a checkpoint saved."""
 
     def _from(self, step: int) -> Iterator[list[MicroBatch]]:
-        places = (
-            (number / self.last, shard_step(epoch, examples, self.split, self.rank, self.world_size))
-            for number, (epoch, examples) in enumerate(self.schedule.from_step(step, self.last), start=step)
-        )
-        return prefetch(self._collated, places, self.workers)
+        def places() -> Iterator[tuple[float, list[list[RowIndex]]]]:
+            for number, (epoch, examples) in enumerate(self.schedule.from_step(step, self.last), start=step):
+                progress = number / self.last
+                examples = first_part(examples, progress, self.batch_warmup)
+                yield progress, shard_step(epoch, examples, self.split, self.rank, self.world_size)
+
+        return prefetch(self._collated, places(), self.workers)
 
     def _collated(self, step: tuple[float, list[list[RowIndex]]]) -> list[MicroBatch]:
         """Load and collate the rows of each micro-batch. Each row gets the `progress` of the run, from 0 to 1."""
@@ -157,6 +160,7 @@ class StreamedStepLoader(StepLoader):
             accelerator.process_index, accelerator.num_processes, workers_of(accelerator, training)
         )  # fmt: skip
         self.stream, self.objective, self.seed = dataset, objective, seed
+        self.batch_warmup = training.batch_warmup
         tokens, limit = training.global_batch_tokens, training.per_device_tokens
         longest = self._sizes(np.array([dataset.max_length]))
         for name, budget, row in (("global_batch", tokens, longest.mean), ("per_device", limit, longest.most)):
@@ -198,6 +202,7 @@ class StreamedStepLoader(StepLoader):
             steps = self.stream.steps(self.seed, self.batch, self.tokens_of, state, tokenise_prefetched)
             for number, (epoch, first, rows, after) in enumerate(steps, start=step):
                 more = {"epoch": epoch, "progress": number / self.last}
+                rows = first_part(rows, number / self.last, self.batch_warmup)
                 sizes = np.ones(len(rows), dtype=np.int64)
                 if self.unit == "tokens":
                     sizes = self._sizes(self.stream.lengths(rows)).counted(self.split.padded)
