@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, set_seed
 
-from decero.benchmark import judge, race
+from decero.benchmark import judge, racing
 from decero.benchmark.judge import Judge, Stopped, validation_objective, validation_rows
 from decero.benchmark.race_table import race_table, record_line, summary
 from decero.benchmark.racers import run_ours, run_stock
@@ -81,9 +81,9 @@ def here(monkeypatch):
         def seconds(self):
             return 0.5
 
-    monkeypatch.setattr(race, "Racer", Here)
-    monkeypatch.setattr(race, "ReferenceStep", Half)
-    monkeypatch.setattr(race, "render", lambda figure, kind: kind.encode())
+    monkeypatch.setattr(racing, "Racer", Here)
+    monkeypatch.setattr(racing, "ReferenceStep", Half)
+    monkeypatch.setattr(racing, "render", lambda figure, kind: kind.encode())
     return done
 
 
@@ -132,9 +132,9 @@ def test_a_dry_run_of_a_race_writes_nothing(launch, write, tmp_path):
 
 def test_a_failed_candidate_does_not_end_the_race(launch, write, settings, here, monkeypatch):
     settings["seeds"] = [0]
-    follow = race.Racer.follow
+    follow = racing.Racer.follow
     monkeypatch.setattr(
-        race.Racer, "follow", lambda self, ask: {"error": "it broke"} if self.args[1] == "mean" else follow(self, ask)
+        racing.Racer, "follow", lambda self, ask: {"error": "it broke"} if self.args[1] == "mean" else follow(self, ask)
     )
     record = launch("benchmark", write(), "only=[mean]").stdout
     assert "| mean | failed |" in record

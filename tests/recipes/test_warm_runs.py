@@ -5,7 +5,8 @@ import json
 import pytest
 
 
-def test_a_run_begins_with_short_rows_and_its_forecast_does_not(launch, mlm, tmp_path):
+def test_a_run_begins_with_short_rows_and_its_forecast_does_not(launch, mlm, tmp_path, monkeypatch):
+    monkeypatch.setattr("decero.planning.probe.SECONDS", 0.2)
     output = tmp_path / "run"
     words = [
         "data.length_warmup=0.8", "objective.final_mlm_probability=0.5", "optim.schedule=warmup_stable_decay",

@@ -16,7 +16,7 @@ from decero.evaluation.figures import COLOURS, style
 
 LEGEND = (
     "Seconds and reference steps: training until the loss is reached, without evaluations; mean [least, most] over the "
-    "seeds. A reference step is a fixed piece of work, timed beside the runs. PFLOP: 6 x tokens x weights without "
+    "seeds. A reference step is a fixed piece of work, timed beside the runs. TFLOP: 6 x tokens x weights without "
     "embeddings. Times as fast: reference steps of stock over those of the row; least is the fastest stock seed over "
     "the slowest of the row. Kept: all seeds reach the loss, and the slowest is faster than the fastest of ours; of "
     "three seeds each, luck alone does so once in twenty."
@@ -65,7 +65,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 def race_table(race: RaceSection, found: Mapping[str, Any], target: float) -> str:
     """Return a Markdown table: a row for stock, each variant, ours, and each candidate."""
-    columns = ["", "reached", "loss", "seconds", "reference steps", "tokens", "PFLOP", "times as fast", "kept"]
+    columns = ["", "reached", "loss", "seconds", "reference steps", "tokens", "TFLOP", "times as fast", "kept"]
     lines = [table_row(columns), "|:--|" + "--:|" * (len(columns) - 1)]
     for name, each in found.items():
         reached = "the target" if name == STOCK else f"{each['reached']} of {each['runs']}"
@@ -73,7 +73,7 @@ def race_table(race: RaceSection, found: Mapping[str, Any], target: float) -> st
         cells = [name, "failed" if each["error"] else reached, loss]
         cells += [_cell(each[key]) for key in ("seconds", "reference_steps")]
         cells += ["–" if each["tokens"] is None else f"{each['tokens']['mean']:,.0f}"]
-        cells += ["–" if each["flops"] is None else f"{each['flops']['mean'] / 1e15:.3g}"]
+        cells += ["–" if each["flops"] is None else f"{each['flops']['mean'] / 1e12:.3g}"]
         cells += [_cell(each["times_as_fast"], 2) + _aim(race, name, each["times_as_fast"])]
         undecided = f"{each['runs']} seeds" if name in race.candidates else ""
         lines.append(table_row([*cells, {None: undecided, True: "yes", False: "no"}[each["kept"]]]))

@@ -15,7 +15,7 @@ from decero.benchmark.decoding import check_equal_answers
 from decero.benchmark.measure import interleaved, matmul_peak, sheet_peak
 from decero.benchmark.operators import profile_works
 from decero.benchmark.process import memory_of, processes
-from decero.benchmark.race import describe_race, hold_race
+from decero.benchmark.racing import describe_race, hold_race
 from decero.benchmark.summary import arm_table, bars, line_of, parameters_of, ratio_table, summarise
 from decero.benchmark.workloads import build_pair
 from decero.config.benchmark import Workload
