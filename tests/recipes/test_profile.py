@@ -31,6 +31,8 @@ MLM = {
         ("aten::random_", "dropout"),
         ("aten::gelu_backward", "activations"),
         ("aten::embedding_dense_backward", "embeddings and their gradient"),
+        ("autograd::engine::evaluate_function: EmbeddingBackward0", "embeddings and their gradient"),
+        ("_LinearCrossEntropy", "loss"),
         ("aten::index_select", "selecting"),
         ("aten::copy_", "copies and casts"),
         ("aten::masked_fill_", "copies and casts"),

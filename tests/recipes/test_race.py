@@ -3,6 +3,7 @@
 import json
 import re
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -338,6 +339,14 @@ def test_a_mistake_in_a_candidate_is_one_line(settings, changes, line):
     section = RaceSection.model_validate(settings | {"candidates": {"x": changes}})
     with pytest.raises(UserError, match=re.escape(line)):
         section.planned_steps("x")
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs/benchmark").glob("race*.yaml")), ids=lambda path: path.stem)
+def test_every_candidate_of_our_races_can_run(path):
+    section = Benchmark.load(str(path)).race
+    assert section is not None
+    for name in section.names:
+        assert section.planned_steps(name) >= 100
 
 
 def test_a_mistake_in_a_recipe_is_one_line(settings):

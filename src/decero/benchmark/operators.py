@@ -1,6 +1,7 @@
 """Say where the time of a training step goes, by kind of operator, and how far it is from the machine's peak."""
 
 import json
+import os
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -24,16 +25,17 @@ from decero.training.records import write_json
 from decero.training.runs import Run
 
 PRODUCTS, ATTENTION, REST = "matrix products", "attention kernels", "Python and other"
+EMBEDDINGS = "embeddings and their gradient"
 # Kind -> operators of torch, as the profiler names them; the first kind that has the name counts.
 KINDS: dict[str, tuple[str, ...]] = {
     PRODUCTS: ("mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "dot", "mkldnn_linear", "mkldnn_convolution"),
     ATTENTION: ("_scaled_dot_product", "_flash_attention", "_efficient_attention", "_cudnn_attention", "flex_"),
     "softmax": ("_softmax", "_safe_softmax", "_masked_softmax"),
-    "loss": ("_log_softmax", "nll_loss", "_cross_entropy", "exp_", "logsumexp", "scatter_"),
+    "loss": ("_log_softmax", "nll_loss", "_cross_entropy", "_LinearCrossEntropy", "exp_", "logsumexp", "scatter_"),
     "norms": ("native_layer_norm", "native_group_norm", "_fused_rms_norm", "rsqrt", "var_mean"),
     "dropout": ("native_dropout", "bernoulli", "random_", "rand", "uniform_"),
     "activations": ("gelu", "silu", "relu", "threshold_backward", "tanh", "sigmoid", "glu"),
-    "embeddings and their gradient": ("embedding",),
+    EMBEDDINGS: ("embedding",),
     "selecting": ("index", "gather", "nonzero", "scatter", "take", "masked_select", "_unique", "sort", "argsort"),
     "copies and casts": (
         "copy_", "_to_copy", "clone", "cat", "stack", "fill_", "zero_", "zeros", "ones", "constant_pad", "empty",
@@ -56,6 +58,8 @@ LEGEND = (
 
 def kind_of(operator: str) -> str:
     """Return the kind of an operator of torch by its name, such as `aten::addmm`."""
+    if "EmbeddingBackward" in operator:  # where autograd scatters the gradient itself
+        return EMBEDDINGS
     name = operator.rpartition("::")[2]
     exact = {"mm", "mv", "dot", "add", "sub", "all", "any", "max", "min", "eq", "ne", "lt", "gt", "le", "ge", "exp_"}
     for kind, names in KINDS.items():
@@ -72,6 +76,7 @@ def profile_works(run: Run, works: Mapping[str, Workload], found: dict[str, dict
     found: facts of the workloads, from `describe`. Returns the content of result.json. Each finished row is saved to
     profiles/, so a stopped run continues after its last row.
     """
+    os.environ["KINETO_LOG_LEVEL"] = "99"  # silence the profiler
     settings, device, folder = run.config.profile, run.accelerator.device, run.output / "profiles"
     rows: dict[str, dict[str, Any]] = {}
     peaks: dict[str, float] | None = None

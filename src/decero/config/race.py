@@ -26,7 +26,14 @@ RECIPES: dict[str, type[Pretraining]] = {
     "pretrain_seq2seq": PretrainSeq2Seq,
 }
 OURS, STOCK = "ours", "stock"
-MAY_CHANGE = ("model", "objective", "optim", "training", "data.max_length")  # by ours and its candidates
+MAY_CHANGE = (
+    "model",
+    "objective",
+    "optim",
+    "training",
+    "data.max_length",
+    "data.length_warmup",
+)  # by ours and its candidates
 DECIDED = {  # settings of training that the race decides
     "eval_strategy": "a race evaluates every eval_steps",
     "num_train_epochs": "a race has a planned number of steps; set training.max_train_steps",
