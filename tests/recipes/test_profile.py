@@ -1,6 +1,7 @@
 """Where a step's time goes: every operator has a kind, and the shares are those of the whole step."""
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -62,7 +63,8 @@ class Unit:
 
 
 def test_shares_add_up_and_the_optimizer_is_a_part_of_its_own():
-    shares, slowest = shares_of(Unit(), 3, torch.device("cpu"))
+    unit: Any = Unit()
+    shares, slowest = shares_of(unit, 3, torch.device("cpu"))
     assert sum(shares.values()) == pytest.approx(1.0)
     assert list(shares) == list(EVERY)
     assert shares["matrix products"] > shares["softmax"] == 0

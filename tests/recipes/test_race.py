@@ -19,6 +19,7 @@ from decero.benchmark.racers import run_ours, run_stock
 from decero.benchmark.stock_recipe import blocks, train_stock
 from decero.config.benchmark import Benchmark
 from decero.config.race import RaceSection, StockRecipe
+from decero.config.sections import ModelSection
 from decero.data.tokenizer import load_tokenizer
 from decero.errors import UserError
 from decero.execution.build import read_preset
@@ -205,8 +206,9 @@ def test_the_clock_stands_still_while_a_model_is_scored(monkeypatch):
         seen.append(found)
         return len(seen) < 2
 
-    model = nn.Linear(1, 1)
-    clock = Judge(model, None, None, CPU, ask)
+    model: Any = nn.Linear(1, 1)
+    nothing: Any = None
+    clock = Judge(model, nothing, nothing, CPU, ask)
     now[0] = 110.0
     clock.start()
     now[0] += 2
@@ -219,9 +221,15 @@ def test_the_clock_stands_still_while_a_model_is_scored(monkeypatch):
 
 def test_the_mean_of_the_last_weights_is_scored(monkeypatch):
     scored = []
-    monkeypatch.setattr(judge, "mean_loss", lambda a, model, *rest: scored.append(model.weight.item()) or {"loss": 0.0})
-    model = nn.Linear(1, 1, bias=False)
-    clock = Judge(model, None, None, CPU, lambda found: True, average=2)
+
+    def mean_loss(accelerator, model, *rest):
+        scored.append(model.weight.item())
+        return {"loss": 0.0}
+
+    monkeypatch.setattr(judge, "mean_loss", mean_loss)
+    model: Any = nn.Linear(1, 1, bias=False)
+    nothing: Any = None
+    clock = Judge(model, nothing, nothing, CPU, lambda found: True, average=2)
     for step, weight in enumerate((1.0, 3.0, 7.0)):
         with torch.no_grad():
             model.weight.fill_(weight)
@@ -252,7 +260,7 @@ def test_the_stock_loop_is_the_loop_of_the_example(tiny_model):
         return {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
 
     recipe = StockRecipe(
-        model={"config": "any"}, max_train_steps=3, per_device_train_batch_size=2, learning_rate=0.05, weight_decay=0.3,
+        model=ModelSection(config="any"), max_train_steps=3, per_device_train_batch_size=2, learning_rate=0.05, weight_decay=0.3,
         eval_steps=2,
     )  # fmt: skip
     trained, expected, seen = tiny_model(), tiny_model(), []
