@@ -260,8 +260,8 @@ def test_the_stock_loop_is_the_loop_of_the_example(tiny_model):
         return {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
 
     recipe = StockRecipe(
-        model=ModelSection(config="any"), max_train_steps=3, per_device_train_batch_size=2, learning_rate=0.05, weight_decay=0.3,
-        eval_steps=2,
+        model=ModelSection(config="any"), max_train_steps=3, per_device_train_batch_size=2, learning_rate=0.05,
+        weight_decay=0.3, eval_steps=2,
     )  # fmt: skip
     trained, expected, seen = tiny_model(), tiny_model(), []
     train_stock(recipe, trained, rows, collate, 11, lambda model, step, tokens: seen.append((step, tokens)))
