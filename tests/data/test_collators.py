@@ -56,6 +56,18 @@ def test_shares_are_15_percent_scored_of_which_80_10_10(mlm):
     assert kept / scored == pytest.approx(0.1 + by_chance, abs=0.01)
 
 
+def test_the_share_of_masks_moves_with_the_progress_of_the_run(tokenizer):
+    mlm = MaskedLanguageModeling(tokenizer, mlm_probability=0.4, final_mlm_probability=0.1, whole_word=False)
+    shares = []
+    for progress in ({}, {"progress": 0.0}, {"progress": 0.5}, {"progress": 1.0}):
+        rows = [{"epoch": 0, "index": i} | progress for i in range(200)]
+        for each in rows:
+            each["input_ids"], each["starts_word"] = ordinary_row(mlm, 50, each["index"])
+        shares.append(float((mlm(rows)["labels"] != IGNORED).sum()) / 200 / 50)
+    assert shares == pytest.approx([0.4, 0.4, 0.25, 0.1], abs=0.005)
+    assert shares[0] == shares[1]
+
+
 def test_whole_words_are_scored_or_left_together(mlm, tokenizer):
     for index in range(200):
         ids, starts = ordinary_row(mlm, 61, index)

@@ -54,6 +54,25 @@ def test_a_step_is_the_same_rows_on_any_number_of_processes(stream, world, setti
         assert [each.state() for each in ranks] == [alone.state()] * world
 
 
+@pytest.mark.parametrize("streams", [True, False])
+def test_rows_know_the_progress_of_the_run(stream, rows, streams):
+    loader = begin(stream if streams else rows, max_train_steps=8)
+    for step in (0, 1, 6):  # the last one as after a restart
+        if step == 6 and streams:
+            break
+        assert {row["progress"] for micro in loader.at(step) for row in micro.batch} == {step / 8}
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_steps_grow_to_their_whole_size(stream, rows, streams):
+    data = stream if streams else rows
+    warm, whole = (begin(data, max_train_steps=16, batch_warmup=share) for share in (0.25, None))
+    for step, size in enumerate([3, 5, 8, 10, 12]):
+        found, all_of_it = (sorted(read(loader.at(step))) for loader in (warm, whole))
+        assert len(found) == size
+        assert set(found) <= set(all_of_it)
+
+
 @pytest.mark.parametrize("settings", LIMITS)
 def test_smaller_micro_batches_repeat_the_same_step(stream, settings):
     loader, straight = begin(stream, **settings), begin(stream, **settings)

@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import convert_to_fp32, send_to_device
 from datasets import Dataset
 from torch import Tensor
+from torch.profiler import record_function
 from transformers import PreTrainedModel
 
 from decero.benchmark.batches import Batch, Padded, as_stock_reads, make_batches, padded_batches
@@ -57,7 +58,8 @@ class Arm:
         with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             loss = self.mean_loss(self.model, batch)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), OPTIM.max_grad_norm or float("inf"))
+        with record_function("clipping gradients"):  # a name for `operators`, which costs nothing elsewhere
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), OPTIM.max_grad_norm or float("inf"))
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -72,9 +74,11 @@ class Arm:
 
 def build_arms(
     work: Workload, pair: tuple[PreTrainedModel, PreTrainedModel], texts: Dataset, device: torch.device, seed: int,
-    names: Sequence[str] = ARMS,
+    names: Sequence[str] = ARMS, precision: str = "bf16",
 ) -> dict[str, Arm]:  # fmt: skip
     """Build the named arms on the device, ready to train. Stock arms share model and optimizer.
+
+    precision: `bf16` or `no`, of tuned and ours.
 
     stock: the stock class with its own loss on padded batches. For bf16 it uses autocast and converts outputs to fp32,
     as the Trainer does with accelerate.
@@ -84,9 +88,9 @@ def build_arms(
     ours, stock = (model.to(device).train() for model in pair)  # type: ignore[arg-type]
     arms: dict[str, Arm] = {}
     if "tuned" in names:
-        arms["tuned"] = _tuned(work, copy.deepcopy(stock), texts, device, seed, ours)
+        arms["tuned"] = _tuned(work, copy.deepcopy(stock), texts, device, seed, ours, precision)
     if "ours" in names and work.tricks:
-        arms["ours"] = _tuned(work, ours, texts, device, seed, ours)
+        arms["ours"] = _tuned(work, ours, texts, device, seed, ours, precision)
     plain = [name for name in names if name.startswith("stock") or (name == "ours" and not work.tricks)]
     if plain:
 
@@ -107,8 +111,10 @@ def _as_the_trainer(model: PreTrainedModel, batch: Batch) -> Tensor:
     return convert_to_fp32(model(**batch)).loss
 
 
-def _tuned(work: Workload, model: PreTrainedModel, texts: Dataset, device, seed: int, ours: PreTrainedModel) -> Arm:
-    objective, says = tuned_objective(work, model, texts, device, seed, ours)
+def _tuned(
+    work: Workload, model: PreTrainedModel, texts: Dataset, device, seed: int, ours: PreTrainedModel, precision: str
+) -> Arm:
+    objective, says = tuned_objective(work, model, texts, device, seed, ours, precision)
     if work.compile:
         says.append(compile_layers(model))
 
@@ -118,20 +124,21 @@ def _tuned(work: Workload, model: PreTrainedModel, texts: Dataset, device, seed:
     def mean_loss(model: PreTrainedModel, batch: Batch) -> Tensor:
         return objective.loss(model, batch) / objective.count(batch)
 
-    return Arm(model, make, mean_loss, True, build_optimizer(model, OPTIM), says)
+    return Arm(model, make, mean_loss, precision == "bf16", build_optimizer(model, OPTIM), says)
 
 
 def tuned_objective(
-    work: Workload, model: PreTrainedModel, texts: Dataset, device: torch.device, seed: int, ours: PreTrainedModel
-) -> tuple[Objective, list[str]]:
-    """Choose kernel and packing as a decero run in bf16 does; return the objective, and lines that say so."""
+    work: Workload, model: PreTrainedModel, texts: Dataset, device: torch.device, seed: int, ours: PreTrainedModel,
+    precision: str = "bf16",
+) -> tuple[Objective, list[str]]:  # fmt: skip
+    """Choose kernel and packing as a decero run in `precision` does; return the objective, and lines that say so."""
     collate = Padded(work, ours.config, seed)
     if work.kind == "classification":
         objective = classification(collate, "single_label_classification")
     else:
         objective = masked_lm(collate)
     capacity = max(work.length, SHORTEST_ROW)
-    kernel = choose_attention(model, device, "bf16", capacity)
+    kernel = choose_attention(model, device, precision, capacity)
     objective, packing = pack_if_proven(objective, model, texts, capacity, "auto")
     if work.compile and objective.packed:
         objective = replace(objective, collate=replace(objective.collate, full=True))  # type: ignore[type-var]

@@ -1,8 +1,9 @@
-"""Run a benchmark: describe the workloads, time their arms, write tables and figures."""
+"""Run a benchmark: a race, a profile, or workloads whose arms are timed. Write tables and figures."""
 
 import json
 import sys
 import time
+from functools import partial
 from typing import Any
 
 import psutil
@@ -12,7 +13,9 @@ from decero.benchmark.arms import check_equal
 from decero.benchmark.batches import FORMULA, describe, make_texts
 from decero.benchmark.decoding import check_equal_answers
 from decero.benchmark.measure import interleaved, matmul_peak, sheet_peak
+from decero.benchmark.operators import profile_works
 from decero.benchmark.process import memory_of, processes
+from decero.benchmark.racing import describe_race, hold_race
 from decero.benchmark.summary import arm_table, bars, line_of, parameters_of, ratio_table, summarise
 from decero.benchmark.workloads import build_pair
 from decero.config.benchmark import Workload
@@ -21,6 +24,31 @@ from decero.training.records import write_json
 from decero.training.runs import Run
 
 Works = dict[str, Workload]
+
+
+def run_benchmark(run: Run) -> dict[str, Any] | None:
+    """Run the kind of benchmark that the settings describe; return the content of result.json.
+
+    `table` and `notes` are what is printed. A dry run prints what would be timed, and returns None.
+    """
+    config = run.config
+    if config.race is not None:
+        describe_race(run)
+        kind = hold_race
+    else:
+        works = config.chosen()
+        found = describe_works(run, works)
+        kind = partial(profile_works, works=works, found=found) if config.profile else partial(_time, works, found)
+    if not config.dry_run:
+        return kind(run)
+    run.print("dry run: nothing was timed and nothing written")
+    return None
+
+
+def _time(works: Works, found: dict[str, dict[str, Any]], run: Run) -> dict[str, Any]:
+    found, peaks = measure_works(run, works, found)
+    record = write_tables(run, works, found, peaks)
+    return record | {"notes": [record["arm_table"], "", f"{run.output}/benchmark.md, {run.output}/speed.png"]}
 
 
 def describe_works(run: Run, works: Works) -> dict[str, dict[str, Any]]:

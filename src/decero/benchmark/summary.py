@@ -53,14 +53,14 @@ def _bytes(memory: Mapping[str, int]) -> int:
     return memory["held_bytes"] + memory["step_bytes"]
 
 
-def _row(cells) -> str:
+def table_row(cells) -> str:
     return f"| {' | '.join(escaped(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def ratio_table(found: Mapping[str, Any], works: Mapping[str, Workload]) -> str:
     """Return a Markdown table of speedups: one row per workload, one column per other arm."""
     others = [arm for arm in OTHERS if any(arm in result["ratios"] for result in found.values())]
-    lines = [_row(["work", *(f"over {arm}" for arm in others), "memory"]), "|:--|" + "--:|" * (len(others) + 1)]
+    lines = [table_row(["work", *(f"over {arm}" for arm in others), "memory"]), "|:--|" + "--:|" * (len(others) + 1)]
     for name, result in found.items():
         cells = [name]
         for arm in others:
@@ -73,7 +73,7 @@ def ratio_table(found: Mapping[str, Any], works: Mapping[str, Workload]) -> str:
             cells.append(f"{ratio['median']:.2f} [{low:.2f}, {high:.2f}]{target}")
         share, most = result["memory_ratios"].get("stock fp32"), works[name].memory_at_most
         target = f" ({'✓' if result['reached'].get('memory') else '✗'} ≤ {most:g})" if most and share else ""
-        lines.append(_row([*cells, "–" if share is None else f"{share:.2f}{target}"]))
+        lines.append(table_row([*cells, "–" if share is None else f"{share:.2f}{target}"]))
     return "\n".join([*lines, "", LEGEND])
 
 
@@ -81,7 +81,7 @@ def arm_table(found: Mapping[str, Any], peaks: Mapping[str, float]) -> str:
     """Return a Markdown table of times and memory: one row per workload and arm."""
     mfu = any(measured.get("mfu") for result in found.values() for measured in result["arms"].values())
     columns = ["work", "arm", "time", "useful tokens/s", "of the matmul peak", *(["MFU"] if mfu else []), "peak memory"]
-    lines = [_row(columns), "|:--|:--|" + "--:|" * (len(columns) - 2)]
+    lines = [table_row(columns), "|:--|:--|" + "--:|" * (len(columns) - 2)]
     for name, result in found.items():
         for arm, measured in result["arms"].items():
             time, memory = measured["seconds"], measured["memory"]
@@ -89,7 +89,7 @@ def arm_table(found: Mapping[str, Any], peaks: Mapping[str, float]) -> str:
             cells = [name, arm, f"{1e3 * time['median']:,.0f} ms [{1e3 * low:,.0f}, {1e3 * high:,.0f}]"]
             cells += [f"{measured['tokens_per_s']:,.0f}", f"{measured['peak_fraction']:.0%}"]
             cells += [f"{measured['mfu']:.1%}"] if mfu else []
-            lines.append(_row([*cells, "–" if memory is None else f"{_bytes(memory) / 2**20:,.0f} MiB"]))
+            lines.append(table_row([*cells, "–" if memory is None else f"{_bytes(memory) / 2**20:,.0f} MiB"]))
     values = ", ".join(f"{peak / 1e9:,.0f} GFLOP/s in {kind}" for kind, peak in peaks.items())
     note = f"Matmul peak: {values}, the fastest square product; each arm is compared with the peak of its dtype."
     note += " MFU: the same, of the peak in the device's data sheet (fp32: TF32)." if mfu else ""

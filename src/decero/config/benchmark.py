@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from decero.config.model_numbers import check_model_numbers
+from decero.config.race import OURS, STOCK, ProfileSection, RaceSection
 from decero.config.run_config import RunConfig
 from decero.config.sections import MOST_EXAMPLES, MOST_TOKENS, Section
 from decero.errors import UserError, did_you_mean
@@ -89,17 +90,43 @@ class Workload(Section):
 class Benchmark(RunConfig):
     publishes = "a benchmark keeps no model"
 
-    works: dict[str, Workload] = Field(min_length=1, description="name -> workload")
-    only: list[str] | None = Field(None, description="names of the workloads to run; all when not set")
+    works: dict[str, Workload] = Field({}, description="name -> workload")
+    race: RaceSection | None = Field(None, description="instead of works: run until the loss of a stock recipe")
+    profile: ProfileSection | None = Field(
+        None, description="say where the time of a training step goes, instead of timing arms against each other"
+    )
+    only: list[str] | None = Field(
+        None, description="names of the workloads to run, or of what races besides stock and ours; all when not set"
+    )
     warmup_rounds: int = Field(
         1, ge=1, le=MOST_ROUNDS, description="rounds to run first and not count: they include one-time setup"
     )
     memory: bool = Field(True, description="also measure peak memory, in a separate pass after timing")
 
+    @model_validator(mode="after")
+    def _one_kind(self):
+        if bool(self.works) == (self.race is not None):
+            raise ValueError("give exactly one of works and race")
+        if self.profile is not None:
+            if self.race is not None:
+                raise ValueError("profile looks into the steps of works, not of a race; remove one")
+            if decoding := [name for name, work in self.works.items() if work.kind == "decode"]:
+                raise ValueError(f"profile looks into training steps; remove works.{decoding[0]}, which decodes")
+        return self
+
     def chosen(self) -> dict[str, Workload]:
         """Return the workloads to run. Raises UserError for an unknown name in `only`."""
-        for name in self.only or ():
-            if name not in self.works:
-                near = did_you_mean(name, self.works) or f"; known: {', '.join(self.works)}"
-                raise UserError(f"only: unknown workload {name}{near}")
+        self._check_only(self.works, "workload")
         return {name: work for name, work in self.works.items() if self.only is None or name in self.only}
+
+    def racing(self) -> list[str]:
+        """Return the names of what races: stock, ours, and those in `only`. Raises UserError for an unknown name."""
+        assert self.race is not None
+        self._check_only(self.race.names, "candidate")
+        return [name for name in self.race.names if self.only is None or name in (STOCK, OURS, *self.only)]
+
+    def _check_only(self, names: Any, what: str) -> None:
+        for name in self.only or ():
+            if name not in names:
+                near = did_you_mean(name, names) or f"; known: {', '.join(names)}"
+                raise UserError(f"only: unknown {what} {name}{near}")

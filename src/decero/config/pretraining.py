@@ -24,6 +24,9 @@ class UnlabelledData(DataSection):
     buffer_size: int = Field(
         10_000, ge=1, le=10**9, description="with streaming: texts to hold in memory and shuffle together"
     )
+    length_warmup: float | None = Field(
+        None, gt=0, le=1, description="share of the run in which rows grow from a quarter of max_length to all of it"
+    )
 
     @model_validator(mode="after")
     def _what_streams(self):  # overrides SourceSection: pretraining can stream files too
@@ -56,6 +59,9 @@ class Pretraining(TrainingRun):
 
 class MaskedLMSection(Section):
     mlm_probability: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are masked and scored")
+    final_mlm_probability: float | None = Field(
+        None, gt=0, lt=1, description="this share at the end of the run, with a linear change; the same when not set"
+    )
     whole_word: bool = Field(True, description="mask whole words instead of single tokens")
     scored_queries: bool = Field(True, description="compute the last layer only at scored positions, if the model can")
     distill: DistillSection | None = Field(

@@ -174,9 +174,10 @@ class OptimSection(Section):
     arguments: dict[str, Any] = Field(
         {}, description="more arguments for the optimizer class, e.g. {betas: [0.9, 0.98]}"
     )
-    schedule: Literal["linear", "cosine", "inverse_sqrt", "constant"] = Field(
-        "linear", description="learning rate schedule after warm-up"
+    schedule: Literal["linear", "cosine", "inverse_sqrt", "constant", "warmup_stable_decay"] = Field(
+        "linear", description="learning rate after warm-up; warmup_stable_decay falls in the last num_decay_steps"
     )
+    num_decay_steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="a fifth of the run when not set")
     num_warmup_steps: int = Field(0, ge=0, le=MOST_STEPS, description="optimizer steps of linear warm-up")
     max_grad_norm: float | None = Field(
         1.0, gt=0, le=1e9, description="clip the global gradient norm to this; null: no clipping"
@@ -217,6 +218,7 @@ class TrainingSection(Section):
         le=MOST_BATCH_TOKENS,
         description="instead of global_batch_size: mean tokens per optimizer step, source and target",
     )
+    batch_warmup: float | None = Field(None, gt=0, le=1, description="share of the run until steps are of full size")
     per_device_batch_size: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)] | Literal["auto"] | None = Field(
         32, description="largest micro-batch, halved when memory runs out; auto: a device's whole share of the step"
     )
@@ -263,10 +265,7 @@ class TrainingSection(Section):
         None, ge=2, le=1000, description="make model/ the average of this many last checkpoints (save_steps apart)"
     )
     dataloader_num_workers: int | None = Field(
-        None,
-        ge=0,
-        le=MOST_WORKERS,
-        description="worker processes that prepare batches; not set: 2 on a GPU, 0 on a CPU",
+        None, ge=0, le=MOST_WORKERS, description="processes that prepare batches; not set: 2 on a GPU, 0 on a CPU"
     )
     num_processes: int | None = Field(
         None, ge=1, le=100_000, description="required number of processes; any other number is an error"

@@ -50,8 +50,10 @@ class MaskedLanguageModeling(OrdinaryTokens):
     never drawn.
     whole_word: choose whole words, by the rows' `starts_word`; works for any fast tokenizer.
     frozen: treat every epoch as epoch 0, for evaluation.
+    final_mlm_probability: the share at the end of the run; it changes linearly with the rows' `progress` (Yang et al.
+    2023, section 4.1). Rows without progress have the first share.
 
-    The choice is a pure function of (seed, epoch, index).
+    The choice is a pure function of (seed, epoch, index, progress).
     Source: Devlin et al. 2019, section 3.1; new masks each epoch: Liu et al. 2019, section 4.1.
     """
 
@@ -59,9 +61,13 @@ class MaskedLanguageModeling(OrdinaryTokens):
     whole_word: bool = True
     seed: int = 0
     frozen: bool = False
+    final_mlm_probability: float | None = None
 
-    def mask(self, ids_L: np.ndarray, starts_word_L: np.ndarray, epoch: int, index: int):
+    def mask(self, ids_L: np.ndarray, starts_word_L: np.ndarray, epoch: int, index: int, progress: float = 0.0):
         """Return the masked input ids and the labels, both (length,)."""
+        share = self.mlm_probability
+        if self.final_mlm_probability is not None:
+            share += progress * (self.final_mlm_probability - share)
         rng = np.random.default_rng([self.seed, 0 if self.frozen else epoch, index])
         masked, labels = ids_L.copy(), np.full_like(ids_L, IGNORED)
         scored = self.choose(rng, ids_L, starts_word_L)
@@ -84,7 +90,7 @@ class MaskedLanguageModeling(OrdinaryTokens):
         order = rng.permutation(len(sizes))
         # The budget is rounded at random. A word that crosses it is taken when more than half of it fits. So the share
         # is exact on average.
-        budget = self.mlm_probability * len(positions) + rng.random() - 0.5
+        budget = share * len(positions) + rng.random() - 0.5
         middles = np.cumsum(sizes[order]) - sizes[order] / 2
         chosen = order[middles <= budget]
         chosen = chosen if len(chosen) else order[:1]
@@ -103,7 +109,8 @@ class MaskedLanguageModeling(OrdinaryTokens):
         for b, row in enumerate(rows):
             ids = np.asarray(row["input_ids"], dtype=np.int64)
             starts = np.asarray(row["starts_word"], dtype=bool)
-            masked[b, : len(ids)], labels[b, : len(ids)] = self.mask(ids, starts, row["epoch"], row["index"])
+            place = row["epoch"], row["index"], row.get("progress", 0.0)
+            masked[b, : len(ids)], labels[b, : len(ids)] = self.mask(ids, starts, *place)
             attention[b, : len(ids)] = 1
         batch = {"input_ids": masked, "attention_mask": attention, "labels": labels}
         return {name: torch.from_numpy(array) for name, array in batch.items()}

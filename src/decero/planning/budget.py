@@ -46,7 +46,7 @@ PROBE_SECONDS = 4.0  # for the steps of a probe; at most three probes
 CHOSEN = {  # the settings that a budget decides, by section
     "training": ("max_train_steps", "num_train_epochs", "global_batch_size", "global_batch_tokens", "eval_strategy",
                  "eval_steps", "save_steps"),
-    "optim": ("learning_rate", "num_warmup_steps", "schedule"),
+    "optim": ("learning_rate", "num_warmup_steps", "num_decay_steps", "schedule"),
 }  # fmt: skip
 
 
@@ -232,6 +232,7 @@ class Budget:
         schedule: dict[str, Any] = {
             "learning_rate": float(f"{optim.learning_rate * planned.rate:.2g}"),
             "num_warmup_steps": round(WARM_UP * planned.steps),
+            "num_decay_steps": None,
             "schedule": "linear",
         }
         return {

@@ -17,8 +17,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from decero.data.order import Rows
+from decero.data.packing import Packed
 from decero.data.sizes import BatchSize
 from decero.data.stream import Stream
+from decero.data.warmup import LengthWarmup
 from decero.execution.objective import Objective
 from decero.training.data_loader import step_loader
 from decero.training.loop import train
@@ -31,6 +33,7 @@ SECONDS = 10.0  # of timed steps; with the warm-up, at most twice as long
 MAX_STEPS = 30
 SLOW_EVALUATION = 2.0  # seconds; slower evaluation batches are timed only once
 WARM_UP = 2  # steps that are not counted
+HARMLESS = {"num_warmup_steps": 0, "num_decay_steps": None, "learning_rate": 1e-9}  # cannot diverge, fits few steps
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,9 @@ class _Done(Exception):  # noqa: N818 (not an error)
 
 
 def sample_load(run: Run, dataset: Dataset | Stream, objective: Objective) -> BatchSize:
-    """Return the average size of a step of the run, over its first steps."""
-    no_workers = run.training.model_copy(update={"dataloader_num_workers": 0})
+    """Return the average size of a step of the run, over its first steps, as they are after a warm-up."""
+    objective = whole_rows(objective)
+    no_workers = run.training.model_copy(update={"dataloader_num_workers": 0, "batch_warmup": None})
     total = BatchSize(0, 0, 0, 0, 0)
     with closing(step_loader(run.accelerator, dataset, objective, no_workers, run.seed)) as loader:
         for step in range(int(min(8, loader.last, loader.steps_per_epoch))):
@@ -68,16 +72,25 @@ def sample_load(run: Run, dataset: Dataset | Stream, objective: Objective) -> Ba
     return total.times(run.accelerator.num_processes / (step + 1))
 
 
+def whole_rows(objective: Objective) -> Objective:
+    """Return the objective without the warm-up of row lengths, which would make the first steps small."""
+    collate: Any = objective.collate
+    if isinstance(collate, Packed) and isinstance(collate.collate, LengthWarmup):
+        return replace(objective, collate=replace(collate, collate=collate.collate.collate))
+    return replace(objective, collate=collate.collate) if isinstance(collate, LengthWarmup) else objective
+
+
 def probe(
     run: Run, model: PreTrainedModel, objective: Objective, dataset: Dataset | Stream, load: BatchSize,
     seconds: float | None = None,
 ) -> Probe:  # fmt: skip
     """Train `model` for about `seconds` (default: SECONDS) with the loop of the run. Do not use it afterwards.
 
+    Steps are whole: with `data.length_warmup` or `training.batch_warmup` the first ones of the run take less.
     A step that would take too long is reduced to the examples that fit. The time of a full step is then extrapolated
     linearly from this step and one with a single example per process.
     """
-    seconds = SECONDS if seconds is None else seconds
+    seconds, objective = SECONDS if seconds is None else seconds, whole_rows(objective)
     accelerator = run.accelerator
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), tempfile.TemporaryDirectory(prefix="decero-probe-") as folder:
@@ -89,12 +102,12 @@ def probe(
                 {} if examples is None else {"global_batch_size": examples, "global_batch_tokens": None}
             )
             changes |= {"max_train_steps": most, "num_train_epochs": None, "compile": False}
-            changes |= {"save_steps": most + 1}  # never reached
+            changes |= {"save_steps": most + 1, "batch_warmup": None}  # the first is never reached
             changes |= {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": None, "logging_steps": most}
             with suppress(_Done):
                 short = replace(
                     run,
-                    optim=run.optim.model_copy(update={"num_warmup_steps": 0, "learning_rate": 1e-9}),  # cannot diverge
+                    optim=run.optim.model_copy(update=HARMLESS),
                     training=run.training.model_copy(update=changes), output=Path(folder), resume=False, progress=False,
                 )  # fmt: skip
                 train(short, model, rows, objective, evaluate=stop)

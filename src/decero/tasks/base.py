@@ -223,6 +223,7 @@ class Task(ABC):
         self.training_objective = optimize(
             run.accelerator, model, self.objective(model), data.train, self.row_length, run.training,
             quiet=not run.progress, attention=self.config.model.attn_implementation,
+            length_warmup=getattr(self.config.data, "length_warmup", None),
         )  # fmt: skip
         return self.training_objective
 

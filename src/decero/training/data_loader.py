@@ -21,6 +21,7 @@ from decero.config.sections import TrainingSection
 from decero.data.order import BatchSplit, RowIndex, Rows, Schedule, shard_step
 from decero.data.sizes import BatchSize, Sizes, both_sides, sizes_of
 from decero.data.stream import Stream
+from decero.data.warmup import first_part
 from decero.errors import UserError
 from decero.execution.objective import Batch, Objective
 
@@ -65,7 +66,7 @@ class StepLoader:
         self.rank, self.world_size, self.workers = (
             accelerator.process_index, accelerator.num_processes, workers_of(accelerator, training)
         )  # fmt: skip
-        self.rows, self.objective = Rows(dataset), objective
+        self.rows, self.objective, self.batch_warmup = Rows(dataset), objective, training.batch_warmup
         tokens, limit = training.global_batch_tokens, training.per_device_tokens
         ones = np.ones(len(dataset), dtype=np.int64)
         sizes = objective.row_sizes(dataset) if tokens or limit else both_sides(ones, 0 * ones)
@@ -120,17 +121,20 @@ class StepLoader:
         """Continue at `step` with the `state` that a checkpoint saved."""
 
     def _from(self, step: int) -> Iterator[list[MicroBatch]]:
-        places = (
-            shard_step(epoch, examples, self.split, self.rank, self.world_size)
-            for epoch, examples in self.schedule.from_step(step, self.last)
-        )
-        return prefetch(self._collated, places, self.workers)
+        def places() -> Iterator[tuple[float, list[list[RowIndex]]]]:
+            for number, (epoch, examples) in enumerate(self.schedule.from_step(step, self.last), start=step):
+                progress = number / self.last
+                examples = first_part(examples, progress, self.batch_warmup)
+                yield progress, shard_step(epoch, examples, self.split, self.rank, self.world_size)
 
-    def _collated(self, micro_batches: list[list[RowIndex]]) -> list[MicroBatch]:
-        """Load and collate the rows of each micro-batch."""
+        return prefetch(self._collated, places(), self.workers)
+
+    def _collated(self, step: tuple[float, list[list[RowIndex]]]) -> list[MicroBatch]:
+        """Load and collate the rows of each micro-batch. Each row gets the `progress` of the run, from 0 to 1."""
+        progress, micro_batches = step
         return [
             MicroBatch(
-                self.objective.collate(self.rows.__getitems__(places)),
+                self.objective.collate([row | {"progress": progress} for row in self.rows.__getitems__(places)]),
                 [place.row for place in places],
                 0 if places[0].dummy else 1,
             )
@@ -156,6 +160,7 @@ class StreamedStepLoader(StepLoader):
             accelerator.process_index, accelerator.num_processes, workers_of(accelerator, training)
         )  # fmt: skip
         self.stream, self.objective, self.seed = dataset, objective, seed
+        self.batch_warmup = training.batch_warmup
         tokens, limit = training.global_batch_tokens, training.per_device_tokens
         longest = self._sizes(np.array([dataset.max_length]))
         for name, budget, row in (("global_batch", tokens, longest.mean), ("per_device", limit, longest.most)):
@@ -194,9 +199,10 @@ class StreamedStepLoader(StepLoader):
         def shares():
             """Yield for each step the micro-batches of this process, the sizes of all rows, and the next state."""
             tokenise_prefetched = partial(prefetch, workers=self.workers)
-            for epoch, first, rows, after in self.stream.steps(
-                self.seed, self.batch, self.tokens_of, state, tokenise_prefetched
-            ):
+            steps = self.stream.steps(self.seed, self.batch, self.tokens_of, state, tokenise_prefetched)
+            for number, (epoch, first, rows, after) in enumerate(steps, start=step):
+                more = {"epoch": epoch, "progress": number / self.last}
+                rows = first_part(rows, number / self.last, self.batch_warmup)
                 sizes = np.ones(len(rows), dtype=np.int64)
                 if self.unit == "tokens":
                     sizes = self._sizes(self.stream.lengths(rows)).counted(self.split.padded)
@@ -204,7 +210,7 @@ class StreamedStepLoader(StepLoader):
                     epoch, np.arange(len(rows)), replace(self.split, sizes=sizes), self.rank, self.world_size
                 )
                 own = [
-                    [(place, rows[place.row] | {"epoch": epoch, "index": first + place.row}) for place in places]
+                    [(place, rows[place.row] | more | {"index": first + place.row}) for place in places]
                     for places in micro_batches
                 ]
                 yield own, sizes, after

@@ -21,6 +21,7 @@ OPTIMIZERS: dict[str, Any] = {
 FUSED = ("adamw", "adam", "sgd")
 FUSED_ON_SHARDS = ("adamw", "adam")  # torch has no other fused optimizers for DTensors
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "inverse_sqrt": "inverse_sqrt", "constant": "constant_with_warmup"}
+SCHEDULES |= {"warmup_stable_decay": "warmup_stable_decay"}
 
 
 def build_optimizer(model: nn.Module, config: OptimSection) -> torch.optim.Optimizer:
@@ -59,8 +60,22 @@ def learning_rate_at(
 ) -> Callable[[int], float]:
     """Return the learning rate as a function of the step: no state to save, equal for any number of processes.
 
-    Raises UserError when the warm-up is longer than the run.
+    `warmup_stable_decay` is a trapezoid: warm-up, constant, and linear to zero in the last `num_decay_steps` (Zhai et
+    al. 2022, section 3.5; Hägele et al. 2024).
+    Raises UserError when the warm-up, or warm-up and decay, are longer than the run.
     """
+    trapezoid = config.schedule == "warmup_stable_decay"
+    decay = config.num_decay_steps or -(-max_train_steps // 5)
+    if config.num_decay_steps is not None and not trapezoid:
+        raise UserError(
+            f"optim.num_decay_steps: the schedule {config.schedule} has none; remove it, or set "
+            "optim.schedule=warmup_stable_decay"
+        )
+    if trapezoid and config.num_warmup_steps + decay > max_train_steps:
+        raise UserError(
+            f"optim: {config.num_warmup_steps} steps of warm-up and {decay} of decay exceed the {max_train_steps} "
+            "steps of the run; lower num_warmup_steps or num_decay_steps"
+        )
     if config.num_warmup_steps > max_train_steps:
         raise UserError(
             f"optim.num_warmup_steps {config.num_warmup_steps} exceeds the {max_train_steps} steps of the run; lower it"
@@ -70,5 +85,6 @@ def learning_rate_at(
         optimizer,
         num_warmup_steps=config.num_warmup_steps,
         num_training_steps=max_train_steps,
+        scheduler_specific_kwargs={"num_decay_steps": decay, "decay_type": "linear"} if trapezoid else None,
     )
     return lambda step: config.learning_rate * scheduler.lr_lambdas[0](step)
