@@ -79,7 +79,7 @@ test-latest test-oldest: test-%: .venv-uv/installed
 	.venv-$*/bin/python $(PYTEST)
 
 test-slow: install
-	$(RUN) -m pytest -m "slow and not gpu"
+	HYPOTHESIS_PROFILE=thorough $(RUN) -m pytest -m "(slow or hypothesis) and not gpu"
 
 # It installs nothing: it takes .venv where there is one, else the packages of PYTHON. Without a GPU it says so.
 GPU_PYTHON := $(if $(wildcard $(RUN)),$(RUN),$(PYTHON))

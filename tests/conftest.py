@@ -5,9 +5,11 @@ import gc
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also for the children of xdist
 CACHE = tempfile.mkdtemp(prefix="decero-tests-")
@@ -29,9 +31,12 @@ import decero  # noqa: F401 (registers the models)
 
 gc.disable()  # until all tests are collected: it would visit a million objects again and again
 
-# On a busy machine drawing examples may be slow; that is no failure of a test.
-settings.register_profile("decero", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("decero")
+# On a busy machine drawing examples may be slow; that is no failure of a test. `make test-slow` draws more of them.
+QUIET = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", QUIET, max_examples=40)
+settings.register_profile("thorough", QUIET, max_examples=400)
+settings.register_profile("faults", QUIET)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 def pytest_configure(config):
@@ -132,6 +137,18 @@ def server(tmp_path_factory):
     made = Server(tmp_path_factory.mktemp("server"))
     yield made
     made.close()
+
+
+@pytest.fixture
+def elsewhere(server, tmp_path, monkeypatch):
+    """Check exports in a child of a process that has imported transformers and never decero: it spares the imports."""
+
+    def run(command, *, env, cwd, **options):
+        words = [env["HF_MODULES_CACHE"], *command[2:]]
+        done = server.run("tests.faults.server:script", words, bare=True, place=tmp_path / "elsewhere", cwd=cwd)
+        return subprocess.CompletedProcess(command, done.code, done.out, done.err)
+
+    monkeypatch.setattr("decero.hub.remote_code.subprocess", SimpleNamespace(run=run))
 
 
 # --- a tiny masked-language-model run that takes a second

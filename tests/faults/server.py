@@ -252,7 +252,8 @@ WARM = (
     "decero.hub.publish", "decero.comparison.execute", "decero.comparison.collect", "decero.evaluation.report",
     "decero.benchmark.session", "decero.tasks.likelihood", "decero.data.corpus_texts", "accelerate.tracking",
     "datasets.packaged_modules.csv.csv", "datasets.packaged_modules.json.json", "datasets.packaged_modules.text.text",
-    "datasets.packaged_modules.parquet.parquet", "sacrebleu", "rouge_score.rouge_scorer", "evaluate", "sklearn.metrics",
+    "datasets.packaged_modules.parquet.parquet", "torch.utils.tensorboard", "sacrebleu", "rouge_score.rouge_scorer",
+    "evaluate", "sklearn.metrics",
     *(f"transformers.models.{name}.modeling_{name}" for name in ("bert", "gpt2", "llama", "t5", "bart")),
 )  # fmt: skip
 

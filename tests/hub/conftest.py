@@ -5,11 +5,9 @@ import hashlib
 import json
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -285,15 +283,3 @@ def _a_run(tokenizer, sizes, tmp_path_factory):
 def model_folder(_a_run, tmp_path):
     """The `model` folder of a finished run. The record and settings next to it contain home paths."""
     return shutil.copytree(_a_run, tmp_path / "run") / "model"
-
-
-@pytest.fixture
-def elsewhere(server, tmp_path, monkeypatch):
-    """Check exports in a child of a process that has imported transformers and never decero: it spares the imports."""
-
-    def run(command, *, env, cwd, **options):
-        words = [env["HF_MODULES_CACHE"], *command[2:]]
-        done = server.run("tests.faults.server:script", words, bare=True, place=tmp_path / "elsewhere", cwd=cwd)
-        return subprocess.CompletedProcess(command, done.code, done.out, done.err)
-
-    monkeypatch.setattr("decero.hub.remote_code.subprocess", SimpleNamespace(run=run))
