@@ -8,6 +8,8 @@ SHELL := bash
 TORCH ?= torch==2.13.0
 PIP := pip==26.3
 UV := uv==0.13.9
+# Without compiled files each child of a test would compile decero anew.
+unexport PYTHONDONTWRITEBYTECODE
 # A worker a core, four at most; a file of tests at a time.
 PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 

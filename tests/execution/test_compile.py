@@ -23,10 +23,10 @@ SGD = {"name": "sgd", "learning_rate": 0.5}
 
 @pytest.fixture
 def traced(request, monkeypatch):
-    """Compile all but the kernels, in seconds instead of a minute; return the compile counters."""
+    """Capture graphs, but compile no kernels: seconds instead of a minute. Return the counters of the compiler."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    backend = getattr(request, "param", "aot_eager")  # "eager" does not trace the backward pass
+    backend = getattr(request, "param", "eager")  # which does not trace the backward pass
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         yield torch._dynamo.utils.counters["stats"]
@@ -59,7 +59,7 @@ def test_without_a_compiler_training_is_not_compiled(monkeypatch):
 @pytest.mark.parametrize(
     ("traced", "settings"),
     [
-        pytest.param("eager", {}, id="forward"),
+        pytest.param("eager", {}, id="captured"),
         pytest.param("aot_eager", {}, id="stored", marks=pytest.mark.slow),
         pytest.param("aot_eager", {"gradient_checkpointing": True}, id="recomputed", marks=pytest.mark.slow),
     ],
