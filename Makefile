@@ -8,6 +8,8 @@ SHELL := bash
 TORCH ?= torch==2.13.0
 PIP := pip==26.3
 UV := uv==0.13.9
+# Without compiled files each child of a test would compile decero anew.
+unexport PYTHONDONTWRITEBYTECODE
 # A worker a core, four at most; a file of tests at a time.
 PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
@@ -79,7 +81,7 @@ test-latest test-oldest: test-%: .venv-uv/installed
 	.venv-$*/bin/python $(PYTEST)
 
 test-slow: install
-	$(RUN) -m pytest -m "slow and not gpu"
+	HYPOTHESIS_PROFILE=thorough $(RUN) -m pytest -m "(slow or hypothesis) and not gpu"
 
 # It installs nothing: it takes .venv where there is one, else the packages of PYTHON. Without a GPU it says so.
 GPU_PYTHON := $(if $(wildcard $(RUN)),$(RUN),$(PYTHON))

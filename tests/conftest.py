@@ -5,9 +5,11 @@ import gc
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # also for the children of xdist
 CACHE = tempfile.mkdtemp(prefix="decero-tests-")
@@ -20,34 +22,38 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     cores = sorted(os.sched_getaffinity(0))  # one for each worker and what it starts: threads that share a core wait
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
-import datasets
+# The process that only hands tests to the workers imports this file, too: large libraries are imported in fixtures.
 import pytest
-import torch
-from accelerate import Accelerator
-from datasets import Dataset
 from hypothesis import HealthCheck, settings
 from tests.faults.server import Server
-from transformers import AutoModelForMaskedLM, set_seed
 
 import decero  # noqa: F401 (registers the models)
-from decero.config.sections import OptimSection, TrainingSection
-from decero.data.collators import MaskedLanguageModeling
-from decero.data.tokenization import tokenize_documents
-from decero.data.tokenizer import train_tokenizer
-from decero.execution.objective import masked_lm
-from decero.models import DeceroEncoderConfig
-from decero.training.loop import train
-from decero.training.runs import Run
 
-# On a busy machine drawing examples may be slow; that is no failure of a test.
-settings.register_profile("decero", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("decero")
+gc.disable()  # until all tests are collected: it would visit a million objects again and again
+
+# On a busy machine drawing examples may be slow; that is no failure of a test. `make test-slow` draws more of them.
+QUIET = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", QUIET, max_examples=40)
+settings.register_profile("thorough", QUIET, max_examples=400)
+settings.register_profile("faults", QUIET)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # xdist would begin with the files of most tests
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, so that at the end no worker waits long for the others."""
+    long = {item.path for item in items if {"launch", "server"} & set(item.fixturenames)}
+    items.sort(key=lambda item: item.path not in long)
 
 
 def pytest_collection_finish(session):
-    """Exclude the tests themselves from garbage collections, which otherwise visit their million objects each time."""
+    """Exclude libraries and the tests themselves from garbage collections."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 LINE = "the market rose fell sharply on monday as banks and shares in london gained after profit news from tokyo"
@@ -57,6 +63,9 @@ WORDS = LINE.split(" ")
 @pytest.fixture(autouse=True)
 def _quiet_and_alone(monkeypatch):
     """No test reaches beyond this machine, and none draws from a random state that another left."""
+    import datasets
+    import torch
+
     connect = socket.socket.connect
 
     def refuse(self, address):
@@ -81,6 +90,8 @@ def texts():
 
 @pytest.fixture(scope="session")
 def tokenizer(texts):
+    from decero.data.tokenizer import train_tokenizer
+
     return train_tokenizer(
         texts,
         algorithm="wordpiece",
@@ -95,6 +106,8 @@ def tokenizer(texts):
 @pytest.fixture(scope="session")
 def sentinel_tokenizer(texts):
     """T5's special tokens and 13 sentinels."""
+    from decero.data.tokenizer import train_tokenizer
+
     return train_tokenizer(
         texts, algorithm="unigram", vocab_size=113, model_max_length=64, num_sentinels=13, show_progress=False
     )
@@ -126,21 +139,44 @@ def server(tmp_path_factory):
     made.close()
 
 
+@pytest.fixture
+def elsewhere(server, tmp_path, monkeypatch):
+    """Check exports in a child of a process that has imported transformers and never decero: it spares the imports."""
+
+    def run(command, *, env, cwd, **options):
+        words = [env["HF_MODULES_CACHE"], *command[2:]]
+        done = server.run("tests.faults.server:script", words, bare=True, place=tmp_path / "elsewhere", cwd=cwd)
+        return subprocess.CompletedProcess(command, done.code, done.out, done.err)
+
+    monkeypatch.setattr("decero.hub.remote_code.subprocess", SimpleNamespace(run=run))
+
+
 # --- a tiny masked-language-model run that takes a second
 
 
 @pytest.fixture
 def rows(texts, tokenizer):
+    from datasets import Dataset
+
+    from decero.data.tokenization import tokenize_documents
+
     return tokenize_documents(Dataset.from_dict({"text": texts}), tokenizer, max_length=48)
 
 
 @pytest.fixture
 def objective(tokenizer):
+    from decero.data.collators import MaskedLanguageModeling
+    from decero.execution.objective import masked_lm
+
     return masked_lm(MaskedLanguageModeling(tokenizer, seed=1))
 
 
 @pytest.fixture
 def tiny_model():
+    from transformers import AutoModelForMaskedLM, set_seed
+
+    from decero.models import DeceroEncoderConfig
+
     def build(dropout=0.0, **fields):
         set_seed(0)
         sizes = {"vocab_size": 101, "hidden_size": 22, "num_hidden_layers": 2, "num_attention_heads": 1}
@@ -153,6 +189,11 @@ def tiny_model():
 @pytest.fixture
 def fit(rows, objective, tiny_model, tmp_path):
     """Train a tiny model; returns the result. Settings of training and optim may be laid over."""
+    from accelerate import Accelerator
+
+    from decero.config.sections import OptimSection, TrainingSection
+    from decero.training.loop import train
+    from decero.training.runs import Run
 
     def run(
         output=tmp_path, *, model=None, evaluate=None, resume=False, optim=None, dataset=rows, objective=objective,

@@ -1,7 +1,9 @@
 """Who may import whom, and how long a room may be: docs/architecture.md says why."""
 
 import ast
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -39,10 +41,29 @@ ALLOWED = {  # room -> the rooms that it may import, besides itself and FLOOR
 }
 
 
+class Facts(NamedTuple):
+    """What a file imports, and the names of its classes (not of inner ones) and of its functions."""
+
+    imports: list[ast.Import | ast.ImportFrom]
+    classes: list[str]
+    functions: list[str]
+
+
+@cache
+def facts(path: Path) -> Facts:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = list(ast.walk(tree))
+    return Facts(
+        [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)],
+        [node.name for node in tree.body if isinstance(node, ast.ClassDef)],
+        [node.name for node in nodes if isinstance(node, ast.FunctionDef)],
+    )
+
+
 def imports(path: Path) -> set[str]:
     """The rooms of decero that a file imports by absolute name."""
     rooms = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in facts(path).imports:
         names = [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
         names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         rooms |= {name.split(".")[1] for name in names if name.startswith("decero.")}
@@ -60,9 +81,7 @@ def test_a_room_imports_only_the_rooms_below_it(room):
 
 def test_only_models_has_relative_imports_and_no_others_of_ours():
     for path in SOURCE.rglob("*.py"):
-        levels = {
-            n.level for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.ImportFrom)
-        }
+        levels = {n.level for n in facts(path).imports if isinstance(n, ast.ImportFrom)}
         assert levels <= ({0, 1} if path.parent.name == "models" else {0}), path
 
 
@@ -86,8 +105,7 @@ def test_rooms_stay_readable(pattern, limit):
 def test_recipes_are_scripts_that_nothing_imports():
     assert not (ROOT / "recipes" / "__init__.py").exists()
     for path in [*SOURCE.rglob("*.py"), *(ROOT / "recipes").glob("*.py")]:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        modules = [n.module or "" for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+        modules = [n.module or "" for n in facts(path).imports if isinstance(n, ast.ImportFrom)]
         assert not any(m.split(".")[0] == "recipes" for m in modules), path
 
 
@@ -104,7 +122,7 @@ def test_no_two_rooms_have_a_module_or_class_of_one_name():
         if path.stem.startswith("__") or "metric_modules" in path.parts:
             continue
         room = path.relative_to(SOURCE).parts[0]
-        classes = [n.name for n in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(n, ast.ClassDef)]
+        classes = facts(path).classes
         for name in [path.stem, *(name for name in classes if not name.startswith("_"))]:
             places.setdefault(name, set()).add(room)
     twice = {name: sorted(rooms) for name, rooms in places.items() if len(rooms) > 1}
@@ -117,8 +135,5 @@ def test_the_engine_has_at_most_15_modules():
 
 def test_names_of_tests_have_at_most_60_characters():
     for path in (ROOT / "tests").rglob("test_*.py"):
-        names = [
-            n.name for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.FunctionDef)
-        ]
-        long = [name for name in names if name.startswith("test_") and len(name) > 60]
+        long = [name for name in facts(path).functions if name.startswith("test_") and len(name) > 60]
         assert not long, f"{path}: {long}"

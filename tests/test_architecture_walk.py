@@ -4,6 +4,7 @@ import ast
 import re
 import textwrap
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,15 @@ SIZES = re.compile(
 )
 
 
+@cache
+def parsed(path: str) -> tuple[str, ast.Module]:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    return text, ast.parse(text)
+
+
 def definition(path: str, name: str) -> str | None:
     """The source of `function`, `Class` or `Class.method` in a file, or None."""
-    text = (ROOT / path).read_text(encoding="utf-8")
-    node: ast.AST = ast.parse(text)
+    text, node = parsed(path)
     for part in name.split("."):
         found = [n for n in getattr(node, "body", []) if getattr(n, "name", None) == part]
         if not found:

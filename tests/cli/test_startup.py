@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig
 
 ROOT = Path(__file__).parents[2]
 LARGE = ["torch", "transformers", "datasets", "accelerate", "pandas", "sklearn", "scipy", "matplotlib"]
+REGISTERED = "print(type(transformers.AutoConfig.for_model('decero_encoder')).__name__)"
 HELP = """
 import io, json, runpy, sys
 from contextlib import redirect_stdout
@@ -44,9 +46,19 @@ def test_importing_decero_imports_no_large_library():
     assert ask(code).strip() == "[]"
 
 
-@pytest.mark.parametrize(
-    "first", ["import decero, transformers", pytest.param("import transformers, decero", marks=pytest.mark.slow)]
-)
+def test_models_are_registered_if_decero_comes_first():
+    names = list(sys.modules)  # in the order of imports
+    assert names.index("decero") < names.index("transformers"), "tests/conftest.py imports decero first"
+    assert type(AutoConfig.for_model("decero_encoder")).__name__ == "DeceroEncoderConfig"
+
+
+def test_models_are_registered_if_transformers_comes_first(server, tmp_path):
+    code = "import sys, transformers; assert 'decero' not in sys.modules; import decero; " + REGISTERED
+    done = server.run("tests.faults.server:script", [tmp_path, code], bare=True, place=tmp_path)
+    assert done.out.strip() == "DeceroEncoderConfig", done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["import decero, transformers", "import transformers, decero"])
 def test_models_are_registered_in_either_order(first):
-    code = f"{first}; print(type(transformers.AutoConfig.for_model('decero_encoder')).__name__)"
-    assert ask(code).strip() == "DeceroEncoderConfig"
+    assert ask(f"{first}; {REGISTERED}").strip() == "DeceroEncoderConfig"

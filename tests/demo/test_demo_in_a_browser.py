@@ -1,6 +1,6 @@
 """A person types a text in a real browser and sees the answer. The page asks no other machine for anything."""
-# ruff: noqa: E402
 
+import importlib.util
 import os
 import re
 import shutil
@@ -12,16 +12,18 @@ import pytest
 import torch
 import transformers as hf
 
-pytest.importorskip("gradio")
-playwright = pytest.importorskip("playwright.sync_api")
-
 from decero.demo.space import write_space
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SIZES = {"vocab_size": 97, "hidden_size": 22, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
 SOURCE = Path(__file__).parents[2] / "src"
 OFFLINE = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+    pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="gradio is not installed"),
+    pytest.mark.skipif(not importlib.util.find_spec("playwright"), reason="playwright is not installed"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +60,9 @@ def serving():
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as driver:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield opened
         opened.close()
@@ -66,6 +70,8 @@ def browser():
 
 def visit(browser, address: str, width: int) -> None:
     """Type a text, read the answer, look at the attention; then check errors, requests and the width."""
+    from playwright.sync_api import expect
+
     page = browser.new_page(viewport={"width": width, "height": 844})
     page.set_default_timeout(120_000)
     wrong, asked = [], []
@@ -75,18 +81,18 @@ def visit(browser, address: str, width: int) -> None:
     page.goto(address)
     page.get_by_label("Text with a hole").fill("the [MASK] rose")
     page.get_by_role("button", name="Fill", exact=True).click()
-    playwright.expect(page.get_by_label("Filled")).to_have_value("the market rose", timeout=120_000)
-    playwright.expect(page.locator(".bars .number").first).to_have_text("100.0 %")
+    expect(page.get_by_label("Filled")).to_have_value("the market rose", timeout=120_000)
+    expect(page.locator(".bars .number").first).to_have_text("100.0 %")
     page.get_by_label("Text with a hole").fill("no gap")
     page.get_by_role("button", name="Fill", exact=True).click()
-    playwright.expect(page.get_by_role("alert")).to_contain_text("the text has no hole", timeout=120_000)
+    expect(page.get_by_role("alert")).to_contain_text("the text has no hole", timeout=120_000)
     page.get_by_role("tab", name="Attention").click()
     page.get_by_label("Text", exact=True).filter(visible=True).fill("the market rose")
     page.get_by_role("button", name="Show the attention").click()
     inside = page.frame_locator("iframe.attention")
-    playwright.expect(inside.locator("canvas").first).to_be_visible(timeout=120_000)
+    expect(inside.locator("canvas").first).to_be_visible(timeout=120_000)
     page.get_by_role("tab", name="Sizes").click()
-    playwright.expect(page.get_by_text("hidden size")).to_be_visible()
+    expect(page.get_by_text("hidden size")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert not wrong
     hosts = {re.split(r"[/:]+", url)[1] for url in asked if url.startswith(("http", "ws"))}

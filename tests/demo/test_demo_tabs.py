@@ -1,15 +1,13 @@
 """The tabs of a demo answer as the commands do, and say what is wrong in one line. In this process, no browser."""
-# ruff: noqa: E402
 
 import html
+import importlib.util
 import socket
 
 import pytest
 import torch
 import transformers as hf
 from transformers import PreTrainedTokenizerFast
-
-gr = pytest.importorskip("gradio")
 
 from decero import inference
 from decero.demo.attention_tab import draw
@@ -20,6 +18,8 @@ from decero.demo.task_tabs import _marked, kinds_of
 from decero.errors import UserError
 from decero.inference import load
 from decero.inference.loading import Loaded
+
+pytestmark = pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="gradio is not installed")
 
 SIZES = {"vocab_size": 97, "hidden_size": 22, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
 IDS = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
@@ -70,8 +70,8 @@ def loaded(tmp_path_factory, tokenizer):
     return build
 
 
-def handlers(app: gr.Blocks) -> dict[str, gr.blocks.BlockFunction]:
-    """The label of each button -> what it runs."""
+def handlers(app):
+    """The label of each button of a `gradio.Blocks` -> what it runs."""
     found = {}
     for function in app.fns.values():
         for block, event in function.targets:
@@ -80,12 +80,14 @@ def handlers(app: gr.Blocks) -> dict[str, gr.blocks.BlockFunction]:
     return found
 
 
-def press(app: gr.Blocks, button: str, *values):
+def press(app, button, *values):
     return handlers(app)[button].fn(*values)
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_checkpoint_gets_the_tab_of_its_task(loaded, kind):
+    import gradio as gr
+
     model = loaded(kind)
     assert kinds_of(model) == [kind]
     app = build_app(model)

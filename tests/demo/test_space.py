@@ -1,18 +1,18 @@
 """A written Space is whole: page, packages, front matter, model and the part of decero that it needs."""
 
 import ast
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 import transformers as hf
 
-pytest.importorskip("gradio")
-
 from decero.cli.main import main
 from decero.demo.space import ROOMS, SOURCE, write_space
 from decero.errors import UserError
 
+pytestmark = pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="gradio is not installed")
 SIZES = {"vocab_size": 97, "hidden_size": 22, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
 
 

@@ -14,6 +14,12 @@ NAMES = list(TASKS)
 QUICK = ("pretrain_mlm", "finetune_causal_lm", "finetune_question_answering")  # before a run, checks are fewer
 
 
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch):
+    """Let models this small learn their batch in 80 steps instead of 100."""
+    monkeypatch.setattr("decero.doctor.weights.STEPS", 80)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_healthy_run_has_only_ok_findings(everything, name, healthy_log):
     small = ("classification", "extractive", "choice")

@@ -22,11 +22,12 @@ SGD = {"name": "sgd", "learning_rate": 0.5}
 
 
 @pytest.fixture
-def traced(monkeypatch):
-    """Compile all but the kernels, in seconds instead of a minute; return the compile counters."""
+def traced(request, monkeypatch):
+    """Capture graphs, but compile no kernels: seconds instead of a minute. Return the counters of the compiler."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    backend = getattr(request, "param", "eager")  # which does not trace the backward pass
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
     with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         yield torch._dynamo.utils.counters["stats"]
     torch._dynamo.reset()
@@ -56,11 +57,13 @@ def test_without_a_compiler_training_is_not_compiled(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("traced", "settings"),
     [
-        pytest.param({}, id="stored"),
-        pytest.param({"gradient_checkpointing": True}, id="recomputed", marks=pytest.mark.slow),
+        pytest.param("eager", {}, id="captured"),
+        pytest.param("aot_eager", {}, id="stored", marks=pytest.mark.slow),
+        pytest.param("aot_eager", {"gradient_checkpointing": True}, id="recomputed", marks=pytest.mark.slow),
     ],
+    indirect=["traced"],
 )
 def test_compiled_layers_train_alike_and_save_the_same_names(fit, traced, rows, objective, tmp_path, settings):
     graphs = []

@@ -5,11 +5,13 @@
 
 Programs: the name of a recipe, `decero`, or `module:function` of the tests. A child has its own session, core, home and
 caches under `place`, one thread, limits of time, memory and file size, and the texts that it prints go to files.
+A `bare` child begins with torch and transformers alone: decero was never imported there.
 """
 
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import importlib
 import json
 import os
@@ -66,13 +68,15 @@ class Server:
             cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
-    def run(self, program, words, *, kill=None, ranks=1, limit=120, place=None, cwd=ROOT, stdin=b"", hub=None) -> Done:
+    def run(
+        self, program, words, *, kill=None, ranks=1, limit=120, place=None, cwd=ROOT, stdin=b"", hub=None, bare=False
+    ) -> Done:
         """Run a program to its end. kill: see killed.py. place: folder for its home, caches and output."""
         place = place or self.folder
         place.mkdir(parents=True, exist_ok=True)
         (place / "stdin").write_bytes(stdin)
         order = {"program": program, "words": list(map(str, words)), "kill": kill, "ranks": ranks, "limit": limit}
-        order |= {"place": str(place), "cwd": str(cwd), "hub": hub}
+        order |= {"place": str(place), "cwd": str(cwd), "hub": hub, "bare": bare}
         with self.lock:
             print(json.dumps(order), file=self.process.stdin, flush=True)
             answer = json.loads(self.process.stdout.readline())
@@ -91,6 +95,7 @@ def child(order, rank, port) -> int:
     """Start one rank in its own process; return the process id."""
     if number := os.fork():
         return number
+    gc.enable()
     os.setsid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # an interrupted test run leaves no children
     place = Path(order["place"])
@@ -189,23 +194,66 @@ def answer(order) -> dict:
 
 def serve(core: int):
     os.sched_setaffinity(0, {core})
-    import torch
-
-    torch.set_num_threads(1)
-    for name in WARM:
-        importlib.import_module(name)
-    assert len(list(Path("/proc/self/task").iterdir())) == 1, "a fork would lose the other threads"
+    import_all(BARE)
+    assert "decero" not in sys.modules
+    warm = None
     for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line))), flush=True)
+        if (order := json.loads(line))["bare"]:
+            print(json.dumps(answer(order)), flush=True)
+        else:
+            warm = warm or start_warm()
+            print(line, end="", file=warm[0], flush=True)
+            print(warm[1].readline(), end="", flush=True)
 
 
+def start_warm():
+    """Start the process whose children begin with decero; return where to write its orders and to read its answers."""
+    orders, answers = os.pipe(), os.pipe()
+    if os.fork():
+        os.close(orders[0])
+        os.close(answers[1])
+        return os.fdopen(orders[1], "w"), os.fdopen(answers[0])
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.dup2(orders[0], 0)
+    os.dup2(answers[1], 1)
+    for each in (*orders, *answers):
+        os.close(each)
+    import_all(WARM)
+    with open(0, closefd=False) as lines:
+        for line in lines:
+            print(json.dumps(answer(json.loads(line))), flush=True)
+    os._exit(0)
+
+
+def import_all(names):
+    """Import modules. Garbage collections of the children leave out what is there now."""
+    gc.disable()
+    for name in names:
+        importlib.import_module(name)
+    sys.modules["torch"].set_num_threads(1)
+    gc.freeze()
+    assert len(list(Path("/proc/self/task").iterdir())) == 1, "a fork would lose the other threads"
+
+
+def script(modules_cache, code, *words):
+    """Run code as `python -c CODE WORDS` does, with a folder for the code of model folders."""
+    from transformers import dynamic_module_utils
+
+    dynamic_module_utils.HF_MODULES_CACHE = modules_cache
+    sys.argv = ["-c", *words]
+    exec(code, {"__name__": "__main__"})
+
+
+# What every program that loads a model imports.
+BARE = ("torch", "transformers", "transformers.modeling_utils", "transformers.generation", "safetensors.torch")
 # What recipes and commands import, and the stock models of model_folders.py.
 WARM = (
     "decero.tasks", "decero.cli.main", "decero.inference", "decero.doctor.examination", "decero.hub.convert",
     "decero.hub.publish", "decero.comparison.execute", "decero.comparison.collect", "decero.evaluation.report",
     "decero.benchmark.session", "decero.tasks.likelihood", "decero.data.corpus_texts", "accelerate.tracking",
     "datasets.packaged_modules.csv.csv", "datasets.packaged_modules.json.json", "datasets.packaged_modules.text.text",
-    "datasets.packaged_modules.parquet.parquet", "sacrebleu", "rouge_score.rouge_scorer", "evaluate", "sklearn.metrics",
+    "datasets.packaged_modules.parquet.parquet", "torch.utils.tensorboard", "sacrebleu", "rouge_score.rouge_scorer",
+    "evaluate", "sklearn.metrics",
     *(f"transformers.models.{name}.modeling_{name}" for name in ("bert", "gpt2", "llama", "t5", "bart")),
 )  # fmt: skip
 

@@ -1,7 +1,5 @@
 """A slice of the attack, and the attack itself: it must notice what it looks for. `make faults` runs 2,000 cases."""
 
-import os
-import sys
 import time
 from pathlib import Path
 
@@ -35,37 +33,6 @@ def test_a_seed_gives_the_same_case_again(kind, world, tmp_path):
 # --- programs with faults, run in children of the server
 
 
-def crash():
-    raise KeyError("x")
-
-
-def hang():
-    time.sleep(60)
-
-
-def end(code):
-    sys.exit(int(code))
-
-
-def refuse(*lines):
-    for line in lines:
-        print(f"error: {line}", file=sys.stderr)
-    sys.exit(2)
-
-
-def write(path, text="x"):
-    Path(path).parent.mkdir(exist_ok=True)
-    Path(path).write_text(text)
-
-
-def fill_memory():
-    bytearray(1 << 40)
-
-
-def print_nan():
-    print("LABEL_0\tnan")
-
-
 @pytest.mark.parametrize(
     ("program", "words", "outcome"),
     [
@@ -86,7 +53,7 @@ def print_nan():
 )
 def test_the_attack_notices_a_fault(server, tmp_path, program, words, outcome):
     place = Place.of(1, tmp_path, None)
-    step = Step(f"tests.faults.test_attack:{program}", words)
+    step = Step(f"tests.faults.programs:{program}", words)
 
     def run(step):
         limit = 1 if program == "hang" else 60  # others may wait for a busy machine
@@ -97,7 +64,7 @@ def test_the_attack_notices_a_fault(server, tmp_path, program, words, outcome):
 
 
 def test_children_that_are_late_end_with_what_they_started(server, tmp_path):
-    done = server.run("tests.faults.test_attack:start_another", [tmp_path / "number"], limit=3, place=tmp_path / "p")
+    done = server.run("tests.faults.programs:start_another", [tmp_path / "number"], limit=3, place=tmp_path / "p")
     assert done.code == "hang"
     status = Path(f"/proc/{(tmp_path / 'number').read_text()}/status")
     for _ in range(1000):
@@ -105,9 +72,3 @@ def test_children_that_are_late_end_with_what_they_started(server, tmp_path):
             return
         time.sleep(0.01)
     pytest.fail("it is still there")
-
-
-def start_another(path):
-    if number := os.fork():
-        Path(path).write_text(str(number))
-    time.sleep(60)

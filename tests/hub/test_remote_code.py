@@ -2,17 +2,15 @@
 
 import inspect
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file
+from tests.hub.conftest import TOKEN
 from transformers import AutoModelForMaskedLM, BertConfig, BertForSequenceClassification
 
 import decero.models
@@ -102,7 +100,7 @@ def answers(model, name, auto):
 
 
 @pytest.fixture(scope="module")
-def computed(sizes, tokenizer, tmp_path_factory, hub_of_this_module):
+def computed(sizes, tokenizer, tmp_path_factory, hub_of_this_module, server):
     """(with decero, without): name -> output tensor, of every head from a folder and of one from the hub."""
     work = tmp_path_factory.mktemp("remote")
     torch.manual_seed(0)
@@ -119,20 +117,10 @@ def computed(sizes, tokenizer, tmp_path_factory, hub_of_this_module):
     here |= answers(model, "on the hub", AutoModelForMaskedLM)
     here["tokens"] = torch.tensor(tokenizer("the bank in tokyo")["input_ids"])
     jobs["on the hub"] = {"auto": "AutoModelForMaskedLM", "path": "me/tiny", "inputs": inputs_of(model)}
-    env = os.environ | {
-        "HF_HOME": str(work / "cache"),
-        "HF_MODULES_CACHE": str(work / "modules"),
-        "HF_ENDPOINT": constants.ENDPOINT,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONPATH": "",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, json.dumps(jobs), str(work / "out.safetensors")],
-        cwd=work, env=env, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-5000:]
+    words = [work / "modules", ELSEWHERE, json.dumps(jobs), work / "out.safetensors"]
+    reach = {"url": constants.ENDPOINT, "token": TOKEN}
+    done = server.run("tests.faults.server:script", words, bare=True, place=work / "elsewhere", cwd=work, hub=reach)
+    assert done.code == 0, done.err[-5000:]
     return here, load_file(work / "out.safetensors")
 
 
@@ -227,7 +215,7 @@ def test_a_remote_code_export_is_checked_without_decero(tmp_path):
     assert re.search(r"largest difference of logits in fp32, loaded without decero: 0\.0e\+00", said[0])
 
 
-def test_an_export_with_other_outputs_is_removed(tmp_path, monkeypatch):
+def test_an_export_with_other_outputs_is_removed(elsewhere, tmp_path, monkeypatch):
     DeceroEncoderForMaskedLM(DeceroEncoderConfig(**SIZES)).save_pretrained(tmp_path / "ours")
     copy = shutil.copyfile
 
@@ -242,7 +230,7 @@ def test_an_export_with_other_outputs_is_removed(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-def test_an_export_that_fails_to_load_is_removed(tmp_path, monkeypatch):
+def test_an_export_that_fails_to_load_is_removed(elsewhere, tmp_path, monkeypatch):
     DeceroEncoderForMaskedLM(DeceroEncoderConfig(**SIZES)).save_pretrained(tmp_path / "ours")
     monkeypatch.setattr("decero.hub.remote_code.get_relative_import_files", lambda source: [])
     with pytest.raises(UserError, match="does not load without decero"):

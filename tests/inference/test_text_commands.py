@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -237,7 +238,30 @@ def test_a_reader_may_close_the_pipe_early(checkpoint, tmp_path):
     assert process.returncode == 0
 
 
-def test_ctrl_c_leaves_130_and_no_traceback(checkpoint):
+def interrupted(model):
+    """Classify lines of a pipe that stays open, and press Ctrl-C after the first answer."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    keyboard, screen = os.pipe(), os.pipe()
+    os.write(keyboard[1], b"banks gained\n" * 32)
+    os.dup2(keyboard[0], 0)
+    os.dup2(screen[1], 1)
+
+    def press():
+        assert os.read(screen[0], 100).decode().startswith(("sport", "trade", "court"))  # as soon as it is there
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press, daemon=True).start()
+    main(["classify", model, "-"])
+
+
+def test_ctrl_c_leaves_130_and_no_traceback(checkpoint, server, tmp_path):
+    program = "tests.inference.test_text_commands:interrupted"
+    done = server.run(program, [checkpoint("classifier", "ours")], place=tmp_path)
+    assert (done.code, done.err) == (130, "")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_process_of_its_own(checkpoint):
     model = checkpoint("classifier", "ours")
     pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     # Tests that a shell started in the background were told to ignore Ctrl-C, and so were their children.

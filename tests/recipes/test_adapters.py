@@ -65,7 +65,7 @@ def test_a_run_packs_rows_and_saves_the_adapter_only(run, base):
     assert sum(t.numel() for t in load_file(checkpoint / "model.safetensors").values()) == trained < whole / 3
 
 
-def test_an_adapter_is_used_merged_and_exported(run, tmp_path, capsys):
+def test_an_adapter_is_used_merged_and_exported(run, elsewhere, tmp_path, capsys):
     folder = run[0]
     texts = "the young striker in front of a loud crowd"
     main(["classify", str(folder / "model"), texts])

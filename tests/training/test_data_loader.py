@@ -66,7 +66,7 @@ def streamed(rows):
 @pytest.mark.parametrize("stream", [False, True], ids=["rows", "stream"])
 @pytest.mark.parametrize("name", OBJECTIVES)
 @given(lengths=lengths, seed=seeds, world=worlds, spare=st.integers(0, 300), mean=st.sampled_from([0.5, 1.0, 3.0]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=settings.default.max_examples // 4, deadline=None)
 def test_micro_batches_of_corrupted_text_stay_in_their_limit(
     sentinel_tokenizer, name, stream, packed, lengths, seed, world, spare, mean
 ):
@@ -92,7 +92,7 @@ def pairs_of(sizes):
     world=worlds,
     spare=st.integers(0, 300),
 )
-@settings(max_examples=50, deadline=None)
+@settings(deadline=None)
 def test_micro_batches_of_pairs_stay_in_their_limit(sentinel_tokenizer, packed, sizes, world, spare):
     limit = max(map(sum, sizes)) + spare
     assert_within(pairs_of(sizes), PairCollator(sentinel_tokenizer, 0), world, limit, packed)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from decero.config.sections import TrainingSection
 from decero.errors import UserError
 from decero.training.checkpoint import _fingerprint
+from decero.training.memory import keep_freed_memory
 
 ROOT = Path(__file__).parents[2]
 ERRORS = {
@@ -194,20 +196,26 @@ def test_all_processes_shrink_when_one_runs_out_of_memory(fit, rows, tokenizer_f
         torch.testing.assert_close(alone[name], value, rtol=0, atol=1e-5)
 
 
+def count_page_faults():
+    """Print the page faults of 20 tensors of 40 MB in a row, without the setting and with it."""
+
+    def filled():
+        torch.ones(10**7)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(20):
+            torch.ones(10**7)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    plain = filled()
+    keep_freed_memory()
+    print(plain, filled())
+
+
 @pytest.mark.skipif(
     sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="a setting of glibc's allocator"
 )
-def test_freed_memory_is_kept_for_the_next_step():
-    """Count page faults of 20 tensors of 40 MB in a row, with the setting and without."""
-    program = (
-        "import resource, torch\nfrom decero.training.memory import keep_freed_memory\n"
-        "def filled():\n"
-        "    faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "    torch.ones(10**7); before = faults()\n"
-        "    for _ in range(20): torch.ones(10**7)\n"
-        "    return faults() - before\n"
-        "plain = filled(); keep_freed_memory(); print(plain, filled())"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    plain, kept = map(int, done.stdout.split())
+def test_freed_memory_is_kept_for_the_next_step(server, tmp_path):
+    done = server.run("tests.training.test_memory:count_page_faults", [], place=tmp_path)
+    assert done.code == 0, done.err
+    plain, kept = map(int, done.out.split())
     assert kept < 0.1 * plain

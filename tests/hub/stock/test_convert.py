@@ -393,7 +393,7 @@ def test_a_permutation_model_is_still_marked_after_a_conversion(stock_folder, tm
     assert not any("dropped: pretraining_objective" in line for line in said)
 
 
-def test_a_hybrid_keeps_its_code_unless_a_family_is_asked_for(find_case, tmp_path):
+def test_a_hybrid_keeps_its_code_unless_a_family_is_asked_for(find_case, elsewhere, tmp_path):
     ours = find_case("gpt2", "ForCausalLM").ours()
     ours.config.pretraining_objective = "hybrid_lm"
     ours.save_pretrained(tmp_path / "ours")
@@ -406,7 +406,7 @@ def test_a_hybrid_keeps_its_code_unless_a_family_is_asked_for(find_case, tmp_pat
     assert "pretraining_objective" not in json.loads((stock / "config.json").read_text())
 
 
-def test_auto_says_why_no_family_fits_and_uses_remote_code(find_case, tmp_path, capsys):
+def test_auto_says_why_no_family_fits_and_uses_remote_code(find_case, elsewhere, tmp_path, capsys):
     config = find_case("bert", "ForMaskedLM").ours().config
     config.norm_placement, config.final_norm, config.type_vocab_size = "pre", True, 0
     ours = find_case("bert", "ForMaskedLM").family.our_class("ForMaskedLM")(config)
