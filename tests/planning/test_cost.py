@@ -140,6 +140,7 @@ def test_a_batch_size_counts_tokens_and_padding():
     [
         ("adamw", {}), ("adamw", {"amsgrad": True}), ("adam", {}), ("sgd", {}), ("sgd", {"momentum": 0.9}),
         ("rmsprop", {}), ("rmsprop", {"momentum": 0.9, "centered": True}), ("adafactor", {}),
+        ("momentum", {}), ("muon", {}), ("schedule_free_adamw", {}),
     ],
 )  # fmt: skip
 def test_optimizer_memory_is_as_forecast(tiny_model, name, arguments):

@@ -232,7 +232,7 @@ class Budget:
         schedule: dict[str, Any] = {
             "learning_rate": float(f"{optim.learning_rate * planned.rate:.2g}"),
             "num_warmup_steps": round(WARM_UP * planned.steps),
-            "schedule": "linear",
+            "schedule": "constant" if optim.schedule_free else "linear",
         }
         return {
             section: {

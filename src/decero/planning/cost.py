@@ -11,6 +11,7 @@ from decero.config.sections import OptimSection
 from decero.data.sizes import BatchSize
 from decero.execution.adapters import is_computed
 from decero.execution.unwrap import unwrap
+from decero.training.optimizer import DEFAULTS, layer_matrices
 
 FORMULA = "6 x (weights x positions + vocabulary x width x scored + 2 x layers x width x positions x row length)"
 # Keys and values of cross-attention, which read the encoder output: decero; BART and Marian; T5.
@@ -78,10 +79,11 @@ class StaticMemory:
 def static_memory(model: nn.Module, optim: OptimSection) -> StaticMemory:
     """Calculate the static memory: trained weights have a gradient and the moments of their optimizer."""
     trained = [p for p in model.parameters() if p.requires_grad]
+    orthogonalized = {id(p) for p in layer_matrices(model)} if optim.name == "muon" else set()
     return StaticMemory(
         sum(_bytes(t) for t in [*model.parameters(), *model.buffers()]),
         sum(_bytes(p) for p in trained),
-        sum(_moments(p, optim) * p.element_size() for p in trained),
+        sum(_moments(p, optim, id(p) in orthogonalized) * p.element_size() for p in trained),
     )
 
 
@@ -89,13 +91,15 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _moments(weight: Tensor, optim: OptimSection) -> int:
-    """Return how many numbers the optimizer stores for a weight."""
-    arguments = optim.arguments
+def _moments(weight: Tensor, optim: OptimSection, orthogonalized: bool) -> int:
+    """Return how many numbers the optimizer stores for a weight. orthogonalized: by Muon."""
     if optim.name == "adafactor":  # means of rows and columns instead of a matrix (Shazeer & Stern 2018)
         factored = weight.dim() >= 2
         return (weight.numel() // weight.shape[-1] + weight.numel() // weight.shape[-2]) if factored else weight.numel()
-    copies = {"adamw": 2, "adam": 2, "sgd": 0, "rmsprop": 1}[optim.name]
+    if optim.name == "muon":
+        return (1 if orthogonalized else 2) * weight.numel()
+    arguments = DEFAULTS.get(optim.name, {}) | optim.arguments
+    copies = {"adamw": 2, "adam": 2, "sgd": 0, "momentum": 0, "rmsprop": 1, "schedule_free_adamw": 2}[optim.name]
     copies += sum(bool(arguments.get(name)) for name in ("amsgrad", "momentum", "centered"))
     return copies * weight.numel()
 
