@@ -115,7 +115,7 @@ def test_the_reference_evaluator(tokens, value):
 
 @pytest.mark.parametrize("tokens", [[MAX, 3], [3], [MAX, 3, END, 4], [END]])
 def test_a_broken_expression_is_refused(tokens):
-    with pytest.raises(ValueError, match="bracket|outside|after"):
+    with pytest.raises(ValueError, match=r"bracket|outside|after"):
         value_of(tokens)
 
 

@@ -69,7 +69,7 @@ def _gradients(part: dict[str, Any], reference: str) -> Claim:
     both = [after[reference], shares_left(part["arms"][reference], "before")]
     gone = [arm for arm, (_, _, high) in after.items() if arm != reference and high < VANISHED]
     verdict = HOLDS if all(low > VANISHED for _, low, _ in both) and gone else NOT_HERE
-    shares = ", ".join(f"{arm} {mean:.0e} [{low:.0e}, {high:.0e}]" for arm, (mean, low, high) in after.items())
+    shares = ", ".join(f"{arm} {mean:.2g} [{low:.2g}, {high:.2g}]" for arm, (mean, low, high) in after.items())
     evidence = f"gradient at distance {far} as a share of that at {near}, after training: {shares}"
     return Claim(
         "gradients", "Gradients do not vanish with distance, as they do in recurrent networks.", verdict, evidence
@@ -93,7 +93,8 @@ def _speed(part: dict[str, Any], reference: str, device: str) -> Claim:
         wins.append(low > 1)
         lines.append(f"{middle:.2f} [{low:.2f}, {high:.2f}] times {arm} at {length}")
     verdict = HOLDS if all(wins) else PARALLEL if device == "cpu" else NOT_HERE
-    evidence = f"speed of {reference} against the fastest recurrent arm, median and quartiles: {', '.join(lines)}"
+    kind = "recurrent" if waiting else "other"
+    evidence = f"speed of {reference} against the fastest {kind} arm, median and quartiles: {', '.join(lines)}"
     return Claim("speed", "Transformers train faster, because all tokens are computed at once.", verdict, evidence)
 
 
