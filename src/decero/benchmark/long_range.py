@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 from decero.benchmark.claims import judge
 from decero.benchmark.gradient_distance import gradient_runs
 from decero.benchmark.length_speed import sequential_depth, speed_runs
-from decero.benchmark.long_range_page import draw, page, table
+from decero.benchmark.long_range_page import draw, page, verdict_table
 from decero.benchmark.synthetic_runs import build_arm, scored_runs, task_of
 from decero.config.long_range import LongRange
 from decero.evaluation.figures import render
@@ -80,7 +80,6 @@ def write_page(run: Run, parts: dict[str, Any]) -> dict[str, Any]:
         for kind in ("png", "svg"):
             (run.output / f"{name}.{kind}").write_bytes(render(figure, kind))
         write_json(run.output / name / "part.json", part)
-    verdicts = table(("claim", "verdict", "evidence"), [(c.claim, c.verdict, c.evidence) for c in claims])
     record = {"metric": {c.experiment: c.verdict for c in claims}, "claims": [c.record() for c in claims]}
     wall_time = sum(part["wall_time_s"] for part in parts.values())
-    return record | {"table": verdicts, "experiments": parts, "seed": run.seed, "wall_time_s": wall_time}
+    return record | {"table": verdict_table(claims), "experiments": parts, "seed": run.seed, "wall_time_s": wall_time}

@@ -23,14 +23,18 @@ TITLES = {
 
 def page(parts: dict[str, Any], claims: list[Claim], device: str) -> str:
     """Return the whole page in Markdown."""
-    rows = [(c.claim, f"**{c.verdict}**", c.evidence) for c in claims]
-    text = ["# Claims about Transformers, tried here", table(("claim", "verdict", "evidence"), rows), NOTE]
+    text = ["# Claims about Transformers, tried here", verdict_table(claims), NOTE]
     for name, part in parts.items():
         text += [f"## {TITLES[name]}", f"![{TITLES[name]}]({name}.svg)", *TABLES[name](part, device)]
     return "\n\n".join(text) + "\n"
 
 
 NOTE = "Intervals are 95 % over seeds (Student, Welch), of speed the quartiles over the rounds."
+
+
+def verdict_table(claims: list[Claim]) -> str:
+    """Return the claims with their verdicts as a Markdown table."""
+    return table(("claim", "verdict", "evidence"), [(c.claim, c.verdict, c.evidence) for c in claims])
 
 
 def table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

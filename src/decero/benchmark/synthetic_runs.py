@@ -46,17 +46,22 @@ def task_of(name: str, work: Any) -> SyntheticTask:
 
 
 def build_arm(name: str, shape: Shape, vocab_size: int, length: int, seed: int) -> PreTrainedModel:
-    """Build a decoder with weights drawn from `seed`. Raises UserError for one that cannot be built or is too short."""
+    """Build a decoder with weights drawn from `seed`, and with positions for `length` tokens where they are a setting.
+
+    Raises UserError for a model that cannot be built or is too short.
+    """
     fields = {"vocab_size": vocab_size, "pad_token_id": PADDING, "bos_token_id": None, "eos_token_id": None}
     transformers.set_seed(seed)
     with one_line(f"arms.{name}", "use a preset of configs/model"):
-        config = read_preset(shape.config, shape.overrides | fields)
+        config = read_preset(shape.config, fields | shape.overrides)
+        if (getattr(config, "max_position_embeddings", None) or length) < length:
+            config = read_preset(shape.config, fields | {"max_position_embeddings": length} | shape.overrides)
         model = AutoModelForCausalLM.from_config(config)
     positions = positions_of(model)
     if positions is not None and length > positions:
         raise UserError(
-            f"arms.{name}: {shape.config} has {positions} positions, and rows have {length}; "
-            f"set max_position_embeddings: {length} in its overrides"
+            f"arms.{name}: the model has {positions} positions, and rows have {length}; give fewer tokens, or more "
+            "positions in its overrides"
         )
     return model
 

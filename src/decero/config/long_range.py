@@ -154,15 +154,15 @@ class LongRange(RunConfig):
         if not self.experiments():
             raise ValueError(f"nothing to do; give one of {', '.join(EXPERIMENTS)}")
         named = {"reference": [self.reference]}
-        for name, work in self.experiments().items():
-            named[f"{name}.arms"] = work.arms or []
-            if work.arms is not None and (self.reference not in work.arms or len(set(work.arms)) < 2):
-                raise ValueError(f"{name}.arms: name {self.reference}, the reference, and at least one other")
+        named |= {f"{name}.arms": work.arms or [] for name, work in self.experiments().items()}
         for key, names in named.items():
             for arm in names:
                 if arm not in self.arms:
                     near = did_you_mean(arm, self.arms) or f"; there are {', '.join(self.arms)}"
                     raise ValueError(f"{key}: unknown arm {arm}{near}")
+        for name, work in self.experiments().items():
+            if work.arms is not None and (self.reference not in work.arms or len(set(work.arms)) < 2):
+                raise ValueError(f"{name}.arms: name {self.reference}, the reference, and at least one other")
         return self
 
     def experiments(self) -> dict[str, Any]:
