@@ -29,7 +29,7 @@ from .compatibility import (
 )
 from .configuration_decero import DeceroDecoderConfig
 from .layers import DecoderLayer
-from .modeling_stack import DeceroPreTrainedModel, DeceroStack
+from .modeling_stack import DeceroPreTrainedModel, TokenStack
 
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
 
@@ -46,7 +46,7 @@ class DeceroDecoderPreTrainedModel(DeceroPreTrainedModel):
     }
 
 
-class DeceroDecoderModel(DeceroDecoderPreTrainedModel, DeceroStack):
+class DeceroDecoderModel(DeceroDecoderPreTrainedModel, TokenStack):
     """Apply a stack of decoder layers to embedded tokens.
 
     With the configuration of an encoder-decoder it has `decoder_layers` layers, each with cross-attention.
@@ -126,14 +126,11 @@ class DeceroDecoderModel(DeceroDecoderPreTrainedModel, DeceroStack):
                 config=self.config, inputs_embeds=hidden_BLD, attention_mask=encoder_attention_mask,
                 encoder_hidden_states=encoder_hidden_states,
             )  # fmt: skip
-        rotary = self.rotary(position_ids, hidden_BLD.dtype)
-        for layer, kind in zip(self.layers, self.layer_types, strict=True):
-            hidden_BLD = layer(
-                hidden_BLD, masks[kind], rotary[kind], encoder_hidden_states, memory_mask,
-                **{CACHE: past_key_values}, **kwargs,
-            )  # fmt: skip
+        hidden_BLD = self.apply_layers(
+            hidden_BLD, masks, position_ids, encoder_hidden_states, memory_mask, **{CACHE: past_key_values}, **kwargs
+        )
         returned_cache = {CACHE: past_key_values if use_cache else None}
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.norm(hidden_BLD), **returned_cache)  # type: ignore[arg-type]
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden_BLD, **returned_cache)  # type: ignore[arg-type]
 
 
 class DeceroDecoderForCausalLM(DeceroDecoderPreTrainedModel, GenerationMixin):
