@@ -151,15 +151,19 @@ def test_every_optimizer_resumes_to_the_bit(fit, tiny_model, tmp_path, name):
         assert torch.equal(value, seen[4][0][name]), name  # the best, as it was evaluated
 
 
-@pytest.mark.parametrize("budgets", [{}, TOKENS], ids=["examples", "tokens"])
-def test_a_resumed_run_equals_an_uninterrupted_one(fit, tiny_model, tmp_path, budgets):
+@pytest.mark.parametrize(
+    ("budgets", "fields"),
+    [({}, {}), (TOKENS, {}), ({}, {"mixer_type": "lstm", "position_embedding_type": "none"})],
+    ids=["examples", "tokens", "lstm"],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(fit, tiny_model, tmp_path, budgets, fields):
     """With dropout, so the random state must be restored, too."""
     steps = {"max_train_steps": 9, "save_steps": 4} | budgets
-    whole = fit(tmp_path / "whole", model=tiny_model(0.1), **steps)
+    whole = fit(tmp_path / "whole", model=tiny_model(0.1, **fields), **steps)
     cut = steps | {"output": tmp_path / "cut"}
     with pytest.raises(StopAt):
-        fit(model=tiny_model(0.1), eval_strategy="steps", eval_steps=5, evaluate=StopAt(5), **cut)
-    resumed = fit(model=tiny_model(0.1), resume=True, **cut)
+        fit(model=tiny_model(0.1, **fields), eval_strategy="steps", eval_steps=5, evaluate=StopAt(5), **cut)
+    resumed = fit(model=tiny_model(0.1, **fields), resume=True, **cut)
     assert losses(resumed) == losses(whole)
     assert [r["tokens"] for r in resumed.history] == [r["tokens"] for r in whole.history]
     for name, value in weights(whole.model).items():
