@@ -9,7 +9,12 @@ from decero.errors import UserError, run_script
 
 def main():
     config = LongRange.from_cli()
-    from decero.benchmark.long_range import describe_experiments, do_experiments, units_of, write_page  # late: --help
+    from decero.benchmark.long_range_session import (
+        describe_experiments,
+        do_experiments,
+        units_of,
+        write_page,
+    )  # late: --help
     from decero.training.records import finished, write_result
     from decero.training.runs import open_run
 
