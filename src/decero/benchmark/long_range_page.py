@@ -12,6 +12,7 @@ from decero.benchmark.claims import SMALLEST, Claim, accuracies, mean_interval
 from decero.evaluation.figures import COLOURS, MARKERS, style
 from decero.evaluation.tables import escaped
 
+SHOWN = 1e-20  # the smallest gradient in a picture; the tables have all
 TITLES = {
     "gradients": "Gradient by distance",
     "speed": "Training speed by length",
@@ -126,7 +127,7 @@ def _draw_gradients(left: Any, right: Any, part: dict[str, Any]) -> None:
         axes.set(xscale="log", yscale="log", xlabel="steps back from the last output", title=title)
         _ticks(axes, part["distances"])
     left.set_ylabel("norm of the gradient")
-    lowest = min(axes.get_ylim()[0] for axes in (left, right))
+    lowest = max(SHOWN, min(axes.get_ylim()[0] for axes in (left, right)))
     for axes in (left, right):
         axes.set_ylim(bottom=lowest)
 
