@@ -25,8 +25,8 @@ def main():
             raise UserError("topology: speed is timed in one process; start it with python")
         described = describe_experiments(run)
         if config.dry_run:
-            parts = ", ".join(f"{name} {count}" for name, count in units_of(config).items())
-            return run.print(config.to_yaml(), *described, f"parts: {parts}", "dry run: nothing was trained or written")
+            units = ", ".join(f"{name} {count}" for name, count in units_of(config).items())
+            return run.print(config.to_yaml(), *described, f"parts: {units}", "dry run: nothing was trained or written")
         run.print(*described)
         parts = do_experiments(run)
         record = write_page(run, parts)

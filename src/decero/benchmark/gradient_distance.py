@@ -38,7 +38,7 @@ def measure_gradients(model: PreTrainedModel, input_ids: Tensor, seed: int) -> l
     norms = gradient_by_distance(
         lambda inputs_BLD: model.base_model(inputs_embeds=inputs_BLD).last_hidden_state, embeds_BLD, directions_BD
     )
-    model.to(dtype).train(was_training)
+    model.to(dtype=dtype).train(was_training)  # type: ignore[call-arg]
     return norms
 
 

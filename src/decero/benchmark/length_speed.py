@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def sequential_depth(model: PreTrainedModel, length: int) -> int | None:
 def speed_runs(run: Run, work: SpeedWork, tick: Callable[[], Any]) -> dict[str, Any]:
     """Time every arm at every length, in turn. Returns the part of result.json of the experiment."""
     lengths = {
-        str(n): kept(run.output / "speed" / str(n) / "result.json", lambda n=n: _at(run, work, n, tick))
+        str(n): kept(run.output / "speed" / str(n) / "result.json", partial(_at, run, work, n, tick))
         for n in work.lengths
     }
     return {"lengths": lengths, "batch_tokens": work.batch_tokens, "threads": torch.get_num_threads()}
@@ -62,7 +63,7 @@ def _at(run: Run, work: SpeedWork, length: int, tick: Callable[[], Any]) -> dict
         model.zero_grad()
         return seconds
 
-    seconds = interleaved({arm: lambda m=m: step(m) for arm, m in models.items()}, work.rounds, 1, run.seed, tick)
+    seconds = interleaved({arm: partial(step, m) for arm, m in models.items()}, work.rounds, 1, run.seed, tick)
     arms = {
         arm: {
             "seconds": each,

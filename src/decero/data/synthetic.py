@@ -16,8 +16,13 @@ PADDING = 0  # the id that no task uses
 class SyntheticTask(Protocol):
     """A task whose rows are drawn. Ids run from 1 to `vocab_size` - 1, and a row has at most `length` of them."""
 
-    vocab_size: int
-    length: int
+    @property
+    def vocab_size(self) -> int: ...
+
+    @property
+    def length(self) -> int: ...
+
+    def __hash__(self) -> int: ...
 
     def row(self, split: str, seed: int, index: int) -> dict[str, list[int]]:
         """Return input_ids and labels, both (length,). Labels are aligned with the logits that predict them."""
