@@ -15,7 +15,7 @@ def main():
     from decero.execution.attention_kernels import choose_attention
     from decero.execution.build import build_model, tokenizer_for
     from decero.execution.token_scores import check_causal
-    from decero.tasks.likelihood import baselines, rows_facts, scored_rows, text_likelihood
+    from decero.tasks.likelihood import baselines, bigram_slices, rows_facts, scored_rows, text_likelihood
     from decero.training.records import finished, write_result
     from decero.training.runs import start
 
@@ -32,6 +32,8 @@ def main():
     )
     model = accelerator.prepare_model(model, evaluation_mode=True)  # computes as it does in a run
     metric = text_likelihood(accelerator, model, rows, tokenizer, config.per_device_eval_batch_size)
+    if config.bigram_slices:
+        metric |= bigram_slices(accelerator, model, rows, tokenizer, config.per_device_eval_batch_size, metric)
     facts = rows_facts(rows)
     beside = baselines(config, corpus)
 

@@ -134,6 +134,27 @@ def test_some_of_a_grid_are_drawn_by_the_seed(settings):
     assert all(point in points(settings(tune=TUNE)) for point in first + other)
 
 
+def test_a_contender_may_be_tuned_over_values_of_its_own(settings):
+    sgd = MODEL | {"optim": {"name": "sgd"}, "tune": {"optim": {"learning_rate": [0.1, 0.3]}}}
+    tune = {"optim.learning_rate": [1e-3, 3e-3]}
+    plan = make_plan(settings(contenders={"ours": MODEL, "SGD": sgd}, tune=tune))
+    rates = [(trial.contender, trial.config.optim.name, trial.config.optim.learning_rate) for trial in plan.trials]
+    assert rates == [("ours", "adamw", 1e-3), ("ours", "adamw", 3e-3), ("SGD", "sgd", 0.1), ("SGD", "sgd", 0.3)]
+
+
+@pytest.mark.parametrize(
+    ("tune", "says"),
+    [
+        ({"optim.learning_rate": [0.1]}, "give 2 different values, as many as tune.optim.learning_rate has"),
+        ({"optim.learning_rate": [0.1, 0.1]}, "give 2 different values"),
+        ({"optim.learning_ratee": [0.1, 0.2]}, "is no key of tune; did you mean optim.learning_rate?"),
+    ],
+)
+def test_unequal_effort_for_a_contender_is_refused(settings, tune, says):
+    with pytest.raises(UserError, match=says):
+        settings(contenders={"ours": MODEL | {"tune": tune}}, tune={"optim.learning_rate": [1e-3, 3e-3]})
+
+
 def test_nested_names_of_what_is_tuned_mean_the_same(settings):
     nested = settings(tune={"optim": {"learning_rate": [1e-3, 3e-3]}})
     assert nested.tune == {"optim.learning_rate": [1e-3, 3e-3]}

@@ -117,6 +117,16 @@ def test_the_table_orders_budgets_and_marks_cells():
     assert "ours 1.0 min, after one pretraining of 2.0 h" in verdict.cost()
 
 
+def test_memory_is_shown_where_optimizers_are_compared():
+    runs = seeds("AdamW", None, 0.8, 0.8, peak_memory_bytes=3 * 2**20) + seeds("SGD", None, 0.6, 0.6)
+    plain = judge(runs, metric="accuracy", reference="AdamW", seed=0)
+    assert "peak memory" not in plain.table()
+    verdict = judge(runs, metric="accuracy", reference="AdamW", seed=0, settings={"AdamW": "", "SGD": "name sgd"})
+    lines = verdict.table().splitlines()
+    assert "| median time per run | peak memory |" in lines[0]
+    assert "| 1.0 min | 3 MiB |" in lines[2]
+
+
 def test_sentences_tell_the_metric_from_the_example_score():
     better = [run("ours", 9, s, 0.9, metrics={"f1_macro": 0.30}) for s in range(3)]
     worse = [run("b", 9, s, 0.5, metrics={"f1_macro": 0.40}) for s in range(3)]

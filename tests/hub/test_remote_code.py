@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file
 from tests.hub.conftest import TOKEN
-from transformers import AutoModelForMaskedLM, BertConfig, BertForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, BertForSequenceClassification
 
 import decero.models
 from decero.errors import UserError
@@ -32,6 +32,7 @@ HEADS = {
     for config_class, heads in AUTO_CLASSES.items()
     for auto in heads
 }
+MIXERS = ["lstm", "min_gru", "conv"]
 
 ELSEWHERE = """
 import json, sys
@@ -110,6 +111,12 @@ def computed(sizes, tokenizer, tmp_path_factory, hub_of_this_module, server):
         path = export_remote_code(model, work / name)
         here |= answers(model, name, auto)
         jobs[name] = {"auto": auto.__name__, "path": str(path), "inputs": inputs_of(model)}
+    for mixer in MIXERS:
+        fields = sizes | {"mixer_type": mixer, "position_embedding_type": "none"}
+        model = build(DeceroDecoderConfig, AutoModelForCausalLM, fields)
+        here |= answers(model, mixer, AutoModelForCausalLM)
+        path = str(export_remote_code(model, work / mixer))
+        jobs[mixer] = {"auto": "AutoModelForCausalLM", "path": path, "inputs": inputs_of(model)}
     model = build(DeceroEncoderConfig, AutoModelForMaskedLM, sizes)
     model.save_pretrained(work / "plain")
     tokenizer.save_pretrained(work / "plain")
@@ -124,7 +131,7 @@ def computed(sizes, tokenizer, tmp_path_factory, hub_of_this_module, server):
     return here, load_file(work / "out.safetensors")
 
 
-@pytest.mark.parametrize("name", [*HEADS, "on the hub"])
+@pytest.mark.parametrize("name", [*HEADS, *MIXERS, "on the hub"])
 def test_a_head_computes_the_same_without_decero(computed, name):
     here, elsewhere = computed
     for key in (name, f"{name}-base", f"{name}-generated"):
@@ -140,7 +147,8 @@ def test_the_tokenizer_is_exported(computed):
 
 def test_all_shapes_are_exported():
     assert {config_class.model_type for config_class, _ in HEADS.values()} == {
-        "decero_encoder", "decero_decoder", "decero_encoder_decoder",
+        "decero_encoder", "decero_decoder", "decero_encoder_decoder", "decero_recurrent", "decero_recurrent_seq2seq",
+        "decero_textcnn",
     }  # fmt: skip
     assert len(HEADS) >= 10
 

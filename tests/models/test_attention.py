@@ -259,3 +259,19 @@ def test_only_sliding_layers_have_a_window(make_config):
     config = make_config(DeceroDecoderConfig, layer_types=kinds, sliding_window=5)
     assert [SelfAttention(config, i).sliding_window for i in (0, 1)] == [None, 5]
     assert SelfAttention(make_config(DeceroEncoderDecoderConfig), 0).sliding_window is None
+
+
+@pytest.mark.parametrize("crossed", [False, True], ids=["self", "cross"])
+def test_positions_go_to_queries_and_keys_not_to_values(make_config, randomize, crossed):
+    attention = randomize(MultiHeadAttention(make_config(hidden_size=42, attn_implementation="eager"), layer_idx=0))
+    x, m, p, q = torch.randn(2, 5, 42), torch.randn(2, 7, 42), torch.randn(2, 5, 42), torch.randn(1, 7, 42)
+    theirs = torch.nn.MultiheadAttention(42, 3, batch_first=True)
+    parts = [attention.q_proj, attention.k_proj, attention.v_proj]
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(torch.cat([part.weight for part in parts]))
+        theirs.in_proj_bias.copy_(torch.cat([part.bias for part in parts]))
+        theirs.out_proj.load_state_dict(attention.o_proj.state_dict())
+    memory, positions = (m, q) if crossed else (x, p)
+    expected, _ = theirs(x + p, memory + positions, memory)
+    given = {"memory_BMD": m, "memory_positions_BMD": q} if crossed else {}
+    assert_close(attention(x, positions_BLD=p, **given)[0], expected)

@@ -19,6 +19,7 @@ FOLDER = Path(__file__).parents[2] / "configs" / "model"
 
 # The head that a shape is pretrained with.
 MASKED, CAUSAL, SEQ2SEQ = hf.AutoModelForMaskedLM, hf.AutoModelForCausalLM, hf.AutoModelForSeq2SeqLM
+CLASSES = hf.AutoModelForSequenceClassification  # of shapes that are not pretrained
 
 # name: (main head, parameters with it, parameters as bare AutoModel). A parameter that two modules share counts once.
 PRESETS = {
@@ -37,6 +38,22 @@ PRESETS = {
     "stock_electra_tiny": (MASKED, 1_771_232, 1_744_320),
     "stock_xlnet_tiny": (CAUSAL, 2_545_088, 2_536_896),
     "vaswani2017_encoder_base": (MASKED, 37_883_016, 37_846_016),
+    "gated_conv_encoder_tiny": (MASKED, 2_501_312, 2_455_872),
+    "gru_encoder_tiny": (MASKED, 2_506_304, 2_460_864),
+    "lstm_encoder_tiny": (MASKED, 2_507_072, 2_461_632),
+    "min_gru_encoder_tiny": (MASKED, 2_504_768, 2_459_328),
+    "gated_conv_small": (CAUSAL, 6_794_496, 6_794_496),
+    "gated_conv_tiny": (CAUSAL, 2_455_488, 2_455_488),
+    "gru_small": (CAUSAL, 6_791_424, 6_791_424),
+    "gru_tiny": (CAUSAL, 2_460_864, 2_460_864),
+    "lstm_small": (CAUSAL, 6_806_784, 6_806_784),
+    "lstm_tiny": (CAUSAL, 2_461_632, 2_461_632),
+    "min_gru_small": (CAUSAL, 6_822_144, 6_822_144),
+    "min_gru_tiny": (CAUSAL, 2_459_328, 2_459_328),
+    "bilstm_tiny": (CLASSES, 2_441_154, 2_440_704),
+    "textcnn_tiny": (CLASSES, 2_460_712, 2_460_002),
+    "recurrent_lm_tiny": (CAUSAL, 2_470_400, 2_462_208),
+    "lstm_seq2seq_tiny": (SEQ2SEQ, 3_605_240, 3_597_048),
     "gpt2": (CAUSAL, 124_439_808, 124_439_808),
     "modern_decoder_base": (CAUSAL, 123_551_232, 123_551_232),
     "modern_decoder_small": (CAUSAL, 6_806_784, 6_806_784),
@@ -210,7 +227,7 @@ def test_a_preset_has_exactly_the_parameters_it_is_known_for(name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_header_quotes_the_source_and_the_real_counts(name):
     header = header_of(name)
-    assert re.search(r"source: (arXiv:\d{4}\.\d{4,5}|Radford et al\. 2019 \(no arXiv\))", header)
+    assert re.search(r"source: (arXiv:\d{4}\.\d{4,5}|[A-Z][\w&. ]+ \d{4} \(no arXiv\))", header)
     quoted = re.search(r"parameters: ([\d,]+) as (\w+), ([\d,]+) as bare AutoModel", header)
     head, *numbers = PRESETS[name]
     assert head.__name__ == f"AutoModelFor{quoted[2]}"
@@ -222,6 +239,11 @@ def test_the_header_says_how_the_preset_is_used_and_that_works(name, monkeypatch
     head = PRESETS[name][0]
     if head is MASKED:
         assert f"model.config=configs/model/{name}.yaml in a run of recipes/pretrain_mlm.py" in header_of(name)
+        return
+    if head is CLASSES:
+        assert f"model.config=configs/model/{name}.yaml in a run of recipes/finetune_classification.py" in header_of(
+            name
+        )
         return
     lines = re.search(r"^#   (from decero\S+ import \w+)\n#   (AutoModel\S+)$", header_of(name), flags=re.M)
     assert f"configs/model/{name}.yaml" in lines[2]
@@ -238,7 +260,7 @@ def test_the_ids_are_of_the_vocabulary(name):
     config, head = config_of(name), PRESETS[name][0]
     ids = [getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos")]  # T5 has no bos
     assert all(token is None or 0 <= token < config.vocab_size for token in ids)
-    if head is not MASKED:
+    if head not in (MASKED, CLASSES):
         assert config.eos_token_id is not None
     if head is SEQ2SEQ:
         assert config.decoder_start_token_id == config.pad_token_id

@@ -2,6 +2,7 @@
 
 import json
 import math
+from statistics import mean
 
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ from decero.data.causal import CausalLanguageModeling, tokenize_text
 from decero.data.packing import Packed
 from decero.data.prompt_completion import PromptCompletion, tokenize_prompts
 from decero.execution.objective import language_model
-from decero.tasks.likelihood import baseline_bits_per_byte, text_likelihood
+from decero.tasks.likelihood import baseline_bits_per_byte, bigram_slices, text_likelihood
 from decero.training.evaluation import mean_loss
 
 SIZES = {"hidden_size": 22, "num_hidden_layers": 2, "num_attention_heads": 1, "intermediate_size": 37}
@@ -176,6 +177,26 @@ def test_bits_per_byte_do_not_depend_on_batch_size_or_packing(bpe, pretrained, h
     assert set(text_likelihood(accelerator, model, lossy, tokenizer, 64)) == {"loss", "perplexity"}
 
 
+def test_slices_of_repeated_bigrams_from_first_principles(bpe, pretrained, held_out):
+    tokenizer = AutoTokenizer.from_pretrained(bpe)
+    model = AutoModelForCausalLM.from_pretrained(pretrained / "model")
+    accelerator = Accelerator(cpu=True)
+    rows = tokenize_text(Dataset.from_dict({"text": held_out}), tokenizer, max_length=17)
+    whole = text_likelihood(accelerator, model, rows, tokenizer, 7)
+    found = bigram_slices(accelerator, model, rows, tokenizer, 7, whole)
+    nats = {True: [], False: []}
+    for ids in rows["input_ids"]:
+        with torch.no_grad():
+            log_LV = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        for t in range(1, len(ids)):
+            repeated = any(ids[s - 1 : s + 1] == ids[t - 1 : t + 1] for s in range(1, t))
+            nats[repeated].append(-float(log_LV[t - 1, ids[t]]))
+    assert min(len(each) for each in nats.values()) > 5
+    assert found["repeated_perplexity"] == pytest.approx(math.exp(mean(nats[True])), rel=1e-4)
+    assert found["other_perplexity"] == pytest.approx(math.exp(mean(nats[False])), rel=1e-4)
+    assert found["repeated_share"] == pytest.approx(len(nats[True]) / sum(map(len, nats.values())))
+
+
 def test_packed_training_equals_padded_training(launch, causal, pretrained, tmp_path):
     printed = launch("pretrain_causal_lm", causal, f"output={tmp_path}/run", "training.packing=off").stdout
     assert "packing: off" in printed
@@ -190,8 +211,11 @@ def test_a_checkpoint_scores_as_its_run_did(launch, write_config, corpus, pretra
         f"output: {tmp_path}/one\nmodel: {{name_or_path: {pretrained}/model}}\ndata: {{files: FILES, max_length: 17}}\n"
         "tracking: {trackers: []}\n",
     )
-    printed = launch("evaluate_causal_lm", config, "baselines=[ngram, lzma, zlib]").stdout
+    printed = launch("evaluate_causal_lm", config, "baselines=[ngram, lzma, zlib]", "bigram_slices=true").stdout
     record, before = result(tmp_path / "one"), result(pretrained)
+    slices = [record["metric"].pop(f"{name}_perplexity") for name in ("repeated", "other")]
+    assert min(slices) < before["metric"]["perplexity"] < max(slices)
+    assert 0 < record["metric"].pop("repeated_share") < 1
     assert record["metric"] == pytest.approx(before["metric"], rel=1e-5)
     assert record["bytes"] == before["bytes"]
     assert "context 17 tokens" in printed

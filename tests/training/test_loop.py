@@ -8,6 +8,7 @@ import select
 import signal
 import time
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForSequenceClassification, XLNetConfig
 
+from decero.config.optimizer_arguments import OptimizerName
 from decero.config.sections import OptimSection, TrainingSection
 from decero.data.order import RowIndex, Rows, Schedule
 from decero.data.packing import Packed
@@ -118,15 +120,50 @@ TOKENS = {
 PINNED = [4.62081, 4.50900, 4.38171, 4.28729, 4.11678, 3.94637]
 
 
-@pytest.mark.parametrize("budgets", [{}, TOKENS], ids=["examples", "tokens"])
-def test_a_resumed_run_equals_an_uninterrupted_one(fit, tiny_model, tmp_path, budgets):
+@pytest.mark.parametrize("name", ["momentum", "adafactor", "muon", "schedule_free_adamw"])
+def test_every_optimizer_resumes_to_the_bit(fit, tiny_model, tmp_path, name):
+    """With an evaluation and a checkpoint that the uninterrupted run does not have, and a best checkpoint."""
+    steps = {"max_train_steps": 7, "metric_for_best_model": "eval_loss", "optim": {"name": name}}
+    scores = {2: 3.0, 4: 2.0, 6: 9.0, 7: 9.0}
+    seen = {2: [], 4: [], 6: [], 7: []}
+
+    def evaluate(step, stop=None):
+        def scored(model):
+            done = min(next(step), 7)
+            seen[done].append(weights(model))
+            if done == stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return {"loss": scores[done]}
+
+        return scored
+
+    often = steps | {"eval_strategy": "steps", "eval_steps": 2}
+    whole = fit(tmp_path / "whole", model=tiny_model(0.1), evaluate=evaluate(itertools.count(2, 2)), **often)
+    cut = often | {"output": tmp_path / "cut"}
+    with pytest.raises(SystemExit):
+        fit(model=tiny_model(0.1), evaluate=evaluate(itertools.count(2, 2), stop=6), **cut)
+    resumed = fit(model=tiny_model(0.1), resume=True, evaluate=evaluate(iter([7])), **cut)
+    assert losses(resumed) == losses(whole)
+    for one, other in seen.values():
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
+    for name, value in weights(whole.model).items():
+        assert torch.equal(value, weights(resumed.model)[name]), name
+        assert torch.equal(value, seen[4][0][name]), name  # the best, as it was evaluated
+
+
+@pytest.mark.parametrize(
+    ("budgets", "fields"),
+    [({}, {}), (TOKENS, {}), ({}, {"mixer_type": "lstm", "position_embedding_type": "none"})],
+    ids=["examples", "tokens", "lstm"],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(fit, tiny_model, tmp_path, budgets, fields):
     """With dropout, so the random state must be restored, too."""
     steps = {"max_train_steps": 9, "save_steps": 4} | budgets
-    whole = fit(tmp_path / "whole", model=tiny_model(0.1), **steps)
+    whole = fit(tmp_path / "whole", model=tiny_model(0.1, **fields), **steps)
     cut = steps | {"output": tmp_path / "cut"}
     with pytest.raises(StopAt):
-        fit(model=tiny_model(0.1), eval_strategy="steps", eval_steps=5, evaluate=StopAt(5), **cut)
-    resumed = fit(model=tiny_model(0.1), resume=True, **cut)
+        fit(model=tiny_model(0.1, **fields), eval_strategy="steps", eval_steps=5, evaluate=StopAt(5), **cut)
+    resumed = fit(model=tiny_model(0.1, **fields), resume=True, **cut)
     assert losses(resumed) == losses(whole)
     assert [r["tokens"] for r in resumed.history] == [r["tokens"] for r in whole.history]
     for name, value in weights(whole.model).items():
@@ -205,9 +242,9 @@ def test_the_learning_rate_follows_optimizer_steps(fit):
     assert inverse.history[5]["learning_rate"] == pytest.approx(1e-3 * (2 / 5) ** 0.5)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "rmsprop", "adafactor"])
+@pytest.mark.parametrize("name", get_args(OptimizerName))
 def test_every_optimizer_lowers_the_loss(fit, name):
-    rate = {"sgd": 0.5, "rmsprop": 3e-3, "adafactor": 0.2}.get(name, 1e-2)
+    rate = {"sgd": 0.5, "momentum": 0.1, "rmsprop": 3e-3, "adafactor": 0.2}.get(name, 1e-2)
     result = fit(max_train_steps=25, optim={"name": name, "learning_rate": rate})
     assert sum(losses(result)[-3:]) < sum(losses(result)[:3]) - 0.5
 

@@ -41,6 +41,7 @@ def verdict_of(plan: Plan) -> tuple[Verdict, list[ScoredRun]]:
                 wall_time_s=record.get("wall_time_s", 0.0), num_parameters=record.get("num_parameters", 0),
                 trained_parameters=record.get("trained_parameters", 0), total_flos=record.get("total_flos", 0.0),
                 upfront_wall_time_s=_pretraining_time(planned),
+                peak_memory_bytes=record.get("peak_memory_bytes", 0),
                 pretraining=_pretraining(plan, planned),
             )
         )  # fmt: skip

@@ -96,7 +96,7 @@ def make_plan(comparison: Compare) -> Plan:
             parent = folder_of(comparison, name, budget)
             shown_name = name if name.isprintable() and 0 < len(name) <= 80 else folders[name]
             where = f"{shown_name}, {budget or 'all'} {task.budget_unit}" if task.budget_unit else shown_name
-            grid = [] if contender.baseline_name else points(comparison)
+            grid = [] if contender.baseline_name else points(comparison, name)
             for number, values, fold in ((*trial, fold) for trial in enumerate(grid) for fold in folds):
                 folder, seed = _folder(parent / f"tune-{number}", fold), comparison.seed
                 config = configure(comparison, task_class, name, budget, seed, folder, values, fold)

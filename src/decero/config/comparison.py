@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from decero.config.run_config import RunConfig
 from decero.config.sections import (
@@ -47,6 +47,19 @@ class ContenderModel(ModelSection):
         return settings | ({"name_or_path": self.pretrained[place % len(self.pretrained)]} if self.pretrained else {})
 
 
+def flat(tune: Any) -> Any:
+    """`{optim: {learning_rate: [...]}}` says the same as `{optim.learning_rate: [...]}`."""
+    if not isinstance(tune, dict):
+        return tune
+    found: dict[str, Any] = {}
+    for key, values in tune.items():
+        found |= {f"{key}.{name}": each for name, each in values.items()} if isinstance(values, dict) else {key: values}
+    return found
+
+
+Grid = Annotated[dict[str, list[Any]], BeforeValidator(flat)]
+
+
 class Contender(Section):
     """Describe one contender. Its `optim` and `training` override the shared settings."""
 
@@ -63,6 +76,9 @@ class Contender(Section):
     peft: PeftSection | None = Field(None, description="train an adapter only, as in the task's own recipe")
     optim: dict[str, Any] = Field({}, description="settings of optim that differ for this contender")
     training: dict[str, Any] = Field({}, description="settings of training that differ for this contender")
+    tune: Grid = Field(
+        {}, description="values of this contender for a key of the grid of tune, as many as it has there"
+    )
     distill: dict[str, Any] = Field(
         {},
         description="objective.distill of this contender; teacher: contender:NAME is the model that contender NAME "
@@ -121,25 +137,12 @@ class Compare(RunConfig):
     generation: dict[str, Any] = Field({}, description="as in the task's own recipe, where models write text")
     optim: OptimSection = OptimSection()
     training: TrainingSection
-    tune: dict[str, list[Any]] = Field(
+    tune: Grid = Field(
         {}, description="optim.KEY or training.KEY -> values: a grid that every contender is tuned over, on validation"
     )
     trials: int | None = Field(
         None, ge=1, le=MOST_POINTS, description="number of points of the grid to try, drawn by the seed; null: all"
     )
-
-    @field_validator("tune", mode="before")
-    @classmethod
-    def _flat(cls, tune):
-        """`{optim: {learning_rate: [...]}}` says the same as `{optim.learning_rate: [...]}`."""
-        if not isinstance(tune, dict):
-            return tune
-        flat: dict[str, Any] = {}
-        for key, values in tune.items():
-            flat |= (
-                {f"{key}.{name}": each for name, each in values.items()} if isinstance(values, dict) else {key: values}
-            )
-        return flat
 
     @model_validator(mode="after")
     def _known_names(self):
@@ -202,6 +205,14 @@ class Compare(RunConfig):
             for contender, each in self.contenders.items():
                 if key in each.own:
                     raise ValueError(f"contenders.{contender}.{key}: is tuned; leave it out here, or tune.{key}")
+        for contender, each in self.contenders.items():
+            for key, values in each.tune.items():
+                where = f"contenders.{contender}.tune.{key}"
+                if key not in self.tune:
+                    near = did_you_mean(key, self.tune) or "; all contenders are tuned over the same settings"
+                    raise ValueError(f"{where}: is no key of tune{near}")
+                if len(values) != len(self.tune[key]) or any(v in values[:n] for n, v in enumerate(values)):
+                    raise ValueError(f"{where}: give {len(self.tune[key])} different values, as many as tune.{key} has")
         points = math.prod(map(len, self.tune.values())) if self.tune else 0
         if points > MOST_POINTS:
             raise ValueError(f"tune: a grid of {points:,} points; give fewer values, at most {MOST_POINTS:,} points")

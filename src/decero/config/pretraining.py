@@ -188,6 +188,11 @@ class EvaluateCausalLM(RunConfig):
     baselines: list[Literal["ngram", "lzma", "zlib"]] = Field(
         [], description="baselines to measure too, each given data.files.train: byte 6-grams, compressors"
     )
+    bigram_slices: bool = Field(
+        False,
+        description="also give the perplexity of tokens that repeat two tokens of their row, which recall foresees, "
+        "and of the others; reads the text twice",
+    )
     per_device_eval_batch_size: int = Field(
         16, ge=1, le=MOST_EXAMPLES, description="rows per batch; does not change the results"
     )

@@ -3,9 +3,10 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from decero.config.model_numbers import check_model_numbers
+from decero.config.optimizer_arguments import OptimizerName, check_optimizer_arguments
 
 LARGEST_SEED = 2**32 - 1  # of numpy
 MOST_ROWS = 10**12
@@ -14,9 +15,6 @@ MOST_EXAMPLES = 1_000_000  # of a batch
 MOST_BATCH_TOKENS = 10**9
 MOST_STEPS = 10**9
 MOST_WORKERS = 512  # processes on one machine
-SHARES = ("momentum", "dampening", "alpha")  # arguments of optimizers from 0 to 1
-SWITCHES = ("amsgrad", "maximize", "foreach", "fused", "centered", "nesterov")  # arguments that are true or false
-PAIRS = ("betas", "eps")  # arguments of optimizers that may be two numbers
 NO_ARCHITECTURE = (  # fields of a configuration that say how a model is called or stored, and those that tasks decide
     "model_type", "architectures", "auto_map", "transformers_version", "_name_or_path", "return_dict",
     "output_attentions", "output_hidden_states", "is_encoder_decoder",
@@ -168,14 +166,20 @@ class LabelledData(DataSection):
 
 
 class OptimSection(Section):
-    name: Literal["adamw", "adam", "sgd", "rmsprop", "adafactor"] = Field("adamw", description="optimizer")
+    name: OptimizerName = Field(
+        "adamw",
+        description="optimizer; muon: for the matrices of the layers, with adamw for all other weights; "
+        "schedule_free_adamw: a mean of the weights instead of a schedule (pip install 'decero[schedulefree]')",
+    )
     learning_rate: float = Field(1e-3, gt=0, le=1000, description="peak learning rate")
     weight_decay: float = Field(0.01, ge=0, le=1000, description="weight decay of matrices; biases and norms have none")
-    arguments: dict[str, Any] = Field(
+    arguments: Annotated[dict[str, Any], AfterValidator(check_optimizer_arguments)] = Field(
         {}, description="more arguments for the optimizer class, e.g. {betas: [0.9, 0.98]}"
     )
     schedule: Literal["linear", "cosine", "inverse_sqrt", "constant", "warmup_stable_decay"] = Field(
-        "linear", description="learning rate after warm-up; warmup_stable_decay falls in the last num_decay_steps"
+        "linear",
+        description="learning rate after warm-up; warmup_stable_decay falls in the last num_decay_steps; "
+        "schedule_free_adamw is always constant",
     )
     num_decay_steps: int | None = Field(None, ge=1, le=MOST_STEPS, description="a fifth of the run when not set")
     num_warmup_steps: int = Field(0, ge=0, le=MOST_STEPS, description="optimizer steps of linear warm-up")
@@ -183,22 +187,18 @@ class OptimSection(Section):
         1.0, gt=0, le=1e9, description="clip the global gradient norm to this; null: no clipping"
     )
 
-    @field_validator("arguments")
-    @classmethod
-    def _moderate(cls, arguments):
-        """Optimizers check some ranges, but accept an infinite eps, a momentum of 1e300 or a list as dampening."""
-        for name, value in arguments.items():
-            if name in SWITCHES and not isinstance(value, bool | None):
-                raise ValueError(f"optim.arguments.{name} is {value}; give true, false or null")
-            low, high = (0, 1) if name in SHARES else (-1000, 1000)
-            numbers = value if isinstance(value, list) and name in PAIRS and len(value) == 2 else [value]
-            for number in numbers:
-                if not isinstance(number, int | float | None):
-                    pair = " or two of them in a list" if name in PAIRS else ""
-                    raise ValueError(f"optim.arguments.{name} is {value}; give a number{pair}, true, false or null")
-                if number is not None and not low <= number <= high:  # also for NaN
-                    raise ValueError(f"optim.arguments.{name} is {number}; give a number from {low} to {high}")
-        return arguments
+    @model_validator(mode="after")
+    def _no_schedule(self):
+        if self.schedule_free and self.schedule != "constant":
+            if "schedule" in self.model_fields_set:
+                raise ValueError(f"optim.schedule: {self.name} needs none; remove it, or set it to constant")
+            self.schedule = "constant"
+            self.model_fields_set.discard("schedule")  # a contender may have another optimizer
+        return self
+
+    @property
+    def schedule_free(self) -> bool:
+        return self.name == "schedule_free_adamw"
 
 
 BUDGETS = ("global_batch_size", "global_batch_tokens"), ("per_device_batch_size", "per_device_tokens")

@@ -2,6 +2,8 @@
 
 import html
 
+import numpy as np
+
 from decero.evaluation import wording
 from decero.evaluation.tuning_curve import values_text
 from decero.formatting import count, duration
@@ -28,7 +30,8 @@ def headers(verdict) -> list[str]:
     columns = [wording.labels(b, unit) for b in verdict.budgets] if unit else [wording.title(verdict.metric)]
     own = ["own settings"] if any(verdict.settings.values()) else []
     trained = ["trained parameters"] if _has_adapters(verdict) else []
-    return ["contender", *columns, "parameters", *trained, "median time per run", "pretraining, once", *own]
+    memory = ["peak memory"] if _differ_in_optimizer(verdict) else []
+    return ["contender", *columns, "parameters", *trained, "median time per run", *memory, "pretraining, once", *own]
 
 
 def rows(verdict) -> list[dict]:
@@ -42,15 +45,25 @@ def rows(verdict) -> list[dict]:
         once = (f"{number} × " if number > 1 else "") + duration(upfront) if upfront else "–"
         own = [verdict.settings.get(contender) or "–"] if any(verdict.settings.values()) else []
         total, trained = (max(getattr(cell, n) for cell in cells) for n in ("num_parameters", "trained_parameters"))
+        peak = (
+            [f"{np.mean([c.peak_memory_bytes for c in cells]) / 2**20:,.0f} MiB"]
+            if _differ_in_optimizer(verdict)
+            else []
+        )
         sizes = [count(total), *([count(trained or total)] if _has_adapters(verdict) else [])]
         result.append(
             {
                 "contender": contender,
                 "cells": [cell_of(verdict, contender, budget, compared) for budget in verdict.budgets],
-                "others": [*sizes, duration(time), once, *own],
+                "others": [*sizes, duration(time), *peak, once, *own],
             }
         )
     return result
+
+
+def _differ_in_optimizer(verdict) -> bool:
+    """Tell whether optimizers are compared. Then their memory is of interest, too."""
+    return any(part.startswith("name ") for own in verdict.settings.values() for part in (own or "").split(", "))
 
 
 def _has_adapters(verdict) -> bool:

@@ -37,6 +37,7 @@ class ScoredRun:
     # metric.
     scores: np.ndarray | None = None
     wall_time_s: float = 0.0
+    peak_memory_bytes: int = 0
     num_parameters: int = 0
     trained_parameters: int = 0  # of an adapter; 0: all of them
     total_flos: float = 0.0
@@ -60,6 +61,7 @@ class Cell:
     upfront_wall_time_s: float
     num_parameters: int
     trained_parameters: int = 0
+    peak_memory_bytes: float = 0.0  # median of the runs
     n_pretrainings: int = 0  # own checkpoints that its runs start from
 
 
@@ -199,6 +201,7 @@ def _cell(runs: list[ScoredRun], metric: str, hidden: bool) -> Cell:
     return Cell(
         runs[0].contender, runs[0].budget, mean, sd, values, len(ok), len(runs) - len(ok),
         wall_time_s=float(np.median([run.wall_time_s for run in ok])) if ok else math.nan,
+        peak_memory_bytes=float(np.median([run.peak_memory_bytes for run in ok])) if ok else math.nan,
         upfront_wall_time_s=max(run.upfront_wall_time_s for run in runs),
         num_parameters=max(run.num_parameters for run in runs),
         trained_parameters=max(run.trained_parameters for run in runs),

@@ -15,6 +15,7 @@ from transformers import (
 )
 
 from .configuration_decero import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
+from .configuration_recurrent import DeceroRecurrentConfig, DeceroRecurrentSeq2SeqConfig, DeceroTextCNNConfig
 from .modeling_choice import DeceroEncoderForMultipleChoice
 from .modeling_decoder import (
     DeceroDecoderForCausalLM,
@@ -33,6 +34,14 @@ from .modeling_encoder import (
 )
 from .modeling_encoder_decoder import DeceroEncoderDecoderForConditionalGeneration, DeceroEncoderDecoderModel
 from .modeling_hybrid import DeceroDecoderForMaskedLM
+from .modeling_recurrent import (
+    DeceroRecurrentForCausalLM,
+    DeceroRecurrentForSequenceClassification,
+    DeceroRecurrentForTokenClassification,
+    DeceroRecurrentModel,
+)
+from .modeling_recurrent_seq2seq import DeceroRecurrentSeq2SeqForConditionalGeneration, DeceroRecurrentSeq2SeqModel
+from .modeling_textcnn import DeceroTextCNNForSequenceClassification, DeceroTextCNNModel
 
 AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
     DeceroEncoderConfig: {
@@ -55,6 +64,20 @@ AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
     DeceroEncoderDecoderConfig: {
         AutoModel: DeceroEncoderDecoderModel,
         AutoModelForSeq2SeqLM: DeceroEncoderDecoderForConditionalGeneration,
+    },
+    DeceroRecurrentConfig: {
+        AutoModel: DeceroRecurrentModel,
+        AutoModelForCausalLM: DeceroRecurrentForCausalLM,
+        AutoModelForSequenceClassification: DeceroRecurrentForSequenceClassification,
+        AutoModelForTokenClassification: DeceroRecurrentForTokenClassification,
+    },
+    DeceroRecurrentSeq2SeqConfig: {
+        AutoModel: DeceroRecurrentSeq2SeqModel,
+        AutoModelForSeq2SeqLM: DeceroRecurrentSeq2SeqForConditionalGeneration,
+    },
+    DeceroTextCNNConfig: {
+        AutoModel: DeceroTextCNNModel,
+        AutoModelForSequenceClassification: DeceroTextCNNForSequenceClassification,
     },
 }
 
@@ -83,4 +106,15 @@ __all__ = [
     "DeceroEncoderForSequenceClassification",
     "DeceroEncoderForTokenClassification",
     "DeceroEncoderModel",
+    "DeceroRecurrentConfig",
+    "DeceroRecurrentForCausalLM",
+    "DeceroRecurrentForSequenceClassification",
+    "DeceroRecurrentForTokenClassification",
+    "DeceroRecurrentModel",
+    "DeceroRecurrentSeq2SeqConfig",
+    "DeceroRecurrentSeq2SeqForConditionalGeneration",
+    "DeceroRecurrentSeq2SeqModel",
+    "DeceroTextCNNConfig",
+    "DeceroTextCNNForSequenceClassification",
+    "DeceroTextCNNModel",
 ]

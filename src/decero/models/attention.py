@@ -71,6 +71,11 @@ def gather_positions(x, selected_BS, dim):
     return torch.take_along_dim(x, index, dim)
 
 
+def add(x_BLD, positions_BLD):
+    """Add positions to hidden states, if there are any."""
+    return x_BLD if positions_BLD is None else x_BLD + positions_BLD
+
+
 class MultiHeadAttention(nn.Module):
     """Apply multi-head attention, with grouped key-value heads and rotary positions.
 
@@ -98,9 +103,9 @@ class MultiHeadAttention(nn.Module):
         """Split (batch, length, heads x head size) into (batch, heads, length, head size)."""
         return x_BLD.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
-    def keys_values(self, memory_BMD, rotary, past_key_values):
+    def keys_values(self, memory_BMD, positions_BMD, rotary, past_key_values):
         """Return keys and values of the new tokens, after those in the cache."""
-        k_BGMK, v_BGMK = self.heads(self.k_proj(memory_BMD)), self.heads(self.v_proj(memory_BMD))
+        k_BGMK, v_BGMK = self.heads(self.k_proj(add(memory_BMD, positions_BMD))), self.heads(self.v_proj(memory_BMD))
         if rotary is not None:
             k_BGMK = rotate(k_BGMK, *rotary)
         if past_key_values is not None:
@@ -109,17 +114,21 @@ class MultiHeadAttention(nn.Module):
 
     def forward(
         self, hidden_BLD, attention_mask=None, rotary=None, past_key_values=None, memory_BMD=None, selected_BS=None,
-        **kwargs,
+        positions_BLD=None, memory_positions_BMD=None, **kwargs,
     ):  # fmt: skip
         """Attend from `hidden_BLD` to `memory_BMD`, or to itself.
 
         hidden_BLD: (batch, length, model). memory_BMD: (batch, memory, model). attention_mask: None, bool or additive,
         (batch, 1 or heads, length, memory). rotary: cosines and sines, (batch, 1, length, head size) each.
         selected_BS: (batch, selected), positions of the queries to compute; `selected` then replaces `length`.
+        positions_BLD, memory_positions_BMD: added to what queries and keys are made of, not to that of the values
+        (Carion et al. 2020, appendix A.4). The keys of self-attention have the positions of the queries.
         Returns the output (batch, length, model) and, with eager attention, the weights (batch, heads, length, memory).
         """
-        memory_BMD = hidden_BLD if memory_BMD is None else memory_BMD
-        k_BGMK, v_BGMK = self.keys_values(memory_BMD, rotary, past_key_values)
+        if memory_BMD is None:
+            memory_BMD, memory_positions_BMD = hidden_BLD, positions_BLD
+        k_BGMK, v_BGMK = self.keys_values(memory_BMD, memory_positions_BMD, rotary, past_key_values)
+        hidden_BLD = add(hidden_BLD, positions_BLD)
         if selected_BS is not None:
             hidden_BLD = gather_positions(hidden_BLD, selected_BS, 1)
             rotary = None if rotary is None else [gather_positions(part, selected_BS, 2) for part in rotary]
@@ -154,9 +163,9 @@ class CrossAttention(MultiHeadAttention):
     A cache keeps its keys and values, so they are computed once per text.
     """
 
-    def keys_values(self, memory_BMD, rotary, past_key_values):
+    def keys_values(self, memory_BMD, positions_BMD, rotary, past_key_values):
         if past_key_values is None:
-            return super().keys_values(memory_BMD, rotary, None)
+            return super().keys_values(memory_BMD, positions_BMD, rotary, None)
         if (cached := known_memory(past_key_values, self.layer_idx)) is not None:
             return cached
-        return super().keys_values(memory_BMD, rotary, past_key_values.cross_attention_cache)
+        return super().keys_values(memory_BMD, positions_BMD, rotary, past_key_values.cross_attention_cache)

@@ -22,7 +22,8 @@ from .attention import SelfAttention
 from .configuration_decero import DeceroEncoderConfig
 from .embeddings import embedding_width
 from .layers import EncoderLayer, build_activation, build_norm
-from .modeling_stack import DeceroPreTrainedModel, DeceroStack
+from .mixers import text_mask
+from .modeling_stack import DeceroPreTrainedModel, TokenStack
 
 MASKS = {
     "full_attention": create_bidirectional_mask,
@@ -63,7 +64,7 @@ class DeceroEncoderPreTrainedModel(DeceroPreTrainedModel):
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": SelfAttention}
 
 
-class DeceroEncoderModel(DeceroEncoderPreTrainedModel, DeceroStack):
+class DeceroEncoderModel(DeceroEncoderPreTrainedModel, TokenStack):
     """Apply a stack of encoder layers to embedded tokens: Vaswani et al. 2017, figure 1, left.
 
     add_pooling_layer: whether to compute `pooler_output`; None takes `config.pooling_layer`.
@@ -74,6 +75,22 @@ class DeceroEncoderModel(DeceroEncoderPreTrainedModel, DeceroStack):
         pooled = config.pooling_layer if add_pooling_layer is None else add_pooling_layer
         self.pooler = Pooler(config) if pooled else None
         self.post_init()
+
+    def bidirectional_masks(self, attention_mask, hidden_BLD, position_ids):
+        """Return one mask per kind of layer; `attention_mask` as in `forward`."""
+        if self._is_stateful:
+            return dict.fromkeys(self.layer_types, text_mask(attention_mask, position_ids, hidden_BLD))
+        masks = {}
+        for kind in set(self.layer_types):
+            if isinstance(attention_mask, dict):
+                mask = attention_mask[kind]
+            else:
+                mask = MASKS[kind](config=self.config, inputs_embeds=hidden_BLD, attention_mask=attention_mask)
+                if kind == "sliding_attention" and attention_mask is not None and attention_mask.dim() == 4:
+                    mask = self.within_window(mask)
+            by_position = position_ids if isinstance(attention_mask, dict) else None
+            masks[kind] = self.prefer_near(mask, hidden_BLD.shape[1], kind, position_ids=by_position)
+        return masks
 
     @merge_with_config_defaults
     @capture_outputs
@@ -100,21 +117,8 @@ class DeceroEncoderModel(DeceroEncoderPreTrainedModel, DeceroStack):
         the learned positions. Packed rows may be longer, because their `position_ids` start again with each text.
         """
         hidden_BLD, position_ids = self.embed(input_ids, inputs_embeds, 0, position_ids, token_type_ids)
-        masks = {}
-        for kind in set(self.layer_types):
-            if isinstance(attention_mask, dict):
-                mask = attention_mask[kind]
-            else:
-                mask = MASKS[kind](config=self.config, inputs_embeds=hidden_BLD, attention_mask=attention_mask)
-                if kind == "sliding_attention" and attention_mask is not None and attention_mask.dim() == 4:
-                    mask = self.within_window(mask)
-            by_position = position_ids if isinstance(attention_mask, dict) else None
-            masks[kind] = self.prefer_near(mask, hidden_BLD.shape[1], kind, position_ids=by_position)
-        rotary = self.rotary(position_ids, hidden_BLD.dtype)
-        for layer, kind in zip(self.layers, self.layer_types, strict=True):
-            selected_BS = selected_positions if layer is self.layers[-1] else None
-            hidden_BLD = layer(hidden_BLD, masks[kind], rotary[kind], selected_BS=selected_BS, **kwargs)
-        hidden_BLD = self.norm(hidden_BLD)
+        masks = self.bidirectional_masks(attention_mask, hidden_BLD, position_ids)
+        hidden_BLD = self.apply_layers(hidden_BLD, masks, position_ids, selected_BS=selected_positions, **kwargs)
         pooled_BD = None if self.pooler is None else self.pooler(hidden_BLD, attention_mask)
         return BaseModelOutputWithPooling(last_hidden_state=hidden_BLD, pooler_output=pooled_BD)
 

@@ -233,7 +233,7 @@ class Budget:
             "learning_rate": float(f"{optim.learning_rate * planned.rate:.2g}"),
             "num_warmup_steps": round(WARM_UP * planned.steps),
             "num_decay_steps": None,
-            "schedule": "linear",
+            "schedule": "constant" if optim.schedule_free else "linear",
         }
         return {
             section: {

@@ -11,6 +11,7 @@ from decero.config.sections import OptimSection
 from decero.data.sizes import BatchSize
 from decero.execution.adapters import is_computed
 from decero.execution.token_detection import parts_of
+from decero.training.optimizer import DEFAULTS, layer_matrices
 
 FORMULA = "6 x (weights x positions + vocabulary x width x scored + 2 x layers x width x positions x row length)"
 # Keys and values of cross-attention, which read the encoder output: decero; BART and Marian; T5.
@@ -22,7 +23,8 @@ def flops(model: nn.Module, load: BatchSize, per_text: bool = False) -> float:
 
     A frozen weight has no gradient, so 4 instead of 6. Embeddings do not count as weights. Decoder weights see the
     written positions; with `per_text`, pooler and classifier see one position per text. With gradient checkpointing
-    layers run forward twice: 2 more. Of a generator and its discriminator, both count.
+    layers run forward twice: 2 more. Recurrent layers and convolutions have no pairs of tokens. Of a generator and its
+    discriminator, both count.
     """
     return sum(_flops(part, load, per_text) for part in parts_of(model))
 
@@ -48,6 +50,8 @@ def _flops(bare: Any, load: BatchSize, per_text: bool) -> float:
             positions = load.examples
         passes = (8 if id(weight) in twice else 6) - (0 if weight.requires_grad else 2)
         total += passes * weight.numel() * positions
+    if getattr(config, "mixer_type", "attention") != "attention":  # no scores between pairs of tokens
+        return total
     size = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
     width = float(config.num_attention_heads * size if size else config.hidden_size)
     pairs = config.num_hidden_layers * load.pairs
@@ -81,10 +85,11 @@ class StaticMemory:
 def static_memory(model: nn.Module, optim: OptimSection) -> StaticMemory:
     """Calculate the static memory: trained weights have a gradient and the moments of their optimizer."""
     trained = [p for p in model.parameters() if p.requires_grad]
+    orthogonalized = {id(p) for p in layer_matrices(model)} if optim.name == "muon" else set()
     return StaticMemory(
         sum(_bytes(t) for t in [*model.parameters(), *model.buffers()]),
         sum(_bytes(p) for p in trained),
-        sum(_moments(p, optim) * p.element_size() for p in trained),
+        sum(_moments(p, optim, id(p) in orthogonalized) * p.element_size() for p in trained),
     )
 
 
@@ -92,13 +97,15 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _moments(weight: Tensor, optim: OptimSection) -> int:
-    """Return how many numbers the optimizer stores for a weight."""
-    arguments = optim.arguments
+def _moments(weight: Tensor, optim: OptimSection, orthogonalized: bool) -> int:
+    """Return how many numbers the optimizer stores for a weight. orthogonalized: by Muon."""
     if optim.name == "adafactor":  # means of rows and columns instead of a matrix (Shazeer & Stern 2018)
         factored = weight.dim() >= 2
         return (weight.numel() // weight.shape[-1] + weight.numel() // weight.shape[-2]) if factored else weight.numel()
-    copies = {"adamw": 2, "adam": 2, "sgd": 0, "rmsprop": 1}[optim.name]
+    if optim.name == "muon":
+        return (1 if orthogonalized else 2) * weight.numel()
+    arguments = DEFAULTS.get(optim.name, {}) | optim.arguments
+    copies = {"adamw": 2, "adam": 2, "sgd": 0, "momentum": 0, "rmsprop": 1, "schedule_free_adamw": 2}[optim.name]
     copies += sum(bool(arguments.get(name)) for name in ("amsgrad", "momentum", "centered"))
     return copies * weight.numel()
 

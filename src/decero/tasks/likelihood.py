@@ -1,16 +1,20 @@
 """How well text is foreseen: by a causal model, ours or anybody's, and by what has learnt nothing deep."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 from accelerate import Accelerator
 from datasets import Dataset, DatasetDict
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from decero.config.pretraining import EvaluateCausalLM
 from decero.data.causal import CausalLanguageModeling, count_bytes, tokenize_text
+from decero.data.collators import IGNORED
 from decero.data.corpus import load_corpus
 from decero.data.tokenization import count_tokens
 from decero.errors import UserError
@@ -41,6 +45,46 @@ def text_likelihood(
 def text_objective(tokenizer: PreTrainedTokenizerBase) -> Objective:
     """What `text_likelihood` scores: all tokens of text, no ends of documents."""
     return language_model(CausalLanguageModeling(tokenizer, score_ends=False))
+
+
+@dataclass
+class RepeatedBigrams:
+    """Score only the tokens of text that repeat a bigram of their row: the same two tokens stood there before.
+
+    These are the tokens that recall foresees ("AR hits": Arora et al. 2023, section 2).
+    """
+
+    collate: CausalLanguageModeling
+
+    def __call__(self, rows: list[dict]) -> dict[str, Tensor]:
+        batch = self.collate(rows)
+        pairs_BL2 = torch.stack([batch["input_ids"], batch["labels"]], dim=-1).tolist()
+        seen = [[False] * len(row) for row in pairs_BL2]
+        for row, hits in zip(pairs_BL2, seen, strict=True):
+            before: set[tuple[int, int]] = set()
+            for place, pair in enumerate(map(tuple, row)):
+                hits[place] = pair in before
+                before.add(pair)
+        return batch | {"labels": batch["labels"].masked_fill(~torch.tensor(seen), IGNORED)}
+
+
+def bigram_slices(
+    accelerator: Accelerator, model: nn.Module, rows: Dataset, tokenizer: PreTrainedTokenizerBase, batch_size: int,
+    whole: dict[str, float],
+) -> dict[str, float]:  # fmt: skip
+    """Perplexity of the tokens that repeat a bigram of their row, and of the others; and the share of the former.
+
+    whole: what `text_likelihood` gave for all tokens of the same rows. Reads the repeated tokens in a second pass.
+    """
+    collate = CausalLanguageModeling(tokenizer, score_ends=False)
+    repeated = mean_loss(accelerator, model, rows, language_model(RepeatedBigrams(collate)), batch_size)
+    tokens, hits = count_tokens(rows) - len(rows), int(repeated["scored"])
+    others = (whole["loss"] * tokens - repeated["loss"] * hits) / max(1, tokens - hits)
+    return {
+        "repeated_perplexity": math.exp(repeated["loss"]) if hits else math.nan,
+        "other_perplexity": math.exp(others) if tokens > hits else math.nan,
+        "repeated_share": hits / max(1, tokens),
+    }
 
 
 def document_likelihood(

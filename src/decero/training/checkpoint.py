@@ -31,6 +31,7 @@ from decero.errors import UserError, WriteError
 from decero.execution.adapters import base_header, check_base, trained_tensors
 from decero.execution.saving import flush as _flush
 from decero.files import remove
+from decero.training.optimizer import restore_trained
 from decero.training.runs import check_claims, on_main
 from decero.training.sharded_safetensors import ShardedTensors, flatten, local_pieces, named_once, unflatten, untie
 from decero.training.sharding import Sharded
@@ -75,12 +76,12 @@ def save_checkpoint(
             pieces, header = local_pieces(trained_tensors(model, weights), is_main)
             save(f"model-{part}", pieces, header | base_header(model) | {"tied": json.dumps(tied)})
             if optimizer is not None:
-                save(f"optimizer-{part}", *local_pieces(flatten(optimizer.state_dict()["state"]), is_main))
+                save(f"optimizer-{part}", *local_pieces(flatten(optimizer.state_dict()), is_main))
         elif is_main:
             weights, tied = untie(trained_tensors(model, accelerator.unwrap_model(model).state_dict()))
             save("model.safetensors", weights, base_header(model) | {"tied": json.dumps(tied)})
             if optimizer is not None:
-                save("optimizer.safetensors", flatten(optimizer.state_dict()["state"]))
+                save("optimizer.safetensors", flatten(optimizer.state_dict()))
         if is_main:
             (temporary / "state.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
             _flush(temporary / "state.json")
@@ -166,7 +167,8 @@ def load_checkpoint(
     load_weights(path, accelerator.unwrap_model(model))
     if any(path.glob("optimizer*")):  # else no step is left to do
         with ShardedTensors(path, "optimizer") as stored:
-            optimizer.load_state_dict(optimizer.state_dict() | {"state": unflatten(stored, optimizer)})
+            optimizer.load_state_dict(unflatten(stored, optimizer))
+        restore_trained(optimizer)
     random_file = path / f"random-{accelerator.process_index}.safetensors"
     if random_file.is_file():  # with more processes than before, the new ones keep the state of their seed
         restore_random_state(load_file(random_file))

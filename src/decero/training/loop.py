@@ -28,7 +28,7 @@ from decero.training.data_loader import step_loader
 from decero.training.gradient import backward, bad_gradient, check_weights, freeze_unreached
 from decero.training.memory import release_freed_memory
 from decero.training.metrics_log import MetricsLog
-from decero.training.optimizer import build_optimizer, learning_rate_at
+from decero.training.optimizer import averaged, build_optimizer, learning_rate_at, on_average
 from decero.training.runs import Run
 from decero.training.sharding import Sharded, full, shard
 from decero.training.signals import Interruption
@@ -99,10 +99,10 @@ def train(
         accelerator.print(f"not used by this objective, so not trained: {', '.join(frozen)}")
     if training.compile:
         accelerator.print(compile_layers(model))
-    optimizer = build_optimizer(model, optim)
+    optimizer = accelerator.prepare(build_optimizer(model, optim))
     learning_rate = learning_rate_at(optimizer, optim, last)
+    evaluate = evaluate and on_average(optimizer, evaluate)
     prepared = accelerator.prepare_model(prepared, evaluation_mode=True)  # no DDP: `backward` sums the gradients
-    optimizer = accelerator.prepare(optimizer)
     if not isinstance(model, Sharded):
         model = prepared
         broadcast([parameter.data for parameter in model.parameters()])
@@ -125,22 +125,22 @@ def train(
     shown: Any = {"total": last, "initial": first, "unit": "step", "dynamic_ncols": True, "desc": output.name}
     shown |= {"disable": not (run.is_main and run.progress), "mininterval": 0.5 if sys.stderr.isatty() else 15}
 
-    def save(step: int, optimizer: Any, unevaluated: bool = False) -> None:
+    def save(step: int, resumable: bool, unevaluated: bool = False) -> None:
         check_weights(accelerator, model, step)
         state = {"step": step, "running": running, "tokens": result.tokens, "best": selection.best}
         state |= {"stale": selection.stale, "wall_time_s": result.wall_time_s, "stream": loader.state()}
         state |= {"micro_batch": loader.split.limit, "save_time_s": result.save_time_s}
         state |= {"unlogged": log.unwritten, "unevaluated": unevaluated}
         save_started = time.perf_counter()
-        save_checkpoint(checkpoints, accelerator, model, optimizer, state)
+        with averaged(optimizer):
+            save_checkpoint(checkpoints, accelerator, model, optimizer if resumable else None, state)
         if accelerator.is_main_process:
             selection.prune(step)
         result.save_time_s += time.perf_counter() - save_started
 
     wall_time_before, started = result.wall_time_s, time.perf_counter()
     tokens_before, since = result.tokens, started
-    room = room_for_weights(run, model)
-    with closing(loader), Interruption(accelerator) as interruption, room, tqdm(**shown) as bar:
+    with closing(loader), Interruption(accelerator) as interruption, room_for_weights(run, model), tqdm(**shown) as bar:
         if state.get("unevaluated"):
             selection.evaluate(evaluate, model, first, log, bar)
         for step in range(first, first if selection.out_of_patience else last):
@@ -177,15 +177,14 @@ def train(
             due = evaluate is not None and selection.due(done, last, steps_per_epoch)
             planned = training.save_steps is not None and (done % training.save_steps == 0 or done == last)
             if kept := done == last and not planned:  # before anything that may fail: evaluation, scoring, saving
-                save(done, None, unevaluated=due)
+                save(done, False, unevaluated=due)
             new_best = due and selection.evaluate(evaluate, model, done, log, bar)
             if due:
                 since, tokens_before, loader.waited = time.perf_counter(), result.tokens, 0.0
             signal = interruption.anywhere()
-            if new_best or planned or signal:
-                save(done, optimizer)
-            elif selection.out_of_patience and not kept:
-                save(done, None)
+            resumable = bool(new_best or planned or signal)
+            if resumable or (selection.out_of_patience and not kept):
+                save(done, resumable)
             if signal and done < last:
                 interruption.end(signal, done, last)
             if selection.out_of_patience:
@@ -194,6 +193,7 @@ def train(
     log.finish()
     result.step, result.best = max(first, result.step), selection.best
     result.wall_time_s = wall_time_before + time.perf_counter() - started
+    optimizer.eval()  # the mean, if schedule-free
     selection.load(accelerator.unwrap_model(model))
     result.model = model.gather() if isinstance(model, Sharded) else model
     release_freed_memory()  # so would those of a step to the peak of scoring

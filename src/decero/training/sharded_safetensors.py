@@ -127,22 +127,33 @@ def named_once(model: nn.Module) -> tuple[dict[str, Any], list[str]]:
     return {n: tensor for n, tensor in state.items() if n in names}, [n for n in state if n not in names]
 
 
-def flatten(state: dict[int, dict[str, Any]]) -> dict[str, Tensor]:
-    """Turn {parameter: {name: value}} into {"parameter.name": tensor}."""
+COUNTERS = ("k", "weight_sum", "lr_max")  # of schedule-free optimizers: numbers of a group that change every step
+
+
+def flatten(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Turn the state of an optimizer into {"parameter.name": tensor} and {"group-0.name": its number}."""
     flat = {}
-    for parameter, values in state.items():
+    for parameter, values in state["state"].items():
         for name, value in values.items():
             if value is not None:
                 flat[f"{parameter}.{name}"] = torch.as_tensor(value).detach().clone().contiguous()
+    for number, group in enumerate(state["param_groups"]):
+        for name in group.keys() & set(COUNTERS):
+            flat[f"group-{number}.{name}"] = torch.tensor(group[name], dtype=torch.float64)
     return flat
 
 
-def unflatten(stored: ShardedTensors, optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
+def unflatten(stored: ShardedTensors, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Undo `flatten`. Moments are sharded like their parameter; tensors of other shapes (the step) are not."""
     parameters: list[Any] = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {}
+    groups = optimizer.state_dict()["param_groups"]
     for key in stored.found:
         index, _, name = key.partition(".")
+        if index.startswith("group-"):
+            group = groups[int(index.removeprefix("group-"))]
+            group[name] = type(group[name])(stored.whole(key).item())
+            continue
         parameter = parameters[int(index)]
         if hasattr(parameter, "to_local") and stored.shape(key) == [*parameter.shape]:
             value: Any = torch.empty_like(parameter)
@@ -150,4 +161,4 @@ def unflatten(stored: ShardedTensors, optimizer: torch.optim.Optimizer) -> dict[
         else:
             value = stored.whole(key)
         state.setdefault(int(index), {})[name] = value
-    return state
+    return {"state": state, "param_groups": groups}
