@@ -71,7 +71,8 @@ save_file(out, sys.argv[2])
 
 def build(config_class, auto, sizes):
     """A model with random parameters; zeros and ones of a new model would hide parameters that were not loaded."""
-    config = config_class(**sizes, bos_token_id=2, eos_token_id=3)
+    width = sizes["hidden_size"] + ("seq2seq" in config_class.model_type)  # two directions need an even one
+    config = config_class(**(sizes | {"hidden_size": width}), bos_token_id=2, eos_token_id=3)
     if config.is_encoder_decoder:
         config.decoder_start_token_id = 2
     if config_class is DeceroDecoderConfig:

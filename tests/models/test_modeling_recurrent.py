@@ -193,7 +193,7 @@ def test_a_saved_model_is_the_same_and_tied(auto, lstm, translator, ids, tmp_pat
 def test_what_cannot_work_is_refused_in_one_line(lstm, ids):
     with pytest.raises(ValueError, match="reads in one direction; set bidirectional to false"):
         DeceroRecurrentForCausalLM(BOTH)
-    with pytest.raises(ValueError, match="has no attention to show; remove output_attentions"):
+    with pytest.raises(ValueError, match="has no attention to show: output_attentions needs attention"):
         lstm(ids, output_attentions=True)
     with pytest.raises(ValueError, match="pad, do not pack"):
         lstm(ids, position_ids=torch.tensor([[0, 1, 2, 0, 1, 2, 3]]))

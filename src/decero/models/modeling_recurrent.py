@@ -48,12 +48,12 @@ class RecurrentLayer(GradientCheckpointingLayer):
 class DeceroRecurrentPreTrainedModel(DeceroPreTrainedModel):
     """Define what all recurrent classes share."""
 
-    config: DeceroRecurrentConfig
-    config_class = DeceroRecurrentConfig
+    config: DeceroRecurrentConfig  # type: ignore[assignment]
+    config_class: type[DeceroRecurrentConfig] = DeceroRecurrentConfig
     _no_split_modules = ["RecurrentLayer"]
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = False
     _can_compile_fullgraph = False
-    _can_record_outputs = {"hidden_states": RecurrentLayer}
+    _can_record_outputs: dict | None = {"hidden_states": RecurrentLayer}
 
 
 class DeceroRecurrentModel(DeceroRecurrentPreTrainedModel):

@@ -208,13 +208,13 @@ class DeceroRecurrentSeq2SeqForConditionalGeneration(DeceroRecurrentSeq2SeqPreTr
         use_cache = False if use_cache is None and labels is not None else use_cache
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        items = {"num_items_in_batch": kwargs.pop("num_items_in_batch", None)}  # only for the loss
+        items = kwargs.pop("num_items_in_batch", None)  # only for the loss
         outputs = self.model(
             input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values,
             inputs_embeds, decoder_inputs_embeds, use_cache, **kwargs,
         )  # fmt: skip
         logits = self.lm_head(outputs.last_hidden_state)
-        loss = None if labels is None else ForMaskedLMLoss(logits, labels, self.config.vocab_size, **items)
+        loss = None if labels is None else ForMaskedLMLoss(logits, labels, self.config.vocab_size, items)
         return Seq2SeqLMOutput(
             loss=loss, logits=logits, **{k: v for k, v in outputs.items() if k != "last_hidden_state"}
         )

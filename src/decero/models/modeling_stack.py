@@ -45,7 +45,9 @@ class DeceroPreTrainedModel(PreTrainedModel):
     def refuse_attentions(self, kwargs):
         """Raise ValueError if `output_attentions` is asked of a model without attention."""
         if kwargs.get("output_attentions", self.config.output_attentions):
-            raise ValueError(f"mixer_type {self.config.mixer_type} has no attention to show; remove output_attentions")
+            raise ValueError(
+                f"mixer_type {self.config.mixer_type} has no attention to show: output_attentions needs attention"
+            )
 
     @torch.no_grad()
     def _init_weights(self, module):

@@ -20,7 +20,7 @@ from .modeling_stack import DeceroPreTrainedModel
 class DeceroTextCNNPreTrainedModel(DeceroPreTrainedModel):
     """Define what bare model and classifier share."""
 
-    config: DeceroTextCNNConfig
+    config: DeceroTextCNNConfig  # type: ignore[assignment]
     config_class = DeceroTextCNNConfig
     supports_gradient_checkpointing = False  # one layer
     _no_split_modules = []
@@ -57,7 +57,8 @@ class DeceroTextCNNModel(DeceroTextCNNPreTrainedModel):
         text_BL = text_mask(attention_mask, None, x_BLD)
         read_BLD = x_BLD if text_BL is None else x_BLD * text_BL[:, :, None]
         read_BDL = read_BLD.transpose(1, 2)
-        features = [conv(F.pad(read_BDL, (0, conv.kernel_size[0] - 1))) for conv in self.filters]
+        sizes = self.config.filter_sizes
+        features = [conv(F.pad(read_BDL, (0, K - 1))) for conv, K in zip(self.filters, sizes, strict=True)]
         features_BLC = torch.cat(features, dim=1).relu().transpose(1, 2)
         states = (x_BLD, features_BLC) if kwargs.get("output_hidden_states", self.config.output_hidden_states) else None
         return BaseModelOutputWithPooling(
