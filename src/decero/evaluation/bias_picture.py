@@ -21,6 +21,7 @@ def bias_picture(entries: Sequence[Mapping[str, Any]], title: str) -> Figure:
         figure = Figure(figsize=(8.4, 1.9 + 0.52 * len(entries)), layout="constrained")
         axes = figure.subplots()
         axes.axvline(50, color="#444444", linewidth=1)
+        named: set[str] = set()
         for row, each in enumerate(entries):
             for part, key, label, colour, marker, shift in LINES:
                 value, low, high = each[part][key]
@@ -30,8 +31,9 @@ def bias_picture(entries: Sequence[Mapping[str, Any]], title: str) -> Figure:
                 hollow = key == "share" and each[part]["verdict"].startswith("no verdict")
                 axes.errorbar(
                     [100 * value], [-row + shift], xerr=reach, color=colour, marker=marker, markersize=6, linewidth=1.6,
-                    capsize=0, label=label if row == 0 else None, markerfacecolor="white" if hollow else colour,
+                    capsize=0, label=None if label in named else label, markerfacecolor="white" if hollow else colour,
                 )  # fmt: skip
+                named.add(label)
         axes.set_yticks(
             [-row for row in range(len(entries))],
             [f"{each['set']}: {each['category']}".replace("$", r"\$") for each in entries],
