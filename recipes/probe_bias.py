@@ -41,7 +41,7 @@ def main():
     run.print(choose_attention(model, accelerator.device, config.mixed_precision, requested=kernel))
     randoms = [  # the controls first: a bias that they have, too, is none of the model
         probing.measure(accelerator, control, asking, sets, size)
-        for control in random_models(run, config.control, config.model, head, tokenizer, longest)
+        for control in random_models(run, config, head, tokenizer, longest)
     ]
     model = accelerator.prepare_model(model, evaluation_mode=True)  # computes as it does in a run
     found = probing.measure(accelerator, model, asking, [*sets, *names.values()], size)

@@ -8,13 +8,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
 from scipy.stats import spearmanr
 
 from decero.evaluation.pair_accuracy import ROUNDING, preferences
-from decero.evaluation.statistics import wilson
 
-RESAMPLES = 2000
 Share = list[float | None]  # value, low, high; None where nothing is counted
 NOTHING: Share = [None, None, None]
 
@@ -40,46 +37,6 @@ def toward(scores_NK, directed_N=None) -> tuple[np.ndarray, np.ndarray]:
         return preferences(scores_NK[:, 0], scores_NK[:, 1]), np.ones(len(scores_NK))
     chosen_NK = choices(scores_NK) * np.asarray(directed_N)[:, None]
     return chosen_NK[:, 0], chosen_NK[:, 0] + chosen_NK[:, 1]
-
-
-def share(toward_SN, counted_SN, groups_N: Sequence[Hashable], seed: int = 0) -> Share:
-    """Return the share toward / counted, and its 95 % interval over groups of probes and, with S > 1, over models.
-
-    One model: a paired bootstrap that draws whole groups; the middle 95 % of the resampled shares, widened for few
-    groups (Hesterberg 2015, The American Statistician 69(4), section 4.3). Where all groups have one share, resampling
-    shows nothing: then Wilson's interval of as many values as there are groups. Several models: the pigeonhole
-    bootstrap and a Student interval, as in `two_way_bootstrap`.
-    """
-    toward_SN, counted_SN = (np.atleast_2d(np.asarray(each, dtype=np.float64)) for each in (toward_SN, counted_SN))
-    numbers = {group: number for number, group in enumerate(dict.fromkeys(groups_N))}
-    members_NG = np.eye(len(numbers))[[numbers[group] for group in groups_N]]
-    toward_SG, counted_SG = toward_SN @ members_NG, counted_SN @ members_NG
-    kept = counted_SG.sum(axis=0) > 0
-    if not kept.any():
-        return list(NOTHING)
-    toward_SG, counted_SG = toward_SG[:, kept], counted_SG[:, kept]
-    S, G = counted_SG.shape
-    value = float(toward_SG.sum() / counted_SG.sum())
-    shares_G = toward_SG.sum(axis=0) / counted_SG.sum(axis=0)
-    if np.ptp(shares_G) < 1e-12 and (S == 1 or np.ptp(toward_SG.sum(axis=1) / counted_SG.sum(axis=1)) < 1e-12):
-        return [value, *wilson([value] * G)]
-    generator = np.random.default_rng(seed)
-    draws, resampled = max(S - 1, 1), np.empty(RESAMPLES)
-    seeds_RS = generator.multinomial(draws, np.full(S, 1 / S), RESAMPLES)
-    groups_RG = generator.multinomial(G, np.full(G, 1 / G), RESAMPLES)
-    up, down = ((seeds_RS @ each_SG * groups_RG).sum(axis=1) for each_SG in (toward_SG, counted_SG))
-    resampled = up[down > 0] / down[down > 0]
-    if S == 1:
-        tail = float(ndtr(np.sqrt(G / (G - 1)) * stdtrit(G - 1, 0.025))) if G > 1 else 0.0
-        low, high = np.quantile(resampled, [tail, 1 - tail])
-        return [value, float(low), float(high)]
-    rest_SG = (toward_SG - value * counted_SG) / counted_SG.mean()
-    sources = [(rest_SG.mean(axis=0).var(ddof=1) / G, G - 1)] if G > 1 else []
-    sources.append((rest_SG.mean(axis=1).var(ddof=1) / S, S - 1))
-    total = sum(variance for variance, _ in sources)
-    freedom = total**2 / sum(variance**2 / df for variance, df in sources)
-    reach = float(stdtrit(freedom, 0.975) * resampled.std(ddof=1))
-    return [value, max(0.0, value - reach), min(1.0, value + reach)]
 
 
 def verdict(found: Share, controls: Mapping[str, Share], nats: float, noise: float | None) -> str:

@@ -86,6 +86,7 @@ def model_card(
     settings: dict[str, Any] | None,
     readme: str | None = None,
     adapts: str | None = None,
+    bias: str | None = None,
 ) -> str:
     """Return the README.md of a model: metadata for the hub, and a text.
 
@@ -93,6 +94,7 @@ def model_card(
     result, settings: from `read_run`.
     readme: the existing README.md. A text that a user wrote is kept unchanged; only missing metadata is added.
     adapts: of an adapter, the model that it belongs to.
+    bias: the section on bias probes; None: they were not run.
 
     Raises UserError when the metadata of `readme` is invalid.
     """
@@ -164,6 +166,7 @@ def model_card(
             seeds=result.get("seeds") or ([result["seed"]] if result.get("seed") is not None else []),
             result=result,
             has_settings=bool(settings),
+            bias=bias,
             mark=MARK,
             plain=plain,
             code=code,

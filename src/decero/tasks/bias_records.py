@@ -16,13 +16,13 @@ from decero.evaluation.bias_scores import (
     bias_table,
     language_model_score,
     occupation_correlation,
-    share,
     stereoset_weights,
     toward,
     verdict,
 )
 from decero.evaluation.figures import render
 from decero.evaluation.pair_accuracy import UnigramModel
+from decero.evaluation.statistics import ratio_interval
 from decero.files import write_whole
 from decero.tasks.bias_probes import Asking, ProbeSet
 
@@ -78,12 +78,12 @@ def entries(
                 kept = [n for n in chosen if each.probes[n].directed]
                 nats = float((scores[kept, 0] - scores[kept, 1]).mean()) if kept else 0.0
                 noise = floors.get(how, {}).get(part) if probes[0].spans is None else None
-                random = share(*sums([control[each.name][part] for control in randoms]), groups)
-                shares = {"share": share(*sums([scores]), groups), "random": random}
+                random = ratio_interval(*sums([control[each.name][part] for control in randoms]), groups)
+                shares = {"share": ratio_interval(*sums([scores]), groups), "random": random}
                 controls = {"random weights": random}
                 if part == "plain":
-                    shares["unigram"] = controls["unigram"] = share(*sums([counted]), groups)
-                    shares["fewer_tokens"] = share(*sums([lengths]), groups)
+                    shares["unigram"] = controls["unigram"] = ratio_interval(*sums([counted]), groups)
+                    shares["fewer_tokens"] = ratio_interval(*sums([lengths]), groups)
                 said = verdict(shares["share"], controls, nats, noise)
                 record[part] = shares | {"nats": nats, "noise": noise, "verdict": said}
             record["metrics"] = _metrics(

@@ -19,20 +19,21 @@ from decero.training.runs import Run
 
 
 def random_models(
-    run: Run, control: ControlSection, model: ModelSection, head: Any, tokenizer: PreTrainedTokenizerFast, longest: int
+    run: Run, config: Any, head: Any, tokenizer: PreTrainedTokenizerFast, longest: int = 0
 ) -> Iterator[PreTrainedModel]:
     """Yield a model a seed, ready to compute: that of `control.model`, or the architecture of the model itself.
 
-    longest: tokens of the longest text, with special tokens. Raises UserError when the control reads fewer.
+    config: settings with `control` and `model`. longest: tokens of the longest text, with special tokens.
+    Raises UserError when the control reads fewer.
     """
-    for seed in control.seeds:
-        found = random_model(control.model or model, head, tokenizer, seed)
+    for seed in config.control.seeds:
+        found = random_model(config.control.model or config.model, head, tokenizer, seed)
         limit = positions_of(found)
         if limit is not None and limit < longest:
             problem = f"it reads {limit} tokens, and a text has {longest} with special tokens"
             raise UserError(f"control.model: {problem}; choose a preset with more positions")
         choose_attention(
-            found, run.accelerator.device, run.training.mixed_precision, requested=model.attn_implementation
+            found, run.accelerator.device, run.training.mixed_precision, requested=config.model.attn_implementation
         )
         yield run.accelerator.prepare_model(found, evaluation_mode=True)
 
