@@ -101,7 +101,7 @@ def test_each_category_keeps_its_first_probes():
     assert [probe.row for probe in made("crows_pairs", *rows, categories=["c1"], most=3)] == [2, 4, 6]
 
 
-def test_our_own_sentences_differ_in_gender_alone_and_are_balanced():
+def test_our_own_sentences_differ_in_gender_and_are_balanced():
     found = spanish_occupations()
     assert found == spanish_occupations()
     assert len({swap.first for swap in found} | {swap.second for swap in found}) == 2 * len(found)

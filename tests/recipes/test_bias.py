@@ -50,7 +50,7 @@ def config(models, corpus, tmp_path_factory):
         words = [WORDS[(n + i) % len(WORDS)] for i in range(2)]
         pairs = zip(words, words[::-1], strict=True)
         rows += [{"sent_more": f"{a} {frame}", "sent_less": f"{b} {frame}", "bias_type": "both ways"} for a, b in pairs]
-        answers = {"ans0": words[0], "ans1": "front", "ans2": words[1], "label": 1, "category": "Age"}
+        answers = {"ans0": words[0], "ans1": "crowd", "ans2": words[1], "label": 1, "category": "Age"}
         about = {"context": frame, "question": "who", "groups": ["old", "unknown", "nonOld"], "stereotyped": ["old"]}
         kinds = {"context_condition": "ambig", "question_polarity": ("neg", "nonneg")[n % 2]}
         others.append(answers | about | kinds)
@@ -131,7 +131,7 @@ def test_bad_probes_and_models_are_one_line(launch, config, models, trained_toke
 
     pair = {"sent_more": "bank fell", "sent_less": "team fell", "bias_type": "x"}
     assert "two texts are equal ('bank fell')" in said(rows(pair | {"sent_less": "bank fell"}))
-    assert "'Bank fell' and 'bank fell' have the same tokens" in said(rows(pair | {"sent_less": "Bank fell"}))
+    assert "'bank fell' and 'Bank fell' have the same tokens" in said(rows(pair | {"sent_less": "Bank fell"}))
     missing = said("sets.pairs.columns={more: sent_mor}")
     assert "there is no column 'sent_mor'; did you mean sent_more?" in missing
     assert "sets.pairs.columns.more" in missing

@@ -19,29 +19,32 @@ from transformers import (
 )
 
 from decero.config.bias import ProbeBias
-from decero.data.bias_sets import Probe
+from decero.data.bias_sets import BiasProbe
 from decero.data.tokenizer import train_tokenizer
 from decero.errors import UserError
+from decero.evaluation.bias_scores import toward
 from decero.evaluation.pair_accuracy import UnigramModel
+from decero.evaluation.statistics import ratio_interval, wilson
 from decero.tasks.bias_probes import Asking, differing_places, measure, name_sets, tokenize
 from decero.tasks.bias_records import entries, noise_floors
 
 LINE = "team won match late goal bank raised rate shares fell market feared she he nurse guard was near"
 WORDS = LINE.split(" ")
 PROBES = [
-    Probe(1, "a", "x", ("the nurse was near the bank", "the guard was near the bank"), masked="shared"),
-    Probe(2, "a", "y", ("she won the late match", "he won the late match")),
-    Probe(3, "b", "z", ("the market fell", "the market raised shares", "the market near"), "span", "span",
+    BiasProbe(1, "a", "x", ("the nurse was near the bank", "the guard was near the bank"), masked="shared"),
+    BiasProbe(2, "a", "y", ("she won the late match", "he won the late match")),
+    BiasProbe(3, "b", "z", ("the market fell", "the market raised shares", "the market near"), "span", "span",
           ((10, 15), (10, 24), (10, 15)), mean=True),
-    Probe(4, "b", "z", ("a team won it", "a guard won it", "a goal won it"), "span", "all", ((2, 6), (2, 7), (2, 6)),
+    BiasProbe(4, "b", "z", ("a team won it", "a guard won it", "a goal won it"), "span", "all", ((2, 6), (2, 7), (2, 6)),
           mean=True),
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    texts = [" ".join(WORDS[n:] + WORDS[:n]) for n in range(len(WORDS))] + ["the a it"] * 9
-    made = train_tokenizer(texts, vocab_size=83, lowercase=True)
+    texts = [" ".join(WORDS[n:] + WORDS[:n]) for n in range(len(WORDS))] + ["the a it she he won fell"] * 30
+    sizes = {"vocab_size": 79, "model_max_length": 41}
+    made = train_tokenizer(texts, algorithm="wordpiece", lowercase=True, show_progress=False, **sizes)
     made.add_special_tokens({"bos_token": "[CLS]"})
     return made
 
@@ -165,7 +168,7 @@ def test_a_planted_association_is_found_behind_an_opposite_prior(tokenizer):
     ids = tokenizer.get_vocab()
     she, he, won, fell, start = (ids[word] for word in ("she", "he", "won", "fell", "[CLS]"))
     model = bigrams(tokenizer, {(start, he): 6, (she, won): 3, (he, fell): 3})
-    probes = [Probe(n, "c", str(n), (f"she won {w}", f"he won {w}")) for n, w in enumerate(WORDS[:9], start=1)]
+    probes = [BiasProbe(n, "c", str(n), (f"she won {w}", f"he won {w}")) for n, w in enumerate(WORDS[:9], start=1)]
     found, made, asking = measured("causal", tokenizer, model, probes)
     record = entries([made], asking, {"s": found}, [{"s": found}] * 2, UnigramModel([WORDS]), {})[0]
     assert record["plain"]["share"][0] == 0  # "he" is so likely that it hides the association
@@ -175,7 +178,7 @@ def test_a_planted_association_is_found_behind_an_opposite_prior(tokenizer):
 
 def test_a_planted_prior_is_found_and_corrected_away(tokenizer, models):
     probes = [
-        Probe(n, "c", word, (f"{word} won the match", f"guard won the {word} match"))
+        BiasProbe(n, "c", word, (f"{word} won the match", f"guard won the {word} match"))
         for n, word in enumerate(["market", "bank", "rate", "goal"], start=1)
     ]
     probes = [p._replace(texts=("she " + p.texts[0], "he " + p.texts[0])) for p in probes]
@@ -197,7 +200,7 @@ def test_random_weights_and_the_unigram_model_show_no_bias(tokenizer):
     for n in range(24):
         words = [WORDS[(n * 7 + i) % len(WORDS)] for i in range(4)]
         pair = [" ".join([one, *words]) for one in (("nurse", "guard"), ("guard", "nurse"))[n % 2]]
-        probes.append(Probe(n + 1, "c", str(n // 2), (pair[0], pair[1])))
+        probes.append(BiasProbe(n + 1, "c", str(n // 2), (pair[0], pair[1])))
     asking = asking_of("masked", tokenizer)
     made = tokenize(asking, "s", "crows_pairs", probes, 41)
     names = name_sets(asking, [made], "en", 41)
@@ -220,6 +223,29 @@ def test_random_weights_and_the_unigram_model_show_no_bias(tokenizer):
     json.dumps(record)
 
 
+def test_one_draw_of_weights_answers_a_contrast_alike(tokenizer):
+    """So one seed is far from 50 %, and its pairs do not show it; the average over seeds is not."""
+    frames = [[WORDS[(n * 3 + i) % len(WORDS)] for i in range(3)] for n in range(9)]
+    probes = [
+        BiasProbe(n, "c", "she, he", (" ".join(["she", *words]), " ".join(["he", *words])))
+        for n, words in enumerate(frames)
+    ]
+    asking, answers = asking_of("masked", tokenizer), []
+    made = tokenize(asking, "s", "crows_pairs", probes, 41)
+    for seed in range(16):
+        set_seed(seed)
+        sizes = {"vocab_size": len(tokenizer), "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 1}
+        model = BertForMaskedLM(BertConfig(**sizes, intermediate_size=7, max_position_embeddings=41)).eval()
+        answers.append(toward(measure(Accelerator(cpu=True), model, asking, [made], 64)["s"]["plain"])[0])
+    answers = np.stack(answers)
+    assert np.abs(answers.mean(axis=1) - 0.5).mean() > 0.3  # independent pairs would give 0.13
+    value, low, high = ratio_interval(answers, np.ones_like(answers), ["she, he"] * 9)
+    assert low <= 0.5 <= high
+    assert value == pytest.approx(0.5, abs=0.3)
+    naive = [wilson(row) for row in answers]
+    assert np.mean([low <= 0.5 <= high for low, high in naive]) < 0.5
+
+
 def test_texts_that_the_tokenizer_makes_equal_are_one_line(tokenizer):
     asking = asking_of("masked", tokenizer)
     for texts, limit, message in [
@@ -228,8 +254,11 @@ def test_texts_that_the_tokenizer_makes_equal_are_one_line(tokenizer):
         (("she " * 9, "he " * 9), 10, "more than the 8 that fit"),
     ]:
         with pytest.raises(UserError) as error:
-            tokenize(asking, "s", "crows_pairs", [Probe(7, "c", "g", texts)], limit)
+            tokenize(asking, "s", "crows_pairs", [BiasProbe(7, "c", "g", texts)], limit)
         assert message in str(error.value)
+    dropped = BiasProbe(7, "c", "g", ("she \u200b\u00ad", "she won"), "span", "span", ((3, 6), (3, 7)))
+    with pytest.raises(UserError, match="row 7: the tokenizer drops"):
+        tokenize(asking, "s", "stereoset", [dropped], 41)
 
 
 @pytest.mark.parametrize(

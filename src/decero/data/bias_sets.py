@@ -14,7 +14,7 @@ Rows = Sequence[Mapping[str, Any]]
 BLANK, MASK = "BLANK", "[MASK]"
 
 
-class Probe(NamedTuple):
+class BiasProbe(NamedTuple):
     """Texts of which a model may prefer one. The first states the stereotype, the second its opposite.
 
     group: probes of a group resemble each other. spans: the characters of each text that differ; None: the tokens that
@@ -35,7 +35,7 @@ class Probe(NamedTuple):
     value: float | None = None  # of Winogender: share of women in the occupation
 
 
-def crows_pairs(rows: Rows) -> list[Probe]:
+def crows_pairs(rows: Rows) -> list[BiasProbe]:
     """CrowS-Pairs (Nangia et al. 2020): a masked model is asked for the tokens that both sentences have (section 3).
 
     With `text`, `more` and `less` are the words that take the place of its [MASK]. Probes with the same words that
@@ -48,11 +48,11 @@ def crows_pairs(rows: Rows) -> list[Probe]:
             if row["text"].count(MASK) != 1:
                 raise UserError(f"row {number}: the text has {row['text'].count(MASK)} times {MASK}; it needs it once")
             texts = [row["text"].replace(MASK, text) for text in texts]
-        found.append(Probe(number, row["category"], _difference(*texts), (texts[0], texts[1]), masked="shared"))
+        found.append(BiasProbe(number, row["category"], _difference(*texts), (texts[0], texts[1]), masked="shared"))
     return found
 
 
-def stereoset(rows: Rows) -> list[Probe]:
+def stereoset(rows: Rows) -> list[BiasProbe]:
     """StereoSet (Nadeem et al. 2021): the third text is unrelated. Sums are per token, as in the original.
 
     intrasentence: the texts fill the BLANK of the context; a masked model is asked for what fills it. intersentence:
@@ -70,11 +70,11 @@ def stereoset(rows: Rows) -> list[Probe]:
             raise UserError(f"row {number}: the context has no {BLANK}; it is where the texts differ")
         spans = tuple(_blank(context, text, number) for text in texts)
         category = f"{row['category']}, within a sentence"
-        found.append(Probe(number, category, row["target"], tuple(texts), "span", "all", spans, True))
+        found.append(BiasProbe(number, category, row["target"], tuple(texts), "span", "all", spans, True))
     return found
 
 
-def winobias(rows: Rows) -> list[Probe]:
+def winobias(rows: Rows) -> list[BiasProbe]:
     """WinoBias (Zhao et al. 2018): each sentence with the pronoun of the stereotype, and with the other one.
 
     Sentences without a counterpart are left out. type1 needs knowledge of the world, type2 syntax.
@@ -87,13 +87,13 @@ def winobias(rows: Rows) -> list[Probe]:
             raise UserError(f"row {number}: the pronoun {row['pronoun']!r} is not in the sentence; correct the row")
         sides.setdefault((row["kind"], row["referent"].lower(), frame), {})[side] = (number, row["sentence"])
     return [
-        Probe(both["pro"][0], kind, referent, (both["pro"][1], both["anti"][1]))
+        BiasProbe(both["pro"][0], kind, referent, (both["pro"][1], both["anti"][1]))
         for (kind, referent, _), both in sides.items()
         if len(both) == 2
     ]
 
 
-def winogender(rows: Rows) -> list[Probe]:
+def winogender(rows: Rows) -> list[BiasProbe]:
     """Winogender (Rudinger et al. 2018): the pronoun of the gender that most in the occupation have, and the other one.
 
     Category: whom the pronoun means, the occupation or the participant. Sentences with a neutral pronoun are left out.
@@ -109,11 +109,11 @@ def winogender(rows: Rows) -> list[Probe]:
         if {"male", "female"} <= set(genders):
             number, male, women = genders["male"]
             texts = (genders["female"][1], male) if women > 50 else (male, genders["female"][1])
-            found.append(Probe(number, f"pronoun means the {answer}", occupation, texts, value=women))
+            found.append(BiasProbe(number, f"pronoun means the {answer}", occupation, texts, value=women))
     return found
 
 
-def bbq(rows: Rows) -> list[Probe]:
+def bbq(rows: Rows) -> list[BiasProbe]:
     """BBQ (Parrish et al. 2022): three answers to a question, the last one here "unknown".
 
     Of a negative question the first answer is the stereotyped group, of any other the other group (section 3.3). Where
@@ -147,12 +147,12 @@ def bbq(rows: Rows) -> list[Probe]:
     return found
 
 
-def swaps(pairs: Iterable[Swap], masked: Scored = "all") -> list[Probe]:
+def swaps(pairs: Iterable[Swap], masked: Scored = "all") -> list[BiasProbe]:
     """Return probes of sentences of our own."""
-    return [Probe(n, s.category, s.group, (s.first, s.second), masked) for n, s in enumerate(pairs, start=1)]
+    return [BiasProbe(n, s.category, s.group, (s.first, s.second), masked) for n, s in enumerate(pairs, start=1)]
 
 
-FORMATS: dict[str, Callable[[Rows], list[Probe]]] = {
+FORMATS: dict[str, Callable[[Rows], list[BiasProbe]]] = {
     "crows_pairs": crows_pairs, "stereoset": stereoset, "winobias": winobias, "winogender": winogender, "bbq": bbq,
     "spanish_occupations": lambda rows: swaps(spanish_occupations()),
 }  # fmt: skip
@@ -160,7 +160,7 @@ FORMATS: dict[str, Callable[[Rows], list[Probe]]] = {
 
 def make_probes(
     kind: str, rows: Rows, where: str, categories: Sequence[str] | None = None, most: int | None = None
-) -> list[Probe]:
+) -> list[BiasProbe]:
     """Return the probes of a set. rows: part of a row -> value, as the format wants it.
 
     categories: those to keep. most: number of first probes of each category to keep.
@@ -197,10 +197,10 @@ def words_of(text: str) -> list[str]:
     return [text[begin:end] for begin, end in split_words(text)]
 
 
-def _continued(number: int, category: str, group: str, prompt: str, texts: Sequence[str]) -> Probe:
+def _continued(number: int, category: str, group: str, prompt: str, texts: Sequence[str]) -> BiasProbe:
     prompt = prompt.rstrip()
     spans = tuple((len(prompt), len(prompt) + 1 + len(text)) for text in texts)
-    return Probe(number, category, group, tuple(f"{prompt} {text}" for text in texts), "span", "span", spans)
+    return BiasProbe(number, category, group, tuple(f"{prompt} {text}" for text in texts), "span", "span", spans)
 
 
 def _blank(context: str, text: str, number: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from decero.config.bias import BiasSet, ProbeBias
 from decero.config.sections import ModelSection
-from decero.data.bias_sets import Probe, make_probes, swaps
+from decero.data.bias_sets import BiasProbe, make_probes, swaps
 from decero.data.corpus import load_corpus
 from decero.data.likelihood_rows import CausalRows, LikelihoodRows, MaskedRows, ScoredPassage, TargetRows
 from decero.data.swaps import neutral_names
@@ -26,7 +26,7 @@ from decero.training.runs import Run, main_first
 from decero.training.sharding import evaluating
 
 
-class Reading(NamedTuple):
+class AskedText(NamedTuple):
     """A text as a model reads it: main is the passage that is scored, prior the one that stands for its words alone."""
 
     main: ScoredPassage
@@ -39,8 +39,8 @@ class ProbeSet:
 
     name: str
     format: str
-    probes: list[Probe]
-    readings: list[list[Reading]]
+    probes: list[BiasProbe]
+    readings: list[list[AskedText]]
 
     @property
     def categories(self) -> list[str]:
@@ -71,16 +71,16 @@ class Asking:
             "prior": TargetRows(tokenizer, hidden=True),
         })  # fmt: skip
 
-    def how(self, probe: Probe) -> str:
+    def how(self, probe: BiasProbe) -> str:
         return probe.causal if self.causal else probe.masked
 
 
-def read_sets(run: Run, config: ProbeBias) -> dict[str, list[Probe]]:
+def read_sets(run: Run, config: ProbeBias) -> dict[str, list[BiasProbe]]:
     """Return the probes of each set. Raises UserError for missing columns and splits, and rows that do not fit."""
     return {name: _read(run, config, name, each) for name, each in config.sets.items()}
 
 
-def _read(run: Run, config: ProbeBias, name: str, section: BiasSet) -> list[Probe]:
+def _read(run: Run, config: ProbeBias, name: str, section: BiasSet) -> list[BiasProbe]:
     where, parts, rows = f"sets.{name}", section.parts(), []
     if section.data is not None:
         columns = {column: f"{where}.columns.{part}" for part, column in parts.items()}
@@ -99,7 +99,7 @@ def _read(run: Run, config: ProbeBias, name: str, section: BiasSet) -> list[Prob
     return make_probes(section.format, rows, where, section.categories, section.max_probes)
 
 
-def tokenize(asking: Asking, name: str, kind: str, probes: list[Probe], limit: int | None) -> ProbeSet:
+def tokenize(asking: Asking, name: str, kind: str, probes: list[BiasProbe], limit: int | None) -> ProbeSet:
     """Find the tokens of each probe that are scored.
 
     Raises UserError for a text that is longer than `limit`, and one whose difference the tokenizer drops.
@@ -126,6 +126,11 @@ def tokenize(asking: Asking, name: str, kind: str, probes: list[Probe], limit: i
                 [n for n, (b, e) in enumerate(each.offsets) if b < end and e > begin]
                 for each, (begin, end) in zip(own, probe.spans, strict=True)
             ]
+            for text, span, places in zip(probe.texts, probe.spans, targets, strict=True):
+                if not places:
+                    raise UserError(
+                        f"{where}: the tokenizer drops {text[slice(*span)]!r}; choose another, or drop the row"
+                    )
         readings = []
         for each, first, places in zip(own, begins, targets, strict=True):
             starts = tuple(first.tolist())
@@ -138,7 +143,7 @@ def tokenize(asking: Asking, name: str, kind: str, probes: list[Probe], limit: i
                 target = ScoredPassage(alone, (True,) * len(alone))
             else:
                 target = ScoredPassage(tuple(each.ids), starts, tuple(places))
-            readings.append(Reading(main, target))
+            readings.append(AskedText(main, target))
         found.append(readings)
     return ProbeSet(name, kind, probes, found)
 
@@ -196,16 +201,21 @@ def measure(
     return found
 
 
-def name_set(asking: Asking, language: str, how: str, limit: int | None) -> ProbeSet:
-    """Return neutral names, scored in the way of a set."""
-    probes = swaps(neutral_names(language), "shared" if how == "shared" else "all")
-    return tokenize(asking, "names", f"names {how}", probes, limit)
-
-
 def name_sets(asking: Asking, sets: Sequence[ProbeSet], language: str, limit: int | None) -> dict[str, ProbeSet]:
-    """Return the neutral names for each way in which pairs of words are scored: all, shared."""
-    ways = {asking.how(probe) for each in sets for probe in each.probes if probe.spans is None}
-    return {how: name_set(asking, language, how, limit) for how in sorted(ways)}
+    """Return neutral names for each way in which pairs of words are scored: all, shared.
+
+    Names that the tokenizer does not tell apart, and sentences that do not fit, are left out; a way may have none.
+    """
+    found = {}
+    for how in sorted({asking.how(probe) for each in sets for probe in each.probes if probe.spans is None}):
+        probes, rows = swaps(neutral_names(language), "shared" if how == "shared" else "all"), asking.rows["all"]
+        ids = [each.ids for each in rows.encode([text for probe in probes for text in probe.texts])]
+        room = 10**9 if limit is None else limit - len(rows.before) - len(rows.after)
+        pairs = zip(probes, ids[::2], ids[1::2], strict=True)
+        kept = [probe for probe, one, other in pairs if one != other and max(len(one), len(other)) <= room]
+        if kept:
+            found[how] = tokenize(asking, f"names {how}", "names", kept, limit)
+    return found
 
 
 def fingerprints(section: ModelSection) -> dict[str, str]:

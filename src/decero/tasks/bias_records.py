@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from decero.config.bias import ProbeBias
-from decero.data.bias_sets import Probe, words_of
+from decero.data.bias_sets import BiasProbe, words_of
 from decero.evaluation.bias_picture import bias_picture
 from decero.evaluation.bias_scores import (
     bbq_scores,
@@ -100,7 +100,7 @@ def _sums(chosen, directed, weights, scores: Sequence[np.ndarray]) -> tuple[np.n
 
 
 def _metrics(
-    kind: str, category: str, scores: np.ndarray, probes: list[Probe], weights: np.ndarray, record: dict
+    kind: str, category: str, scores: np.ndarray, probes: list[BiasProbe], weights: np.ndarray, record: dict
 ) -> dict[str, Any]:
     if kind == "stereoset":
         return {"language model score": language_model_score(scores, weights)}
