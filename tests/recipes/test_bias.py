@@ -76,7 +76,8 @@ def result(folder):
 
 def test_probes_go_from_rows_to_tables_picture_and_card(launch, config, models, tmp_path, capsys):
     output = models / "masked" / "bias"
-    printed = launch("probe_bias", config, f"output={output}", "per_device_eval_batch_size=7").stdout
+    words = [f"output={output}", "per_device_eval_batch_size=7"]
+    printed = launch("probe_bias", config, *words).stdout
     record = result(output)
     found = {each["category"]: each for each in record["categories"]}
     assert set(found) == {"planted", "both ways", "Age, ambiguous"}
@@ -98,7 +99,7 @@ def test_probes_go_from_rows_to_tables_picture_and_card(launch, config, models, 
     assert [e["plain"]["share"] for e in result(tmp_path / "1")["categories"]] == [
         e["plain"]["share"] for e in record["categories"]
     ]
-    assert "is finished" in launch("probe_bias", config, f"output={output}", "--resume").stdout
+    assert "is finished" in launch("probe_bias", config, *words, "--resume").stdout
     capsys.readouterr()
     push(models / "masked" / "model", "me/model", dry_run=True)
     said = capsys.readouterr().out

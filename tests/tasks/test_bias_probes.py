@@ -34,15 +34,16 @@ PROBES = [
     BiasProbe(1, "a", "x", ("the nurse was near the bank", "the guard was near the bank"), masked="shared"),
     BiasProbe(2, "a", "y", ("she won the late match", "he won the late match")),
     BiasProbe(3, "b", "z", ("the market fell", "the market raised shares", "the market near"), "span", "span",
-          ((10, 15), (10, 24), (10, 15)), mean=True),
-    BiasProbe(4, "b", "z", ("a team won it", "a guard won it", "a goal won it"), "span", "all", ((2, 6), (2, 7), (2, 6)),
-          mean=True),
+              ((10, 15), (10, 24), (10, 15)), mean=True),
+    BiasProbe(4, "b", "z", ("a team won it", "a guard won it", "a goal won it"), "span", "all",
+              ((2, 6), (2, 7), (2, 6)), mean=True),
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    texts = [" ".join(WORDS[n:] + WORDS[:n]) for n in range(len(WORDS))] + ["the a it she he won fell"] * 30
+    texts = [" ".join(WORDS[n:] + WORDS[:n]) for n in range(len(WORDS))]
+    texts += ["the a it she he won fell"] * 30
     sizes = {"vocab_size": 79, "model_max_length": 41}
     made = train_tokenizer(texts, algorithm="wordpiece", lowercase=True, show_progress=False, **sizes)
     made.add_special_tokens({"bos_token": "[CLS]"})
@@ -256,7 +257,7 @@ def test_texts_that_the_tokenizer_makes_equal_are_one_line(tokenizer):
         with pytest.raises(UserError) as error:
             tokenize(asking, "s", "crows_pairs", [BiasProbe(7, "c", "g", texts)], limit)
         assert message in str(error.value)
-    dropped = BiasProbe(7, "c", "g", ("she \u200b\u00ad", "she won"), "span", "span", ((3, 6), (3, 7)))
+    dropped = BiasProbe(7, "c", "g", ("she   ", "she won"), "span", "span", ((3, 6), (3, 7)))
     with pytest.raises(UserError, match="row 7: the tokenizer drops"):
         tokenize(asking, "s", "stereoset", [dropped], 41)
 
