@@ -28,7 +28,7 @@ def models(tmp_path_factory, trained_tokenizer):
     """A tiny BERT that was made to prefer `bank`, and a tiny GPT-2 with random weights."""
     tokenizer, folder = AutoTokenizer.from_pretrained(trained_tokenizer), tmp_path_factory.mktemp("models")
     torch.manual_seed(5)
-    masked = BertForMaskedLM(BertConfig(**FIELDS, max_position_embeddings=61))
+    masked = BertForMaskedLM(BertConfig(**FIELDS, max_position_embeddings=31))
     with torch.no_grad():
         masked.cls.predictions.decoder.bias[tokenizer("bank", add_special_tokens=False)["input_ids"][0]] += 9
     masked.save_pretrained(folder / "masked" / "model")
