@@ -176,27 +176,29 @@ def measure(
         with evaluating(accelerator, model) as bare:
             check_causal(bare, "model")
 
-    def totals(kind: str, passages: Sequence[ScoredPassage]) -> dict[ScoredPassage, float]:
-        asked = [passage for passage in dict.fromkeys(passages) if len(passage.scored)]
-        scores = shared_scores(accelerator, model, asking.rows[kind], asked, batch_size)
-        return dict.fromkeys(passages, 0.0) | dict(zip(asked, map(math.fsum, scores), strict=True))
-
     texts = [
         (asking.how(p), r) for each in sets for p, own in zip(each.probes, each.readings, strict=True) for r in own
     ]
-    main = {
-        how: totals(how, [r.main for kind, r in texts if kind == how]) for how in dict.fromkeys(h for h, _ in texts)
-    }
-    prior = totals("prior", [r.target for _, r in texts])
-    given = {} if asking.causal else totals("span", [r.target for _, r in texts])
+    asked: dict[str, dict[ScoredPassage, float]] = {kind: {} for kind in asking.rows}
+    for how, reading in texts:
+        asked[how][reading.main] = 0.0
+        asked["prior"][reading.target] = 0.0
+        if not asking.causal:
+            asked["span"][reading.target] = 0.0
+    for kind, totals in asked.items():
+        passages = [passage for passage in totals if len(passage.scored)]
+        scores = shared_scores(accelerator, model, asking.rows[kind], passages, batch_size) if passages else []
+        totals.update(zip(passages, map(math.fsum, scores), strict=True))
     found = {}
     for each in sets:
         plain, corrected = (np.full((len(each.probes), 3), np.nan) for _ in range(2))
         for n, (probe, own) in enumerate(zip(each.probes, each.readings, strict=True)):
             for k, reading in enumerate(own):
-                total = main[asking.how(probe)][reading.main]
+                total = asked[asking.how(probe)][reading.main]
                 plain[n, k] = total / max(1, len(reading.main.scored)) if probe.mean else total
-                corrected[n, k] = (total if asking.causal else given[reading.target]) - prior[reading.target]
+                corrected[n, k] = (total if asking.causal else asked["span"][reading.target]) - asked["prior"][
+                    reading.target
+                ]
         found[each.name] = {"plain": plain, "corrected": corrected}
     return found
 
