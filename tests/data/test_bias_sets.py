@@ -129,6 +129,7 @@ def test_neutral_names_differ_in_one_word(language):
         ("crows_pairs", CROWS, {"less": CROWS["more"]}, "sets.x: row 1: two texts are equal ('Women drive badly.')"),
         ("crows_pairs", CROWS, {"less": " "}, "row 1: less is empty"),
         ("crows_pairs", CROWS, {"category": None}, "row 1: category is empty"),
+        ("crows_pairs", CROWS, {"more": ["a", "b"]}, "row 1: more is ['a', 'b'], not a text"),
         ("crows_pairs", CROWS, {"text": "no hole"}, "0 times [MASK]"),
         ("stereoset", STEREO, {"kind": "intrasentense"}, "did you mean intrasentence?"),
         ("stereoset", STEREO, {"context": "The chef"}, "the context has no BLANK"),

@@ -12,6 +12,7 @@ from decero.errors import UserError, did_you_mean
 Scored = Literal["all", "shared", "span"]
 Rows = Sequence[Mapping[str, Any]]
 BLANK, MASK = "BLANK", "[MASK]"
+LISTS = ("groups", "stereotyped")  # parts of a row that may be lists
 
 
 class BiasProbe(NamedTuple):
@@ -171,6 +172,8 @@ def make_probes(
             for part, value in row.items():
                 if value is None or (isinstance(value, str) and not value.strip()):
                     raise UserError(f"row {number}: {part} is empty; fill or drop the row")
+                if isinstance(value, list | dict) and part not in LISTS:
+                    raise UserError(f"row {number}: {part} is {value!r}, not a text; correct the row")
         found = FORMATS[kind](rows)
         for probe in found:
             if len(set(probe.texts)) < len(probe.texts):

@@ -93,8 +93,9 @@ def _read(run: Run, config: ProbeBias, name: str, section: BiasSet) -> list[Bias
         values = {part: table[column][:] for part, column in parts.items()}
         for part, column in parts.items():
             if hasattr(table.features[column], "int2str"):
-                values[part] = [None if v is None else table.features[column].int2str(v) for v in values[part]]
-        texts = {p: [v if isinstance(v, list | float | None) else str(v) for v in vs] for p, vs in values.items()}
+                names = table.features[column].names
+                values[part] = [None if v is None or v < 0 else names[v] for v in values[part]]
+        texts = {p: [v if isinstance(v, list | dict | None) else str(v) for v in vs] for p, vs in values.items()}
         rows = [dict(zip(texts, row, strict=True)) for row in zip(*texts.values(), strict=True)]
     return make_probes(section.format, rows, where, section.categories, section.max_probes)
 
