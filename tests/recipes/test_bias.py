@@ -93,10 +93,10 @@ def test_probes_go_from_rows_to_tables_picture_and_card(launch, config, models, 
     assert "| pairs | planted | 8 |" in (output / "bias.md").read_text()
     table = pd.read_parquet(output / "predictions.parquet")
     assert len(table) == 24 * 2 + 8 * 3
-    launch("probe_bias", config, f"output={tmp_path}/1", "per_device_eval_batch_size=1")
-    other = pd.read_parquet(tmp_path / "1" / "predictions.parquet")
+    launch("probe_bias", config, f"output={tmp_path}/64", "per_device_eval_batch_size=64")
+    other = pd.read_parquet(tmp_path / "64" / "predictions.parquet")
     np.testing.assert_allclose(other["score"], table["score"], rtol=1e-5)
-    assert [e["plain"]["share"] for e in result(tmp_path / "1")["categories"]] == [
+    assert [e["plain"]["share"] for e in result(tmp_path / "64")["categories"]] == [
         e["plain"]["share"] for e in record["categories"]
     ]
     assert "is finished" in launch("probe_bias", config, *words, "--resume").stdout
