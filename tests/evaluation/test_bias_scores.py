@@ -95,6 +95,10 @@ def test_several_models_vary_more_than_their_probes():
     assert value == 0.5
     assert low < 0.1
     assert high > 0.9
+    silent = np.ones((4, 30)) * [[1], [1], [0], [1]]  # the third model names no group
+    assert ratio_interval(agreeing * silent, silent, range(30)) == ratio_interval(
+        agreeing[[0, 1, 3]], np.ones((3, 30)), range(30)
+    )
     single = ratio_interval(agreeing[:1], np.ones((1, 30)), range(30))
     assert single[1] > 0.5  # one draw alone looks like a preference
 

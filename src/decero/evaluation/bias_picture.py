@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from decero.evaluation.figures import COLOURS, style
 
@@ -21,9 +22,8 @@ def bias_picture(entries: Sequence[Mapping[str, Any]], title: str) -> Figure:
         figure = Figure(figsize=(8.4, 1.9 + 0.52 * len(entries)), layout="constrained")
         axes = figure.subplots()
         axes.axvline(50, color="#444444", linewidth=1)
-        named: set[str] = set()
         for row, each in enumerate(entries):
-            for part, key, label, colour, marker, shift in LINES:
+            for part, key, _, colour, marker, shift in LINES:
                 value, low, high = each[part][key]
                 if value is None:
                     continue
@@ -31,9 +31,8 @@ def bias_picture(entries: Sequence[Mapping[str, Any]], title: str) -> Figure:
                 hollow = key == "share" and each[part]["verdict"].startswith("no verdict")
                 axes.errorbar(
                     [100 * value], [-row + shift], xerr=reach, color=colour, marker=marker, markersize=6, linewidth=1.6,
-                    capsize=0, label=None if label in named else label, markerfacecolor="white" if hollow else colour,
+                    capsize=0, markerfacecolor="white" if hollow else colour,
                 )  # fmt: skip
-                named.add(label)
         axes.set_yticks(
             [-row for row in range(len(entries))],
             [f"{each['set']}: {each['category']}".replace("$", r"\$") for each in entries],
@@ -43,7 +42,8 @@ def bias_picture(entries: Sequence[Mapping[str, Any]], title: str) -> Figure:
         axes.grid(axis="y", visible=False)
         for row in range(1, len(entries)):
             axes.axhline(0.5 - row, color="#EEEEEE", linewidth=0.8)
-        axes.set_xlabel("share of probes toward the stereotype, % (50: no preference; hollow: a control failed)")
+        axes.set_xlabel("toward the stereotype, % of probes\n(50: no preference; hollow: a control failed)")
         axes.set_title(title.replace("$", r"\$"), loc="left", fontsize=11)
-        figure.legend(loc="outside lower center", ncol=2)
+        handles = [Line2D([], [], color=colour, marker=marker, label=label) for _, _, label, colour, marker, _ in LINES]
+        figure.legend(handles=handles, loc="outside lower center", ncol=2)
         return figure

@@ -168,10 +168,11 @@ def ratio_interval(above_SN, below_SN, clusters_N: Sequence[Hashable], seed: int
     above_SG, below_SG = (
         np.stack([np.bincount(members_N, weights=values_N) for values_N in each]) for each in (above_SN, below_SN)
     )
-    kept = below_SG.sum(axis=0) > 0
-    if not kept.any():
+    for axis in (0, 1):  # clusters, then models, that count nothing
+        kept = below_SG.sum(axis=axis) > 0
+        above_SG, below_SG = (each.compress(kept, axis=1 - axis) for each in (above_SG, below_SG))
+    if not below_SG.size:
         return [None, None, None]
-    above_SG, below_SG = above_SG[:, kept], below_SG[:, kept]
     S, G = below_SG.shape
     value = float(above_SG.sum() / below_SG.sum())
     shares_G = above_SG.sum(axis=0) / below_SG.sum(axis=0)
@@ -195,6 +196,8 @@ def ratio_interval(above_SN, below_SN, clusters_N: Sequence[Hashable], seed: int
     sources = [(rest_SG.mean(axis=0).var(ddof=1) / G, G - 1)] if G > 1 else []
     sources.append((rest_SG.mean(axis=1).var(ddof=1) / S, S - 1))
     total = sum(variance for variance, _ in sources)
+    if total < 1e-18:
+        return [value, *wilson([value] * G)]
     freedom = total**2 / sum(variance**2 / df for variance, df in sources)
     reach = float(stdtrit(freedom, 0.975) * resampled.std(ddof=1))
     return [value, max(0.0, value - reach), min(1.0, value + reach)]
