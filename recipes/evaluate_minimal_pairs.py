@@ -16,6 +16,7 @@ def main():
     from decero.execution.build import build_model, tokenizer_for
     from decero.execution.positions import positions_of
     from decero.tasks import pseudo_likelihood as measuring
+    from decero.tasks.random_control import check_control, random_models
     from decero.training.records import finished, write_result
     from decero.training.runs import on_main, start
 
@@ -24,6 +25,8 @@ def main():
     if record := finished(config):
         return run.print(f"{config.output} is finished: {record['metric']}")
     head, table = measuring.language_head(config.model), measuring.read_pairs(run, config)
+    if config.control:
+        check_control(config.control, config.model, head)
     tokenizer = tokenizer_for(config.tokenizer, config.model, needs=())
     rows = measuring.pair_rows(config, head, tokenizer)
     model = build_model(config.model, head, tokenizer, 1, config.seed, new_head=False)
@@ -34,7 +37,11 @@ def main():
     limit, size = positions_of(model), config.per_device_eval_batch_size
     model = accelerator.prepare_model(model, evaluation_mode=True)  # computes as it does in a run
     table = measuring.score_pairs(accelerator, model, rows, table, limit, size, config.split)
-    systems = measuring.pair_systems(table, unigram)
+    controls = [
+        measuring.score_pairs(accelerator, control, rows, table, positions_of(control), size, config.split)
+        for control in (random_models(run, config, head, tokenizer) if config.control else ())
+    ]
+    systems = measuring.pair_systems(table, unigram, controls)
     contrasts = measuring.pair_contrasts(table)
     groups = {name: accuracy_by(table[name].tolist(), systems, contrasts) for name in ("phenomenon", "paradigm")}
     whole = accuracy_by(["all"] * len(table), systems, contrasts)

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from tests.faults.case import Case, Place, Step
-from tests.faults.world import TRAINED
+from tests.faults.world import MEASURES, TRAINED
 
 from decero.cli.main import COMMANDS
 from decero.config.benchmark import Benchmark
+from decero.config.bias import ProbeBias
 from decero.config.command_line import OPTIONS
 from decero.config.comparison import Compare
 from decero.config.explain import section_of
@@ -23,6 +24,7 @@ from decero.config.finetune_choice import FinetuneMultipleChoice
 from decero.config.finetune_summaries import FinetuneExtractiveSummaries
 from decero.config.finetune_words import FinetuneTokenClassification
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
+from decero.config.language_scores import EvaluateMaskedLM, EvaluateMinimalPairs
 from decero.config.pretraining import EvaluateCausalLM, PretrainCausalLM, PretrainMLM, PretrainSeq2Seq, TrainTokenizer
 from decero.config.suite import EvaluateSuite
 from decero.config.yaml_files import read_yaml
@@ -35,9 +37,11 @@ CLASSES = {
     "finetune_question_answering": FinetuneQuestionAnswering,
     "finetune_extractive_summaries": FinetuneExtractiveSummaries, "compare": Compare,
     "evaluate_causal_lm": EvaluateCausalLM, "benchmark": Benchmark, "evaluate_suite": EvaluateSuite,
+    "evaluate_masked_lm": EvaluateMaskedLM, "evaluate_minimal_pairs": EvaluateMinimalPairs, "probe_bias": ProbeBias,
 }  # fmt: skip
 NAMES = {
     "tasks": "swap",
+    "sets": "crows",
     "contenders": "ours",
     "works": "tiny",
 }  # the entry that a mapping of sections has in the world
@@ -192,7 +196,7 @@ def recipe_line(place: Place) -> Case:
     recipe = dice.choice([*CLASSES, *TRAINED])
     drawn = [word(place, recipe) for _ in range(dice.choice([1, 1, 1, 2, 3]))]
     words = [world.config(recipe), f"output={place.out}", *(text for text, _ in drawn)]
-    if recipe != "evaluate_causal_lm" and (any(long for _, long in drawn) or dice.random() < 0.25):
+    if recipe not in MEASURES and (any(long for _, long in drawn) or dice.random() < 0.25):
         words.append("--dry-run")
     if dice.random() < 0.15:
         options = [

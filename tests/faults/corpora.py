@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tests.faults.case import Case, Place, Step
-from tests.faults.world import TOPICS, examples, pairs
+from tests.faults.world import MEASURES, TOPICS, examples, minimal_pairs, pairs
 
 KINDS = ("txt", "jsonl", "csv", "tsv", "parquet")
 READERS = {  # recipe -> columns of the rows that it reads
@@ -24,6 +24,8 @@ READERS = {  # recipe -> columns of the rows that it reads
     "finetune_seq2seq": ("en", "es"),
     "finetune_causal_lm": ("en", "es"), "pretrain_mlm": ("text",), "pretrain_causal_lm": ("text",),
     "pretrain_seq2seq": ("text",), "train_tokenizer": ("text",), "evaluate_causal_lm": ("text",),
+    "evaluate_masked_lm": ("text",), "evaluate_minimal_pairs": ("good", "bad", "paradigm", "phenomenon"),
+    "probe_bias": ("good", "bad", "paradigm"),
 }  # fmt: skip
 
 # --- damage to values: a value that takes the place of another in some rows
@@ -305,7 +307,8 @@ def draw(place: Place) -> Case:
     dice, world = place.dice, place.world
     recipe = dice.choice([*READERS, "finetune_classification", "finetune_seq2seq"])
     columns = READERS[recipe]
-    splits = pairs(seed=dice.random()) if "en" in columns else examples(seed=dice.random())
+    make = pairs if "en" in columns else minimal_pairs if "good" in columns else examples
+    splits = make(seed=dice.random())
     kinds = [kind for kind in KINDS if kind != "txt" or len(columns) == 1]
     kind = dice.choice(kinds)
     stem = dice.choice(STEMS) if dice.random() < 0.2 else "train"
@@ -324,22 +327,24 @@ def draw(place: Place) -> Case:
     files = json.dumps(
         {"train": str(archive if archive.exists() else path), "validation": str(test), "test": str(test)}
     )
+    if "good" in columns:  # what is damaged is what is measured
+        files = json.dumps({"test": json.loads(files)["train"]})
     if "en" in columns:
         if kind == "jsonl" and dice.random() < 0.1:
             files = json.dumps({"train": [str(path), str(test)]})
         words = [f"data.tasks.swap.files={files}"]
     else:
-        words = [f"data.files={files}"]
+        words = [f"{'sets.crows.data' if recipe == 'probe_bias' else 'data'}.files={files}"]
         if recipe.startswith("pretrain") and dice.random() < 0.3:
             words += ["data.streaming=true", "data.buffer_size=7"]
-        if kind == "txt":
+        if kind == "txt" and "good" not in columns:
             words.append(f"data.sample_by={dice.choice(['line', 'paragraph', 'document'])}")
     if recipe == "finetune_classification" and dice.random() < 0.3:
         kind_of_label = dice.choice(["multi_label_classification", "regression"])
         words.append(f"objective.problem_type={kind_of_label}")
         count = None
     words = [world.config(recipe), f"output={place.out}", *words]
-    if dice.random() < 0.15 and recipe != "evaluate_causal_lm":
+    if dice.random() < 0.15 and recipe not in MEASURES:
         words.append("--dry-run")
     steps = [Step(recipe, words)]
     if dice.random() < 0.12 and path.is_file():  # a command waits for what is written to a pipe, as it should

@@ -9,9 +9,9 @@ import shutil
 from pathlib import Path
 
 from tests.faults.case import Case, Place, Step
-from tests.faults.world import RECIPES, TRAINED
+from tests.faults.world import MEASURES, RECIPES, TRAINED
 
-PLACES = [path for path in RECIPES if path not in ("benchmark", "evaluate_causal_lm")]
+PLACES = [path for path in RECIPES if path not in ("benchmark", *MEASURES)]
 
 
 def cut(dice, path: Path):

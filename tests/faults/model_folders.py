@@ -16,18 +16,19 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from tests.faults.case import Case, Place, Step
+from tests.faults.world import MEASURES
 
 SHAPES = {  # name -> (kind of tokenizer, auto class, what it is used for)
-    "bert_mlm": ("encoder", "MaskedLM", "fill pretrain_mlm finetune_classification import"),
+    "bert_mlm": ("encoder", "MaskedLM", "fill score pretrain_mlm evaluate_masked_lm evaluate_minimal_pairs import"),
     "bert_classifier": ("encoder", "SequenceClassification", "classify finetune_classification import"),
     "bert_tagger": ("encoder", "TokenClassification", "extract finetune_token_classification import"),
-    "gpt2": ("decoder", "CausalLM", "generate pretrain_causal_lm finetune_causal_lm evaluate_causal_lm import"),
+    "gpt2": ("decoder", "CausalLM", "generate score pretrain_causal_lm finetune_causal_lm evaluate_causal_lm import"),
     "llama": ("decoder", "CausalLM", "generate finetune_causal_lm evaluate_causal_lm finetune_classification import"),
     "t5": ("encoder_decoder", "Seq2SeqLM", "translate summarize finetune_seq2seq pretrain_seq2seq import"),
     "bart": ("encoder_decoder", "Seq2SeqLM", "translate finetune_seq2seq import"),
-    "decero_mlm": ("encoder", "MaskedLM", "fill pretrain_mlm finetune_classification export"),
+    "decero_mlm": ("encoder", "MaskedLM", "fill score pretrain_mlm finetune_classification probe_bias export"),
     "decero_classifier": ("encoder", "SequenceClassification", "classify finetune_classification export"),
-    "decero_decoder": ("decoder", "CausalLM", "generate finetune_causal_lm evaluate_causal_lm export"),
+    "decero_decoder": ("decoder", "CausalLM", "generate score finetune_causal_lm evaluate_causal_lm probe_bias export"),
     "decero_encoder_decoder": ("encoder_decoder", "Seq2SeqLM", "translate finetune_seq2seq export"),
 }
 
@@ -348,7 +349,7 @@ def use(place: Place, name: str, folder: Path) -> Step:
                 dice.choice(["auto", "remote-code", "bert", "gpt2", "t5", "bart"]),
             ],
         )
-    if task in ("fill", "classify", "generate", "translate", "summarize"):
+    if task in ("fill", "score", "classify", "generate", "translate", "summarize"):
         more = ["--jsonl"] if dice.random() < 0.5 else []
         more += ["--chat"] if task == "generate" and dice.random() < 0.5 else []
         more += ["--max-new-tokens", 5] if task in ("generate", "translate", "summarize") else []
@@ -362,7 +363,7 @@ def use(place: Place, name: str, folder: Path) -> Step:
     model = json.dumps(
         {"name_or_path": str(folder)} | ({"trust_remote_code": True, "revision": remote[-1]} if remote else {})
     )
-    more = ["--dry-run"] if task != "evaluate_causal_lm" and dice.random() < 0.3 else []
+    more = ["--dry-run"] if task not in MEASURES and dice.random() < 0.3 else []
     words = [f"output={place.out}", f"model={model}", "tokenizer={name_or_path: null}", *more]
     return Step(task, [place.world.config(task), *words])
 
@@ -387,5 +388,6 @@ def draw(place: Place) -> Case:
         if damage is replace:  # another damage might wait for a pipe
             break
     step = use(place, name, folder)
-    texts = step.program == "decero" and step.words[0] in ("fill", "classify", "generate", "translate", "summarize")
+    writing = ("fill", "score", "classify", "generate", "translate", "summarize")
+    texts = step.program == "decero" and step.words[0] in writing
     return Case([step, step] if texts else [step], story, same_twice if texts else lambda done: None)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
-from tests.faults.world import TRAINED
+from tests.faults.world import MEASURES, TRAINED
 from tests.hub.conftest import Repo
 
 from decero.training.checkpoint import newest_valid
@@ -149,7 +149,7 @@ RECORDS = ("after the tokenizer", "before the record", "after the record")
 PUSHES = ("before the push", "in the push", "after the push")
 ENDS = dict.fromkeys(TRAINED, SCORES + SAVES + RECORDS + PUSHES)
 ENDS |= {"train_tokenizer": SAVES[2:] + RECORDS + PUSHES, "compare": SCORES + SAVES + RECORDS}
-ENDS |= {"evaluate_causal_lm": RECORDS[1:]}
+ENDS |= dict.fromkeys(MEASURES, RECORDS[1:])
 QUICK = {
     ("finetune_classification", 1, "before the push"), ("pretrain_mlm", 2, "in the midst of saving the model"),
     ("train_tokenizer", 1, "in the push"), ("compare", 1, "after the record"),

@@ -59,6 +59,17 @@ RECIPES = {  # recipe -> kind of model, settings
     "finetune_question_answering": ("encoder", MODEL + QUESTIONS + TRAINING),
     "finetune_extractive_summaries": ("encoder", MODEL + SUMMARIES + TRAINING),
     "evaluate_causal_lm": ("decoder", MODEL + TEXTS),
+    "evaluate_masked_lm": ("encoder", MODEL + TEXTS),
+    "evaluate_minimal_pairs": (
+        "encoder",
+        MODEL + "data: {files: MINIMAL}\nunigram: {files: FILES}\ncontrol: {seeds: [0, 1]}\n",
+    ),
+    "probe_bias": (
+        "encoder",
+        MODEL
+        + "sets:\n  crows: {format: crows_pairs, data: {files: MINIMAL}, columns: {more: good, less: bad, category:"
+        " paradigm}}\nunigram: {files: FILES}\ncontrol: {seeds: [0, 1]}\n",
+    ),
     "compare": (
         "encoder",
         "contenders:\n  ours: {model: {config: PRESETS/KIND.yaml}, tokenizer: {name_or_path: TOKENIZERS/KIND/model}}\n"
@@ -79,6 +90,7 @@ RECIPES = {  # recipe -> kind of model, settings
         "warmup_rounds: 1\nmemory: false\n",
     ),
 }
+MEASURES = ("evaluate_causal_lm", "evaluate_masked_lm", "evaluate_minimal_pairs", "probe_bias")  # train nothing
 MANY = ("compare", "evaluate_suite")  # train several models
 TRAINED = [name for name, (_, text) in RECIPES.items() if "\ntraining:" in text and name not in MANY]
 
@@ -131,6 +143,18 @@ def summaries(sizes=SIZES, seed=11) -> dict[str, list[dict]]:
     return splits
 
 
+def minimal_pairs(sizes=SIZES, seed=13) -> dict[str, list[dict]]:
+    """Texts that differ in their first word, by split."""
+    draw, splits = random.Random(seed), {}
+    for split, size in sizes.items():
+        splits[split] = rows = []
+        for number in range(size):
+            one, other, *words = draw.sample(sorted(set(TOPICS["money"].split())), k=5)
+            texts = {"good": " ".join([one, *words]), "bad": " ".join([other, *words])}
+            rows.append(texts | {"paradigm": f"p{number % 2}", "phenomenon": "first word"})
+    return splits
+
+
 def once(make):
     """Make each thing once, whoever asks first."""
 
@@ -153,6 +177,7 @@ class World:
         for name, fields in PRESETS.items():
             (folder / "presets" / f"{name}.yaml").write_text(fields + SHAPE)
         made = {"": examples(), "pairs_": pairs(), "questions_": questions(), "summaries_": summaries()}
+        made["minimal_"] = minimal_pairs()
         for name, splits in made.items():
             for split, rows in splits.items():
                 lines = "".join(f"{json.dumps(row)}\n" for row in rows)
@@ -172,6 +197,7 @@ class World:
             "PRESETS": f"{self.folder}/presets", "TOKENIZERS": f"{self.folder}/tokenizers", "KIND": kind,
             "FILES": self.files(), "PAIRS": self.files("pairs_"),
             "QUESTIONS": self.files("questions_"), "SUMMARIES": self.files("summaries_"),
+            "MINIMAL": self.files("minimal_"),
         }.items():  # fmt: skip
             text = text.replace(word, value)
         path = self.folder / "configs" / f"{recipe}.yaml"

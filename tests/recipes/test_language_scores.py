@@ -11,7 +11,9 @@ from accelerate import Accelerator
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BertConfig, GPT2Config, set_seed
 
 from decero.data.likelihood_rows import MaskedRows
+from decero.evaluation.pair_accuracy import preferences
 from decero.inference import score
+from decero.inference.loading import Loaded
 from decero.tasks import pseudo_likelihood as measuring
 
 FIELDS = {"vocab_size": 97, "hidden_size": 22, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 7}
@@ -99,6 +101,27 @@ def test_pairs_are_scored_as_single_texts_are(launch, config, models, tmp_path, 
         other = pd.read_parquet(tmp_path / str(size) / "predictions.parquet")
         np.testing.assert_allclose(other["good_score"], table["good_score"], rtol=1e-6)
         assert result(tmp_path / str(size))["whole"] == record["whole"]
+
+
+def test_random_weights_are_averaged_over_seeds(launch, config, models, tmp_path):
+    words = [f"output={tmp_path}/out", "control={seeds: [3, 8]}", "data.max_pairs=9"]
+    printed = launch("evaluate_minimal_pairs", config, *words)
+    found, table = result(tmp_path / "out"), pd.read_parquet(tmp_path / "out" / "predictions.parquet")
+    own = AutoTokenizer.from_pretrained(models["masked"])
+    preferred = []
+    for seed in (3, 8):
+        set_seed(seed)
+        model = AutoModelForMaskedLM.from_config(
+            BertConfig(**FIELDS, max_position_embeddings=31, initializer_range=0.4)
+        )
+        loaded = Loaded("random", model.eval(), own)
+        good, bad = ([each.total for each in score(loaded, table[side])] for side in ("good", "bad"))
+        preferred.append(preferences(good, bad).mean())
+    assert preferred[0] != preferred[1]
+    value, low, high = found["whole"]["random_weights"]
+    assert value == pytest.approx(np.mean(preferred))
+    assert low <= value <= high
+    assert "| accuracy | per token | random weights | unigram | fewer tokens |" in printed.stdout
 
 
 @pytest.mark.slow

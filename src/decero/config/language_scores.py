@@ -1,11 +1,12 @@
 """Define the settings that measure a language model without training: text with masks, minimal pairs."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from decero.config.run_config import RunConfig
 from decero.config.sections import (
+    LARGEST_SEED,
     MOST_EXAMPLES,
     MOST_ROWS,
     DataSection,
@@ -80,6 +81,25 @@ class UnigramText(SourceSection):
         return super().source() | {"columns": {}}
 
 
+class ControlSection(Section):
+    """Models with random weights. One draw of weights prefers some words to others, so several are averaged."""
+
+    seeds: list[Annotated[int, Field(ge=0, le=LARGEST_SEED)]] = Field(
+        [0, 1, 2, 3, 4], min_length=2, description="seeds of the weights; one model each"
+    )
+    model: ModelSection | None = Field(
+        None, description="preset of a smaller architecture, with the same tokenizer; that of the model when not set"
+    )
+
+    @model_validator(mode="after")
+    def _random(self):
+        if self.model is not None and self.model.config is None:
+            raise ValueError("control.model: give control.model.config, a preset; a checkpoint has no random weights")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("control.seeds: a seed stands there twice; remove it")
+        return self
+
+
 class EvaluateMinimalPairs(ScoredModel):
     data: PairsData
     objective: PseudoLikelihoodSection | None = Field(
@@ -91,4 +111,7 @@ class EvaluateMinimalPairs(ScoredModel):
     split: Literal["train", "validation", "test"] = Field("test", description="split to measure")
     unigram: UnigramText | None = Field(
         None, description="training text of a unigram model, which is measured beside the model"
+    )
+    control: ControlSection | None = Field(
+        None, description="models with random weights, which are measured beside the model and averaged"
     )

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from tokenizers import Encoding
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -24,11 +25,18 @@ Method = Literal["within_word_l2r", "original", "sentence_l2r"]
 class ScoredPassage(NamedTuple):
     """The part of a text that a model reads at once.
 
-    ids: its tokens, without special tokens. starts: whether a word begins at each of them.
+    ids: its tokens, without special tokens. starts: whether a word begins at each of them. places: the tokens that are
+    scored; None: all of them.
     """
 
     ids: tuple[int, ...]
     starts: tuple[bool, ...]
+    places: tuple[int, ...] | None = None
+
+    @property
+    def scored(self) -> Sequence[int]:
+        """Return the places of the tokens that are scored."""
+        return range(len(self.ids)) if self.places is None else self.places
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Row(NamedTuple):
 
 
 class LikelihoodRows:
-    """Cut texts into passages, and make the rows in which every token of a passage is scored once.
+    """Cut texts into passages, and make the rows in which every token of a passage that is scored is scored once.
 
     before, after: ids that stand around each passage and are not scored.
 
@@ -67,6 +75,16 @@ class LikelihoodRows:
             raise UserError(f"tokenizer {tokenizer.name_or_path}: {problem}; choose a fast one")
         self.tokenizer, self.before, self.after = tokenizer, list(before), list(after)
 
+    def encode(self, texts: Sequence[str]) -> list[Encoding]:
+        """Tokenize texts as they are; a special token that is spelt out is text."""
+        backend: Any = self.tokenizer.backend_tokenizer  # type: ignore[attr-defined]
+        backend.no_truncation()
+        backend.no_padding()
+        spelt, backend.encode_special_tokens = backend.encode_special_tokens, True
+        encoded = backend.encode_batch(list(texts), add_special_tokens=False)
+        backend.encode_special_tokens = spelt
+        return encoded
+
     def cut(self, texts: Sequence[str], max_length: int | None) -> list[TokenizedText]:
         """Tokenize texts; a special token that is spelt out is text. A longer text has several passages.
 
@@ -76,12 +94,7 @@ class LikelihoodRows:
         room = None if max_length is None else max_length - len(self.before) - len(self.after)
         if room is not None and room < 1:
             raise UserError(f"{max_length} tokens leave no room for text beside special tokens; allow more")
-        backend: Any = self.tokenizer.backend_tokenizer  # type: ignore[attr-defined]
-        backend.no_truncation()
-        backend.no_padding()
-        spelt, backend.encode_special_tokens = backend.encode_special_tokens, True
-        encoded = backend.encode_batch(list(texts), add_special_tokens=False)
-        backend.encode_special_tokens = spelt
+        encoded = self.encode(texts)
         again = self.tokenizer.batch_decode([e.ids for e in encoded], clean_up_tokenization_spaces=False)
         found = []
         for text, encoding, starts, decoded in zip(texts, encoded, word_starts(encoded, texts), again, strict=True):
@@ -130,7 +143,10 @@ class CausalRows(LikelihoodRows):
         return 1
 
     def row(self, passage: ScoredPassage, number: int) -> Row:
-        return Row(np.array([*self.before, *passage.ids[:-1]]), np.array(passage.ids))
+        labels = np.array(passage.ids)
+        if passage.places is not None:
+            labels[np.setdiff1d(np.arange(len(labels)), passage.places)] = IGNORED
+        return Row(np.array([*self.before, *passage.ids[:-1]]), labels)
 
 
 class DetectorRows(LikelihoodRows):
@@ -176,16 +192,21 @@ class MaskedRows(LikelihoodRows):
         self.segments = segment_ids(tokenizer)
 
     def count(self, passage: ScoredPassage) -> int:
-        return len(passage.ids)
+        return len(passage.scored)
+
+    def masked(self, passage: ScoredPassage, number: int) -> Sequence[int]:
+        """Return the places that are masked in a row."""
+        place = passage.scored[number]
+        end = {"original": place + 1, "sentence_l2r": len(passage.ids)}.get(self.method)
+        if end is None:
+            end = next((i for i in range(place + 1, len(passage.ids)) if passage.starts[i]), len(passage.ids))
+        return range(place, end)
 
     def row(self, passage: ScoredPassage, number: int) -> Row:
-        end = {"original": number + 1, "sentence_l2r": len(passage.ids)}.get(self.method)
-        if end is None:
-            end = next((i for i in range(number + 1, len(passage.ids)) if passage.starts[i]), len(passage.ids))
         ids = np.array([*self.before, *passage.ids, *self.after])
-        labels, first = np.full_like(ids, IGNORED), len(self.before)
-        labels[first + number] = passage.ids[number]
-        ids[first + number : first + end] = self.tokenizer.mask_token_id
+        labels, first, place = np.full_like(ids, IGNORED), len(self.before), passage.scored[number]
+        labels[first + place] = passage.ids[place]
+        ids[[first + each for each in self.masked(passage, number)]] = self.tokenizer.mask_token_id
         return Row(ids, labels)
 
     def collate(self, rows: Sequence[Row]) -> dict[str, Tensor]:
@@ -194,3 +215,20 @@ class MaskedRows(LikelihoodRows):
             kinds = padded([self.segments(len(row.input_ids)) for row in rows], 0)
             batch["token_type_ids"] = torch.from_numpy(kinds)
         return batch
+
+
+class TargetRows(MaskedRows):
+    """A row a scored token: it and the later scored tokens are masked, so the product over all is a probability.
+
+    hidden: all other tokens are masked, too. That is how likely the scored tokens are at their places without the rest
+    of the text, the prior of Kurita et al. 2019 (section 2.2; they mask the attribute alone).
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, hidden: bool = False):
+        super().__init__(tokenizer)
+        self.kind, self.hidden = "log_likelihood", hidden
+
+    def masked(self, passage: ScoredPassage, number: int) -> Sequence[int]:
+        if not self.hidden:
+            return passage.scored[number:]
+        return sorted(set(range(len(passage.ids))) - set(passage.scored[:number]))

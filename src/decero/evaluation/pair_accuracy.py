@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from decero.evaluation.statistics import independent_size, wilson
+from decero.evaluation.statistics import independent_size, ratio_interval, wilson
 
 ROUNDING = 1e-6  # of fp32 sums: scores that are closer are equal
 SHORT = {  # system -> title of its column
     "accuracy": "accuracy", "accuracy_per_token": "per token", "unigram": "unigram", "fewer_tokens": "fewer tokens",
+    "random_weights": "random weights",
 }  # fmt: skip
 
 
@@ -29,10 +30,12 @@ def accuracy_by(
 ) -> dict[str, dict[str, Any]]:
     """Return group -> {pairs, system -> [accuracy, low, high]}, groups in order of appearance.
 
-    systems: name -> `preferences`, (pairs,). contrasts: what distinguishes the texts of each pair, see `contrast_of`.
+    systems: name -> `preferences`, (pairs,), or (S, pairs) of S models, which are averaged. contrasts: what
+    distinguishes the texts of each pair, see `contrast_of`.
+
     low, high: Wilson's 95 % interval over contrasts. A model that likes one word better than another does so in many
     pairs, so pairs of one contrast count as much as their answers differ (`independent_size`). Other templates may give
-    other accuracies; the interval does not cover them.
+    other accuracies; the interval does not cover them. That of several models is also over models (`ratio_interval`).
     """
     names, whole = np.asarray(groups, dtype=object), list(contrasts)
     found = {}
@@ -41,6 +44,9 @@ def accuracy_by(
         own = [whole[row] for row in chosen]
         scores: dict[str, Any] = {"pairs": len(chosen)}
         for system, values in systems.items():
+            if values.ndim == 2:
+                scores[system] = ratio_interval(values[:, chosen], np.ones((len(values), len(chosen))), own)
+                continue
             size = independent_size(values[chosen], own)
             scores[system] = [float(values[chosen].mean()), *wilson(values[chosen], size=size)]
         found[str(group)] = scores
@@ -62,7 +68,8 @@ def pair_table(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
         cells = []
         for name in systems:
             value, low, high = (100 * each for each in found[name])
-            cells.append(f"{value:.1f} [{low:.1f}, {high:.1f}]" if name == systems[0] else f"{value:.1f}")
+            interval = f" [{low:.1f}, {high:.1f}]" if name in (systems[0], "random_weights") else ""
+            cells.append(f"{value:.1f}{interval}")
         lines.append(f"| {group} | {found['pairs']:,} | {' | '.join(cells)} |")
     return lines
 

@@ -7,7 +7,7 @@ seed) by N test examples (column n of both is the same example).
 from collections.abc import Hashable, Sequence
 
 import numpy as np
-from scipy.special import ndtri, stdtrit  # quantiles of the normal distribution and of Student's t
+from scipy.special import ndtr, ndtri, stdtrit  # normal distribution, its quantiles, and those of Student's t
 
 
 def mean_and_sd(values) -> tuple[float, float]:
@@ -150,6 +150,57 @@ def two_way_bootstrap(
     freedom = total**2 / sum(variance**2 / df for variance, df in sources)
     reach = float(stdtrit(freedom, (1 + confidence) / 2) * means.std(ddof=1))
     return mean - reach, mean + reach
+
+
+def ratio_interval(above_SN, below_SN, clusters_N: Sequence[Hashable], seed: int = 0) -> list[float | None]:
+    """Return [sum(above) / sum(below), low, high]: a share, with its 95 % interval over clusters and over models.
+
+    above_SN, below_SN: of one model (N,) or of S models (S, N). Nothing below: [None, None, None].
+
+    One model: a paired bootstrap that draws whole clusters; the middle 95 % of the resampled shares, widened for few
+    clusters (Hesterberg 2015, The American Statistician 69(4)). Where all clusters have one share, resampling shows
+    nothing: then Wilson's interval of as many values as there are clusters. Several models: the pigeonhole bootstrap
+    and a Student interval, as in `two_way_bootstrap`.
+    """
+    above_SN, below_SN = (np.atleast_2d(np.asarray(each, dtype=np.float64)) for each in (above_SN, below_SN))
+    numbers = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters_N))}
+    members_N = [numbers[cluster] for cluster in clusters_N]
+    above_SG, below_SG = (
+        np.stack([np.bincount(members_N, weights=values_N) for values_N in each]) for each in (above_SN, below_SN)
+    )
+    for axis in (0, 1):  # clusters, then models, that count nothing
+        kept = below_SG.sum(axis=axis) > 0
+        above_SG, below_SG = (each.compress(kept, axis=1 - axis) for each in (above_SG, below_SG))
+    if not below_SG.size:
+        return [None, None, None]
+    S, G = below_SG.shape
+    value = float(above_SG.sum() / below_SG.sum())
+    shares_G = above_SG.sum(axis=0) / below_SG.sum(axis=0)
+    if np.ptp(shares_G) < 1e-12 and (S == 1 or np.ptp(above_SG.sum(axis=1) / below_SG.sum(axis=1)) < 1e-12):
+        return [value, *wilson([value] * G)]
+    generator = np.random.default_rng(seed)
+    draws, R, chunk = max(S - 1, 1), 2000, 1 + 1_000_000 // G
+    sums = []
+    for start in range(0, R, chunk):
+        size = min(chunk, R - start)
+        seeds_RS = generator.multinomial(draws, np.full(S, 1 / S), size)
+        clusters_RG = generator.multinomial(G, np.full(G, 1 / G), size)
+        sums.append([(seeds_RS @ each_SG * clusters_RG).sum(axis=1) for each_SG in (above_SG, below_SG)])
+    up_R, down_R = np.concatenate(sums, axis=1)
+    resampled = up_R[down_R > 0] / down_R[down_R > 0]
+    if S == 1:
+        tail = float(ndtr(np.sqrt(G / (G - 1)) * stdtrit(G - 1, 0.025))) if G > 1 else 0.0
+        low, high = np.quantile(resampled, [tail, 1 - tail])
+        return [value, float(low), float(high)]
+    rest_SG = (above_SG - value * below_SG) / below_SG.mean()
+    sources = [(rest_SG.mean(axis=0).var(ddof=1) / G, G - 1)] if G > 1 else []
+    sources.append((rest_SG.mean(axis=1).var(ddof=1) / S, S - 1))
+    total = sum(variance for variance, _ in sources)
+    if total < 1e-18:
+        return [value, *wilson([value] * G)]
+    freedom = total**2 / sum(variance**2 / df for variance, df in sources)
+    reach = float(stdtrit(freedom, 0.975) * resampled.std(ddof=1))
+    return [value, max(0.0, value - reach), min(1.0, value + reach)]
 
 
 def holm(p_values) -> np.ndarray:

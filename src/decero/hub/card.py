@@ -87,6 +87,7 @@ def model_card(
     settings: dict[str, Any] | None,
     readme: str | None = None,
     adapts: str | None = None,
+    bias: str | None = None,
 ) -> str:
     """Return the README.md of a model: metadata for the hub, and a text.
 
@@ -94,6 +95,7 @@ def model_card(
     result, settings: from `read_run`.
     readme: the existing README.md. A text that a user wrote is kept unchanged; only missing metadata is added.
     adapts: of an adapter, the model that it belongs to.
+    bias: the section on bias probes; None: they were not run.
 
     Raises UserError when the metadata of `readme` is invalid.
     """
@@ -165,6 +167,7 @@ def model_card(
             seeds=result.get("seeds") or ([result["seed"]] if result.get("seed") is not None else []),
             result=result,
             has_settings=bool(settings),
+            bias=bias,
             mark=MARK,
             plain=plain,
             code=code,

@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from decero.errors import UserError, did_you_mean
 from decero.execution.model_folder import ADAPTER, CODE, OTHERS, PICKLES, TOKENIZER, WEIGHTS, read_adapter, read_config
-from decero.hub.card import model_card, read_run
+from decero.hub.bias_section import FILE, bias_lines, read_bias
+from decero.hub.card import model_card, plain, read_run
 from decero.hub.foreign_files import check_sendable, read_json, read_text
 
 T = TypeVar("T")
@@ -31,9 +32,10 @@ def push(
     """Upload a model folder as one commit, with a model card; create the repository if needed.
 
     Sends weights (only safetensors), configuration, tokenizer, remote code and, from the `model` folder of a run, its
-    settings and record, as run/config.yaml and run/result.json. The same commit deletes weights in the repository that
-    this model does not have. The folder is not changed. Pushing the same folder again makes no commit. Links
-    are followed only to files that are sent anyway, and in the hub's cache (`check_sendable`).
+    settings and record, as run/config.yaml and run/result.json; a record of bias probes as run/bias.json (`read_bias`).
+    The same commit deletes weights in the repository that this model does not have. The folder is not changed. Pushing
+    the same folder again makes no commit. Links are followed only to files that are sent anyway, and in the hub's cache
+    (`check_sendable`).
 
     replace: overwrite a repository that holds another kind of model.
     dry_run: print what would be sent, and send nothing.
@@ -48,13 +50,17 @@ def push(
     config = read_config(folder) if "config.json" in model else None
     result, settings = read_run(folder)
     base = read_adapter(folder)["base_model_name_or_path"] if ADAPTER[0] in model else None
+    bias = read_bias(folder, model)
     files: dict[str, Path | bytes] = {**model, **run_files(result, settings)}
+    if bias is not None:
+        files[FILE] = (json.dumps(bias, indent=1, allow_nan=False) + "\n").encode()
+    section = None if bias is None else bias_lines(bias, plain)
     file = folder / "README.md"
     there = file.is_symlink() or file.exists()
     readme = read_text(check_sendable(file, folder, SENT), MOST_README_BYTES) if there else None
 
     def card(readme: str | None) -> bytes:
-        return model_card(repo_id, config, result, settings, readme, base).encode("utf-8", "replace")
+        return model_card(repo_id, config, result, settings, readme, base, section).encode("utf-8", "replace")
 
     files["README.md"] = card(readme)
     if dry_run:

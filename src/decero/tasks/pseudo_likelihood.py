@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 
 from decero.config.language_scores import EvaluateMaskedLM, EvaluateMinimalPairs, PseudoLikelihoodSection, UnigramText
 from decero.config.sections import ModelSection
+from decero.data.bias_sets import words_of
 from decero.data.corpus import load_corpus
 from decero.data.likelihood_rows import CausalRows, DetectorRows, LikelihoodRows, MaskedRows, ScoredPassage
-from decero.data.word_rows import split_words
 from decero.errors import UserError
 from decero.evaluation.pair_accuracy import UnigramModel, contrast_of, preferences
 from decero.evaluation.text_metrics import likelihood_figures
@@ -148,16 +148,21 @@ def score_pairs(
     return scored
 
 
-def pair_systems(table: pd.DataFrame, unigram: UnigramModel | None) -> dict[str, np.ndarray]:
-    """Return system -> `preferences`: the model, the model per token, the unigram model, and the shorter text.
+def pair_systems(
+    table: pd.DataFrame, unigram: UnigramModel | None, controls: Sequence[pd.DataFrame] = ()
+) -> dict[str, np.ndarray]:
+    """Return system -> `preferences`: model, model per token, random weights, word counts, the shorter text.
 
     The last one shows what a sum of log-probabilities prefers by length alone; random weights come near it.
+    controls: from `score_pairs`, of models with random weights; theirs are (models, pairs).
     """
     good, bad = table["good_score"], table["bad_score"]
     found = {
         "accuracy": preferences(good, bad),
         "accuracy_per_token": preferences(good / table["good_tokens"], bad / table["bad_tokens"]),
     }
+    if controls:
+        found["random_weights"] = np.stack([preferences(each["good_score"], each["bad_score"]) for each in controls])
     if unigram is not None:
         sides = ([unigram(words_of(text)) for text in table[side]] for side in ("good", "bad"))
         found["unigram"] = preferences(*sides)
@@ -167,11 +172,6 @@ def pair_systems(table: pd.DataFrame, unigram: UnigramModel | None) -> dict[str,
 def pair_contrasts(table: pd.DataFrame) -> list[Hashable]:
     """Return what distinguishes the texts of each pair, see `contrast_of`."""
     return [contrast_of(words_of(good), words_of(bad)) for good, bad in zip(table["good"], table["bad"], strict=True)]
-
-
-def words_of(text: str) -> list[str]:
-    """Return the words of a text, and its other signs, as they are written."""
-    return [text[begin:end] for begin, end in split_words(text)]
 
 
 def read_unigram(run: Run, source: UnigramText) -> UnigramModel:
