@@ -19,6 +19,11 @@ FOLDER = Path(__file__).parents[2] / "configs" / "model"
 
 # The head that a shape is pretrained with.
 MASKED, CAUSAL, SEQ2SEQ = hf.AutoModelForMaskedLM, hf.AutoModelForCausalLM, hf.AutoModelForSeq2SeqLM
+PICTURES = {  # head of a model that reads pictures, which has no vocabulary -> its recipe
+    hf.AutoModelForImageClassification: "finetune_image_classification",
+    hf.AutoModelForSemanticSegmentation: "finetune_semantic_segmentation",
+    hf.AutoModelForObjectDetection: "finetune_object_detection",
+}
 
 # name: (main head, parameters with it, parameters as bare AutoModel). A parameter that two modules share counts once.
 PRESETS = {
@@ -198,6 +203,11 @@ def test_an_unknown_preset_field_is_found():
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_keeps_its_values_in_the_configuration(name):
     fields = fields_of(name)
+    nested = {
+        key: fields.pop(key) for key in list(fields) if isinstance(fields[key], dict) and "model_type" in fields[key]
+    }
+    for key, values in nested.items():
+        assert values.items() <= getattr(config_of(name), key).to_dict().items()
     config = config_of(name).to_dict()
     assert {key: config[key] for key in fields} == fields
     assert {key: type(config[key]) for key in fields} == {key: type(value) for key, value in fields.items()}
@@ -222,8 +232,9 @@ def test_the_header_quotes_the_source_and_the_real_counts(name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_header_says_how_the_preset_is_used_and_that_works(name, monkeypatch):
     head = PRESETS[name][0]
-    if head is MASKED:
-        assert f"model.config=configs/model/{name}.yaml in a run of recipes/pretrain_mlm.py" in header_of(name)
+    if head is MASKED or head in PICTURES:
+        recipe = PICTURES.get(head, "pretrain_mlm")
+        assert f"model.config=configs/model/{name}.yaml in a run of recipes/{recipe}.py" in header_of(name)
         return
     lines = re.search(r"^#   (from decero\S+ import \w+)\n#   (AutoModel\S+)$", header_of(name), flags=re.M)
     assert f"configs/model/{name}.yaml" in lines[2]
@@ -238,6 +249,8 @@ def test_the_header_says_how_the_preset_is_used_and_that_works(name, monkeypatch
 def test_the_ids_are_of_the_vocabulary(name):
     """An encoder-decoder starts with padding, as T5 and Marian; a decoder has an end token."""
     config, head = config_of(name), PRESETS[name][0]
+    if head in PICTURES:
+        return
     ids = [getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos")]  # T5 has no bos
     assert all(token is None or 0 <= token < config.vocab_size for token in ids)
     if head is not MASKED:
