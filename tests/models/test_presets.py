@@ -20,6 +20,11 @@ FOLDER = Path(__file__).parents[2] / "configs" / "model"
 # The head that a shape is pretrained with.
 MASKED, CAUSAL, SEQ2SEQ = hf.AutoModelForMaskedLM, hf.AutoModelForCausalLM, hf.AutoModelForSeq2SeqLM
 CLASSES = hf.AutoModelForSequenceClassification  # of shapes that are not pretrained
+PICTURES = {  # head of a model that reads pictures, which has no vocabulary -> its recipe
+    hf.AutoModelForImageClassification: "finetune_image_classification",
+    hf.AutoModelForSemanticSegmentation: "finetune_semantic_segmentation",
+    hf.AutoModelForObjectDetection: "finetune_object_detection",
+}
 
 # name: (main head, parameters with it, parameters as bare AutoModel). A parameter that two modules share counts once.
 PRESETS = {
@@ -36,6 +41,9 @@ PRESETS = {
     "stock_bert_small": (MASKED, 7_042_304, 7_033_600),
     "stock_bert_tiny": (MASKED, 2_607_296, 2_598_720),
     "stock_electra_tiny": (MASKED, 1_771_232, 1_744_320),
+    "stock_vit_tiny": (hf.AutoModelForImageClassification, 1_198_850, 1_215_104),  # the bare one has a pooler
+    "stock_detr_tiny": (hf.AutoModelForObjectDetection, 1_821_591, 1_787_664),
+    "stock_segformer_tiny": (hf.AutoModelForSemanticSegmentation, 782_658, 703_936),
     "stock_xlnet_tiny": (CAUSAL, 2_545_088, 2_536_896),
     "vaswani2017_encoder_base": (MASKED, 37_883_016, 37_846_016),
     "gated_conv_encoder_tiny": (MASKED, 2_501_312, 2_455_872),
@@ -213,6 +221,11 @@ def test_an_unknown_preset_field_is_found():
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_keeps_its_values_in_the_configuration(name):
     fields = fields_of(name)
+    nested = {
+        key: fields.pop(key) for key in list(fields) if isinstance(fields[key], dict) and "model_type" in fields[key]
+    }
+    for key, values in nested.items():
+        assert values.items() <= getattr(config_of(name), key).to_dict().items()
     config = config_of(name).to_dict()
     assert {key: config[key] for key in fields} == fields
     assert {key: type(config[key]) for key in fields} == {key: type(value) for key, value in fields.items()}
@@ -237,8 +250,9 @@ def test_the_header_quotes_the_source_and_the_real_counts(name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_header_says_how_the_preset_is_used_and_that_works(name, monkeypatch):
     head = PRESETS[name][0]
-    if head is MASKED:
-        assert f"model.config=configs/model/{name}.yaml in a run of recipes/pretrain_mlm.py" in header_of(name)
+    if head is MASKED or head in PICTURES:
+        recipe = PICTURES.get(head, "pretrain_mlm")
+        assert f"model.config=configs/model/{name}.yaml in a run of recipes/{recipe}.py" in header_of(name)
         return
     if head is CLASSES:
         assert f"model.config=configs/model/{name}.yaml in a run of recipes/finetune_classification.py" in header_of(
@@ -258,6 +272,8 @@ def test_the_header_says_how_the_preset_is_used_and_that_works(name, monkeypatch
 def test_the_ids_are_of_the_vocabulary(name):
     """An encoder-decoder starts with padding, as T5 and Marian; a decoder has an end token."""
     config, head = config_of(name), PRESETS[name][0]
+    if head in PICTURES:
+        return
     ids = [getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos")]  # T5 has no bos
     assert all(token is None or 0 <= token < config.vocab_size for token in ids)
     if head not in (MASKED, CLASSES):

@@ -24,7 +24,8 @@ def record_of(run: Run, task: Task, result: TrainResult, data: TaskData) -> dict
             f"{run.output}: the scores are not finite ({bad[0]}): the run diverged; lower optim.learning_rate"
         )
     scored = {"scored": run.config.model.name_or_path} if run.eval_only else {}
-    return {"seed": run.seed} | scored | facts | result.record() | {"metric": metric}
+    costs = result.record() | task.own_costs(run, result, data)
+    return {"seed": run.seed} | scored | facts | costs | {"metric": metric}
 
 
 def finish(run: Run, task: Task, result: TrainResult, data: TaskData) -> None:
