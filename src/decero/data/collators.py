@@ -65,12 +65,9 @@ class MaskedLanguageModeling(OrdinaryTokens):
 
     def mask(self, ids_L: np.ndarray, starts_word_L: np.ndarray, epoch: int, index: int, progress: float = 0.0):
         """Return the masked input ids and the labels, both (length,)."""
-        share = self.mlm_probability
-        if self.final_mlm_probability is not None:
-            share += progress * (self.final_mlm_probability - share)
         rng = np.random.default_rng([self.seed, 0 if self.frozen else epoch, index])
         masked, labels = ids_L.copy(), np.full_like(ids_L, IGNORED)
-        scored = self.choose(rng, ids_L, starts_word_L)
+        scored = self.choose(rng, ids_L, starts_word_L, progress)
         labels[scored] = ids_L[scored]
         draws = rng.random(len(scored))
         masked[scored[draws < 0.8]] = self.tokenizer.mask_token_id
@@ -78,11 +75,16 @@ class MaskedLanguageModeling(OrdinaryTokens):
         masked[replaced] = rng.choice(self.ordinary, size=len(replaced))
         return masked, labels
 
-    def choose(self, rng: np.random.Generator, ids_L: np.ndarray, starts_word_L: np.ndarray) -> np.ndarray:
+    def choose(
+        self, rng: np.random.Generator, ids_L: np.ndarray, starts_word_L: np.ndarray, progress: float
+    ) -> np.ndarray:
         """Return the positions that are scored, in order."""
         positions = self.ordinary_positions(ids_L)
         if not len(positions):
             return positions
+        share = self.mlm_probability
+        if self.final_mlm_probability is not None:
+            share += progress * (self.final_mlm_probability - share)
         starts = starts_word_L[positions].copy() if self.whole_word else np.ones(len(positions), dtype=bool)
         starts[0] = True
         word_of_position = np.cumsum(starts) - 1
@@ -129,10 +131,10 @@ class ReplacedTokens(MaskedLanguageModeling):
 
     whole_word: bool = False
 
-    def mask(self, ids_L: np.ndarray, starts_word_L: np.ndarray, epoch: int, index: int):
+    def mask(self, ids_L: np.ndarray, starts_word_L: np.ndarray, epoch: int, index: int, progress: float = 0.0):
         rng = np.random.default_rng([self.seed, 0 if self.frozen else epoch, index])
         masked, labels = ids_L.copy(), np.full_like(ids_L, IGNORED)
-        scored = self.choose(rng, ids_L, starts_word_L)
+        scored = self.choose(rng, ids_L, starts_word_L, progress)
         labels[scored] = ids_L[scored]
         masked[scored] = self.tokenizer.mask_token_id
         return masked, labels
