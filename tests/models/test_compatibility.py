@@ -10,7 +10,13 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from decero.models import AUTO_CLASSES, DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
+from decero.models import (
+    AUTO_CLASSES,
+    DeceroDecoderConfig,
+    DeceroEncoderConfig,
+    DeceroEncoderDecoderConfig,
+    DeceroVisionConfig,
+)
 from decero.models import compatibility as compat
 from decero.models.compatibility import CACHE, COMMON, NAMES
 
@@ -19,7 +25,7 @@ NO_CACHE = ("ForTokenClassification", "QuestionAnswering", "ForMaskedLM")  # hea
 REMEMBER = [
     (config, head)
     for config, head in CLASSES
-    if config is not DeceroEncoderConfig and not head.__name__.endswith(NO_CACHE)
+    if config not in (DeceroEncoderConfig, DeceroVisionConfig) and not head.__name__.endswith(NO_CACHE)
 ]
 IDS = {"bos_token_id": 2, "eos_token_id": 1}
 

@@ -19,6 +19,8 @@ FOLDER = Path(__file__).parents[2] / "configs" / "model"
 
 # The head that a shape is pretrained with.
 MASKED, CAUSAL, SEQ2SEQ = hf.AutoModelForMaskedLM, hf.AutoModelForCausalLM, hf.AutoModelForSeq2SeqLM
+IMAGES, PIXELS = hf.AutoModelForImageClassification, hf.AutoModelForSemanticSegmentation
+RECIPES = {MASKED: "pretrain_mlm", IMAGES: "finetune_image_classification", PIXELS: "finetune_semantic_segmentation"}
 
 # name: (main head, parameters with it, parameters as bare AutoModel). A parameter that two modules share counts once.
 PRESETS = {
@@ -51,6 +53,11 @@ PRESETS = {
     "t5_small": (SEQ2SEQ, 60_506_624, 60_506_624),
     "t5_v1_1_small": (SEQ2SEQ, 76_961_152, 60_511_616),
     "vaswani2017_base": (SEQ2SEQ, 63_045_632, 63_045_632),
+    "deit_small": (IMAGES, 21_667_972, 21_666_432),
+    "setr_tiny": (PIXELS, 1_466_274, 1_318_304),
+    "vit_base": (IMAGES, 85_800_194, 85_798_656),
+    "vit_small": (IMAGES, 21_666_434, 21_665_664),
+    "vit_tiny": (IMAGES, 1_198_850, 1_198_592),
 }
 
 # Where a model was published, its published configuration: what is not said is what transformers has for that class.
@@ -67,9 +74,11 @@ OPUS_MT = {
     "activation_function": "swish", "scale_embedding": True, "bos_token_id": 0,
 }  # fmt: skip
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+DEIT_SMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
 ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 PUBLISHED = {
     "bert_base": hf.BertConfig(),
+    "deit_small": hf.DeiTConfig(**DEIT_SMALL),
     "distilbert_base": hf.DistilBertConfig(),
     "gpt2": hf.GPT2Config(),
     "marian": hf.MarianConfig(**OPUS_MT),
@@ -79,6 +88,8 @@ PUBLISHED = {
     "smollm2_135m": hf.LlamaConfig(**SMOLLM2),
     "t5_small": hf.T5Config(decoder_start_token_id=0),
     "t5_v1_1_small": hf.T5Config(**T5_V1_1, tie_word_embeddings=False, decoder_start_token_id=0),
+    "vit_base": hf.ViTConfig(),
+    "vit_small": hf.ViTConfig(**DEIT_SMALL),
 }
 
 # Ours with the main head, less the stock class of the same configuration.
@@ -89,6 +100,8 @@ MORE_THAN_STOCK = {
     # Published with a head of its own, as ours; transformers 5 ties every T5 that it builds, whatever the configuration
     # says, and unties it only when it loads a checkpoint in which the two matrices differ.
     "t5_v1_1_small": 32_128 * 512,
+    # The Auto class builds DeiT with one head; its distilled checkpoints, and ours, have two.
+    "deit_small": 2 * (384 + 1),
 }
 
 # Fields of a preset that are not the published configuration's, and why.
@@ -102,6 +115,7 @@ OTHERWISE = {
     },
     # Ours classifies sequences with another head, so that the table which reads stock configurations passes these by.
     "modernbert_base": {"classifier_dropout", "classifier_pooling"},
+    "deit_small": {"distillation_head"},  # as its distilled checkpoints
 }  # fmt: skip
 
 # name: (a stock configuration of the same shape, ours less the stock class): no published model, but an independent
@@ -138,6 +152,13 @@ ALIKE = {
     ),
     "modern_encoder_decoder_small": (hf.T5Config(**T5_SMALL, feed_forward_proj="gated-silu"), -BUCKETS * 4),
     "modern_encoder_decoder_base": (hf.T5Config(**T5_BASE), -BUCKETS * 12),
+    "vit_tiny": (
+        hf.ViTConfig(
+            image_size=28, patch_size=4, num_channels=1, hidden_size=128, num_hidden_layers=6, num_attention_heads=4,
+            intermediate_size=512,
+        ),
+        0,
+    ),
     # Marian is the Transformer of 2017 with biases on the four projections of each of 18 attentions, and with its
     # positions among its parameters, a table a stack.
     "vaswani2017_base": (
@@ -219,8 +240,8 @@ def test_the_header_quotes_the_source_and_the_real_counts(name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_header_says_how_the_preset_is_used_and_that_works(name, monkeypatch):
     head = PRESETS[name][0]
-    if head is MASKED:
-        assert f"model.config=configs/model/{name}.yaml in a run of recipes/pretrain_mlm.py" in header_of(name)
+    if head in RECIPES:
+        assert f"model.config=configs/model/{name}.yaml in a run of recipes/{RECIPES[head]}.py" in header_of(name)
         return
     lines = re.search(r"^#   (from decero\S+ import \w+)\n#   (AutoModel\S+)$", header_of(name), flags=re.M)
     assert f"configs/model/{name}.yaml" in lines[2]
@@ -231,7 +252,7 @@ def test_the_header_says_how_the_preset_is_used_and_that_works(name, monkeypatch
         assert eval(lines[2], scope).config.model_type == fields_of(name)["model_type"]
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [name for name, (head, *_) in PRESETS.items() if head not in (IMAGES, PIXELS)])
 def test_the_ids_are_of_the_vocabulary(name):
     """An encoder-decoder starts with padding, as T5 and Marian; a decoder has an end token."""
     config, head = config_of(name), PRESETS[name][0]
@@ -256,8 +277,11 @@ def test_a_published_model_has_the_published_configuration(name):
     """Every field, not just those that move a count: activations, epsilons, dropout, thetas, ids."""
     stock, config = PUBLISHED[name], config_of(name)
     family = next(family for family in FAMILIES if family.name == stock.model_type)
-    head = {MASKED: "ForMaskedLM", CAUSAL: "ForCausalLM", SEQ2SEQ: "ForConditionalGeneration"}[PRESETS[name][0]]
-    expected = family.our_config(stock, head).to_dict()
+    heads = {
+        MASKED: "ForMaskedLM", CAUSAL: "ForCausalLM", SEQ2SEQ: "ForConditionalGeneration",
+        IMAGES: "ForImageClassification",
+    }  # fmt: skip
+    expected = family.our_config(stock, heads[PRESETS[name][0]]).to_dict()
     if config.position_embedding_type == "relative":  # distances have no end, so that T5 states no length
         config.max_position_embeddings = expected["max_position_embeddings"]
     different = {field for field, value in config.to_dict().items() if value != expected[field]}

@@ -30,6 +30,10 @@ HEADS = {
     "AutoModelForTokenClassification": ("token-classification", "Labelling the tokens of texts like those it read."),
     "AutoModelForQuestionAnswering": ("question-answering", "Finding the answer to a question inside a given text."),
     "AutoModelForMultipleChoice": (None, "Choosing the right one of several answers to a question."),
+    "AutoModelForImageClassification": ("image-classification", "Classifying images like those it was trained on."),
+    "AutoModelForSemanticSegmentation": ("image-segmentation", "Labelling the pixels of images like those it read."),
+    "AutoModelForMaskedImageModeling": (None, "Being fine-tuned; it was trained to paint hidden patches of images."),
+    "AutoBackbone": (None, "Giving maps of images to a model such as DETR."),
     "AutoModel": ("feature-extraction", "Turning tokens into vectors, and being fine-tuned with a head of your own."),
 }
 CHOOSES = (None, "Choosing the sentences of a document that summarise it (`decero summarize`).")

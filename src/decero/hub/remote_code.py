@@ -88,6 +88,8 @@ auto_class, folder, batch, outputs = sys.argv[1:]
 model = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
 with torch.no_grad():
     result = model(**load_file(batch))
+if "feature_maps" in result:
+    result["feature_maps"] = torch.cat(result["feature_maps"])
 save_file({name: value.contiguous() for name, value in result.items() if isinstance(value, torch.Tensor)}, outputs)
 """
 
@@ -103,6 +105,8 @@ def check_remote_code(ours: PreTrainedModel, folder: Path | str) -> str:
     batch = random_batch(ours)
     with torch.no_grad():
         expected = ours.float().eval()(**batch)
+    if "feature_maps" in expected:
+        expected["feature_maps"] = torch.cat(expected["feature_maps"])
     with TemporaryDirectory() as scratch:
         batch_file, outputs_file = f"{scratch}/batch.safetensors", f"{scratch}/outputs.safetensors"
         save_file(batch, batch_file)

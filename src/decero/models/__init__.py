@@ -1,19 +1,26 @@
 """Register the models with the Auto classes of transformers."""
 
 from transformers import (
+    AutoBackbone,
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
+    AutoModelForSemanticSegmentation,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedConfig,
 )
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from .configuration_decero import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
+from .configuration_vision import DeceroVisionConfig
 from .modeling_choice import DeceroEncoderForMultipleChoice
 from .modeling_decoder import (
     DeceroDecoderForCausalLM,
@@ -31,6 +38,13 @@ from .modeling_encoder import (
 )
 from .modeling_encoder_decoder import DeceroEncoderDecoderForConditionalGeneration, DeceroEncoderDecoderModel
 from .modeling_hybrid import DeceroDecoderForMaskedLM
+from .modeling_vision import (
+    DeceroVisionBackbone,
+    DeceroVisionForImageClassification,
+    DeceroVisionForMaskedImageModeling,
+    DeceroVisionForSemanticSegmentation,
+    DeceroVisionModel,
+)
 
 AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
     DeceroEncoderConfig: {
@@ -53,12 +67,21 @@ AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
         AutoModel: DeceroEncoderDecoderModel,
         AutoModelForSeq2SeqLM: DeceroEncoderDecoderForConditionalGeneration,
     },
+    DeceroVisionConfig: {
+        AutoModel: DeceroVisionModel,
+        AutoBackbone: DeceroVisionBackbone,
+        AutoModelForImageClassification: DeceroVisionForImageClassification,
+        AutoModelForSemanticSegmentation: DeceroVisionForSemanticSegmentation,
+        AutoModelForMaskedImageModeling: DeceroVisionForMaskedImageModeling,
+    },
 }
 
 for config_class, heads in AUTO_CLASSES.items():
     AutoConfig.register(config_class.model_type, config_class)
     for auto_class, head in heads.items():
         auto_class.register(config_class, head)  # type: ignore[attr-defined]
+# A saved processor has the name ViTImageProcessor: with torchvision that is a faster one, equal up to rounding.
+AutoImageProcessor.register(DeceroVisionConfig, image_processor_classes={"pil": ViTImageProcessorPil})
 
 __all__ = [
     "AUTO_CLASSES",
@@ -79,4 +102,10 @@ __all__ = [
     "DeceroEncoderForSequenceClassification",
     "DeceroEncoderForTokenClassification",
     "DeceroEncoderModel",
+    "DeceroVisionBackbone",
+    "DeceroVisionConfig",
+    "DeceroVisionForImageClassification",
+    "DeceroVisionForMaskedImageModeling",
+    "DeceroVisionForSemanticSegmentation",
+    "DeceroVisionModel",
 ]

@@ -3,96 +3,45 @@
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import PreTrainedConfig
-from transformers.activations import ACT2FN
+
+from .configuration_stack import StackConfig
 
 LayerType = Literal["full_attention", "sliding_attention"]
 Positions = Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary", "relative", "none"]
 
 
 @strict
-class DeceroConfig(PreTrainedConfig):
-    r"""Hold the fields that all models share (Vaswani et al. 2017). Names follow transformers.
+class DeceroConfig(StackConfig):
+    r"""Add the fields of all models that read and write tokens (Vaswani et al. 2017).
 
     Args:
-        num_key_value_heads: with fewer, heads share keys and values (Ainslie et al. 2023); None: one per head.
-        head_dim: size of one head; None is hidden_size / num_attention_heads.
-        gated_mlp: act(x W_gate) * (x W_up) instead of act(x W_up) (Shazeer 2020); `silu` with it is SwiGLU.
-        attention_bias, mlp_bias, norm_bias: whether these layers have biases.
-        scale_attn_weights: divide scores by sqrt(head_dim); T5 does not, but has smaller initial queries.
-        norm_type: `layernorm` (Ba et al. 2016) or `rmsnorm` (Zhang & Sennrich 2019).
-        norm_placement: `post` normalises after each residual sum (Vaswani et al. 2017; BERT). `pre` normalises the
-            input of each sublayer (GPT-2) and trains without warm-up (Xiong et al. 2020).
-        final_norm: norm after the last layer; None: yes for `pre`, where nothing else normalises the residual stream.
         position_embedding_type: `sinusoidal` (Vaswani et al. 2017, section 3.5), `sinusoidal_halves` (sines first, as
             in Marian), `learned` (BERT), `rotary` (Su et al. 2021), `relative` (a bias per bucket of distances:
             Raffel et al. 2020, section 2.1), or `none` (an encoder then ignores order).
         position_offset: rows of the learned table before the first position; RoBERTa has 2.
-        embedding_norm: normalise the sum of embeddings (BERT); with `pre`, layer 0 has no first norm (ModernBERT).
         scale_embeddings: multiply token embeddings by sqrt(hidden_size) (Vaswani et al. 2017, section 3.4).
-        activation_dropout: dropout between the two layers of the MLP, as in T5 and Marian.
         embedding_initializer_range: std of initial token embeddings; None: `initializer_range`. T5 has 1.
     """
 
     type_vocab_size = 0  # only the encoder has segments
 
     vocab_size: int = 30522
-    hidden_size: int = 256
-    num_hidden_layers: int = 6
-    num_attention_heads: int = 4
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    intermediate_size: int = 1024
-    hidden_act: str = "gelu"
-    gated_mlp: bool = False
-    attention_bias: bool = True
-    mlp_bias: bool = True
-    scale_attn_weights: bool = True
-    norm_type: Literal["layernorm", "rmsnorm"] = "layernorm"
-    norm_placement: Literal["pre", "post"] = "pre"
-    norm_bias: bool = True
-    layer_norm_eps: float = 1e-6
-    final_norm: bool | None = None
     position_embedding_type: Positions = "rotary"
     max_position_embeddings: int = 512
     position_offset: int = 0
     rope_theta: float | int = 10000.0
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
-    embedding_norm: bool = False
     scale_embeddings: bool = False
-    hidden_dropout_prob: float | int = 0.0
-    attention_probs_dropout_prob: float | int = 0.0
-    activation_dropout: float | int = 0.0
-    initializer_range: float = 0.02
     embedding_initializer_range: float | int | None = None
     tie_word_embeddings: bool = True
     pad_token_id: int | None = 0
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
 
-    def __post_init__(self, **kwargs):
-        self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
-        if self.head_dim is None and self.num_attention_heads and self.hidden_size % self.num_attention_heads == 0:
-            self.head_dim = self.hidden_size // self.num_attention_heads
-        if self.final_norm is None:
-            self.final_norm = self.norm_placement == "pre"
-        super().__post_init__(**kwargs)
-
-    def layer_type(self, layer_idx):
-        """Return the kind of a layer: `full_attention` or `sliding_attention`."""
-        return "full_attention"
-
-    def validate_architecture(self):
-        """Raise ValueError if sizes do not fit. huggingface_hub calls every `validate_*` method."""
-        heads, groups, positions = self.num_attention_heads, self.num_key_value_heads, self.position_embedding_type
-        if self.head_dim is None:
-            size = f"hidden_size {self.hidden_size}"
-            raise ValueError(f"{size} is not a multiple of num_attention_heads {heads}; change one or set head_dim")
-        if self.hidden_act not in ACT2FN:
-            raise ValueError(f"unknown hidden_act {self.hidden_act}; known: {', '.join(sorted(ACT2FN))}")
-        if heads % (groups or 1):
-            raise ValueError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}")
+    def validate_positions(self):
+        """Raise ValueError if positions do not fit the sizes."""
+        positions = self.position_embedding_type
         if positions == "rotary" and self.head_dim % 2:
             raise ValueError(f"head_dim {self.head_dim} must be even: rotary positions rotate pairs of features")
         buckets, far = self.relative_attention_num_buckets, self.relative_attention_max_distance
