@@ -108,7 +108,7 @@ def test_eager_equals_sdpa_and_an_image_does_not_see_others(make_model, gradient
         assert (sdpa_gradients[name] - gradient).abs().max() <= 3e-5 * largest, name
 
 
-def test_a_patch_embedding_is_one_matrix_times_the_pixels_of_a_patch(make_model, images):
+def test_a_patch_embedding_is_one_matrix_times_its_pixels(make_model, images):
     model = make_model()
     rows = patchify(images, 4)
     assert torch.equal(rows[1, 4], images[1, :, 4:8, 4:8].flatten())  # the fifth of 2 x 3 patches
@@ -234,7 +234,7 @@ def test_the_masked_image_loss_is_the_mean_over_masked_pixels(make_model, images
 
 
 @pytest.mark.parametrize(("head", "size"), [("naive", (2, 3)), ("pup", (8, 12)), ("mla", (8, 12))])
-def test_each_way_back_to_pixels_has_its_size_and_ignores_a_label(make_model, images, head, size):
+def test_each_way_back_to_pixels_has_its_size_and_loss(make_model, images, head, size):
     model = make_model(DeceroVisionForSemanticSegmentation, decode_head=head, num_hidden_layers=3)
     labels = torch.randint(0, 5, (3, 8, 12))
     out = model(images, labels=labels)
@@ -362,7 +362,7 @@ def test_heads_pass_hidden_states_and_attentions_on(make_model, images, head):
     assert_close(row[0], out.loss)
 
 
-def test_the_last_hidden_state_of_the_layers_is_not_normalised_yet(make_model, images):
+def test_the_last_hidden_state_is_not_normalised_yet(make_model, images):
     model = make_model()
     out = model(images, output_hidden_states=True)
     assert_close(model.norm(out.hidden_states[-1]), out.last_hidden_state)
@@ -418,7 +418,7 @@ def test_a_configuration_that_cannot_work_is_refused_by_name(fields, said):
         DeceroVisionConfig(**{**BASE, **fields})
 
 
-def test_the_configuration_has_nothing_of_texts_and_survives_a_file(tmp_path):
+def test_the_configuration_knows_no_texts_and_survives_a_file(tmp_path):
     config = DeceroVisionConfig(**BASE, out_indices=[1])
     assert not {"vocab_size", "pad_token_id", "tie_word_embeddings", "max_position_embeddings"} & set(config.to_dict())
     config.save_pretrained(tmp_path)
