@@ -95,6 +95,10 @@ REFUSED = {
     "mistral": lambda: hf.MistralForCausalLM(hf.MistralConfig(**S, num_key_value_heads=3, sliding_window=4)),
     "xlm": lambda: hf.XLMWithLMHeadModel(hf.XLMConfig(vocab_size=V, emb_dim=36, n_layers=2, n_heads=3)),  # asserts
     "bloom": lambda: hf.BloomForCausalLM(hf.BloomConfig(vocab_size=V, hidden_size=36, n_layer=2, n_head=3)),
+    "our encoder, lstm": lambda: ours.DeceroEncoderForMaskedLM(ours.DeceroEncoderConfig(
+        **S, mixer_type="lstm", position_embedding_type="none", pad_token_id=1)),
+    "our decoder, conv": lambda: ours.DeceroDecoderForCausalLM(ours.DeceroDecoderConfig(
+        **S, mixer_type="conv", position_embedding_type="none", pad_token_id=1)),
 }  # fmt: skip
 
 

@@ -125,6 +125,11 @@ def test_whose_memory_is_keys_and_values_is_told(gpt2):
     assert internals.holds_rows(gpt2), "is_remote_code says yes of GPT-2"
     xlnet = AutoModelForCausalLM.from_config(XLNetConfig(vocab_size=37, d_model=33, n_layer=1, n_head=3, d_inner=41))
     assert not internals.remembers_keys(xlnet), "_supports_default_dynamic_cache says yes of XLNet"
+    state = DeceroDecoderForCausalLM(DeceroDecoderConfig(mixer_type="gru", position_embedding_type="none"))
+    assert internals.remembers_states(state), "_is_stateful says no of a GRU"
+    assert internals.holds_rows(state)
+    assert not internals.remembers_keys(state), "_is_stateful does not hide a state"
+    assert not internals.remembers_states(gpt2)
     gpt2.is_remote_code = lambda: True
     assert internals.remembers_keys(gpt2)
     assert not internals.holds_rows(gpt2)

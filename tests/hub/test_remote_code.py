@@ -13,7 +13,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM, BertConfig, BertForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, BertForSequenceClassification
 
 import decero.models
 from decero.errors import UserError
@@ -40,6 +40,7 @@ HEADS = {
     for config_class, heads in AUTO_CLASSES.items()
     for auto in heads
 }
+MIXERS = ["lstm", "min_gru", "conv"]
 
 ELSEWHERE = """
 import json, sys
@@ -128,6 +129,12 @@ def computed(sizes, tokenizer, tmp_path_factory, hub_of_this_module):
         path = export_remote_code(model, work / name)
         here |= answers(model, name, auto)
         jobs[name] = {"auto": auto.__name__, "path": str(path), "inputs": inputs_of(model)}
+    for mixer in MIXERS:
+        fields = sizes | {"mixer_type": mixer, "position_embedding_type": "none"}
+        model = build(DeceroDecoderConfig, AutoModelForCausalLM, fields)
+        here |= answers(model, mixer, AutoModelForCausalLM)
+        path = str(export_remote_code(model, work / mixer))
+        jobs[mixer] = {"auto": "AutoModelForCausalLM", "path": path, "inputs": inputs_of(model)}
     model = build(DeceroEncoderConfig, AutoModelForMaskedLM, sizes)
     model.save_pretrained(work / "plain")
     tokenizer.save_pretrained(work / "plain")
@@ -152,7 +159,7 @@ def computed(sizes, tokenizer, tmp_path_factory, hub_of_this_module):
     return here, load_file(work / "out.safetensors")
 
 
-@pytest.mark.parametrize("name", [*HEADS, "on the hub"])
+@pytest.mark.parametrize("name", [*HEADS, *MIXERS, "on the hub"])
 def test_a_head_computes_the_same_without_decero(computed, name):
     here, elsewhere = computed
     for key in (name, f"{name}-base", f"{name}-generated"):

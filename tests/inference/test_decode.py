@@ -40,6 +40,7 @@ CONFIGS = {
     "ours causal": lambda: DeceroDecoderConfig(**OURS),
     "ours causal learned": lambda: DeceroDecoderConfig(**OURS, position_embedding_type="learned"),
     "ours causal sliding": lambda: DeceroDecoderConfig(**OURS, sliding_window=7),
+    "ours lstm": lambda: DeceroDecoderConfig(**OURS, mixer_type="lstm", position_embedding_type="none"),
     "t5": lambda: T5Config(
         vocab_size=101, d_model=33, d_kv=14, d_ff=41, num_layers=2, num_heads=3, dropout_rate=0.0,
         decoder_start_token_id=0,

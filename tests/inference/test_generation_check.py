@@ -33,6 +33,7 @@ CONFIGS = {
     "ours": lambda: DeceroDecoderConfig(**SIZES, **IDS),
     "ours learned": lambda: DeceroDecoderConfig(**SIZES, **IDS, position_embedding_type="learned"),
     "ours sliding": lambda: DeceroDecoderConfig(**SIZES, **IDS, sliding_window=3),
+    "ours conv": lambda: DeceroDecoderConfig(**SIZES, **IDS, mixer_type="conv", position_embedding_type="none"),
     "ours seq2seq": lambda: DeceroEncoderDecoderConfig(**SIZES, **IDS),
     "gpt2": lambda: GPT2Config(vocab_size=101, n_embd=33, n_layer=2, n_head=3, n_positions=61, **IDS),
     "llama": lambda: LlamaConfig(**SIZES, **IDS),

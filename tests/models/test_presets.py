@@ -38,6 +38,18 @@ PRESETS = {
     "stock_bert_tiny": (MASKED, 2_607_296, 2_598_720),
     "stock_xlnet_tiny": (CAUSAL, 2_545_088, 2_536_896),
     "vaswani2017_encoder_base": (MASKED, 37_883_016, 37_846_016),
+    "gated_conv_encoder_tiny": (MASKED, 2_501_312, 2_455_872),
+    "gru_encoder_tiny": (MASKED, 2_506_304, 2_460_864),
+    "lstm_encoder_tiny": (MASKED, 2_507_072, 2_461_632),
+    "min_gru_encoder_tiny": (MASKED, 2_504_768, 2_459_328),
+    "gated_conv_small": (CAUSAL, 6_794_496, 6_794_496),
+    "gated_conv_tiny": (CAUSAL, 2_455_488, 2_455_488),
+    "gru_small": (CAUSAL, 6_791_424, 6_791_424),
+    "gru_tiny": (CAUSAL, 2_460_864, 2_460_864),
+    "lstm_small": (CAUSAL, 6_806_784, 6_806_784),
+    "lstm_tiny": (CAUSAL, 2_461_632, 2_461_632),
+    "min_gru_small": (CAUSAL, 6_822_144, 6_822_144),
+    "min_gru_tiny": (CAUSAL, 2_459_328, 2_459_328),
     "gpt2": (CAUSAL, 124_439_808, 124_439_808),
     "modern_decoder_base": (CAUSAL, 123_551_232, 123_551_232),
     "modern_decoder_small": (CAUSAL, 6_806_784, 6_806_784),
@@ -230,7 +242,7 @@ def test_a_preset_has_exactly_the_parameters_it_is_known_for(name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_header_quotes_the_source_and_the_real_counts(name):
     header = header_of(name)
-    assert re.search(r"source: (arXiv:\d{4}\.\d{4,5}|Radford et al\. 2019 \(no arXiv\))", header)
+    assert re.search(r"source: (arXiv:\d{4}\.\d{4,5}|[A-Z][\w&. ]+ \d{4} \(no arXiv\))", header)
     quoted = re.search(r"parameters: ([\d,]+) as (\w+), ([\d,]+) as bare AutoModel", header)
     head, *numbers = PRESETS[name]
     assert head.__name__ == f"AutoModelFor{quoted[2]}"

@@ -76,11 +76,16 @@ def tokens_scored(batch):
         (DeceroEncoderConfig(**OURS, pooling_layer=True), AutoModelForSequenceClassification, "classes"),
         (DeceroDecoderConfig(**OURS), AutoModelForCausalLM, "tokens"),
         (DeceroEncoderDecoderConfig(**OURS, decoder_layers=2), AutoModelForSeq2SeqLM, "seq2seq"),
+        (
+            DeceroDecoderConfig(**OURS, mixer_type="min_gru", position_embedding_type="none"),
+            AutoModelForCausalLM,
+            "tokens",
+        ),
         (BertConfig(**OURS), AutoModelForMaskedLM, "tokens"),
         (T5Config(**T5, decoder_start_token_id=0), AutoModelForSeq2SeqLM, "seq2seq"),
         (MarianConfig(**MARIAN, decoder_start_token_id=0), AutoModelForSeq2SeqLM, "seq2seq"),
     ],
-    ids=["encoder", "untied", "classifier", "decoder", "encoder-decoder", "bert", "t5", "marian"],
+    ids=["encoder", "untied", "classifier", "decoder", "encoder-decoder", "min-gru", "bert", "t5", "marian"],
 )
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 def test_the_flops_formula_agrees_with_torch(config, auto_class, kind, checkpointing):

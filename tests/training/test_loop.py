@@ -118,15 +118,19 @@ TOKENS = {
 PINNED = [4.62081, 4.50900, 4.38171, 4.28729, 4.11678, 3.94637]
 
 
-@pytest.mark.parametrize("budgets", [{}, TOKENS], ids=["examples", "tokens"])
-def test_a_resumed_run_equals_an_uninterrupted_one(fit, tiny_model, tmp_path, budgets):
+@pytest.mark.parametrize(
+    ("budgets", "fields"),
+    [({}, {}), (TOKENS, {}), ({}, {"mixer_type": "lstm", "position_embedding_type": "none"})],
+    ids=["examples", "tokens", "lstm"],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one(fit, tiny_model, tmp_path, budgets, fields):
     """With dropout, so the random state must be restored, too."""
     steps = {"max_train_steps": 9, "save_steps": 4} | budgets
-    whole = fit(tmp_path / "whole", model=tiny_model(0.1), **steps)
+    whole = fit(tmp_path / "whole", model=tiny_model(0.1, **fields), **steps)
     cut = steps | {"output": tmp_path / "cut"}
     with pytest.raises(StopAt):
-        fit(model=tiny_model(0.1), eval_strategy="steps", eval_steps=5, evaluate=StopAt(5), **cut)
-    resumed = fit(model=tiny_model(0.1), resume=True, **cut)
+        fit(model=tiny_model(0.1, **fields), eval_strategy="steps", eval_steps=5, evaluate=StopAt(5), **cut)
+    resumed = fit(model=tiny_model(0.1, **fields), resume=True, **cut)
     assert losses(resumed) == losses(whole)
     assert [r["tokens"] for r in resumed.history] == [r["tokens"] for r in whole.history]
     for name, value in weights(whole.model).items():

@@ -5,7 +5,8 @@ Each name has a test of its own in tests/execution/test_transformers_internals.p
 
     layers of a cache        DynamicLayer, Cache.layers, layer_class_to_replicate        decoding
     a loop of our own        generate(custom_generate=...) and the name of the cache     decoding
-    whose rows may leave     _supports_default_dynamic_cache, is_remote_code             decoding
+    whose rows may leave     _supports_default_dynamic_cache, _is_stateful,              decoding
+                             is_remote_code
     attention by name        AttentionInterface, AttentionMaskInterface, sdpa_mask,      flex, matmul, explain
                              eager_mask, config._attn_implementation(_internal), _supports_*
     a mask taken as it is    what the mask builders do with 4 dimensions                 packed rows
@@ -37,7 +38,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
 
-from decero.models import DeceroDecoderConfig
+from decero.models import AUTO_CLASSES, DeceroDecoderConfig
 from decero.models.compatibility import CACHE, NAMES
 
 __all__ = [
@@ -63,6 +64,7 @@ __all__ = [
     "holds_rows",
     "register_attention",
     "remembers_keys",
+    "remembers_states",
     "replace_layers",
     "sdpa_attention_forward",
     "supports",
@@ -127,15 +129,22 @@ def takes_cache(parameters: Iterable[str]) -> bool:
 
 def remembers_keys(model: PreTrainedModel) -> bool:
     """Whether what a model remembers are keys and values, as transformers' dynamic cache holds them."""
+    if model._is_stateful:
+        return False
     config = model.config.get_text_config(decoder=True)
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     supported = getattr(model, "_supports_default_dynamic_cache", lambda: False)
     return supported() and kinds <= {"full_attention", "sliding_attention"}
 
 
+def remembers_states(model: PreTrainedModel) -> bool:
+    """Whether a model of ours remembers a state: it has the size of one token, and no token can be taken back."""
+    return bool(model._is_stateful) and type(model.config) in AUTO_CLASSES
+
+
 def holds_rows(model: PreTrainedModel) -> bool:
     """Whether rows may leave what a model remembers, and padding is heeded. Of code from the hub it is not known."""
-    return remembers_keys(model) and not model.is_remote_code()
+    return (remembers_keys(model) or remembers_states(model)) and not model.is_remote_code()
 
 
 def generate_with(model: PreTrainedModel, loop: Callable[..., Any], **inputs: Any) -> Any:

@@ -37,8 +37,8 @@ Say = Callable[[str], None]
 def import_model(source: Path | str, out: Path | str, say: Say = print) -> Path:
     """Convert the stock model of `source` (a folder or a hub name) to a decero model in `out`. Returns `out`.
 
-    Weights keep their dtype; tokenizer, image processor and generation settings are copied. Code in `source` is never run, and pickles
-    are never opened.
+    Weights keep their dtype; tokenizer, image processor and generation settings are copied. Code in `source` is never
+    run, and pickles are never opened.
 
     Raises UserError and leaves `out` untouched: a family, option or tensor without counterpart in decero (named); a
     `source` without safetensors, or with its own code; a non-empty `out`.

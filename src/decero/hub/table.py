@@ -28,6 +28,7 @@ POOLED = ("ForSequenceClassification", "ForMultipleChoice")
 LM_HEADS = ("ForMaskedLM", "ForCausalLM", "ForConditionalGeneration")
 # Fields of decero that only some models use: (configuration, head) -> does this model use it?
 ACTS: dict[str, Callable[[Any, str], bool]] = {
+    "conv_kernel_size": lambda c, head: c.mixer_type == "conv",
     "norm_bias": lambda c, head: c.norm_type == "layernorm",
     "rope_theta": lambda c, head: c.position_embedding_type == "rotary",
     "local_rope_theta": lambda c, head: c.position_embedding_type == "rotary" and "sliding_attention" in c.layer_types,
@@ -123,6 +124,8 @@ class Family:
         """Raise UserError at a field that the family cannot express; return the lost ones that only act in training."""
         if head not in self.heads:
             raise UserError(f"{self.name} has no {self.ours}{head} (it has {', '.join(self.heads)})")
+        if ours.mixer_type != "attention":
+            raise UserError(f"mixer_type={ours.mixer_type!r} has no counterpart in {self.name}; use --to remote-code")
         names = [f.name for f in fields(ours) if f.name not in (*GENERIC, *self.by_tensors)]  # type: ignore[arg-type]
         used = [name for name in names if name not in ACTS or ACTS[name](ours, head)]
         fixed = SimpleNamespace(**{**self.fixed, **self.heads[head].fixed})

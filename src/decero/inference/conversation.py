@@ -10,7 +10,7 @@ from transformers import Cache
 from decero.data.dialogue_rows import DialogueEncoder
 from decero.data.messages import Message, without_oldest
 from decero.errors import UserError
-from decero.execution.transformers_internals import NAMES, generate_with, handed_cache, holds_rows
+from decero.execution.transformers_internals import NAMES, generate_with, handed_cache, holds_rows, remembers_keys
 from decero.inference.chunking import Warn
 from decero.inference.decode import generation_config_of, picker, quiet
 from decero.inference.decoding_loop import GrowingLayer, decode_rows, end_tokens
@@ -46,7 +46,7 @@ class Conversation:
                 f"{loaded.name}: the tokenizer has no chat template; fine-tune on dialogues with "
                 "objective.chat_template=chatml, or use decero generate"
             )
-        if not holds_rows(loaded.model):
+        if not (holds_rows(loaded.model) and remembers_keys(loaded.model)):
             raise UserError(f"{loaded.name}: its cache does not hold keys and values; use decero generate --chat")
         drawing = {name: value for name, value in (("temperature", temperature), ("top_p", top_p)) if value is not None}
         if seed is not None and (seed < 0 or not drawing):

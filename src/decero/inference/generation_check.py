@@ -10,7 +10,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from decero.errors import UserError, root_line
 from decero.execution.positions import positions_of
-from decero.execution.transformers_internals import remembers_keys
+from decero.execution.transformers_internals import remembers_keys, remembers_states
 from decero.inference.decode import decode, quiet
 
 TOKENS, PROMPT = 8, 5
@@ -24,12 +24,14 @@ def check_generation(model: PreTrainedModel, autocast: bool = False) -> str | No
     """Compare greedy decoding with and without the cache; return a warning or None.
 
     The model writes eight tokens with the cache, then scores them in one pass without it. There each token must have
-    the best score, up to rounding. Mode, settings and random state of the model stay unchanged. Models without a cache
-    of keys and values (XLNet, Mamba) are not checked. autocast: the model computes in 16 bits, even with fp32 weights.
+    the best score, up to rounding. Mode, settings and random state of the model stay unchanged. Not checked: models
+    whose cache holds neither keys and values nor a state of ours (XLNet, Mamba). autocast: the model computes in 16
+    bits, even with fp32 weights.
     """
     own, was_training = getattr(model, "generation_config", None), model.training
     try:
-        plain = _plain(model) if model.can_generate() and remembers_keys(model) else None
+        checked = model.can_generate() and (remembers_keys(model) or remembers_states(model))
+        plain = _plain(model) if checked else None
         room = positions_of(model, decoder=True) or TOKENS + PROMPT
         if plain is None or room < 2:
             return None

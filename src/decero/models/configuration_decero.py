@@ -4,85 +4,11 @@ from typing import Literal
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_stack import StackConfig
-
-LayerType = Literal["full_attention", "sliding_attention"]
-Positions = Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary", "relative", "none"]
+from .configuration_shared import DeceroConfig, SingleStackConfig
 
 
 @strict
-class DeceroConfig(StackConfig):
-    r"""Add the fields of all models that read and write tokens (Vaswani et al. 2017).
-
-    Args:
-        position_embedding_type: `sinusoidal` (Vaswani et al. 2017, section 3.5), `sinusoidal_halves` (sines first, as
-            in Marian), `learned` (BERT), `rotary` (Su et al. 2021), `relative` (a bias per bucket of distances:
-            Raffel et al. 2020, section 2.1), or `none` (an encoder then ignores order).
-        position_offset: rows of the learned table before the first position; RoBERTa has 2.
-        scale_embeddings: multiply token embeddings by sqrt(hidden_size) (Vaswani et al. 2017, section 3.4).
-        embedding_initializer_range: std of initial token embeddings; None: `initializer_range`. T5 has 1.
-    """
-
-    type_vocab_size = 0  # only the encoder has segments
-
-    vocab_size: int = 30522
-    position_embedding_type: Positions = "rotary"
-    max_position_embeddings: int = 512
-    position_offset: int = 0
-    rope_theta: float | int = 10000.0
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    scale_embeddings: bool = False
-    embedding_initializer_range: float | int | None = None
-    tie_word_embeddings: bool = True
-    pad_token_id: int | None = 0
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
-
-    def validate_positions(self):
-        """Raise ValueError if positions do not fit the sizes."""
-        positions = self.position_embedding_type
-        if positions == "rotary" and self.head_dim % 2:
-            raise ValueError(f"head_dim {self.head_dim} must be even: rotary positions rotate pairs of features")
-        buckets, far = self.relative_attention_num_buckets, self.relative_attention_max_distance
-        if positions == "relative" and not 4 <= buckets < 2 * far:
-            raise ValueError(f"relative_attention_num_buckets {buckets} must be in [4, 2 x max_distance {far})")
-        if self.position_offset and positions != "learned":
-            raise ValueError(f"position_offset works only with learned positions, not with {positions}")
-
-
-@strict
-class SlidingWindowConfig(DeceroConfig):
-    r"""Add layers with sliding-window attention to a single stack (Beltagy et al. 2020).
-
-    Args:
-        layer_types: `full_attention` or `sliding_attention` per layer; None: all the same, by `sliding_window`.
-        sliding_window: in an encoder, tokens that a sliding layer sees on each side (ModernBERT). In a decoder, all
-            tokens that it sees, including the current one (Mistral).
-        local_rope_theta: rotary base of the sliding layers; None: `rope_theta` (ModernBERT has two bases).
-    """
-
-    layer_types: list[LayerType] | None = None
-    sliding_window: int | None = None
-    local_rope_theta: float | int | None = None
-
-    def __post_init__(self, **kwargs):
-        if self.layer_types is None:
-            kind: LayerType = "full_attention" if self.sliding_window is None else "sliding_attention"
-            self.layer_types = [kind] * self.num_hidden_layers
-        super().__post_init__(**kwargs)
-
-    def layer_type(self, layer_idx):
-        return self.layer_types[layer_idx]  # type: ignore[index]
-
-    def validate_sliding_window(self):
-        """Raise ValueError for sliding layers without a window size."""
-        if "sliding_attention" in (self.layer_types or []) and (self.sliding_window or 0) < 1:
-            raise ValueError(f"layer_types has sliding_attention, but sliding_window is {self.sliding_window}; set it")
-
-
-@strict
-class DeceroEncoderConfig(SlidingWindowConfig):
+class DeceroEncoderConfig(SingleStackConfig):
     r"""Configure an encoder such as BERT or ModernBERT (Vaswani et al. 2017, figure 1, left).
 
     Args:
@@ -101,9 +27,16 @@ class DeceroEncoderConfig(SlidingWindowConfig):
     lm_head_transform: bool = True
     lm_head_transform_bias: bool = True
 
+    def validate_directions(self):
+        """Raise ValueError if a mixer cannot read in two directions."""
+        if self.mixer_type == "conv" and self.conv_kernel_size % 2 == 0:
+            raise ValueError(f"conv_kernel_size {self.conv_kernel_size} must be odd: an encoder sees both sides")
+        if self.mixer_type not in ("attention", "conv") and self.hidden_size % 2:
+            raise ValueError(f"hidden_size {self.hidden_size} must be even: each direction has half of the width")
+
 
 @strict
-class DeceroDecoderConfig(SlidingWindowConfig):
+class DeceroDecoderConfig(SingleStackConfig):
     r"""Configure a decoder such as GPT-2 or Llama (Radford et al. 2019).
 
     Args:

@@ -5,7 +5,7 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers.backbone_utils import BackboneConfigMixin
 
-from .configuration_stack import StackConfig
+from .configuration_shared import StackConfig
 
 
 @strict

@@ -4,6 +4,8 @@ Group norm replaces the batch norm of the paper. The loss resizes the scores to 
 Dimensions: B batch, D model, V labels, h and w height and width of the map.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -38,7 +40,7 @@ class ProgressiveHead(nn.Module):
         super().__init__()
         width, doublings = config.decoder_hidden_size, config.patch_size.bit_length() - 1
         widths = [config.hidden_size, *[width] * doublings]
-        self.blocks = nn.ModuleList(ConvBlock(*pair, 3) for pair in zip(widths, widths[1:], strict=False))
+        self.blocks = nn.ModuleList(ConvBlock(*pair, 3) for pair in pairwise(widths))
         self.classifier = nn.Conv2d(widths[-1], config.num_labels, 1)
 
     def forward(self, maps):

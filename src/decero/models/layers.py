@@ -9,8 +9,9 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import CrossAttention, SelfAttention, gather_positions
+from .attention import CrossAttention, gather_positions
 from .compatibility import self_attention_cache, takes_either_name
+from .mixers import MIXERS
 
 
 class RMSNorm(nn.Module):
@@ -80,19 +81,25 @@ def norm_pair(config):
 
 
 class EncoderLayer(GradientCheckpointingLayer):
-    """Apply attention and feed-forward with residuals: Vaswani et al. 2017, figure 1, left."""
+    """Apply a mixer, such as attention, and feed-forward with residuals: Vaswani et al. 2017, figure 1, left."""
 
     is_causal = False
 
     def __init__(self, config, layer_idx):
         super().__init__()
-        self.self_attn = SelfAttention(config, layer_idx, self.is_causal)
+        self.mixer_name = "self_attn" if config.mixer_type == "attention" else config.mixer_type
+        self.add_module(self.mixer_name, MIXERS[config.mixer_type](config, layer_idx, self.is_causal))
         self.mlp = GatedMLP(config) if config.gated_mlp else MLP(config)
         self.pre_attn_norm, self.post_attn_norm = norm_pair(config)
         self.pre_mlp_norm, self.post_mlp_norm = norm_pair(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         if layer_idx == 0 and config.embedding_norm and config.norm_placement == "pre":
             self.pre_attn_norm = nn.Identity()  # embedding_norm has already normalised the input
+
+    @property
+    def mixer(self):
+        """Return what carries information from token to token."""
+        return getattr(self, self.mixer_name)
 
     def forward(self, hidden_BLD, attention_mask=None, rotary=None, *, selected_BS=None, **kwargs):
         """Map (batch, length, model) to the same shape.
@@ -101,7 +108,7 @@ class EncoderLayer(GradientCheckpointingLayer):
         selected_BS: (batch, selected), positions to compute; the result is then (batch, selected, model).
         """
         read_BLD = self.pre_attn_norm(hidden_BLD)
-        mix_BLD, _ = self.self_attn(read_BLD, attention_mask, rotary, selected_BS=selected_BS, **kwargs)
+        mix_BLD, _ = self.mixer(read_BLD, attention_mask, rotary, selected_BS=selected_BS, **kwargs)
         hidden_BLD = hidden_BLD if selected_BS is None else gather_positions(hidden_BLD, selected_BS, 1)
         hidden_BLD = self.post_attn_norm(hidden_BLD + self.dropout(mix_BLD))
         hidden_BLD = self.post_mlp_norm(hidden_BLD + self.dropout(self.mlp(self.pre_mlp_norm(hidden_BLD))))
@@ -130,7 +137,7 @@ class DecoderLayer(EncoderLayer):
         Other arguments: as in `MultiHeadAttention`.
         """
         own = self_attention_cache(past_key_values)
-        mix_BLD, _ = self.self_attn(self.pre_attn_norm(hidden_BLD), attention_mask, rotary, own, **kwargs)
+        mix_BLD, _ = self.mixer(self.pre_attn_norm(hidden_BLD), attention_mask, rotary, own, **kwargs)
         hidden_BLD = self.post_attn_norm(hidden_BLD + self.dropout(mix_BLD))
         if memory_BMD is not None:
             mix_BLD, _ = self.cross_attn(

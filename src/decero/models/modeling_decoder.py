@@ -29,7 +29,9 @@ from .compatibility import (
 )
 from .configuration_decero import DeceroDecoderConfig
 from .layers import DecoderLayer
+from .mixers import text_mask
 from .modeling_stack import DeceroPreTrainedModel, TokenStack
+from .recurrent_state import hold_states, new_states
 
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
 
@@ -62,6 +64,8 @@ class DeceroDecoderModel(DeceroDecoderPreTrainedModel, TokenStack):
         """Return an empty cache; with an encoder it has a second part for the encoder output."""
         if self.config.is_encoder_decoder:
             return EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+        if self._is_stateful:
+            return new_states(len(self.layers))
         return DynamicCache(config=self.config)
 
     def causal_masks(self, attention_mask, hidden_BLD, cache, position_ids):
@@ -70,6 +74,8 @@ class DeceroDecoderModel(DeceroDecoderPreTrainedModel, TokenStack):
         Compiled `generate` passes finished masks: a dict with one mask per kind, used as it is, or one 4-D mask, which
         is restricted to the window for sliding layers.
         """
+        if self._is_stateful:
+            return dict.fromkeys(self.layer_types, text_mask(attention_mask, position_ids, hidden_BLD))
         masks = {}
         for kind in set(self.layer_types):
             if isinstance(attention_mask, dict):
@@ -113,6 +119,8 @@ class DeceroDecoderModel(DeceroDecoderPreTrainedModel, TokenStack):
         cache = self_attention_cache(past_key_values)
         past = 0
         if cache is not None:
+            if self._is_stateful:
+                hold_states(cache, len(self.layers))
             past = cache.get_seq_length()
             self.check_length((inputs_embeds if input_ids is None else input_ids).shape[1], past)  # type: ignore[union-attr]
         elif use_cache:

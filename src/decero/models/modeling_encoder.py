@@ -21,6 +21,7 @@ from transformers.utils.output_capturing import capture_outputs
 from .attention import SelfAttention
 from .configuration_decero import DeceroEncoderConfig
 from .layers import EncoderLayer, build_activation, build_norm
+from .mixers import text_mask
 from .modeling_stack import DeceroPreTrainedModel, TokenStack
 
 MASKS = {
@@ -76,6 +77,8 @@ class DeceroEncoderModel(DeceroEncoderPreTrainedModel, TokenStack):
 
     def bidirectional_masks(self, attention_mask, hidden_BLD, position_ids):
         """Return one mask per kind of layer; `attention_mask` as in `forward`."""
+        if self._is_stateful:
+            return dict.fromkeys(self.layer_types, text_mask(attention_mask, position_ids, hidden_BLD))
         masks = {}
         for kind in set(self.layer_types):
             if isinstance(attention_mask, dict):

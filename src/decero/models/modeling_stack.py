@@ -9,9 +9,14 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from .compatibility import NAMES, refuses_unknown
-from .configuration_stack import StackConfig
+from .configuration_shared import StackConfig
 from .embeddings import POSITIONS, RelativePositionBias, rotary_positions
 from .layers import build_norm
+
+
+def forget_bias(bias_4W):
+    """Return the initial biases of an LSTM's gates: 1 for the second, which forgets, else 0."""
+    return torch.zeros_like(bias_4W).unflatten(0, (4, -1)).index_fill(0, torch.tensor(1), 1.0).flatten()
 
 
 class DeceroPreTrainedModel(PreTrainedModel):
@@ -28,6 +33,10 @@ class DeceroPreTrainedModel(PreTrainedModel):
     _can_compile_fullgraph = True
     _skip_keys_device_placement = list(NAMES)  # the cache stays on the devices of its layers
 
+    def __init__(self, config, *args, **kwargs):
+        super().__init__(config, *args, **kwargs)
+        self._is_stateful = config.mixer_type != "attention"  # transformers then never takes back written tokens
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if "forward" in vars(cls):
@@ -38,9 +47,18 @@ class DeceroPreTrainedModel(PreTrainedModel):
         """Draw normal weights with std `initializer_range`, times `initializer_gain` of the module.
 
         transformers calls this for modules with their own parameters. For code outside of transformers, it calls it
-        for no others.
+        for no others. Recurrent cells start as in torch, but biases with 0, and with 1 for the forget gate of an LSTM
+        (Jozefowicz et al. 2015).
         """
         super()._init_weights(module)
+        if isinstance(module, nn.RNNBase):
+            for name, tensor in module.named_parameters():
+                if name.startswith("weight"):
+                    init.uniform_(tensor, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
+                else:
+                    init.zeros_(tensor)
+                    if name.startswith("bias_ih") and isinstance(module, nn.LSTM):
+                        init.copy_(tensor, forget_bias(tensor))
         if gain := getattr(module, "initializer_gain", None):
             init.normal_(module.weight, std=self.config.initializer_range * gain)
             padding = getattr(module, "padding_idx", None)
@@ -75,7 +93,10 @@ class DeceroStack(DeceroPreTrainedModel):
         masks: one per kind of layer. position_ids: (batch, length), for rotary positions. memory: output of an encoder
         and its mask, for a decoder. selected_BS: (batch, selected), positions that the last layer computes.
         Others go to each layer, such as the cache and positions added in each layer (`positions_BLD`).
+        Raises ValueError for `output_attentions` of layers without attention.
         """
+        if self._is_stateful and kwargs.get("output_attentions", self.config.output_attentions):
+            raise ValueError(f"mixer_type {self.config.mixer_type} has no attention to show; remove output_attentions")
         rotary = self.rotary(position_ids, hidden_BLD.dtype)
         for layer, kind in zip(self.layers, self.layer_types, strict=True):
             if selected_BS is not None and layer is self.layers[-1]:

@@ -81,7 +81,7 @@ class DeceroVisionModel(DeceroVisionPreTrainedModel, DeceroStack):
     def embed(self, pixel_values_BCYX, masked_BP=None, interpolate=False):
         """Embed patches behind the special tokens, add positions, apply norm and dropout: eq. 1.
 
-        masked_BP: (batch, patches), True for patches to replace. Their pixels are hidden from a convolutional stem, too.
+        masked_BP: (batch, patches), True for patches to replace. A stem of convolutions does not see their pixels either.
         """
         grid = self.grid_of(pixel_values_BCYX, interpolate)
         pixel_values_BCYX = pixel_values_BCYX.to(self.dtype)
@@ -99,7 +99,7 @@ class DeceroVisionModel(DeceroVisionPreTrainedModel, DeceroStack):
         return self.dropout(self.embed_norm(hidden_BLD + self.embed_positions(grid, hidden_BLD)))
 
     def feature_maps(self, hidden_states, levels, pixel_values_BCYX):
-        """Return some of the hidden states as maps (batch, model, h, w), after the final norm, without special tokens."""
+        """Return some of the hidden states as maps (batch, model, h, w), after the final norm."""
         grid = self.grid_of(pixel_values_BCYX, interpolate=True)
         return [to_map(self.norm(hidden_states[level])[:, -grid[0] * grid[1] :], grid) for level in levels]
 

@@ -4,6 +4,8 @@ Dimensions: B batch, C channels, Y and X height and width in pixels, h and w hei
 D model.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -55,7 +57,7 @@ class ConvStem(nn.Sequential):
     def __init__(self, config):
         D, halvings = config.hidden_size, config.patch_size.bit_length() - 1
         widths = [config.num_channels, *(max(1, D >> left) for left in reversed(range(halvings)))]
-        blocks = [ConvBlock(wide, wider, 3, stride=2) for wide, wider in zip(widths, widths[1:], strict=False)]
+        blocks = [ConvBlock(wide, wider, 3, stride=2) for wide, wider in pairwise(widths)]
         super().__init__(*blocks, nn.Conv2d(widths[-1], D, 1))
 
 

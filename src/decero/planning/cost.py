@@ -22,7 +22,7 @@ def flops(model: nn.Module, load: BatchSize, per_text: bool = False) -> float:
 
     A frozen weight has no gradient, so 4 instead of 6. Embeddings do not count as weights. Decoder weights see the
     written positions; with `per_text`, pooler and classifier see one position per text. With gradient checkpointing
-    layers run forward twice: 2 more.
+    layers run forward twice: 2 more. Recurrent layers and convolutions have no pairs of tokens.
     """
     bare = unwrap(model)
     config = bare.config
@@ -45,6 +45,8 @@ def flops(model: nn.Module, load: BatchSize, per_text: bool = False) -> float:
             positions = load.examples
         passes = (8 if id(weight) in twice else 6) - (0 if weight.requires_grad else 2)
         total += passes * weight.numel() * positions
+    if getattr(config, "mixer_type", "attention") != "attention":  # no scores between pairs of tokens
+        return total
     size = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
     width = float(config.num_attention_heads * size if size else config.hidden_size)
     pairs = config.num_hidden_layers * load.pairs
