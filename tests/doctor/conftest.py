@@ -5,8 +5,12 @@ import json
 import math
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+from tests.recipes.pictures import DETR, SEGFORMER, VIT
+from tests.recipes.pictures import row as picture_row
 
 from decero.data.tokenizer import train_tokenizer
 from decero.doctor.examination import examine, open_run
@@ -104,7 +108,14 @@ def house(tmp_path_factory):
         if kind == "encoder_decoder":
             fields |= {"pad_token_id": 0, "eos_token_id": 1}
         (folder / f"{kind}.yaml").write_text(json.dumps(fields))
+    for fields in (VIT, SEGFORMER, DETR):
+        (folder / f"{fields['model_type']}.yaml").write_text(json.dumps(fields))
     return folder
+
+
+def pictures(size, start=0):
+    """Make pictures of squares, with their class, mask and box; `write` stores them as Parquet."""
+    return [picture_row(number) for number in range(start, start + size)]
 
 
 KINDS = {  # recipe -> tokenizer, preset, rows, further settings
@@ -121,6 +132,9 @@ KINDS = {  # recipe -> tokenizer, preset, rows, further settings
     "finetune_causal_lm": ("bpe", "decoder", pairs, {"objective": {"separator": ":"}}),
     "finetune_extractive_summaries": ("wordpiece", "encoder", summaries, {"objective": {"num_sentences": 1}}),
     "finetune_question_answering": ("wordpiece", "encoder", questions, {"objective": {"no_answer": "on"}}),
+    "finetune_image_classification": ("", "vit", pictures, {"data": {"label_column": "label"}}),
+    "finetune_semantic_segmentation": ("", "segformer", pictures, {"data": {"mask_column": "mask"}}),
+    "finetune_object_detection": ("", "detr", pictures, {"data": {"objects_column": "objects"}}),
 }  # fmt: skip
 
 
@@ -136,10 +150,16 @@ def write(house, tmp_path):
         splits = {"train": make(101), "validation": make(31, 2000), "test": make(37, 3000)} | (rows or {})
         files = {}
         for split, each in splits.items():
-            path = tmp_path / f"{split}.jsonl"
+            path = tmp_path / f"{split}.{'parquet' if make is pictures else 'jsonl'}"
+            if make is pictures:
+                pq.write_table(pa.Table.from_pylist(each), path)
+                files[split] = str(path)
+                continue
             path.write_text("".join(json.dumps(row) + "\n" for row in each), encoding="utf-8")
             files[split] = str(path)
         data = {"files": files, "max_length": 40} | ({"stride": 8} if make is questions else {})
+        if make is pictures:
+            data = {"files": files}
         if make is pairs:
             longest = (61, 59) if preset == "encoder_decoder" else (33, 31)  # of 64 positions, together for a decoder
             data = {
@@ -150,7 +170,7 @@ def write(house, tmp_path):
         settings = {
             "output": str(tmp_path / "run"),
             "model": {"config": str(house / f"{preset}.yaml")},
-            "tokenizer": {"name_or_path": str(house / tokenizer)},
+            **({"tokenizer": {"name_or_path": str(house / tokenizer)}} if tokenizer else {}),
             "data": data,
             "optim": {"learning_rate": 3e-3, "num_warmup_steps": 10},
             "training": {"max_train_steps": 100, "global_batch_size": 8},

@@ -36,6 +36,9 @@ PRESETS = {
     "roberta_base": (MASKED, 124_697_433, 124_055_040),
     "stock_bert_small": (MASKED, 7_042_304, 7_033_600),
     "stock_bert_tiny": (MASKED, 2_607_296, 2_598_720),
+    "stock_vit_tiny": (hf.AutoModelForImageClassification, 1_198_850, 1_215_104),  # the bare one has a pooler
+    "stock_detr_tiny": (hf.AutoModelForObjectDetection, 1_821_591, 1_787_664),
+    "stock_segformer_tiny": (hf.AutoModelForSemanticSegmentation, 782_658, 703_936),
     "stock_xlnet_tiny": (CAUSAL, 2_545_088, 2_536_896),
     "vaswani2017_encoder_base": (MASKED, 37_883_016, 37_846_016),
     "gated_conv_encoder_tiny": (MASKED, 2_501_312, 2_455_872),

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from decero.config.finetune_images import ImageRun
 from decero.config.training_run import TrainingRun
 from decero.tasks import TASKS
+from decero.tasks.picture_task import PictureTask
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,10 +24,11 @@ def test_a_recipe_uses_the_settings_and_the_task_of_its_name(name):
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_names_its_settings_head_and_special_tokens(name):
     task = TASKS[name]
-    assert issubclass(task.Config, TrainingRun)
+    of_pictures = issubclass(task, PictureTask)
+    assert issubclass(task.Config, ImageRun if of_pictures else TrainingRun)
     assert "--eval-only" in task.Config.options
     assert task.auto_class.__name__.startswith("AutoModelFor")
-    assert task.tokenizer_needs
+    assert bool(task.tokenizer_needs) != of_pictures
     assert not task.__abstractmethods__
 
 

@@ -13,6 +13,7 @@ from decero.cli.explain_command import add_explain
 from decero.cli.extract_command import add_extract
 from decero.cli.hub_commands import add_export, add_import, add_merge, add_push
 from decero.cli.inspect_command import add_inspect
+from decero.cli.picture_commands import add_classify, add_detect, add_segment
 from decero.cli.score_command import add_score
 from decero.cli.text_commands import COMMANDS as TEXT_COMMANDS
 from decero.errors import UserError, did_you_mean, run_script
@@ -52,5 +53,6 @@ def _main(argv: list[str]) -> None:
 
 COMMANDS = (
     add_push, add_import, add_export, add_merge, add_doctor, add_data, *TEXT_COMMANDS,
-    add_extract, add_answer, add_chat, add_score, add_explain, add_inspect, add_demo,
+    add_classify, add_extract, add_answer, add_chat, add_score, add_explain, add_inspect, add_demo,
+    add_segment, add_detect,
 )  # fmt: skip

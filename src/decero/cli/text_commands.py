@@ -61,9 +61,9 @@ def add_fill(commands) -> None:
     )
 
 
-def add_classify(commands) -> None:
+def add_classify(commands) -> argparse.ArgumentParser:
     """Add `decero classify MODEL [TEXT|FILE|-]`."""
-    what = "label each line with a fine-tuned classifier, with probability, or with the value of a regression"
+    what = "label each line, or each picture, with a fine-tuned classifier, or give the value of a regression"
     parser = line_parser(commands, "classify", what)
     parser.add_argument(
         "--pair", action="store_true",
@@ -76,6 +76,7 @@ def add_classify(commands) -> None:
         "--out", type=Path, metavar="FILE",
         help="write the rows with predictions and probabilities: csv, tsv, jsonl or parquet, by the ending",
     )  # fmt: skip
+    return parser
 
 
 def line_parser(commands, name: str, what: str) -> argparse.ArgumentParser:
@@ -99,7 +100,7 @@ def line_parser(commands, name: str, what: str) -> argparse.ArgumentParser:
             help="split or cut lines longer than the model's limit (default: %(default)s)",
         )  # fmt: skip
     loads(parser)
-    parser.set_defaults(function=_run)
+    parser.set_defaults(function=run_lines)
     return parser
 
 
@@ -156,7 +157,8 @@ def positive(word: str) -> int:
     return int(word)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def run_lines(arguments: argparse.Namespace) -> None:
+    """Answer each line of a text or file."""
     from decero import inference  # imported late, so that --help and mistakes answer fast
     from decero.execution.threads import set_threads
 
@@ -295,4 +297,4 @@ TO_LINE: dict[str, tuple[Callable, Callable]] = {
     "fill": (lambda text, filled: one_line(filled.text), _holes),
     "classify": (_label, _labels),
 }
-COMMANDS = (add_translate, add_summarize, add_generate, add_fill, add_classify)
+COMMANDS = (add_translate, add_summarize, add_generate, add_fill)

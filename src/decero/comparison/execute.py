@@ -113,14 +113,15 @@ def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
             task.calibrate(opened, result.model, data)
         if run.keep_model:  # before it is scored, because scoring may fail
             task.prepare_to_save(unwrap(result.model))
-            opened.save_model(result.model, task.tokenizer)
+            opened.save_model(result.model, task.processor)
         if run.trial is not None:
             assert data.validation is not None
             metric = task.evaluate(opened, result.model, data.validation, data)
             record = {"seed": run.seed} | result.record() | {"metric": metric}
         else:
             record = record_of(opened, task, result, scored(plan, task, data))
-            record["tokenizer"] = tokenizer_fingerprint(task.tokenizer)
+            if task.tokenizer_needs:  # pictures have none
+                record["tokenizer"] = tokenizer_fingerprint(task.tokenizer)
     finally:
         accelerator.free_memory()
         if not bars:

@@ -155,7 +155,8 @@ def configure(
     settings: dict[str, Any] = {"output": str(folder), "seed": seed, "data": dict(comparison.data), **sections}
     settings["model"] = {"config": "none"}  # a baseline has no model; this one is never built
     if contender:
-        settings["tokenizer"] = contender.tokenizer.model_dump()
+        if "tokenizer" in task.Config.model_fields or contender.tokenizer.name_or_path:
+            settings["tokenizer"] = contender.tokenizer.model_dump()
         place = comparison.seeds.index(seed) if seed in comparison.seeds else 0
         settings["model"] = contender.model.of_run(place) if contender.model else settings["model"]
         if contender.peft is not None:

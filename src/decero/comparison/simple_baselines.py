@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 
+from decero.comparison.picture_baselines import cnn, logistic, majority, mean_box
 from decero.data.answer_rows import NAMES, TEXTS
 from decero.data.corpus import source_rows
 from decero.data.tag_schemes import read_spans
@@ -181,7 +182,8 @@ def _answered(task: Any, folder: Path | None, split: str, answers: list[str]) ->
 
 BASELINES: dict[str, Callable[[Any, Path | None, str], dict[str, Any]]] = {
     "tfidf": tfidf, "ngram": ngram, "copy": copy, "lead": lead, "overlap": overlap, "lexicon": lexicon,
-    "sentence": sentence, "no_answer": no_answer,
+    "sentence": sentence, "no_answer": no_answer, "logistic": logistic, "cnn": cnn,
+    "majority": majority, "mean_box": mean_box,
 }  # fmt: skip
 
 

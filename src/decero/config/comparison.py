@@ -57,7 +57,9 @@ class Contender(Section):
         description="a simple baseline instead of a model: tfidf (words and pairs + logistic regression) for "
         "classification; lexicon (the most common tag of each word) for words; ngram (byte 6-grams) for causal "
         "models; copy or lead (the source, or its first words) for pairs of texts; sentence (the one most like the "
-        "question) or no_answer for question answering; overlap (the choice most like its question) for choices",
+        "question) or no_answer for question answering; overlap (the choice most like its question) for choices; "
+        "logistic (regression on pixels) or cnn (two convolutions) for pictures; majority (the most common "
+        "class) for pixels; mean_box (the mean box of each class) for objects",
     )
     tokenizer: TokenizerSection = TokenizerSection()
     peft: PeftSection | None = Field(None, description="train an adapter only, as in the task's own recipe")

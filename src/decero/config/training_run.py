@@ -1,13 +1,21 @@
 """Define the settings that all training recipes share, and those of fine-tuning."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from decero.config.run_config import RunConfig
 from decero.config.sections import ModelSection, OptimSection, Section, TokenizerSection, TrainingSection
 from decero.errors import UserError
+
+
+def check_eval_only(config: Any) -> None:
+    """Raise UserError where `--eval-only` has no model to score, or one to push."""
+    if config.eval_only and config.model.name_or_path is None:
+        raise UserError("--eval-only scores a trained model; set model.name_or_path=FOLDER")
+    if config.eval_only and config.hub.repo_id:
+        raise UserError("--eval-only makes no model to push; remove hub.repo_id")
 
 
 class TrainingRun(RunConfig):
@@ -19,10 +27,7 @@ class TrainingRun(RunConfig):
     training: TrainingSection
 
     def check_options(self) -> None:
-        if self.eval_only and self.model.name_or_path is None:
-            raise UserError("--eval-only scores a trained model; set model.name_or_path=FOLDER")
-        if self.eval_only and self.hub.repo_id:
-            raise UserError("--eval-only makes no model to push; remove hub.repo_id")
+        check_eval_only(self)
 
 
 class PeftSection(Section):

@@ -42,6 +42,8 @@ def load_corpus(
     needs_train: bool = True,
     words: bool = False,
     to_pairs: Callable[[DatasetDict], DatasetDict] | None = None,
+    check: Callable[..., None] | None = None,
+    hashes: Callable[[Dataset, str], np.ndarray] = text_hashes,
 ) -> DatasetDict:
     """Load a memory-mapped `DatasetDict` with `train` and, if given or split off, `validation` and `test`.
 
@@ -59,6 +61,7 @@ def load_corpus(
     needs_train: False leaves train out where there is another split, after rows were split off from it.
     words: whether `text_column` may also hold lists of words.
     to_pairs: turns rows that hold no text, such as dialogues, into rows whose text is the column `source`.
+    check, hashes: `check_text` and `text_hashes`, or what takes their place where `text_column` holds pictures.
 
     Raises UserError: an unknown name, file or column; text that is not UTF-8 (with file and line); an empty split; a
     split without a row that `where` keeps.
@@ -84,7 +87,7 @@ def load_corpus(
         corpus, text_column = to_pairs(corpus), "source"
     return _complete(
         corpus, text_column, validation_fraction, test_fraction, name or "data.files", number_rows, needs_train,
-        setting=setting, words=words,
+        setting=setting, words=words, check=check, hashes=hashes,
     )  # fmt: skip
 
 
@@ -155,21 +158,22 @@ def open_corpus(
 def _complete(
     corpus: DatasetDict, text_column: str, validation_fraction: float, test_fraction: float, where: str,
     number_rows: bool = False, needs_train: bool = True, setting: str = "data.text_column", words: bool = False,
+    check: Callable[..., None] | None = None, hashes: Callable[[Dataset, str], np.ndarray] = text_hashes,
 ) -> DatasetDict:  # fmt: skip
     """Keep the known splits, check that each has text, and split off the missing ones from train."""
     corpus = DatasetDict({split: corpus[split] for split in SPLITS if split in corpus})
     if "train" not in corpus and (needs_train or not corpus):
         raise UserError(f"{where}: no train split; found {', '.join(corpus) or 'none'}; give data.files.train")
     for split, dataset in corpus.items():
-        check_text(dataset, text_column, f"{where} ({split})", setting, words)
+        (check or check_text)(dataset, text_column, f"{where} ({split})", setting, words)
         if len(dataset) == 0:
-            raise UserError(f"{where}: the {split} split is empty; give it text, or remove the split")
+            raise UserError(f"{where}: the {split} split is empty; give it rows, or remove the split")
     fractions = {"validation": validation_fraction, "test": test_fraction}
     wanted = {split: share for split, share in fractions.items() if share and split not in corpus}
     if wanted and "train" in corpus:
         if number_rows:
             corpus["train"] = numbered(corpus["train"])
-        corpus = hold_out(corpus, wanted, text_column, where)
+        corpus = hold_out(corpus, wanted, text_column, where, hashes)
     return corpus if needs_train else DatasetDict(without_train(corpus))
 
 
@@ -239,9 +243,12 @@ def check_text(
         raise UserError(f"{where}: column {column!r} holds {kind}, not {what}  (setting: {setting})")
 
 
-def hold_out(corpus: DatasetDict, wanted: dict[str, float], text_column: str, where: str) -> DatasetDict:
+def hold_out(
+    corpus: DatasetDict, wanted: dict[str, float], text_column: str, where: str,
+    hashes: Callable[[Dataset, str], np.ndarray] = text_hashes,
+) -> DatasetDict:  # fmt: skip
     """Move a share of train into new splits. The hash of a text, as a number in [0, 1), decides its split."""
-    points = text_hashes(corpus["train"], text_column).astype(np.float64) / 2**64
+    points = hashes(corpus["train"], text_column).astype(np.float64) / 2**64
     left, rows_of = np.ones(len(points), dtype=bool), {}
     for split, share in wanted.items():
         chosen = left & (points >= 0) & (points < share)

@@ -13,6 +13,7 @@ from decero.data.file_bytes import reason
 from decero.errors import UserError
 
 ROWS = 1000  # in memory at once; a row group may be the whole file
+PICTURES = ("data.image_column", "data.mask_column")  # settings that name columns of bytes, not of text
 UNREADABLE = (pa.ArrowException, OSError, ValueError)
 
 
@@ -65,7 +66,7 @@ def _features(path: Path, wanted: Wanted, rest: bool) -> Features:
     for name, setting in wanted.items():
         if (kind := _type(schema, name)) is None:
             raise missing_column(name, _leaves(schema), path, setting)
-        feature = _feature(schema, name, pa.string() if _is_bytes(kind) else kind)
+        feature = _feature(schema, name, pa.string() if _is_bytes(kind) and setting not in PICTURES else kind)
         if feature is None:
             raise UserError(f"{path}: column {name!r} holds {kind}, which is not supported  (setting: {setting})")
         features[name] = feature

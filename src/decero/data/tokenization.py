@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import tokenizers
@@ -13,8 +12,7 @@ import xxhash
 from datasets import Dataset, Features, Sequence, Value
 from transformers import PreTrainedTokenizerBase
 
-from decero.cores import usable_cores
-from decero.data.cache_errors import writing_cache
+from decero.data.cached_map import cached_map
 from decero.data.corpus import check_text
 from decero.data.languages import end_token
 from decero.data.special_tokens import TEXT, encode_behind, special_tokens_around
@@ -183,32 +181,14 @@ def tokenize_pairs(
     return map_rows(dataset, tokenize, features, tokenizer, key, num_proc, f"tokenize {where}")
 
 
-@writing_cache()
 def map_rows(dataset: Dataset, function, features, tokenizer, key: tuple, num_proc: int | None, desc: str) -> Dataset:
-    """Run `Dataset.map` with a cache keyed by the rows, the tokenizer, the settings and the tokenizers version.
+    """Run `cached_map` with a key of the tokenizer, the settings and the tokenizers version.
 
-    By default `datasets` hashes the tokenizer object, which changes with use. It also caches nothing for a data set
-    that was made in memory.
+    By default `datasets` hashes the tokenizer object, which changes with use.
     """
-    digest = xxhash.xxh64()
-    for part in (dataset._fingerprint, *_settings(tokenizer), *key, tokenizers.__version__):
-        digest.update(str(part).encode() + b"\0")
-    folder = Path(datasets.config.HF_DATASETS_CACHE) / "decero"
-    folder.mkdir(parents=True, exist_ok=True)
-    # A process takes about a second to start: too slow for a small corpus.
-    processes = num_proc or (min(usable_cores(), 16) if len(dataset) >= 20_000 else 1)
     state = _state(tokenizer)
-    rows = dataset.map(
-        function,
-        batched=True,
-        batch_size=256,
-        remove_columns=dataset.column_names,
-        features=features,
-        num_proc=processes if processes > 1 else None,
-        new_fingerprint=digest.hexdigest(),
-        cache_file_name=str(folder / f"{digest.hexdigest()}.arrow"),
-        desc=desc,
-    )
+    parts = (*_settings(tokenizer), *key, tokenizers.__version__)
+    rows = cached_map(dataset, function, features, parts, num_proc, desc)
     _restore(tokenizer, *state)
     return rows
 

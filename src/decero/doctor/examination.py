@@ -27,7 +27,7 @@ def start(work: InspectedRun) -> Iterator[Finding]:
     """Refuse damaged files of the checkpoint and the tokenizer that the run starts from."""
     for name, check in (
         (work.config.model.name_or_path, check_checkpoint),
-        (work.config.tokenizer.name_or_path, check_kinds),
+        (work.config.tokenizer.name_or_path if work.reads == "texts" else None, check_kinds),
     ):
         folder = resolve_package_path(name) if name else ""
         if os.path.isdir(folder):

@@ -28,6 +28,7 @@ from decero.execution.objective import Batch, Objective
 from decero.tasks import TASKS, Corpus, Task
 
 CHARACTERS = 4_000_000  # most characters of train to tokenize: about 30 s on one core
+PICTURE = 400  # a picture takes the time of this many characters
 BATCH_ROWS, BATCH_TOKENS = 8, 1024  # size of a test batch
 
 
@@ -68,6 +69,11 @@ class InspectedRun:
         return self.task.recipe
 
     @property
+    def reads(self) -> str:
+        """Return what the task reads: texts, or pictures, which have no tokenizer."""
+        return "texts" if self.task.tokenizer_needs else "pictures"
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """Return the tokenizer of the run.
 
@@ -87,6 +93,10 @@ class InspectedRun:
     @cached_property
     def folded(self) -> dict[str, Folded]:
         """Return split -> folded texts. Labels are left out; for pairs both sides count."""
+        if self.reads == "pictures":
+            task: Any = self.task
+            keys = {split: task.text_keys(parts[""]) for split, parts in self.corpus.splits.items()}
+            return {split: Folded(each, np.full(len(each), PICTURE), {"": len(each)}) for split, each in keys.items()}
         return {split: _fold(parts, self.corpus.columns) for split, parts in self.corpus.splits.items()}
 
     @cached_property
@@ -203,7 +213,9 @@ class InspectedRun:
 
 def scored(batch: Batch) -> torch.Tensor:
     """Return the labels of a batch without positions that are not scored."""
-    labels = batch["labels"]
+    labels: Any = batch["labels"]
+    if isinstance(labels, list):  # objects of pictures
+        return torch.cat([each["class_labels"] for each in labels])
     return labels if labels.is_floating_point() else labels[labels >= 0]
 
 

@@ -25,13 +25,13 @@ def duplicates(work: InspectedRun) -> Iterator[Finding]:
     _, first, inverse = np.unique(texts.keys[full], return_index=True, return_inverse=True)
     repeats = np.flatnonzero(first[inverse] != np.arange(len(full)))
     if not len(repeats):
-        yield Finding("duplicates", "ok", f"no repeats among {len(full):,} texts of train")
+        yield Finding("duplicates", "ok", f"no repeats among {len(full):,} {work.reads} of train")
         return
     share = len(repeats) / len(texts.keys)
     pairs = [(full[i], full[first[inverse[i]]]) for i in repeats[:SHOWN]]
     places = ", ".join(f"{texts.place(int(again))} repeats {texts.place(int(once))}" for again, once in pairs)
     severity: Severity = "bad" if share >= 0.2 else "warn" if share >= 0.01 else "note"
-    what = f"{percent(share)} of {len(texts.keys):,} texts are repeats ({places}{_more(repeats)})"
+    what = f"{percent(share)} of {len(texts.keys):,} {work.reads} are repeats ({places}{_more(repeats)})"
     yield Finding("duplicates", severity, what, "train", "remove the repeats: a model memorizes them first")
 
 
@@ -47,11 +47,11 @@ def empty(work: InspectedRun) -> Iterator[Finding]:
             continue
         found, share = True, len(gone) / len(texts.keys)
         severity: Severity = "bad" if share >= 0.5 else "warn" if share >= 0.01 else "note"
-        what = f"{percent(share)} of {len(texts.keys):,} rows have no text ({_rows(texts, gone)})"
+        what = f"{percent(share)} of {len(texts.keys):,} rows have no {work.reads[:-1]} ({_rows(texts, gone)})"
         columns = " and ".join(map(repr, work.corpus.columns))
         yield Finding("empty", severity, what, split, f"remove them, or check that the text is in column {columns}")
     if not found:
-        yield Finding("empty", "ok", "every row has text")
+        yield Finding("empty", "ok", f"every row has {'text' if work.reads == 'texts' else 'a picture'}")
 
 
 def leakage(work: InspectedRun) -> Iterator[Finding]:
@@ -70,11 +70,11 @@ def leakage(work: InspectedRun) -> Iterator[Finding]:
         found, share = True, len(seen) / len(texts.keys)
         pairs = [(i, first[np.searchsorted(keys, texts.keys[i])]) for i in seen[:SHOWN]]
         places = ", ".join(f"{texts.place(int(i))} is {train.place(int(j))} of train" for i, j in pairs)
-        what = f"{percent(share)} of {len(texts.keys):,} texts are also in train ({places}{_more(seen)})"
-        mend = f"remove them from train, or set data.{split}_fraction, which keeps equal texts in one split"
+        what = f"{percent(share)} of {len(texts.keys):,} {work.reads} are also in train ({places}{_more(seen)})"
+        mend = f"remove them from train, or set data.{split}_fraction, which keeps equal {work.reads} in one split"
         yield Finding("leakage", "bad" if share >= 0.01 else "warn", what, split, mend)
     if not found:
-        what = f"no text of {' or '.join(held_out)} is in train" if held_out else "train is the only split"
+        what = f"no {work.reads[:-1]} of {' or '.join(held_out)} is in train" if held_out else "train is the only split"
         yield Finding("leakage", "ok", what)
 
 
@@ -85,9 +85,9 @@ def labels(work: InspectedRun) -> Iterator[Finding]:
     """
     if work.name == "finetune_token_classification":
         yield from _word_labels(work)
-    if work.name != "finetune_classification":
+    if work.name not in ("finetune_classification", "finetune_image_classification"):
         return
-    kind = work.config.objective.problem_type
+    kind = getattr(work.config.objective, "problem_type", "single_label_classification")
     if kind == "regression":
         values = np.asarray(work.corpus.splits["train"][""]["labels"])
         constant = "all numbers are equal" if values.std() == 0 else ""

@@ -15,13 +15,20 @@ from decero.data.tokenizer import load_tokenizer
 from decero.doctor.answers import frequent_spans, has_spans, uniform_spans
 from decero.doctor.findings import Finding, percent
 from decero.doctor.inspected_run import InspectedRun
+from decero.doctor.picture_rows import has_boxes, pictures
 
 ALPHABET = 512  # unused embedding rows to accept: bytes and special tokens in a small corpus
 SHORT = 5  # a text with fewer ordinary tokens is very short
 
 
 def rows(work: InspectedRun) -> Iterator[Finding]:
-    """Find very short texts (warn from 5 % on) and truncated texts (warn from 10 % on)."""
+    """Find very short texts (warn from 5 % on) and truncated texts (warn from 10 % on).
+
+    Of pictures it says in which form the model reads them, and finds those of one colour (warn from 1 % on).
+    """
+    if work.reads == "pictures":
+        yield from pictures(work)
+        return
     lengths, of, pretrains = work.objective.row_sizes(work.rows).most, _of(work), work.name.startswith("pretrain")
     beginnings = [text[:200] for text in work.sample_texts(1000)]
     ids = work.tokenizer(beginnings, **PLAIN)["input_ids"] if beginnings else []
@@ -54,8 +61,10 @@ def _of(work: InspectedRun) -> str:
 def tokenizer(work: InspectedRun) -> Iterator[Finding]:
     """Check that the tokenizer fits texts and model.
 
-    This covers unknown tokens, ids, special tokens and unused embedding rows.
+    This covers unknown tokens, ids, special tokens and unused embedding rows. Pictures have no tokenizer.
     """
+    if work.reads == "pictures":
+        return
     found = list(_special(work.tokenizer, work.model_config, "model.config" if work.config.model.config else "model"))
     if work.trained:
         own = load_tokenizer(str(work.trained))
@@ -145,8 +154,11 @@ def entropy(labels: Tensor) -> float:
 def floor(work: InspectedRun) -> Iterator[Finding]:
     """Compare the loss of the run with that of label frequencies.
 
-    The loss of the run is the best validation loss, or else the last training loss.
+    The loss of the run is the best validation loss, or else the last training loss. Of boxes there is no such loss.
     """
+    if has_boxes(work):
+        yield Finding("floor", "ok", "a loss of boxes has no simple bound; compare with the baseline mean_box")
+        return
     if has_spans(work):
         bound, unit = frequent_spans(work), "nats"
     else:
@@ -179,6 +191,8 @@ def uniform(work: InspectedRun) -> float | None:
     """Return the loss of uniform guessing: ln of the number of choices; None for numbers."""
     if has_spans(work):
         return uniform_spans(work)
+    if has_boxes(work):
+        return None
     labels = work.labels
     if _numbers(labels):
         return None

@@ -36,7 +36,9 @@ def overfit(work: InspectedRun) -> Iterator[Finding]:
     losses = _learn(work, model, batch, enough=0.1 * bound)
     first, last = losses[0], losses[-1]
     yield _start(work, first)
-    fell = f"loss {first:.3f} -> {last:.3f} in {len(losses) - 1} steps on one batch of {len(batch['input_ids'])}"
+    fell = (
+        f"loss {first:.3f} -> {last:.3f} in {len(losses) - 1} steps on one batch of {len(next(iter(batch.values())))}"
+    )
     rate = work.config.optim.learning_rate
     reference = min(bound, first) or first
     falling = len(losses) > LEAST and last < 0.98 * losses[-len(losses) // 4]

@@ -100,7 +100,8 @@ def _set_fastest(model: PreTrainedModel, device: torch.device, precision: str, r
         if why is None and (why := _set_kernel(model, FLEX)) is None:
             return "attention: flex (skips blocks of packed rows that share no text), sdpa for padded rows"
         return f"attention: sdpa, with a block mask for packed rows; flex_attention is not used: {why}"
-    return "attention: sdpa; packed rows need a block mask, which flash kernels do not support"
+    why = "; packed rows need a block mask, which flash kernels do not support" if row else ""
+    return f"attention: sdpa{why}"
 
 
 def _no_gain_from_flex(model: PreTrainedModel, row: int) -> str | None:

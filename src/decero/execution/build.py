@@ -116,7 +116,7 @@ def build_model(
     with one_line(f"model: {source}", ALLOW_CODE):
         if section.config is not None:
             config = read_preset(section.config, overrides, tokenizer)
-            _check_shape(config, auto_class)
+            check_shape(config, auto_class)
             check_fits_model(tokenizer, config.vocab_size, source)
             _check_ids(config, section.overrides, source)
             model = auto_class.from_config(config)  # type: ignore[attr-defined]
@@ -139,9 +139,9 @@ def _load(
     source = str(section.name_or_path)
     checkpoint = checkpoint_of(section)
     config = read_model_config(checkpoint)
-    _check_fields(config, section.overrides, source)
+    check_fields(config, section.overrides, source)
     if auto_class.__name__ not in (getattr(config, "auto_map", None) or {}):  # type: ignore[attr-defined]
-        _check_shape(config, auto_class)
+        check_shape(config, auto_class)
     own = config.get_text_config().vocab_size
     wanted = overrides.pop("vocab_size", None) or max(own, _end_of_added_tokens(tokenizer, own))
     check_fits_model(tokenizer, wanted, source)
@@ -198,9 +198,9 @@ def read_preset(path: str, overrides: dict[str, Any], tokenizer: PreTrainedToken
     fields = read_yaml(path)
     model_type = known_model_type(path, fields.pop("model_type", None))
     known = transformers.CONFIG_MAPPING
-    _check_fields(known[model_type](), fields, path)
+    check_fields(known[model_type](), fields, path)
     check_model_numbers(fields, path)
-    _check_fields(known[model_type](), overrides, "model.overrides")
+    check_fields(known[model_type](), overrides, "model.overrides")
     ids = {} if tokenizer is None else _special_ids(fields, tokenizer)
     return AutoConfig.for_model(model_type, **(fields | ids | overrides))
 
@@ -216,16 +216,17 @@ def _special_ids(fields: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> 
     return ids | ({"decoder_start_token_id": ids[equal[0]]} if equal else {})
 
 
-def _check_shape(config: PreTrainedConfig, auto_class: type) -> None:
+def check_shape(config: PreTrainedConfig, auto_class: type) -> None:
     """Raise ValueError for a preset of the wrong kind. transformers would list every configuration it knows."""
     masked = auto_class is AutoModelForMaskedLM
     if not (fills_holes(type(config)) if masked else heads_of(auto_class, type(config))):
         ours = [known.model_type for known, heads in AUTO_CLASSES.items() if auto_class in heads]
         ours = [name for name in ours if not masked or name != "decero_decoder"]
-        raise ValueError(f"no {auto_class.__name__} for model_type {config.model_type}; use {' or '.join(ours)}")
+        use = " or ".join(ours) or "another model_type of transformers"
+        raise ValueError(f"no {auto_class.__name__} for model_type {config.model_type}; use {use}")
 
 
-def _check_fields(config, fields: dict[str, Any], source: str) -> None:
+def check_fields(config, fields: dict[str, Any], source: str) -> None:
     """Raise UserError for unknown fields. transformers ignores them, so a typo would train the wrong model."""
     known = set(config.to_dict()) | set(config.attribute_map) | {"num_labels", "attn_implementation", "problem_type"}
     if config.is_encoder_decoder:

@@ -102,7 +102,7 @@ def _open_adapter(name: str, folder: Path, trust_remote_code: bool, weights: boo
 def read_adapter(folder: Path) -> dict[str, Any]:
     """Read adapter_config.json. Raises UserError when it is invalid, no LoRA, or names no model."""
     path = folder / ADAPTER[0]
-    settings = _read_json(path)
+    settings = read_json_file(path)
     if not isinstance(settings, dict):
         raise UserError(f"{path}: this is no JSON object")
     if settings.get("peft_type") != "LORA":
@@ -155,7 +155,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not kind_of(path):
         hint = f"; give {folder}/model" if kind_of(folder / "model") == "a folder" else ""
         raise UserError(f"{folder}: no model in this folder: there is no config.json{hint}")
-    config = _read_json(path)
+    config = read_json_file(path)
     if not isinstance(config, dict) or not config.get("model_type"):
         raise UserError(f"{path}: no model_type")
     if not isinstance(config["model_type"], str):
@@ -173,7 +173,7 @@ def _short(value: Any) -> str:
     return text if len(text := repr(value)) <= 80 else f"{text[:80]}..."
 
 
-def _read_json(path: Path) -> Any:
+def read_json_file(path: Path) -> Any:
     """Read a JSON file. Raises UserError for another kind of file, and for text that is no JSON."""
     try:
         return json.loads(regular_file(path).read_text(encoding="utf-8"))
@@ -199,7 +199,7 @@ def read_headers(folder: Path) -> dict[str, str]:
             why = f"; {pickles[0]} is not read, because loading it may run code" if pickles else ""
             raise UserError(f"{folder}: there is no model.safetensors{why} (save_pretrained writes safetensors)")
         try:
-            listed = dict(_read_json(index)["weight_map"])
+            listed = dict(read_json_file(index)["weight_map"])
             names = sorted(set(listed.values()))
             if not names or not all(isinstance(name, str) for name in names):
                 raise TypeError
@@ -279,5 +279,5 @@ def _code_repositories(folder: Path) -> set[str]:
 
     for path in folder.glob("*.json"):
         if "config" in path.name:  # transformers reads config.VERSION.json too
-            walk(_read_json(path), False)
+            walk(read_json_file(path), False)
     return named

@@ -46,6 +46,7 @@ class Objective:
     (rows,). With these two, loader, forecast and packing need no field names. An image is one row of length 1.
     packable: whether several rows, such as texts, may be packed into one.
     logits: (model, batch) -> what a prediction is made of, (batch, ...); by default the logits of a head that pools.
+    unit: what `row_lengths` counts: tokens, or pictures.
     """
 
     collate: Callable[[list[dict]], Batch]
@@ -56,6 +57,7 @@ class Objective:
     row_lengths: Callable[[Dataset], tuple[np.ndarray, np.ndarray]] = side_lengths
     packable: bool = True
     logits: Callable[[nn.Module, Batch], Tensor] = pooled_logits
+    unit: str = "tokens"
 
     @property
     def packed(self) -> bool:

@@ -14,6 +14,7 @@ Each name has a test of its own in tests/execution/test_transformers_internals.p
     layers to recompute      GradientCheckpointingLayer                                  sharding, memory
     exported code            get_relative_import_files                                   remote code
     a refused configuration  StrictDataclassError                                        presets, checkpoints
+    boxes of every layer     intermediate_hidden_states, class_labels_classifier, bbox_predictor of DETR    detection
     order of the tokens      see position_modules.py                                     explain
 """
 
@@ -61,6 +62,7 @@ __all__ = [
     "get_relative_import_files",
     "handed_cache",
     "heads_of",
+    "heads_on_layers",
     "holds_rows",
     "register_attention",
     "remembers_keys",
@@ -115,6 +117,31 @@ def heads_of(auto_class: Any, config_class: type) -> tuple[type, ...]:
     """The classes that an Auto class makes of a configuration, ours among them; none where it knows none."""
     found = auto_class._model_mapping.get(config_class, None)
     return found if isinstance(found, tuple) else () if found is None else (found,)
+
+
+def heads_on_layers(model: Any, inputs: dict[str, Any], auxiliary: bool) -> list[tuple[Any, Any]]:
+    """Run a model that finds objects; return logits and boxes of its last layer, then those of the layers before it.
+
+    Stock DETR computes the latter only inside its own loss; its decoder hands on the hidden states where its
+    configuration has `auxiliary_loss`. A model that returns `auxiliary_outputs` is taken at its word.
+    """
+    bare, kept = getattr(model, "module", model), list[Any]()
+    hook = bare.base_model.register_forward_hook(
+        lambda module, _, output: kept.append(getattr(output, "intermediate_hidden_states", None))
+    )
+    try:
+        output = model(**inputs)
+    finally:
+        hook.remove()
+    found = [(output.logits, output.pred_boxes)]
+    if not auxiliary:
+        return found
+    if (given := getattr(output, "auxiliary_outputs", None)) is not None:
+        return found + [(each["logits"], each["pred_boxes"]) for each in given]
+    hidden = kept[-1] if kept else None
+    if hidden is None or not hasattr(bare, "class_labels_classifier"):
+        return found
+    return found + [(bare.class_labels_classifier(each), bare.bbox_predictor(each).sigmoid()) for each in hidden[:-1]]
 
 
 def fills_holes(config_class: type) -> bool:

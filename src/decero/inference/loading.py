@@ -1,6 +1,6 @@
 """Load a decero or stock checkpoint and check that its head fits the command."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,11 @@ import transformers
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
+    AutoModelForObjectDetection,
     AutoModelForQuestionAnswering,
+    AutoModelForSemanticSegmentation,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -55,6 +58,14 @@ KINDS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
     "fills holes in texts": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("fill", "score")),
     "labels words": (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, ("extract",)),
 }  # fmt: skip
+
+# End of the name of a head that reads pictures -> (Auto class, command, what it does); see `image_answers`.
+PICTURES: dict[str, tuple[Any, str, str]] = {
+    "ForImageClassification": (AutoModelForImageClassification, "classify", "classifies pictures"),
+    "ForImageClassificationWithTeacher": (AutoModelForImageClassification, "classify", "classifies pictures"),
+    "ForSemanticSegmentation": (AutoModelForSemanticSegmentation, "segment", "classifies the pixels of pictures"),
+    "ForObjectDetection": (AutoModelForObjectDetection, "detect", "finds objects in pictures"),
+}
 
 TOO_MANY_TOKENS = "fine-tune the model, which adds the rows, or remove the added tokens from its tokenizer"
 
@@ -183,9 +194,16 @@ def _chooses_sentences(config: Any, architectures: list[str]) -> bool:
 
 def _no_command(name: str, config: Any, architectures: list[str]) -> str:
     head = ", ".join(architectures) or "no head"
+    if found := picture_head(architectures):
+        return f"{name}: this {config.model_type} model {found[2]}; use decero {found[1]}"
     return (
         f"{name}: no task of decero fits this {config.model_type} model ({head}); try decero explain or decero inspect"
     )
+
+
+def picture_head(architectures: Iterable[str]) -> tuple[Any, str, str] | None:
+    """Return the entry of PICTURES for a checkpoint of these architectures; None for a model of texts."""
+    return next((PICTURES[end] for name in architectures for end in PICTURES if str(name).endswith(end)), None)
 
 
 def _own_class(config: Any, architectures: list[str]) -> Any:

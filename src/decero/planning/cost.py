@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
+from datasets import Dataset
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from decero.config.sections import OptimSection
+from decero.data.order import RowIndex, Rows
 from decero.data.sizes import BatchSize
 from decero.execution.adapters import is_computed
+from decero.execution.objective import Objective
 from decero.execution.unwrap import unwrap
 
 FORMULA = "6 x (weights x positions + vocabulary x width x scored + 2 x layers x width x positions x row length)"
@@ -54,6 +59,18 @@ def flops(model: nn.Module, load: BatchSize, per_text: bool = False) -> float:
         layers: Any = getattr(config, "decoder_layers", None) or getattr(config, "num_decoder_layers", 0)
         pairs += layers * (load.written_pairs + load.crossed_pairs)
     return total + (16 if twice else 12) * width * pairs
+
+
+def picture_flops(model: nn.Module, objective: Objective, rows: Dataset) -> float:
+    """Return the FLOPs of training on one picture, as torch counts them in a forward pass: three times those.
+
+    Any model can be counted; a formula would have to know its layers. A backward pass costs two forward passes.
+    """
+    row = Rows(rows).__getitems__([RowIndex(0, 0)])
+    batch = send_to_device(objective.collate(row), next(model.parameters()).device)
+    with torch.no_grad(), torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
+        objective.loss(model, batch)
+    return 3.0 * counter.get_total_flops()
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,22 @@ from decero.execution.linear_cross_entropy import items_at_once
 from decero.execution.objective import Objective
 from decero.execution.transformers_internals import attention_of
 from decero.formatting import duration
-from decero.planning.cost import FORMULA, SavedActivations, StaticMemory, flops, logits_bytes, static_memory
+from decero.planning.cost import (
+    FORMULA,
+    SavedActivations,
+    StaticMemory,
+    flops,
+    logits_bytes,
+    picture_flops,
+    static_memory,
+)
 from decero.planning.probe import Evaluate, Probe, main_process_value, probe, sample_load, time_evaluation
 from decero.training.data_loader import step_loader
 from decero.training.memory import peak_memory, release_freed_memory
 from decero.training.optimizer import build_optimizer, learning_rate_at
 from decero.training.runs import Run
 
-SAMPLE = 2048  # tokens in the forward pass whose saved tensors are counted
+SAMPLE = {"tokens": 2048, "pictures": 16}  # in the forward pass whose saved tensors are counted
 
 
 @dataclass(frozen=True)
@@ -71,7 +79,8 @@ def forecast(
         model.set_attn_implementation("sdpa")  # the kernel on an accelerator
     load = sample_load(run, dataset, objective)
     per_text, static = bool(objective.per_text), static_memory(model, run.optim)
-    step_flops = flops(model, load, per_text)
+    pictures = objective.unit == "pictures"
+    step_flops = picture_flops(model, objective, dataset) * load.examples if pictures else flops(model, load, per_text)
     devices = (device and training.num_processes) or accelerator.num_processes
     micro = micro_batch(load, training, devices)
     activations = saved_activations(accelerator, model, objective, dataset, micro)
@@ -131,8 +140,14 @@ def forecast(
         "time": time,
         "found by": "counting: parameters, rows, tokens, steps, and the activations that a forward pass saves",
     }
-    lines |= {" " * n: line for n, line in enumerate(_sources(training, device, devices, measured, streamed), start=1)}
+    sources = _sources(training, device, devices, measured, streamed)[pictures:]  # the first is the formula of text
+    lines |= {" " * n: line for n, line in enumerate(sources, start=1)}
     accelerator.print(config.to_yaml())
+    if pictures:
+        lines = {"training pictures": f"{len(lengths):,}", "pictures a step": f"{load.examples:,.0f}"} | {
+            name: line for name, line in lines.items() if name not in ("training rows", "tokens a step")
+        }
+        lines["found by"] = "counting: parameters, pictures, steps, activations, and the FLOPs of a forward pass, x 3"
     for name, line in lines.items():
         if line:
             accelerator.print(textwrap.fill(line, 118, initial_indent=f"{name:<18}", subsequent_indent=" " * 18))
@@ -182,7 +197,7 @@ def saved_activations(
     """
     model.to(accelerator.device).train()  # type: ignore[arg-type]
     model = accelerator.prepare_model(model, evaluation_mode=True)
-    sample = max(1, min(round(micro.examples), round(SAMPLE / (micro.tokens / micro.examples))))
+    sample = max(1, min(round(micro.examples), round(SAMPLE[objective.unit] / (micro.tokens / micro.examples))))
     counted: dict[int, tuple[float, int]] = {}
     rows = Rows(dataset)
     for texts in {sample, max(1, sample // 3)} if sample < round(micro.examples) else {sample}:

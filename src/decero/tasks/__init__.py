@@ -7,10 +7,13 @@ from decero.tasks.completion import Completion
 from decero.tasks.denoising import Denoising
 from decero.tasks.extractive import ExtractiveSummaries
 from decero.tasks.finish import finish, is_finished, push_once, record_of
+from decero.tasks.image_classification import ImageClassification
 from decero.tasks.masked_lm import MaskedLM
 from decero.tasks.multiple_choice import MultipleChoice
+from decero.tasks.object_detection import ObjectDetection
 from decero.tasks.permutation_lm import PermutationLM
 from decero.tasks.question_answering import QuestionAnswering
+from decero.tasks.semantic_segmentation import SemanticSegmentation
 from decero.tasks.seq2seq import Seq2Seq
 from decero.tasks.tagging import TokenClassification
 
@@ -18,12 +21,33 @@ TASKS: dict[str, type[Task]] = {  # recipe -> its task
     task.recipe: task
     for task in (
         MaskedLM, PermutationLM, Denoising, CausalLM, Classification, TokenClassification, QuestionAnswering,
-        MultipleChoice, Seq2Seq, Completion, ExtractiveSummaries,
+        MultipleChoice, Seq2Seq, Completion, ExtractiveSummaries, ImageClassification,
+        SemanticSegmentation, ObjectDetection,
     )
 }  # fmt: skip
 
 __all__ = [
-    "TASKS", "CausalLM", "Classification", "Completion", "Corpus", "Denoising", "ExtractiveSummaries", "MaskedLM",
-    "MultipleChoice", "PermutationLM", "QuestionAnswering", "Scores", "Seq2Seq", "Task", "TaskData",
-    "TokenClassification", "finish", "is_finished", "push_once", "record_of",
+    "TASKS",
+    "CausalLM",
+    "Classification",
+    "Completion",
+    "Corpus",
+    "Denoising",
+    "ExtractiveSummaries",
+    "ImageClassification",
+    "MaskedLM",
+    "MultipleChoice",
+    "ObjectDetection",
+    "PermutationLM",
+    "QuestionAnswering",
+    "Scores",
+    "SemanticSegmentation",
+    "Seq2Seq",
+    "Task",
+    "TaskData",
+    "TokenClassification",
+    "finish",
+    "is_finished",
+    "push_once",
+    "record_of",
 ]  # fmt: skip

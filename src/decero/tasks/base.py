@@ -2,19 +2,17 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from decero.config.finetune_images import ImageRun
 from decero.config.sections import ModelSection
 from decero.config.training_run import TrainingRun
-from decero.data.stream import Stream
-from decero.errors import UserError
 from decero.evaluation.examples import ExampleStatistics
 from decero.execution.adapters import add_adapter
 from decero.execution.build import build_model, tokenizer_for
@@ -22,62 +20,13 @@ from decero.execution.objective import Objective
 from decero.execution.optimize import optimize
 from decero.planning.budget import within_budget
 from decero.planning.forecast import Forecast, forecast
+from decero.tasks.task_data import Corpus, Scores, TaskData, cut_note
 from decero.training.evaluation import mean_loss
 from decero.training.runs import Run, main_first
 
+__all__ = ["Corpus", "Evaluate", "Scores", "Task", "TaskData", "cut_note"]
+
 Evaluate = Callable[..., dict[str, float]]  # (model, rows=validation) -> metrics
-
-
-class Corpus(NamedTuple):
-    """The texts of a run.
-
-    splits: split -> part -> rows. A part is a data set of its own, such as one translation task of several; a corpus of
-    one part names it "". columns: those that hold text. label_names: of a classifier. notes: lines about guesses.
-    unlabelled: texts that only a teacher labels, as rows of train.
-    """
-
-    splits: dict[str, dict[str, Any]]
-    columns: tuple[str, ...]
-    label_names: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-    unlabelled: Dataset | None = None
-
-
-@dataclass
-class TaskData:
-    """The tokenized rows of a run. held_out: split -> part -> rows, of all splits but train."""
-
-    train: Dataset | Stream
-    held_out: dict[str, dict[str, Dataset]] = field(default_factory=dict)
-
-    @cached_property
-    def validation(self) -> Dataset | None:
-        """All validation rows, or None."""
-        parts = list(self.held_out.get("validation", {}).values())
-        return concatenate_datasets(parts) if len(parts) > 1 else parts[0] if parts else None
-
-    @property
-    def scored_split(self) -> str:
-        """The split of the final scores: test, or validation where there is no test. Raises UserError for neither."""
-        for split in ("test", "validation"):
-            if split in self.held_out:
-                return split
-        raise UserError(
-            "there is neither a test nor a validation split to score on; give data.test_fraction (for pairs of texts: "
-            "test_fraction of a task)"
-        )
-
-
-def cut_note(what: str, kept: int, total: int, setting: str) -> list[str]:
-    """Return a line about rows that a setting leaves out; nothing where it leaves out none."""
-    return [f"{what}: {kept:,} of {total:,} rows ({setting})"] if kept < total else []
-
-
-class Scores(NamedTuple):
-    """The scores of a trained model. metric: name -> value, the main one first. record: more facts for result.json."""
-
-    metric: dict[str, float]
-    record: dict[str, Any]
 
 
 class Task(ABC):
@@ -95,7 +44,7 @@ class Task(ABC):
     """
 
     recipe: ClassVar[str]
-    Config: ClassVar[type[TrainingRun]]
+    Config: ClassVar[type[TrainingRun | ImageRun]]
     auto_class: Any  # a setting may choose another one for a run
     tokenizer_needs: ClassVar[tuple[str, ...]]
     needs_offsets: ClassVar[bool] = True
@@ -126,6 +75,11 @@ class Task(ABC):
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
         needs, fast = self.tokenizer_needs, self.needs_offsets
         return tokenizer_for(self.config.tokenizer, self.config.model, needs=needs, fast=fast)
+
+    @property
+    def processor(self) -> Any:
+        """What turns examples into inputs, and is saved beside the model."""
+        return self.tokenizer
 
     def usage(self, folder: Path) -> list[str]:
         """Return the commands of `decero` that use the trained model in `folder`."""
@@ -275,6 +229,10 @@ class Task(ABC):
 
     def prepare_to_save(self, model: Any) -> None:  # noqa: B027
         """Write into the checkpoint what it was taught here, such as how it generates."""
+
+    def own_costs(self, run: Run, result: Any, data: TaskData) -> dict[str, Any]:
+        """Costs for result.json that are counted otherwise than those of text."""
+        return {}
 
     @property
     def remark(self) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
@@ -23,7 +22,7 @@ from decero.data.text_files import read_files
 from decero.data.tokenization import tokenize_examples
 from decero.data.unlabelled import joined, keep_out, without_labels
 from decero.errors import UserError
-from decero.evaluation.examples import ExampleStatistics, class_statistics
+from decero.evaluation.examples import ExampleStatistics
 from decero.evaluation.metrics import MAIN_METRIC, METRICS, compute_metrics, predict
 from decero.evaluation.per_class import per_class
 from decero.evaluation.threshold import choose_threshold
@@ -34,10 +33,15 @@ from decero.execution.objective import Objective, classification
 from decero.execution.unwrap import unwrap
 from decero.inference.text_classification import threshold_of
 from decero.tasks.base import Corpus, Scores, Task, TaskData, cut_note
-from decero.tasks.label_predictions import check_same_labels, check_threshold, renumbered, write_predictions
+from decero.tasks.label_predictions import (
+    check_same_labels,
+    check_threshold,
+    label_scores_of,
+    label_statistics,
+    write_predictions,
+)
 from decero.tasks.teacher import taught_rows
 from decero.training.evaluation import mean_loss, predict_logits
-from decero.training.records import read_record
 from decero.training.runs import Run
 
 UNLABELLED = "objective.distill.unlabelled_files"
@@ -258,26 +262,10 @@ class Classification(Task):
         return main, *(name for name in METRICS[self.problem_type] if name != main)
 
     def label_scores(self, folder: Path) -> dict[str, Any]:
-        if self.problem_type == "regression":
-            return {}
-        table, theirs = pd.read_parquet(folder / "predictions.parquet"), read_record(folder)["label_names"]
-        predictions, labels = (np.array(table[column].tolist()) for column in ("prediction", "label"))
-        said = set(predictions.tolist() if predictions.ndim == 1 else np.flatnonzero(predictions.any(axis=0)).tolist())
-        names = list(self.corpus.label_names)
-        names += [name for i, name in enumerate(theirs) if name not in names and i in said]  # only the checkpoint's
-        predictions, labels = (renumbered(ids, theirs, names) for ids in (predictions, labels))
-        if predictions.ndim == 2:
-            predictions, labels = predictions[:, : len(names)], labels[:, : len(names)]
-        return per_class(self.problem_type, predictions, labels, names)
+        return label_scores_of(folder, self.problem_type, self.corpus.label_names)
 
     def example_statistics(self, folder: Path, metric: str) -> ExampleStatistics:
-        table = pd.read_parquet(folder / "predictions.parquet")
-        predictions, labels = (np.array(table[column].tolist()) for column in ("prediction", "label"))
-        names = self.corpus.label_names
-        if metric in ("f1_micro", "f1_macro", "matthews_correlation"):
-            theirs = read_record(folder)["label_names"]
-            predictions, labels = (renumbered(ids, theirs, names) for ids in (predictions, labels))
-        return class_statistics(self.problem_type, metric, predictions, labels, len(names) + 1)
+        return label_statistics(folder, self.problem_type, metric, self.corpus.label_names)
 
     def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:
         return self._predict(run, model, rows)

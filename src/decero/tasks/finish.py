@@ -24,7 +24,8 @@ def record_of(run: Run, task: Task, result: TrainResult, data: TaskData) -> dict
             f"{run.output}: the scores are not finite ({bad[0]}): the run diverged; lower optim.learning_rate"
         )
     scored = {"scored": run.config.model.name_or_path} if run.eval_only else {}
-    return {"seed": run.seed} | scored | facts | result.record() | {"metric": metric}
+    costs = result.record() | task.own_costs(run, result, data)
+    return {"seed": run.seed} | scored | facts | costs | {"metric": metric}
 
 
 def finish(run: Run, task: Task, result: TrainResult, data: TaskData) -> None:
@@ -37,7 +38,7 @@ def finish(run: Run, task: Task, result: TrainResult, data: TaskData) -> None:
     if run.eval_only:
         return show(run, task, write_result(run.output, run.accelerator, record_of(run, task, result, data)))
     task.prepare_to_save(unwrap(result.model))
-    run.save_model(result.model, task.tokenizer)
+    run.save_model(result.model, task.processor)
     record = record_of(run, task, result, data)
     write_result(run.output, run.accelerator, record)
     drop_last(run, result.best)

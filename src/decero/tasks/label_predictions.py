@@ -10,6 +10,9 @@ from scipy.special import expit, softmax
 
 from decero.data.labels import in_known_order
 from decero.errors import UserError
+from decero.evaluation.examples import ExampleStatistics, class_statistics
+from decero.evaluation.per_class import per_class
+from decero.training.records import read_record
 
 
 def check_threshold(threshold: float | str, problem_type: str, names: Sequence[str], splits: Sequence[str]) -> None:
@@ -72,3 +75,32 @@ def write_predictions(
 
 def _named(value: int | list[float], names: list[str]) -> str | list[str]:
     return names[value] if isinstance(value, int) else [name for name, on in zip(names, value, strict=True) if on]
+
+
+def label_scores_of(folder: Path, problem_type: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return what `per_class` finds in the predictions of a finished run, under the ids of `names`; {} for numbers."""
+    if problem_type == "regression":
+        return {}
+    predictions, labels, theirs = _answers(folder)
+    said = set(predictions.tolist() if predictions.ndim == 1 else np.flatnonzero(predictions.any(axis=0)).tolist())
+    known = list(names)
+    known += [name for i, name in enumerate(theirs) if name not in known and i in said]  # only the checkpoint's
+    predictions, labels = (renumbered(ids, theirs, known) for ids in (predictions, labels))
+    if predictions.ndim == 2:
+        predictions, labels = predictions[:, : len(known)], labels[:, : len(known)]
+    return per_class(problem_type, predictions, labels, known)
+
+
+def label_statistics(folder: Path, problem_type: str, metric: str, names: Sequence[str]) -> ExampleStatistics:
+    """Return what each example adds to a metric, from the predictions of a finished run, under the ids of `names`."""
+    predictions, labels, theirs = _answers(folder)
+    if metric in ("f1_micro", "f1_macro", "matthews_correlation"):
+        predictions, labels = (renumbered(ids, theirs, names) for ids in (predictions, labels))
+    return class_statistics(problem_type, metric, predictions, labels, len(names) + 1)
+
+
+def _answers(folder: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Return predictions, labels and the names of the ids of a finished run."""
+    table = pd.read_parquet(folder / "predictions.parquet")
+    predictions, labels = (np.array(table[column].tolist()) for column in ("prediction", "label"))
+    return predictions, labels, read_record(folder)["label_names"]

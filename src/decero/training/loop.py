@@ -170,7 +170,7 @@ def train(
                     step=done, epoch=loader.epoch(done), loss=mean, learning_rate=learning_rate(step),
                     grad_norm=norm, tokens=result.tokens, tokens_per_s=round(rate), data_wait=round(waited, 4),
                 )  # fmt: skip
-                bar.set_postfix_str(f"loss {mean:.3f}, {rate:,.0f} tokens/s", refresh=False)
+                bar.set_postfix_str(f"loss {mean:.3f}, {rate:,.0f} {objective.unit}/s", refresh=False)
             bar.update()
 
             result.wall_time_s = wall_time_before + time.perf_counter() - started

@@ -1,0 +1,228 @@
+"""Object detection by set prediction: DETR of transformers, or any model that returns `logits` and `pred_boxes`."""
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import ClassLabel, Dataset
+from torch import nn
+from transformers import AutoModelForObjectDetection, PreTrainedModel
+
+from decero.config.finetune_images import FinetuneObjectDetection
+from decero.config.sections import ModelSection
+from decero.data.boxes import Boxes
+from decero.data.corpus import check_column, source_rows, train_examples
+from decero.data.image_rows import Columns, objects_of
+from decero.data.labels import in_known_order
+from decero.errors import UserError
+from decero.evaluation.average_precision import (
+    BOX_METRICS,
+    average_precision,
+    box_statistics,
+    need_pycocotools,
+)
+from decero.evaluation.examples import ExampleStatistics
+from decero.execution.build import config_of
+from decero.execution.detection_objective import Weights, detection
+from decero.execution.objective import Objective
+from decero.inference.image_answers import read_boxes
+from decero.tasks.base import Corpus, Scores, TaskData
+from decero.tasks.label_predictions import check_same_labels
+from decero.tasks.picture_task import PictureTask
+from decero.training.evaluation import mean_loss, predict_rows
+from decero.training.runs import Run
+
+
+class ObjectDetection(PictureTask):
+    recipe, Config = "finetune_object_detection", FinetuneObjectDetection
+    command = "detect"
+    auto_class = AutoModelForObjectDetection
+    head = "ForObjectDetection"
+    baselines = ("mean_box",)
+
+    def __init__(self, config: FinetuneObjectDetection):
+        super().__init__(config)
+        need_pycocotools()  # rather now than after training
+
+    def usage(self, folder: Path) -> list[str]:
+        return [f"decero detect {folder} PICTURE --out FOLDER"]
+
+    def read_corpus(self, strict: bool = True) -> Corpus:
+        """The pictures with their objects, train cut to the label budget. `label_names` are the categories of train."""
+        notes: list[str] = []
+        data = self.config.data
+        corpus = self.load_pictures(notes)
+        for split, rows in corpus.items():
+            check_column(rows, data.objects_column, split, "data.objects_column")
+        self.cut_train(corpus, "objects", notes)
+        first = corpus["train"] if "train" in corpus else next(iter(corpus.values()))
+        self._classes = class_label(first, data.objects_column, data.category_field)
+        names = self._categories(first)
+        if self.config.eval_only:
+            check_same_labels(str(self.config.model.name_or_path), self.known, names)
+            names = self.known
+        elif self.known:
+            kept = in_known_order(names, self.known)
+            names = kept or names
+            notes.append(
+                f"{self.config.model.name_or_path}: the head is {'kept' if kept else 'new'}: {', '.join(names[:20])}"
+            )
+        splits = {split: {"": rows} for split, rows in corpus.items()}
+        return Corpus(splits, (data.image_column,), tuple(names), tuple(notes))
+
+    def _categories(self, rows: Dataset) -> list[str]:
+        """The names of the categories that occur, in the order of their ClassLabel, else sorted."""
+        data, place = self.config.data, Columns(self.config.data.image_column)
+        place = replace(place, objects=data.objects_column, bbox=data.box_field, category=data.category_field)
+        found: set[Any] = set()
+        for number, row in enumerate(rows.select_columns([data.objects_column])):
+            found |= set(objects_of(row[data.objects_column], place, f"train, row {number}")[1])
+        if not found:
+            raise UserError(f"train: column {data.objects_column!r} holds no object; there is nothing to learn")
+        named = {self.name_of(each) for each in found}
+        return [name for name in self._classes.names if name in named] if self._classes else sorted(named)
+
+    def name_of(self, category: Any) -> str:
+        """The name of a category as the column has it."""
+        is_id = self._classes is not None and isinstance(category, int) and 0 <= category < len(self._classes.names)
+        return self._classes.names[category] if is_id else str(category)  # type: ignore[union-attr]
+
+    @cached_property
+    def _ids(self) -> dict[Any, int]:
+        """Category as the column has it -> class id of the model."""
+        names = list(self.corpus.label_names)
+        ids: dict[Any, int] = {name: number for number, name in enumerate(names)}
+        written = self._classes.names if self._classes else []
+        return ids | {number: ids[name] for number, name in enumerate(written) if name in ids}
+
+    def columns(self, split: str) -> Columns:
+        data = self.config.data
+        return replace(
+            super().columns(split), objects=data.objects_column, bbox=data.box_field, category=data.category_field,
+            box_format=data.box_format, category_ids=self._ids,
+        )  # fmt: skip
+
+    def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
+        rows = super().tokenize(parts, split)
+        queries = getattr(config_of(self.config.model), "num_queries", None)
+        most = max(map(len, rows[""]["classes"]), default=0)
+        if split == "train" and queries and most > queries:
+            raise UserError(
+                f"train: a picture has {most} objects, and the model {queries} queries; set "
+                f"model.overrides.num_queries={2 * most}"
+            )
+        return rows
+
+    # --- model and objective
+
+    def initial_model(self, section: ModelSection) -> PreTrainedModel:
+        """The model with all weights trainable: stock DETR would freeze the whole of a native backbone."""
+        model = super().initial_model(section)
+        model.requires_grad_(True)
+        return model
+
+    def model_fields(self) -> dict[str, Any]:
+        fields = super().model_fields()
+        has_layers = hasattr(config_of(self.config.model), "auxiliary_loss")
+        return fields | ({"auxiliary_loss": self.config.objective.auxiliary_loss} if has_layers else {})
+
+    def _weights(self) -> Weights:
+        given = self.config.objective
+        return Weights(given.class_weight, given.box_weight, given.giou_weight, given.no_object_weight)
+
+    def objective(self, model: nn.Module) -> Objective:
+        return detection(self.collator(trains=True), self._weights(), self.config.objective.auxiliary_loss)
+
+    def reported_objective(self, model: nn.Module) -> Objective:
+        return detection(self.collator(trains=False), self._weights(), auxiliary=False)
+
+    # --- evaluation
+
+    def _predict(self, run: Run, model: nn.Module, rows: Dataset) -> list[Boxes]:
+        """The boxes that the model finds in each picture, in its own pixels."""
+        sizes = list(zip(rows["width"][:], rows["height"][:], strict=True))
+
+        def read_out(bare: nn.Module, batch: Any, indices: list[int]) -> list[Boxes]:
+            outputs = bare(pixel_values=batch["pixel_values"])
+            return read_boxes(outputs.logits, outputs.pred_boxes, [sizes[index] for index in indices])
+
+        size = run.training.per_device_eval_batch_size
+        return predict_rows(run.accelerator, model, rows, self.reported_objective(model), size, read_out)
+
+    def evaluate(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> dict[str, float]:
+        size = run.training.per_device_eval_batch_size
+        loss = mean_loss(run.accelerator, model, rows, self.reported_objective(model), size)["loss"]
+        return average_precision(self._predict(run, model, rows), true_boxes(rows), self._count) | {"loss": loss}
+
+    @property
+    def _count(self) -> int:
+        return len(self.corpus.label_names)
+
+    def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
+        split = data.scored_split
+        rows = data.held_out[split][""]
+        said, true = self._predict(run, model, rows), true_boxes(rows)
+        if run.is_main:
+            write_boxes(run.output, self.corpus.splits[split][""], said, true)
+        facts: dict[str, Any] = {"label_names": list(self.corpus.label_names)} | train_examples(self.corpus.splits)
+        return Scores(average_precision(said, true, self._count), facts | {"split": split})
+
+    def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:
+        return self._predict(run, model, rows)
+
+    # --- comparison
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return BOX_METRICS
+
+    def example_statistics(self, folder: Path, metric: str) -> ExampleStatistics:
+        table = pd.read_parquet(folder / "predictions.parquet")
+        said = _lists(table, "predicted_boxes", "predicted_classes", "scores")
+        return box_statistics(metric, said, _lists(table, "boxes", "classes"), self._count)
+
+
+def class_label(rows: Dataset, column: str, field: str) -> ClassLabel | None:
+    """The ClassLabel of the categories, if the column has one."""
+    feature: Any = rows.features[column]
+    feature = getattr(feature, "feature", feature)
+    feature = feature.get(field) if isinstance(feature, dict) else None
+    feature = getattr(feature, "feature", feature)
+    return feature if isinstance(feature, ClassLabel) else None
+
+
+def true_boxes(rows: Dataset) -> list[Boxes]:
+    """The objects of each picture, in its own pixels."""
+    found = []
+    for boxes, classes, width, height in zip(
+        *(rows[name][:] for name in ("boxes", "classes", "width", "height")), strict=True
+    ):
+        shares = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+        found.append(Boxes(shares * [width, height, width, height], np.array(classes, dtype=np.int64)))
+    return found
+
+
+def write_boxes(output: Path, rows: Dataset, said: list[Boxes], true: list[Boxes]) -> None:
+    """predictions.parquet: a row a picture of the scored split, in its order.
+
+    Columns: index, row (its number in its file, from 0); boxes (x1, y1, x2, y2 in pixels) and classes as they are;
+    predicted_boxes, predicted_classes and scores as the model finds them.
+    """
+    table = pd.DataFrame({"row": list(source_rows(rows))})
+    for prefix, each in (("", true), ("predicted_", said)):
+        table[f"{prefix}boxes"] = [picture.boxes.tolist() for picture in each]
+        table[f"{prefix}classes"] = [picture.classes.tolist() for picture in each]
+    table["scores"] = [picture.scores.tolist() for picture in said]  # type: ignore[union-attr]
+    table.rename_axis("index").reset_index().to_parquet(output / "predictions.parquet", index=False)
+
+
+def _lists(table: pd.DataFrame, boxes: str, classes: str, scores: str = "") -> list[Boxes]:
+    found = []
+    for _, row in table.iterrows():
+        corners = np.array([list(box) for box in row[boxes]], dtype=np.float64).reshape(-1, 4)
+        sure = np.array(row[scores], dtype=np.float64) if scores else None
+        found.append(Boxes(corners, np.array(row[classes], dtype=np.int64), sure))
+    return found

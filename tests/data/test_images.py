@@ -1,0 +1,172 @@
+"""Pictures of every kind become the pixels that they show; what cannot be read is one line with file and row."""
+
+import io
+
+import numpy as np
+import pytest
+from datasets import Dataset, Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as Pillow
+
+from decero.data.augmentation import Augmentation, Window, cut_boxes, cut_pixels
+from decero.data.boxes import FORMATS, checked_boxes, from_corners, to_corners
+from decero.data.image_rows import Columns, Pixels, decode_rows
+from decero.data.images import find_images, open_image, to_mask, to_pixels
+from decero.errors import UserError
+
+GREY = np.arange(7 * 11, dtype=np.uint8).reshape(7, 11) * 3
+
+
+def stored(image, form="PNG", **how):
+    file = io.BytesIO()
+    image.save(file, form, **how)
+    return file.getvalue()
+
+
+def read(data, channels=1, size=(7, 11)):
+    return to_pixels(open_image(data, "x, row 3"), size, channels, "x, row 3")
+
+
+def test_grey_palette_16_bits_and_exif_are_what_they_show():
+    assert (read(stored(Pillow.fromarray(GREY)))[..., 0] == GREY).all()
+    assert (read(stored(Pillow.fromarray(GREY)), 3) == GREY[..., None]).all()
+    wide = Pillow.fromarray(GREY.astype(np.uint16) * 256 + 7)
+    assert (read(stored(wide))[..., 0] == GREY).all()
+    assert (read(stored(wide.convert("I"), "TIFF"))[..., 0] == GREY).all()
+    palette = Pillow.fromarray(GREY).convert("RGB").quantize(256)
+    assert abs(read(stored(palette), 3).astype(int) - GREY[..., None]).max() <= 3
+    exif = Pillow.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    turned = stored(Pillow.fromarray(np.rot90(GREY)), "PNG", exif=exif)
+    assert (read(turned)[..., 0] == GREY).all()
+
+
+def test_what_is_transparent_becomes_white():
+    colours = np.zeros((7, 11, 4), np.uint8)
+    colours[2, 3] = (10, 200, 30, 255)
+    found = read(stored(Pillow.fromarray(colours)), 3)
+    assert tuple(found[2, 3]) == (10, 200, 30)
+    assert (found[0] == 255).all()
+
+
+def test_a_torn_missing_or_null_picture_is_one_line(tmp_path):
+    whole = stored(Pillow.fromarray(np.random.default_rng(0).integers(0, 256, (50, 50), np.uint8)))
+    for data, why in (
+        (whole[: len(whole) // 2], "cannot read the picture"), (b"no picture", "this is no picture"), (None, "null"),
+        ({"bytes": None, "path": str(tmp_path / "a.png")}, "a.png"), (b"", "row 3"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=why) as caught:
+            open_image(data, "x.parquet, row 3")
+        assert str(caught.value).startswith("x.parquet, row 3")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="float values"):
+        read(stored(Pillow.fromarray(GREY.astype(np.float32)), "TIFF"))
+
+
+def test_masks_keep_ids_and_are_refused_with_wrong_ones():
+    ids = (GREY % 5).astype(np.uint8)
+    palette = Pillow.fromarray(ids)
+    palette.putpalette([200, 100, 50] * 256)
+    for mask in (Pillow.fromarray(ids), palette):
+        assert (to_mask(mask, (11, 7), (7, 11), 5, 255, "x, row 3") == ids).all()
+    with pytest.raises(UserError, match=r"x, row 3: the mask has the unknown id 4; ids are 0 to 3, or 255"):
+        to_mask(Pillow.fromarray(ids), (11, 7), (7, 11), 4, 255, "x, row 3")
+    with pytest.raises(UserError, match="the mask has 11 x 7 pixels, its picture 7 x 11"):
+        to_mask(Pillow.fromarray(ids), (7, 11), (7, 11), 5, 255, "x, row 3")
+    with pytest.raises(UserError, match="the mask is of mode RGB"):
+        to_mask(Pillow.fromarray(ids).convert("RGB"), (11, 7), (7, 11), 5, 255, "x, row 3")
+
+
+def test_rows_are_read_once_from_bytes_paths_and_features(tmp_path, monkeypatch):
+    Pillow.fromarray(GREY).save(tmp_path / "a.png")
+    png = stored(Pillow.fromarray(GREY))
+    rows = [
+        Dataset.from_dict({"image": ["a.png"], "labels": [1]}),
+        Dataset.from_dict({"image": [png], "labels": [1]}),
+        Dataset.from_dict({"image": [{"bytes": png, "path": None}], "labels": [1]}).cast_column("image", Image()),
+    ]
+    pixels, columns = Pixels((7, 11), 1), Columns("image", folder=tmp_path)
+    for each in rows:
+        found = decode_rows(each, columns, pixels)[0]
+        assert found["labels"] == 1
+        assert found["pixels"] == GREY.tobytes()
+    monkeypatch.setattr("decero.data.image_rows.open_image", None)  # the second time nothing is read
+    assert decode_rows(rows[1], columns, pixels)[0]["pixels"] == GREY.tobytes()
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"t.parquet, row 1: there is no picture \(null\)"):
+        decode_rows(Dataset.from_dict({"image": [png, None]}), columns, pixels, where="t.parquet")
+
+
+def test_pictures_of_a_folder_are_found_in_order(tmp_path):
+    for name in ("b/2.JPG", "a.png", "b/1.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in find_images(tmp_path)] == ["a.png", "1.png", "2.JPG"]
+    with pytest.raises(UserError, match="no such picture or folder"):
+        find_images(tmp_path / "c")
+
+
+boxes = st.tuples(st.integers(0, 90), st.integers(0, 50), st.integers(1, 40), st.integers(1, 30))
+
+
+@given(boxes, st.sampled_from(FORMATS))
+def test_a_pasted_box_is_read_back_in_every_format(box, form):
+    left, top, width, height = box
+    size = left + width + 3, top + height + 5
+    picture = np.zeros((size[1], size[0]), np.uint8)
+    picture[top : top + height, left : left + width] = 9
+    corners = np.array([[left, top, left + width, top + height]], dtype=float)
+    written = from_corners(corners, form)
+    assert np.allclose(to_corners(written, form), corners)
+    x1, y1, x2, y2 = (checked_boxes(written.tolist(), form, size, "x")[0] * [*size, *size]).round().astype(int)
+    inside = picture[y1:y2, x1:x2]
+    assert (inside == 9).all()
+    assert inside.sum() == picture.sum()
+
+
+@pytest.mark.parametrize(
+    ("box", "line"),
+    [
+        ([1.0, 2.0, 0.0, 3.0], "x, row 3, box 0 [1, 2, 0, 3]: it has no size, 0 x 3 pixels"),
+        ([5.0, 2.0, 9.0, 3.0], "x 5 to 14, y 2 to 5 is outside of its picture of 11 x 7 pixels"),
+        ([1.0, 2.0, 3.0], "a box has four numbers (xywh, in pixels)"),
+        ([1.0, 2.0, float("nan"), 1.0], "a box has four numbers"),
+        ([11.5, 0.0, 0.4, 3.0], "it is outside of its picture"),
+    ],
+)
+def test_a_wrong_box_is_refused_in_one_line(box, line):
+    with pytest.raises(UserError) as caught:
+        checked_boxes([box], "xywh", (11, 7), "x, row 3")
+    assert line in str(caught.value)
+
+
+def test_augmentation_is_a_function_of_seed_epoch_and_row():
+    drawn = Augmentation(horizontal_flip=True, padding=3, min_scale=0.5, seed=5)
+    windows = [drawn.window((31, 37), epoch, row) for epoch in range(3) for row in range(20)]
+    assert windows == [drawn.window((31, 37), epoch, row) for epoch in range(3) for row in range(20)]
+    assert len(set(windows)) == 60
+    assert 15 < sum(window.flipped for window in windows) < 45
+    assert {tuple(w)[:4] for w in (Augmentation().window((31, 37), 0, r) for r in range(9))} == {(0, 0, 31, 37)}
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10_000), st.booleans(), st.integers(0, 9), st.sampled_from([None, 0.4]))
+def test_boxes_and_masks_follow_their_picture(row, flip, padding, scale):
+    picture = np.zeros((40, 60, 1), np.uint8)
+    picture[10:30, 20:44] = 200
+    window = Augmentation(flip, padding, scale, 1).window((40, 60), 0, row)
+    cut = cut_pixels(picture, window)
+    mask = cut_pixels(picture[..., 0] // 200, window, 255, smooth=False)
+    assert ((cut[..., 0] > 100) == (mask == 1)).mean() > 0.97
+    found, stay = cut_boxes(np.array([[20 / 60, 10 / 40, 44 / 60, 30 / 40]]), (40, 60), window)
+    ys, xs = np.nonzero(mask == 1)
+    if stay.all():
+        x1, y1, x2, y2 = found[0] * [60, 40, 60, 40]
+        assert abs(np.array([x1, y1, x2, y2]) - [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).max() <= 2
+
+
+def test_a_box_that_is_cut_away_is_dropped():
+    found, stay = cut_boxes(np.array([[0.0, 0.0, 0.2, 0.2], [0.5, 0.5, 1.0, 1.0]]), (10, 10), Window(5, 5, 5, 5, False))
+    assert stay.tolist() == [False, True]
+    assert np.allclose(found, [[0, 0, 1, 1]])

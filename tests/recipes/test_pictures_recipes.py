@@ -1,0 +1,216 @@
+"""The recipes that read pictures, from files to the command that uses the model."""
+
+import io
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+from tests.recipes.pictures import DETR, NAMES, SEGFORMER, VIT, row, write_splits
+from transformers import pipeline
+
+from decero.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Write the data, a preset and a configuration; return what writes a configuration."""
+    folder = tmp_path_factory.mktemp("pictures")
+    files = write_splits(folder)
+
+    def write(preset, data=None, **training):
+        (folder / f"{preset['model_type']}.yaml").write_text(json.dumps(preset))
+        steps = {"max_train_steps": 24, "global_batch_size": 8, "per_device_batch_size": 3, "logging_steps": 1}
+        settings = {
+            "output": "OUTPUT", "model": {"config": str(folder / f"{preset['model_type']}.yaml")},
+            "data": {"files": files, "augment": {"padding": 2}} | (data or {}), "optim": {"learning_rate": 5e-3},
+            "training": steps | {"save_steps": 8, "save_total_limit": 9} | training, "tracking": {"trackers": []},
+        }  # fmt: skip
+        path = folder / f"{preset['model_type']}_run.yaml"
+        path.write_text(json.dumps(settings))
+        return path
+
+    return write
+
+
+def row_picture(number):
+    return Image.open(io.BytesIO(row(number)["image"]))
+
+
+def weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def logits_of(output):
+    return np.stack(pd.read_parquet(output / "predictions.parquet")["logits"])
+
+
+def losses_of(output):
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def resumed(launch, recipe, config, tmp_path, whole, *words):
+    """Run a recipe to a step, resume it, and return whether its weights are those of a run in one go."""
+    cut = tmp_path / "cut"
+    launch(recipe, config, f"output={cut}", *words)
+    for path in (cut / "checkpoints").iterdir():
+        if int(re.sub(r"\D", "", path.name) or 0) != 8:
+            for file in sorted(path.rglob("*"), reverse=True):
+                file.unlink() if file.is_file() else file.rmdir()
+            path.rmdir()
+    for name in ("result.json", "model"):
+        path = cut / name
+        if path.is_dir():
+            for file in path.iterdir():
+                file.unlink()
+            path.rmdir()
+        else:
+            path.unlink()
+    done = launch(recipe, config, f"output={cut}", *words, "--resume")
+    assert "at step 8 of 24" in done.stdout
+    own, other = weights(cut), weights(whole)
+    return all((own[name] == other[name]).all() for name in other)
+
+
+def test_classify_pictures_from_files_to_answers(launch, pictures, tmp_path, capsys, two_processes):
+    config = pictures(VIT)
+    output = tmp_path / "run"
+    launch("finetune_image_classification", config, f"output={output}")
+    record = json.loads((output / "result.json").read_text())
+    assert record["metric"]["accuracy"] > 0.9
+    assert record["pictures"] == 4 * 41  # of an epoch, the last step has one
+    assert record["total_flos"] > 1000 * record["pictures"]
+    table = pd.read_parquet(output / "predictions.parquet")
+    assert list(table["row"]) == list(range(17))
+    assert resumed(launch, "finetune_image_classification", config, tmp_path, output)
+
+    Image.new("RGB", (30, 20), (20, 20, 20)).save(tmp_path / "a.png")
+    Image.new("RGB", (3, 2), (250, 250, 250)).save(tmp_path / "b.png")
+    main(["classify", str(output / "model"), str(tmp_path / "a.png")])
+    path, label, probability = capsys.readouterr().out.strip().split("\t")
+    assert path.endswith("a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        theirs = pipeline("image-classification", str(output / "model"))(image)
+    assert theirs[0]["label"] == label
+    assert theirs[0]["score"] == pytest.approx(float(probability), abs=1e-4)
+    main(["classify", str(output / "model"), str(tmp_path), "--jsonl"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [set(row["labels"]) for row in rows] == [set(NAMES)] * 2
+
+    (tmp_path / "c.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
+    with pytest.raises(SystemExit) as ended:
+        main(["classify", str(output / "model"), str(tmp_path / "c.png")])
+    assert ended.value.code == 2
+    assert re.search(r"c\.png: cannot read the picture: .*; replace it", capsys.readouterr().err)
+    with pytest.raises(SystemExit):
+        main(["generate", str(output / "model"), "text"])
+    assert "this vit model classifies pictures; use decero classify" in capsys.readouterr().err
+
+    again = launch("finetune_image_classification", config, f"output={tmp_path / 'e'}",
+                   f"model.name_or_path={output / 'model'}", "--eval-only")  # fmt: skip
+    assert f"test accuracy {record['metric']['accuracy']:.4f}" in again.stdout
+
+    shared = tmp_path / "two"
+    launch("finetune_image_classification", config, f"output={shared}", "training.max_train_steps=4",
+           launcher=two_processes)  # fmt: skip
+    launch("finetune_image_classification", config, f"output={tmp_path / 'one'}", "training.max_train_steps=4")
+    assert logits_of(shared) == pytest.approx(logits_of(tmp_path / "one"), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["data.image_size=3"], "data.image_size: 3 x 3 pixels are less than a patch of .*, 4 x 4"),
+        (["model.overrides.num_channels=2"], "reads 2 channels; pictures have 1"),
+        (["data.image_column=pictur"], "no column 'pictur'"),
+        (["data.image_column=label"], "cannot read the picture"),
+        (["training.global_batch_tokens=9"], "pictures have no tokens; set training.global_batch_size"),
+        (["data.augment.flip=true"], "unknown setting data.augment.flip"),
+    ],
+)
+def test_wrong_settings_of_pictures_are_one_line(launch, pictures, tmp_path, words, line):
+    done = launch("finetune_image_classification", pictures(VIT), f"output={tmp_path / 'x'}", *words, expect=2)
+    assert re.search(line, done.stderr)
+    assert len(done.stderr.strip().splitlines()) <= 2
+
+
+def test_a_forecast_counts_pictures(launch, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("decero.planning.probe.SECONDS", 0.1)
+    done = launch("finetune_image_classification", pictures(VIT), f"output={tmp_path / 'x'}", "--dry-run")
+    assert "training pictures 41" in done.stdout
+    assert "tokens" not in done.stdout.split("parameters")[1].split("not included")[0]
+
+
+@pytest.mark.slow
+def test_pictures_are_compared_with_pixels_and_a_cnn(launch, pictures, tmp_path):
+    config = json.loads(pictures(VIT).read_text())
+    contenders = {"vit": {"model": config["model"]}, "pixels": {"baseline": "logistic"}, "cnn": {"baseline": "cnn"}}
+    settings = {
+        "output": str(tmp_path / "compare"), "task": "finetune_image_classification", "reference": "vit", "seeds": [0],
+        "contenders": contenders, "data": config["data"], "optim": config["optim"], "tracking": {"trackers": []},
+        "training": config["training"] | {"save_steps": None, "eval_strategy": "no"},
+    }  # fmt: skip
+    (tmp_path / "compare.yaml").write_text(json.dumps(settings))
+    done = launch("compare", tmp_path / "compare.yaml")
+    lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
+    assert len(lines) == 3
+    assert all("failed" not in line for line in lines), lines
+    assert (tmp_path / "compare" / "report.html").is_file()
+
+
+def test_segment_pictures_from_files_to_masks(launch, pictures, tmp_path, capsys):
+    names = ["ground", "dark", "light"]
+    config = pictures(SEGFORMER, {"class_names": names}, max_train_steps=24)
+    output = tmp_path / "run"
+    done = launch("finetune_semantic_segmentation", config, f"output={output}", "objective.label_smoothing=0.05")
+    assert "has batch norm: its results depend on training.per_device_batch_size" in done.stdout
+    record = json.loads((output / "result.json").read_text())
+    assert record["metric"]["mean_iou"] > 0.4
+    assert set(record["by_class"]) == set(names)
+    table = pd.read_parquet(output / "predictions.parquet")
+    assert np.stack(table["true"]).sum() == 17 * 16 * 16
+    assert resumed(launch, "finetune_semantic_segmentation", config, tmp_path, output, "objective.label_smoothing=0.05")
+
+    row_picture(1).save(tmp_path / "a.png")
+    main(["segment", str(output / "model"), str(tmp_path / "a.png"), "--out", str(tmp_path / "painted")])
+    found = json.loads(capsys.readouterr().out)
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    with Image.open(found["mask"]) as mask, Image.open(found["overlay"]) as overlay:
+        assert mask.size == (16, 16)
+        assert overlay.size == (320, 320)
+    done = launch("finetune_semantic_segmentation", config, f"output={tmp_path / 'x'}",
+                  "data.class_names=[ground, dark]", expect=2)  # fmt: skip
+    assert re.search(r"train.parquet, row 1: the mask has the unknown id 2; ids are 0 to 1, or 255", done.stderr)
+
+
+def test_detect_objects_from_files_to_boxes(launch, pictures, tmp_path, capsys, two_processes):
+    pytest.importorskip("pycocotools")
+    config = pictures(DETR, max_train_steps=24)
+    output = tmp_path / "run"
+    launch("finetune_object_detection", config, f"output={output}")
+    record = json.loads((output / "result.json").read_text())
+    assert set(record["metric"]) == {"map", "map_50", "map_75"}
+    table = pd.read_parquet(output / "predictions.parquet")
+    assert [len(boxes) for boxes in table["predicted_boxes"]] == [3] * 17
+    assert resumed(launch, "finetune_object_detection", config, tmp_path, output)
+
+    row_picture(1).save(tmp_path / "a.png")
+    main(["detect", str(output / "model"), str(tmp_path / "a.png"), "--threshold", "0", "--out", str(tmp_path / "o")])
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["objects"]) == 3
+    assert all(0 <= value <= 16 for each in found["objects"] for value in each["box"])
+    with Image.open(found["overlay"]) as overlay:
+        assert overlay.size == (320, 320)
+
+    done = launch("finetune_object_detection", config, f"output={tmp_path / 'x'}", "data.box_format=xyxy", expect=2)
+    assert re.search(r"train.parquet, row \d+, box 0 \[.*\]: it has no size, .*set data.box_format", done.stderr)
+    short = "training.max_train_steps=3"
+    launch("finetune_object_detection", config, f"output={tmp_path / 'two'}", short, "model.overrides.dropout=0.0",
+           launcher=two_processes)  # fmt: skip
+    launch("finetune_object_detection", config, f"output={tmp_path / 'one'}", short, "model.overrides.dropout=0.0")
+    one, two = (losses_of(tmp_path / name) for name in ("one", "two"))
+    assert one == pytest.approx(two, rel=1e-4)
