@@ -53,13 +53,18 @@ class NoDecero:
 sys.meta_path.insert(0, NoDecero())
 
 import torch, transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 torch.set_num_threads(1)
 jobs, out = json.loads(sys.argv[1]), {}
 for name, job in jobs.items():
     auto = getattr(transformers, job["auto"])
-    model = auto.from_pretrained(job["path"], trust_remote_code=True).eval()
+    if job["auto"] == "AutoBackbone":  # its from_pretrained only takes names on the hub
+        config = transformers.AutoConfig.from_pretrained(job["path"], trust_remote_code=True)
+        model = auto.from_config(config, trust_remote_code=True).eval()
+        model.load_state_dict(load_file(job["path"] + "/model.safetensors"))
+    else:
+        model = auto.from_pretrained(job["path"], trust_remote_code=True).eval()
     assert type(model).__module__.startswith("transformers_modules."), type(model)
     inputs = {key: torch.tensor(value) for key, value in job["inputs"].items()}
     with torch.no_grad():

@@ -21,13 +21,13 @@ from decero.models import compatibility as compat
 from decero.models.compatibility import CACHE, COMMON, NAMES
 
 CLASSES = [(config, head) for config, heads in AUTO_CLASSES.items() for head in heads.values()]
+CACHELESS = (DeceroEncoderConfig, DeceroVisionConfig)
 NO_CACHE = ("ForTokenClassification", "QuestionAnswering", "ForMaskedLM")  # heads without a cache, as in transformers
 REMEMBER = [
     (config, head) for config, head in CLASSES if config not in CACHELESS and not head.__name__.endswith(NO_CACHE)
 ]
 IDS = {"bos_token_id": 2, "eos_token_id": 1}
 VISION = {"image_size": [8, 12], "patch_size": 4, "num_channels": 2}
-CACHELESS = (DeceroEncoderConfig, DeceroVisionConfig)
 
 
 def name_of(value):

@@ -85,7 +85,13 @@ sys.modules["decero"] = None  # as if it were not installed
 import torch, transformers
 from safetensors.torch import load_file, save_file
 auto_class, folder, batch, outputs = sys.argv[1:]
-model = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+auto = getattr(transformers, auto_class)
+if auto_class == "AutoBackbone":  # its from_pretrained only takes names on the hub
+    model = auto.from_config(transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True), trust_remote_code=True)
+    model.load_state_dict(load_file(f"{folder}/model.safetensors"))
+    model.eval().float()
+else:
+    model = auto.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
 with torch.no_grad():
     result = model(**load_file(batch))
 if "feature_maps" in result:

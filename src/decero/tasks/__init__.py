@@ -8,6 +8,7 @@ from decero.tasks.denoising import Denoising
 from decero.tasks.extractive import ExtractiveSummaries
 from decero.tasks.finish import finish, is_finished, push_once, record_of
 from decero.tasks.image_classification import ImageClassification
+from decero.tasks.masked_image import MaskedImage
 from decero.tasks.masked_lm import MaskedLM
 from decero.tasks.multiple_choice import MultipleChoice
 from decero.tasks.object_detection import ObjectDetection
@@ -22,7 +23,7 @@ TASKS: dict[str, type[Task]] = {  # recipe -> its task
     for task in (
         MaskedLM, PermutationLM, Denoising, CausalLM, Classification, TokenClassification, QuestionAnswering,
         MultipleChoice, Seq2Seq, Completion, ExtractiveSummaries, ImageClassification,
-        SemanticSegmentation, ObjectDetection,
+        SemanticSegmentation, ObjectDetection, MaskedImage,
     )
 }  # fmt: skip
 
@@ -35,6 +36,7 @@ __all__ = [
     "Denoising",
     "ExtractiveSummaries",
     "ImageClassification",
+    "MaskedImage",
     "MaskedLM",
     "MultipleChoice",
     "ObjectDetection",
