@@ -69,7 +69,7 @@ for name, job in jobs.items():
     inputs = {key: torch.tensor(value) for key, value in job["inputs"].items()}
     with torch.no_grad():
         first = model(**inputs)[0]
-        out[name] = torch.cat(first) if isinstance(first, tuple) else first.contiguous()
+        out[name] = (torch.cat(first) if isinstance(first, tuple) else first).contiguous()
         if job["auto"] in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
             ids = model.generate(inputs["input_ids"][:1], max_new_tokens=3, do_sample=False)
             out[f"{name}-generated"] = ids.contiguous()

@@ -87,7 +87,8 @@ from safetensors.torch import load_file, save_file
 auto_class, folder, batch, outputs = sys.argv[1:]
 auto = getattr(transformers, auto_class)
 if auto_class == "AutoBackbone":  # its from_pretrained only takes names on the hub
-    model = auto.from_config(transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True), trust_remote_code=True)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    model = auto.from_config(config, trust_remote_code=True)
     model.load_state_dict(load_file(f"{folder}/model.safetensors"))
     model.eval().float()
 else:

@@ -81,7 +81,7 @@ class DeceroVisionModel(DeceroVisionPreTrainedModel, DeceroStack):
     def embed(self, pixel_values_BCYX, masked_BP=None, interpolate=False):
         """Embed patches behind the special tokens, add positions, apply norm and dropout: eq. 1.
 
-        masked_BP: (batch, patches), True for patches to replace. A stem of convolutions does not see their pixels either.
+        masked_BP: (batch, patches), True for patches to replace. A stem of convolutions does not see them either.
         """
         grid = self.grid_of(pixel_values_BCYX, interpolate)
         pixel_values_BCYX = pixel_values_BCYX.to(self.dtype)

@@ -51,7 +51,7 @@ class MaskedImage(PictureTask):
 
     @cached_property
     def patch_size(self) -> int:
-        """Pixels of a side of a patch of the model. Raises UserError for a model without patches that fill a picture."""
+        """Pixels of a side of a patch. Raises UserError for a model without patches that fill a picture."""
         section = self.config.model
         size: Any = section.overrides.get("patch_size", getattr(config_of(section), "patch_size", None))
         height, width = self.pixels.size
