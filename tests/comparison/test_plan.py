@@ -28,6 +28,8 @@ def files(tmp_path):
         ]
         rows = [row | {"summary": row["text"]} for row in rows]
         rows = [row | {"tokens": row["text"].split(), "ner_tags": ["B-X", "O"]} for row in rows]
+        objects = {"bbox": [[0.0, 0.0, 1.0, 1.0]], "category": ["a"]}
+        rows = [row | {"image": "a.png", "mask": "a.png", "objects": objects} for row in rows]
         (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation", "test")}
 
@@ -39,6 +41,8 @@ def settings(files, tmp_path):
         data = {"tasks": {"swap": {"files": files}}} if pairs else {"files": files}
         if task == "finetune_multiple_choice":
             data |= {"text_column": "text", "choices": ["a", "b"]}
+        if task == "finetune_semantic_segmentation":
+            data |= {"class_names": ["a", "b"]}
         base = {"output": str(tmp_path / "out"), "task": task, "reference": "ours", "contenders": {"ours": MODEL}}
         base |= {"data": data, "training": {"max_train_steps": 3}}
         return Compare.parse(base | changes, "compare.yaml")

@@ -12,8 +12,10 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForObjectDetection,
     AutoModelForSeq2SeqLM,
     BertConfig,
+    DetrConfig,
     DynamicCache,
     EncoderDecoderCache,
     FalconConfig,
@@ -182,6 +184,18 @@ def test_kernels_that_ours_call_take_what_ours_give():
     for kernel in (internals.sdpa_attention_forward, internals.flex_attention_forward):
         names = list(inspect.signature(kernel).parameters)
         assert names[:5] == ["module", "query", "key", "value", "attention_mask"], f"{kernel.__name__} takes {names}"
+
+
+def test_detr_hands_on_the_states_of_every_layer():
+    backbone = {"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4], "depths": [1], "layer_type": "basic"}
+    sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 3, "num_queries": 2, "backbone_config": backbone}
+    sizes |= {"encoder_attention_heads": 1, "decoder_attention_heads": 1, "auxiliary_loss": True, "num_labels": 3}
+    model = AutoModelForObjectDetection.from_config(DetrConfig(**sizes)).eval()
+    with torch.no_grad():
+        found = internals.heads_on_layers(model, {"pixel_values": torch.ones(1, 3, 32, 32)}, auxiliary=True)
+    assert [(*logits.shape, *boxes.shape) for logits, boxes in found] == [(1, 2, 4, 1, 2, 4)] * 3
+    assert not torch.equal(found[0][0], found[1][0])
+    assert len(internals.heads_on_layers(model, {"pixel_values": torch.ones(1, 3, 32, 32)}, auxiliary=False)) == 1
 
 
 def test_heads_of_an_auto_class_are_known_ours_among_them():

@@ -19,8 +19,11 @@ FOLDER = Path(__file__).parents[2] / "configs" / "model"
 
 # The head that a shape is pretrained with.
 MASKED, CAUSAL, SEQ2SEQ = hf.AutoModelForMaskedLM, hf.AutoModelForCausalLM, hf.AutoModelForSeq2SeqLM
-IMAGES, PIXELS = hf.AutoModelForImageClassification, hf.AutoModelForSemanticSegmentation
-RECIPES = {MASKED: "pretrain_mlm", IMAGES: "finetune_image_classification", PIXELS: "finetune_semantic_segmentation"}
+PICTURES = {  # head of a model that reads pictures, which has no vocabulary -> its recipe
+    hf.AutoModelForImageClassification: "finetune_image_classification",
+    hf.AutoModelForSemanticSegmentation: "finetune_semantic_segmentation",
+    hf.AutoModelForObjectDetection: "finetune_object_detection",
+}
 
 # name: (main head, parameters with it, parameters as bare AutoModel). A parameter that two modules share counts once.
 PRESETS = {
@@ -68,11 +71,11 @@ PRESETS = {
     "t5_small": (SEQ2SEQ, 60_506_624, 60_506_624),
     "t5_v1_1_small": (SEQ2SEQ, 76_961_152, 60_511_616),
     "vaswani2017_base": (SEQ2SEQ, 63_045_632, 63_045_632),
-    "deit_small": (IMAGES, 21_667_972, 21_666_432),
-    "setr_tiny": (PIXELS, 1_466_274, 1_318_304),
-    "vit_base": (IMAGES, 85_800_194, 85_798_656),
-    "vit_small": (IMAGES, 21_666_434, 21_665_664),
-    "vit_tiny": (IMAGES, 1_198_850, 1_198_592),
+    "deit_small": (hf.AutoModelForImageClassification, 21_667_972, 21_666_432),
+    "setr_tiny": (hf.AutoModelForSemanticSegmentation, 1_466_274, 1_318_304),
+    "vit_base": (hf.AutoModelForImageClassification, 85_800_194, 85_798_656),
+    "vit_small": (hf.AutoModelForImageClassification, 21_666_434, 21_665_664),
+    "vit_tiny": (hf.AutoModelForImageClassification, 1_198_850, 1_198_592),
 }
 
 # Where a model was published, its published configuration: what is not said is what transformers has for that class.
@@ -229,6 +232,11 @@ def test_an_unknown_preset_field_is_found():
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_keeps_its_values_in_the_configuration(name):
     fields = fields_of(name)
+    nested = {
+        key: fields.pop(key) for key in list(fields) if isinstance(fields[key], dict) and "model_type" in fields[key]
+    }
+    for key, values in nested.items():
+        assert values.items() <= getattr(config_of(name), key).to_dict().items()
     config = config_of(name).to_dict()
     assert {key: config[key] for key in fields} == fields
     assert {key: type(config[key]) for key in fields} == {key: type(value) for key, value in fields.items()}
@@ -253,8 +261,9 @@ def test_the_header_quotes_the_source_and_the_real_counts(name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_header_says_how_the_preset_is_used_and_that_works(name, monkeypatch):
     head = PRESETS[name][0]
-    if head in RECIPES:
-        assert f"model.config=configs/model/{name}.yaml in a run of recipes/{RECIPES[head]}.py" in header_of(name)
+    if head is MASKED or head in PICTURES:
+        recipe = PICTURES.get(head, "pretrain_mlm")
+        assert f"model.config=configs/model/{name}.yaml in a run of recipes/{recipe}.py" in header_of(name)
         return
     lines = re.search(r"^#   (from decero\S+ import \w+)\n#   (AutoModel\S+)$", header_of(name), flags=re.M)
     assert f"configs/model/{name}.yaml" in lines[2]
@@ -265,10 +274,14 @@ def test_the_header_says_how_the_preset_is_used_and_that_works(name, monkeypatch
         assert eval(lines[2], scope).config.model_type == fields_of(name)["model_type"]
 
 
-@pytest.mark.parametrize("name", [name for name, (head, *_) in PRESETS.items() if head not in (IMAGES, PIXELS)])
+@pytest.mark.parametrize(
+    "name", [name for name, (head, *_) in PRESETS.items() if head not in (hf.AutoModelForImageClassification, PIXELS)]
+)
 def test_the_ids_are_of_the_vocabulary(name):
     """An encoder-decoder starts with padding, as T5 and Marian; a decoder has an end token."""
     config, head = config_of(name), PRESETS[name][0]
+    if head in PICTURES:
+        return
     ids = [getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos")]  # T5 has no bos
     assert all(token is None or 0 <= token < config.vocab_size for token in ids)
     if head is not MASKED:
@@ -292,7 +305,7 @@ def test_a_published_model_has_the_published_configuration(name):
     family = next(family for family in FAMILIES if family.name == stock.model_type)
     heads = {
         MASKED: "ForMaskedLM", CAUSAL: "ForCausalLM", SEQ2SEQ: "ForConditionalGeneration",
-        IMAGES: "ForImageClassification",
+        hf.AutoModelForImageClassification: "ForImageClassification",
     }  # fmt: skip
     expected = family.our_config(stock, heads[PRESETS[name][0]]).to_dict()
     if config.position_embedding_type == "relative":  # distances have no end, so that T5 states no length

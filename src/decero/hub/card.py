@@ -30,10 +30,16 @@ HEADS = {
     "AutoModelForTokenClassification": ("token-classification", "Labelling the tokens of texts like those it read."),
     "AutoModelForQuestionAnswering": ("question-answering", "Finding the answer to a question inside a given text."),
     "AutoModelForMultipleChoice": (None, "Choosing the right one of several answers to a question."),
+<<<<<<< HEAD
     "AutoModelForImageClassification": ("image-classification", "Classifying images like those it was trained on."),
     "AutoModelForSemanticSegmentation": ("image-segmentation", "Labelling the pixels of images like those it read."),
     "AutoModelForMaskedImageModeling": (None, "Being fine-tuned; it was trained to paint hidden patches of images."),
     "AutoBackbone": (None, "Giving maps of images to a model such as DETR."),
+=======
+    "AutoModelForImageClassification": ("image-classification", "Classifying pictures like those it was trained on."),
+    "AutoModelForSemanticSegmentation": ("image-segmentation", "Finding the class of each pixel of such pictures."),
+    "AutoModelForObjectDetection": ("object-detection", "Finding objects in pictures like those it was trained on."),
+>>>>>>> f-images
     "AutoModel": ("feature-extraction", "Turning tokens into vectors, and being fine-tuned with a head of your own."),
 }
 CHOOSES = (None, "Choosing the sentences of a document that summarise it (`decero summarize`).")
@@ -41,7 +47,7 @@ CHOOSES = (None, "Choosing the sentences of a document that summarise it (`decer
 # What result.json and config.yaml may hold where the card reads them; all else travels as it is.
 NUMBERS = (
     "seed", "steps", "tokens", "wall_time_s", "num_processes", "peak_memory_bytes", "train_examples", "documents",
-    "total_flos", "num_parameters",
+    "total_flos", "num_parameters", "pictures",
 )  # fmt: skip
 RESULT = dict.fromkeys(NUMBERS, "number") | {
     "metric": "mapping", "split": "text", "seeds": "list", "device": "text", "machine": "text",
