@@ -30,16 +30,11 @@ HEADS = {
     "AutoModelForTokenClassification": ("token-classification", "Labelling the tokens of texts like those it read."),
     "AutoModelForQuestionAnswering": ("question-answering", "Finding the answer to a question inside a given text."),
     "AutoModelForMultipleChoice": (None, "Choosing the right one of several answers to a question."),
-<<<<<<< HEAD
-    "AutoModelForImageClassification": ("image-classification", "Classifying images like those it was trained on."),
-    "AutoModelForSemanticSegmentation": ("image-segmentation", "Labelling the pixels of images like those it read."),
-    "AutoModelForMaskedImageModeling": (None, "Being fine-tuned; it was trained to paint hidden patches of images."),
-    "AutoBackbone": (None, "Giving maps of images to a model such as DETR."),
-=======
     "AutoModelForImageClassification": ("image-classification", "Classifying pictures like those it was trained on."),
     "AutoModelForSemanticSegmentation": ("image-segmentation", "Finding the class of each pixel of such pictures."),
     "AutoModelForObjectDetection": ("object-detection", "Finding objects in pictures like those it was trained on."),
->>>>>>> f-images
+    "AutoModelForMaskedImageModeling": (None, "Being fine-tuned; it learnt to predict hidden patches of pictures."),
+    "AutoBackbone": (None, "Giving maps of pictures to a model such as DETR."),
     "AutoModel": ("feature-extraction", "Turning tokens into vectors, and being fine-tuned with a head of your own."),
 }
 CHOOSES = (None, "Choosing the sentences of a document that summarise it (`decero summarize`).")
