@@ -274,9 +274,7 @@ def test_the_header_says_how_the_preset_is_used_and_that_works(name, monkeypatch
         assert eval(lines[2], scope).config.model_type == fields_of(name)["model_type"]
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, (head, *_) in PRESETS.items() if head not in (hf.AutoModelForImageClassification, PIXELS)]
-)
+@pytest.mark.parametrize("name", PRESETS)
 def test_the_ids_are_of_the_vocabulary(name):
     """An encoder-decoder starts with padding, as T5 and Marian; a decoder has an end token."""
     config, head = config_of(name), PRESETS[name][0]

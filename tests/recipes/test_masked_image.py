@@ -43,7 +43,7 @@ def test_pretrain_resume_and_fine_tune(launch, settings, tmp_path):
     tuned = tmp_path / "tuned"
     fine = f"model={{name_or_path: {output / 'model'}}}"
     done = launch("finetune_image_classification", settings(OURS), f"output={tuned}", fine)
-    assert "new, with random weights: classifier" in done.stdout
+    assert "new, with random weights: classifier" in done.stdout + done.stderr
     assert json.loads((tuned / "result.json").read_text())["metric"]["accuracy"] > 0.9
 
 

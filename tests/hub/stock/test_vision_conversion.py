@@ -31,7 +31,7 @@ def test_hidden_states_and_other_sizes_equal_the_stock_class(variant, head, find
     assert_close(mine, theirs, atol=3e-5, rtol=0)
 
 
-def test_an_image_that_is_no_square_and_losses_equal_the_stock_class(find_case):
+def test_images_without_square_and_losses_equal_the_stock_class(find_case):
     stock = find_case("vit", "ForImageClassification").stock(image_size=[9, 15]).eval()
     images, labels = torch.randn(2, 2, 9, 15), torch.tensor([4, 0])
     theirs, mine = (model(images, labels=labels) for model in (stock, from_stock(stock)))
@@ -55,7 +55,7 @@ def test_a_folder_goes_in_and_out_with_its_processor(variant, find_case, tmp_pat
     for name, tensor in stock.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
     for folder in ("ours", "again"):
-        assert AutoImageProcessor.from_pretrained(tmp_path / folder).image_mean == [0.4]
+        assert AutoImageProcessor.from_pretrained(tmp_path / folder).image_mean[0] == 0.4
     assert f"is now {variant.split()[0]} {type(stock).__name__}" in capsys.readouterr().out
 
 
