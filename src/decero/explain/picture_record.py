@@ -104,7 +104,7 @@ def picture_views(
 
 
 def draw_over(picture: Image.Image, overlays: Sequence[Overlay], language: str) -> Figure:
-    """Draw the picture alone, then under each overlay. The colours of each end at its largest weight."""
+    """Draw the picture alone, then faded under each overlay. The colours of each end at its largest weight."""
     plain = np.asarray(picture.convert("RGB"))
     tall = plain.shape[0] / plain.shape[1]
     across = min(ACROSS, len(overlays) + 1)
@@ -115,9 +115,12 @@ def draw_over(picture: Image.Image, overlays: Sequence[Overlay], language: str) 
             axes.set_axis_off()
             if place > len(overlays):
                 continue
-            axes.imshow(plain, interpolation="none")
-            title = phrases(language)["picture"]
-            if place:
+            if not place:
+                axes.imshow(plain, interpolation="none")
+                title = phrases(language)["picture"]
+            else:
+                faded = 0.3 + 0.4 * plain.mean(axis=2) / 255  # else a bright patch of the picture looks like attention
+                axes.imshow(faded, cmap="gray", vmin=0, vmax=1, interpolation="none")
                 title, values = overlays[place - 1]
                 edges = (-0.5, plain.shape[1] - 0.5, plain.shape[0] - 0.5, -0.5)
                 axes.imshow(values, cmap="inferno", alpha=0.6, extent=edges, interpolation="none", vmin=0)

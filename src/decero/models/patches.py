@@ -83,7 +83,8 @@ class SinusoidalGrid(nn.Module):
         self.special, self.hidden_size = config.num_special_tokens, config.hidden_size
 
     def forward(self, grid_size, like):
-        places_PD = grid_positions(*grid_size, self.hidden_size, device=like.device).to(like.dtype)
+        height, width = grid_size
+        places_PD = grid_positions(height, width, self.hidden_size, like.device).to(like.dtype)
         return F.pad(places_PD, (0, 0, self.special, 0))
 
 
@@ -95,7 +96,7 @@ class LearnedGrid(nn.Embedding):
         super().__init__(config.num_special_tokens + height * width, config.hidden_size)
         self.special, self.grid_size = config.num_special_tokens, config.grid_size
 
-    def forward(self, grid_size, like):
+    def forward(self, grid_size, like):  # type: ignore[override]
         """Return (special tokens + patches, model); another grid is interpolated (section 3.2)."""
         if grid_size == self.grid_size:
             return self.weight
