@@ -49,9 +49,9 @@ def test_terms_are_those_of_transformers(model):
         suffix = "" if place == 0 else f"_{place - 1}"
         theirs = {name: stock.loss_dict[f"{key}{suffix}"] for name, key in
                   (("classes", "loss_ce"), ("boxes", "loss_bbox"), ("giou", "loss_giou"))}  # fmt: skip
-        assert terms["classes"] / weight == pytest.approx(theirs["classes"].item(), abs=3e-5)
-        assert terms["boxes"] / objects == pytest.approx(theirs["boxes"].item(), abs=3e-5)
-        assert terms["giou"] / objects == pytest.approx(theirs["giou"].item(), abs=3e-5)
+        assert terms["classes"].item() / weight == pytest.approx(theirs["classes"].item(), abs=3e-5)
+        assert terms["boxes"].item() / objects == pytest.approx(theirs["boxes"].item(), abs=3e-5)
+        assert terms["giou"].item() / objects == pytest.approx(theirs["giou"].item(), abs=3e-5)
 
 
 def test_sums_add_up_over_micro_batches(model):

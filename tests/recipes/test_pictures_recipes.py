@@ -76,7 +76,7 @@ def resumed(launch, recipe, config, tmp_path, whole, *words):
     return all((own[name] == other[name]).all() for name in other)
 
 
-def test_classify_pictures_from_files_to_answers(launch, pictures, tmp_path, capsys, two_processes):
+def test_classify_pictures_from_files_to_answers(launch, pictures, tmp_path, capsys):
     config = pictures(VIT)
     output = tmp_path / "run"
     launch("finetune_image_classification", config, f"output={output}")
@@ -114,11 +114,19 @@ def test_classify_pictures_from_files_to_answers(launch, pictures, tmp_path, cap
                    f"model.name_or_path={output / 'model'}", "--eval-only")  # fmt: skip
     assert f"test accuracy {record['metric']['accuracy']:.4f}" in again.stdout
 
-    shared = tmp_path / "two"
-    launch("finetune_image_classification", config, f"output={shared}", "training.max_train_steps=4",
-           launcher=two_processes)  # fmt: skip
-    launch("finetune_image_classification", config, f"output={tmp_path / 'one'}", "training.max_train_steps=4")
-    assert logits_of(shared) == pytest.approx(logits_of(tmp_path / "one"), abs=1e-4)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", [VIT, DETR], ids=["classes", "objects"])
+def test_two_processes_train_as_one(launch, pictures, tmp_path, two_processes, preset):
+    recipe = "finetune_image_classification" if preset is VIT else "finetune_object_detection"
+    dropout = "hidden_dropout_prob" if preset is VIT else "dropout"
+    words = ("training.max_train_steps=4", f"model.overrides.{dropout}=0.0")
+    config = pictures(preset)
+    launch(recipe, config, f"output={tmp_path / 'two'}", *words, launcher=two_processes)
+    launch(recipe, config, f"output={tmp_path / 'one'}", *words)
+    assert losses_of(tmp_path / "one") == pytest.approx(losses_of(tmp_path / "two"), rel=1e-4)
+    if preset is VIT:
+        assert logits_of(tmp_path / "two") == pytest.approx(logits_of(tmp_path / "one"), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +200,7 @@ def test_segment_pictures_from_files_to_masks(launch, pictures, tmp_path, capsys
     assert re.search(r"train.parquet, row 1: the mask has the unknown id 2; ids are 0 to 1, or 255", done.stderr)
 
 
-def test_detect_objects_from_files_to_boxes(launch, pictures, tmp_path, capsys, two_processes):
+def test_detect_objects_from_files_to_boxes(launch, pictures, tmp_path, capsys):
     pytest.importorskip("pycocotools")
     config = pictures(DETR, max_train_steps=24)
     output = tmp_path / "run"
@@ -217,9 +225,3 @@ def test_detect_objects_from_files_to_boxes(launch, pictures, tmp_path, capsys, 
 
     done = launch("finetune_object_detection", config, f"output={tmp_path / 'x'}", "data.box_format=xyxy", expect=2)
     assert re.search(r"train.parquet, row \d+, box 0 \[.*\]: it has no size, .*set data.box_format", done.stderr)
-    short = "training.max_train_steps=3"
-    launch("finetune_object_detection", config, f"output={tmp_path / 'two'}", short, "model.overrides.dropout=0.0",
-           launcher=two_processes)  # fmt: skip
-    launch("finetune_object_detection", config, f"output={tmp_path / 'one'}", short, "model.overrides.dropout=0.0")
-    one, two = (losses_of(tmp_path / name) for name in ("one", "two"))
-    assert one == pytest.approx(two, rel=1e-4)

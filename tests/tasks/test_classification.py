@@ -22,7 +22,8 @@ from transformers import (
 from decero.config.finetuning import FinetuneClassification
 from decero.errors import UserError
 from decero.inference import classify, load
-from decero.tasks.classification import Classification, renumbered
+from decero.tasks.classification import Classification
+from decero.tasks.label_predictions import renumbered
 
 SIZES = {"vocab_size": 97, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 STEPS = {"max_train_steps": 1, "global_batch_size": 2, "per_device_batch_size": 2}

@@ -123,7 +123,8 @@ def box_statistics(
         assert ours.scores is not None
         bins = np.minimum((ours.scores * BINS).astype(int), BINS - 1)
         for row, right in enumerate(right_boxes(ours, theirs, thresholds)):
-            np.add.at(counts_NCTB2[number], (ours.classes, row, bins, (~right).astype(int)), 1)
+            places: Any = (ours.classes, row, bins, (~right).astype(int))
+            np.add.at(counts_NCTB2[number], places, 1)
     rows = np.concatenate([objects_NC, counts_NCTB2.reshape(N, -1)], axis=1)
     used = np.flatnonzero(rows.any(axis=0))  # most bins are empty
 

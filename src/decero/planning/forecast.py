@@ -37,7 +37,7 @@ from decero.training.memory import peak_memory, release_freed_memory
 from decero.training.optimizer import build_optimizer, learning_rate_at
 from decero.training.runs import Run
 
-SAMPLE = {"tokens": 2048, "pictures": 16}  # in the forward pass whose saved tensors are counted
+SAMPLE, PICTURES = 2048, 16  # tokens, pictures in the forward pass whose saved tensors are counted
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,13 @@ def saved_activations(
     """
     model.to(accelerator.device).train()  # type: ignore[arg-type]
     model = accelerator.prepare_model(model, evaluation_mode=True)
-    sample = max(1, min(round(micro.examples), round(SAMPLE[objective.unit] / (micro.tokens / micro.examples))))
+    sample = max(
+        1,
+        min(
+            round(micro.examples),
+            round((PICTURES if objective.unit == "pictures" else SAMPLE) / (micro.tokens / micro.examples)),
+        ),
+    )
     counted: dict[int, tuple[float, int]] = {}
     rows = Rows(dataset)
     for texts in {sample, max(1, sample // 3)} if sample < round(micro.examples) else {sample}:
