@@ -88,7 +88,8 @@ def build(config_class, auto, sizes):
     if config_class is DeceroVisionConfig:
         config = config_class(**VISION, num_hidden_layers=sizes["num_hidden_layers"])
     else:
-        config = config_class(**sizes, bos_token_id=2, eos_token_id=3)
+        width = sizes["hidden_size"] + ("seq2seq" in config_class.model_type)  # two directions need an even one
+        config = config_class(**(sizes | {"hidden_size": width}), bos_token_id=2, eos_token_id=3)
     if config.is_encoder_decoder:
         config.decoder_start_token_id = 2
     if config_class is DeceroDecoderConfig:
@@ -180,7 +181,8 @@ def test_the_tokenizer_is_exported(computed):
 
 def test_all_shapes_are_exported():
     assert {config_class.model_type for config_class, _ in HEADS.values()} == {
-        "decero_encoder", "decero_decoder", "decero_encoder_decoder", "decero_vision",
+        "decero_encoder", "decero_decoder", "decero_encoder_decoder", "decero_recurrent", "decero_recurrent_seq2seq",
+        "decero_textcnn", "decero_vision",
     }  # fmt: skip
     assert len(HEADS) >= 10
 

@@ -247,7 +247,7 @@ def test_a_configuration_that_cannot_work_is_refused(make_config, config_class, 
 def test_what_needs_attention_is_refused_in_one_line(make_model, ids):
     decoder, encoder = make_model(DeceroDecoderForCausalLM, "gru"), make_model(DeceroEncoderModel, "conv")
     for model in (decoder, encoder):
-        with pytest.raises(ValueError, match="has no attention to show; remove output_attentions"):
+        with pytest.raises(ValueError, match="has no attention to show: output_attentions needs attention"):
             model(ids, output_attentions=True)
         with pytest.raises(ValueError, match="mask of padding"):
             model(ids, attention_mask=torch.ones(4, 1, 7, 7).bool())

@@ -24,6 +24,7 @@ PICTURES = {  # head of a model that reads pictures, which has no vocabulary -> 
     hf.AutoModelForSemanticSegmentation: "finetune_semantic_segmentation",
     hf.AutoModelForObjectDetection: "finetune_object_detection",
 }
+CLASSES = hf.AutoModelForSequenceClassification  # of shapes that are not pretrained
 
 # name: (main head, parameters with it, parameters as bare AutoModel). A parameter that two modules share counts once.
 PRESETS = {
@@ -56,6 +57,10 @@ PRESETS = {
     "lstm_tiny": (CAUSAL, 2_461_632, 2_461_632),
     "min_gru_small": (CAUSAL, 6_822_144, 6_822_144),
     "min_gru_tiny": (CAUSAL, 2_459_328, 2_459_328),
+    "bilstm_tiny": (CLASSES, 2_441_154, 2_440_704),
+    "textcnn_tiny": (CLASSES, 2_460_712, 2_460_002),
+    "recurrent_lm_tiny": (CAUSAL, 2_470_400, 2_462_208),
+    "lstm_seq2seq_tiny": (SEQ2SEQ, 3_605_240, 3_597_048),
     "gpt2": (CAUSAL, 124_439_808, 124_439_808),
     "modern_decoder_base": (CAUSAL, 123_551_232, 123_551_232),
     "modern_decoder_small": (CAUSAL, 6_806_784, 6_806_784),
@@ -265,6 +270,11 @@ def test_the_header_says_how_the_preset_is_used_and_that_works(name, monkeypatch
         recipe = PICTURES.get(head, "pretrain_mlm")
         assert f"model.config=configs/model/{name}.yaml in a run of recipes/{recipe}.py" in header_of(name)
         return
+    if head is CLASSES:
+        assert f"model.config=configs/model/{name}.yaml in a run of recipes/finetune_classification.py" in header_of(
+            name
+        )
+        return
     lines = re.search(r"^#   (from decero\S+ import \w+)\n#   (AutoModel\S+)$", header_of(name), flags=re.M)
     assert f"configs/model/{name}.yaml" in lines[2]
     scope = {"AutoConfig": AutoConfig, head.__name__: head}
@@ -282,7 +292,7 @@ def test_the_ids_are_of_the_vocabulary(name):
         return
     ids = [getattr(config, f"{name}_token_id", None) for name in ("pad", "bos", "eos")]  # T5 has no bos
     assert all(token is None or 0 <= token < config.vocab_size for token in ids)
-    if head is not MASKED:
+    if head not in (MASKED, CLASSES):
         assert config.eos_token_id is not None
     if head is SEQ2SEQ:
         assert config.decoder_start_token_id == config.pad_token_id

@@ -77,7 +77,7 @@ def tokens_scored(batch):
         (DeceroDecoderConfig(**OURS), AutoModelForCausalLM, "tokens"),
         (DeceroEncoderDecoderConfig(**OURS, decoder_layers=2), AutoModelForSeq2SeqLM, "seq2seq"),
         (
-            DeceroDecoderConfig(**OURS, mixer_type="min_gru", position_embedding_type="none"),
+            DeceroDecoderConfig(**OURS, mixer_type="min_gru", position_embedding_type="none", gated_mlp=True),
             AutoModelForCausalLM,
             "tokens",
         ),

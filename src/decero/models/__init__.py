@@ -20,6 +20,7 @@ from transformers import (
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from .configuration_decero import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
+from .configuration_recurrent import DeceroRecurrentConfig, DeceroRecurrentSeq2SeqConfig, DeceroTextCNNConfig
 from .configuration_vision import DeceroVisionConfig
 from .modeling_choice import DeceroEncoderForMultipleChoice
 from .modeling_decoder import (
@@ -38,6 +39,14 @@ from .modeling_encoder import (
 )
 from .modeling_encoder_decoder import DeceroEncoderDecoderForConditionalGeneration, DeceroEncoderDecoderModel
 from .modeling_hybrid import DeceroDecoderForMaskedLM
+from .modeling_recurrent import (
+    DeceroRecurrentForCausalLM,
+    DeceroRecurrentForSequenceClassification,
+    DeceroRecurrentForTokenClassification,
+    DeceroRecurrentModel,
+)
+from .modeling_recurrent_seq2seq import DeceroRecurrentSeq2SeqForConditionalGeneration, DeceroRecurrentSeq2SeqModel
+from .modeling_textcnn import DeceroTextCNNForSequenceClassification, DeceroTextCNNModel
 from .modeling_vision import (
     DeceroVisionBackbone,
     DeceroVisionForImageClassification,
@@ -66,6 +75,20 @@ AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
     DeceroEncoderDecoderConfig: {
         AutoModel: DeceroEncoderDecoderModel,
         AutoModelForSeq2SeqLM: DeceroEncoderDecoderForConditionalGeneration,
+    },
+    DeceroRecurrentConfig: {
+        AutoModel: DeceroRecurrentModel,
+        AutoModelForCausalLM: DeceroRecurrentForCausalLM,
+        AutoModelForSequenceClassification: DeceroRecurrentForSequenceClassification,
+        AutoModelForTokenClassification: DeceroRecurrentForTokenClassification,
+    },
+    DeceroRecurrentSeq2SeqConfig: {
+        AutoModel: DeceroRecurrentSeq2SeqModel,
+        AutoModelForSeq2SeqLM: DeceroRecurrentSeq2SeqForConditionalGeneration,
+    },
+    DeceroTextCNNConfig: {
+        AutoModel: DeceroTextCNNModel,
+        AutoModelForSequenceClassification: DeceroTextCNNForSequenceClassification,
     },
     DeceroVisionConfig: {
         AutoModel: DeceroVisionModel,
@@ -102,6 +125,17 @@ __all__ = [
     "DeceroEncoderForSequenceClassification",
     "DeceroEncoderForTokenClassification",
     "DeceroEncoderModel",
+    "DeceroRecurrentConfig",
+    "DeceroRecurrentForCausalLM",
+    "DeceroRecurrentForSequenceClassification",
+    "DeceroRecurrentForTokenClassification",
+    "DeceroRecurrentModel",
+    "DeceroRecurrentSeq2SeqConfig",
+    "DeceroRecurrentSeq2SeqForConditionalGeneration",
+    "DeceroRecurrentSeq2SeqModel",
+    "DeceroTextCNNConfig",
+    "DeceroTextCNNForSequenceClassification",
+    "DeceroTextCNNModel",
     "DeceroVisionBackbone",
     "DeceroVisionConfig",
     "DeceroVisionForImageClassification",

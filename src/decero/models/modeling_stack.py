@@ -42,6 +42,13 @@ class DeceroPreTrainedModel(PreTrainedModel):
         if "forward" in vars(cls):
             cls.forward = refuses_unknown(cls.forward)
 
+    def refuse_attentions(self, kwargs):
+        """Raise ValueError if `output_attentions` is asked of a model without attention."""
+        if kwargs.get("output_attentions", self.config.output_attentions):
+            raise ValueError(
+                f"mixer_type {self.config.mixer_type} has no attention to show: output_attentions needs attention"
+            )
+
     @torch.no_grad()
     def _init_weights(self, module):
         """Draw normal weights with std `initializer_range`, times `initializer_gain` of the module.
@@ -51,13 +58,13 @@ class DeceroPreTrainedModel(PreTrainedModel):
         (Jozefowicz et al. 2015).
         """
         super()._init_weights(module)
-        if isinstance(module, nn.RNNBase):
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
             for name, tensor in module.named_parameters():
                 if name.startswith("weight"):
                     init.uniform_(tensor, -(module.hidden_size**-0.5), module.hidden_size**-0.5)
                 else:
                     init.zeros_(tensor)
-                    if name.startswith("bias_ih") and isinstance(module, nn.LSTM):
+                    if name.startswith("bias_ih") and isinstance(module, nn.LSTM | nn.LSTMCell):
                         init.copy_(tensor, forget_bias(tensor))
         if gain := getattr(module, "initializer_gain", None):
             init.normal_(module.weight, std=self.config.initializer_range * gain)
@@ -95,8 +102,8 @@ class DeceroStack(DeceroPreTrainedModel):
         Others go to each layer, such as the cache and positions added in each layer (`positions_BLD`).
         Raises ValueError for `output_attentions` of layers without attention.
         """
-        if self._is_stateful and kwargs.get("output_attentions", self.config.output_attentions):
-            raise ValueError(f"mixer_type {self.config.mixer_type} has no attention to show; remove output_attentions")
+        if self._is_stateful:
+            self.refuse_attentions(kwargs)
         rotary = self.rotary(position_ids, hidden_BLD.dtype)
         for layer, kind in zip(self.layers, self.layer_types, strict=True):
             if selected_BS is not None and layer is self.layers[-1]:
