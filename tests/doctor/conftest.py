@@ -136,6 +136,7 @@ KINDS = {  # recipe -> tokenizer, preset, rows, further settings
     "finetune_image_classification": ("", "vit", pictures, {"data": {"label_column": "label"}}),
     "finetune_semantic_segmentation": ("", "segformer", pictures, {"data": {"mask_column": "mask"}}),
     "finetune_object_detection": ("", "detr", pictures, {"data": {"objects_column": "objects"}}),
+    "pretrain_masked_image": ("", "vit", pictures, {"objective": {"mask_ratio": 0.5}}),
 }  # fmt: skip
 
 

@@ -25,7 +25,13 @@ from decero.models import (
     DeceroDecoderForCausalLM,
     DeceroEncoderConfig,
     DeceroEncoderForMaskedLM,
+    DeceroVisionConfig,
 )
+
+VISION = {
+    "image_size": [8, 12], "patch_size": 4, "num_channels": 2, "hidden_size": 33, "num_attention_heads": 3,
+    "intermediate_size": 41, "stem": "conv", "decode_head": "pup", "decoder_hidden_size": 6, "out_indices": [0, 2],
+}  # fmt: skip
 
 HEADS = {
     f"{config_class.model_type}-{auto.__name__}": (config_class, auto)
@@ -45,17 +51,23 @@ class NoDecero:
 sys.meta_path.insert(0, NoDecero())
 
 import torch, transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 torch.set_num_threads(1)
 jobs, out = json.loads(sys.argv[1]), {}
 for name, job in jobs.items():
     auto = getattr(transformers, job["auto"])
-    model = auto.from_pretrained(job["path"], trust_remote_code=True).eval()
+    if job["auto"] == "AutoBackbone":  # its from_pretrained only takes names on the hub
+        config = transformers.AutoConfig.from_pretrained(job["path"], trust_remote_code=True)
+        model = auto.from_config(config, trust_remote_code=True).eval()
+        model.load_state_dict(load_file(job["path"] + "/model.safetensors"))
+    else:
+        model = auto.from_pretrained(job["path"], trust_remote_code=True).eval()
     assert type(model).__module__.startswith("transformers_modules."), type(model)
     inputs = {key: torch.tensor(value) for key, value in job["inputs"].items()}
     with torch.no_grad():
-        out[name] = model(**inputs)[0].contiguous()
+        first = model(**inputs)[0]
+        out[name] = (torch.cat(first) if isinstance(first, tuple) else first).contiguous()
         if job["auto"] in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
             ids = model.generate(inputs["input_ids"][:1], max_new_tokens=3, do_sample=False)
             out[f"{name}-generated"] = ids.contiguous()
@@ -71,8 +83,11 @@ save_file(out, sys.argv[2])
 
 def build(config_class, auto, sizes):
     """A model with random parameters; zeros and ones of a new model would hide parameters that were not loaded."""
-    width = sizes["hidden_size"] + ("seq2seq" in config_class.model_type)  # two directions need an even one
-    config = config_class(**(sizes | {"hidden_size": width}), bos_token_id=2, eos_token_id=3)
+    if config_class is DeceroVisionConfig:
+        config = config_class(**VISION, num_hidden_layers=sizes["num_hidden_layers"])
+    else:
+        width = sizes["hidden_size"] + ("seq2seq" in config_class.model_type)  # two directions need an even one
+        config = config_class(**(sizes | {"hidden_size": width}), bos_token_id=2, eos_token_id=3)
     if config.is_encoder_decoder:
         config.decoder_start_token_id = 2
     if config_class is DeceroDecoderConfig:
@@ -85,6 +100,8 @@ def build(config_class, auto, sizes):
 
 
 def inputs_of(model):
+    if isinstance(model.config, DeceroVisionConfig):
+        return {"pixel_values": torch.linspace(-1, 1, 2 * 2 * 8 * 12).view(2, 2, 8, 12).sin().tolist()}
     inputs = {"input_ids": [[5, 7, 11, 13, 17, 19, 23], [29, 31, 37, 0, 0, 0, 0]]}
     inputs["attention_mask"] = [[1] * 7, [1] * 3 + [0] * 4]
     if model.config.is_encoder_decoder:
@@ -92,10 +109,14 @@ def inputs_of(model):
     return inputs
 
 
+def first(outputs):
+    return torch.cat(outputs[0]) if isinstance(outputs[0], tuple) else outputs[0]
+
+
 def answers(model, name, auto):
     inputs = {key: torch.tensor(value) for key, value in inputs_of(model).items()}
     with torch.no_grad():
-        out = {name: model(**inputs)[0], f"{name}-base": model.base_model(**inputs)[0]}
+        out = {name: first(model(**inputs)), f"{name}-base": model.base_model(**inputs)[0]}
         if auto.__name__ in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
             out[f"{name}-generated"] = model.generate(inputs["input_ids"][:1], max_new_tokens=3, do_sample=False)
     return out
@@ -149,7 +170,7 @@ def test_the_tokenizer_is_exported(computed):
 def test_all_shapes_are_exported():
     assert {config_class.model_type for config_class, _ in HEADS.values()} == {
         "decero_encoder", "decero_decoder", "decero_encoder_decoder", "decero_recurrent", "decero_recurrent_seq2seq",
-        "decero_textcnn",
+        "decero_textcnn", "decero_vision",
     }  # fmt: skip
     assert len(HEADS) >= 10
 

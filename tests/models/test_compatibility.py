@@ -10,18 +10,24 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from decero.models import AUTO_CLASSES, DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
+from decero.models import (
+    AUTO_CLASSES,
+    DeceroDecoderConfig,
+    DeceroEncoderConfig,
+    DeceroEncoderDecoderConfig,
+    DeceroVisionConfig,
+)
 from decero.models import compatibility as compat
 from decero.models.compatibility import CACHE, COMMON, NAMES
 
 CLASSES = [(config, head) for config, heads in AUTO_CLASSES.items() for head in heads.values()]
+CACHELESS = (DeceroEncoderConfig, DeceroVisionConfig)
 NO_CACHE = ("ForTokenClassification", "QuestionAnswering", "ForMaskedLM")  # heads without a cache, as in transformers
 REMEMBER = [
-    (config, head)
-    for config, head in CLASSES
-    if config is not DeceroEncoderConfig and not head.__name__.endswith(NO_CACHE)
+    (config, head) for config, head in CLASSES if config not in CACHELESS and not head.__name__.endswith(NO_CACHE)
 ]
 IDS = {"bos_token_id": 2, "eos_token_id": 1}
+VISION = {"image_size": [8, 12], "patch_size": 4, "num_channels": 2}
 
 
 def name_of(value):
@@ -32,7 +38,8 @@ def name_of(value):
 def make(make_config, randomize):
     def build(config_class, head):
         torch.manual_seed(3)
-        return randomize(head(make_config(config_class, **IDS))).eval()
+        fields = VISION if config_class is DeceroVisionConfig else IDS
+        return randomize(head(make_config(config_class, **fields))).eval()
 
     return build
 
@@ -40,6 +47,8 @@ def make(make_config, randomize):
 def inputs_of(config_class, ids_BL):
     if config_class is DeceroEncoderDecoderConfig:
         return {"input_ids": torch.tensor([[5, 9, 3, 7]]).expand(len(ids_BL), -1), "decoder_input_ids": ids_BL}
+    if config_class is DeceroVisionConfig:
+        return {"pixel_values": torch.linspace(-1, 1, 2 * 2 * 8 * 12).view(2, 2, 8, 12).sin()}
     return {"input_ids": ids_BL}
 
 
@@ -122,7 +131,7 @@ def test_a_misspelt_argument_is_an_error_with_the_nearest_name(make, config_clas
         model(**inputs, something=1)
     with torch.no_grad():
         assert_close(first_output(model(**inputs, something=None)), first_output(model(**inputs)))
-    if config_class is not DeceroEncoderConfig and not head.__name__.endswith("ForMaskedLM"):
+    if config_class not in CACHELESS and not head.__name__.endswith("ForMaskedLM"):
         with pytest.raises(TypeError, match=r"does not read chache; did you mean cache\?"):
             model(**inputs, chache=DynamicCache())
 
@@ -165,8 +174,8 @@ def test_it_compiles_to_one_graph(make, name):
 def test_a_signature_is_that_of_the_forward_pass():
     for config_class, head in CLASSES:
         names = inspect.signature(head.forward).parameters
-        assert "input_ids" in names
-        reads_once = config_class is DeceroEncoderConfig or head.__name__.endswith("ForMaskedLM")
+        assert head.main_input_name in names
+        reads_once = config_class in CACHELESS or head.__name__.endswith("ForMaskedLM")
         assert ("past_key_values" in names) is not reads_once
 
 

@@ -19,12 +19,12 @@ FOLDER = Path(__file__).parents[2] / "configs" / "model"
 
 # The head that a shape is pretrained with.
 MASKED, CAUSAL, SEQ2SEQ = hf.AutoModelForMaskedLM, hf.AutoModelForCausalLM, hf.AutoModelForSeq2SeqLM
-CLASSES = hf.AutoModelForSequenceClassification  # of shapes that are not pretrained
 PICTURES = {  # head of a model that reads pictures, which has no vocabulary -> its recipe
     hf.AutoModelForImageClassification: "finetune_image_classification",
     hf.AutoModelForSemanticSegmentation: "finetune_semantic_segmentation",
     hf.AutoModelForObjectDetection: "finetune_object_detection",
 }
+CLASSES = hf.AutoModelForSequenceClassification  # of shapes that are not pretrained
 
 # name: (main head, parameters with it, parameters as bare AutoModel). A parameter that two modules share counts once.
 PRESETS = {
@@ -77,6 +77,11 @@ PRESETS = {
     "t5_small": (SEQ2SEQ, 60_506_624, 60_506_624),
     "t5_v1_1_small": (SEQ2SEQ, 76_961_152, 60_511_616),
     "vaswani2017_base": (SEQ2SEQ, 63_045_632, 63_045_632),
+    "deit_small": (hf.AutoModelForImageClassification, 21_667_972, 21_666_432),
+    "setr_tiny": (hf.AutoModelForSemanticSegmentation, 1_466_274, 1_318_304),
+    "vit_base": (hf.AutoModelForImageClassification, 85_800_194, 85_798_656),
+    "vit_small": (hf.AutoModelForImageClassification, 21_666_434, 21_665_664),
+    "vit_tiny": (hf.AutoModelForImageClassification, 1_198_850, 1_198_592),
 }
 
 # Where a model was published, its published configuration: what is not said is what transformers has for that class.
@@ -93,9 +98,11 @@ OPUS_MT = {
     "activation_function": "swish", "scale_embedding": True, "bos_token_id": 0,
 }  # fmt: skip
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+DEIT_SMALL = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1536}
 ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 PUBLISHED = {
     "bert_base": hf.BertConfig(),
+    "deit_small": hf.DeiTConfig(**DEIT_SMALL, architectures=["DeiTForImageClassificationWithTeacher"]),
     "distilbert_base": hf.DistilBertConfig(),
     "gpt2": hf.GPT2Config(),
     "marian": hf.MarianConfig(**OPUS_MT),
@@ -105,6 +112,8 @@ PUBLISHED = {
     "smollm2_135m": hf.LlamaConfig(**SMOLLM2),
     "t5_small": hf.T5Config(decoder_start_token_id=0),
     "t5_v1_1_small": hf.T5Config(**T5_V1_1, tie_word_embeddings=False, decoder_start_token_id=0),
+    "vit_base": hf.ViTConfig(),
+    "vit_small": hf.ViTConfig(**DEIT_SMALL),
 }
 
 # Ours with the main head, less the stock class of the same configuration.
@@ -128,6 +137,7 @@ OTHERWISE = {
     },
     # Ours classifies sequences with another head, so that the table which reads stock configurations passes these by.
     "modernbert_base": {"classifier_dropout", "classifier_pooling"},
+    "deit_small": {"distillation_head"},  # as its distilled checkpoints
 }  # fmt: skip
 
 # name: (a stock configuration of the same shape, ours less the stock class): no published model, but an independent
@@ -164,6 +174,13 @@ ALIKE = {
     ),
     "modern_encoder_decoder_small": (hf.T5Config(**T5_SMALL, feed_forward_proj="gated-silu"), -BUCKETS * 4),
     "modern_encoder_decoder_base": (hf.T5Config(**T5_BASE), -BUCKETS * 12),
+    "vit_tiny": (
+        hf.ViTConfig(
+            image_size=28, patch_size=4, num_channels=1, hidden_size=128, num_hidden_layers=6, num_attention_heads=4,
+            intermediate_size=512,
+        ),
+        0,
+    ),
     # Marian is the Transformer of 2017 with biases on the four projections of each of 18 attentions, and with its
     # positions among its parameters, a table a stack.
     "vaswani2017_base": (
@@ -295,8 +312,11 @@ def test_a_published_model_has_the_published_configuration(name):
     """Every field, not just those that move a count: activations, epsilons, dropout, thetas, ids."""
     stock, config = PUBLISHED[name], config_of(name)
     family = next(family for family in FAMILIES if family.name == stock.model_type)
-    head = {MASKED: "ForMaskedLM", CAUSAL: "ForCausalLM", SEQ2SEQ: "ForConditionalGeneration"}[PRESETS[name][0]]
-    expected = family.our_config(stock, head).to_dict()
+    heads = {
+        MASKED: "ForMaskedLM", CAUSAL: "ForCausalLM", SEQ2SEQ: "ForConditionalGeneration",
+        hf.AutoModelForImageClassification: "ForImageClassification",
+    }  # fmt: skip
+    expected = family.our_config(stock, heads[PRESETS[name][0]]).to_dict()
     if config.position_embedding_type == "relative":  # distances have no end, so that T5 states no length
         config.max_position_embeddings = expected["max_position_embeddings"]
     different = {field for field, value in config.to_dict().items() if value != expected[field]}

@@ -11,14 +11,15 @@ from decero.files import kind_of, write_whole
 
 VIEWS = ("attention", "lens", "rollout", "ablation", "positions", "attribution")
 KINDS = ("self", "causal", "cross")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 def add_explain(commands) -> None:
-    """Add `decero explain MODEL TEXT|FILE|- --out page.html`."""
-    what = "show what a model does inside with a text: attention, layers, heads, as an offline page or pictures"
+    """Add `decero explain MODEL TEXT|FILE|PICTURE|- --out page.html`."""
+    what = "show what a model does inside with a text or a picture: attention, layers, heads, as an offline page"
     parser = commands.add_parser("explain", help=what, allow_abbrev=False)
     parser.add_argument("model", metavar="MODEL", help="folder, NAME/MODEL on the hub, or package:NAME/FOLDER")
-    parser.add_argument("text", metavar="TEXT|FILE|-", help="text, file of lines, or - for standard input")
+    parser.add_argument("text", metavar="TEXT|FILE|-", help="text, file of lines, a picture, or - for standard input")
     parser.add_argument(
         "--out", type=Path, metavar="PAGE", help="page.html for one text, or a folder: a page a line, and index.html"
     )
@@ -48,6 +49,9 @@ def _from_zero(word: str) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     _check_options(arguments)
+    if Path(arguments.text).suffix.lower() in PICTURES and kind_of(arguments.text) == "a file":
+        _explain_picture(arguments)
+        return
     texts = _texts(arguments)
     one_page = arguments.out is not None and arguments.out.suffix == ".html"
     if len(texts) > 1 and (one_page or arguments.png or arguments.svg or arguments.target is not None):
@@ -132,6 +136,39 @@ def _explain(arguments: argparse.Namespace, lines: dict[int, str], one_page: boo
         for path, content in made:
             write_whole(path, content)
             print(path, file=sys.stderr)
+
+
+def _explain_picture(arguments: argparse.Namespace) -> None:
+    """Write the page and the pictures of one picture."""
+    from decero.cli.picture_commands import loading_of_pictures
+    from decero.data.images import open_image
+    from decero.execution.threads import set_threads
+    from decero.explain.page import page
+    from decero.explain.picture_record import picture_views, record_picture
+    from decero.explain.pictures import render
+    from decero.inference.image_answers import load_pictures, reads_pictures
+
+    for option in ("head", "kind", "target"):
+        if getattr(arguments, option) is not None:
+            raise UserError(f"--{option} has no effect on a picture; remove it")
+    set_threads()
+    loading = loading_of_pictures(arguments)
+    loaded = load_pictures(arguments.model, reads_pictures(arguments.model, **loading) or "classify", **loading)
+    picture = open_image(arguments.text, arguments.text)
+    recording = record_picture(loaded, picture, arguments.text)
+    views = picture_views(loaded, recording, picture, arguments.view, arguments.layer, arguments.language)
+    made: list[tuple[Path, str | bytes]] = []
+    for option in ("png", "svg"):
+        if (path := getattr(arguments, option)) is not None:
+            made.append((path, render(views[0].panels[0].figure, option)))  # type: ignore[union-attr]
+    if arguments.out is not None:
+        place = arguments.out
+        if place.suffix != ".html":
+            raise UserError(f"--out {place}: of a picture there is one page; give a name that ends in .html")
+        made.append((place, page(recording, views, language=arguments.language)))
+    for path, content in made:
+        write_whole(path, content)
+        print(path, file=sys.stderr)
 
 
 def _pair(loaded: Any, number: int, line: str) -> str | tuple[str, str]:

@@ -20,6 +20,7 @@ PROCESSORS = {  # Auto class of a head -> the processor of transformers that rea
     "AutoModelForImageClassification": transformers.ViTImageProcessorPil,
     "AutoModelForSemanticSegmentation": transformers.SegformerImageProcessorPil,
     "AutoModelForObjectDetection": transformers.DetrImageProcessorPil,
+    "AutoModelForMaskedImageModeling": transformers.ViTImageProcessorPil,
 }
 
 

@@ -15,7 +15,7 @@ from decero.explain.phrases import phrases
 from decero.explain.pictures import draw_panel, render
 from decero.explain.recording import Attention, Recording
 from decero.explain.rollout import sinks_of
-from decero.explain.views import Bars, Curves, Heatmap, Panel, Passage, Table, View, labels, printable
+from decero.explain.views import Bars, Curves, Drawing, Heatmap, Panel, Passage, Table, View, labels, printable
 
 FOLDER = Path(__file__).parent
 TILED = 64**2  # cells from which a matrix of weights is stored as a tile; smaller ones keep their numbers
@@ -50,7 +50,7 @@ def page(
     ]  # fmt: skip
     drawn = any(view.name == "attention" for view in views)
     attentions = [_attention(each) for each in recording.attentions.values() if each.weights] if drawn else []
-    facts = [(w["family"], recording.family), (w["text"], _shown(recording.text))]
+    facts = [(w["family"], recording.family), (w["picture" if recording.picture else "text"], _shown(recording.text))]
     if recording.text_b is not None:
         facts.append((w["text_b"], _shown(recording.text_b)))
     if recording.target is not None:
@@ -117,9 +117,10 @@ def _panel(panel: Panel, maps: list[dict[str, Any]]) -> dict[str, Any]:
         return shared | {"number": len(maps) - 1}
     if isinstance(panel, Bars):
         return shared | _bars(panel)
-    if isinstance(panel, Curves):
+    if isinstance(panel, Curves | Drawing):
         svg = base64.b64encode(render(draw_panel(panel), "svg")).decode()
-        return shared | {"uri": f"data:image/svg+xml;base64,{svg}", "names": panel.names}
+        names = panel.names if isinstance(panel, Curves) else []
+        return shared | {"kind": "Curves", "uri": f"data:image/svg+xml;base64,{svg}", "names": names}
     if isinstance(panel, Table):
         rows = [[{"value": _written(cell), "text": isinstance(cell, str)} for cell in row] for row in panel.rows]
         return shared | {"columns": panel.columns, "rows": rows}

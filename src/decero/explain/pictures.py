@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from decero.explain.phrases import phrases
 from decero.explain.recording import Attention
-from decero.explain.views import Bars, Curves, Heatmap, Panel, Table, labels, printable
+from decero.explain.views import Bars, Curves, Drawing, Heatmap, Panel, Table, labels, printable
 
 KINDS = ("png", "svg")
 DPI = 300
@@ -54,7 +54,7 @@ def draw_heads(attention: Attention, layers: Sequence[int], language: str = "en"
     down = len(layers) * -(-heads // across)
     shape = len(attention.queries) / max(1, len(attention.keys))
     side = 1.7 if len(layers) == 1 else 0.75
-    with _style():
+    with style():
         tall = side * min(2, max(0.5, shape)) + (0.2 if len(layers) == 1 else 0.05)
         figure = Figure(figsize=(0.5 + side * across, 0.6 + tall * down), layout="constrained")
         for place, axes in enumerate(figure.subplots(down, across, squeeze=False).flat):
@@ -81,7 +81,9 @@ def draw_heads(attention: Attention, layers: Sequence[int], language: str = "en"
 
 def draw_panel(panel: Panel, language: str = "en") -> Figure:
     """Draw a heat map, bars, curves, a table or a passage (as bars)."""
-    with _style():
+    with style():
+        if isinstance(panel, Drawing):
+            return panel.figure
         if isinstance(panel, Heatmap):
             return _heat_map(panel, language)
         if isinstance(panel, Curves):
@@ -95,14 +97,14 @@ def render(figure: Figure, kind: str) -> bytes:
     """Render a figure as `png`, 300 dots an inch, or `svg`. The same figure gives the same bytes."""
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": None}
-    with _style(), warnings.catch_warnings():
+    with style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # drawn as a box
         figure.savefig(buffer, format=kind, dpi=DPI, facecolor="white", metadata=metadata)
     return buffer.getvalue()
 
 
 @contextmanager
-def _style():
+def style():
     """Use this style and ignore the user's matplotlibrc."""
     there = set(font_manager.get_font_names())
     settings: dict = {key: value for key, value in matplotlib.rcParamsDefault.items() if key != "backend"}

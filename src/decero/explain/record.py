@@ -65,18 +65,18 @@ def record(
         _check_layers(how, layers)
         with attending_with(model, "eager"):
             before = answer_of(run(model, inputs))
-        _check_unmoved(model, usual, before, CLOSE, "with eager attention")
+        check_unmoved(model, usual, before, CLOSE, "with eager attention")
         watch = Watch(model, "decoder" if "causal" in how.layers else "encoder") if hidden else None
         weights, calls, outputs = capture(
             model, inputs, how, layers, values=values, watch=watching(model, watch) if watch else None
         )
-        _check_unmoved(model, before, answer_of(outputs), SAME, "while it is recorded")
+        check_unmoved(model, before, answer_of(outputs), SAME, "while it is recorded")
         decoder_pieces = decoder.pieces if decoder else source.pieces
         attentions: dict[Kind, Attention] = {}
         for kind, found in weights.items():
             queries = source.pieces if kind == "self" else decoder_pieces
             keys = decoder_pieces if kind == "causal" else source.pieces
-            proven = {i: _proven(model, each, len(queries), len(keys)) for i, each in found.items()}
+            proven = {i: proven(model, each, len(queries), len(keys)) for i, each in found.items()}
             attentions[kind] = Attention(kind, queries, keys, how.layers[kind], how.heads[kind], proven)
             if values:
                 attentions[kind].value_norms, why = value_norms(calls.get(kind, {}))
@@ -144,14 +144,14 @@ def _check_layers(how: CallOrder, layers: Collection[int] | None) -> None:
             raise UserError(f"there is no layer {layer}: the model has {most}, counted from 0 to {most - 1}")
 
 
-def _check_unmoved(model: PreTrainedModel, before: Tensor, after: Tensor, most: float, when: str) -> None:
+def check_unmoved(model: PreTrainedModel, before: Tensor, after: Tensor, most: float, when: str) -> None:
     moved = float((before - after).abs().nan_to_num(math.inf).max())
     if moved > most * max(1.0, float(before.abs().max())):
         family = model.config.model_type
         raise UserError(f"this {family} model computes something else {when}: logits move by {moved:.2g}")
 
 
-def _proven(model: PreTrainedModel, weights: Any, queries: int, keys: int) -> np.ndarray:
+def proven(model: PreTrainedModel, weights: Any, queries: int, keys: int) -> np.ndarray:
     """Return (heads, queries, keys). Raises UserError for what is not attention from each token to each token."""
     family = f"this {model.config.model_type} model"
     if not isinstance(weights, Tensor) or weights.dim() != 4 or tuple(weights.shape[-2:]) != (queries, keys):

@@ -72,7 +72,7 @@ class Recording:
     attentions: kind -> Attention. An encoder has `self`, a decoder `causal`, an encoder-decoder all three.
     hidden: `encoder` and `decoder`, as far as the model has them. Empty when they were not asked for.
     logits: (length, vocabulary) of a language model, (1, classes) of a classifier; None when the model has no head.
-    text_b: the second text of a pair.
+    text_b: the second text of a pair. picture: whether `text` is the path of a picture that was read.
     notes: sentences for the reader of the page, for example that a layer sees a window of 128 tokens.
     """
 
@@ -85,3 +85,4 @@ class Recording:
     logits: np.ndarray | None = None
     notes: list[str] = field(default_factory=list)
     text_b: str | None = None
+    picture: bool = False

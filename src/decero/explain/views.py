@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from decero.explain.recording import Piece
 
@@ -80,7 +81,16 @@ class Passage:
     notes: Sequence[str] = ()
 
 
-Panel = Heatmap | Bars | Curves | Table | Passage
+@dataclass(frozen=True)
+class Drawing:
+    """A finished figure, such as a picture under its attention."""
+
+    title: str
+    figure: Figure
+    notes: Sequence[str] = ()
+
+
+Panel = Heatmap | Bars | Curves | Table | Passage | Drawing
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ HEADS = {
     "AutoModelForImageClassification": ("image-classification", "Classifying pictures like those it was trained on."),
     "AutoModelForSemanticSegmentation": ("image-segmentation", "Finding the class of each pixel of such pictures."),
     "AutoModelForObjectDetection": ("object-detection", "Finding objects in pictures like those it was trained on."),
+    "AutoModelForMaskedImageModeling": (None, "Being fine-tuned; it learnt to predict hidden patches of pictures."),
+    "AutoBackbone": (None, "Giving maps of pictures to a model such as DETR."),
     "AutoModel": ("feature-extraction", "Turning tokens into vectors, and being fine-tuned with a head of your own."),
 }
 CHOOSES = (None, "Choosing the sentences of a document that summarise it (`decero summarize`).")

@@ -24,10 +24,10 @@ from decero.execution.pretraining_objective import FIELD, HYBRID, PERMUTATION, m
 from decero.files import check_folder
 from decero.hub.card import read_run
 from decero.hub.families import FAMILIES
-from decero.hub.folders import claimed, common_dtype, copy_tokenizer
+from decero.hub.folders import claimed, common_dtype, copy_processor, copy_tokenizer
 from decero.hub.publish import run_files
 from decero.hub.remote_code import check_remote_code, export_remote_code
-from decero.hub.stock import family_named, family_of_stock, from_stock, head_of, shape_of, to_stock
+from decero.hub.stock import family_for, family_of_stock, from_stock, head_of, shape_of, to_stock
 from decero.hub.table import Family
 from decero.hub.verification import check_equal
 
@@ -37,8 +37,8 @@ Say = Callable[[str], None]
 def import_model(source: Path | str, out: Path | str, say: Say = print) -> Path:
     """Convert the stock model of `source` (a folder or a hub name) to a decero model in `out`. Returns `out`.
 
-    Weights keep their dtype; tokenizer and generation settings are copied. Code in `source` is never run, and pickles
-    are never opened.
+    Weights keep their dtype; tokenizer, image processor and generation settings are copied. Code in `source` is never
+    run, and pickles are never opened.
 
     Raises UserError and leaves `out` untouched: a family, option or tensor without counterpart in decero (named); a
     `source` without safetensors, or with its own code; a non-empty `out`.
@@ -54,6 +54,7 @@ def import_model(source: Path | str, out: Path | str, say: Say = print) -> Path:
                 ours.generation_config = stock.generation_config
             ours.save_pretrained(partial)
             copy_tokenizer(folder, partial)
+            copy_processor(folder, partial)
             say(check_equal(ours, stock, family))
     say(f"{out}: {family.name} {family.heads[head].stock} is now {type(ours).__name__}")
     return Path(out)
@@ -83,7 +84,7 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
         return Path(out)
     with claimed(out) as partial, _quiet():
         with _naming(folder):
-            family, head = family_named(to, shape_of(ours)), head_of(ours)
+            family, head = family_for(to, ours), head_of(ours)
             for note in family.check_export(ours.config, head):
                 say(f"dropped: {note}")
             stock = to_stock(ours, to)
@@ -100,6 +101,7 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
             (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_bytes(content)
         lines = copy_tokenizer(source, partial)
+        copy_processor(source, partial)
         auto: Any = next(a for a, c in decero.models.AUTO_CLASSES[type(ours.config)].items() if c is type(ours))
         auto = getattr(transformers, family.loaders.get(head, auto.__name__))
         again, report = auto.from_pretrained(partial, output_loading_info=True)

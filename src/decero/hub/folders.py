@@ -1,6 +1,7 @@
 """Write a model folder completely or not at all, with its tokenizer."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from decero.execution.model_folder import DTYPES, TOKENIZER
 from decero.execution.pretrained import one_line
 from decero.execution.saving import whole_folder
 
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # how images are read: settings, no code
 LINES = ("Hello, world!", "The quick brown fox jumps over 13 lazy dogs.", "naïve café, 東京 2024: ½ ≠ ⅓", "")
 
 
@@ -38,13 +40,20 @@ def claimed(out: Path | str) -> Iterator[Path]:
         yield partial
 
 
+def copy_processor(source: Path, target: Path) -> None:
+    """Copy the settings by which images are read, if there are any."""
+    for name in PROCESSORS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
 def copy_tokenizer(source: Path, target: Path) -> int | None:
     """Save the tokenizer of `source` in `target` so that AutoTokenizer finds it for any model.
 
     Returns the number of test lines that both encode equally, None without a tokenizer. Raises UserError when it does
     not load without custom code, or encodes differently after saving.
     """
-    if not any(any(source.glob(pattern)) for pattern in TOKENIZER):
+    if not any(any(source.glob(pattern)) for pattern in TOKENIZER if pattern not in PROCESSORS):
         return None
     tokenizer = _load_tokenizer(source)
     tokenizer.save_pretrained(target)

@@ -85,9 +85,18 @@ sys.modules["decero"] = None  # as if it were not installed
 import torch, transformers
 from safetensors.torch import load_file, save_file
 auto_class, folder, batch, outputs = sys.argv[1:]
-model = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+auto = getattr(transformers, auto_class)
+if auto_class == "AutoBackbone":  # its from_pretrained only takes names on the hub
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    model = auto.from_config(config, trust_remote_code=True)
+    model.load_state_dict(load_file(f"{folder}/model.safetensors"))
+    model.eval().float()
+else:
+    model = auto.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
 with torch.no_grad():
     result = model(**load_file(batch))
+if "feature_maps" in result:
+    result["feature_maps"] = torch.cat(result["feature_maps"])
 save_file({name: value.contiguous() for name, value in result.items() if isinstance(value, torch.Tensor)}, outputs)
 """
 
@@ -103,6 +112,8 @@ def check_remote_code(ours: PreTrainedModel, folder: Path | str) -> str:
     batch = random_batch(ours)
     with torch.no_grad():
         expected = ours.float().eval()(**batch)
+    if "feature_maps" in expected:
+        expected["feature_maps"] = torch.cat(expected["feature_maps"])
     with TemporaryDirectory() as scratch:
         batch_file, outputs_file = f"{scratch}/batch.safetensors", f"{scratch}/outputs.safetensors"
         save_file(batch, batch_file)

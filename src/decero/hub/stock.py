@@ -38,8 +38,7 @@ def to_stock(ours: PreTrainedModel, family: str) -> PreTrainedModel:
 
     Raises UserError that names a configuration field that the family cannot express.
     """
-    table = family_named(family, shape_of(ours))
-    head = head_of(ours)
+    table, head = family_for(family, ours), head_of(ours)
     table.check_export(ours.config, head)
     config = table.stock_config(ours.config)
     pooled = "pooling_layer" in table.by_tensors and head == "Model"
@@ -67,7 +66,7 @@ def untie(stock: Any) -> None:
 
 
 def shape_of(ours: PreTrainedModel | PreTrainedConfig) -> str:
-    """Return the shape, the start of the class name: DeceroEncoder, DeceroDecoder or DeceroEncoderDecoder."""
+    """Return the shape, the start of the class name: DeceroEncoder, DeceroVision ..."""
     config = ours if isinstance(ours, PreTrainedConfig) else ours.config
     return type(config).__name__.removesuffix("Config")
 
@@ -97,9 +96,23 @@ def family_of_stock(model_type: str, class_name: str | None) -> tuple[Family, st
     return classes[class_name]
 
 
-def family_named(name: str, shape: str) -> Family:
-    """Return the family of that name. Raises UserError when it has no models of this shape."""
-    known = {family.name: family for family in FAMILIES if family.ours == shape}
-    if name not in known:
-        raise UserError(f"family {name} cannot hold a {shape}{did_you_mean(name, known)} (use: {', '.join(known)})")
-    return known[name]
+def family_for(name: str, ours: PreTrainedModel) -> Family:
+    """Return the table of that name which can hold the model, or its first one.
+
+    Raises UserError when the family has no models of this shape.
+    """
+    shape = shape_of(ours)
+    names = dict.fromkeys(family.name for family in FAMILIES if family.ours == shape)
+    if name not in names:
+        raise UserError(f"family {name} cannot hold a {shape}{did_you_mean(name, names)} (use: {', '.join(names)})")
+    tables = [family for family in FAMILIES if (family.name, family.ours) == (name, shape)]
+    return next((table for table in tables if can_hold(table, ours)), tables[0])
+
+
+def can_hold(family: Family, ours: PreTrainedModel) -> bool:
+    """Return whether a family has a class for the model and expresses its configuration."""
+    try:
+        family.check_export(ours.config, head_of(ours))
+    except UserError:
+        return False
+    return True

@@ -38,6 +38,10 @@ ACTS: dict[str, Callable[[Any, str], bool]] = {
     "max_position_embeddings": lambda c, head: c.position_embedding_type != "relative",
     "classifier_pooling": lambda c, head: head in POOLED or (head == "Model" and c.pooling_layer),
     "classifier_dropout": lambda c, head: head.endswith(("Classification", "MultipleChoice")),
+    "distillation_head": lambda c, head: head == "ForImageClassification",
+    "decode_head": lambda c, head: head == "ForSemanticSegmentation",
+    "decoder_hidden_size": lambda c, head: head == "ForSemanticSegmentation",
+    "semantic_loss_ignore_index": lambda c, head: head == "ForSemanticSegmentation",
     "pooling_layer": lambda c, head: head == "Model",
     "embedding_size": lambda c, head: c.embedding_size != c.hidden_size,
     "lm_head_transform": lambda c, head: head == "ForMaskedLM",
@@ -66,7 +70,7 @@ class Family:
     """The table of one stock `model_type`; the instances are in families/. "Ours" are the classes of decero."""
 
     name: str
-    ours: str  # the start of our class names: DeceroEncoder, DeceroDecoder, DeceroEncoderDecoder
+    ours: str  # the start of our class names: DeceroEncoder, DeceroDecoder, DeceroEncoderDecoder, DeceroVision
     fields: str
     fixed: Mapping[str, Any]  # our fields that have this value in every model of the family
     tensors: str

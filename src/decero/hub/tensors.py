@@ -16,6 +16,10 @@ FORMS: dict[str, tuple[Callable, Callable]] = {
     "same": (lambda t: t, lambda t: t),
     "transposed": (lambda t: t.T if t.dim() == 2 else t, lambda t: t.T if t.dim() == 2 else t),  # GPT-2's Conv1D
     "row": (lambda t: t[None], lambda t: t[0]),
+    "pointwise": (  # a 1 x 1 convolution is one matrix
+        lambda t: t[..., None, None] if t.dim() == 2 else t,
+        lambda t: t[..., 0, 0] if t.dim() == 4 else t,
+    ),
 }
 
 

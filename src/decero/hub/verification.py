@@ -10,17 +10,22 @@ from decero.execution.positions import positions_of
 from decero.hub.table import Family
 
 TOLERANCE = 1e-4  # absolute for outputs up to 1, relative above
-OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "encoder_last_hidden_state", "pooler_output")
+OUTPUTS = (
+    "logits", "start_logits", "end_logits", "last_hidden_state", "encoder_last_hidden_state", "pooler_output",
+    "reconstruction", "feature_maps",
+)  # fmt: skip
 
 
 def random_batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Make three texts of random tokens for a decero model, two of them padded on the right.
 
     An encoder-decoder gets inputs for both sides. A classifier without a padding token cannot find the end of a text,
-    so it gets one text. A model that chooses gets one row of three choices.
+    so it gets one text. A model that chooses gets one row of three choices. A model of images gets two images.
     """
     config = model.config
     generator = torch.Generator().manual_seed(0)
+    if model.main_input_name == "pixel_values":
+        return _images(model, generator)
     pad = config.pad_token_id
     single = pad is None and "Classification" in type(model).__name__
     longest = min(23, positions_of(model) or 23)
@@ -40,6 +45,15 @@ def random_batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
         batch["token_type_ids"] = types
     if type(model).__name__.endswith("ForMultipleChoice"):  # the texts are three choices
         batch = {name: tensor.unsqueeze(0) for name, tensor in batch.items()}
+    return batch
+
+
+def _images(model: PreTrainedModel, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    config: Any = model.config
+    batch = {"pixel_values": torch.randn(2, config.num_channels, *config.picture_size, generator=generator)}
+    if type(model).__name__.endswith("ForMaskedImageModeling"):
+        height, width = config.grid_size
+        batch["bool_masked_pos"] = torch.rand(2, height * width, generator=generator) < 0.5
     return batch
 
 
@@ -77,7 +91,8 @@ def largest_difference(outputs: Any, others: Any, batch: dict[str, torch.Tensor]
 
 
 def _difference(name: str, a: torch.Tensor, b: torch.Tensor, batch: dict[str, torch.Tensor]) -> tuple[float, float]:
-    if a.dim() == 3 or a.shape == batch["attention_mask"].shape:  # (batch, length, ...)
+    of_tokens = "pixel_values" not in batch and (a.dim() == 3 or a.shape == batch["attention_mask"].shape)
+    if of_tokens:  # (batch, length, ...)
         output_mask = "decoder_attention_mask" if "decoder_attention_mask" in batch else "attention_mask"
         real = batch["attention_mask" if name == "encoder_last_hidden_state" else output_mask].bool()
         a, b = a[real], b[real]

@@ -1,21 +1,28 @@
 """Register the models with the Auto classes of transformers."""
 
 from transformers import (
+    AutoBackbone,
     AutoConfig,
+    AutoImageProcessor,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
     AutoModelForPreTraining,
     AutoModelForQuestionAnswering,
+    AutoModelForSemanticSegmentation,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedConfig,
 )
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from .configuration_decero import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
 from .configuration_recurrent import DeceroRecurrentConfig, DeceroRecurrentSeq2SeqConfig, DeceroTextCNNConfig
+from .configuration_vision import DeceroVisionConfig
 from .modeling_choice import DeceroEncoderForMultipleChoice
 from .modeling_decoder import (
     DeceroDecoderForCausalLM,
@@ -42,6 +49,13 @@ from .modeling_recurrent import (
 )
 from .modeling_recurrent_seq2seq import DeceroRecurrentSeq2SeqForConditionalGeneration, DeceroRecurrentSeq2SeqModel
 from .modeling_textcnn import DeceroTextCNNForSequenceClassification, DeceroTextCNNModel
+from .modeling_vision import (
+    DeceroVisionBackbone,
+    DeceroVisionForImageClassification,
+    DeceroVisionForMaskedImageModeling,
+    DeceroVisionForSemanticSegmentation,
+    DeceroVisionModel,
+)
 
 AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
     DeceroEncoderConfig: {
@@ -79,12 +93,21 @@ AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
         AutoModel: DeceroTextCNNModel,
         AutoModelForSequenceClassification: DeceroTextCNNForSequenceClassification,
     },
+    DeceroVisionConfig: {
+        AutoModel: DeceroVisionModel,
+        AutoBackbone: DeceroVisionBackbone,
+        AutoModelForImageClassification: DeceroVisionForImageClassification,
+        AutoModelForSemanticSegmentation: DeceroVisionForSemanticSegmentation,
+        AutoModelForMaskedImageModeling: DeceroVisionForMaskedImageModeling,
+    },
 }
 
 for config_class, heads in AUTO_CLASSES.items():
     AutoConfig.register(config_class.model_type, config_class)
     for auto_class, head in heads.items():
         auto_class.register(config_class, head)  # type: ignore[attr-defined]
+# A saved processor has the name ViTImageProcessor: with torchvision that is a faster one, equal up to rounding.
+AutoImageProcessor.register(DeceroVisionConfig, image_processor_classes={"pil": ViTImageProcessorPil})
 
 __all__ = [
     "AUTO_CLASSES",
@@ -117,4 +140,10 @@ __all__ = [
     "DeceroTextCNNConfig",
     "DeceroTextCNNForSequenceClassification",
     "DeceroTextCNNModel",
+    "DeceroVisionBackbone",
+    "DeceroVisionConfig",
+    "DeceroVisionForImageClassification",
+    "DeceroVisionForMaskedImageModeling",
+    "DeceroVisionForSemanticSegmentation",
+    "DeceroVisionModel",
 ]

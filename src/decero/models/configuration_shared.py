@@ -12,8 +12,8 @@ Positions = Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary", "rel
 
 
 @strict
-class DeceroConfig(PreTrainedConfig):
-    r"""Hold the fields that all models share (Vaswani et al. 2017). Names follow transformers.
+class StackConfig(PreTrainedConfig):
+    r"""Hold the fields of the layers (Vaswani et al. 2017). Names follow transformers.
 
     Args:
         num_key_value_heads: with fewer, heads share keys and values (Ainslie et al. 2023); None: one per head.
@@ -26,20 +26,13 @@ class DeceroConfig(PreTrainedConfig):
         norm_placement: `post` normalises after each residual sum (Vaswani et al. 2017; BERT). `pre` normalises the
             input of each sublayer (GPT-2) and trains without warm-up (Xiong et al. 2020).
         final_norm: norm after the last layer; None: yes for `pre`, where nothing else normalises the residual stream.
-        position_embedding_type: `sinusoidal` (Vaswani et al. 2017, section 3.5), `sinusoidal_halves` (sines first, as
-            in Marian), `learned` (BERT), `rotary` (Su et al. 2021), `relative` (a bias per bucket of distances:
-            Raffel et al. 2020, section 2.1), or `none` (an encoder then ignores order).
-        position_offset: rows of the learned table before the first position; RoBERTa has 2.
         embedding_norm: normalise the sum of embeddings (BERT); with `pre`, layer 0 has no first norm (ModernBERT).
-        scale_embeddings: multiply token embeddings by sqrt(hidden_size) (Vaswani et al. 2017, section 3.4).
         activation_dropout: dropout between the two layers of the MLP, as in T5 and Marian.
-        embedding_initializer_range: std of initial token embeddings; None: `initializer_range`. T5 has 1.
     """
 
-    type_vocab_size, embedding_size = 0, None  # only the encoder has segments, and embeddings of another width
-    mixer_type = "attention"  # only single stacks have others
+    mixer_type = "attention"  # only single stacks of tokens have others
+    embedding_size = None  # only the encoder of tokens has embeddings of another width
 
-    vocab_size: int = 30522
     hidden_size: int = 256
     num_hidden_layers: int = 6
     num_attention_heads: int = 4
@@ -56,23 +49,11 @@ class DeceroConfig(PreTrainedConfig):
     norm_bias: bool = True
     layer_norm_eps: float = 1e-6
     final_norm: bool | None = None
-    position_embedding_type: Positions = "rotary"
-    max_position_embeddings: int = 512
-    position_offset: int = 0
-    rope_theta: float | int = 10000.0
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
     embedding_norm: bool = False
-    scale_embeddings: bool = False
     hidden_dropout_prob: float | int = 0.0
     attention_probs_dropout_prob: float | int = 0.0
     activation_dropout: float | int = 0.0
     initializer_range: float = 0.02
-    embedding_initializer_range: float | int | None = None
-    tie_word_embeddings: bool = True
-    pad_token_id: int | None = 0
-    bos_token_id: int | None = None
-    eos_token_id: int | list[int] | None = None
 
     def __post_init__(self, **kwargs):
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
@@ -88,7 +69,7 @@ class DeceroConfig(PreTrainedConfig):
 
     def validate_architecture(self):
         """Raise ValueError if sizes do not fit. huggingface_hub calls every `validate_*` method."""
-        heads, groups, positions = self.num_attention_heads, self.num_key_value_heads, self.position_embedding_type
+        heads, groups = self.num_attention_heads, self.num_key_value_heads
         if self.head_dim is None and self.mixer_type == "attention":
             size = f"hidden_size {self.hidden_size}"
             raise ValueError(f"{size} is not a multiple of num_attention_heads {heads}; change one or set head_dim")
@@ -96,6 +77,40 @@ class DeceroConfig(PreTrainedConfig):
             raise ValueError(f"unknown hidden_act {self.hidden_act}; known: {', '.join(sorted(ACT2FN))}")
         if self.mixer_type == "attention" and heads % (groups or 1):
             raise ValueError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {groups}")
+
+
+@strict
+class DeceroConfig(StackConfig):
+    r"""Add the fields of all models that read and write tokens (Vaswani et al. 2017).
+
+    Args:
+        position_embedding_type: `sinusoidal` (Vaswani et al. 2017, section 3.5), `sinusoidal_halves` (sines first, as
+            in Marian), `learned` (BERT), `rotary` (Su et al. 2021), `relative` (a bias per bucket of distances:
+            Raffel et al. 2020, section 2.1), or `none` (an encoder then ignores order).
+        position_offset: rows of the learned table before the first position; RoBERTa has 2.
+        scale_embeddings: multiply token embeddings by sqrt(hidden_size) (Vaswani et al. 2017, section 3.4).
+        embedding_initializer_range: std of initial token embeddings; None: `initializer_range`. T5 has 1.
+    """
+
+    type_vocab_size = 0  # only the encoder has segments
+
+    vocab_size: int = 30522
+    position_embedding_type: Positions = "rotary"
+    max_position_embeddings: int = 512
+    position_offset: int = 0
+    rope_theta: float | int = 10000.0
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    scale_embeddings: bool = False
+    embedding_initializer_range: float | int | None = None
+    tie_word_embeddings: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+
+    def validate_positions(self):
+        """Raise ValueError if positions do not fit the sizes."""
+        positions = self.position_embedding_type
         if positions == "rotary" and (self.head_dim or 0) % 2:
             raise ValueError(f"head_dim {self.head_dim} must be even: rotary positions rotate pairs of features")
         buckets, far = self.relative_attention_num_buckets, self.relative_attention_max_distance

@@ -47,9 +47,9 @@ class Pooler(nn.Module):
     This is in the code of BERT; the paper only names the vector C.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, how):
         super().__init__()
-        self.how = config.classifier_pooling
+        self.how = how
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_BLD, attention_mask=None):
@@ -73,7 +73,7 @@ class DeceroEncoderModel(DeceroEncoderPreTrainedModel, TokenStack):
     def __init__(self, config, add_pooling_layer=None):
         super().__init__(config, EncoderLayer, config.num_hidden_layers)
         pooled = config.pooling_layer if add_pooling_layer is None else add_pooling_layer
-        self.pooler = Pooler(config) if pooled else None
+        self.pooler = Pooler(config, config.classifier_pooling) if pooled else None
         self.post_init()
 
     def bidirectional_masks(self, attention_mask, hidden_BLD, position_ids):

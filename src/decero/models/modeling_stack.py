@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 
 from .compatibility import NAMES, refuses_unknown
-from .configuration_shared import DeceroConfig
+from .configuration_shared import StackConfig
 from .embeddings import POSITIONS, RelativePositionBias, embedding_width, rotary_positions
 from .layers import build_norm
 
@@ -22,7 +22,7 @@ def forget_bias(bias_4W):
 class DeceroPreTrainedModel(PreTrainedModel):
     """Define naming, saving, initialisation and attention backends of all models."""
 
-    config: DeceroConfig
+    config: StackConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["EncoderLayer", "DecoderLayer"]

@@ -7,6 +7,7 @@ import torch
 import transformers as hf
 
 from decero.hub.families import FAMILIES
+from decero.hub.families.vision import DEIT_DISTILLED
 from decero.hub.stock import untie
 
 TOKENS = {"pad_token_id": 0, "bos_token_id": 35, "eos_token_id": 36}
@@ -22,6 +23,11 @@ T5 = {
     "vocab_size": 37, "d_model": 33, "d_kv": 7, "d_ff": 41, "num_layers": 2, "num_heads": 3,
     "relative_attention_num_buckets": 8, "relative_attention_max_distance": 11, "dropout_rate": 0.0,
     "layer_norm_epsilon": 1e-3, "pad_token_id": 2, "eos_token_id": 36,
+}  # fmt: skip
+VIT = {
+    "image_size": 12, "patch_size": 3, "num_channels": 2, "encoder_stride": 3, "hidden_size": 33,
+    "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 41, "hidden_act": "relu",
+    "layer_norm_eps": 1e-3, "initializer_range": 0.03,
 }  # fmt: skip
 OPTIONS = {
     "bert": BERT,
@@ -67,6 +73,9 @@ OPTIONS = {
         "dropout": 0.0, "scale_embedding": True, "activation_function": "swish", "init_std": 0.03, **TOKENS,
         "forced_eos_token_id": 36, "decoder_start_token_id": 0,
     },
+    "vit": VIT,
+    "deit": VIT,
+    "deit distilled": {},
 }  # fmt: skip
 
 
@@ -91,6 +100,8 @@ class Case:
 
     @property
     def family(self):
+        if self.variant == "deit distilled":
+            return DEIT_DISTILLED
         ours = {"t5 encoder": "DeceroEncoder"}
         known = [family for family in FAMILIES if family.name == self.variant.split(" ")[0]]
         return next(family for family in known if ours.get(self.variant, family.ours) == family.ours)
@@ -112,7 +123,7 @@ class Case:
         """A decero model with the configuration of the stock model and random parameters."""
         stock = self.config()
         config = self.family.our_config(stock, self.head)
-        if self.family.name in ("bert", "roberta") and self.head == "Model":
+        if "pooling_layer" in self.family.by_tensors and self.head == "Model":
             config.pooling_layer = True
         return redraw(self.family.our_class(self.head)(config))
 
@@ -143,6 +154,11 @@ def batch():
 
     def build(case, seed=5):
         generator = torch.Generator().manual_seed(seed)
+        if case.family.ours == "DeceroVision":
+            inputs = {"pixel_values": torch.randn(3, 2, 12, 12, generator=generator)}
+            if case.head == "ForMaskedImageModeling":
+                inputs["bool_masked_pos"] = torch.rand(3, 16, generator=generator) < 0.5
+            return inputs, torch.ones(3, 1).bool()
         pad = case.config().pad_token_id
 
         def text(length, lengths):

@@ -17,7 +17,7 @@ from decero.hub.stock import from_stock, to_stock
 
 def scores(output, text):
     """All outputs of a head at real tokens, in one vector."""
-    names = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output")
+    names = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output", "reconstruction")
     found = [output[name] for name in names if output.get(name) is not None]
     assert found
     return torch.cat([(o[text] if o.shape[:2] == text.shape else o).flatten() for o in found])
@@ -93,7 +93,21 @@ def test_every_line_of_a_table_is_some_tensor(all_cases):
 
 
 @pytest.mark.parametrize(
-    "variant", ["bert", "roberta", "distilbert", "electra", "modernbert", "gpt2", "llama", "t5", "t5 encoder", "marian"]
+    "variant",
+    [
+        "bert",
+        "roberta",
+        "distilbert",
+        "electra",
+        "modernbert",
+        "gpt2",
+        "llama",
+        "t5",
+        "t5 encoder",
+        "marian",
+        "vit",
+        "deit",
+    ],
 )
 def test_every_option_on_a_line_survives_there_and_back(variant, find_case):
     case = find_case(variant, "Model")
@@ -105,6 +119,8 @@ def test_every_option_on_a_line_survives_there_and_back(variant, find_case):
         options = [line[-1] for line in lines if line[0] == name]
         options += [line[-1] for line in lines for other in lines if line[0] == other[0] and other[-1] in options]
         changes = {option: another(option, getattr(before, option)) for option in options}
+        if name == "patch_size":
+            changes["encoder_stride"] = changes["patch_size"]  # follows it
         stock = case.config(**{**wider, **changes})
         ours = family.our_config(stock, "Model")
         assert getattr(ours, name) == getattr(stock, options[0]) != getattr(before, options[0]), name
@@ -145,6 +161,9 @@ def another(option, value):
         ("marian", "Model", "decoder_ffn_dim", 43),
         ("marian", "Model", "decoder_attention_heads", 11),
         ("marian", "Model", "decoder_vocab_size", 41),
+        ("vit", "ForImageClassification", "qkv_bias", False),
+        ("vit", "Model", "pooler_act", "relu"),
+        ("deit", "Model", "pooler_output_size", 7),
     ],
 )
 def test_a_stock_option_without_counterpart_is_refused_by_name(variant, head, option, value, find_case):
@@ -187,6 +206,13 @@ def test_a_stock_option_without_counterpart_is_refused_by_name(variant, head, op
         ("marian", "ForConditionalGeneration", "lm_head_bias", False, "True"),
         ("marian", "ForConditionalGeneration", "tie_word_embeddings", False, "True"),
         ("marian", "Model", "layer_norm_eps", 1e-6, "1e-05"),
+        ("vit", "ForImageClassification", "pooling", "mean", "'cls'"),
+        ("vit", "ForImageClassification", "stem", "conv", "'patch'"),
+        ("vit", "Model", "position_embedding_type", "sinusoidal", "'learned'"),
+        ("vit", "Model", "distillation_token", True, "False"),
+        ("deit", "ForImageClassification", "distillation_head", True, "False"),
+        ("deit distilled", "ForImageClassification", "distillation_head", False, "True"),
+        ("deit", "Model", "num_key_value_heads", 1, "3"),
     ],
 )
 def test_a_field_that_a_family_cannot_express_is_refused_by_name(variant, head, field, value, needs, find_case):
@@ -209,6 +235,7 @@ def test_a_field_that_a_family_cannot_express_is_refused_by_name(variant, head, 
         ("llama", "ForCausalLM", "norm_bias", False),  # RMSNorm has no bias
         ("llama", "Model", "sliding_window", 3),  # no layer has a sliding window
         ("t5", "ForConditionalGeneration", "max_position_embeddings", 3),
+        ("vit", "ForImageClassification", "decode_head", "mla"),
     ],
 )
 def test_a_field_without_effect_is_not_refused(variant, head, field, value, find_case):

@@ -8,5 +8,8 @@ from decero.hub.families.decoders import GPT2, LLAMA
 from decero.hub.families.electra import ELECTRA
 from decero.hub.families.encoder_decoders import MARIAN, T5, T5_ENCODER
 from decero.hub.families.encoders import BERT, DISTILBERT, MODERNBERT, ROBERTA
+from decero.hub.families.vision import DEIT, DEIT_DISTILLED, VIT
 
-FAMILIES = (BERT, ROBERTA, DISTILBERT, ELECTRA, MODERNBERT, GPT2, LLAMA, T5, T5_ENCODER, MARIAN)
+FAMILIES = (
+    BERT, ROBERTA, DISTILBERT, ELECTRA, MODERNBERT, GPT2, LLAMA, T5, T5_ENCODER, MARIAN, VIT, DEIT, DEIT_DISTILLED,
+)  # fmt: skip

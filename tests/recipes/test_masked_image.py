@@ -1,0 +1,63 @@
+"""Pretraining without labels: from files to a classifier that starts from it."""
+
+import json
+
+import pandas as pd
+import pytest
+from tests.recipes.pictures import VIT, write_splits
+from tests.recipes.test_pictures_recipes import resumed
+
+OURS = {name: value for name, value in VIT.items() if name != "model_type"} | {"model_type": "decero_vision"}
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Write a run's configuration."""
+
+    def write(model, **more):
+        (tmp_path / "preset.yaml").write_text(json.dumps(model))
+        steps = {"max_train_steps": 24, "global_batch_size": 8, "per_device_batch_size": 3, "save_steps": 8}
+        run = {
+            "output": "OUTPUT", "model": {"config": str(tmp_path / "preset.yaml")},
+            "data": {"files": write_splits(tmp_path)}, "optim": {"learning_rate": 5e-3}, "tracking": {"trackers": []},
+            "training": steps | {"save_total_limit": 9, "logging_steps": 1},
+        }  # fmt: skip
+        (tmp_path / "run.yaml").write_text(json.dumps(run | more))
+        return tmp_path / "run.yaml"
+
+    return write
+
+
+def test_pretrain_resume_and_fine_tune(launch, settings, tmp_path):
+    config, output = settings(OURS, objective={"mask_ratio": 0.5, "mask_patch_size": 8}), tmp_path / "run"
+    launch("pretrain_masked_image", config, f"output={output}")
+    record = json.loads((output / "result.json").read_text())
+    table = pd.read_parquet(output / "predictions.parquet")
+    assert list(table["row"]) == list(range(13))
+    assert set(table["values"]) == {2 * 8 * 8 * 3}  # 2 of 4 squares
+    assert record["metric"]["eval_loss"] == pytest.approx(table["distance"].sum() / table["values"].sum())
+    assert record["metric"]["eval_loss"] < 0.3
+    assert (output / "model" / "preprocessor_config.json").is_file()
+    assert resumed(launch, "pretrain_masked_image", config, tmp_path, output)
+
+    tuned = tmp_path / "tuned"
+    fine = f"model={{name_or_path: {output / 'model'}}}"
+    done = launch("finetune_image_classification", settings(OURS), f"output={tuned}", fine)
+    assert "new, with random weights: classifier" in done.stdout + done.stderr
+    assert json.loads((tuned / "result.json").read_text())["metric"]["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize(
+    ("preset", "more", "said"),
+    [
+        (
+            OURS,
+            {"objective": {"mask_patch_size": 6}},
+            "objective.mask_patch_size: 6 is no multiple of the model's patches",
+        ),
+        (OURS, {"objective": {"mask_patch_size": 16}}, "hides a picture of 16 x 16 as a whole; set 4, or null"),
+    ],
+)
+def test_what_cannot_be_hidden_is_one_line(launch, settings, tmp_path, preset, more, said):
+    done = launch("pretrain_masked_image", settings(preset, **more), f"output={tmp_path / 'run'}", expect=2)
+    assert said in done.stderr
