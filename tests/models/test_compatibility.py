@@ -15,16 +15,34 @@ from decero.models import (
     DeceroDecoderConfig,
     DeceroEncoderConfig,
     DeceroEncoderDecoderConfig,
+    DeceroRecurrentForSequenceClassification,
+    DeceroRecurrentForTokenClassification,
+    DeceroRecurrentSeq2SeqConfig,
+    DeceroTextCNNConfig,
     DeceroVisionConfig,
 )
 from decero.models import compatibility as compat
 from decero.models.compatibility import CACHE, COMMON, NAMES
 
 CLASSES = [(config, head) for config, heads in AUTO_CLASSES.items() for head in heads.values()]
-CACHELESS = (DeceroEncoderConfig, DeceroVisionConfig)
-NO_CACHE = ("ForTokenClassification", "QuestionAnswering", "ForMaskedLM")  # heads without a cache, as in transformers
+CACHELESS = (DeceroEncoderConfig, DeceroTextCNNConfig, DeceroVisionConfig)
+TWO_TEXTS = (DeceroEncoderDecoderConfig, DeceroRecurrentSeq2SeqConfig)
+RETURN_NONE = ("ForTokenClassification", "QuestionAnswering")  # heads that take a cache and return none
+
+
+def reads_once(config_class, head):
+    """Whether a model takes no cache."""
+    return (
+        config_class in CACHELESS
+        or head in (DeceroRecurrentForSequenceClassification, DeceroRecurrentForTokenClassification)
+        or head.__name__.endswith("ForMaskedLM")
+    )
+
+
 REMEMBER = [
-    (config, head) for config, head in CLASSES if config not in CACHELESS and not head.__name__.endswith(NO_CACHE)
+    (config, head)
+    for config, head in CLASSES
+    if not reads_once(config, head) and not head.__name__.endswith(RETURN_NONE)
 ]
 IDS = {"bos_token_id": 2, "eos_token_id": 1}
 VISION = {"image_size": [8, 12], "patch_size": 4, "num_channels": 2}
@@ -38,14 +56,14 @@ def name_of(value):
 def make(make_config, randomize):
     def build(config_class, head):
         torch.manual_seed(3)
-        fields = VISION if config_class is DeceroVisionConfig else IDS
+        fields = {DeceroVisionConfig: VISION, DeceroRecurrentSeq2SeqConfig: IDS | {"hidden_size": 34}}.get(config_class, IDS)
         return randomize(head(make_config(config_class, **fields))).eval()
 
     return build
 
 
 def inputs_of(config_class, ids_BL):
-    if config_class is DeceroEncoderDecoderConfig:
+    if config_class in TWO_TEXTS:
         return {"input_ids": torch.tensor([[5, 9, 3, 7]]).expand(len(ids_BL), -1), "decoder_input_ids": ids_BL}
     if config_class is DeceroVisionConfig:
         return {"pixel_values": torch.linspace(-1, 1, 2 * 2 * 8 * 12).view(2, 2, 8, 12).sin()}
@@ -131,7 +149,7 @@ def test_a_misspelt_argument_is_an_error_with_the_nearest_name(make, config_clas
         model(**inputs, something=1)
     with torch.no_grad():
         assert_close(first_output(model(**inputs, something=None)), first_output(model(**inputs)))
-    if config_class not in CACHELESS and not head.__name__.endswith("ForMaskedLM"):
+    if not reads_once(config_class, head):
         with pytest.raises(TypeError, match=r"does not read chache; did you mean cache\?"):
             model(**inputs, chache=DynamicCache())
 
@@ -175,8 +193,7 @@ def test_a_signature_is_that_of_the_forward_pass():
     for config_class, head in CLASSES:
         names = inspect.signature(head.forward).parameters
         assert head.main_input_name in names
-        reads_once = config_class in CACHELESS or head.__name__.endswith("ForMaskedLM")
-        assert ("past_key_values" in names) is not reads_once
+        assert ("past_key_values" in names) is not reads_once(config_class, head)
 
 
 # --- one test a hook into transformers: what moved, in one line
