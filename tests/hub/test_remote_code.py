@@ -25,6 +25,7 @@ from decero.models import (
     AUTO_CLASSES,
     DeceroDecoderConfig,
     DeceroDecoderForCausalLM,
+    DeceroDetectionConfig,
     DeceroEncoderConfig,
     DeceroEncoderForMaskedLM,
     DeceroVisionConfig,
@@ -87,6 +88,8 @@ def build(config_class, auto, sizes):
     """A model with random parameters; zeros and ones of a new model would hide parameters that were not loaded."""
     if config_class is DeceroVisionConfig:
         config = config_class(**VISION, num_hidden_layers=sizes["num_hidden_layers"])
+    elif config_class is DeceroDetectionConfig:
+        config = config_class(**sizes | {"hidden_size": 34}, patch_size=4, num_channels=2, num_queries=3)
     else:
         config = config_class(**sizes, bos_token_id=2, eos_token_id=3)
     if config.is_encoder_decoder:
@@ -101,7 +104,7 @@ def build(config_class, auto, sizes):
 
 
 def inputs_of(model):
-    if isinstance(model.config, DeceroVisionConfig):
+    if isinstance(model.config, DeceroVisionConfig | DeceroDetectionConfig):
         return {"pixel_values": torch.linspace(-1, 1, 2 * 2 * 8 * 12).view(2, 2, 8, 12).sin().tolist()}
     inputs = {"input_ids": [[5, 7, 11, 13, 17, 19, 23], [29, 31, 37, 0, 0, 0, 0]]}
     inputs["attention_mask"] = [[1] * 7, [1] * 3 + [0] * 4]
