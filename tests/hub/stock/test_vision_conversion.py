@@ -31,7 +31,7 @@ def test_hidden_states_and_other_sizes_equal_the_stock_class(variant, head, find
     assert_close(mine, theirs, atol=3e-5, rtol=0)
 
 
-def test_an_image_that_is_no_square_and_losses_equal_the_stock_class(find_case):
+def test_an_oblong_image_and_its_losses_equal_the_stock_class(find_case):
     stock = find_case("vit", "ForImageClassification").stock(image_size=[9, 15]).eval()
     images, labels = torch.randn(2, 2, 9, 15), torch.tensor([4, 0])
     theirs, mine = (model(images, labels=labels) for model in (stock, from_stock(stock)))
