@@ -132,9 +132,8 @@ class DeceroDetectionDecoder(DeceroDetectionPreTrainedModel, DeceroStack):
                 raise ValueError("queries are learned positions and cannot denoise boxes; set queries: anchors")
             zeros_BQD = torch.zeros_like(self.query_positions.weight).expand(batch, -1, -1)
             return zeros_BQD, None, None
-        unknown_D = self.embed_classes.weight[-1]
-        hidden_BQD = unknown_D.expand(batch, self.config.num_queries, -1)
-        anchors_BQ4 = self.anchors.weight.expand(batch, -1, -1)
+        hidden_BQD = self.embed_classes.weight[-1].repeat(batch, self.config.num_queries, 1)
+        anchors_BQ4 = self.anchors.weight.repeat(batch, 1, 1)
         if classes_BGT is None:
             return hidden_BQD, anchors_BQ4, None
         noised_BND = self.embed_classes(classes_BGT.clamp(min=0).flatten(1))
