@@ -109,7 +109,7 @@ class SmoothedSection(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread over the classes in the loss")
 
 
-class DenoisingSection(Section):
+class BoxDenoisingSection(Section):
     groups: int = Field(5, ge=1, le=100, description="copies of each object, which the model corrects")
     box_noise: float = Field(
         0.4, ge=0, lt=1, description="how wrong a copy is: it moves by up to this share of half a side, and its sides "
@@ -126,7 +126,7 @@ class DetectionSection(Section):
         0.1, ge=0, le=1e6, description="weight of the cross-entropy of queries without an object"
     )
     auxiliary_loss: bool = Field(True, description="add the loss of every layer of the decoder, not only of the last")
-    denoising: DenoisingSection | None = Field(
+    denoising: BoxDenoisingSection | None = Field(
         None, description="also learn to correct noised copies of the objects, as DN-DETR; needs a model whose queries "
         "are boxes",
     )  # fmt: skip
