@@ -1,12 +1,24 @@
 """The losses of set prediction are DETR's own, term by term; sums add up over parts of a batch."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForObjectDetection, DetrConfig
 
+from decero.data.box_noise import BoxNoise
 from decero.data.image_rows import Pixels
-from decero.execution.detection_objective import Weights, detection, layer_terms, outputs_of_layers
+from decero.execution.detection_objective import (
+    Weights,
+    corners,
+    denoising_terms,
+    detection,
+    generalized_iou,
+    layer_terms,
+    noised_queries,
+    outputs_of_layers,
+)
 from decero.execution.image_objective import PictureCollator
+from decero.models import DeceroDetectionConfig, DeceroDetectionForObjectDetection
 
 BACKBONE = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1]}
 BACKBONE |= {"layer_type": "basic", "out_features": ["stage2"]}
@@ -74,3 +86,73 @@ def test_no_object_is_not_class_zero(model):
     terms = layer_terms(logits, boxes, nothing, Weights())
     assert terms["classes"] < 1e-5
     assert terms["boxes"] == terms["giou"] == 0
+
+
+# --- denoising
+
+NOISE = BoxNoise(groups=3, box_noise=0.4, class_noise=0.5, num_labels=3, seed=5)
+OURS = {"patch_size": 8, "hidden_size": 26, "num_hidden_layers": 1, "decoder_layers": 2, "num_attention_heads": 2}
+OURS |= {"intermediate_size": 11, "num_queries": 7, "num_labels": 3}
+
+
+def noised_batch(pictures):
+    batch = batch_of(pictures)
+    for index, target in enumerate(batch["labels"]):
+        boxes, classes = NOISE.draw(target["boxes"].numpy(), target["class_labels"].numpy(), 2, index)
+        target |= {"noised_boxes": torch.from_numpy(boxes).float(), "noised_classes": torch.from_numpy(classes).long()}
+    return batch
+
+
+def test_noise_is_a_function_of_seed_epoch_and_row():
+    boxes, classes = np.array([[0.5, 0.5, 0.2, 0.4]] * 400), np.zeros(400, dtype=int)
+    noised, guesses = NOISE.draw(boxes, classes, 1, 7)
+    again = NOISE.draw(boxes, classes, 1, 7)
+    assert np.array_equal(noised, again[0])
+    assert np.array_equal(guesses, again[1])
+    for other in (NOISE.draw(boxes, classes, 2, 7), NOISE.draw(boxes, classes, 1, 8)):
+        assert not np.array_equal(noised, other[0])
+    assert noised.shape == (3, 400, 4)
+    reach = np.abs(noised - boxes).max(axis=(0, 1))
+    assert reach == pytest.approx([0.04, 0.08, 0.08, 0.16], rel=0.02)  # 0.4 of half a side, 0.4 of a side
+    assert (guesses != 0).mean() == pytest.approx(0.5 * 2 / 3, abs=0.05)  # a class drawn anew may be the same
+
+
+def test_each_copy_is_judged_by_its_own_object():
+    batch = noised_batch(4)  # 2, 1, 0 and 3 objects
+    queries = noised_queries(batch["labels"])
+    assert queries["denoising_classes"].shape == (4, 3, 3)
+    assert (queries["denoising_classes"] >= 0).sum(dim=2)[:, 0].tolist() == [2, 1, 0, 3]
+    logits, boxes = torch.randn(4, 3, 3, 4), torch.rand(4, 3, 3, 4)
+    terms = denoising_terms(logits, boxes, batch["labels"])
+    classes = l1 = giou = 0.0
+    for picture, target in enumerate(batch["labels"]):
+        for place, (kind, box) in enumerate(zip(target["class_labels"], target["boxes"], strict=True)):
+            for group in range(3):
+                said = boxes[picture, group, place]
+                classes -= logits[picture, group, place].log_softmax(-1)[kind] / 3
+                l1 += (said - box).abs().sum() / 3
+                giou += (1 - generalized_iou(corners(said[None]), corners(box[None])))[0] / 3
+    torch.testing.assert_close(terms, {"classes": classes, "boxes": l1, "giou": giou}, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("auxiliary", [True, False])
+def test_losses_with_noise_add_up_over_micro_batches(auxiliary):
+    torch.manual_seed(2)
+    model = DeceroDetectionForObjectDetection(DeceroDetectionConfig(**OURS, auxiliary_loss=auxiliary))
+    objective = detection(PictureCollator(Pixels((32, 32)), noise=NOISE), Weights(), auxiliary)
+    whole = noised_batch(6)
+    parts = [{name: value[part] for name, value in whole.items()} for part in (slice(0, 2), slice(2, 3), slice(3, 6))]
+    total = objective.loss(model, whole)
+    assert sum(objective.loss(model, part) for part in parts).item() == pytest.approx(total.item(), rel=1e-5)
+    plain = detection(PictureCollator(Pixels((32, 32))), Weights(), auxiliary).loss(model, whole)
+    assert total > plain + 1  # which is the loss of the queries that look for objects
+
+
+def test_a_collator_draws_noise_after_the_window():
+    collate = PictureCollator(Pixels((4, 4)), noise=NOISE)
+    row = {"pixels": bytes(48), "boxes": [0.25, 0.25, 0.75, 0.5], "classes": [2], "epoch": 3, "index": 9}
+    target = collate([row])["labels"][0]
+    boxes, classes = NOISE.draw(np.array([[0.5, 0.375, 0.5, 0.25]]), np.array([2]), 3, 9)
+    assert target["noised_boxes"].numpy() == pytest.approx(boxes)
+    assert target["noised_classes"].tolist() == classes.tolist()
+    assert "noised_boxes" not in PictureCollator(Pixels((4, 4)))([row])["labels"][0]

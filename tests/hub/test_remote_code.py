@@ -23,6 +23,7 @@ from decero.models import (
     AUTO_CLASSES,
     DeceroDecoderConfig,
     DeceroDecoderForCausalLM,
+    DeceroDetectionConfig,
     DeceroEncoderConfig,
     DeceroEncoderForMaskedLM,
     DeceroVisionConfig,
@@ -85,6 +86,8 @@ def build(config_class, auto, sizes):
     """A model with random parameters; zeros and ones of a new model would hide parameters that were not loaded."""
     if config_class is DeceroVisionConfig:
         config = config_class(**VISION, num_hidden_layers=sizes["num_hidden_layers"])
+    elif config_class is DeceroDetectionConfig:
+        config = config_class(**sizes | {"hidden_size": 34}, patch_size=4, num_channels=2, num_queries=3)
     else:
         width = sizes["hidden_size"] + ("seq2seq" in config_class.model_type)  # two directions need an even one
         config = config_class(**(sizes | {"hidden_size": width}), bos_token_id=2, eos_token_id=3)
@@ -100,7 +103,7 @@ def build(config_class, auto, sizes):
 
 
 def inputs_of(model):
-    if isinstance(model.config, DeceroVisionConfig):
+    if isinstance(model.config, DeceroVisionConfig | DeceroDetectionConfig):
         return {"pixel_values": torch.linspace(-1, 1, 2 * 2 * 8 * 12).view(2, 2, 8, 12).sin().tolist()}
     inputs = {"input_ids": [[5, 7, 11, 13, 17, 19, 23], [29, 31, 37, 0, 0, 0, 0]]}
     inputs["attention_mask"] = [[1] * 7, [1] * 3 + [0] * 4]

@@ -13,6 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from decero.models import (
     AUTO_CLASSES,
     DeceroDecoderConfig,
+    DeceroDetectionConfig,
     DeceroEncoderConfig,
     DeceroEncoderDecoderConfig,
     DeceroRecurrentForSequenceClassification,
@@ -25,7 +26,7 @@ from decero.models import compatibility as compat
 from decero.models.compatibility import CACHE, COMMON, NAMES
 
 CLASSES = [(config, head) for config, heads in AUTO_CLASSES.items() for head in heads.values()]
-CACHELESS = (DeceroEncoderConfig, DeceroTextCNNConfig, DeceroVisionConfig)
+CACHELESS = (DeceroEncoderConfig, DeceroTextCNNConfig, DeceroVisionConfig, DeceroDetectionConfig)
 TWO_TEXTS = (DeceroEncoderDecoderConfig, DeceroRecurrentSeq2SeqConfig)
 RETURN_NONE = ("ForTokenClassification", "QuestionAnswering")  # heads that take a cache and return none
 
@@ -46,6 +47,12 @@ REMEMBER = [
 ]
 IDS = {"bos_token_id": 2, "eos_token_id": 1}
 VISION = {"image_size": [8, 12], "patch_size": 4, "num_channels": 2}
+DETECTION = {"patch_size": 4, "num_channels": 2, "hidden_size": 34, "num_queries": 3}
+FIELDS = {
+    DeceroVisionConfig: VISION,
+    DeceroDetectionConfig: DETECTION,
+    DeceroRecurrentSeq2SeqConfig: IDS | {"hidden_size": 34},  # each direction of its encoder has half
+}
 
 
 def name_of(value):
@@ -56,7 +63,7 @@ def name_of(value):
 def make(make_config, randomize):
     def build(config_class, head):
         torch.manual_seed(3)
-        fields = {DeceroVisionConfig: VISION, DeceroRecurrentSeq2SeqConfig: IDS | {"hidden_size": 34}}.get(config_class, IDS)
+        fields = FIELDS.get(config_class, IDS)
         return randomize(head(make_config(config_class, **fields))).eval()
 
     return build
@@ -65,7 +72,7 @@ def make(make_config, randomize):
 def inputs_of(config_class, ids_BL):
     if config_class in TWO_TEXTS:
         return {"input_ids": torch.tensor([[5, 9, 3, 7]]).expand(len(ids_BL), -1), "decoder_input_ids": ids_BL}
-    if config_class is DeceroVisionConfig:
+    if config_class in (DeceroVisionConfig, DeceroDetectionConfig):
         return {"pixel_values": torch.linspace(-1, 1, 2 * 2 * 8 * 12).view(2, 2, 8, 12).sin()}
     return {"input_ids": ids_BL}
 
@@ -141,10 +148,10 @@ def test_a_layer_that_is_computed_again_does_not_remember_twice(make):
 @pytest.mark.parametrize(("config_class", "head"), CLASSES, ids=name_of)
 def test_a_misspelt_argument_is_an_error_with_the_nearest_name(make, config_class, head):
     model, inputs = make(config_class, head), inputs_of(config_class, torch.randint(3, 37, (2, 5)))
-    with pytest.raises(
-        TypeError, match=rf"^{head.__name__} does not read attention_maks; did you mean attention_mask\?"
-    ):
-        model(**inputs, attention_maks=torch.ones(2, 5))
+    right = "pixel_mask" if config_class is DeceroDetectionConfig else "attention_mask"
+    wrong = right[:-2] + "ks"
+    with pytest.raises(TypeError, match=rf"^{head.__name__} does not read {wrong}; did you mean {right}\?"):
+        model(**inputs, **{wrong: torch.ones(2, 5)})
     with pytest.raises(TypeError, match=r"does not read something$"):
         model(**inputs, something=1)
     with torch.no_grad():

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
-from tests.recipes.pictures import DETR, NAMES, SEGFORMER, VIT, row, write_splits
+from tests.recipes.pictures import DETR, NAMES, OURS, SEGFORMER, VIT, row, write_splits
 from transformers import pipeline
 
 from decero.cli.main import main
@@ -225,3 +225,16 @@ def test_detect_objects_from_files_to_boxes(launch, pictures, tmp_path, capsys):
 
     done = launch("finetune_object_detection", config, f"output={tmp_path / 'x'}", "data.box_format=xyxy", expect=2)
     assert re.search(r"train.parquet, row \d+, box 0 \[.*\]: it has no size, .*set data.box_format", done.stderr)
+
+
+def test_denoising_resumes_exactly_and_stock_refuses_it(launch, pictures, tmp_path, capsys):
+    pytest.importorskip("pycocotools")
+    config, noise = pictures(OURS, max_train_steps=24), "objective.denoising={groups: 2}"
+    output = tmp_path / "run"
+    launch("finetune_object_detection", config, f"output={output}", noise)
+    assert resumed(launch, "finetune_object_detection", config, tmp_path, output, noise)
+    row_picture(1).save(tmp_path / "a.png")
+    main(["detect", str(output / "model"), str(tmp_path / "a.png"), "--threshold", "0"])
+    assert len(json.loads(capsys.readouterr().out)["objects"]) == 3
+    done = launch("finetune_object_detection", pictures(DETR), f"output={tmp_path / 'x'}", noise, expect=2)
+    assert re.search(r"objective.denoising: the queries of .* are no boxes; remove it, or start from", done.stderr)

@@ -109,6 +109,15 @@ class SmoothedSection(Section):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability mass spread over the classes in the loss")
 
 
+class BoxDenoisingSection(Section):
+    groups: int = Field(5, ge=1, le=100, description="copies of each object, which the model corrects")
+    box_noise: float = Field(
+        0.4, ge=0, lt=1, description="how wrong a copy is: it moves by up to this share of half a side, and its sides "
+        "grow or shrink by up to this share",
+    )  # fmt: skip
+    class_noise: float = Field(0.2, ge=0, le=1, description="share of the copies whose class is drawn anew")
+
+
 class DetectionSection(Section):
     class_weight: float = Field(1.0, ge=0, le=1e6, description="weight of the cross-entropy of classes")
     box_weight: float = Field(5.0, ge=0, le=1e6, description="weight of the L1 distance of boxes")
@@ -117,6 +126,10 @@ class DetectionSection(Section):
         0.1, ge=0, le=1e6, description="weight of the cross-entropy of queries without an object"
     )
     auxiliary_loss: bool = Field(True, description="add the loss of every layer of the decoder, not only of the last")
+    denoising: BoxDenoisingSection | None = Field(
+        None, description="also learn to correct noised copies of the objects, as DN-DETR; needs a model whose queries "
+        "are boxes",
+    )  # fmt: skip
 
 
 class ImageRun(RunConfig):

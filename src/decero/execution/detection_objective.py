@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from decero.data.collators import IGNORED
 from decero.execution.image_objective import PictureCollator, one_each, picture_batch_size
 from decero.execution.objective import Batch, Objective
 from decero.execution.transformers_internals import heads_on_layers
@@ -86,26 +87,66 @@ def layer_terms(logits_BQC: Tensor, boxes_BQ4: Tensor, targets: Targets, weights
     }
 
 
+def noised_queries(targets: Targets) -> dict[str, Tensor]:
+    """Return the denoising queries of a batch, padded to the most objects of a picture: class -100, box 0.5."""
+    most = max(len(each["class_labels"]) for each in targets)
+    classes = [F.pad(each["noised_classes"], (0, most - len(each["class_labels"])), value=IGNORED) for each in targets]
+    boxes = [F.pad(each["noised_boxes"], (0, 0, 0, most - len(each["class_labels"])), value=0.5) for each in targets]
+    return {"denoising_classes": torch.stack(classes), "denoising_boxes": torch.stack(boxes)}
+
+
+def denoising_terms(logits_BGTC: Tensor, boxes_BGT4: Tensor, targets: Targets) -> dict[str, Tensor]:
+    """Return the sums of one layer, each the mean over the groups: every copy belongs to its own object."""
+    B, G, T, _ = logits_BGTC.shape
+    class_BT = torch.stack([F.pad(e["class_labels"], (0, T - len(e["boxes"])), value=IGNORED) for e in targets])
+    wanted_BT4 = torch.stack([F.pad(e["boxes"], (0, 0, 0, T - len(e["boxes"])), value=0.5) for e in targets])
+    class_BGT, wanted_BGT4 = class_BT[:, None].expand(B, G, T), wanted_BT4[:, None].expand(B, G, T, 4)
+    real_BGT = class_BGT != IGNORED
+    said_N4, wanted_N4 = boxes_BGT4[real_BGT], wanted_BGT4[real_BGT].to(boxes_BGT4)
+    return {
+        "classes": F.cross_entropy(logits_BGTC[real_BGT], class_BGT[real_BGT], reduction="sum") / G,
+        "boxes": F.l1_loss(said_N4, wanted_N4, reduction="sum") / G,
+        "giou": (1 - generalized_iou(corners(said_N4), corners(wanted_N4))).sum() / G,
+    }
+
+
 def outputs_of_layers(model: nn.Module, batch: Batch, auxiliary: bool) -> list[tuple[Tensor, Tensor]]:
     """Return logits and boxes of the last layer and, for auxiliary losses, of the layers before it, in fp32."""
     found = heads_on_layers(model, {"pixel_values": batch["pixel_values"]}, auxiliary)
     return [(logits.float(), boxes.float()) for logits, boxes in found]
 
 
+def outputs_with_noise(model: nn.Module, batch: Batch, auxiliary: bool) -> tuple[list[tuple[Tensor, Tensor]], ...]:
+    """Return what `outputs_of_layers` does, and the same of the denoising queries, (batch, groups, objects, ...)."""
+    output = model(pixel_values=batch["pixel_values"], **noised_queries(batch["labels"]))  # type: ignore[arg-type]
+    found, noised = [output, *(output.auxiliary_outputs or [])], output.denoising_outputs
+    last = None if auxiliary else 1
+    return tuple(
+        [(each["logits"].float(), each["pred_boxes"].float()) for each in layers[:last]] for layers in (found, noised)
+    )
+
+
 def detection(collate: PictureCollator, weights: Weights, auxiliary: bool = True) -> Objective:
     """Sum the losses of classes and boxes over the objects. The divisor of a step is its number of objects.
 
     All terms have this one divisor, as in Deformable DETR, so sums add up over micro-batches and processes. DETR
-    divides the cross-entropy by the weights of all queries instead: Carion et al. 2020, section 3.1 and A.2.
+    divides the cross-entropy by the weights of all queries instead: Carion et al. 2020, section 3.1 and A.2. Where the
+    collator draws noise, copies of the objects are denoised beside (Li et al. 2022, section 4).
     """
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         targets: Any = batch["labels"]
+        noised: list[tuple[Tensor, Tensor]] = []
+        if collate.noise is None:
+            found = outputs_of_layers(model, batch, auxiliary)
+        else:
+            found, noised = outputs_with_noise(model, batch, auxiliary)
+        terms = [layer_terms(logits, boxes, targets, weights) for logits, boxes in found]
+        terms += [denoising_terms(logits, boxes, targets) for logits, boxes in noised]
         total = batch["pixel_values"].new_zeros(())
-        for logits, boxes in outputs_of_layers(model, batch, auxiliary):
-            terms = layer_terms(logits, boxes, targets, weights)
-            total = total + weights.classes * terms["classes"] + weights.boxes * terms["boxes"]
-            total = total + weights.giou * terms["giou"]
+        for each in terms:
+            total = total + weights.classes * each["classes"] + weights.boxes * each["boxes"]
+            total = total + weights.giou * each["giou"]
         return total
 
     return _of_objects(collate, loss, lambda batch: sum(len(each["class_labels"]) for each in batch["labels"]))  # type: ignore[index]

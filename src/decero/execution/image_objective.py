@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from decero.data.augmentation import Augmentation, cut_boxes, cut_pixels
+from decero.data.box_noise import BoxNoise
 from decero.data.boxes import from_corners
 from decero.data.collators import IGNORED
 from decero.data.image_rows import Pixels
@@ -22,18 +23,21 @@ from decero.execution.objective import Batch, Objective
 class PictureCollator:
     """Make a batch of stored pictures, changed at random where `augment` says how.
 
-    ignored: the id of mask pixels that are not scored. counts: whether rows have `labels`, a `mask` or `boxes`.
+    ignored: the id of mask pixels that are not scored. noise: how wrong copies of objects are drawn, for denoising.
+    counts: whether rows have `labels`, a `mask` or `boxes`.
     """
 
     pixels: Pixels
     augment: Augmentation | None = None
     ignored: int = 255
+    noise: BoxNoise | None = None
 
     def __call__(self, rows: list[dict]) -> Batch:
         """Return `pixel_values`, float32 (batch, channels, height, width), and `labels`.
 
         labels: classes (batch,); of masks (batch, height, width), -100 where none is scored; of objects a list of
-        {class_labels (boxes,), boxes (boxes, 4)}, centre and size as shares of the picture.
+        {class_labels (boxes,), boxes (boxes, 4)}, centre and size as shares of the picture; with noise also
+        noised_classes (groups, boxes) and noised_boxes (groups, boxes, 4).
         """
         size = self.pixels.size
         pictures, labels = [], []
@@ -49,8 +53,13 @@ class PictureCollator:
                 if window:
                     boxes, stay = cut_boxes(boxes, size, window)
                     classes = classes[stay]
-                centred = torch.from_numpy(from_corners(boxes, "cxcywh")).float()
-                labels.append({"class_labels": torch.as_tensor(classes).long(), "boxes": centred})
+                centred = from_corners(boxes, "cxcywh")
+                objects = {"class_labels": torch.as_tensor(classes).long(), "boxes": torch.from_numpy(centred).float()}
+                if self.noise:
+                    noised, guesses = self.noise.draw(centred, classes, row["epoch"], row["index"])
+                    objects["noised_boxes"] = torch.from_numpy(noised).float()
+                    objects["noised_classes"] = torch.from_numpy(guesses).long()
+                labels.append(objects)
             else:
                 labels.append(row.get("labels"))
         batch: dict[str, Any] = {"pixel_values": torch.from_numpy(self.pixels.normalized(np.stack(pictures)))}

@@ -132,7 +132,7 @@ def load_stock(folder: Path, say: Say = print) -> tuple[Family, str, PreTrainedM
         )
     if "quantization_config" in raw:
         raise UserError("config.json: quantization_config: the weights are quantized; import the original model")
-    if raw.get("position_embedding_type", "absolute") != "absolute":  # transformers 5 ignores it silently
+    if raw.get("position_embedding_type", "absolute") not in ("absolute", "sine"):  # 5 ignores BERT's silently
         raise UserError(
             f"option position_embedding_type={raw['position_embedding_type']!r} has no counterpart in decero"
         )

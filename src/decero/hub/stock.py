@@ -86,7 +86,7 @@ def family_of_stock(model_type: str, class_name: str | None) -> tuple[Family, st
             f"(families: {', '.join(names)})"
         )
     classes = {head.stock: (family, name) for family in known for name, head in family.heads.items()}
-    class_name = class_name or known[0].heads["Model"].stock
+    class_name = class_name or next(iter(known[0].heads.values())).stock
     class_name = known[0].also_loads.get(class_name, class_name)
     if class_name not in classes:
         raise UserError(

@@ -21,7 +21,8 @@ from decero.hub.tensors import translate
 
 CARRIED = ("id2label", "label2id", "problem_type")
 KEPT_IF_THERE = ("reads_pairs", "decision_threshold")  # what a recipe wrote into the configuration
-TRAINING = ("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout", "classifier_dropout")
+TRAINING = ("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout", "classifier_dropout",
+            "auxiliary_loss")  # fmt: skip
 STARTS = {"initializer_range", "embedding_initializer_range"}  # used only for random initial weights
 GENERIC = {f.name for f in fields(PreTrainedConfig)} | {"use_cache"} | STARTS  # do not change the outputs
 POOLED = ("ForSequenceClassification", "ForMultipleChoice")
@@ -38,6 +39,7 @@ ACTS: dict[str, Callable[[Any, str], bool]] = {
     "max_position_embeddings": lambda c, head: c.position_embedding_type != "relative",
     "classifier_pooling": lambda c, head: head in POOLED or (head == "Model" and c.pooling_layer),
     "classifier_dropout": lambda c, head: head.endswith(("Classification", "MultipleChoice")),
+    "patch_size": lambda c, head: c.stem != "backbone",
     "distillation_head": lambda c, head: head == "ForImageClassification",
     "decode_head": lambda c, head: head == "ForSemanticSegmentation",
     "decoder_hidden_size": lambda c, head: head == "ForSemanticSegmentation",
@@ -70,7 +72,7 @@ class Family:
     """The table of one stock `model_type`; the instances are in families/. "Ours" are the classes of decero."""
 
     name: str
-    ours: str  # the start of our class names: DeceroEncoder, DeceroDecoder, DeceroEncoderDecoder, DeceroVision
+    ours: str  # the start of our class names: DeceroEncoder, DeceroDecoder, DeceroEncoderDecoder, DeceroVision ...
     fields: str
     fixed: Mapping[str, Any]  # our fields that have this value in every model of the family
     tensors: str

@@ -1,6 +1,7 @@
 """Convert tensors by the lines of a table, in both directions.
 
-A line is `ours stock [form]`. `{i}` is the layer number. A line names a module; it covers its `.weight` and `.bias`.
+A line is `ours stock [form]`. `{i}` is the layer number, `{any}` the rest of a name. A line names a module; it covers
+its `.weight` and `.bias`.
 `{q,k,v}_proj` on our side are consecutive slices of one stock tensor.
 """
 
@@ -69,9 +70,10 @@ def _moves(lines: Iterable[Sequence[str]], names: list[str], from_ours: bool) ->
     for ours, stock, *form in lines:
         slices = _slices(ours)
         pattern = re.escape(slices[0] if from_ours else stock).replace(r"\{i\}", r"(?P<i>\d+)")
+        pattern = pattern.replace(r"\{any\}", "(?P<i>.+?)")
         for match in filter(None, (re.fullmatch(pattern + r"(?P<leaf>\.weight|\.bias)?", name) for name in names)):
             layer, leaf = match.groupdict().get("i", ""), match["leaf"] or ""
-            *filled, last = [name.replace("{i}", layer) + leaf for name in (*slices, stock)]
+            *filled, last = [re.sub(r"\{i\}|\{any\}", layer, name) + leaf for name in (*slices, stock)]
             yield filled, last, FORMS[form[0] if form else "same"]
 
 

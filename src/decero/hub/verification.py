@@ -12,7 +12,7 @@ from decero.hub.table import Family
 TOLERANCE = 1e-4  # absolute for outputs up to 1, relative above
 OUTPUTS = (
     "logits", "start_logits", "end_logits", "last_hidden_state", "encoder_last_hidden_state", "pooler_output",
-    "reconstruction", "feature_maps",
+    "reconstruction", "feature_maps", "pred_boxes",
 )  # fmt: skip
 
 
@@ -50,7 +50,8 @@ def random_batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 def _images(model: PreTrainedModel, generator: torch.Generator) -> dict[str, torch.Tensor]:
     config: Any = model.config
-    batch = {"pixel_values": torch.randn(2, config.num_channels, *config.picture_size, generator=generator)}
+    size = getattr(config, "picture_size", (64, 96))  # those who find objects read any size
+    batch = {"pixel_values": torch.randn(2, config.num_channels, *size, generator=generator)}
     if type(model).__name__.endswith("ForMaskedImageModeling"):
         height, width = config.grid_size
         batch["bool_masked_pos"] = torch.rand(2, height * width, generator=generator) < 0.5

@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForMaskedImageModeling,
     AutoModelForMaskedLM,
     AutoModelForMultipleChoice,
+    AutoModelForObjectDetection,
     AutoModelForPreTraining,
     AutoModelForQuestionAnswering,
     AutoModelForSemanticSegmentation,
@@ -18,9 +19,11 @@ from transformers import (
     AutoModelForTokenClassification,
     PreTrainedConfig,
 )
+from transformers.models.detr.image_processing_pil_detr import DetrImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from .configuration_decero import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
+from .configuration_object_detection import DeceroDetectionConfig
 from .configuration_recurrent import DeceroRecurrentConfig, DeceroRecurrentSeq2SeqConfig, DeceroTextCNNConfig
 from .configuration_vision import DeceroVisionConfig
 from .modeling_choice import DeceroEncoderForMultipleChoice
@@ -41,6 +44,7 @@ from .modeling_encoder import (
 )
 from .modeling_encoder_decoder import DeceroEncoderDecoderForConditionalGeneration, DeceroEncoderDecoderModel
 from .modeling_hybrid import DeceroDecoderForMaskedLM
+from .modeling_object_detection import DeceroDetectionForObjectDetection, DeceroDetectionModel
 from .modeling_recurrent import (
     DeceroRecurrentForCausalLM,
     DeceroRecurrentForSequenceClassification,
@@ -100,6 +104,10 @@ AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
         AutoModelForSemanticSegmentation: DeceroVisionForSemanticSegmentation,
         AutoModelForMaskedImageModeling: DeceroVisionForMaskedImageModeling,
     },
+    DeceroDetectionConfig: {
+        AutoModel: DeceroDetectionModel,
+        AutoModelForObjectDetection: DeceroDetectionForObjectDetection,
+    },
 }
 
 for config_class, heads in AUTO_CLASSES.items():
@@ -108,6 +116,7 @@ for config_class, heads in AUTO_CLASSES.items():
         auto_class.register(config_class, head)  # type: ignore[attr-defined]
 # A saved processor has the name ViTImageProcessor: with torchvision that is a faster one, equal up to rounding.
 AutoImageProcessor.register(DeceroVisionConfig, image_processor_classes={"pil": ViTImageProcessorPil})
+AutoImageProcessor.register(DeceroDetectionConfig, image_processor_classes={"pil": DetrImageProcessorPil})
 
 __all__ = [
     "AUTO_CLASSES",
@@ -118,6 +127,9 @@ __all__ = [
     "DeceroDecoderForSequenceClassification",
     "DeceroDecoderForTokenClassification",
     "DeceroDecoderModel",
+    "DeceroDetectionConfig",
+    "DeceroDetectionForObjectDetection",
+    "DeceroDetectionModel",
     "DeceroEncoderConfig",
     "DeceroEncoderDecoderConfig",
     "DeceroEncoderDecoderForConditionalGeneration",

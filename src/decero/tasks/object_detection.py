@@ -13,6 +13,7 @@ from transformers import AutoModelForObjectDetection, PreTrainedModel
 
 from decero.config.finetune_images import FinetuneObjectDetection
 from decero.config.sections import ModelSection
+from decero.data.box_noise import BoxNoise
 from decero.data.boxes import Boxes
 from decero.data.corpus import check_column, source_rows, train_examples
 from decero.data.image_rows import Columns, objects_of
@@ -27,6 +28,7 @@ from decero.evaluation.average_precision import (
 from decero.evaluation.examples import ExampleStatistics
 from decero.execution.build import config_of
 from decero.execution.detection_objective import Weights, detection
+from decero.execution.image_objective import PictureCollator
 from decero.execution.objective import Objective
 from decero.inference.image_answers import read_boxes
 from decero.tasks.base import Corpus, Scores, TaskData
@@ -46,6 +48,12 @@ class ObjectDetection(PictureTask):
     def __init__(self, config: FinetuneObjectDetection):
         super().__init__(config)
         need_pycocotools()  # rather now than after training
+        if config.objective.denoising and getattr(config_of(config.model), "queries", None) != "anchors":
+            source = config.model.config or config.model.name_or_path
+            raise UserError(
+                f"objective.denoising: the queries of {source} are no boxes; remove it, or start from "
+                "model.config=configs/model/detr_tiny.yaml"
+            )
 
     def usage(self, folder: Path) -> list[str]:
         return [f"decero detect {folder} PICTURE --out FOLDER"]
@@ -132,6 +140,12 @@ class ObjectDetection(PictureTask):
     def _weights(self) -> Weights:
         given = self.config.objective
         return Weights(given.class_weight, given.box_weight, given.giou_weight, given.no_object_weight)
+
+    def collator(self, trains: bool) -> PictureCollator:
+        given, plain = self.config.objective.denoising, super().collator(trains)
+        if not trains or given is None:
+            return plain
+        return replace(plain, noise=BoxNoise(**given.model_dump(), num_labels=self._count, seed=self.config.seed))
 
     def objective(self, model: nn.Module) -> Objective:
         return detection(self.collator(trains=True), self._weights(), self.config.objective.auxiliary_loss)

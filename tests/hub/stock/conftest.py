@@ -29,6 +29,13 @@ VIT = {
     "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 41, "hidden_act": "relu",
     "layer_norm_eps": 1e-3, "initializer_range": 0.03,
 }  # fmt: skip
+DETR = {
+    "backbone_config": {"model_type": "resnet", "embedding_size": 5, "hidden_sizes": [5, 7], "depths": [1, 1],
+                        "layer_type": "basic", "num_channels": 2, "out_features": ["stage2"]},
+    "d_model": 36, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 3, "decoder_attention_heads": 3,
+    "encoder_ffn_dim": 41, "decoder_ffn_dim": 41, "num_queries": 5, "dropout": 0.0, "activation_function": "gelu",
+    "init_std": 0.03, "class_cost": 3, "eos_coefficient": 0.2,
+}  # fmt: skip
 OPTIONS = {
     "bert": BERT,
     "roberta": {
@@ -76,7 +83,12 @@ OPTIONS = {
     "vit": VIT,
     "deit": VIT,
     "deit distilled": {},
+    "detr": DETR,
+    "detr auxiliary": {"auxiliary_loss": True},
 }  # fmt: skip
+
+
+FROZEN = ("final_logits_bias", "model.backbone", "model.stem")  # buffers: DETR's are its batch norms
 
 
 @torch.no_grad()
@@ -85,11 +97,13 @@ def redraw(model):
     scaled = getattr(model.config, "scale_attn_weights", model.config.model_type != "t5")
     std = 0.25 if scaled else 0.2  # larger unscaled scores would saturate the softmax
     generator = torch.Generator().manual_seed(11)
-    buffers = [(name, buffer) for name, buffer in model.named_buffers() if name == "final_logits_bias"]
+    buffers = [(name, buffer) for name, buffer in model.named_buffers() if name.startswith(FROZEN)]
     for name, tensor in [*model.named_parameters(), *buffers]:
-        if tensor.requires_grad or name == "final_logits_bias":  # all but Marian's table of waves
+        if tensor.requires_grad or not isinstance(tensor, torch.nn.Parameter):  # all but Marian's table of waves
             centre = 1.0 if any(n in name.lower() for n in ("norm", "ln_")) and name.endswith("weight") else 0.0
             tensor.copy_(centre + std * torch.randn(tensor.shape, generator=generator))
+            if name.endswith("running_var"):
+                tensor.abs_().add_(0.5)
     return model
 
 
@@ -115,6 +129,8 @@ class Case:
     def stock(self, **options):
         """The stock model with random parameters."""
         model = self.family.stock_class(self.head)(self.config(**options))
+        if self.family.name == "detr":
+            model.requires_grad_(True)  # it freezes its backbone
         if self.variant == "t5 1.1" and self.head != "Model":
             untie(model)
         return redraw(model)
@@ -154,6 +170,10 @@ def batch():
 
     def build(case, seed=5):
         generator = torch.Generator().manual_seed(seed)
+        if case.family.ours == "DeceroDetection":
+            inputs = {"pixel_values": torch.randn(3, 2, 24, 40, generator=generator)}
+            seen = (torch.arange(40) < torch.tensor([40, 24, 31])[:, None]).long()
+            return inputs | {"pixel_mask": seen[:, None].repeat(1, 24, 1)}, torch.ones(3, 1).bool()
         if case.family.ours == "DeceroVision":
             inputs = {"pixel_values": torch.randn(3, 2, 12, 12, generator=generator)}
             if case.head == "ForMaskedImageModeling":

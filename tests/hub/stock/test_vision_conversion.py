@@ -5,7 +5,14 @@ import json
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, ViTForImageClassification
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForObjectDetection,
+    DetrImageProcessorPil,
+    ViTConfig,
+    ViTForImageClassification,
+)
 from transformers import ViTImageProcessorPil as Processor
 
 from decero.errors import UserError
@@ -83,3 +90,24 @@ def test_other_models_of_images_are_refused_by_name(model_type, tmp_path):
     with pytest.raises(UserError, match=f"model_type {model_type} has no counterpart in decero") as refusal:
         import_model(tmp_path, tmp_path / "out")
     assert "\n" not in str(refusal.value)
+
+
+def test_a_detr_goes_in_and_out_as_a_folder(find_case, tmp_path, capsys):
+    stock = find_case("detr", "ForObjectDetection").stock(encoder_layerdrop=0.25)
+    stock.save_pretrained(tmp_path / "stock")
+    DetrImageProcessorPil(size={"height": 24, "width": 40}, do_pad=False).save_pretrained(tmp_path / "stock")
+    ours = import_model(tmp_path / "stock", tmp_path / "ours")
+    assert "dropped: encoder_layerdrop=0.25 (only acts in training)" in capsys.readouterr().out
+    back = export_model(ours, tmp_path / "back")  # finds the family by itself
+    again, mine = (AutoModelForObjectDetection.from_pretrained(folder).eval() for folder in (back, ours))
+    images, labels = torch.randn(2, 2, 24, 40), [{"class_labels": torch.tensor([4]), "boxes": torch.rand(1, 4)}] * 2
+    found = [model(images, labels=labels) for model in (stock.eval(), mine, again)]
+    for one in found[1:]:
+        assert_close(one.loss, found[0].loss, atol=3e-5, rtol=1e-5)
+        assert_close(one.pred_boxes, found[0].pred_boxes, atol=3e-5, rtol=0)
+    assert type(again) is type(stock)
+    assert AutoImageProcessor.from_pretrained(ours).size == {"height": 24, "width": 40}
+    edit = json.loads((tmp_path / "stock" / "config.json").read_text()) | {"position_embedding_type": "learned"}
+    (tmp_path / "stock" / "config.json").write_text(json.dumps(edit))
+    with pytest.raises(UserError, match="option position_embedding_type='learned' has no counterpart in decero"):
+        import_model(tmp_path / "stock", tmp_path / "none")

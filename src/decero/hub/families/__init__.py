@@ -5,6 +5,7 @@ value in `fixed`, or its default. Every tensor must be on a line.
 """
 
 from decero.hub.families.decoders import GPT2, LLAMA
+from decero.hub.families.detection import DETR
 from decero.hub.families.electra import ELECTRA
 from decero.hub.families.encoder_decoders import MARIAN, T5, T5_ENCODER
 from decero.hub.families.encoders import BERT, DISTILBERT, MODERNBERT, ROBERTA
@@ -12,4 +13,5 @@ from decero.hub.families.vision import DEIT, DEIT_DISTILLED, VIT
 
 FAMILIES = (
     BERT, ROBERTA, DISTILBERT, ELECTRA, MODERNBERT, GPT2, LLAMA, T5, T5_ENCODER, MARIAN, VIT, DEIT, DEIT_DISTILLED,
+    DETR,
 )  # fmt: skip
