@@ -9,14 +9,22 @@ import pytest
 from pydantic import Field
 
 from decero.config.benchmark import Benchmark
+from decero.config.bias import ProbeBias
 from decero.config.command_line import seconds_of
 from decero.config.comparison import Compare
 from decero.config.finetune_answers import FinetuneQuestionAnswering
 from decero.config.finetune_choice import FinetuneMultipleChoice
+from decero.config.finetune_images import (
+    FinetuneImageClassification,
+    FinetuneObjectDetection,
+    FinetuneSemanticSegmentation,
+)
 from decero.config.finetune_summaries import FinetuneExtractiveSummaries
 from decero.config.finetune_words import FinetuneTokenClassification
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
 from decero.config.language_scores import EvaluateMaskedLM, EvaluateMinimalPairs
+from decero.config.long_range import LongRange
+from decero.config.pretrain_images import PretrainMaskedImage
 from decero.config.pretraining import (
     EvaluateCausalLM,
     PretrainCausalLM,
@@ -264,6 +272,8 @@ RECIPES = [
     FinetuneCausalLM,
     FinetuneMultipleChoice, FinetuneTokenClassification, FinetuneQuestionAnswering, EvaluateCausalLM, TrainTokenizer,
     FinetuneExtractiveSummaries, Compare, EvaluateSuite, Benchmark, EvaluateMaskedLM, EvaluateMinimalPairs,
+    ProbeBias, LongRange, PretrainMaskedImage, FinetuneImageClassification, FinetuneSemanticSegmentation,
+    FinetuneObjectDetection,
 ]  # fmt: skip
 
 

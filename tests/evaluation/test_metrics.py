@@ -108,9 +108,10 @@ def test_metrics_have_a_direction_and_problems_a_main_metric():
         assert MAIN_METRIC[problem_type] in names
         assert tuple(compute_metrics(problem_type, *sample(problem_type))) == names
     others = {"loss", "eval_loss", "eval_accuracy", "perplexity", "bits_per_byte", "source_gain"}
+    others |= {"detection_loss", "detection_accuracy"}
     assert {name for names in METRICS.values() for name in names} | others == set(HIGHER_IS_BETTER)
     lower = {name for name, higher in HIGHER_IS_BETTER.items() if not higher}
-    assert lower == {"mse", "mae", "loss", "eval_loss", "perplexity", "bits_per_byte"}
+    assert lower == {"mse", "mae", "loss", "eval_loss", "perplexity", "bits_per_byte", "detection_loss"}
 
 
 def test_metrics_load_without_a_network(monkeypatch):

@@ -252,6 +252,12 @@ def test_nobody_goes_round_the_table():
             assert found is None, f"{path}: {found[0]} belongs into transformers_internals.py"
 
 
+def test_parts_of_a_model_may_choose_their_kernel():
+    named = [name for name in vars(internals.AnyKernel) if name.startswith("_supports")]
+    assert named
+    assert all(getattr(PreTrainedModel, name) is False for name in named), "PreTrainedModel has other _supports_ fields"
+
+
 def test_a_kernel_is_lent_and_put_back(gpt2):
     calls = []
 

@@ -90,7 +90,7 @@ def test_all_of_a_model_is_put_back_also_after_an_error(tiny, sentinel_tokenizer
     recording = record(model, sentinel_tokenizer, TEXT, **options)
     assert any("bfloat16" in note for note in recording.notes)
     check()
-    monkeypatch.setattr(module, "_proven", lambda *_: 1 / 0)
+    monkeypatch.setattr(module, "proven", lambda *_: 1 / 0)
     with pytest.raises(UserError, match="division by zero"):
         record(model, sentinel_tokenizer, TEXT, **options)
     check()

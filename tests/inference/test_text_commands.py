@@ -69,6 +69,7 @@ def asked(monkeypatch):
         return answer
 
     monkeypatch.setattr("decero.inference.load", load)
+    monkeypatch.setattr("decero.inference.image_answers.reads_pictures", lambda name, **loading: False)
     monkeypatch.setattr("decero.inference.reads_pairs", lambda loaded: loaded == "pair/model")
     for command in FOUND:
         monkeypatch.setattr(f"decero.inference.{command}", stand_in(command))

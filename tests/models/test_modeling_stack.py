@@ -30,7 +30,9 @@ def test_a_stack_without_tokens_takes_positions_in_each_layer(make_config, rando
     config = make_config(position_embedding_type="none", norm_placement="post")
     stack = randomize(PatchStack(config))
     assert not hasattr(stack, "embed_tokens")
-    assert list(dict(stack.named_children())) == ["embed_patches", "embed_norm", "dropout", "layers", "norm"]
+    assert list(dict(stack.named_children())) == [
+        "embed_patches", "embed_norm", "embed_projection", "dropout", "layers", "norm",
+    ]  # fmt: skip
     pixels, places = torch.randn(2, 5, 7), torch.randn(1, 5, 33, requires_grad=True)
     if checkpointed:
         stack.gradient_checkpointing_enable()

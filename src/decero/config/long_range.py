@@ -103,7 +103,9 @@ class ListOpsWork(Scored):
 
 class GradientsWork(Trained):
     seeds: Seeds = Field([0, 1, 2, 3, 4], description="one run per seed, for weights and rows")
-    distances: list[Annotated[int, Field(ge=1)]] = Field(min_length=2, description="steps back from the last output")
+    distances: list[Annotated[int, Field(ge=1, le=1_000_000)]] = Field(
+        min_length=2, description="steps back from the last output"
+    )
     rows: int = Field(8, ge=1, le=MOST_EXAMPLES, description="rows to take the mean over")
     learning_rate: Rate = Field(1e-3, description="peak rate of the training between the two measurements")
     num_tokens: int = Field(4, ge=1, le=MOST_TOKENS, description="the training is selective copying of this many")

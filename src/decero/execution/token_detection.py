@@ -27,13 +27,14 @@ from decero.execution.objective import (
     select_scored,
 )
 from decero.execution.packed_forward import logits_of
+from decero.execution.transformers_internals import AnyKernel
 from decero.execution.unwrap import unwrap
 
 # The embeddings that both models share, in the base model of decero and of stock classes; never their projection.
 SHARED = re.compile(r"embed_(tokens|positions|token_types|norm)\..*|embeddings\..*")
 
 
-class GeneratorAndDiscriminator(PreTrainedModel):
+class GeneratorAndDiscriminator(AnyKernel, PreTrainedModel):
     """Hold two models with the same embeddings, to train them together.
 
     generator: fills holes. discriminator: one logit a token. Its embeddings of tokens, positions and segments, and
@@ -45,7 +46,6 @@ class GeneratorAndDiscriminator(PreTrainedModel):
 
     base_model_prefix = "discriminator"
     supports_gradient_checkpointing = True
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
 
     def __init__(self, generator: Any, discriminator: Any):
         super().__init__(discriminator.config)

@@ -51,6 +51,7 @@ __all__ = [
     "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
     "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
     "NAMES",
+    "AnyKernel",
     "DynamicLayer",
     "GradientCheckpointingLayer",
     "StrictDataclassError",
@@ -77,6 +78,12 @@ __all__ = [
 def attention_of(model: PreTrainedModel) -> str:
     """The name of the attention kernel that a model has."""
     return model.config._attn_implementation
+
+
+class AnyKernel:
+    """Say for a model of several parts that its parts choose the attention kernel."""
+
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
 
 
 def supports(model: PreTrainedModel, kernel: str) -> bool:

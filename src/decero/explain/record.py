@@ -76,8 +76,8 @@ def record(
         for kind, found in weights.items():
             queries = source.pieces if kind == "self" else decoder_pieces
             keys = decoder_pieces if kind == "causal" else source.pieces
-            proven = {i: proven(model, each, len(queries), len(keys)) for i, each in found.items()}
-            attentions[kind] = Attention(kind, queries, keys, how.layers[kind], how.heads[kind], proven)
+            shown = {i: proven(model, each, len(queries), len(keys)) for i, each in found.items()}
+            attentions[kind] = Attention(kind, queries, keys, how.layers[kind], how.heads[kind], shown)
             if values:
                 attentions[kind].value_norms, why = value_norms(calls.get(kind, {}))
                 notes += [f"No value norms of {kind} attention: {why}."] if why else []

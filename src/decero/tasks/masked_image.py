@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForMaskedImageModeling
 
@@ -44,7 +44,6 @@ class MaskedImage(PictureTask):
         """The pictures, train cut to the budget."""
         notes: list[str] = []
         corpus = self.load_pictures(notes)
-        corpus = DatasetDict({split: rows for split, rows in corpus.items() if split in self.splits})
         self.cut_train(corpus, "", notes)
         splits = {split: {"": rows} for split, rows in corpus.items()}
         return Corpus(splits, (self.config.data.image_column,), notes=tuple(notes))

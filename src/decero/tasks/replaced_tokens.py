@@ -27,7 +27,7 @@ from decero.execution.token_detection import (
     generator_config,
     token_detection,
 )
-from decero.execution.transformers_internals import heads_of
+from decero.execution.transformers_internals import attention_of, heads_of
 from decero.execution.unwrap import unwrap
 from decero.tasks.base import Scores, TaskData
 from decero.tasks.scored_tokens import ScoredTokens
@@ -72,7 +72,7 @@ class ReplacedTokenDetection(ScoredTokens):
             raise UserError(f"objective.generator: {section.name_or_path} is scored with its generator; set its folder")
         if found is None:
             made = generator_config(discriminator.config, settings.generator_size)
-            kernel = {"attn_implementation": discriminator.config._attn_implementation}
+            kernel = {"attn_implementation": attention_of(discriminator)}
             return AutoModelForMaskedLM.from_config(made, **kernel)
         where = "objective.generator" if settings.generator else "model.name_or_path"
         chosen = ModelSection(name_or_path=found, attn_implementation=section.attn_implementation)
