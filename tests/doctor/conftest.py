@@ -108,7 +108,7 @@ def house(tmp_path_factory):
         if kind == "encoder_decoder":
             fields |= {"pad_token_id": 0, "eos_token_id": 1}
         (folder / f"{kind}.yaml").write_text(json.dumps(fields))
-    for fields in (VIT, SEGFORMER, DETR):
+    for fields in (VIT | {"encoder_stride": VIT["patch_size"]}, SEGFORMER, DETR):
         (folder / f"{fields['model_type']}.yaml").write_text(json.dumps(fields))
     return folder
 

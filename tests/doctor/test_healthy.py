@@ -12,7 +12,7 @@ from decero.tasks import TASKS
 ROOT = Path(__file__).parents[2]
 NAMES = list(TASKS)
 PICTURES = [name for name, task in TASKS.items() if not task.tokenizer_needs]
-STOCK = ("finetune_semantic_segmentation", "finetune_object_detection")
+STOCK = ("finetune_semantic_segmentation", "finetune_object_detection", "pretrain_masked_image")
 QUICK = ("pretrain_mlm", "finetune_causal_lm", "finetune_question_answering")  # before a run, checks are fewer
 
 

@@ -22,6 +22,7 @@ from transformers import (
     FalconModel,
     GPT2Config,
     GPT2LMHeadModel,
+    PreTrainedModel,
     T5Config,
     XLNetConfig,
 )

@@ -10,9 +10,10 @@ from decero.doctor.inspected_run import InspectedRun
 MOST = 2000  # pictures to look at
 
 
-def has_boxes(work: InspectedRun) -> bool:
-    """Return whether the run finds objects; its loss is of boxes as well as of classes."""
-    return work.name == "finetune_object_detection"
+UNBOUNDED = {  # recipe whose loss has no simple bound -> what to say instead
+    "finetune_object_detection": "a loss of boxes has no simple bound; compare with the baseline mean_box",
+    "pretrain_masked_image": "a loss of pixels has no simple bound; compare by fine-tuning",
+}
 
 
 def pictures(work: InspectedRun) -> Iterator[Finding]:

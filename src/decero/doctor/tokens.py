@@ -15,7 +15,7 @@ from decero.data.tokenizer import load_tokenizer
 from decero.doctor.answers import frequent_spans, has_spans, uniform_spans
 from decero.doctor.findings import Finding, percent
 from decero.doctor.inspected_run import InspectedRun
-from decero.doctor.picture_rows import has_boxes, pictures
+from decero.doctor.picture_rows import UNBOUNDED, pictures
 
 ALPHABET = 512  # unused embedding rows to accept: bytes and special tokens in a small corpus
 SHORT = 5  # a text with fewer ordinary tokens is very short
@@ -154,10 +154,10 @@ def entropy(labels: Tensor) -> float:
 def floor(work: InspectedRun) -> Iterator[Finding]:
     """Compare the loss of the run with that of label frequencies.
 
-    The loss of the run is the best validation loss, or else the last training loss. Of boxes there is no such loss.
+    The loss of the run is the best validation loss, or else the last training loss. Boxes and pixels have no such loss.
     """
-    if has_boxes(work):
-        yield Finding("floor", "ok", "a loss of boxes has no simple bound; compare with the baseline mean_box")
+    if work.name in UNBOUNDED:
+        yield Finding("floor", "ok", UNBOUNDED[work.name])
         return
     if has_spans(work):
         bound, unit = frequent_spans(work), "nats"
@@ -194,7 +194,7 @@ def uniform(work: InspectedRun) -> float | None:
     """Return the loss of uniform guessing: ln of the number of choices; None for numbers."""
     if has_spans(work):
         return uniform_spans(work)
-    if has_boxes(work):
+    if work.name in UNBOUNDED:
         return None
     labels = work.labels
     if _numbers(labels):

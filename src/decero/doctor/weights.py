@@ -16,7 +16,7 @@ from transformers.activations import ReLUSquaredActivation
 from decero.config.sections import ModelSection
 from decero.doctor.findings import Finding, Severity, percent
 from decero.doctor.inspected_run import InspectedRun, scored
-from decero.doctor.picture_rows import has_boxes
+from decero.doctor.picture_rows import UNBOUNDED
 from decero.doctor.tokens import detection, entropy, uniform
 from decero.execution.objective import Batch
 from decero.execution.transformers_internals import GradientCheckpointingLayer
@@ -33,9 +33,9 @@ def overfit(work: InspectedRun) -> Iterator[Finding]:
     A model that ignores its input can reach the entropy of the labels of the batch. A working model gets far below.
     """
     model, batch = work.build(), work.batch()
-    boxes = has_boxes(work)  # their loss has no simple bound
-    bound = math.inf if boxes else entropy(scored(batch).cpu()) + detection(work)[1]
-    losses = _learn(work, model, batch, enough=0.0 if boxes else 0.1 * bound)
+    unbounded = work.name in UNBOUNDED
+    bound = math.inf if unbounded else entropy(scored(batch).cpu()) + detection(work)[1]
+    losses = _learn(work, model, batch, enough=0.0 if unbounded else 0.1 * bound)
     first, last = losses[0], losses[-1]
     yield _start(work, first)
     fell = (
@@ -52,7 +52,7 @@ def overfit(work: InspectedRun) -> Iterator[Finding]:
     elif last > 0.95 * first:
         mend = f"raise optim.learning_rate {rate:g}; if that does not help, check masks and labels"
         yield Finding("overfit", "bad", f"{fell}: the model learns nothing", "model", mend)
-    elif falling or boxes:
+    elif falling or unbounded:
         mend = f"fine in a long run; in a short one raise optim.learning_rate {rate:g}"
         yield Finding("overfit", "note", f"{fell}: slow, but still falling", "model", mend)
     else:
