@@ -10,6 +10,7 @@ from transformers import RobertaForSequenceClassification as Roberta
 
 from decero.config.sections import ModelSection
 from decero.execution.classification_head import checkpoint_config, label_names, pad_as, redraw_head
+from decero.models import DeceroDetectionConfig, DeceroDetectionForObjectDetection
 
 SIZES = {"vocab_size": 97, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 HEAD = {"architectures": ["BertForSequenceClassification"]}
@@ -56,6 +57,15 @@ def test_a_new_head_depends_on_the_seed_and_spares_the_rest(kind, config):
     assert drawn[0][changed[0]].shape == (3, 24)
     assert torch.equal(drawn[0][changed[0]], drawn[1][changed[0]])
     assert not torch.equal(drawn[0][changed[0]], drawn[2][changed[0]])
+
+
+def test_a_new_head_of_a_detector_has_a_row_for_no_object():
+    fields = {"hidden_size": 34, "num_attention_heads": 2, "num_queries": 7, "num_hidden_layers": 1}
+    model = DeceroDetectionForObjectDetection(DeceroDetectionConfig(**fields, num_labels=3))
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    redraw_head(model, 1)
+    changed = [name for name, weight in model.named_parameters() if not torch.equal(before[name], weight)]
+    assert {name.split(".")[-2] for name in changed} == {"class_labels_classifier", "embed_classes"}
 
 
 @pytest.mark.parametrize("own", [None, 5, 0])

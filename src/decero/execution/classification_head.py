@@ -41,11 +41,15 @@ def label_names(config: Any, head: str = "ForSequenceClassification") -> list[st
 
 @torch.no_grad()
 def redraw_head(model: PreTrainedModel, seed: int) -> None:
-    """Draw the weights that have a row for each label anew, as transformers does for a head of another size."""
+    """Draw the weights that have a row for each label anew, as transformers does for a head of another size.
+
+    A detector has one more row, for "no object"; ours also embeds labels, for denoising.
+    """
     random = torch.Generator().manual_seed(seed)
-    base = f"{model.base_model_prefix}."
+    base, rows = f"{model.base_model_prefix}.", model.config.num_labels + hasattr(model, "class_labels_classifier")
     for name, weight in model.named_parameters():
-        if name.startswith(base) or weight.shape[:1] != (model.config.num_labels,):
+        inside = name.startswith(base) and not name.endswith("embed_classes.weight")
+        if inside or weight.shape[:1] != (rows,):
             continue
         std = getattr(model.config, "initializer_range", 0.02) if weight.dim() > 1 else 0.0
         weight.copy_(torch.randn(weight.shape, generator=random) * std)
