@@ -173,7 +173,7 @@ def test_the_tokenizer_is_exported(computed):
 def test_all_shapes_are_exported():
     assert {config_class.model_type for config_class, _ in HEADS.values()} == {
         "decero_encoder", "decero_decoder", "decero_encoder_decoder", "decero_recurrent", "decero_recurrent_seq2seq",
-        "decero_textcnn", "decero_vision",
+        "decero_textcnn", "decero_vision", "decero_detection",
     }  # fmt: skip
     assert len(HEADS) >= 10
 

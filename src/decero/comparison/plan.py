@@ -8,6 +8,7 @@ from typing import Any
 from decero.comparison.contender_folders import folder_names
 from decero.comparison.grid import points
 from decero.config.comparison import Compare
+from decero.config.finetune_images import ImageRun
 from decero.config.rivals import rivals_of
 from decero.config.training_run import TrainingRun
 from decero.errors import UserError, did_you_mean
@@ -29,7 +30,7 @@ class PlannedRun:
     budget: int | None
     seed: int
     folder: Path
-    config: TrainingRun
+    config: TrainingRun | ImageRun
     name: str
     baseline: str | None = None
     values: dict[str, Any] = field(default_factory=dict)
@@ -136,7 +137,7 @@ def folder_of(comparison: Compare, name: str, budget: int | None) -> Path:
 def configure(
     comparison: Compare, task: type[Task], name: str | None, budget: int | None, seed: int, folder: Path,
     values: dict[str, Any] | None = None, fold: int | None = None,
-) -> TrainingRun:  # fmt: skip
+) -> TrainingRun | ImageRun:  # fmt: skip
     """Return the settings of one run, as the task's own recipe takes them. name: None for the shared settings alone.
 
     The folds are those of the comparison's seed, for all runs. So what was tuned in a fold never saw its test rows.

@@ -142,7 +142,7 @@ def decode_rows(
         return out
 
     known = columns if not columns.category_ids else (columns, sorted(map(str, columns.category_ids.items())))
-    key = ("pictures 1", known, pixels.size, pixels.channels, pixels.resample, PIL.__version__)
+    key: tuple[Any, ...] = ("pictures 1", known, pixels.size, pixels.channels, pixels.resample, PIL.__version__)
     key += (_files_key(rows, names, columns.folder),)
     one = pixels.size[0] * pixels.size[1] * (pixels.channels + bool(columns.mask))
     at_once = max(1, min(256, MOST_BYTES // one))

@@ -46,7 +46,8 @@ def redraw_head(model: PreTrainedModel, seed: int) -> None:
     A detector has one more row, for "no object"; ours also embeds labels, for denoising.
     """
     random = torch.Generator().manual_seed(seed)
-    base, rows = f"{model.base_model_prefix}.", model.config.num_labels + hasattr(model, "class_labels_classifier")
+    base, rows = f"{model.base_model_prefix}.", model.config.num_labels or 0
+    rows += hasattr(model, "class_labels_classifier")
     for name, weight in model.named_parameters():
         inside = name.startswith(base) and not name.endswith("embed_classes.weight")
         if inside or weight.shape[:1] != (rows,):

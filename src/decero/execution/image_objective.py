@@ -40,7 +40,8 @@ class PictureCollator:
         noised_classes (groups, boxes) and noised_boxes (groups, boxes, 4).
         """
         size = self.pixels.size
-        pictures, labels = [], []
+        pictures: list[np.ndarray] = []
+        labels: list[Any] = []
         for row in rows:
             picture = np.frombuffer(row["pixels"], dtype=np.uint8).reshape(*size, self.pixels.channels)
             window = self.augment.window(size, row["epoch"], row["index"]) if self.augment else None

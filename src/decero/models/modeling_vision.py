@@ -36,7 +36,7 @@ class DeceroVisionPreTrainedModel(DeceroPreTrainedModel):
     config: DeceroVisionConfig
     config_class = DeceroVisionConfig
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ("image",)  # type: ignore[assignment]
     _input_embed_layer = "stem"
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": SelfAttention}
 
@@ -93,8 +93,10 @@ class DeceroVisionModel(DeceroVisionPreTrainedModel, DeceroStack):
             pixel_values_BCYX = pixel_values_BCYX.masked_fill(hidden_B1YX, 0.0)
         hidden_BPD = self.stem(pixel_values_BCYX).flatten(2).transpose(1, 2)
         if masked_BP is not None:
-            hidden_BPD = torch.where(masked_BP[..., None], self.mask_token.weight.to(hidden_BPD.dtype), hidden_BPD)
-        special = [token.weight.to(hidden_BPD.dtype).expand(len(hidden_BPD), 1, -1) for token in self.special_tokens]
+            unseen_1D = self.mask_token.weight.to(hidden_BPD.dtype)  # type: ignore[union-attr, operator]
+            hidden_BPD = torch.where(masked_BP[..., None], unseen_1D, hidden_BPD)
+        weights: list[torch.Tensor] = [token.weight.to(hidden_BPD.dtype) for token in self.special_tokens]  # type: ignore
+        special = [weight_1D.expand(len(hidden_BPD), 1, -1) for weight_1D in weights]
         hidden_BLD = torch.cat((*special, hidden_BPD), dim=1)
         return self.dropout(self.embed_norm(hidden_BLD + self.embed_positions(grid, hidden_BLD)))
 

@@ -118,7 +118,8 @@ class SemanticSegmentation(PictureTask):
     def evaluate(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> dict[str, float]:
         size = run.training.per_device_eval_batch_size
         loss = mean_loss(run.accelerator, model, rows, self.reported_objective(model), size)["loss"]
-        return pixel_metrics(sum(counts for counts, _ in self._predict(run, model, rows))) | {"loss": loss}
+        counts = np.sum([each for each, _ in self._predict(run, model, rows)], axis=0)
+        return pixel_metrics(counts) | {"loss": loss}
 
     def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
         split = data.scored_split

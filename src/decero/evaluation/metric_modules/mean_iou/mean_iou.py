@@ -6,6 +6,7 @@ never true counts with an IoU of 0.
 
 import datasets
 import evaluate
+import numpy as np
 
 from decero.evaluation.mean_iou import pixel_counts, pixel_metrics
 
@@ -26,4 +27,5 @@ class MeanIou(evaluate.Metric):
 
     def _compute(self, predictions, references, num_labels, ignore_index=255):
         pairs = zip(predictions, references, strict=True)
-        return pixel_metrics(sum(pixel_counts(said, true, num_labels, ignore_index) for said, true in pairs))
+        counts = [pixel_counts(said, true, num_labels, ignore_index) for said, true in pairs]
+        return pixel_metrics(np.sum(counts, axis=0))
