@@ -329,7 +329,7 @@ def test_nobody_wins_who_does_not_reach_the_loss(settings):
     assert found["a"]["kept"]  # ours did not reach it at all
     assert record_line(section, found, None).endswith("| a |")
     section, found = found_of(settings, {"stock": [80, 120, 90], "ours": [None] * 3, "a": [8, 8, None]})
-    assert "nobody reached the loss of stock" in record_line(section, found, None)
+    assert "no run reached the loss of stock" in record_line(section, found, None)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def record_line(race: RaceSection, found: Mapping[str, Any], commit: str | None)
     fit = [name for name in fit if found[name]["times_as_fast"]]
     winner = max(fit, key=lambda name: found[name]["times_as_fast"]["mean"], default=None)
     if winner is None:
-        won, times, seconds = "nobody reached the loss of stock", "–", "–"
+        won, times, seconds = "no run reached the loss of stock", "–", "–"
     else:
         changes = race.candidates.get(winner, {})
         won = winner + (f" ({', '.join(f'{key} {value}' for key, value in changes.items())})" if changes else "")

@@ -78,7 +78,11 @@ def run_ours(race: RaceSection, name: str, seed: int, output: Path, ask: Ask) ->
     settings: Any = task.config
     average, every = settings.training.average_last or 1, settings.training.eval_steps
     training = settings.training.model_copy(
-        update={"save_steps": None, "average_last": None, "logging_steps": every}  # the judge averages, nobody resumes
+        update={
+            "save_steps": None,
+            "average_last": None,
+            "logging_steps": every,
+        }  # the judge computes the mean weights; these runs are not resumed
     )
     accelerator = Accelerator(mixed_precision=training.mixed_precision)
     run = Run(accelerator, training, settings.optim, output, seed, progress=False, config=settings)

@@ -142,7 +142,7 @@ def run_detect(arguments: argparse.Namespace) -> None:
 
 
 def targets_of(paths: list[Path], arguments: argparse.Namespace) -> dict[Path, Path]:
-    """Return for each picture the path of what is written, without its ending; {} without --out. Makes the folder.
+    """Return the output path of each picture, without file extension; {} without --out. Makes the folder.
 
     Raises UserError where the folder cannot be written, and where two pictures would have one name.
     """

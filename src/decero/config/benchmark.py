@@ -96,7 +96,8 @@ class Benchmark(RunConfig):
         None, description="say where the time of a training step goes, instead of timing arms against each other"
     )
     only: list[str] | None = Field(
-        None, description="names of the workloads to run, or of what races besides stock and ours; all when not set"
+        None,
+        description="workloads to run; in a race, what to run beside stock and ours; all when not set",
     )
     warmup_rounds: int = Field(
         1, ge=1, le=MOST_ROUNDS, description="rounds to run first and not count: they include one-time setup"
@@ -120,7 +121,7 @@ class Benchmark(RunConfig):
         return {name: work for name, work in self.works.items() if self.only is None or name in self.only}
 
     def racing(self) -> list[str]:
-        """Return the names of what races: stock, ours, and those in `only`. Raises UserError for an unknown name."""
+        """Return the names of the runs: stock, ours, and those in `only`. Raises UserError for an unknown name."""
         assert self.race is not None
         self._check_only(self.race.names, "candidate")
         return [name for name in self.race.names if self.only is None or name in (STOCK, OURS, *self.only)]

@@ -53,7 +53,7 @@ def write_space(model: str, folder: Path, **loading: Any) -> None:
     loading: options of `inference.load`; the page loads with the same ones.
 
     Raises UserError: a folder that is not empty; an adapter; code of the model that the Space would have to run from
-    files beside it; and what `load` raises before it reads weights. The folder is written whole or not at all.
+    files beside it; and the errors of `load` before it reads weights. Nothing is written then.
     """
     require_gradio()
     if folder.is_symlink() or ((kind := kind_of(folder)) and (kind != "a folder" or any(folder.iterdir()))):

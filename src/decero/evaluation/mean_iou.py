@@ -35,7 +35,7 @@ def iou_of_classes(counts_3C: np.ndarray) -> np.ndarray:
 
 
 def pixel_metrics(counts_3C: np.ndarray) -> dict[str, float]:
-    """Return mean_iou, over the classes that are said or true anywhere, and pixel_accuracy. 0 without pixels."""
+    """Return mean_iou, over the classes in predictions or references, and pixel_accuracy. 0 without pixels."""
     found, (right, _, true) = iou_of_classes(counts_3C), np.asarray(counts_3C, dtype=np.float64)
     mean = float(np.nanmean(found)) if not np.isnan(found).all() else 0.0
     return {"mean_iou": mean, "pixel_accuracy": float(right.sum() / true.sum()) if true.sum() else 0.0}

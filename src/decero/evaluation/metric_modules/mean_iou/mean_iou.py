@@ -1,7 +1,7 @@
 """Compute mean_iou and pixel_accuracy of class ids from one pooled count of pixels; a module for `evaluate.load`.
 
-Unlike `evaluate`'s own module of this name, a pixel that is ignored counts in no class, and a class that is said but
-never true counts with an IoU of 0.
+It differs from `evaluate`'s own module of this name. An ignored pixel counts in no class. A class that is
+predicted, but is not in the references, has an IoU of 0.
 """
 
 import datasets
