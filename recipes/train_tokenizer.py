@@ -14,7 +14,8 @@ def main():
     from decero.data.corpus import load_corpus  # after --help and mistakes, which need no libraries
     from decero.data.corpus_texts import CorpusTexts
     from decero.data.tokenizer import bytes_per_token, check_round_trip, train_tokenizer
-    from decero.execution.build import check_vocab_size
+    from decero.execution.build import check_vocab_size, config_of
+    from decero.execution.decoder_tokenizer import fit_decoder, is_decoder
     from decero.tasks import is_finished, push_once
     from decero.training.records import write_result
     from decero.training.runs import open_run
@@ -35,6 +36,8 @@ def main():
             )
         tokenizer = train_tokenizer(texts, length=len(corpus), **config.tokenizer.model_dump())
         check_round_trip(tokenizer, texts)
+        if model and is_decoder(config_of(model)):
+            fit_decoder(tokenizer)  # it continues texts, so they stay open
         folder = run.save_model(tokenizer)
         metric = {"vocab_size": len(tokenizer), "bytes_per_token": bytes_per_token(tokenizer, texts)}
         record = {"metric": metric, "seed": config.seed, "documents": len(corpus)}

@@ -14,7 +14,6 @@ from decero.data.causal import (
     Continuation,
     count_bytes,
     start_id,
-    strip_eos,
     tokenize_text,
 )
 from decero.data.collators import IGNORED
@@ -22,6 +21,7 @@ from decero.data.order import RowIndex, Rows
 from decero.data.prompt_completion import PromptCompletion, tokenize_prompts
 from decero.data.tokenizer import train_tokenizer
 from decero.errors import UserError
+from decero.execution.decoder_tokenizer import fit_decoder
 
 ODD = ["", "a", " ", "\n\n x  y \n", "año – 10 € 𝒳\U0001f469\u200d\U0001f52c", "</s> is text, and so is <s>"]
 TEMPLATE = (
@@ -146,26 +146,12 @@ def test_the_start_token_is_bos_or_the_named_one(bpe):
         tokenize_text(documents([""]), bpe, max_length=9)
 
 
-def test_a_tokenizer_lets_a_prompt_go_on_and_stays_so(chatty, sentinel_tokenizer, tmp_path):
-    before = chatty("the market")["input_ids"]
-    assert before[-1] == chatty.eos_token_id
-    strip_eos(chatty)
-    assert chatty("the market")["input_ids"] == before[:-1]
-    assert chatty("the", "market")["input_ids"].count(chatty.eos_token_id) == 0
-    chatty.save_pretrained(tmp_path / "again")
-    again = AutoTokenizer.from_pretrained(tmp_path / "again")
-    assert again("the market")["input_ids"] == before[:-1]
-    assert again.chat_template == TEMPLATE
-    strip_eos(again)
-    assert again("the market")["input_ids"] == before[:-1]
-
-
 def pairs(sources, targets):
     return Dataset.from_dict({"source": sources, "target": targets})
 
 
 def test_a_completion_and_its_end_are_scored_but_no_prompt(bpe, chatty):
-    strip_eos(chatty)
+    fit_decoder(chatty)
     rows = tokenize_prompts(
         pairs(["the market", "rose"], ["fell", "gained after </s>"]), chatty, max_source_length=31,
         max_target_length=31, prefix="say: ", separator=" =>",
@@ -208,7 +194,7 @@ def test_a_chat_is_what_the_template_says(chatty):
 
 @pytest.mark.parametrize("chat", [False, True])
 def test_a_long_source_loses_its_end_and_the_prompt_stays_whole(chatty, texts, chat):
-    strip_eos(chatty)
+    fit_decoder(chatty)
     source = " ".join(texts[:9])
     style = {"chat": True} if chat else {"separator": " =>"}
     row = tokenize_prompts(
@@ -225,6 +211,17 @@ def test_a_long_source_loses_its_end_and_the_prompt_stays_whole(chatty, texts, c
         tokenize_prompts(
             pairs([source], ["fell"]), chatty, max_source_length=5, max_target_length=31, prefix="say: ", **style
         )
+
+
+def test_a_source_that_is_cut_behind_a_space_gets_shorter(bpe):
+    """The offsets of a lone space at the end are empty, and cutting there once took nothing away, for ever."""
+    source = "banks gained in tokyo fell "
+    assert bpe(source, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"][-1] == (27, 27)
+    limit = len(bpe(source, add_special_tokens=False)["input_ids"]) + 1  # the start token, and no separator
+    row = tokenize_prompts(
+        pairs([source], ["x"]), bpe, max_source_length=limit - 1, max_target_length=9, separator=""
+    )[0]
+    assert bpe.decode(row["input_ids"], skip_special_tokens=True) == source[:-1]
 
 
 def test_a_completion_that_is_cut_does_not_teach_to_stop(bpe, texts):

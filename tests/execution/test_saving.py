@@ -1,6 +1,7 @@
 """Model folders are written completely or not at all, and a full disk is one line."""
 
 import errno
+import json
 import os
 import resource
 from pathlib import Path
@@ -8,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import SafetensorError
+from transformers import BertConfig, BertForMaskedLM, T5Config, T5ForConditionalGeneration
 
 from decero.errors import WriteError
-from decero.execution.saving import bad_weight, whole_folder
+from decero.execution.saving import bad_weight, save_pretrained, untie, whole_folder
 
 FULL = [
     OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
@@ -101,3 +103,36 @@ def test_an_older_folder_comes_back_if_the_new_one_cannot(tmp_path, monkeypatch)
     with pytest.raises(WriteError), whole_folder(tmp_path / "model") as partial:
         (partial / "new").touch()
     assert [path.name for path in (tmp_path / "model").iterdir()] == ["old"]
+
+
+T5 = {"vocab_size": 37, "d_model": 33, "d_kv": 7, "d_ff": 41, "num_layers": 1, "num_heads": 3}
+
+
+@pytest.mark.parametrize("untied", [False, True])
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_folder_of_t5_says_what_its_head_is(untied, scaled, tmp_path):
+    """transformers 5 writes `tie_word_embeddings: true` for each; 4 would then throw a head away, or scale by it."""
+    model = T5ForConditionalGeneration(T5Config(**T5, scale_decoder_outputs=scaled))
+    if untied:
+        untie(model)
+        with torch.no_grad():
+            model.lm_head.weight.normal_()
+    head, keys = model.lm_head.weight, dict(model.all_tied_weights_keys)
+    save_pretrained(model, tmp_path)
+    assert model.lm_head.weight is head
+    assert model.all_tied_weights_keys == keys
+    said = json.loads((tmp_path / "config.json").read_text())
+    assert said["tie_word_embeddings"] is (scaled and not untied)
+    assert said["scale_decoder_outputs"] is scaled
+    again = T5ForConditionalGeneration.from_pretrained(tmp_path)
+    assert again.config.scale_decoder_outputs is scaled
+    assert (again.lm_head.weight is again.shared.weight) is not untied
+    assert torch.equal(again.lm_head.weight, head)
+
+
+def test_a_folder_of_another_tied_model_is_as_transformers_writes_it(tmp_path):
+    sizes = {"vocab_size": 37, "hidden_size": 33, "num_hidden_layers": 1, "num_attention_heads": 3}
+    model = BertForMaskedLM(BertConfig(**sizes, intermediate_size=41))
+    save_pretrained(model, tmp_path / "ours")
+    model.save_pretrained(tmp_path / "stock")
+    assert (tmp_path / "ours" / "config.json").read_text() == (tmp_path / "stock" / "config.json").read_text()

@@ -36,6 +36,8 @@ PRESETS = {
     "modern_encoder_base": (MASKED, 109_016_634, 108_394_752),
     "modern_encoder_small": (MASKED, 6_881_024, 6_806_784),
     "modern_encoder_tiny": (MASKED, 2_504_000, 2_458_560),
+    "eurobert_small": (MASKED, 6_806_784, 6_806_784),
+    "eurobert_tiny": (MASKED, 2_458_560, 2_458_560),
     "modernbert_base": (MASKED, 149_655_232, 149_014_272),
     "roberta_base": (MASKED, 124_697_433, 124_055_040),
     "stock_bert_small": (MASKED, 7_042_304, 7_033_600),
@@ -74,6 +76,8 @@ PRESETS = {
     "modern_encoder_decoder_tiny": (SEQ2SEQ, 3_639_552, 3_639_552),
     "stock_marian_tiny": (SEQ2SEQ, 3_846_144, 3_846_144),
     "stock_t5_tiny": (SEQ2SEQ, 3_639_744, 3_639_744),
+    "t5_gated_small": (SEQ2SEQ, 13_091_328, 13_091_328),
+    "t5_gated_tiny": (SEQ2SEQ, 3_639_744, 3_639_744),
     "t5_small": (SEQ2SEQ, 60_506_624, 60_506_624),
     "t5_v1_1_small": (SEQ2SEQ, 76_961_152, 60_511_616),
     "vaswani2017_base": (SEQ2SEQ, 63_045_632, 63_045_632),
@@ -140,6 +144,7 @@ OTHERWISE = {
     # Ours classifies sequences with another head, so that the table which reads stock configurations passes these by.
     "modernbert_base": {"classifier_dropout", "classifier_pooling"},
     "deit_small": {"distillation_head"},  # as its distilled checkpoints
+    "marian": {"train_lm_head_bias"},  # the bias of the head is trained here
 }  # fmt: skip
 
 # name: (a stock configuration of the same shape, ours less the stock class): no published model, but an independent
@@ -174,6 +179,13 @@ ALIKE = {
         ),
         -BUCKETS * 3,
     ),
+    "t5_gated_tiny": (
+        hf.T5Config(
+            vocab_size=8192, d_model=192, d_ff=512, num_layers=2, num_heads=3, feed_forward_proj="gated-silu"
+        ),
+        0,
+    ),
+    "t5_gated_small": (hf.T5Config(**T5_SMALL, feed_forward_proj="gated-silu"), 0),
     "modern_encoder_decoder_small": (hf.T5Config(**T5_SMALL, feed_forward_proj="gated-silu"), -BUCKETS * 4),
     "modern_encoder_decoder_base": (hf.T5Config(**T5_BASE), -BUCKETS * 12),
     "vit_tiny": (

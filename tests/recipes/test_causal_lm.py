@@ -53,10 +53,11 @@ def _one_thread():
 
 
 @pytest.fixture(scope="module")
-def bpe(launch, write_config, tmp_path_factory):
+def bpe(launch, write_config, small, tmp_path_factory):
+    """The tokenizer of a decoder, because the settings name one."""
     output = tmp_path_factory.mktemp("runs") / "bpe"
-    algorithm = "tokenizer: {algorithm: byte_level_bpe, vocab_size: 293}"
-    launch("train_tokenizer", write_config("bpe", f"output: {output}\ndata: {{files: FILES}}\n{algorithm}\n"))
+    rest = f"tokenizer: {{algorithm: byte_level_bpe, vocab_size: 293}}\nmodel: {{config: {small}}}\n"
+    launch("train_tokenizer", write_config("bpe", f"output: {output}\ndata: {{files: FILES}}\n{rest}"))
     return output / "model"
 
 
@@ -90,7 +91,8 @@ tracking: {{trackers: []}}
 @pytest.fixture(scope="module")
 def pretrained(launch, causal, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "causal"
-    launch("pretrain_causal_lm", causal, f"output={folder}")
+    done = launch("pretrain_causal_lm", causal, f"output={folder}")
+    assert "this model leaves as remote code, because gated_mlp=False has no counterpart in stablelm" in done.stdout
     return folder
 
 
@@ -140,13 +142,15 @@ def test_the_pretraining_loss_is_pinned(pretrained):
 PINNED = [5.72405, 5.73639, 5.66739]
 
 
-def test_the_saved_tokenizer_leaves_a_prompt_open(pretrained):
+def test_the_saved_tokenizer_leaves_a_prompt_open(pretrained, bpe):
     """As in transformers: the tokenizer adds a start token to a prompt and no end; </s> ends an answer."""
-    tokenizer = AutoTokenizer.from_pretrained(pretrained / "model")
     model = AutoModelForCausalLM.from_pretrained(pretrained / "model")
-    prompt = tokenizer("the team")["input_ids"]
-    assert prompt[0] == tokenizer.bos_token_id
-    assert tokenizer.eos_token_id not in prompt
+    for folder in (bpe, pretrained / "model"):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        prompt = tokenizer("the team")["input_ids"]
+        assert prompt[0] == tokenizer.bos_token_id
+        assert tokenizer.eos_token_id not in prompt
+        assert tokenizer.padding_side == "left"
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
 
 

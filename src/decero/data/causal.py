@@ -12,31 +12,16 @@ import numpy as np
 import torch
 from datasets import Dataset, Features, Value
 from datasets import Sequence as ListOf
-from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
 from decero.data.collators import IGNORED
 from decero.data.pairs import Pair, padded
-from decero.data.special_tokens import TEXT, special_tokens_around
+from decero.data.special_tokens import TEXT
 from decero.data.stream import Stream, Texts
 from decero.data.tokenization import keeping_tokenizer_settings, map_rows
 from decero.errors import UserError, did_you_mean
 
 PLAIN: dict[str, Any] = {"add_special_tokens": False} | TEXT  # tokenizer arguments for a text and nothing else
-
-
-def strip_eos(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make the tokenizer stop adding an end token after a text; it still adds the start token.
-
-    Tokenizers trained by decero add one, as RoBERTa's does. A prompt must not carry it: a model does not continue a
-    text that has ended.
-    """
-    start, end = special_tokens_around(tokenizer)
-    if end:
-        first = [(token, tokenizer.convert_tokens_to_ids(token)) for token in tokenizer.convert_ids_to_tokens(start)]
-        single = " ".join([*(token for token, _ in first), "$A"])
-        backend: Any = tokenizer.backend_tokenizer
-        backend.post_processor = processors.TemplateProcessing(single, f"{single} $B", first)
 
 
 def start_id(tokenizer: PreTrainedTokenizerBase, token: str | None = None) -> int:

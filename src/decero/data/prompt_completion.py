@@ -150,6 +150,7 @@ def _fit(
             )
         offsets = tokenizer(source, return_offsets_mapping=True, **PLAIN)["offset_mapping"]
         keep = len(offsets) - (len(ids) - limit)
-        source, cut = source[: offsets[keep][0]] if keep > 0 else "", True
+        end = min(offsets[keep][0], len(source) - 1) if keep > 0 else 0  # a space at the end may be an empty token
+        source, cut = source[:end], True
         ids = encode(source)
     return list(ids), cut

@@ -22,6 +22,7 @@ from decero.errors import UserError, did_you_mean
 from decero.execution.merging import BASE, PREFIX, base_hash, load_peft, without_warnings
 from decero.execution.model_folder import ADAPTER
 from decero.execution.pretrained import head_part, new_parts
+from decero.execution.saving import save_pretrained
 from decero.execution.unwrap import unwrap
 
 TASK_TYPES = {  # Auto class -> peft's name for it
@@ -145,7 +146,8 @@ def save_whole(part: Any, folder: Path) -> None:
     """Save a model or a tokenizer; of a model with an adapter only the adapter, in peft's format, and its config."""
     adapter = adapter_of(part) if isinstance(part, nn.Module) else None
     if adapter is None:
-        unwrap(part).save_pretrained(folder)
+        whole = unwrap(part)
+        save_pretrained(whole, folder) if isinstance(whole, PreTrainedModel) else whole.save_pretrained(folder)
         return
     model, peft = unwrap(part), load_peft()
     config = copy.copy(adapter.config)

@@ -226,7 +226,7 @@ def row_of(model: PreTrainedModel, explained: Explained, attention: Attention) -
         return "hole" if explained.what == "masked" else "target"
     if attention.kind == "causal":
         return "last"
-    pooled = explained.what == "vector" or getattr(model.config, "classifier_pooling", "cls") == "mean"
+    pooled = explained.what == "vector" or getattr(model.config, "classifier_pooling", "cls") in ("mean", "late")
     return "mean" if pooled else "first"
 
 

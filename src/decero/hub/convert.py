@@ -21,13 +21,14 @@ import decero.models
 from decero.errors import UserError
 from decero.execution.model_folder import DTYPES, find, read_config, read_headers
 from decero.execution.pretraining_objective import FIELD, HYBRID, PERMUTATION, mark_objective, objective_of
+from decero.execution.saving import save_pretrained
 from decero.files import check_folder
 from decero.hub.card import read_run
-from decero.hub.families import FAMILIES
 from decero.hub.folders import claimed, common_dtype, copy_processor, copy_tokenizer
+from decero.hub.forecast_export import find_family
 from decero.hub.publish import run_files
 from decero.hub.remote_code import check_remote_code, export_remote_code
-from decero.hub.stock import family_for, family_of_stock, from_stock, head_of, shape_of, to_stock
+from decero.hub.stock import family_for, family_of_stock, from_stock, head_of, to_stock
 from decero.hub.table import Family
 from decero.hub.verification import check_equal
 
@@ -94,13 +95,13 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
                 say(f"dropped: the class that fills holes ({to} has none for a decoder; remote-code keeps it)")
         if stock.can_generate():
             stock.generation_config = ours.generation_config
-        stock.save_pretrained(partial)
+        save_pretrained(stock, partial)
         config = read_config(partial) | family.for_4(ours.config)
         (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for name, content in run_files(*read_run(source)).items():
             (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_bytes(content)
-        lines = copy_tokenizer(source, partial)
+        checked = copy_tokenizer(source, partial, continues=head == "ForCausalLM")
         copy_processor(source, partial)
         auto: Any = next(a for a, c in decero.models.AUTO_CLASSES[type(ours.config)].items() if c is type(ours))
         auto = getattr(transformers, family.loaders.get(head, auto.__name__))
@@ -112,8 +113,8 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
             report["missing_keys"] = {name for name in report["missing_keys"] if not name.startswith("pooler.")}
         check_report(report, type(stock).__name__)
         say(check_equal(ours, again, family))
-        if lines:
-            say(f"the saved tokenizer encodes {lines} test lines as before")
+        if checked:
+            say(checked)
     say(f"{out}: {type(ours).__name__} is now {family.name} {type(stock).__name__}; {auto.__name__} loads it")
     return Path(out)
 
@@ -210,16 +211,10 @@ def _fills_and_generates(ours: PreTrainedModel) -> bool:
 
 def _choose_family(ours: PreTrainedModel, say: Say) -> str:
     """Return the first family that can hold the model. If none can, say why and return remote-code."""
-    reasons = ["none fills holes with a decoder's weights"] if _fills_and_generates(ours) else []
-    for family in () if reasons else FAMILIES:
-        if family.ours == shape_of(ours):
-            try:
-                family.check_export(ours.config, head_of(ours))
-                return family.name
-            except UserError as error:
-                reasons.append(str(error))
-    say("no stock family can hold it: " + "; ".join(reasons))
-    return "remote-code"
+    family, reasons = find_family(ours)
+    if family is None:
+        say("no stock family can hold it: " + "; ".join(reasons.values()))
+    return "remote-code" if family is None else family.name
 
 
 @contextmanager

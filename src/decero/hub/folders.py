@@ -10,6 +10,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from decero.errors import UserError
+from decero.execution.decoder_tokenizer import fit_decoder
 from decero.execution.model_folder import DTYPES, TOKENIZER
 from decero.execution.pretrained import one_line
 from decero.execution.saving import whole_folder
@@ -47,15 +48,17 @@ def copy_processor(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def copy_tokenizer(source: Path, target: Path) -> int | None:
+def copy_tokenizer(source: Path, target: Path, continues: bool = False) -> str | None:
     """Save the tokenizer of `source` in `target` so that AutoTokenizer finds it for any model.
 
-    Returns the number of test lines that both encode equally, None without a tokenizer. Raises UserError when it does
+    continues: whether the model continues texts; the tokenizer then fits a decoder (`fit_decoder`).
+    Returns what was checked, in words, None without a tokenizer. Raises UserError when it does
     not load without custom code, or encodes differently after saving.
     """
     if not any(any(source.glob(pattern)) for pattern in TOKENIZER if pattern not in PROCESSORS):
         return None
     tokenizer = _load_tokenizer(source)
+    ended = continues and fit_decoder(tokenizer)
     tokenizer.save_pretrained(target)
     path = target / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -66,7 +69,8 @@ def copy_tokenizer(source: Path, target: Path) -> int | None:
     for line in LINES:
         if tokenizer(line)["input_ids"] != again(line)["input_ids"]:
             raise UserError(f"{source}: its tokenizer encodes {line!r} differently after saving")
-    return len(LINES)
+    without = ", without the end token that it added, so that a prompt goes on" if ended else ""
+    return f"the saved tokenizer encodes {len(LINES)} test lines as before{without}"
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

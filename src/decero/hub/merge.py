@@ -11,6 +11,7 @@ import decero.models
 from decero.errors import UserError
 from decero.execution.merging import merged
 from decero.execution.model_folder import TOKENIZER, open_checkpoint
+from decero.execution.saving import save_pretrained
 from decero.execution.pretrained import load_adapted, one_line, read_model_config
 from decero.hub.card import read_run
 from decero.hub.folders import claimed, copy_tokenizer
@@ -41,7 +42,7 @@ def merge(source: str | Path, out: Path | str, say: Say = print) -> Path:
         with torch.no_grad():
             adapted = tuner.model.eval()(**batch)
             model = merged(tuner).eval()
-            model.save_pretrained(partial)
+            save_pretrained(model, partial)
             again = kind.from_pretrained(partial, use_safetensors=True).eval()(**batch)
         apart, scale = largest_difference(adapted, again, batch)
         if not apart <= TOLERANCE * max(1.0, scale):

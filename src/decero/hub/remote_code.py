@@ -19,7 +19,7 @@ from decero.errors import UserError
 from decero.execution.pretraining_objective import HYBRID, objective_of
 from decero.execution.transformers_internals import fills_holes, get_relative_import_files
 from decero.hub.card import read_run
-from decero.hub.folders import claimed
+from decero.hub.folders import claimed, copy_tokenizer
 from decero.hub.publish import model_files, run_files
 from decero.hub.verification import OUTPUTS, TOLERANCE, random_batch
 from decero.models import AUTO_CLASSES
@@ -52,7 +52,7 @@ def export_remote_code(model: Path | str | PreTrainedModel, out: Path | str) -> 
 
 
 def _copy(source: Path, target: Path) -> dict[str, type]:
-    """Copy weights, configuration, tokenizer and run record unchanged. Returns the model's `_classes`."""
+    """Copy weights, configuration, tokenizer and run record. Returns the model's `_classes`."""
     files = model_files(source)
     if "config.json" not in files:
         raise UserError(f"{source}: holds a tokenizer but no model")
@@ -60,6 +60,8 @@ def _copy(source: Path, target: Path) -> dict[str, type]:
     classes = _classes(SimpleNamespace(**raw), str(source))
     for name, path in files.items():
         shutil.copyfile(path, target / name)
+    if str(raw.get("architectures")).endswith("ForCausalLM']"):
+        copy_tokenizer(source, target, continues=True)  # older checkpoints have one that ends every prompt
     for name, content in run_files(*read_run(source)).items():
         (target / name).parent.mkdir(exist_ok=True)
         (target / name).write_bytes(content)

@@ -1,12 +1,13 @@
 """Convert a stock model to a decero model, and a decero model to a stock model."""
 
+import re
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from decero.errors import UserError, did_you_mean
+from decero.execution.saving import untie
 from decero.hub.families import FAMILIES
 from decero.hub.table import LM_HEADS, Family
 
@@ -47,22 +48,16 @@ def to_stock(ours: PreTrainedModel, family: str) -> PreTrainedModel:
     stock = table.stock_class(head)._from_config(config, dtype=ours.dtype, **arguments)
     if head in LM_HEADS and not ours.config.tie_word_embeddings:
         untie(stock)
-    computed = table.formula(stock)
-    wanted = {name: tensor for name, tensor in stock.state_dict().items() if name not in computed}
-    _fill(stock, table.translate(ours.state_dict(), wanted, head, to_stock=True))
+    computed, absent = table.formula(stock), [p for name, p in table.zeros.items() if not getattr(ours.config, name)]
+    tensors = {name: tensor for name, tensor in stock.state_dict().items() if name not in computed}
+    zeros = {n: torch.zeros_like(t) for n, t in tensors.items() if any(re.fullmatch(p, n) for p in absent)}
+    wanted = {name: tensor for name, tensor in tensors.items() if name not in zeros}
+    _fill(stock, zeros | table.translate(ours.state_dict(), wanted, head, to_stock=True))
     return stock.train(ours.training)
 
 
 def _fill(model: PreTrainedModel, tensors: dict[str, torch.Tensor]) -> None:
     model.load_state_dict(tensors, strict=False)  # translate() has checked all names
-
-
-def untie(stock: Any) -> None:
-    """Give the head its own matrix. T5's configuration always ties it, and from_pretrained unties it like this."""
-    head = stock.get_output_embeddings()
-    if head.weight is stock.get_input_embeddings().weight:
-        head.weight = nn.Parameter(head.weight.detach().clone())
-        stock.all_tied_weights_keys = {k: v for k, v in stock.all_tied_weights_keys.items() if k != "lm_head.weight"}
 
 
 def shape_of(ours: PreTrainedModel | PreTrainedConfig) -> str:

@@ -20,9 +20,9 @@ from decero.execution.transformers_internals import StrictDataclassError
 from decero.hub.tensors import translate
 
 CARRIED = ("id2label", "label2id", "problem_type")
-KEPT_IF_THERE = ("reads_pairs", "decision_threshold")  # what a recipe wrote into the configuration
+KEPT_IF_THERE = ("reads_pairs", "decision_threshold", "mask_token_id")  # what a recipe wrote into the configuration
 TRAINING = ("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout", "classifier_dropout",
-            "auxiliary_loss")  # fmt: skip
+            "auxiliary_loss", "train_lm_head_bias")  # fmt: skip
 STARTS = {"initializer_range", "embedding_initializer_range"}  # used only for random initial weights
 GENERIC = {f.name for f in fields(PreTrainedConfig)} | {"use_cache"} | STARTS  # do not change the outputs
 POOLED = ("ForSequenceClassification", "ForMultipleChoice")
@@ -38,6 +38,7 @@ ACTS: dict[str, Callable[[Any, str], bool]] = {
     "relative_attention_max_distance": lambda c, head: c.position_embedding_type == "relative",
     "max_position_embeddings": lambda c, head: c.position_embedding_type != "relative",
     "classifier_pooling": lambda c, head: head in POOLED or (head == "Model" and c.pooling_layer),
+    "pooler_act": lambda c, head: head in POOLED or (head == "Model" and c.pooling_layer),
     "classifier_dropout": lambda c, head: head.endswith(("Classification", "MultipleChoice")),
     "patch_size": lambda c, head: c.stem != "backbone",
     "distillation_head": lambda c, head: head == "ForImageClassification",
@@ -49,6 +50,7 @@ ACTS: dict[str, Callable[[Any, str], bool]] = {
     "lm_head_transform": lambda c, head: head == "ForMaskedLM",
     "lm_head_transform_bias": lambda c, head: head == "ForMaskedLM" and c.lm_head_transform,
     "lm_head_bias": lambda c, head: head in LM_HEADS,
+    "train_lm_head_bias": lambda c, head: head in LM_HEADS and c.lm_head_bias,
     "scale_lm_head": lambda c, head: head in LM_HEADS,
     "tie_word_embeddings": lambda c, head: head in LM_HEADS,
 }
@@ -81,6 +83,9 @@ class Family:
     to_stock: Callable[[Any], dict] = lambda ours: {}
     for_4: Callable[[Any], dict] = lambda ours: {}  # options that transformers 4 reads and 5 does not write
     by_tensors: tuple[str, ...] = ()  # our fields that depend on the stock tensors, not on a stock option
+    zeros: Mapping[str, str] = field(
+        default_factory=dict
+    )  # our field -> pattern of the stock tensors that are zero where it is False, because ours has none
     unread: str = ""  # stock fields that do not change the outputs, or that `to_ours` reads completely
     training: str = ""  # stock fields that only act in training and have no field of ours
     left_behind: str = "(?!)"  # pattern of tensors in files of this family that no model of ours has

@@ -137,6 +137,8 @@ def load(
     pad_with(tokenizer, model.config.get_text_config().pad_token_id)  # GPT-2 and Llama have no padding token
     if command in ("classify", "extract") or model.config.pad_token_id is None:
         pad_as(model, tokenizer)
+    if command == "fill" and objective_of(config) == HYBRID:
+        tokenizer.padding_side = "right"  # positions count from the left of a row; prompts are padded there
     check_fits_model(tokenizer, model.get_input_embeddings().num_embeddings, name, TOO_MANY_TOKENS)
     model.register_forward_hook(_refuse_nan(name))
     return Loaded(name, model.eval(), tokenizer)

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
 
 from .configuration_shared import DeceroConfig, SingleStackConfig
 
@@ -15,8 +16,11 @@ class DeceroEncoderConfig(SingleStackConfig):
         type_vocab_size: number of segments; with 0, `token_type_ids` are accepted but have no effect.
         embedding_size: width of the embeddings, if not hidden_size (ELECTRA); a linear layer makes one of the other.
         pooling_layer: the bare model also returns `pooler_output`: dense and tanh over the pooled token, as in BERT.
-        classifier_pooling: input of the pooler: first token (`cls`) or mean over tokens without padding.
+        classifier_pooling: input of the pooler: first token (`cls`) or `mean` over tokens without padding. With `late`
+            the pooler reads every token, and the mean is that of its outputs (EuroBERT: Boizard et al. 2025).
+        pooler_act: activation of the pooler; BERT has tanh, EuroBERT gelu.
         lm_head_transform: dense, activation and norm before the vocabulary projection, as in BERT.
+        lm_head_bias: whether the vocabulary projection has a bias.
     """
 
     model_type = "decero_encoder"
@@ -24,9 +28,16 @@ class DeceroEncoderConfig(SingleStackConfig):
     embedding_size: int | None = None  # type: ignore[assignment]
     pooling_layer: bool = False
     classifier_dropout: float | int | None = None
-    classifier_pooling: Literal["cls", "mean"] = "cls"
+    classifier_pooling: Literal["cls", "mean", "late"] = "cls"
+    pooler_act: str = "tanh"
     lm_head_transform: bool = True
     lm_head_transform_bias: bool = True
+    lm_head_bias: bool = True
+
+    def validate_pooler(self):
+        """Raise ValueError for an unknown activation."""
+        if self.pooler_act not in ACT2FN:
+            raise ValueError(f"unknown pooler_act {self.pooler_act}; known: {', '.join(sorted(ACT2FN))}")
 
     def validate_directions(self):
         """Raise ValueError if a mixer cannot read in two directions."""
@@ -58,9 +69,11 @@ class DeceroEncoderDecoderConfig(DeceroConfig):
 
     Args:
         num_hidden_layers, decoder_layers: layers of encoder and decoder; None: the same number.
+        intermediate_size, decoder_intermediate_size: feed-forward widths of encoder and decoder; None: the same width.
         tie_word_embeddings: the head uses the embeddings as weights (Vaswani et al. 2017, section 3.4; T5 1.0).
             Otherwise it has its own weights (T5 1.1).
         lm_head_bias: whether the vocabulary projection has a bias (Marian).
+        train_lm_head_bias: whether that bias is trained; in Marian's stock class it is a buffer.
         scale_lm_head: divide by sqrt(hidden_size) before the tied projection (T5 1.0).
         decoder_start_token_id: first token that the decoder reads; None: `pad_token_id`.
     """
@@ -69,7 +82,9 @@ class DeceroEncoderDecoderConfig(DeceroConfig):
     keys_to_ignore_at_inference = ["past_key_values"]
 
     decoder_layers: int | None = None
+    decoder_intermediate_size: int | None = None  # type: ignore[assignment]
     lm_head_bias: bool = False
+    train_lm_head_bias: bool = True
     scale_lm_head: bool = False
     decoder_start_token_id: int | None = None
     use_cache: bool = True
@@ -78,6 +93,8 @@ class DeceroEncoderDecoderConfig(DeceroConfig):
     def __post_init__(self, **kwargs):
         if self.decoder_layers is None:
             self.decoder_layers = self.num_hidden_layers
+        if self.decoder_intermediate_size is None:
+            self.decoder_intermediate_size = self.intermediate_size
         if self.decoder_start_token_id is None:
             self.decoder_start_token_id = self.pad_token_id
         super().__post_init__(**kwargs)

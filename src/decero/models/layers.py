@@ -39,12 +39,13 @@ def build_norm(config, width=None):
 
 
 class MLP(nn.Module):
-    """Compute act(x W_up) W_down at each position: Vaswani et al. 2017, eq. 2."""
+    """Compute act(x W_up) W_down at each position: Vaswani et al. 2017, eq. 2. width: None is `intermediate_size`."""
 
-    def __init__(self, config):
+    def __init__(self, config, width=None):
         super().__init__()
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        width = width or config.intermediate_size
+        self.up_proj = nn.Linear(config.hidden_size, width, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(width, config.hidden_size, bias=config.mlp_bias)
         self.act = build_activation(config.hidden_act)
         self.dropout = nn.Dropout(config.activation_dropout)
 
@@ -55,9 +56,9 @@ class MLP(nn.Module):
 class GatedMLP(MLP):
     """Compute (act(x W_gate) * x W_up) W_down: Shazeer 2020, eq. 6."""
 
-    def __init__(self, config):
-        super().__init__(config)
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+    def __init__(self, config, width=None):
+        super().__init__(config, width)
+        self.gate_proj = nn.Linear(config.hidden_size, width or config.intermediate_size, bias=config.mlp_bias)
 
     def forward(self, x_BLD):
         return self.down_proj(self.dropout(self.act(self.gate_proj(x_BLD)) * self.up_proj(x_BLD)))
@@ -90,12 +91,17 @@ class EncoderLayer(GradientCheckpointingLayer):
         super().__init__()
         self.mixer_name = "self_attn" if config.mixer_type == "attention" else config.mixer_type
         self.add_module(self.mixer_name, MIXERS[config.mixer_type](config, layer_idx, self.is_causal))
-        self.mlp = GatedMLP(config) if config.gated_mlp else MLP(config)
+        self.mlp = GatedMLP(config, self.mlp_width(config)) if config.gated_mlp else MLP(config, self.mlp_width(config))
         self.pre_attn_norm, self.post_attn_norm = norm_pair(config)
         self.pre_mlp_norm, self.post_mlp_norm = norm_pair(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         if layer_idx == 0 and config.embedding_norm and config.norm_placement == "pre":
             self.pre_attn_norm = nn.Identity()  # embedding_norm has already normalised the input
+
+    @staticmethod
+    def mlp_width(config):
+        """Return the inner width of the feed-forward."""
+        return config.intermediate_size
 
     @property
     def mixer(self):
@@ -126,6 +132,10 @@ class DecoderLayer(EncoderLayer):
         if config.is_encoder_decoder:
             self.cross_attn = CrossAttention(config, layer_idx)
             self.pre_cross_norm, self.post_cross_norm = norm_pair(config)
+
+    @staticmethod
+    def mlp_width(config):
+        return config.decoder_intermediate_size or config.intermediate_size
 
     @takes_either_name
     def forward(

@@ -42,7 +42,7 @@ def pool(hidden_BLD, attention_mask, how):
 
 
 class Pooler(nn.Module):
-    """Apply dense and tanh to the pooled vector, (batch, model).
+    """Apply dense and an activation (tanh) to the pooled vector, (batch, model); with `late` first, and then pool.
 
     This is in the code of BERT; the paper only names the vector C.
     """
@@ -51,9 +51,12 @@ class Pooler(nn.Module):
         super().__init__()
         self.how = how
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.act = build_activation(config.pooler_act)
 
     def forward(self, hidden_BLD, attention_mask=None):
-        return self.dense(pool(hidden_BLD, attention_mask, self.how)).tanh()
+        if self.how == "late":
+            return pool(self.act(self.dense(hidden_BLD)), attention_mask, "mean")
+        return self.act(self.dense(pool(hidden_BLD, attention_mask, self.how)))
 
 
 class DeceroEncoderPreTrainedModel(DeceroPreTrainedModel):
@@ -139,7 +142,7 @@ class MaskedLMHead(nn.Module):
             self.transform = nn.Sequential(dense, build_activation(config.hidden_act), build_norm(config, width))
         elif width != config.hidden_size:
             raise ValueError(f"embedding_size {width} differs from hidden_size, so lm_head_transform must be true")
-        self.decoder = nn.Linear(width, config.vocab_size)
+        self.decoder = nn.Linear(width, config.vocab_size, bias=config.lm_head_bias)
 
     def forward(self, hidden_BLD):
         return self.decoder(self.transform(hidden_BLD))

@@ -32,6 +32,14 @@ def shift_right(labels_BL, start_token_id, pad_token_id):
     return shifted_BL.masked_fill(shifted_BL == -100, pad_token_id)
 
 
+def untrained_bias(projection):
+    """Turn the bias of a linear layer into a buffer: it is saved and added, but not trained. Returns the layer."""
+    bias_V = projection.bias.detach()
+    del projection.bias
+    projection.register_buffer("bias", bias_V)
+    return projection
+
+
 class DeceroEncoderDecoderPreTrainedModel(DeceroPreTrainedModel):
     """Define what all encoder-decoder classes share."""
 
@@ -126,8 +134,12 @@ class DeceroEncoderDecoderForConditionalGeneration(DeceroEncoderDecoderPreTraine
     def __init__(self, config):
         super().__init__(config)
         self.model = DeceroEncoderDecoderModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias)
+        self.set_output_embeddings(nn.Linear(config.hidden_size, config.vocab_size, bias=config.lm_head_bias))
         self.post_init()
+
+    def set_output_embeddings(self, new_embeddings):
+        frozen = self.config.lm_head_bias and not self.config.train_lm_head_bias
+        self.lm_head = untrained_bias(new_embeddings) if frozen else new_embeddings
 
     def prepare_decoder_input_ids_from_labels(self, labels):
         return shift_right(labels, self.config.decoder_start_token_id, self.config.pad_token_id)

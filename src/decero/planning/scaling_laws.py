@@ -53,6 +53,8 @@ def family(model: ModelSection) -> list[dict[str, Any]]:
             fields["layer_types"] = [kinds[layer % len(kinds)] for layer in range(depth)]
         if stated.get("decoder_layers"):
             fields["decoder_layers"] = depth
+        if own := stated.get("decoder_intermediate_size"):
+            fields["decoder_intermediate_size"] = 8 * round(own * width / base.hidden_size / 8)
         return fields
 
     def depth_limit(width: int) -> float:

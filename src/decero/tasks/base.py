@@ -18,6 +18,7 @@ from decero.execution.adapters import add_adapter
 from decero.execution.build import build_model, tokenizer_for
 from decero.execution.objective import Objective
 from decero.execution.optimize import optimize
+from decero.hub.forecast_export import export_line
 from decero.planning.budget import within_budget
 from decero.planning.forecast import Forecast, forecast
 from decero.tasks.task_data import Corpus, Scores, TaskData, cut_note
@@ -179,7 +180,17 @@ class Task(ABC):
             quiet=not run.progress, attention=self.config.model.attn_implementation,
             length_warmup=getattr(self.config.data, "length_warmup", None),
         )  # fmt: skip
+        self.say_export(run, model)
         return self.training_objective
+
+    def say_export(self, run: Run, model: Any) -> None:
+        """Say at the start of a pretraining run what `decero export` will make of the model."""
+        if run.progress and self.recipe.startswith("pretrain") and (line := export_line(self.kept(model))):
+            run.print(line)
+
+    def kept(self, model: Any) -> PreTrainedModel:
+        """The model that a run writes to model/."""
+        return model
 
     # --- evaluation
 

@@ -12,13 +12,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from decero.config.pretraining import PretrainCausalLM
 from decero.config.sections import ModelSection
-from decero.data.causal import OBJECTIVES, CausalLanguageModeling, count_bytes, start_id, strip_eos, tokenize_text
+from decero.data.causal import OBJECTIVES, CausalLanguageModeling, count_bytes, start_id, tokenize_text
 from decero.data.hybrid import HybridLanguageModeling
 from decero.data.special_tokens import special_tokens_around
 from decero.errors import UserError
 from decero.evaluation.corpus_tests import ratio
 from decero.evaluation.examples import ExampleStatistics
 from decero.execution.build import config_of, tokenizer_for
+from decero.execution.decoder_tokenizer import fit_decoder
 from decero.execution.objective import Objective, language_model
 from decero.execution.pretraining_objective import HYBRID, mark_objective
 from decero.execution.token_scores import check_causal
@@ -48,7 +49,7 @@ class CausalLM(Task):
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
         needs = (*self.tokenizer_needs, *(("mask_token", "pad_token") if self.is_hybrid else ()))
         found = tokenizer_for(self.config.tokenizer, self.config.model, needs=needs)
-        strip_eos(found)  # a prompt must not end before its answer
+        fit_decoder(found)  # a prompt must not end before its answer
         start = start_id(found, self.config.data.start_token)
         if self.is_hybrid and special_tokens_around(found)[0] != [start]:
             raise UserError(

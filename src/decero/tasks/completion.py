@@ -11,13 +11,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from decero.config.finetuning import CompletionSection, FinetuneCausalLM
 from decero.config.sections import ModelSection
-from decero.data.causal import strip_eos
 from decero.data.chat_template import use_chatml
 from decero.data.dialogue_rows import tokenize_dialogues, turn_end
 from decero.data.languages import Direction
 from decero.data.prompt_completion import PromptCompletion, tokenize_prompts
 from decero.data.tokenization import side_lengths
 from decero.errors import UserError
+from decero.execution.decoder_tokenizer import fit_decoder
 from decero.execution.objective import Objective, language_model
 from decero.tasks.base import Scores, TaskData
 from decero.tasks.text_to_text import TextToText
@@ -35,7 +35,7 @@ class Completion(TextToText):
         found = super().load_tokenizer()
         if self.config.objective.chat_template == "chatml":
             use_chatml(found)
-        strip_eos(found)  # a prompt must not end before its answer
+        fit_decoder(found)  # a prompt must not end before its answer
         return found
 
     def usage(self, folder: Path) -> list[str]:

@@ -87,6 +87,8 @@ class MaskedLM(ScoredTokens):
 
     def prepare_to_save(self, model: Any) -> None:
         mark_objective(model.config, None)
+        if model.config.model_type == "decero_encoder":
+            model.config.mask_token_id = self.tokenizer.mask_token_id  # EuroBERT's configuration names it
 
     def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
         metric, facts = super().score(run, model, data)

@@ -18,7 +18,6 @@ from transformers import (
 
 from decero.config.finetune_choice import FinetuneMultipleChoice
 from decero.config.sections import ModelSection
-from decero.data.causal import strip_eos
 from decero.data.choice_rows import (
     ChoiceCollator,
     EveryContinuation,
@@ -35,6 +34,7 @@ from decero.evaluation.examples import ExampleStatistics, mean_statistics
 from decero.execution.build import tokenizer_for
 from decero.execution.choice_objective import choice, continuation_choice, right_continuation
 from decero.execution.classification_head import checkpoint_config, pad_as
+from decero.execution.decoder_tokenizer import fit_decoder
 from decero.execution.objective import Objective
 from decero.execution.unwrap import unwrap
 from decero.tasks.base import Corpus, Scores, Task, TaskData, cut_note
@@ -69,7 +69,7 @@ class MultipleChoice(Task):
         tokenizer = tokenizer_for(self.config.tokenizer, self.config.model, needs=(), fast=self.by_likelihood)
         pad_with(tokenizer, None if self.checkpoint is None else self.checkpoint.get_text_config().pad_token_id)
         if self.by_likelihood:
-            strip_eos(tokenizer)  # a prompt must not end before its answer
+            fit_decoder(tokenizer)  # a prompt must not end before its answer
         return tokenizer
 
     def read_corpus(self, strict: bool = True) -> Corpus:

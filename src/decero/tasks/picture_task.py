@@ -154,6 +154,7 @@ class PictureTask(Task):
         )
         if run.progress:
             run.print(line, *self.remarks_on(model))
+        self.say_export(run, model)
         self.training_objective = self.objective(model)
         return self.training_objective
 

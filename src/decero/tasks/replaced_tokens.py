@@ -94,6 +94,9 @@ class ReplacedTokenDetection(ScoredTokens):
             say(f"{found}: its embeddings are replaced by those of the discriminator")
         return generator
 
+    def kept(self, model: Any) -> PreTrainedModel:
+        return model.discriminator
+
     def _objective(self, frozen: bool) -> Objective:
         settings = self.config.objective
         collate = ReplacedTokens(

@@ -6,9 +6,9 @@ import pytest
 import torch
 import transformers as hf
 
+from decero.execution.saving import untie
 from decero.hub.families import FAMILIES
 from decero.hub.families.vision import DEIT_DISTILLED
-from decero.hub.stock import untie
 
 TOKENS = {"pad_token_id": 0, "bos_token_id": 35, "eos_token_id": 36}
 # Prime or odd sizes, so that swapped axes never match; even head sizes where rotary positions need pairs.
@@ -70,13 +70,32 @@ OPTIONS = {
         "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rms_norm_eps": 1e-3, "hidden_act": "relu",
         "initializer_range": 0.03,
     },
+    "stablelm": {
+        "vocab_size": 37, "hidden_size": 42, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 1,
+        "intermediate_size": 41, "max_position_embeddings": 17, **TOKENS, "layer_norm_eps": 1e-3, "hidden_act": "relu",
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 1.0},
+        "initializer_range": 0.03,
+    },
+    "stablelm tied": {"tie_word_embeddings": True},
+    "eurobert": {
+        "vocab_size": 37, "hidden_size": 42, "num_hidden_layers": 2, "num_attention_heads": 3, "head_dim": 10,
+        "num_key_value_heads": 1, "intermediate_size": 41, "max_position_embeddings": 17, **TOKENS,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rms_norm_eps": 1e-3, "hidden_act": "relu",
+        "initializer_range": 0.03, "mask_token_id": 3,
+    },
+    "eurobert tied, with biases": {
+        "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "classifier_pooling": "mean",
+    },
+    "eurobert of the first token": {"classifier_pooling": "bos"},
     "llama tied, with biases": {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
     "t5": {**T5, "num_decoder_layers": 3, "decoder_start_token_id": 2},
     "t5 encoder": {**T5, "feed_forward_proj": "gated-silu"},
     "t5 1.1": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "t5 tied, unscaled": {"feed_forward_proj": "gated-silu", "scale_decoder_outputs": False},
+    "t5 untied, scaled": {"scale_decoder_outputs": True},
     "marian": {
         "vocab_size": 37, "d_model": 33, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 3,
-        "decoder_attention_heads": 3, "encoder_ffn_dim": 41, "decoder_ffn_dim": 41, "max_position_embeddings": 17,
+        "decoder_attention_heads": 3, "encoder_ffn_dim": 41, "decoder_ffn_dim": 47, "max_position_embeddings": 17,
         "dropout": 0.0, "scale_embedding": True, "activation_function": "swish", "init_std": 0.03, **TOKENS,
         "forced_eos_token_id": 36, "decoder_start_token_id": 0,
     },
@@ -131,7 +150,7 @@ class Case:
         model = self.family.stock_class(self.head)(self.config(**options))
         if self.family.name == "detr":
             model.requires_grad_(True)  # it freezes its backbone
-        if self.variant == "t5 1.1" and self.head != "Model":
+        if self.variant in ("t5 1.1", "t5 untied, scaled") and self.head != "Model":
             untie(model)
         return redraw(model)
 

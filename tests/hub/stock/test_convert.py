@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from decero.cli.main import main
 from decero.errors import UserError
 from decero.hub import convert
-from decero.hub.convert import export_model, import_model
+from decero.hub.convert import export_model, import_model, load_ours
 from decero.hub.stock import from_stock
 
 SHAPES = [
@@ -23,10 +23,14 @@ SHAPES = [
     ("electra", "ForPreTraining"),
     ("electra", "ForMaskedLM"),
     ("modernbert", "ForMaskedLM"),
+    ("eurobert", "ForMaskedLM"),
+    ("eurobert", "ForSequenceClassification"),
     ("gpt2", "ForCausalLM"),
     ("llama", "ForSequenceClassification"),
+    ("stablelm", "ForCausalLM"),
     ("t5", "ForConditionalGeneration"),
     ("t5 1.1", "ForConditionalGeneration"),
+    ("t5 untied, scaled", "ForConditionalGeneration"),
     ("marian", "ForConditionalGeneration"),
     ("bert", "ForMultipleChoice"),
     ("bert", "Model"),
@@ -38,7 +42,9 @@ SHAPES = [
 FOR_TRANSFORMERS_4 = {
     "llama": {"rope_theta": 500.0},
     "modernbert": {"global_rope_theta": 700.0, "local_rope_theta": 50.0, "global_attn_every_n_layers": 3},
+    "stablelm": {"rope_theta": 500.0, "partial_rotary_factor": 1.0},
     "t5 1.1": {"tie_word_embeddings": False},  # as in the file; T5Config itself does not write it
+    "t5 untied, scaled": {"tie_word_embeddings": False},
 }
 
 
@@ -113,6 +119,32 @@ def test_t5_1_1_loads_with_a_head_of_its_own_whatever_wrote_it(stock_folder, tmp
     again = import_model(folder, tmp_path / "again")
     assert load_file(again / "model.safetensors").keys() == load_file(tmp_path / "ours" / "model.safetensors").keys()
     assert (again / "config.json").read_text() == (tmp_path / "ours" / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("variant", "tied", "scaled"),
+    [("t5", True, True), ("t5 1.1", False, False), ("t5 tied, unscaled", True, False)],
+)
+def test_both_majors_read_the_same_logits_of_a_t5(variant, tied, scaled, find_case, batch, tmp_path):
+    """transformers 4 ties and scales where `tie_word_embeddings` is true, and does neither where it is false."""
+    case = find_case(variant, "ForConditionalGeneration")
+    from_stock(case.stock()).save_pretrained(tmp_path / "ours")
+    back = export_model(tmp_path / "ours", tmp_path / "back")
+    model = hf.AutoModelForSeq2SeqLM.from_pretrained(back)
+    assert (model.lm_head.weight is model.shared.weight) == tied
+    assert model.config.scale_decoder_outputs is scaled
+    ours = load_ours(import_model(back, tmp_path / "again"))
+    assert (ours.config.tie_word_embeddings, ours.config.scale_lm_head) == (tied, scaled)
+    config, tensors = json.loads((back / "config.json").read_text()), load_file(back / "model.safetensors")
+    inputs, _ = batch(case)
+    with torch.no_grad():
+        output = model(**inputs, output_hidden_states=True)
+        last = output.decoder_hidden_states[-1]
+        if config["tie_word_embeddings"]:
+            logits = last * config["d_model"] ** -0.5 @ tensors["shared.weight"].T
+        else:
+            logits = last @ tensors["lm_head.weight"].T
+    torch.testing.assert_close(logits, output.logits, atol=3e-5, rtol=0)
 
 
 def test_shards_old_names_and_unused_tensors_are_read(find_case, tmp_path, capsys):
@@ -370,6 +402,8 @@ def test_a_conversion_with_other_outputs_leaves_nothing(stock_folder, tmp_path, 
         ("roberta", "ForMaskedLM", "roberta"),
         ("distilbert", "ForMaskedLM", "distilbert"),
         ("modernbert", "Model", "modernbert"),
+        ("eurobert", "ForTokenClassification", "eurobert"),
+        ("stablelm", "ForCausalLM", "stablelm"),
         ("gpt2", "ForCausalLM", "gpt2"),
         ("llama", "Model", "llama"),
         ("t5", "ForConditionalGeneration", "t5"),
@@ -428,7 +462,7 @@ def test_auto_says_why_no_family_fits_and_uses_remote_code(find_case, elsewhere,
     ("to", "said"),
     [
         ("roberta", "ours: position_offset=0 has no counterpart in roberta, which has 1"),
-        ("gpt2", "ours: family gpt2 cannot hold a DeceroEncoder .use: bert, roberta, distilbert, electra, modernbert"),
+        ("gpt2", "ours: family gpt2 cannot hold a DeceroEncoder .use: bert, roberta, distilbert, electra, modernbert, eu"),
     ],
 )
 def test_a_family_that_cannot_hold_the_model_is_refused(to, said, find_case, tmp_path):

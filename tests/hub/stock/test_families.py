@@ -8,6 +8,7 @@ import itertools
 
 import pytest
 import torch
+from tests.hub.stock.conftest import redraw
 from torch.testing import assert_close
 
 from decero.errors import UserError
@@ -61,8 +62,6 @@ def test_both_give_the_same_outputs_and_gradients(case, start, batch):
         assert expected.abs().max() > 0.5, where  # the outputs are not all zero
         assert_close(actual, expected, atol=3e-5, rtol=0, msg=lambda said, where=where: f"{where}: {said}")
 
-        if case.family.name == "marian":
-            our_gradients.pop("lm_head.bias", None)  # a buffer in the stock model
         translated = case.family.translate(stock_gradients, our_gradients, case.head, to_stock=False)
         assert translated.keys() == our_gradients.keys(), where
         largest = max(gradient.abs().max() for gradient in translated.values())
@@ -122,8 +121,10 @@ def test_every_line_of_a_table_is_some_tensor(all_cases):
         "distilbert",
         "electra",
         "modernbert",
+        "eurobert",
         "gpt2",
         "llama",
+        "stablelm",
         "t5",
         "t5 encoder",
         "marian",
@@ -134,7 +135,7 @@ def test_every_line_of_a_table_is_some_tensor(all_cases):
 def test_every_option_on_a_line_survives_there_and_back(variant, find_case):
     case = find_case(variant, "Model")
     family = case.family
-    wider = {"hidden_size": 84} if family.name == "modernbert" else {}  # with more heads, the head size must stay even
+    wider = {"hidden_size": 84} if family.name in ("modernbert", "stablelm") else {}  # with more heads, the head size must stay even
     before = case.config(**wider)
     lines = [line.split() for line in family.fields.splitlines() if line.strip()]
     for name in dict.fromkeys(line[0] for line in lines):
@@ -180,8 +181,11 @@ def another(option, value):
         ("t5", "ForConditionalGeneration", "is_decoder", True),
         ("marian", "ForConditionalGeneration", "share_encoder_decoder_embeddings", False),
         ("marian", "Model", "tie_word_embeddings", False),
-        ("marian", "Model", "decoder_ffn_dim", 43),
         ("marian", "Model", "decoder_attention_heads", 11),
+        ("stablelm", "ForCausalLM", "use_qkv_bias", True),
+        ("stablelm", "ForCausalLM", "qk_layernorm", True),
+        ("stablelm", "Model", "use_parallel_residual", True),
+        ("stablelm", "Model", "rope_parameters", {"rope_type": "default", "rope_theta": 5e2, "partial_rotary_factor": 0.5}),
         ("marian", "Model", "decoder_vocab_size", 41),
         ("vit", "ForImageClassification", "qkv_bias", False),
         ("vit", "Model", "pooler_act", "relu"),
@@ -219,10 +223,19 @@ def test_a_stock_option_without_counterpart_is_refused_by_name(variant, head, op
         ("gpt2", "Model", "gated_mlp", True, "False"),
         ("gpt2", "ForCausalLM", "lm_head_bias", True, "False"),
         ("llama", "Model", "norm_placement", "post", "'pre'"),
+        ("stablelm", "Model", "norm_type", "rmsnorm", "'layernorm'"),
+        ("stablelm", "ForCausalLM", "attention_bias", True, "False"),
+        ("stablelm", "Model", "head_dim", 10, "14"),
+        ("eurobert", "ForMaskedLM", "lm_head_transform", True, "False"),
+        ("eurobert", "ForMaskedLM", "lm_head_bias", True, "False"),
+        ("eurobert", "ForSequenceClassification", "pooler_act", "tanh", "'gelu'"),
+        ("eurobert", "Model", "embedding_norm", True, "False"),
+        ("eurobert", "Model", "pooling_layer", True, "False"),
+        ("bert", "ForSequenceClassification", "pooler_act", "gelu", "'tanh'"),
+        ("bert", "ForMaskedLM", "lm_head_bias", False, "True"),
         ("llama", "Model", "gated_mlp", False, "True"),
         ("llama", "Model", "scale_embeddings", True, "False"),
-        ("t5", "ForConditionalGeneration", "scale_lm_head", False, "True"),
-        ("t5 1.1", "ForConditionalGeneration", "scale_lm_head", True, "False"),
+        ("t5", "ForConditionalGeneration", "decoder_intermediate_size", 43, "41"),
         ("t5 1.1", "ForConditionalGeneration", "hidden_act", "gelu", "'gelu_new'"),
         ("t5", "Model", "scale_attn_weights", True, "False"),
         ("t5", "Model", "num_key_value_heads", 1, "3"),
@@ -278,6 +291,30 @@ def test_a_training_only_option_is_reported_but_not_refused(find_case):
     config = case.family.our_config(case.config(), "Model")
     config.activation_dropout = 0.25
     assert case.family.check_export(config, "Model") == ["activation_dropout=0.25 (only acts in training)"]
+
+
+def test_a_bias_that_the_stock_class_trains_not_is_reported(find_case):
+    case = find_case("marian", "ForConditionalGeneration")
+    config = case.family.our_config(case.config(), case.head)
+    assert (config.train_lm_head_bias, case.family.check_export(config, case.head)) == (False, [])
+    config.train_lm_head_bias = True
+    assert case.family.check_export(config, case.head) == ["train_lm_head_bias=True (only acts in training)"]
+
+
+def test_norms_without_biases_leave_as_norms_whose_biases_are_zero(find_case, batch):
+    """As modern_decoder_tiny does. The model has fewer tensors, but the same outputs and gradients."""
+    case = find_case("stablelm tied", "ForCausalLM")
+    config = case.family.our_config(case.config(), case.head)
+    config.norm_bias = False
+    ours = redraw(case.family.our_class(case.head)(config))
+    stock = to_stock(ours, "stablelm")
+    zero = [name for name, tensor in stock.state_dict().items() if not tensor.any()]
+    assert sorted(zero) == sorted(name for name in stock.state_dict() if name.endswith("norm.bias"))
+    inputs, text = batch(case)
+    (expected, theirs), (actual, mine) = backward(stock, inputs, text), backward(ours, inputs, text)
+    assert_close(actual, expected, atol=3e-5, rtol=0)
+    shared = {name: gradient for name, gradient in theirs.items() if name not in zero}
+    assert_close(case.family.translate(shared, mine, case.head, to_stock=False), mine, atol=1e-4, rtol=3e-5)
 
 
 def test_a_head_missing_in_a_family_is_refused(find_case):

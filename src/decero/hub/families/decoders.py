@@ -1,6 +1,6 @@
-"""Tables of decoders: GPT-2 and Llama."""
+"""Tables of decoders: GPT-2, Llama and StableLM."""
 
-from decero.hub.families.common import BIASES, LAYER_NORM, PRE_NORM, RMS_NORM, whole_heads
+from decero.hub.families.common import BIASES, LAYER_NORM, NO_BIASES, PRE_NORM, RMS_NORM, whole_heads
 from decero.hub.table import Family, Head
 
 # GPT-2: Radford et al. 2019 ------------------------------------------------------------------------------------------
@@ -52,6 +52,20 @@ GPT2 = Family(
 
 # Llama: Touvron et al. 2023 ------------------------------------------------------------------------------------------
 
+LLAMA_TENSORS = """
+    embed_tokens                    embed_tokens
+    layers.{i}.pre_attn_norm        layers.{i}.input_layernorm
+    layers.{i}.self_attn.q_proj     layers.{i}.self_attn.q_proj
+    layers.{i}.self_attn.k_proj     layers.{i}.self_attn.k_proj
+    layers.{i}.self_attn.v_proj     layers.{i}.self_attn.v_proj
+    layers.{i}.self_attn.o_proj     layers.{i}.self_attn.o_proj
+    layers.{i}.pre_mlp_norm         layers.{i}.post_attention_layernorm
+    layers.{i}.mlp.gate_proj        layers.{i}.mlp.gate_proj
+    layers.{i}.mlp.up_proj          layers.{i}.mlp.up_proj
+    layers.{i}.mlp.down_proj        layers.{i}.mlp.down_proj
+    norm                            norm
+"""
+
 LLAMA = Family(
     name="llama",
     ours="DeceroDecoder",
@@ -80,22 +94,54 @@ LLAMA = Family(
     to_stock=lambda ours: {"rope_parameters": {"rope_type": "default", "rope_theta": ours.rope_theta}},
     for_4=lambda ours: {"rope_theta": ours.rope_theta},
     unread="pretraining_tp",  # the tensor parallelism of pretraining; does not change the outputs
-    tensors="""
-        embed_tokens                    embed_tokens
-        layers.{i}.pre_attn_norm        layers.{i}.input_layernorm
-        layers.{i}.self_attn.q_proj     layers.{i}.self_attn.q_proj
-        layers.{i}.self_attn.k_proj     layers.{i}.self_attn.k_proj
-        layers.{i}.self_attn.v_proj     layers.{i}.self_attn.v_proj
-        layers.{i}.self_attn.o_proj     layers.{i}.self_attn.o_proj
-        layers.{i}.pre_mlp_norm         layers.{i}.post_attention_layernorm
-        layers.{i}.mlp.gate_proj        layers.{i}.mlp.gate_proj
-        layers.{i}.mlp.up_proj          layers.{i}.mlp.up_proj
-        layers.{i}.mlp.down_proj        layers.{i}.mlp.down_proj
-        norm                            norm
-    """,
+    tensors=LLAMA_TENSORS,
     heads={
         "Model": Head("LlamaModel"),
         "ForCausalLM": Head("LlamaForCausalLM", "model.", "lm_head lm_head"),
         "ForSequenceClassification": Head("LlamaForSequenceClassification", "model.", "score score"),
     },
 )
+
+# StableLM: Bellagente et al. 2024. As Llama, with LayerNorms, and only queries and keys turned in part -----------------
+
+STABLELM = Family(
+    name="stablelm",
+    ours="DeceroDecoder",
+    fields="""
+        vocab_size
+        hidden_size
+        num_hidden_layers
+        num_attention_heads
+        num_key_value_heads
+        intermediate_size
+        hidden_act
+        attention_probs_dropout_prob    attention_dropout
+        max_position_embeddings
+        layer_norm_eps
+        initializer_range
+        tie_word_embeddings
+        pad_token_id
+        bos_token_id
+        eos_token_id
+    """,
+    fixed={
+        **PRE_NORM, **NO_BIASES, "norm_type": "layernorm", "gated_mlp": True, "position_embedding_type": "rotary",
+    },
+    to_ours=lambda stock: {
+        "head_dim": stock.hidden_size // stock.num_attention_heads,
+        "rope_theta": stock.rope_parameters["rope_theta"],
+    },
+    to_stock=lambda ours: {
+        "rope_parameters": {"rope_type": "default", "rope_theta": ours.rope_theta, "partial_rotary_factor": 1.0},
+    },
+    for_4=lambda ours: {"rope_theta": ours.rope_theta, "partial_rotary_factor": 1.0},
+    by_tensors=("norm_bias",),
+    zeros={"norm_bias": r".*norm\.bias"},
+    training="hidden_dropout",
+    tensors=LLAMA_TENSORS,
+    heads={
+        "Model": Head("StableLmModel"),
+        "ForCausalLM": Head("StableLmForCausalLM", "model.", "lm_head lm_head"),
+        "ForSequenceClassification": Head("StableLmForSequenceClassification", "model.", "score score"),
+    },
+)  # fmt: skip

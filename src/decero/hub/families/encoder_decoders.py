@@ -26,11 +26,11 @@ def t5_mlp_to_stock(ours: Any) -> dict[str, Any]:
 
 
 def t5_to_ours(stock: Any) -> dict[str, Any]:
-    first = getattr(stock, "scale_decoder_outputs", stock.tie_word_embeddings)  # 1.0 ties and scales, 1.1 does neither
+    scaled = stock.scale_decoder_outputs  # 1.0 scales and ties, 1.1 does neither; whether it ties, its tensors say
     return {
         **t5_mlp_to_ours(stock),
-        "scale_lm_head": first,
-        "tie_word_embeddings": first,
+        "scale_lm_head": scaled,
+        "tie_word_embeddings": scaled,
         "decoder_start_token_id": getattr(stock, "decoder_start_token_id", None),
     }
 
@@ -38,7 +38,7 @@ def t5_to_ours(stock: Any) -> dict[str, Any]:
 def t5_to_stock(ours: Any) -> dict[str, Any]:
     return {
         **t5_mlp_to_stock(ours),
-        "tie_word_embeddings": ours.tie_word_embeddings,
+        "scale_decoder_outputs": ours.scale_lm_head,
         "decoder_start_token_id": ours.decoder_start_token_id,
     }
 
@@ -89,12 +89,15 @@ T5_UNREAD = """
 T5 = Family(
     name="t5",
     ours="DeceroEncoderDecoder",
-    fields=T5_FIELDS + "decoder_layers num_decoder_layers",
+    fields=T5_FIELDS
+    + """
+        decoder_intermediate_size           d_ff
+        decoder_layers                      num_decoder_layers
+    """,
     fixed={**T5_FIXED, "lm_head_bias": False},
     to_ours=t5_to_ours,
     to_stock=t5_to_stock,
-    # T5Config writes True always, and transformers 4 would then throw the head of 1.1 away; 5 reads either as it is.
-    for_4=lambda ours: {"tie_word_embeddings": ours.tie_word_embeddings},
+    by_tensors=("tie_word_embeddings",),
     unread=T5_UNREAD,
     training="classifier_dropout",
     tensors="encoder.embed_tokens shared"
@@ -161,7 +164,7 @@ MARIAN = Family(
         num_attention_heads                 encoder_attention_heads
         num_attention_heads                 decoder_attention_heads
         intermediate_size                   encoder_ffn_dim
-        intermediate_size                   decoder_ffn_dim
+        decoder_intermediate_size           decoder_ffn_dim
         hidden_act                          activation_function
         hidden_dropout_prob                 dropout
         attention_probs_dropout_prob        attention_dropout
@@ -184,7 +187,7 @@ MARIAN = Family(
         "lm_head_bias": True,
         "tie_word_embeddings": True,
     },
-    to_ours=whole_heads,
+    to_ours=lambda stock: {**whole_heads(stock), "train_lm_head_bias": False},  # a buffer, final_logits_bias
     unread="init_std forced_eos_token_id",
     training="encoder_layerdrop decoder_layerdrop",
     tensors="encoder.embed_tokens shared"

@@ -1,0 +1,33 @@
+"""Make a tokenizer fit a decoder: a prompt stays open, and a batch of prompts ends where the answers begin."""
+
+from typing import Any
+
+from tokenizers import processors
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
+
+from decero.data.special_tokens import special_tokens_around
+from decero.execution.transformers_internals import fills_holes, heads_of
+
+
+def fit_decoder(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Make the tokenizer add no end token after a text, and pad on the left. Return whether it added one.
+
+    It still adds the start token. A model does not continue a text that has ended. Rows for training get their end
+    token where they are made: `CausalLanguageModeling`, `tokenize_prompts`, the chat template.
+    """
+    start, end = special_tokens_around(tokenizer)
+    if end:
+        if getattr(tokenizer, "add_eos_token", False):
+            tokenizer.add_eos_token = False  # else transformers adds it again when it loads the saved tokenizer
+        first = [(token, tokenizer.convert_tokens_to_ids(token)) for token in tokenizer.convert_ids_to_tokens(start)]
+        single = " ".join([*(token for token, _ in first), "$A"])
+        backend: Any = tokenizer.backend_tokenizer
+        backend.post_processor = processors.TemplateProcessing(single, f"{single} $B", first)
+    tokenizer.padding_side = "left"
+    return bool(end)
+
+
+def is_decoder(config: PreTrainedConfig) -> bool:
+    """Tell whether models of a configuration are made to continue texts, as GPT-2 and Llama are."""
+    kind = type(config)
+    return not config.is_encoder_decoder and bool(heads_of(AutoModelForCausalLM, kind)) and not fills_holes(kind)
