@@ -23,7 +23,7 @@ ROOMS = sorted(path.parent.name for path in (ROOT / "src" / "decero").glob("*/__
 
 # What a preset states besides the slots of a shape: how large, how long, how regular, which tokens.
 SIZES = re.compile(
-    r"vocab_size|hidden_size|intermediate_size|head_dim|decoder_layers|num_(hidden_layers|attention_heads)|"
+    r"vocab_size|hidden_size|(decoder_)?intermediate_size|head_dim|decoder_layers|num_(hidden_layers|attention_heads)|"
     r"max_position_embeddings|rope_theta|layer_types|layer_norm_eps|initializer_range|classifier_pooling|"
     r".*_token_id|.*dropout(_prob)?"
 )

@@ -218,9 +218,9 @@ def test_a_source_that_is_cut_behind_a_space_gets_shorter(bpe):
     source = "banks gained in tokyo fell "
     assert bpe(source, return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"][-1] == (27, 27)
     limit = len(bpe(source, add_special_tokens=False)["input_ids"]) + 1  # the start token, and no separator
-    row = tokenize_prompts(
-        pairs([source], ["x"]), bpe, max_source_length=limit - 1, max_target_length=9, separator=""
-    )[0]
+    row = tokenize_prompts(pairs([source], ["x"]), bpe, max_source_length=limit - 1, max_target_length=9, separator="")[
+        0
+    ]
     assert bpe.decode(row["input_ids"], skip_special_tokens=True) == source[:-1]
 
 

@@ -36,23 +36,19 @@ def test_a_preset_that_is_advised_leaves_as_stock(shape):
     [
         ("classic_encoder_tiny", "DeceroEncoder", "this model can be exported as bert"),
         (
-            "eurobert_tiny", "DeceroEncoder",
+            "eurobert_small", "DeceroEncoder",
             "this model can be exported as eurobert; fine-tuned for answers, choices it leaves as remote code",
         ),
-        (
-            "modernbert_base", "DeceroEncoder",
-            "this model can be exported as modernbert; fine-tuned for texts, words, answers, choices it leaves as remote "
-            "code",
-        ),
+        ("modernbert_tiny", "DeceroEncoder", "this model can be exported as modernbert"),
         (
             "modern_encoder_tiny", "DeceroEncoder",
-            "this model leaves as remote code, because norm_type='layernorm' has no counterpart in eurobert, which has "
-            "'rmsnorm'; configs/model/eurobert_tiny.yaml can be exported as eurobert",
+            "this model leaves as remote code, because embedding_norm=False has no counterpart in modernbert, which "
+            "has True; configs/model/modernbert_tiny.yaml can be exported as modernbert",
         ),
         (
             "modern_encoder_small", "DeceroEncoder",
-            "this model leaves as remote code, because lm_head_transform=True has no counterpart in eurobert, which has "
-            "False; configs/model/eurobert_small.yaml can be exported as eurobert",
+            "this model leaves as remote code, because norm_type='rmsnorm' has no counterpart in modernbert, which has "
+            "'layernorm'; configs/model/modernbert_small.yaml can be exported as modernbert",
         ),
         (
             "modern_encoder_decoder_tiny", "DeceroEncoderDecoder",

@@ -217,4 +217,6 @@ class TokenizerTraining(Section):
 class TrainTokenizer(RunConfig):
     data: DataSection
     tokenizer: TokenizerTraining = TokenizerTraining()
-    model: ModelSection | None = Field(None, description="check that token ids fit the vocabulary of this preset")
+    model: ModelSection | None = Field(
+        None, description="check that token ids fit the vocabulary of this preset; for a decoder, leave prompts open"
+    )

@@ -20,7 +20,7 @@ from decero.execution.positions import first_position
 from decero.execution.transformers_internals import attention_of, takes_cache
 from decero.execution.unwrap import unwrap
 from decero.models import DeceroEncoderConfig
-from decero.models.modeling_encoder import Pooler
+from decero.models.heads import Pooler
 
 Batch = dict[str, Tensor]
 NOT_READ = ("labels", "num_choices", "draws")  # tensors of a batch that a model does not read

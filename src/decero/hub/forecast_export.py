@@ -11,7 +11,7 @@ from decero.hub.table import Family
 
 # Presets whose models leave as stock models: shape -> hidden size, name in configs/model, family.
 STOCK_PRESETS = {
-    "DeceroEncoder": [(192, "eurobert_tiny", "eurobert"), (256, "eurobert_small", "eurobert"),
+    "DeceroEncoder": [(192, "modernbert_tiny", "modernbert"), (256, "modernbert_small", "modernbert"),
                       (768, "modernbert_base", "modernbert")],
     "DeceroDecoder": [(192, "modern_decoder_tiny", "stablelm"), (256, "modern_decoder_small", "llama"),
                       (768, "modern_decoder_base", "llama")],

@@ -11,8 +11,8 @@ import decero.models
 from decero.errors import UserError
 from decero.execution.merging import merged
 from decero.execution.model_folder import TOKENIZER, open_checkpoint
-from decero.execution.saving import save_pretrained
 from decero.execution.pretrained import load_adapted, one_line, read_model_config
+from decero.execution.saving import save_pretrained
 from decero.hub.card import read_run
 from decero.hub.folders import claimed, copy_tokenizer
 from decero.hub.publish import run_files

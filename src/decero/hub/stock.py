@@ -1,7 +1,6 @@
 """Convert a stock model to a decero model, and a decero model to a stock model."""
 
 import re
-from typing import Any
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel

@@ -26,7 +26,15 @@ TRAINING = ("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_d
 STARTS = {"initializer_range", "embedding_initializer_range"}  # used only for random initial weights
 GENERIC = {f.name for f in fields(PreTrainedConfig)} | {"use_cache"} | STARTS  # do not change the outputs
 POOLED = ("ForSequenceClassification", "ForMultipleChoice")
+OVER_TOKENS = ("ForTokenClassification", "ForQuestionAnswering")
 LM_HEADS = ("ForMaskedLM", "ForCausalLM", "ForConditionalGeneration")
+
+
+def predicts(config: Any, head: str) -> bool:
+    """Tell whether a head over texts or tokens is a prediction head, as in ModernBERT."""
+    return head in (*POOLED, *OVER_TOKENS) and config.classifier_head == "prediction"
+
+
 # Fields of decero that only some models use: (configuration, head) -> does this model use it?
 ACTS: dict[str, Callable[[Any, str], bool]] = {
     "conv_kernel_size": lambda c, head: c.mixer_type == "conv",
@@ -38,7 +46,8 @@ ACTS: dict[str, Callable[[Any, str], bool]] = {
     "relative_attention_max_distance": lambda c, head: c.position_embedding_type == "relative",
     "max_position_embeddings": lambda c, head: c.position_embedding_type != "relative",
     "classifier_pooling": lambda c, head: head in POOLED or (head == "Model" and c.pooling_layer),
-    "pooler_act": lambda c, head: head in POOLED or (head == "Model" and c.pooling_layer),
+    "pooler_act": lambda c, head: (head in POOLED or (head == "Model" and c.pooling_layer)) and not predicts(c, head),
+    "classifier_head": lambda c, head: head in (*POOLED, *OVER_TOKENS) or (head == "Model" and c.pooling_layer),
     "classifier_dropout": lambda c, head: head.endswith(("Classification", "MultipleChoice")),
     "patch_size": lambda c, head: c.stem != "backbone",
     "distillation_head": lambda c, head: head == "ForImageClassification",
@@ -48,7 +57,7 @@ ACTS: dict[str, Callable[[Any, str], bool]] = {
     "pooling_layer": lambda c, head: head == "Model",
     "embedding_size": lambda c, head: c.embedding_size != c.hidden_size,
     "lm_head_transform": lambda c, head: head == "ForMaskedLM",
-    "lm_head_transform_bias": lambda c, head: head == "ForMaskedLM" and c.lm_head_transform,
+    "lm_head_transform_bias": lambda c, head: (head == "ForMaskedLM" and c.lm_head_transform) or predicts(c, head),
     "lm_head_bias": lambda c, head: head in LM_HEADS,
     "train_lm_head_bias": lambda c, head: head in LM_HEADS and c.lm_head_bias,
     "scale_lm_head": lambda c, head: head in LM_HEADS,

@@ -19,6 +19,9 @@ class DeceroEncoderConfig(SingleStackConfig):
         classifier_pooling: input of the pooler: first token (`cls`) or `mean` over tokens without padding. With `late`
             the pooler reads every token, and the mean is that of its outputs (EuroBERT: Boizard et al. 2025).
         pooler_act: activation of the pooler; BERT has tanh, EuroBERT gelu.
+        classifier_head: what heads read that are not pretrained. `pooler`: dense and activation of the pooled text, or
+            tokens as they are (BERT). `prediction`: either one after dense, activation and norm, as those of
+            `lm_head_transform` (ModernBERT: Warner et al. 2024).
         lm_head_transform: dense, activation and norm before the vocabulary projection, as in BERT.
         lm_head_bias: whether the vocabulary projection has a bias.
     """
@@ -30,6 +33,7 @@ class DeceroEncoderConfig(SingleStackConfig):
     classifier_dropout: float | int | None = None
     classifier_pooling: Literal["cls", "mean", "late"] = "cls"
     pooler_act: str = "tanh"
+    classifier_head: Literal["pooler", "prediction"] = "pooler"
     lm_head_transform: bool = True
     lm_head_transform_bias: bool = True
     lm_head_bias: bool = True

@@ -33,7 +33,8 @@ class StackConfig(PreTrainedConfig):
     mixer_type = "attention"  # only single stacks of tokens have others
     embedding_size = None  # only the encoder of tokens has embeddings of another width
     decoder_intermediate_size = None  # only the encoder-decoder has a decoder beside its encoder
-    pooler_act = "tanh"  # only the encoder of tokens has others
+    pooler_act = "tanh"  # only the encoder of tokens has another one
+    classifier_head = "pooler"  # only the encoder of tokens has the other one
 
     hidden_size: int = 256
     num_hidden_layers: int = 6

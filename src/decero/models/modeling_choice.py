@@ -10,7 +10,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from .modeling_encoder import DeceroEncoderModel, DeceroEncoderPreTrainedModel, classifier_dropout
+from .heads import classifier_dropout
+from .modeling_encoder import DeceroEncoderModel, DeceroEncoderPreTrainedModel
 
 
 class DeceroEncoderForMultipleChoice(DeceroEncoderPreTrainedModel):

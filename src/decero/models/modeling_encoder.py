@@ -21,7 +21,8 @@ from transformers.utils.output_capturing import capture_outputs
 from .attention import SelfAttention
 from .configuration_decero import DeceroEncoderConfig
 from .embeddings import embedding_width
-from .layers import EncoderLayer, build_activation, build_norm
+from .heads import Pooler, classifier_dropout, prediction_head, token_head
+from .layers import EncoderLayer
 from .mixers import text_mask
 from .modeling_stack import DeceroPreTrainedModel, TokenStack
 
@@ -29,34 +30,6 @@ MASKS = {
     "full_attention": create_bidirectional_mask,
     "sliding_attention": create_bidirectional_sliding_window_mask,
 }
-
-
-def pool(hidden_BLD, attention_mask, how):
-    """Pool a sequence to (batch, model): first token, or mean over tokens without padding."""
-    if how == "cls":
-        return hidden_BLD[:, 0]
-    if attention_mask is None or attention_mask.dim() != 2:
-        return hidden_BLD.mean(dim=1)
-    weight_BL1 = attention_mask.unsqueeze(-1).to(hidden_BLD.dtype)
-    return (hidden_BLD * weight_BL1).sum(dim=1) / weight_BL1.sum(dim=1).clamp(min=1)
-
-
-class Pooler(nn.Module):
-    """Apply dense and an activation (tanh) to the pooled vector, (batch, model); with `late` first, and then pool.
-
-    This is in the code of BERT; the paper only names the vector C.
-    """
-
-    def __init__(self, config, how):
-        super().__init__()
-        self.how = how
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.act = build_activation(config.pooler_act)
-
-    def forward(self, hidden_BLD, attention_mask=None):
-        if self.how == "late":
-            return pool(self.act(self.dense(hidden_BLD)), attention_mask, "mean")
-        return self.act(self.dense(pool(hidden_BLD, attention_mask, self.how)))
 
 
 class DeceroEncoderPreTrainedModel(DeceroPreTrainedModel):
@@ -138,8 +111,7 @@ class MaskedLMHead(nn.Module):
         width = embedding_width(config)
         self.transform: nn.Module = nn.Identity()
         if config.lm_head_transform:
-            dense = nn.Linear(config.hidden_size, width, bias=config.lm_head_transform_bias)
-            self.transform = nn.Sequential(dense, build_activation(config.hidden_act), build_norm(config, width))
+            self.transform = prediction_head(config, width)
         elif width != config.hidden_size:
             raise ValueError(f"embedding_size {width} differs from hidden_size, so lm_head_transform must be true")
         self.decoder = nn.Linear(width, config.vocab_size, bias=config.lm_head_bias)
@@ -191,12 +163,6 @@ class DeceroEncoderForMaskedLM(DeceroEncoderPreTrainedModel):
         )
 
 
-def classifier_dropout(config):
-    """Build dropout with `classifier_dropout`, or `hidden_dropout_prob` if it is not set."""
-    probability = config.classifier_dropout
-    return nn.Dropout(config.hidden_dropout_prob if probability is None else probability)
-
-
 class DeceroEncoderForSequenceClassification(DeceroEncoderPreTrainedModel):
     """Classify a text: one label, several labels or a number, by `config.problem_type`.
 
@@ -237,6 +203,7 @@ class DeceroEncoderForTokenClassification(DeceroEncoderPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = DeceroEncoderModel(config, add_pooling_layer=False)
+        self.transform = token_head(config)
         self.dropout = classifier_dropout(config)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels)
         self.post_init()
@@ -251,7 +218,7 @@ class DeceroEncoderForTokenClassification(DeceroEncoderPreTrainedModel):
         labels: (batch, length), -100 for positions to ignore.
         """
         outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
-        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        logits = self.classifier(self.dropout(self.transform(outputs.last_hidden_state)))
         loss = None if labels is None else self.loss_function(logits, labels, self.config, **kwargs)
         return TokenClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -264,6 +231,7 @@ class DeceroEncoderForQuestionAnswering(DeceroEncoderPreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         self.model = DeceroEncoderModel(config, add_pooling_layer=False)
+        self.transform = token_head(config)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
@@ -277,7 +245,7 @@ class DeceroEncoderForQuestionAnswering(DeceroEncoderPreTrainedModel):
         start_positions, end_positions: (batch,).
         """
         outputs = self.model(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds, **kwargs)
-        start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(dim=-1)
+        start_logits, end_logits = self.qa_outputs(self.transform(outputs.last_hidden_state)).unbind(dim=-1)
         loss = None
         if start_positions is not None and end_positions is not None:
             loss = self.loss_function(start_logits, end_logits, start_positions, end_positions, **kwargs)

@@ -24,8 +24,8 @@ from transformers.utils.output_capturing import capture_outputs
 from .attention import SelfAttention
 from .configuration_vision import DeceroVisionConfig
 from .decode_heads import DECODE_HEADS
+from .heads import Pooler, pool
 from .layers import EncoderLayer
-from .modeling_encoder import Pooler, pool
 from .modeling_stack import DeceroPreTrainedModel, DeceroStack
 from .patches import GRIDS, STEMS, patchify, to_map
 

@@ -51,7 +51,8 @@ OPTIONS = {
     "modernbert": {
         "vocab_size": 37, "hidden_size": 42, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 41,
         "max_position_embeddings": 17, "local_attention": 4, "cls_token_id": 35, "sep_token_id": 36, **TOKENS,
-        "hidden_activation": "silu", "classifier_activation": "silu", "norm_eps": 1e-3, "initializer_range": 0.03,
+        "hidden_activation": "silu", "classifier_activation": "silu", "classifier_pooling": "mean", "norm_eps": 1e-3,
+        "initializer_range": 0.03,
         "rope_parameters": {
             "full_attention": {"rope_type": "default", "rope_theta": 700.0},
             "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},

@@ -462,7 +462,10 @@ def test_auto_says_why_no_family_fits_and_uses_remote_code(find_case, elsewhere,
     ("to", "said"),
     [
         ("roberta", "ours: position_offset=0 has no counterpart in roberta, which has 1"),
-        ("gpt2", "ours: family gpt2 cannot hold a DeceroEncoder .use: bert, roberta, distilbert, electra, modernbert, eu"),
+        (
+            "gpt2",
+            "ours: family gpt2 cannot hold a DeceroEncoder .use: bert, roberta, distilbert, electra, modernbert, eu",
+        ),
     ],
 )
 def test_a_family_that_cannot_hold_the_model_is_refused(to, said, find_case, tmp_path):

@@ -135,7 +135,9 @@ def test_every_line_of_a_table_is_some_tensor(all_cases):
 def test_every_option_on_a_line_survives_there_and_back(variant, find_case):
     case = find_case(variant, "Model")
     family = case.family
-    wider = {"hidden_size": 84} if family.name in ("modernbert", "stablelm") else {}  # with more heads, the head size must stay even
+    wider = (
+        {"hidden_size": 84} if family.name in ("modernbert", "stablelm") else {}
+    )  # with more heads, the head size must stay even
     before = case.config(**wider)
     lines = [line.split() for line in family.fields.splitlines() if line.strip()]
     for name in dict.fromkeys(line[0] for line in lines):
@@ -185,7 +187,12 @@ def another(option, value):
         ("stablelm", "ForCausalLM", "use_qkv_bias", True),
         ("stablelm", "ForCausalLM", "qk_layernorm", True),
         ("stablelm", "Model", "use_parallel_residual", True),
-        ("stablelm", "Model", "rope_parameters", {"rope_type": "default", "rope_theta": 5e2, "partial_rotary_factor": 0.5}),
+        (
+            "stablelm",
+            "Model",
+            "rope_parameters",
+            {"rope_type": "default", "rope_theta": 5e2, "partial_rotary_factor": 0.5},
+        ),
         ("marian", "Model", "decoder_vocab_size", 41),
         ("vit", "ForImageClassification", "qkv_bias", False),
         ("vit", "Model", "pooler_act", "relu"),
@@ -219,6 +226,8 @@ def test_a_stock_option_without_counterpart_is_refused_by_name(variant, head, op
         ("distilbert", "Model", "layer_norm_eps", 1e-5, "1e-12"),
         ("modernbert", "Model", "norm_type", "rmsnorm", "'layernorm'"),
         ("modernbert", "Model", "type_vocab_size", 2, "0"),
+        ("modernbert", "ForTokenClassification", "classifier_head", "pooler", "'prediction'"),
+        ("modernbert", "ForSequenceClassification", "classifier_pooling", "late", "'mean'"),
         ("gpt2", "Model", "num_key_value_heads", 1, "3"),
         ("gpt2", "Model", "gated_mlp", True, "False"),
         ("gpt2", "ForCausalLM", "lm_head_bias", True, "False"),

@@ -8,8 +8,9 @@ from decero.hub.families.decoders import GPT2, LLAMA, STABLELM
 from decero.hub.families.detection import DETR
 from decero.hub.families.electra import ELECTRA
 from decero.hub.families.encoder_decoders import MARIAN, T5, T5_ENCODER
-from decero.hub.families.encoders import BERT, DISTILBERT, MODERNBERT, ROBERTA
+from decero.hub.families.encoders import BERT, DISTILBERT, ROBERTA
 from decero.hub.families.eurobert import EUROBERT
+from decero.hub.families.modernbert import MODERNBERT
 from decero.hub.families.vision import DEIT, DEIT_DISTILLED, VIT
 
 FAMILIES = (

@@ -102,7 +102,7 @@ LLAMA = Family(
     },
 )
 
-# StableLM: Bellagente et al. 2024. As Llama, with LayerNorms, and only queries and keys turned in part -----------------
+# StableLM: Bellagente et al. 2024. As Llama, with LayerNorms; published ones turn a part of each head only ------------
 
 STABLELM = Family(
     name="stablelm",
