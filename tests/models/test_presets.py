@@ -77,7 +77,7 @@ PRESETS = {
     "modern_encoder_decoder_tiny": (SEQ2SEQ, 3_639_552, 3_639_552),
     "stock_marian_tiny": (SEQ2SEQ, 3_846_144, 3_846_144),
     "stock_t5_tiny": (SEQ2SEQ, 3_639_744, 3_639_744),
-    "t5_gated_small": (SEQ2SEQ, 13_091_328, 13_091_328),
+    "t5_gated_small": (SEQ2SEQ, 13_091_072, 13_091_072),
     "t5_gated_tiny": (SEQ2SEQ, 3_639_744, 3_639_744),
     "t5_small": (SEQ2SEQ, 60_506_624, 60_506_624),
     "t5_v1_1_small": (SEQ2SEQ, 76_961_152, 60_511_616),

@@ -18,7 +18,7 @@ from decero.config.race import StockRecipe
 from decero.data.collators import IGNORED
 from decero.data.corruption import SpanCorruption
 from decero.data.order import RowIndex, Rows
-from decero.data.special_tokens import TEXT
+from decero.data.special_tokens import TEXT, special_tokens_around
 from decero.data.tokenization import map_rows
 from decero.errors import UserError
 
@@ -38,6 +38,9 @@ def blocks(
     """
     names = ("input_ids", "special_tokens_mask")
     cut: dict[str, Any] = {"truncation": True, "max_length": length} if rows == "padded" else {}
+    before, after = special_tokens_around(tokenizer)
+    # A decoder's tokenizer leaves its texts open, and in a row of several something must end them
+    end = {"input_ids": [tokenizer.eos_token_id], "special_tokens_mask": [1]} if before and not after else None
 
     def group(batch: dict[str, list]) -> dict[str, list]:
         kept = [text for text in batch[text_column] if text and not text.isspace()]
@@ -46,7 +49,8 @@ def blocks(
         encoded = tokenizer(kept, return_special_tokens_mask=True, **cut, **TEXT)
         if rows == "padded":
             return {name: encoded[name] for name in names}
-        joined = {name: list(chain.from_iterable(encoded[name])) for name in names}
+        texts_of = {name: [[*ids, *end[name]] for ids in encoded[name]] if end else encoded[name] for name in names}
+        joined = {name: list(chain.from_iterable(texts_of[name])) for name in names}
         ends = range(length, len(joined["input_ids"]) + 1, length)
         return {name: [joined[name][end - length : end] for end in ends] for name in names}
 

@@ -1,12 +1,13 @@
 """Make a tokenizer fit a decoder: a prompt stays open, and a batch of prompts ends where the answers begin."""
 
+from inspect import signature
 from typing import Any
 
 from tokenizers import processors
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerBase
 
 from decero.data.special_tokens import special_tokens_around
-from decero.execution.transformers_internals import fills_holes, heads_of
+from decero.execution.transformers_internals import fills_holes, heads_of, takes_cache
 
 
 def fit_decoder(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -30,4 +31,5 @@ def fit_decoder(tokenizer: PreTrainedTokenizerBase) -> bool:
 def is_decoder(config: PreTrainedConfig) -> bool:
     """Tell whether models of a configuration are made to continue texts, as GPT-2 and Llama are."""
     kind = type(config)
-    return not config.is_encoder_decoder and bool(heads_of(AutoModelForCausalLM, kind)) and not fills_holes(kind)
+    writes = any(takes_cache(signature(head.forward).parameters) for head in heads_of(AutoModelForCausalLM, kind))
+    return writes and not config.is_encoder_decoder and not fills_holes(kind)

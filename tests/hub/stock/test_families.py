@@ -59,7 +59,7 @@ def test_both_give_the_same_outputs_and_gradients(case, start, batch):
         where = f"in {mode} mode with {backend} attention"
         expected, stock_gradients = backward(stock, inputs, text)
         actual, our_gradients = backward(ours, inputs, text)
-        assert expected.abs().max() > 0.5, where  # the outputs are not all zero
+        assert expected.abs().max() > 0.1, where  # the outputs are not all zero
         assert_close(actual, expected, atol=3e-5, rtol=0, msg=lambda said, where=where: f"{where}: {said}")
 
         translated = case.family.translate(stock_gradients, our_gradients, case.head, to_stock=False)
@@ -310,7 +310,7 @@ def test_a_bias_that_the_stock_class_trains_not_is_reported(find_case):
     assert case.family.check_export(config, case.head) == ["train_lm_head_bias=True (only acts in training)"]
 
 
-def test_norms_without_biases_leave_as_norms_whose_biases_are_zero(find_case, batch):
+def test_norms_without_biases_leave_with_biases_of_zero(find_case, batch):
     """As modern_decoder_tiny does. The model has fewer tensors, but the same outputs and gradients."""
     case = find_case("stablelm tied", "ForCausalLM")
     config = case.family.our_config(case.config(), case.head)
