@@ -185,6 +185,7 @@ tracking: {{trackers: []}}
 """,
     )
     said = launch("pretrain_causal_lm", config).stdout
+    assert "this model leaves as remote code, because none fills holes with a decoder's weights" in said
     assert f"next: decero generate {folder}/hybrid/model FILE; decero fill {folder}/hybrid/model FILE" in said
     return config, folder / "hybrid"
 

@@ -189,7 +189,7 @@ class Task(ABC):
             run.print(line)
 
     def kept(self, model: Any) -> PreTrainedModel:
-        """The model that a run writes to model/."""
+        """The model that a run writes to model/, marked as it will be."""
         return model
 
     # --- evaluation

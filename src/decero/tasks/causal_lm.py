@@ -119,6 +119,10 @@ class CausalLM(Task):
         found = mean_loss(run.accelerator, model, rows, objective, run.training.per_device_eval_batch_size)
         return {"masked_loss": found["loss"]}
 
+    def kept(self, model: Any) -> PreTrainedModel:
+        self.prepare_to_save(model)
+        return model
+
     def prepare_to_save(self, model: Any) -> None:
         mark_objective(model.config, HYBRID if self.is_hybrid else None)
 
