@@ -130,7 +130,7 @@ def test_a_folder_of_t5_says_what_its_head_is(untied, scaled, tmp_path):
     assert torch.equal(again.lm_head.weight, head)
 
 
-def test_a_folder_of_another_tied_model_is_as_transformers_writes_it(tmp_path):
+def test_another_tied_model_is_saved_as_transformers_saves_it(tmp_path):
     sizes = {"vocab_size": 37, "hidden_size": 33, "num_hidden_layers": 1, "num_attention_heads": 3}
     model = BertForMaskedLM(BertConfig(**sizes, intermediate_size=41))
     save_pretrained(model, tmp_path / "ours")
