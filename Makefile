@@ -10,8 +10,8 @@ PIP := pip==26.3
 UV := uv==0.13.9
 # Without compiled files each child of a test would compile decero anew.
 unexport PYTHONDONTWRITEBYTECODE
-# A worker a core, four at most; a file of tests at a time.
-PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# A worker a core, four at most; one that is done takes tests of another.
+PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: help install lock quickstart test test-latest test-oldest test-slow gpu-check faults lint docs clean
 
@@ -94,7 +94,7 @@ CASES ?= 2000
 SEED ?= 0
 faults: install
 	$(RUN) -m tests.faults --cases $(CASES) --first $(SEED) --json runs/faults.json
-	HYPOTHESIS_PROFILE=faults $(RUN) $(PYTEST:loadfile=load) -m "slow or not slow" \
+	HYPOTHESIS_PROFILE=faults $(RUN) $(PYTEST:worksteal=load) -m "slow or not slow" \
 		tests/faults tests/training/test_checkpoint.py
 
 lint: install
