@@ -109,14 +109,15 @@ class Tester:
 
     batch_size, seq_length, hidden_size, num_hidden_layers, num_attention_heads = BATCH, LENGTH, WIDTH, LAYERS, HEADS
     encoder_seq_length = decoder_seq_length = LENGTH
-    num_choices, num_labels, is_training = 2, 5, True
+    num_choices, num_labels, num_masks, is_training = 2, 5, 2, True
 
     def __init__(self, config):
         self.config = config
         self.num_hidden_layers = config.num_hidden_layers
         config.num_labels = self.num_labels
         if config.model_type == "decero_vision":
-            self.seq_length = 1 + (config.image_size // config.patch_size) ** 2
+            self.mask_length = (config.image_size // config.patch_size) ** 2
+            self.seq_length = 1 + self.mask_length
             self.encoder_seq_length = self.seq_length
 
     def get_config(self):
@@ -162,7 +163,7 @@ class Common(common.ModelTesterMixin):
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         batch = copy.deepcopy(inputs_dict)
         if model_class is DeceroEncoderForMultipleChoice:
-            for name in ("input_ids", "attention_mask"):
+            for name in {"input_ids", "attention_mask"} & {name for name, given in batch.items() if given is not None}:
                 batch[name] = batch[name].unsqueeze(1).expand(-1, 2, -1).contiguous()
         return batch | (labels_of(model_class, batch) if return_labels else {})
 
@@ -170,6 +171,11 @@ class Common(common.ModelTesterMixin):
         if not self.has_attentions:
             self.skipTest("asks for attentions, which this model has not")
         super().test_capture_outputs_decorator()
+
+    def test_model_get_set_embeddings(self):
+        if "input_ids" not in self.model_tester.prepare_config_and_inputs_for_common()[1]:
+            self.skipTest("asks for a table of tokens, which a model of pictures has not")
+        super().test_model_get_set_embeddings()
 
 
 for name, (config, classes) in CASES.items():
