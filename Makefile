@@ -10,16 +10,17 @@ PIP := pip==26.3
 UV := uv==0.13.9
 # Without compiled files each child of a test would compile decero anew.
 unexport PYTHONDONTWRITEBYTECODE
-# A worker a core, four at most; a file of tests at a time.
-PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+# A worker a core, four at most; one that is done takes tests of another.
+PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help install lock quickstart test test-latest test-oldest test-slow gpu-check faults lint docs clean
+.PHONY: help install lock quickstart test test-latest test-oldest test-slow conformance gpu-check faults lint docs clean
 
 help:
 	@echo "make quickstart   corpus in, verdict out: train a tokenizer, pretrain, compare (runs/quickstart/)"
 	@echo "make test         the tests, minutes long; make test-slow the longer ones"
 	@echo "make test-latest  the tests with the newest release of every dependency, in .venv-latest"
 	@echo "make test-oldest  the tests with the oldest releases that pyproject.toml allows, in .venv-oldest"
+	@echo "make conformance  the model tests of transformers on our classes; fetches its source archive from PyPI"
 	@echo "make gpu-check    on a machine with a GPU: is it right, and how fast (runs/gpu_check.json)"
 	@echo "make faults       attack it: 2,000 cases of hostile input; runs killed at every moment and damaged"
 	@echo "make lint         ruff and mypy"
@@ -83,6 +84,16 @@ test-latest test-oldest: test-%: .venv-uv/installed
 test-slow: install
 	HYPOTHESIS_PROFILE=thorough $(RUN) -m pytest -m "(slow or hypothesis) and not gpu"
 
+# Only the source archive of transformers holds its tests. The result stands in docs/experiments/stock_models.md.
+SOURCE := .venv/transformers_source
+conformance: install
+	$(BIN)/pip install --quiet parameterized
+	rm -rf $(SOURCE)
+	$(BIN)/pip download --quiet --no-deps --no-binary transformers --dest $(SOURCE) \
+		transformers==$$($(RUN) -c "import transformers; print(transformers.__version__)")
+	tar --extract --gzip --strip-components 1 --directory $(SOURCE) --file $(SOURCE)/transformers-*.tar.gz
+	TRANSFORMERS_TESTS=$(SOURCE)/tests $(RUN) $(PYTEST) -m slow tests/conformance
+
 # It installs nothing: it takes .venv where there is one, else the packages of PYTHON. Without a GPU it says so.
 GPU_PYTHON := $(if $(wildcard $(RUN)),$(RUN),$(PYTHON))
 gpu-check:
@@ -94,7 +105,7 @@ CASES ?= 2000
 SEED ?= 0
 faults: install
 	$(RUN) -m tests.faults --cases $(CASES) --first $(SEED) --json runs/faults.json
-	HYPOTHESIS_PROFILE=faults $(RUN) $(PYTEST:loadfile=load) -m "slow or not slow" \
+	HYPOTHESIS_PROFILE=faults $(RUN) $(PYTEST:worksteal=load) -m "slow or not slow" \
 		tests/faults tests/training/test_checkpoint.py
 
 lint: install

@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 NAMES = list(TASKS)
 PICTURES = [name for name, task in TASKS.items() if not task.tokenizer_needs]
 STOCK = ("finetune_semantic_segmentation", "finetune_object_detection", "pretrain_masked_image")
-QUICK = ("pretrain_mlm", "finetune_causal_lm", "finetune_question_answering")  # before a run, checks are fewer
+QUICK = ("pretrain_mlm", "finetune_question_answering")  # before a run, checks are fewer
+LONG = ("finetune_seq2seq", "pretrain_causal_lm", "pretrain_plm")  # tasks much like those that stay
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +23,7 @@ def _few_steps(monkeypatch):
     monkeypatch.setattr("decero.doctor.weights.STEPS", 80)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in LONG else []) for n in NAMES])
 def test_a_healthy_run_has_only_ok_findings(everything, name, healthy_log, monkeypatch):
     if name == "pretrain_rtd":  # two models learn
         monkeypatch.setattr("decero.doctor.weights.STEPS", 100)

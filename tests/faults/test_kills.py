@@ -152,7 +152,7 @@ ENDS |= {"train_tokenizer": SAVES[2:] + RECORDS + PUSHES, "compare": SCORES + SA
 ENDS |= dict.fromkeys(MEASURES, RECORDS[1:])
 QUICK = {
     ("finetune_classification", 1, "before the push"), ("pretrain_mlm", 2, "in the midst of saving the model"),
-    ("train_tokenizer", 1, "in the push"), ("compare", 1, "after the record"),
+    ("train_tokenizer", 1, "in the push"),
 }  # fmt: skip
 ENDINGS = [
     pytest.param(recipe, ranks, point, marks=[] if (recipe, ranks, point) in QUICK else pytest.mark.slow)

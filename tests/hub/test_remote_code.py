@@ -248,6 +248,7 @@ def test_a_remote_code_export_is_checked_without_decero(tmp_path):
     assert re.search(r"largest difference of logits in fp32, loaded without decero: 0\.0e\+00", said[0])
 
 
+@pytest.mark.slow
 def test_an_export_with_other_outputs_is_removed(elsewhere, tmp_path, monkeypatch):
     DeceroEncoderForMaskedLM(DeceroEncoderConfig(**SIZES)).save_pretrained(tmp_path / "ours")
     copy = shutil.copyfile

@@ -56,6 +56,13 @@ CONFIGS = {
     "mistral": lambda: MistralConfig(**LLAMA, num_key_value_heads=1, sliding_window=7, **IDS),
     "xlnet": lambda: XLNetConfig(vocab_size=101, d_model=42, n_layer=2, n_head=3, d_inner=41, **IDS),
 }  # fmt: skip
+QUICK = ("ours", "ours causal sliding", "ours lstm", "t5", "gpt2", "llama")  # `make test-slow` tries the others
+
+
+def some(names):
+    return [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in names]
+
+
 LENGTHS = (5, 17, 2, 11, 23, 3, 19, 7)
 
 
@@ -110,7 +117,7 @@ def ends_of(model, sources):
     return max(itertools.combinations(tokens, 2), key=lambda ends: len(lengths(ends) - {0}))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", some(CONFIGS))
 def test_a_mixed_batch_answers_as_each_source_alone(name, sources):
     model = build(name)
     ends = ends_of(model, sources)
@@ -122,7 +129,7 @@ def test_a_mixed_batch_answers_as_each_source_alone(name, sources):
     assert decode(model, sources[::-1], max_new_tokens=29) == expected[::-1]
 
 
-@pytest.mark.parametrize("name", ["ours", "t5", "bart", "gpt2"])
+@pytest.mark.parametrize("name", some(["ours", "t5", "bart", "gpt2"]))
 def test_beams_are_those_of_transformers(name, sources):
     model = build(name)
     ends = ends_of(model, sources)
@@ -132,7 +139,7 @@ def test_beams_are_those_of_transformers(name, sources):
     assert found != decode(model, sources, max_new_tokens=13)
 
 
-@pytest.mark.parametrize("name", ["ours", "gpt2"])
+@pytest.mark.parametrize("name", [pytest.param("ours", marks=pytest.mark.slow), "gpt2"])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -201,7 +208,7 @@ def test_a_causal_model_writes_no_further_than_its_positions(sources):
         decode(model, [[7], [7] * 61], max_new_tokens=20)
 
 
-@pytest.mark.parametrize("name", ["ours causal learned", "gpt2"])
+@pytest.mark.parametrize("name", some(["ours causal learned", "gpt2"]))
 @pytest.mark.parametrize("num_beams", [1, 2])
 def test_padding_takes_no_position_that_an_answer_wants(name, num_beams):
     """Padding short sources to the longest one would leave their answers no positions."""

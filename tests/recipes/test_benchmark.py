@@ -84,6 +84,7 @@ def write(tmp_path):
     return write
 
 
+@pytest.mark.slow
 def test_a_benchmark_writes_a_record_a_table_and_a_figure(launch, write, tmp_path):
     goals = {"at_least": {"stock fp32": 0.001, "tuned": 1000.0}, "memory_at_most": 9.0}
     works = {"mlm": settings("mlm", fill=0.5, batches=2, **goals)}

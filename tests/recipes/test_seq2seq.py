@@ -77,6 +77,7 @@ def test_the_other_objectives_learn_too(launch, denoise, tmp_path, name):
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0] - 0.5
 
 
+@pytest.mark.slow
 def test_a_pretrained_model_learns_to_translate(launch, translate, pretrained, tmp_path):
     words = f"model={{name_or_path: {pretrained}/model}}", "tokenizer={}", "training.max_train_steps=160"
     printed = launch(

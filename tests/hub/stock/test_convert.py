@@ -427,6 +427,7 @@ def test_a_permutation_model_is_still_marked_after_a_conversion(stock_folder, tm
     assert not any("dropped: pretraining_objective" in line for line in said)
 
 
+@pytest.mark.slow
 def test_a_hybrid_keeps_its_code_unless_a_family_is_asked_for(find_case, elsewhere, tmp_path):
     ours = find_case("gpt2", "ForCausalLM").ours()
     ours.config.pretraining_objective = "hybrid_lm"
