@@ -1,7 +1,7 @@
 """Convert folders of stock models to decero models and back: `decero import`, `decero export`.
 
 Every conversion is checked. An import runs the stock class and the decero class on the same batch. An export is loaded
-again with the plain Auto class and compared with the original model.
+again with the plain Auto class and compared with the original model: outputs, and tokens written by greedy search.
 """
 
 import json
@@ -29,7 +29,7 @@ from decero.hub.publish import run_files
 from decero.hub.remote_code import check_remote_code, export_remote_code
 from decero.hub.stock import family_for, family_of_stock, from_stock, head_of, shape_of, to_stock
 from decero.hub.table import Family
-from decero.hub.verification import check_equal
+from decero.hub.verification import check_equal, check_greedy
 
 Say = Callable[[str], None]
 
@@ -43,7 +43,7 @@ def import_model(source: Path | str, out: Path | str, say: Say = print) -> Path:
     Raises UserError and leaves `out` untouched: a family, option or tensor without counterpart in decero (named); a
     `source` without safetensors, or with its own code; a non-empty `out`.
     """
-    with claimed(out) as partial, _quiet():
+    with claimed(out) as partial, quiet():
         folder = check_folder(find(source))
         with _naming(source):
             family, head, stock = load_stock(folder, say)
@@ -82,7 +82,7 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
             raise
         say(f"{out}: {type(ours).__name__} with its own code; trust_remote_code=True loads it")
         return Path(out)
-    with claimed(out) as partial, _quiet():
+    with claimed(out) as partial, quiet():
         with _naming(folder):
             family, head = family_for(to, ours), head_of(ours)
             for note in family.check_export(ours.config, head):
@@ -112,6 +112,8 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
             report["missing_keys"] = {name for name in report["missing_keys"] if not name.startswith("pooler.")}
         check_report(report, type(stock).__name__)
         say(check_equal(ours, again, family))
+        if ours.can_generate():
+            say(check_greedy(ours, again))
         if lines:
             say(f"the saved tokenizer encodes {lines} test lines as before")
     say(f"{out}: {type(ours).__name__} is now {family.name} {type(stock).__name__}; {auto.__name__} loads it")
@@ -186,7 +188,7 @@ def load_ours(folder: Path) -> PreTrainedModel:
     if name not in names:
         raise UserError(f"{folder}/config.json: unknown architecture {name}; known: {', '.join(names)}")
     dtype = common_dtype(read_headers(folder))
-    with _naming(folder), _quiet(), _loading():
+    with _naming(folder), quiet(), _loading():
         model, report = getattr(decero.models, name).from_pretrained(
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -245,7 +247,7 @@ def _loading() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Switch off transformers' progress bars and tensor reports; decero reports tensors itself."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
