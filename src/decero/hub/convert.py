@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from decero.hub.publish import run_files
 from decero.hub.remote_code import check_remote_code, export_remote_code
 from decero.hub.stock import family_for, family_of_stock, from_stock, head_of, shape_of, to_stock
 from decero.hub.table import Family
-from decero.hub.verification import check_equal, check_greedy
+from decero.hub.verification import check_equal, check_greedy, has_short_cache
 
 Say = Callable[[str], None]
 
@@ -93,7 +94,10 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
             if _fills_and_generates(ours):
                 say(f"dropped: the class that fills holes ({to} has none for a decoder; remote-code keeps it)")
         if stock.can_generate():
-            stock.generation_config = ours.generation_config
+            stock.generation_config = deepcopy(ours.generation_config)
+            if has_short_cache(stock):
+                stock.generation_config.use_cache = False
+                say("generation_config.json: use_cache is false, since T5's cache in transformers has too few layers")
         stock.save_pretrained(partial)
         config = read_config(partial) | family.for_4(ours.config)
         (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

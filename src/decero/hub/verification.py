@@ -96,11 +96,18 @@ def prompts_of(model: PreTrainedModel) -> tuple[list[list[int]], int]:
     return [row[: min(length, longest)] for row, length in rows], max(1, min(MOST_NEW, room - longest))
 
 
+def has_short_cache(model: PreTrainedModel) -> bool:
+    """Tell whether `generate` of transformers 5.24 gives the cache too few layers: in T5, as many as the encoder has."""
+    config: Any = model.config
+    return config.model_type == "t5" and config.num_decoder_layers > config.num_layers
+
+
 @torch.no_grad()
 def greedy_tokens(model: PreTrainedModel, prompt: list[int], new: int) -> list[int]:
     """Return the ids, at most `new`, that `generate` writes after a prompt; the end token is one of them."""
     ids = torch.tensor([prompt])
     settings: dict[str, Any] = {"do_sample": False, "num_beams": 1, "max_new_tokens": new}
+    settings |= {"use_cache": False} if has_short_cache(model) else {}
     written: Any = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)  # type: ignore[operator]
     return written[0, 1 if model.config.is_encoder_decoder else len(prompt) :].tolist()
 

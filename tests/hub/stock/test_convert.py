@@ -35,7 +35,10 @@ SHAPES = [
 ]
 
 
-FOR_TRANSFORMERS_4 = {
+FOR_TRANSFORMERS_4 = {  # and for converters that read the files of transformers 4
+    "bert": {"position_embedding_type": "absolute"},
+    "roberta": {"position_embedding_type": "absolute"},
+    "gpt2": {"n_ctx": 17},
     "llama": {"rope_theta": 500.0},
     "modernbert": {"global_rope_theta": 700.0, "local_rope_theta": 50.0, "global_attn_every_n_layers": 3},
     "t5 1.1": {"tie_word_embeddings": False},  # as in the file; T5Config itself does not write it

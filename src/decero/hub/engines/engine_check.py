@@ -19,6 +19,7 @@ from decero.hub.verification import (
     TOLERANCE,
     behind_the_best,
     greedy_tokens,
+    has_short_cache,
     prompts_of,
     random_batch,
 )
@@ -61,7 +62,7 @@ def plain_generation(model: Any) -> None:
         kept = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
         ids = {name: getattr(model.generation_config, name) for name in kept}
         ids = {name: getattr(model.config, name, None) if ids[name] is None else ids[name] for name in kept}
-        model.generation_config = GenerationConfig(**ids, do_sample=False)
+        model.generation_config = GenerationConfig(**ids, do_sample=False, use_cache=not has_short_cache(model))
 
 
 def _compare_outputs(model: Any, run: Callable, engine: Engine, quantization: str | None) -> str:

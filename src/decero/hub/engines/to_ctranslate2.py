@@ -4,6 +4,7 @@ Its loaders expect files of transformers 4. What transformers 5 changed is set o
 """
 
 import json
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,8 +26,9 @@ OF_ENCODERS = ("Model", "ForSequenceClassification", "ForTokenClassification", "
 
 def convert(model: Any, tokenizer: Any, folder: Path, quantization: str | None) -> None:
     """Write model.bin, config.json and the vocabulary; of an encoder's head its last layer, which the engine lacks."""
-    config, kind = model.config, model.config.model_type
     _check_options(model)
+    model = deepcopy(model)  # the loaders change the configuration, and empty some models
+    config, kind = model.config, model.config.model_type
     loaders = _loaders()
     head = None
     if kind in ("bert", "roberta"):

@@ -78,9 +78,10 @@ def run(folder: Path, model: Any, tokenizer: Any) -> Running:
     server = xllamacpp.Server(parameters)
 
     def write(prompt: list[int], new: int) -> list[int]:
-        request = {"prompt": prompt, "max_tokens": new, "temperature": 0.0, "logprobs": 1, "cache_prompt": False}
-        answer = server.handle_completions(request)
-        return [token["id"] for token in answer["choices"][0]["logprobs"]["content"]]
+        request = {"prompt": prompt, "max_tokens": new, "temperature": 0.0, "cache_prompt": False}
+        answer = server.handle_completions(request | {"return_tokens": True, "verbose": True})["__verbose"]
+        end = [model.generation_config.eos_token_id] if answer["stop_type"] == "eos" else []
+        return answer["tokens"] + (end if answer["tokens"][-1:] != end else [])
 
     return Running(None, write)
 
