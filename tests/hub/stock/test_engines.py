@@ -227,7 +227,10 @@ def test_a_stand_in_passes_and_its_card_is_written(engine_source, stand_in, tmp_
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"change": lambda name, tensor: tensor + 0.01}, "logits in ctranslate2 and in GPT2LMHeadModel differ by 1.0e-02"),
+        (
+            {"change": lambda name, tensor: tensor + 0.01},
+            "logits in ctranslate2 and in GPT2LMHeadModel differ by 1.0e-02",
+        ),
         ({"write": lambda ids: [*ids[:-1], (ids[-1] + 1) % 200]}, "ctranslate2 writes other tokens than GPT2LMHead"),
         ({"write": lambda ids: ids[:-1]}, "ctranslate2 writes other tokens than GPT2LMHead"),
     ],
