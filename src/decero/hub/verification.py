@@ -97,7 +97,7 @@ def prompts_of(model: PreTrainedModel) -> tuple[list[list[int]], int]:
 
 
 def has_short_cache(model: PreTrainedModel) -> bool:
-    """Tell whether `generate` of transformers 5.24 gives the cache too few layers: in T5, as many as the encoder has."""
+    """Tell whether `generate` of transformers 5.24 gives the cache too few layers: in T5, the number of the encoder."""
     config: Any = model.config
     return config.model_type == "t5" and config.num_decoder_layers > config.num_layers
 

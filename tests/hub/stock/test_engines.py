@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ import transformers as hf
 from decero.cli.main import main
 from decero.data.tokenizer import train_tokenizer
 from decero.errors import UserError
-from decero.hub import engines
+from decero.hub.convert import export_model
 from decero.hub.engines import ENGINES, engine_check, export_engine
 from decero.hub.engines.base import Running
 from decero.hub.engines.to_gguf import pre_tokenizer_of
@@ -142,6 +141,17 @@ def test_int8_is_smaller_and_near(engine, variant, head, engine_source, tmp_path
         sizes.append(sum(path.stat().st_size for pattern in ENGINES[engine].weights for path in out.glob(pattern)))
     assert sizes[1] < 0.6 * sizes[0]
     assert "int8" in (out / "README.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_the_stock_export_suits_ctranslate2s_own_converter(family, engine_source, tmp_path):
+    """It asks for `position_embedding_type`, which transformers 5 does not write."""
+    needs("ctranslate2")
+    from ctranslate2.converters import TransformersConverter
+
+    stock = export_model(engine_source(family, "Model"), tmp_path / "stock", family, lambda line: None)
+    assert TransformersConverter(str(stock)).convert(str(tmp_path / "out"))
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ class Engine:
         the engine lacks.
     run: the same folder, model and tokenizer -> the model in its engine.
     usage: name and class of the model -> Python lines for the model card.
-    library: name of the library in the card's metadata.
+    library: name of the library in the card's metadata. task: there, too, where it is not that of the head.
     """
 
     name: str
@@ -50,5 +50,6 @@ class Engine:
     run: Callable[[Path, PreTrainedModel, Any], Running]
     usage: Callable[[str, PreTrainedModel], str]
     library: str
+    task: str | None = None
     needs_tokenizer: bool = True
     keeps_tokenizer: bool = True  # the files of the tokenizer are copied; else the engine's own file holds it

@@ -15,6 +15,7 @@ def with_engine(
     """Return a model card whose lines of code run the model in the engine, with a section on what was measured."""
     made = ModelCard(card)
     made.data.library_name = engine.library
+    made.data.pipeline_tag = engine.task or made.data.pipeline_tag
     made.data.tags = [*(made.data.tags or []), engine.name, *([quantization] if quantization else [])]
     text = re.sub(
         r"```python\n.*?\n```", lambda _: f"```python\n{engine.usage(name, model)}\n```", made.text, count=1, flags=re.S

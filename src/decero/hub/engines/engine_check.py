@@ -24,7 +24,7 @@ from decero.hub.verification import (
     random_batch,
 )
 
-QUANTIZED_TOLERANCE = 0.2  # of the outputs' root mean square; another model's outputs differ by 1.4 of it
+QUANTIZED_TOLERANCE = 0.5  # of the outputs' root mean square; another model's outputs differ by 1.4 of it
 ROUNDS, TEXTS, LENGTH, NEW = 3, 8, 128, 64  # of a measurement: repeats; texts and tokens read; tokens written
 
 

@@ -90,7 +90,7 @@ def run(folder: Path, model: Any, tokenizer: Any) -> Running:
         start = model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
         while len(written) < new and not (written and written[-1] in ends):
             if start is None:
-                rows = torch.tensor([prompt + written])
+                rows = torch.tensor([[*prompt, *written]])
                 batch = {"input_ids": rows, "attention_mask": torch.ones_like(rows)}
             else:
                 batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

@@ -56,5 +56,6 @@ SENTENCE_TRANSFORMERS = Engine(
     run=run,
     usage=usage,
     library="sentence-transformers",
+    task="sentence-similarity",
     keeps_tokenizer=False,
 )
