@@ -120,7 +120,9 @@ def test_t5_1_1_loads_with_a_head_of_its_own_whatever_wrote_it(stock_folder, tmp
 
 def test_t5_with_a_deeper_decoder_generates(stock_folder, tmp_path, capsys):
     """transformers 5.24 gives T5's cache as many layers as the encoder has, so `generate` fails with a cache."""
-    back = export_model(import_model(stock_folder("t5", "ForConditionalGeneration"), tmp_path / "ours"), tmp_path / "t5")
+    back = export_model(
+        import_model(stock_folder("t5", "ForConditionalGeneration"), tmp_path / "ours"), tmp_path / "t5"
+    )
     said = capsys.readouterr().out
     assert "use_cache is false" in said
     assert "greedy search writes the same" in said
