@@ -13,7 +13,7 @@ from decero.data.tokenizer import train_tokenizer
 from decero.errors import UserError
 from decero.hub.convert import export_model
 from decero.hub.engines import ENGINES, engine_check, export_engine
-from decero.hub.engines.base import Running
+from decero.hub.engines.engine import Running
 from decero.hub.engines.to_gguf import pre_tokenizer_of
 from decero.hub.stock import from_stock
 

@@ -1,4 +1,4 @@
-"""Export a model to another engine: `decero export MODEL OUT --to ctranslate2`. See base.py for what an engine is."""
+"""Export a model to another engine: `decero export MODEL OUT --to ctranslate2`. See engine.py for what an engine is."""
 
 import importlib.util
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from decero.execution.pretrained import one_line
 from decero.files import check_folder
 from decero.hub.card import model_card, read_run
 from decero.hub.convert import check_report, export_model, load_ours, quiet
-from decero.hub.engines.base import Engine
+from decero.hub.engines.engine import Engine
 from decero.hub.engines.engine_card import with_engine
 from decero.hub.engines.engine_check import check_engine, measure
 from decero.hub.engines.to_ctranslate2 import CTRANSLATE2

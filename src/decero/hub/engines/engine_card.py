@@ -5,7 +5,7 @@ import re
 from huggingface_hub import ModelCard
 from transformers import PreTrainedModel
 
-from decero.hub.engines.base import Engine
+from decero.hub.engines.engine import Engine
 from decero.hub.engines.engine_check import Measured
 
 

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from decero.errors import UserError
 from decero.execution.positions import positions_of
-from decero.hub.engines.base import Engine, Running
+from decero.hub.engines.engine import Engine, Running
 from decero.hub.verification import (
     OUTPUTS,
     TOLERANCE,

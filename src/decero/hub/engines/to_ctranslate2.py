@@ -18,7 +18,7 @@ from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 from decero.errors import UserError
-from decero.hub.engines.base import Engine, Running
+from decero.hub.engines.engine import Engine, Running
 
 HEAD_FILE = "head.safetensors"
 OF_ENCODERS = ("Model", "ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")

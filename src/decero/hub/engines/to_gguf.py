@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from decero.errors import UserError
-from decero.hub.engines.base import Engine, Running
+from decero.hub.engines.engine import Engine, Running
 
 FILE = "model.gguf"
 BLOCK = 32  # weights of a row that share a scale in Q8_0; a row of another length stays as it is

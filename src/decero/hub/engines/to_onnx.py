@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from decero.hub.engines.base import HEADS_OF_ENCODERS, Engine, Running
+from decero.hub.engines.engine import HEADS_OF_ENCODERS, Engine, Running
 from decero.hub.verification import OUTPUTS, random_batch
 
 FILE = "model.onnx"
@@ -119,7 +119,7 @@ def usage(name: str, model: Any) -> str:
 def _any_size(name: str, tensor: Tensor) -> dict[int, Any]:
     """Name the dimensions of an input, which may have any size: batch, choices, length."""
     side = "decoder_" if name.startswith("decoder_") else ""
-    names = ["batch", "choices"][: tensor.dim() - 1] + [f"{side}length"]
+    names = [*["batch", "choices"][: tensor.dim() - 1], f"{side}length"]
     return {number: torch.export.Dim(each) for number, each in enumerate(names)}
 
 

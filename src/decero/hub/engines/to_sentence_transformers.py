@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from decero.execution.positions import positions_of
-from decero.hub.engines.base import HEADS_OF_ENCODERS, Engine, Running
+from decero.hub.engines.engine import HEADS_OF_ENCODERS, Engine, Running
 
 
 def convert(model: Any, tokenizer: Any, folder: Path, quantization: str | None) -> None:
