@@ -11,6 +11,7 @@ import pytest
 from decero.cli.main import COMMANDS, Parser
 from decero.config.yaml_files import read_yaml
 from decero.errors import UserError
+from decero.hub.engines import ENGINES
 from decero.hub.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
@@ -54,13 +55,13 @@ def own_commands(text: str) -> list[list[str]]:
 
 
 def check_own(words: list[str]) -> None:
-    """A command parses as `decero` would parse it, and goes to a family that there is."""
+    """A command parses as `decero` would parse it, and goes to a family or an engine that there is."""
     parser = Parser(prog="decero", allow_abbrev=False)
     subcommands = parser.add_subparsers(dest="command", required=True)
     for add in COMMANDS:
         add(subcommands)
     arguments = parser.parse_args(words)
-    assert getattr(arguments, "to", "auto") in {"auto", "remote-code", *(family.name for family in FAMILIES)}
+    assert getattr(arguments, "to", "auto") in {"auto", "remote-code", *(f.name for f in FAMILIES), *ENGINES}
 
 
 def check(words: list[str], monkeypatch) -> None:

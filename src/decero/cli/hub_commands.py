@@ -47,18 +47,41 @@ def _import(arguments: argparse.Namespace) -> None:
 
 
 def add_export(commands) -> None:
-    """Add `decero export MODEL OUT --to FAMILY`."""
-    parser = commands.add_parser("export", help="convert a decero model to a stock model", allow_abbrev=False)
-    parser.add_argument("model", metavar="MODEL", help="folder of a decero model, or its name on the hub")
+    """Add `decero export MODEL OUT --to FAMILY_OR_ENGINE`."""
+    what = "convert a decero model to a stock model, or a model to another engine"
+    parser = commands.add_parser("export", help=what, allow_abbrev=False)
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="folder of a decero model, for an engine also of a stock one, or its name on the hub",
+    )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write; must not exist yet")
-    what = "stock family, such as bert, or remote-code; auto: the first family that fits, else remote-code"
-    parser.add_argument("--to", default="auto", metavar="FAMILY", help=what)
+    what = (
+        "stock family, such as bert; remote-code; auto: the first family that fits, else remote-code; or an engine: "
+        "ctranslate2, onnx, gguf, sentence-transformers"
+    )
+    parser.add_argument("--to", default="auto", metavar="FAMILY_OR_ENGINE", help=what)
+    parser.add_argument(
+        "--quantization", metavar="int8", help="of ctranslate2, onnx and gguf: weights of 8 bits, not 32"
+    )
     parser.set_defaults(function=_export)
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    from decero.errors import UserError, did_you_mean
     from decero.hub.convert import export_model
+    from decero.hub.engines import ENGINES, export_engine
+    from decero.hub.families import FAMILIES
 
+    if arguments.to in ENGINES:
+        export_engine(arguments.model, arguments.out, arguments.to, arguments.quantization)
+        return
+    names = ["auto", "remote-code", *dict.fromkeys(family.name for family in FAMILIES), *ENGINES]
+    if arguments.to not in names:
+        near = did_you_mean(arguments.to, names)
+        raise UserError(f"--to {arguments.to}: no such family or engine{near} (known: {', '.join(names)})")
+    if arguments.quantization is not None:
+        raise UserError(f"--quantization is for an engine, not for --to {arguments.to}; see decero export --help")
     export_model(arguments.model, arguments.out, arguments.to)
 
 

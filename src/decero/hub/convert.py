@@ -1,7 +1,7 @@
 """Convert folders of stock models to decero models and back: `decero import`, `decero export`.
 
 Every conversion is checked. An import runs the stock class and the decero class on the same batch. An export is loaded
-again with the plain Auto class and compared with the original model.
+again with the plain Auto class and compared with the original model: outputs, and tokens written by greedy search.
 """
 
 import json
@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from decero.hub.publish import run_files
 from decero.hub.remote_code import check_remote_code, export_remote_code
 from decero.hub.stock import family_for, family_of_stock, from_stock, head_of, to_stock
 from decero.hub.table import Family
-from decero.hub.verification import check_equal
+from decero.hub.verification import check_equal, check_greedy, has_short_cache
 
 Say = Callable[[str], None]
 
@@ -44,7 +45,7 @@ def import_model(source: Path | str, out: Path | str, say: Say = print) -> Path:
     Raises UserError and leaves `out` untouched: a family, option or tensor without counterpart in decero (named); a
     `source` without safetensors, or with its own code; a non-empty `out`.
     """
-    with claimed(out) as partial, _quiet():
+    with claimed(out) as partial, quiet():
         folder = check_folder(find(source))
         with _naming(source):
             family, head, stock = load_stock(folder, say)
@@ -83,7 +84,7 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
             raise
         say(f"{out}: {type(ours).__name__} with its own code; trust_remote_code=True loads it")
         return Path(out)
-    with claimed(out) as partial, _quiet():
+    with claimed(out) as partial, quiet():
         with _naming(folder):
             family, head = family_for(to, ours), head_of(ours)
             for note in family.check_export(ours.config, head):
@@ -94,7 +95,10 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
             if _fills_and_generates(ours):
                 say(f"dropped: the class that fills holes ({to} has none for a decoder; remote-code keeps it)")
         if stock.can_generate():
-            stock.generation_config = ours.generation_config
+            stock.generation_config = deepcopy(ours.generation_config)
+            if has_short_cache(stock):
+                stock.generation_config.use_cache = False
+                say("generation_config.json: use_cache is false, since T5's cache in transformers has too few layers")
         save_pretrained(stock, partial)
         config = read_config(partial) | family.for_4(ours.config)
         (partial / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -113,6 +117,8 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
             report["missing_keys"] = {name for name in report["missing_keys"] if not name.startswith("pooler.")}
         check_report(report, type(stock).__name__)
         say(check_equal(ours, again, family))
+        if ours.can_generate():
+            say(check_greedy(ours, again))
         if checked:
             say(checked)
     say(f"{out}: {type(ours).__name__} is now {family.name} {type(stock).__name__}; {auto.__name__} loads it")
@@ -187,7 +193,7 @@ def load_ours(folder: Path) -> PreTrainedModel:
     if name not in names:
         raise UserError(f"{folder}/config.json: unknown architecture {name}; known: {', '.join(names)}")
     dtype = common_dtype(read_headers(folder))
-    with _naming(folder), _quiet(), _loading():
+    with _naming(folder), quiet(), _loading():
         model, report = getattr(decero.models, name).from_pretrained(
             folder, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -240,7 +246,7 @@ def _loading() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Switch off transformers' progress bars and tensor reports; decero reports tensors itself."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

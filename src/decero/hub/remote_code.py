@@ -21,7 +21,7 @@ from decero.execution.transformers_internals import fills_holes, get_relative_im
 from decero.hub.card import read_run
 from decero.hub.folders import claimed, copy_tokenizer
 from decero.hub.publish import model_files, run_files
-from decero.hub.verification import OUTPUTS, TOLERANCE, random_batch
+from decero.hub.verification import OUTPUTS, TOLERANCE, behind_the_best, greedy_tokens, prompts_of, random_batch
 from decero.models import AUTO_CLASSES
 
 
@@ -95,19 +95,26 @@ if auto_class == "AutoBackbone":  # its from_pretrained only takes names on the 
     model.eval().float()
 else:
     model = auto.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+inputs = load_file(batch)
+prompt = inputs.pop("prompt", None)
 with torch.no_grad():
-    result = model(**load_file(batch))
+    result = model(**inputs)
 if "feature_maps" in result:
     result["feature_maps"] = torch.cat(result["feature_maps"])
-save_file({name: value.contiguous() for name, value in result.items() if isinstance(value, torch.Tensor)}, outputs)
+found = {name: value.contiguous() for name, value in result.items() if isinstance(value, torch.Tensor)}
+if prompt is not None:
+    ids = prompt[:, :-1]  # the last number says how many tokens to write
+    settings = {"do_sample": False, "num_beams": 1, "max_new_tokens": int(prompt[0, -1])}
+    found["written"] = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+save_file(found, outputs)
 """
 
 
 def check_remote_code(ours: PreTrainedModel, folder: Path | str) -> str:
-    """Load `folder` in a process without decero and compare its outputs with those of `ours`.
+    """Load `folder` in a process without decero and compare its outputs, and a greedy text, with those of `ours`.
 
     Returns a sentence with the largest difference. Leaves `ours` in fp32 and in evaluation mode. Raises UserError when
-    the folder does not load, or the outputs differ by more than `TOLERANCE`.
+    the folder does not load, the outputs differ by more than `TOLERANCE`, or it writes another text.
     """
     classes = _classes(ours.config, str(folder))
     auto_class = next(name for name, c in classes.items() if c is type(ours))
@@ -116,9 +123,13 @@ def check_remote_code(ours: PreTrainedModel, folder: Path | str) -> str:
         expected = ours.float().eval()(**batch)
     if "feature_maps" in expected:
         expected["feature_maps"] = torch.cat(expected["feature_maps"])
+    more: dict[str, torch.Tensor] = {}
+    if ours.can_generate():
+        (prompt, *_), new = prompts_of(ours)
+        more = {"prompt": torch.tensor([[*prompt, new]])}
     with TemporaryDirectory() as scratch:
         batch_file, outputs_file = f"{scratch}/batch.safetensors", f"{scratch}/outputs.safetensors"
-        save_file(batch, batch_file)
+        save_file(batch | more, batch_file)
         environment = os.environ | {"HF_MODULES_CACHE": f"{scratch}/modules", "HF_HUB_OFFLINE": "1"}
         arguments = [auto_class, str(Path(folder).absolute()), batch_file, outputs_file]
         command = [sys.executable, "-c", WITHOUT_DECERO, *arguments]
@@ -131,4 +142,11 @@ def check_remote_code(ours: PreTrainedModel, folder: Path | str) -> str:
     difference = max(float((expected[name] - outputs[name]).abs().max()) for name in names)
     if not difference <= TOLERANCE * max(1.0, *(float(expected[name].abs().max()) for name in names)):
         raise UserError(f"{folder}: outputs without decero differ by {difference:.1e}; this is a bug in decero")
-    return f"largest difference of {', '.join(names)} in fp32, loaded without decero: {difference:.1e}"
+    text = ""
+    if ours.can_generate():
+        written = outputs["written"][0, 1 if ours.config.is_encoder_decoder else len(prompt) :].tolist()
+        behind, largest = behind_the_best(ours, prompt, written)
+        if not behind.max().item() <= TOLERANCE * max(1.0, largest) and written != greedy_tokens(ours, prompt, new):
+            raise UserError(f"{folder}: it writes another text without decero; this is a bug in decero")
+        text = f"; greedy search writes the same {len(written)} tokens"
+    return f"largest difference of {', '.join(names)} in fp32, loaded without decero: {difference:.1e}{text}"

@@ -1,4 +1,4 @@
-"""Check that two models compute the same outputs on one fixed batch with padding."""
+"""Check that two models compute the same outputs on one fixed batch with padding, and write the same tokens."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from decero.execution.positions import positions_of
 from decero.hub.table import Family
 
 TOLERANCE = 1e-4  # absolute for outputs up to 1, relative above
+MOST_PROMPT, MOST_NEW = 8, 16  # tokens of a check of generation
 OUTPUTS = (
     "logits", "start_logits", "end_logits", "last_hidden_state", "encoder_last_hidden_state", "pooler_output",
     "reconstruction", "feature_maps", "pred_boxes",
@@ -82,6 +83,71 @@ def check_equal(ours: PreTrainedModel, stock: PreTrainedModel, family: Family) -
             )
         apart, scale = max(apart, difference), max(scale, largest)
     return f"largest difference of {', '.join(names)} in fp32: {apart:.1e} (largest value {scale:.1e})"
+
+
+def prompts_of(model: PreTrainedModel) -> tuple[list[list[int]], int]:
+    """Return three prompts of random tokens, of unequal length, and how many tokens to write after each."""
+    batch = random_batch(model)
+    rows = zip(batch["input_ids"].tolist(), batch["attention_mask"].sum(1).tolist(), strict=True)
+    room = positions_of(model, decoder=True) or MOST_PROMPT + MOST_NEW
+    if model.config.is_encoder_decoder:
+        return [row[:length] for row, length in rows], max(1, min(MOST_NEW, room - 1))
+    longest = max(1, min(MOST_PROMPT, room // 2))
+    return [row[: min(length, longest)] for row, length in rows], max(1, min(MOST_NEW, room - longest))
+
+
+def has_short_cache(model: PreTrainedModel) -> bool:
+    """Tell whether `generate` of transformers 5.24 gives the cache too few layers: in T5, the number of the encoder."""
+    config: Any = model.config
+    return config.model_type == "t5" and config.num_decoder_layers > config.num_layers
+
+
+@torch.no_grad()
+def greedy_tokens(model: PreTrainedModel, prompt: list[int], new: int) -> list[int]:
+    """Return the ids, at most `new`, that `generate` writes after a prompt; the end token is one of them."""
+    ids = torch.tensor([prompt])
+    settings: dict[str, Any] = {"do_sample": False, "num_beams": 1, "max_new_tokens": new}
+    settings |= {"use_cache": False} if has_short_cache(model) else {}
+    written: Any = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)  # type: ignore[operator]
+    return written[0, 1 if model.config.is_encoder_decoder else len(prompt) :].tolist()
+
+
+@torch.no_grad()
+def behind_the_best(model: PreTrainedModel, prompt: list[int], written: list[int]) -> tuple[torch.Tensor, float]:
+    """Score written tokens with a model. Returns how far each is behind the best one, and the largest score.
+
+    A greedy text of the same model is never behind, but for rounding: a tie may be broken either way.
+    """
+    if model.config.is_encoder_decoder:
+        start: Any = model.generation_config.decoder_start_token_id  # type: ignore[union-attr]
+        before = torch.tensor([[model.config.decoder_start_token_id if start is None else start, *written[:-1]]])
+        logits_LV = model(input_ids=torch.tensor([prompt]), decoder_input_ids=before).logits[0]
+    else:
+        logits_LV = model(input_ids=torch.tensor([prompt + written[:-1]])).logits[0, len(prompt) - 1 :]
+    chosen_L = logits_LV.gather(1, torch.tensor(written)[:, None])[:, 0]
+    return logits_LV.max(1).values - chosen_L, logits_LV.abs().max().item()
+
+
+def check_greedy(ours: PreTrainedModel, other: PreTrainedModel) -> str:
+    """Write texts with both models and return a sentence with the number of equal tokens.
+
+    Both are in fp32 and in evaluation mode, and use their own generation settings, without sampling and beams. Raises
+    UserError when the other model writes a token that ours puts behind another one by more than `TOLERANCE`.
+    """
+    prompts, new = prompts_of(ours)
+    total = 0
+    for prompt in prompts:
+        wanted, written = greedy_tokens(ours, prompt, new), greedy_tokens(other, prompt, new)
+        total += len(written)
+        if wanted == written:
+            continue
+        behind, largest = behind_the_best(ours, prompt, written)
+        if not behind.max().item() <= TOLERANCE * max(1.0, largest):
+            raise UserError(
+                f"{type(other).__name__} writes other tokens than {type(ours).__name__}: {written} after {prompt}, "
+                f"where greedy search gives {wanted}; this is a bug in decero, please report it"
+            )
+    return f"greedy search writes the same {total} tokens after {len(prompts)} prompts"
 
 
 def largest_difference(outputs: Any, others: Any, batch: dict[str, torch.Tensor]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from decero.cli.main import main
 from decero.errors import UserError
-from decero.hub import convert
+from decero.hub import convert, verification
 from decero.hub.convert import export_model, import_model, load_ours
 from decero.hub.stock import from_stock
 
@@ -39,7 +39,10 @@ SHAPES = [
 ]
 
 
-FOR_TRANSFORMERS_4 = {
+FOR_TRANSFORMERS_4 = {  # and for converters that read the files of transformers 4
+    "bert": {"position_embedding_type": "absolute"},
+    "roberta": {"position_embedding_type": "absolute"},
+    "gpt2": {"n_ctx": 17},
     "llama": {"rope_theta": 500.0},
     "modernbert": {"global_rope_theta": 700.0, "local_rope_theta": 50.0, "global_attn_every_n_layers": 3},
     "stablelm": {"rope_theta": 500.0, "partial_rotary_factor": 1.0},
@@ -145,6 +148,28 @@ def test_both_majors_read_the_same_logits_of_a_t5(variant, tied, scaled, find_ca
         else:
             logits = last @ tensors["lm_head.weight"].T
     torch.testing.assert_close(logits, output.logits, atol=3e-5, rtol=0)
+
+
+def test_t5_with_a_deeper_decoder_generates(stock_folder, tmp_path, capsys):
+    """transformers 5.24 gives T5's cache as many layers as the encoder has, so `generate` fails with a cache."""
+    back = export_model(
+        import_model(stock_folder("t5", "ForConditionalGeneration"), tmp_path / "ours"), tmp_path / "t5"
+    )
+    said = capsys.readouterr().out
+    assert "use_cache is false" in said
+    assert "greedy search writes the same" in said
+    written = hf.AutoModelForSeq2SeqLM.from_pretrained(back).generate(torch.tensor([[5, 7, 9]]), max_new_tokens=3)
+    assert written.shape[1] > 1
+
+
+def test_an_export_that_writes_another_text_is_refused(stock_folder, tmp_path, monkeypatch):
+    ours = import_model(stock_folder("gpt2", "ForCausalLM"), tmp_path / "ours", lambda line: None)
+    monkeypatch.setattr(
+        verification, "greedy_tokens", lambda model, prompt, new: [6 if type(model).__name__.startswith("GPT2") else 5]
+    )
+    with pytest.raises(UserError, match="GPT2LMHeadModel writes other tokens than DeceroDecoderForCausalLM"):
+        export_model(ours, tmp_path / "back", "gpt2", lambda line: None)
+    assert {path.name for path in tmp_path.iterdir()} == {"stock", "ours"}
 
 
 def test_shards_old_names_and_unused_tensors_are_read(find_case, tmp_path, capsys):

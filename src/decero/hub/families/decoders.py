@@ -31,6 +31,7 @@ GPT2 = Family(
     to_stock=lambda ours: {
         "n_inner": None if ours.intermediate_size == 4 * ours.hidden_size else ours.intermediate_size
     },
+    for_4=lambda ours: {"n_ctx": ours.max_position_embeddings},  # llama.cpp's converter asks for it
     unread="n_inner summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout",
     tensors="""
         embed_tokens                        wte

@@ -55,12 +55,18 @@ def with_segments(stock: Any) -> dict[str, Any]:
     return {**whole_heads(stock), "type_vocab_size": max(stock.type_vocab_size, 1)}
 
 
+def learned_positions(ours: Any) -> dict[str, Any]:
+    """transformers 4 has other kinds; converters, such as CTranslate2's, ask for this one by name."""
+    return {"position_embedding_type": "absolute"}
+
+
 BERT = Family(
     name="bert",
     ours="DeceroEncoder",
     fields=BERT_FIELDS + "max_position_embeddings",
     fixed=BERT_FIXED,
     to_ours=with_segments,
+    for_4=learned_positions,
     by_tensors=("pooling_layer",),
     tensors=BERT_TENSORS,
     heads={
@@ -103,6 +109,7 @@ ROBERTA = Family(
     fixed=BERT_FIXED,
     to_ours=roberta_to_ours,
     to_stock=lambda ours: {"max_position_embeddings": ours.max_position_embeddings + ours.pad_token_id + 1},
+    for_4=learned_positions,
     by_tensors=("pooling_layer",),
     tensors=BERT_TENSORS,
     heads={

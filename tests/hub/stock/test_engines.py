@@ -1,0 +1,277 @@
+"""`decero export --to ENGINE`: each family in each engine, and the errors. Cells skip where the extra is missing."""
+
+import importlib.util
+import json
+import sys
+
+import pytest
+import torch
+import transformers as hf
+
+from decero.cli.main import main
+from decero.data.tokenizer import train_tokenizer
+from decero.errors import UserError
+from decero.hub.convert import export_model
+from decero.hub.engines import ENGINES, engine_check, export_engine
+from decero.hub.engines.engine import Running
+from decero.hub.engines.to_gguf import pre_tokenizer_of
+from decero.hub.stock import from_stock
+
+# Options that the engines have; the sizes are still odd, and head sizes even where rotary positions need pairs.
+FITTING = {"llama": {"hidden_act": "silu", "head_dim": 14}, "gpt2": {"activation_function": "gelu_new"}}
+GENERATORS = [("gpt2", "ForCausalLM"), ("llama", "ForCausalLM"), ("llama tied, with biases", "ForCausalLM")]
+TRANSLATORS = [("t5", "ForConditionalGeneration"), ("t5 1.1", "ForConditionalGeneration"),
+               ("marian", "ForConditionalGeneration")]  # fmt: skip
+ENCODERS = [("bert", "Model"), ("bert", "ForSequenceClassification"), ("bert", "ForQuestionAnswering"),
+            ("roberta", "Model"), ("roberta", "ForSequenceClassification"),
+            ("roberta", "ForTokenClassification")]  # fmt: skip
+CELLS = [
+    *(("ctranslate2", *each) for each in [*ENCODERS, *TRANSLATORS, *GENERATORS]),
+    *(("onnx", *each) for each in [("bert", "ForMaskedLM"), ("roberta", "ForSequenceClassification"),
+                                   ("modernbert", "ForMaskedLM"), ("bert", "ForMultipleChoice"),
+                                   ("distilbert", "ForTokenClassification"), ("electra", "ForPreTraining"),
+                                   *GENERATORS[:2], TRANSLATORS[1], TRANSLATORS[2]]),
+    *(("gguf", *each) for each in GENERATORS[1:]),
+    *(("sentence-transformers", family, "Model") for family in ("bert", "roberta", "modernbert")),
+]  # fmt: skip
+QUANTIZED = [("ctranslate2", *ENCODERS[1]), ("ctranslate2", *TRANSLATORS[0]), ("ctranslate2", *GENERATORS[1]),
+             ("onnx", "bert", "ForSequenceClassification"), ("gguf", *GENERATORS[1])]  # fmt: skip
+
+
+def needs(engine):
+    for package in ENGINES[engine].packages:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"needs the extra {engine}")
+
+
+@pytest.fixture(scope="module")
+def byte_level(texts):
+    return train_tokenizer(
+        texts, algorithm="byte_level_bpe", vocab_size=281, model_max_length=64, min_frequency=1, show_progress=False
+    )
+
+
+@pytest.fixture
+def engine_source(find_case, byte_level, tokenizer, sentinel_tokenizer, tmp_path):
+    """Write a tiny model with a tokenizer that fits: of decero, or stock."""
+
+    def write(variant, head, *, ours=True, words=None, **options):
+        family = variant.split(" ")[0]
+        if words is None:
+            words = sentinel_tokenizer if family in ("t5", "marian") else byte_level
+            words = tokenizer if family in ("bert", "electra", "modernbert", "distilbert") else words
+        ids = {f"{name}_token_id": getattr(words, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+        ids["decoder_start_token_id"] = ids["pad_token_id"]
+        ids["forced_eos_token_id"] = ids["eos_token_id"]
+        known = vars(hf.CONFIG_MAPPING[family]())
+        sizes = {"vocab_size": len(words) + 2} | {name: each for name, each in ids.items() if name in known}
+        if family == "t5":
+            sizes |= {"decoder_start_token_id": ids["pad_token_id"]}
+        model = find_case(variant, head).stock(**sizes | FITTING.get(family, {}) | options)
+        folder = tmp_path / "source"
+        (from_stock(model) if ours else model).save_pretrained(folder)
+        words.save_pretrained(folder)
+        return folder
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    """Speed is of no interest here."""
+    monkeypatch.setattr(engine_check, "ROUNDS", 1)
+    monkeypatch.setattr(engine_check, "NEW", 2)
+
+
+def refused(source, out, to, said, quantization=None):
+    """Check that an export is refused with this message in one line, and leaves no files."""
+    before = set(out.parent.iterdir())
+    with pytest.raises(UserError, match=said) as refusal:
+        export_engine(source, out, to, quantization, lambda line: None)
+    assert "\n" not in str(refusal.value)
+    assert set(out.parent.iterdir()) == before
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    """An engine that is the stock model itself, changed by a function: what is around the engines costs no time."""
+
+    def make(change=lambda name, tensor: tensor, write=None):
+        def run(folder, model, tokenizer):
+            def outputs(batch):
+                return {name: change(name, model(**batch)[name]) for name in ("logits",)}
+
+            def greedy(prompt, new):
+                found = engine_check.greedy_tokens(model, prompt, new)
+                return found if write is None else write(found)
+
+            return Running(outputs, greedy if model.can_generate() else None)
+
+        engine = ENGINES["ctranslate2"]
+        fields = vars(engine) | {"packages": (), "run": run, "convert": lambda model, tokenizer, folder, how: None}
+        monkeypatch.setitem(ENGINES, "ctranslate2", type(engine)(**fields))
+
+    return make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "variant", "head"), CELLS, ids=lambda each: each)
+def test_a_family_runs_equally_in_an_engine(engine, variant, head, engine_source, tmp_path):
+    needs(engine)
+    said = []
+    out = export_engine(engine_source(variant, head), tmp_path / "out", engine, None, said.append)
+    assert any(f" in {engine}: " in line or line.startswith("greedy search writes the same") for line in said)
+    assert f"## In {engine}" in (out / "README.md").read_text()
+    if "Generation" in head or "Causal" in head:
+        assert said[-4].startswith("greedy search writes the same ")
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "variant", "head"), QUANTIZED, ids=lambda each: each)
+def test_int8_is_smaller_and_near(engine, variant, head, engine_source, tmp_path):
+    needs(engine)
+    wide = {"hidden_size": 96, "num_attention_heads": 3, "intermediate_size": 160, "head_dim": 32}
+    wide = {"d_model": 96, "d_ff": 160, "d_kv": 32} if variant == "t5" else wide
+    wide = wide if variant == "llama" else {name: size for name, size in wide.items() if name != "head_dim"}
+    source = engine_source(variant, head, **wide)
+    sizes = []
+    for quantization in (None, "int8"):
+        out = export_engine(source, tmp_path / f"out-{quantization}", engine, quantization, lambda line: None)
+        sizes.append(sum(path.stat().st_size for pattern in ENGINES[engine].weights for path in out.glob(pattern)))
+    assert sizes[1] < 0.6 * sizes[0]
+    assert "int8" in (out / "README.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_the_stock_export_suits_ctranslate2s_own_converter(family, engine_source, tmp_path):
+    """It asks for `position_embedding_type`, which transformers 5 does not write."""
+    needs("ctranslate2")
+    from ctranslate2.converters import TransformersConverter
+
+    stock = export_model(engine_source(family, "Model"), tmp_path / "stock", family, lambda line: None)
+    assert TransformersConverter(str(stock)).convert(str(tmp_path / "out"))
+
+
+@pytest.mark.slow
+def test_the_gguf_file_is_also_read_by_transformers(engine_source, byte_level, tmp_path):
+    needs("gguf")
+    source = engine_source("llama", "ForCausalLM", ours=False)
+    out = export_engine(source, tmp_path / "out", "gguf", None, lambda line: None)
+    stock = hf.AutoModelForCausalLM.from_pretrained(source)
+    again = hf.AutoModelForCausalLM.from_pretrained(out, gguf_file="model.gguf")
+    for name, tensor in stock.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    words = hf.AutoTokenizer.from_pretrained(out, gguf_file="model.gguf")
+    for line in ("the market rose 12 points", "naïve café, 東京", "  two  spaces\n"):
+        found = words(line, add_special_tokens=False)["input_ids"]
+        assert found == byte_level(line, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.slow
+def test_a_sentence_transformers_folder_pools_the_mean(engine_source, tmp_path):
+    needs("sentence-transformers")
+    from sentence_transformers import SentenceTransformer
+
+    source = engine_source("bert", "ForMaskedLM", ours=False)
+    out = export_engine(source, tmp_path / "out", "sentence-transformers", None, lambda line: None)
+    assert json.loads((out / "1_Pooling" / "config.json").read_text())["pooling_mode"] == "mean"
+    lines = ["the market rose", "shares in london fell sharply"]
+    bare, words = hf.AutoModel.from_pretrained(source).eval(), hf.AutoTokenizer.from_pretrained(source)
+    with torch.no_grad():
+        wanted = [bare(**words(line, return_tensors="pt")).last_hidden_state[0].mean(0) for line in lines]
+    found = SentenceTransformer(str(out), device="cpu").encode(lines, convert_to_tensor=True)
+    torch.testing.assert_close(found, torch.stack(wanted), atol=1e-5, rtol=0)
+
+
+def test_a_missing_package_gives_the_pip_command(tmp_path, monkeypatch):
+    for name, engine in ENGINES.items():
+        for package in engine.packages:
+            monkeypatch.setitem(sys.modules, package, None)
+        refused(tmp_path, tmp_path / "out", name, rf"pip install 'decero\[{name}\]'$")
+
+
+def test_an_unknown_engine_gets_the_nearest_name(tmp_path, capsys):
+    for words, said in (
+        (["--to", "ctranslate"], "did you mean ctranslate2?"),
+        (["--to", "onxx"], "did you mean onnx?"),
+        (["--to", "bert", "--quantization", "int8"], "--quantization is for an engine"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(["export", str(tmp_path), str(tmp_path / "out"), *words])
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert said in error
+        assert error.count("\n") == 1
+
+
+def test_what_an_engine_cannot_read_is_named(engine_source, stand_in, tmp_path):
+    stand_in()
+    out = tmp_path / "out"
+    source = engine_source("electra", "ForMaskedLM", ours=False)
+    refused(source, out, "ctranslate2", "cannot read electra; it reads bert, roberta, t5, marian, gpt2 and llama$")
+    source = engine_source("bert", "ForMaskedLM", ours=False)
+    refused(source, out, "ctranslate2", "cannot read BertForMaskedLM; of bert it reads BertModel, BertForSeq")
+    source = engine_source("modernbert", "Model")
+    refused(source, out, "ctranslate2", "reads bert, .* and llama; .* has no counterpart in bert")
+    source = engine_source("bert", "ForMaskedLM")
+    refused(source, out, "ctranslate2", "none of these has a DeceroEncoderForMaskedLM$")
+    refused(source, out, "ctranslate2", r"no such weights; it is for ctranslate2 \(int8\), onnx", "int4")
+
+
+def test_a_stand_in_passes_and_its_card_is_written(engine_source, stand_in, tmp_path, capsys):
+    stand_in()
+    source = engine_source("gpt2", "ForCausalLM")
+    main(["export", str(source), str(tmp_path / "out"), "--to", "ctranslate2"])
+    said = capsys.readouterr().out
+    assert "largest difference of logits in ctranslate2: 0.0e+00" in said
+    assert said.count("greedy search writes the same 2") == 2  # the stock export, and the engine
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "library_name: ctranslate2" in card
+    assert "| on 1 CPU thread | original | here |" in card
+    assert "ctranslate2.Generator(" in card
+    assert hf.AutoTokenizer.from_pretrained(tmp_path / "out", model_type="gpt2")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"change": lambda name, tensor: tensor + 0.01},
+            "logits in ctranslate2 and in GPT2LMHeadModel differ by 1.0e-02",
+        ),
+        ({"write": lambda ids: [*ids[:-1], (ids[-1] + 1) % 200]}, "ctranslate2 writes other tokens than GPT2LMHead"),
+        ({"write": lambda ids: ids[:-1]}, "ctranslate2 writes other tokens than GPT2LMHead"),
+    ],
+    ids=["outputs", "tokens", "too few tokens"],
+)
+def test_a_wrong_engine_leaves_nothing_behind(change, said, engine_source, stand_in, tmp_path):
+    stand_in(**change)
+    refused(engine_source("gpt2", "ForCausalLM", ours=False), tmp_path / "out", "ctranslate2", said)
+
+
+def test_int8_may_differ_but_not_be_another_model(engine_source, stand_in, tmp_path):
+    source = engine_source("gpt2", "ForCausalLM", ours=False)
+    stand_in(change=lambda name, tensor: tensor.flip(-1))
+    refused(source, tmp_path / "out", "ctranslate2", "int8: outputs differ by .* export without", "int8")
+    stand_in(change=lambda name, tensor: tensor * 1.01, write=lambda ids: ids[::-1])
+    said = []
+    export_engine(source, tmp_path / "out", "ctranslate2", "int8", said.append)
+    assert "root mean square 1.0%" in said[0]
+    assert " tokens written by greedy search after 3 prompts are the original's" in said[1]
+
+
+def test_gguf_knows_a_tokenizer_by_its_parts(byte_level, tokenizer):
+    content = json.loads(byte_level.backend_tokenizer.to_str())
+    assert pre_tokenizer_of(content) == "gpt-2"
+    digits = {"type": "Digits", "individual_digits": True}
+    steps = {"type": "Sequence", "pretokenizers": [digits, content["pre_tokenizer"]]}
+    assert pre_tokenizer_of(content | {"pre_tokenizer": steps}) == "smollm"
+    for other, said in (
+        (content | {"pre_tokenizer": content["pre_tokenizer"] | {"add_prefix_space": True}}, "in its own way"),
+        (content | {"normalizer": {"type": "Lowercase"}}, "lower case"),
+        (json.loads(tokenizer.backend_tokenizer.to_str()), "its model is WordPiece"),
+    ):
+        with pytest.raises(UserError, match=said):
+            pre_tokenizer_of(other)
