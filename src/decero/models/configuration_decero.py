@@ -71,6 +71,7 @@ class DeceroEncoderDecoderConfig(DeceroConfig):
     decoder_layers: int | None = None
     lm_head_bias: bool = False
     scale_lm_head: bool = False
+    classifier_dropout: float | int = 0.0
     decoder_start_token_id: int | None = None
     use_cache: bool = True
     is_encoder_decoder: bool = True

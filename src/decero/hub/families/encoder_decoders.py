@@ -89,14 +89,13 @@ T5_UNREAD = """
 T5 = Family(
     name="t5",
     ours="DeceroEncoderDecoder",
-    fields=T5_FIELDS + "decoder_layers num_decoder_layers",
+    fields=T5_FIELDS + "decoder_layers num_decoder_layers\nclassifier_dropout",
     fixed={**T5_FIXED, "lm_head_bias": False},
     to_ours=t5_to_ours,
     to_stock=t5_to_stock,
     # T5Config writes True always, and transformers 4 would then throw the head of 1.1 away; 5 reads either as it is.
     for_4=lambda ours: {"tie_word_embeddings": ours.tie_word_embeddings},
     unread=T5_UNREAD,
-    training="classifier_dropout",
     tensors="encoder.embed_tokens shared"
     + t5_stack("encoder", 1)
     + t5_stack("decoder", 2)
@@ -110,6 +109,13 @@ T5 = Family(
     heads={
         "Model": Head("T5Model"),
         "ForConditionalGeneration": Head("T5ForConditionalGeneration", "", "lm_head lm_head"),
+        "ForSequenceClassification": Head(
+            "T5ForSequenceClassification",
+            "transformer.",
+            "classification_head.{any} classification_head.{any}",
+        ),
+        "ForTokenClassification": Head("T5ForTokenClassification", "transformer.", "classifier classifier"),
+        "ForQuestionAnswering": Head("T5ForQuestionAnswering", "", "qa_outputs qa_outputs"),
     },
 )
 
