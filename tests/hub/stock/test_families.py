@@ -176,7 +176,6 @@ def another(option, value):
         ("gpt2", "ForCausalLM", "scale_attn_by_inverse_layer_idx", True),
         ("gpt2", "ForCausalLM", "reorder_and_upcast_attn", True),
         ("gpt2", "Model", "add_cross_attention", True),
-        ("llama", "ForCausalLM", "rope_parameters", {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}),
         ("t5", "ForConditionalGeneration", "is_decoder", True),
         ("marian", "ForConditionalGeneration", "share_encoder_decoder_embeddings", False),
         ("marian", "Model", "tie_word_embeddings", False),
@@ -278,6 +277,13 @@ def test_a_training_only_option_is_reported_but_not_refused(find_case):
     config = case.family.our_config(case.config(), "Model")
     config.activation_dropout = 0.25
     assert case.family.check_export(config, "Model") == ["activation_dropout=0.25 (only acts in training)"]
+
+
+def test_a_scaling_that_we_do_not_compute_is_refused_by_name(find_case):
+    rope = {"rope_type": "longrope", "rope_theta": 500.0, "short_factor": [1.0] * 5, "long_factor": [2.0] * 5}
+    case = find_case("llama", "ForCausalLM")
+    with pytest.raises(UserError, match="unknown rope_type longrope"):
+        case.family.check_import(case.config(rope_parameters=rope), "ForCausalLM")
 
 
 def test_a_head_missing_in_a_family_is_refused(find_case):

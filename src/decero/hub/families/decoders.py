@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from decero.hub.families.common import BIASES, LAYER_NORM, PRE_NORM, RMS_NORM, whole_heads
+from decero.hub.families.common import BIASES, LAYER_NORM, PRE_NORM, RMS_NORM, rope_to_ours, rope_to_stock, whole_heads
 from decero.hub.table import Family, Head
 
 
@@ -96,12 +96,12 @@ LLAMA = Family(
         eos_token_id
     """,
     fixed={**PRE_NORM, **RMS_NORM, "gated_mlp": True, "position_embedding_type": "rotary"},
-    to_ours=lambda stock: {"rope_theta": stock.rope_parameters["rope_theta"], **dropout_to_ours(stock)},
-    to_stock=lambda ours: {
-        "rope_parameters": {"rope_type": "default", "rope_theta": ours.rope_theta},
-        **dropout_to_stock(ours),
+    to_ours=lambda stock: {**rope_to_ours(stock.rope_parameters), **dropout_to_ours(stock)},
+    to_stock=lambda ours: {"rope_parameters": rope_to_stock(ours), **dropout_to_stock(ours)},
+    for_4=lambda ours: {
+        "rope_theta": ours.rope_theta,
+        **({"rope_scaling": ours.rope_parameters} if ours.rope_parameters else {}),
     },
-    for_4=lambda ours: {"rope_theta": ours.rope_theta},
     unread="pretraining_tp",  # the tensor parallelism of pretraining; does not change the outputs
     tensors="""
         embed_tokens                    embed_tokens
