@@ -6,6 +6,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .compatibility import EmptyAutoMap
+from .parallel_plans import pipeline_plan, tensor_plan
 from .rope_scaling import check_rope, one_rope
 
 LayerType = Literal["full_attention", "sliding_attention"]
@@ -34,6 +36,7 @@ class StackConfig(PreTrainedConfig):
 
     mixer_type = "attention"  # only single stacks of tokens have others
     embedding_size = None  # only the encoder of tokens has embeddings of another width
+    auto_map = EmptyAutoMap()
 
     hidden_size: int = 256
     num_hidden_layers: int = 6
@@ -150,6 +153,9 @@ class SingleStackConfig(DeceroConfig):
             tokens that it sees, including the current one (Mistral).
         local_rope_theta: rotary base of the sliding layers; None: `rope_theta` (ModernBERT has two bases).
     """
+
+    base_model_tp_plan = property(tensor_plan)  # type: ignore[assignment]
+    base_model_pp_plan = property(pipeline_plan)  # type: ignore[assignment]
 
     mixer_type: MixerType = "attention"
     conv_kernel_size: int = 9
