@@ -77,7 +77,11 @@ def test_heads_begin_with_the_weights_of_a_checkpoint(build, tmp_path):
     encoded = trained.get_encoder()(ids).last_hidden_state
     for auto in (CLASSIFIER, ANSWERER, TAGGER, AutoModelForTextEncoding):
         model, report = auto.from_pretrained(tmp_path, output_loading_info=True)
-        assert {name.split(".")[0] for name in report["missing_keys"]} <= {"classification_head", "classifier", "qa_outputs"}
+        assert {name.split(".")[0] for name in report["missing_keys"]} <= {
+            "classification_head",
+            "classifier",
+            "qa_outputs",
+        }
         stack = model.get_encoder() if auto is not AutoModelForTextEncoding else model
         assert_close(stack(ids).last_hidden_state, encoded)
         if auto in (CLASSIFIER, ANSWERER):
@@ -85,7 +89,10 @@ def test_heads_begin_with_the_weights_of_a_checkpoint(build, tmp_path):
             assert set(report["unexpected_keys"]) == {"lm_head.weight"}
         model.save_pretrained(tmp_path / auto.__name__)
         again = auto.from_pretrained(tmp_path / auto.__name__)
-        assert all(torch.equal(one, two) for one, two in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(one, two)
+            for one, two in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
+        )
 
 
 @pytest.mark.parametrize("backend", ["sdpa", "eager"])

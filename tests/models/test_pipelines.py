@@ -46,7 +46,10 @@ def tasks():
             pictures = config_class in PICTURES
             fits = auto is not None and (auto is not AutoModel or pictures == name.startswith("image"))
             if auto is AutoModel and config_class().is_encoder_decoder:  # it would need a second text
-                auto, fits = AutoModelForTextEncoding, name == "feature-extraction" and AutoModelForTextEncoding in heads
+                auto, fits = (
+                    AutoModelForTextEncoding,
+                    name == "feature-extraction" and AutoModelForTextEncoding in heads,
+                )
             if fits and name == task and name not in OTHER_INPUTS:
                 yield pytest.param(task, config_class, auto, id=f"{task} {config_class.model_type}")
 
@@ -93,5 +96,7 @@ def test_a_pipeline_works(task, config_class, auto, tokenizer, monkeypatch):
 def processor(config_class, task):
     if config_class is DeceroDetectionConfig:
         return transformers.DetrImageProcessorPil(size={"height": 12, "width": 12})
-    kind = transformers.SegformerImageProcessorPil if task == "image-segmentation" else transformers.ViTImageProcessorPil
+    kind = (
+        transformers.SegformerImageProcessorPil if task == "image-segmentation" else transformers.ViTImageProcessorPil
+    )
     return kind(size={"height": 12, "width": 12})

@@ -114,7 +114,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 d_logits_CV = d_logits_CV.to(dtype)
                 if d_hidden is not None:
                     d_hidden[part] = d_logits_CV @ weight
-                if d_weight is not None:
+                if d_weight is not None and d_weight.dtype == dtype:  # no second matrix of that size
+                    d_weight.addmm_(d_logits_CV[:, :V].T, hidden[part])
+                elif d_weight is not None:
                     d_weight += (d_logits_CV.T @ hidden[part])[:V]
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         ctx.hidden_dtype = hidden_ND.dtype

@@ -79,6 +79,13 @@ def unknown(model, name, known):
         logger.warning_once(f"{model} does not read {name}; remove it")
 
 
+class IgnoresLabels:
+    """Let `generate` take labels, which `Seq2SeqTrainer` hands on; else they would reach the encoder."""
+
+    def generate(self, *args, labels=None, **kwargs):
+        return super().generate(*args, **kwargs)
+
+
 class NoCode(dict):
     """Be the empty `auto_map` of a configuration. An entry becomes an `auto_map` of its own."""
 

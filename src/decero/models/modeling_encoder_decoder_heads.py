@@ -43,9 +43,7 @@ class DeceroEncoderDecoderEncoderModel(DeceroEncoderDecoderPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:  # fmt: skip
         """Return `last_hidden_state` (batch, length, model). attention_mask: as in `DeceroEncoderModel`."""
-        return self.encoder(
-            input_ids, attention_mask, position_ids=position_ids, inputs_embeds=inputs_embeds, **kwargs
-        )
+        return self.encoder(input_ids, attention_mask, position_ids=position_ids, inputs_embeds=inputs_embeds, **kwargs)
 
 
 class DeceroEncoderDecoderForTokenClassification(DeceroEncoderDecoderPreTrainedModel):

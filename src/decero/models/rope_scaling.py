@@ -1,8 +1,8 @@
 """Stretch rotary positions to longer texts: `rope_parameters` of a configuration, with the names of transformers.
 
 linear: positions are divided by `factor` (Chen et al. 2023). dynamic: the base grows with the text, beyond
-`max_position_embeddings` (NTK-aware). yarn: fast waves stay, slow ones are divided (Peng et al. 2023, section 3). llama3:
-the same with other borders (Grattafiori et al. 2024). The formulas are those of transformers.
+`max_position_embeddings` (NTK-aware). yarn: fast waves stay, slow ones are divided (Peng et al. 2023, section 3).
+llama3: the same with other borders (Grattafiori et al. 2024). The formulas are those of transformers.
 """
 
 import math

@@ -6,7 +6,6 @@ from decero.hub.families.common import BIASES, LAYER_NORM, PRE_NORM, RMS_NORM, r
 from decero.hub.table import Family, Head
 
 
-
 def dropout_to_ours(stock: Any) -> dict[str, Any]:
     """The heads of tokens read this option, which no configuration of these families declares."""
     return {"classifier_dropout": getattr(stock, "classifier_dropout", None)}
