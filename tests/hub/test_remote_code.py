@@ -72,9 +72,10 @@ for name, job in jobs.items():
         if job["auto"] in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
             ids = model.generate(inputs["input_ids"][:1], max_new_tokens=3, do_sample=False)
             out[f"{name}-generated"] = ids.contiguous()
-    out[f"{name}-base"] = transformers.AutoModel.from_pretrained(
-        job["path"], trust_remote_code=True
-    ).eval()(**inputs)[0].detach().contiguous()
+    if job["base"]:
+        out[f"{name}-base"] = transformers.AutoModel.from_pretrained(
+            job["path"], trust_remote_code=True
+        ).eval()(**inputs)[0].detach().contiguous()
 tokenizer = transformers.AutoTokenizer.from_pretrained(jobs["on the hub"]["path"])
 out["tokens"] = torch.tensor(tokenizer("the bank in tokyo")["input_ids"])
 assert "decero" not in sys.modules
@@ -102,12 +103,17 @@ def build(config_class, auto, sizes):
     return model
 
 
+def has_base(model):
+    """Whether AutoModel reads what the model reads. Heads of an encoder-decoder that classify read one text."""
+    return not model.config.is_encoder_decoder or "decoder_input_ids" in inspect.signature(model.forward).parameters
+
+
 def inputs_of(model):
     if isinstance(model.config, DeceroVisionConfig | DeceroDetectionConfig):
         return {"pixel_values": torch.linspace(-1, 1, 2 * 2 * 8 * 12).view(2, 2, 8, 12).sin().tolist()}
     inputs = {"input_ids": [[5, 7, 11, 13, 17, 19, 23], [29, 31, 37, 0, 0, 0, 0]]}
     inputs["attention_mask"] = [[1] * 7, [1] * 3 + [0] * 4]
-    if model.config.is_encoder_decoder:
+    if model.config.is_encoder_decoder and has_base(model):
         inputs["decoder_input_ids"] = [[2, 41, 43], [2, 47, 53]]
     return inputs
 
@@ -119,7 +125,9 @@ def first(outputs):
 def answers(model, name, auto):
     inputs = {key: torch.tensor(value) for key, value in inputs_of(model).items()}
     with torch.no_grad():
-        out = {name: first(model(**inputs)), f"{name}-base": model.base_model(**inputs)[0]}
+        out = {name: first(model(**inputs))}
+        if has_base(model):
+            out[f"{name}-base"] = model.base_model(**inputs)[0]
         if auto.__name__ in ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM"):
             out[f"{name}-generated"] = model.generate(inputs["input_ids"][:1], max_new_tokens=3, do_sample=False)
     return out
@@ -135,20 +143,20 @@ def computed(sizes, tokenizer, tmp_path_factory, hub_of_this_module, server):
         model = build(config_class, auto, sizes)
         path = export_remote_code(model, work / name)
         here |= answers(model, name, auto)
-        jobs[name] = {"auto": auto.__name__, "path": str(path), "inputs": inputs_of(model)}
+        jobs[name] = {"auto": auto.__name__, "path": str(path), "inputs": inputs_of(model), "base": has_base(model)}
     for mixer in MIXERS:
         fields = sizes | {"mixer_type": mixer, "position_embedding_type": "none"}
         model = build(DeceroDecoderConfig, AutoModelForCausalLM, fields)
         here |= answers(model, mixer, AutoModelForCausalLM)
         path = str(export_remote_code(model, work / mixer))
-        jobs[mixer] = {"auto": "AutoModelForCausalLM", "path": path, "inputs": inputs_of(model)}
+        jobs[mixer] = {"auto": "AutoModelForCausalLM", "path": path, "inputs": inputs_of(model), "base": True}
     model = build(DeceroEncoderConfig, AutoModelForMaskedLM, sizes)
     model.save_pretrained(work / "plain")
     tokenizer.save_pretrained(work / "plain")
     push(export_remote_code(work / "plain", work / "pushed"), "me/tiny")
     here |= answers(model, "on the hub", AutoModelForMaskedLM)
     here["tokens"] = torch.tensor(tokenizer("the bank in tokyo")["input_ids"])
-    jobs["on the hub"] = {"auto": "AutoModelForMaskedLM", "path": "me/tiny", "inputs": inputs_of(model)}
+    jobs["on the hub"] = {"auto": "AutoModelForMaskedLM", "path": "me/tiny", "inputs": inputs_of(model), "base": True}
     words = [work / "modules", ELSEWHERE, json.dumps(jobs), work / "out.safetensors"]
     reach = {"url": constants.ENDPOINT, "token": TOKEN}
     done = server.run("tests.faults.server:script", words, bare=True, place=work / "elsewhere", cwd=work, hub=reach)

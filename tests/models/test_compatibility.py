@@ -6,7 +6,7 @@ import inspect
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import DynamicCache, EncoderDecoderCache
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -25,7 +25,7 @@ from decero.models import (
 from decero.models import compatibility as compat
 from decero.models.compatibility import CACHE, COMMON, NAMES
 
-CLASSES = [(config, head) for config, heads in AUTO_CLASSES.items() for head in heads.values()]
+CLASSES = [(config, head) for config, heads in AUTO_CLASSES.items() for head in dict.fromkeys(heads.values())]
 CACHELESS = (DeceroEncoderConfig, DeceroTextCNNConfig, DeceroVisionConfig, DeceroDetectionConfig)
 TWO_TEXTS = (DeceroEncoderDecoderConfig, DeceroRecurrentSeq2SeqConfig)
 RETURN_NONE = ("ForTokenClassification", "QuestionAnswering")  # heads that take a cache and return none
@@ -37,6 +37,7 @@ def reads_once(config_class, head):
         config_class in CACHELESS
         or head in (DeceroRecurrentForSequenceClassification, DeceroRecurrentForTokenClassification)
         or head.__name__.endswith("ForMaskedLM")
+        or head.__module__.endswith("modeling_encoder_decoder_heads")
     )
 
 
@@ -247,3 +248,23 @@ def test_hook_a_cache_of_two_halves_knows_what_it_holds():
     assert torch.equal(found[1], keys + 1), "cross_attention_cache.layers[i].values are not the values"
     assert compat.self_attention_cache(cache) is cache.self_attention_cache
     assert compat.self_attention_cache(None) is None
+
+
+@pytest.mark.parametrize("name", ["decero_encoder", "decero_decoder", "decero_recurrent", "decero_vision"])
+def test_a_configuration_has_an_auto_map_that_is_not_saved(name):
+    config, other = (AutoConfig.for_model(name) for _ in range(2))
+    assert (config.auto_map or {}) == {}, "TRL asks every configuration for one"
+    assert "auto_map" not in config.to_dict()
+    config.auto_map["AutoModel"] = "code.Model"  # as `register_for_auto_class` does
+    assert config.to_dict()["auto_map"] == {"AutoModel": "code.Model"}
+    assert other.auto_map == {}
+
+
+@pytest.mark.parametrize("name", ["decero_encoder_decoder", "decero_recurrent_seq2seq"])
+def test_generate_does_not_read_labels(name):
+    """Seq2SeqTrainer hands them on when it predicts."""
+    model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(name, vocab_size=37, hidden_size=32, bos_token_id=2))
+    model.config.decoder_start_token_id = 2
+    ids_BL = torch.randint(3, 37, (2, 5))
+    wanted = {"max_new_tokens": 3, "do_sample": False, "decoder_start_token_id": 2}
+    assert torch.equal(model.eval().generate(ids_BL, labels=ids_BL, **wanted), model.generate(ids_BL, **wanted))

@@ -196,6 +196,17 @@ def shape(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session", params=["decero_decoder", "decero_encoder_decoder"])
+def other_shape(request, tmp_path_factory):
+    """A tiny decoder, then a tiny encoder-decoder, as setting of a recipe for encoders."""
+    path = tmp_path_factory.mktemp("preset") / "tiny.yaml"
+    path.write_text(
+        f"model_type: {request.param}\nvocab_size: 97\nhidden_size: 22\nnum_hidden_layers: 2\nnum_attention_heads: 1\n"
+        "intermediate_size: 37\nmax_position_embeddings: 31\n"
+    )
+    return f"model={{config: {path}}}"
+
+
 @pytest.fixture(scope="session")
 def translate(write_config, sentinels, shape, tmp_path_factory):
     """Write pairs of a language of five words and its translation."""

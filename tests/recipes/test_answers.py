@@ -70,6 +70,13 @@ def test_a_trained_model_is_scored_alone_as_it_was_trained(trained, launch, conf
     assert result(tmp_path / "same")["no_answer_threshold"] == result(trained[0])["no_answer_threshold"]
 
 
+def test_other_shapes_answer_in_packed_windows(launch, config, other_shape, tmp_path):
+    done = launch("finetune_question_answering", config, other_shape, *SHORT, f"output={tmp_path}/run")
+    assert "packing: rows of" in done.stdout
+    found = list(answer(load(tmp_path / "run" / "model", "answer"), [("after the", SENTENCE)]))
+    assert len(found) == 1
+
+
 def test_a_run_learns_and_writes_answers_with_their_scores(trained):
     folder, printed = trained
     assert "train: 40 questions in" in printed

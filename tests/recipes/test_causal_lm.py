@@ -384,15 +384,20 @@ def test_bad_input_is_one_line_and_exit_code_2(launch, causal, asked, tmp_path, 
 
 
 @pytest.mark.parametrize("family", ["bert", "xlnet"])
-def test_a_model_that_reads_later_tokens_is_refused(launch, causal, write_config, bpe, tmp_path, family):
+def test_a_model_that_reads_later_tokens_is_refused(launch, causal, asked, write_config, bpe, tmp_path, family):
     sizes = {"d_model": 22, "n_layer": 1, "n_head": 1, "d_inner": 37} if family == "xlnet" else SIZES
     config = AutoConfig.for_model(family, vocab_size=307, **sizes)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "stock")
     AutoTokenizer.from_pretrained(bpe).save_pretrained(tmp_path / "stock")
     source = f"model={{name_or_path: {tmp_path}/stock}}", "tokenizer={}"
     measured = write_config("e", f"output: {tmp_path}/run\nmodel: {{name_or_path: x}}\ndata: {{files: FILES}}\n")
-    for recipe, settings in (("pretrain_causal_lm", causal), ("evaluate_causal_lm", measured)):
-        done = launch(recipe, settings, f"output={tmp_path}/run", *source, "data.max_length=17", expect=2)
+    length = "data.max_length=17"
+    for recipe, settings, *words in (
+        ("pretrain_causal_lm", causal, length),
+        ("evaluate_causal_lm", measured, length),
+        ("finetune_causal_lm", asked),
+    ):
+        done = launch(recipe, settings, f"output={tmp_path}/run", *source, *words, expect=2)
         last = done.stderr.strip().splitlines()[-1]
         assert f"model: {tmp_path}/stock: " in last
         assert "reads later tokens, so it gives no likelihood; use a causal model" in last

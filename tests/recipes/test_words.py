@@ -59,6 +59,15 @@ def test_a_model_learns_to_find_names_and_extract_finds_them(launch, words, tmp_
     assert found == [[("Team", "group", 2, 6), ("Striker", "person", 10, 17)], [], []]
 
 
+def test_other_shapes_label_words_in_packed_rows(launch, words, other_shape, tmp_path, capsys):
+    done = launch(
+        "finetune_token_classification", words, other_shape, "training.max_train_steps=3", f"output={tmp_path}/run"
+    )
+    assert "packing: rows of" in done.stdout
+    main(["extract", f"{tmp_path}/run/model", "a team", "--jsonl"])
+    assert json.loads(capsys.readouterr().out.splitlines()[0])["text"] == "a team"
+
+
 @pytest.mark.slow
 def test_two_processes_give_the_run_of_one(launch, words, two_processes, tmp_path):
     launch("finetune_token_classification", words, f"output={tmp_path}/one", launcher=())

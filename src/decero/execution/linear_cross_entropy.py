@@ -21,9 +21,24 @@ def linear_cross_entropy(
 
     `chunk` items (`items_at_once` by default) are projected at a time, and their gradient (softmax minus one-hot) is
     computed in the same step. So memory is chunk x V instead of N x V, and nothing is computed twice: Hsu et al. 2024
-    (Liger), section 3.2. Products run in autocast's type if it is on, the softmax in fp32.
+    (Liger), section 3.2. Products run in autocast's type if it is on, the softmax in fp32. In fp32 on a CPU torch's own
+    chunks are faster, where it has them: docs/experiments/speed.md.
     """
+    if not label_smoothing and _torch_is_faster(hidden_ND, weight_VD):
+        chunks = torch.nn.LinearCrossEntropyOptions(  # type: ignore[attr-defined]
+            chunking_method=None, batch_chunk_size=chunk or items_at_once(hidden_ND.device)
+        )
+        return F.linear_cross_entropy(  # type: ignore[attr-defined]
+            hidden_ND, weight_VD, labels_N, linear_bias=bias_V, reduction="sum", options=chunks
+        )
     return _apply(hidden_ND, weight_VD, bias_V, labels_N, chunk, label_smoothing, None)[0]
+
+
+def _torch_is_faster(hidden_ND: Tensor, weight_VD: Tensor) -> bool:
+    """Tell whether torch has a chunked loss, and it is the faster one: with gradients, in fp32, on a CPU."""
+    plain = hidden_ND.dtype == weight_VD.dtype == torch.float32 and hidden_ND.device.type == "cpu"
+    there = hasattr(torch.nn, "LinearCrossEntropyOptions")
+    return there and plain and len(hidden_ND) > 0 and torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
 
 
 def sampled_cross_entropy(
@@ -116,6 +131,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     d_hidden[part] = d_logits_CV @ weight
                 if d_weight is not None:
                     d_weight += (d_logits_CV.T @ hidden[part])[:V]
+                del log_p_CV, d_logits_CV  # before the next chunk, which needs as much
         ctx.save_for_backward(d_hidden, d_weight, d_bias)
         ctx.hidden_dtype = hidden_ND.dtype
         if drawn_N is not None:

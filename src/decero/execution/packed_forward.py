@@ -87,7 +87,7 @@ def packed_outputs(model: nn.Module, batch: Batch) -> Any:
         inputs["position_ids"] = inputs["position_ids"] + first
     accepted = inspect.signature(bare.forward).parameters
     inputs = {n: t for n, t in inputs.items() if not n.endswith("position_ids") or n in accepted}
-    if not config.is_encoder_decoder:
+    if not config.is_encoder_decoder or "decoder_input_ids" not in accepted:  # such a head reads one text
         causal = bare.can_generate() or bool(getattr(config, "is_decoder", False)) or takes_cache(accepted)
         order = (batch["horizons"], batch["ranks"]) if "ranks" in batch else None
         mask = block_mask(text_BL, text_BL, causal, backend, bare.dtype, order)

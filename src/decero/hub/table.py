@@ -40,6 +40,7 @@ ACTS: dict[str, Callable[[Any, str], bool]] = {
     "conv_kernel_size": lambda c, head: c.mixer_type == "conv",
     "norm_bias": lambda c, head: c.norm_type == "layernorm",
     "rope_theta": lambda c, head: c.position_embedding_type == "rotary",
+    "rope_parameters": lambda c, head: c.position_embedding_type == "rotary",
     "local_rope_theta": lambda c, head: c.position_embedding_type == "rotary" and "sliding_attention" in c.layer_types,
     "sliding_window": lambda c, head: "sliding_attention" in c.layer_types,
     "relative_attention_num_buckets": lambda c, head: c.position_embedding_type == "relative",

@@ -1,5 +1,6 @@
 """Check that two models compute the same outputs on one fixed batch with padding, and write the same tokens."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -20,8 +21,9 @@ OUTPUTS = (
 def random_batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Make three texts of random tokens for a decero model, two of them padded on the right.
 
-    An encoder-decoder gets inputs for both sides. A classifier without a padding token cannot find the end of a text,
-    so it gets one text. A model that chooses gets one row of three choices. A model of images gets two images.
+    An encoder-decoder that reads two sides gets both; one that classifies gets texts with one end token, the last. A
+    classifier without a padding token cannot find the end of a text, so it gets one text. A model that chooses gets one
+    row of three choices. A model of images gets two images.
     """
     config = model.config
     generator = torch.Generator().manual_seed(0)
@@ -31,15 +33,20 @@ def random_batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     single = pad is None and "Classification" in type(model).__name__
     longest = min(23, positions_of(model) or 23)
 
+    ends = config.is_encoder_decoder and type(model).__name__.endswith("ForSequenceClassification")
+    end = config.eos_token_id if ends else None
+
     def text(prefix: str, longest: int) -> dict[str, torch.Tensor]:
         lengths = torch.tensor([[longest], [max(1, longest - 5)], [max(1, longest // 3)]])[: 1 if single else 3]
         mask = (torch.arange(longest) < lengths).long()
         ids = torch.randint(0, config.vocab_size - 1, mask.shape, generator=generator)
         ids = ids + (ids >= (pad or 0))  # never the padding token
+        if isinstance(end, int):
+            ids = ids.masked_fill(ids == end, 3 if end != 3 else 4).scatter(1, mask.sum(dim=1, keepdim=True) - 1, end)
         return {f"{prefix}input_ids": ids * mask + (pad or 0) * (1 - mask), f"{prefix}attention_mask": mask}
 
     batch = text("", longest)
-    if config.is_encoder_decoder:
+    if config.is_encoder_decoder and "decoder_input_ids" in inspect.signature(model.forward).parameters:
         batch |= text("decoder_", max(1, longest - 3))
     elif getattr(config, "type_vocab_size", 0) > 1:
         types = torch.randint(0, config.type_vocab_size, batch["input_ids"].shape, generator=generator)

@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForSemanticSegmentation,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
     AutoModelForTokenClassification,
     PreTrainedConfig,
 )
@@ -43,6 +44,12 @@ from .modeling_encoder import (
     DeceroEncoderModel,
 )
 from .modeling_encoder_decoder import DeceroEncoderDecoderForConditionalGeneration, DeceroEncoderDecoderModel
+from .modeling_encoder_decoder_heads import (
+    DeceroEncoderDecoderEncoderModel,
+    DeceroEncoderDecoderForQuestionAnswering,
+    DeceroEncoderDecoderForSequenceClassification,
+    DeceroEncoderDecoderForTokenClassification,
+)
 from .modeling_hybrid import DeceroDecoderForMaskedLM
 from .modeling_object_detection import DeceroDetectionForObjectDetection, DeceroDetectionModel
 from .modeling_recurrent import (
@@ -70,6 +77,7 @@ AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
         AutoModelForQuestionAnswering: DeceroEncoderForQuestionAnswering,
         AutoModelForMultipleChoice: DeceroEncoderForMultipleChoice,
         AutoModelForPreTraining: DeceroEncoderForPreTraining,
+        AutoModelForTextEncoding: DeceroEncoderModel,
     },
     DeceroDecoderConfig: {
         AutoModel: DeceroDecoderModel,
@@ -78,10 +86,16 @@ AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
         AutoModelForSequenceClassification: DeceroDecoderForSequenceClassification,
         AutoModelForTokenClassification: DeceroDecoderForTokenClassification,
         AutoModelForQuestionAnswering: DeceroDecoderForQuestionAnswering,
+        AutoModelForPreTraining: DeceroDecoderForCausalLM,
     },
     DeceroEncoderDecoderConfig: {
         AutoModel: DeceroEncoderDecoderModel,
         AutoModelForSeq2SeqLM: DeceroEncoderDecoderForConditionalGeneration,
+        AutoModelForSequenceClassification: DeceroEncoderDecoderForSequenceClassification,
+        AutoModelForTokenClassification: DeceroEncoderDecoderForTokenClassification,
+        AutoModelForQuestionAnswering: DeceroEncoderDecoderForQuestionAnswering,
+        AutoModelForPreTraining: DeceroEncoderDecoderForConditionalGeneration,
+        AutoModelForTextEncoding: DeceroEncoderDecoderEncoderModel,
     },
     DeceroRecurrentConfig: {
         AutoModel: DeceroRecurrentModel,
@@ -132,7 +146,11 @@ __all__ = [
     "DeceroDetectionModel",
     "DeceroEncoderConfig",
     "DeceroEncoderDecoderConfig",
+    "DeceroEncoderDecoderEncoderModel",
     "DeceroEncoderDecoderForConditionalGeneration",
+    "DeceroEncoderDecoderForQuestionAnswering",
+    "DeceroEncoderDecoderForSequenceClassification",
+    "DeceroEncoderDecoderForTokenClassification",
     "DeceroEncoderDecoderModel",
     "DeceroEncoderForMaskedLM",
     "DeceroEncoderForMultipleChoice",

@@ -61,6 +61,7 @@ def refuses_unknown(forward):
 
     @wraps(forward)
     def checked(self, *args, **kwargs):
+        kwargs |= kwargs.pop("kwargs", {})  # so a stage of transformers' pipeline hands on what it was given
         for name in kwargs:
             if name not in known and kwargs[name] is not None:
                 unknown(type(self).__name__, name, known)
@@ -76,6 +77,31 @@ def unknown(model, name, known):
         raise TypeError(f"{model} does not read {name}" + (f"; did you mean {near[0]}?" if near else ""))
     if not torch.compiler.is_compiling():
         logger.warning_once(f"{model} does not read {name}; remove it")
+
+
+class IgnoresLabels:
+    """Let `generate` take labels, which `Seq2SeqTrainer` hands on; else they would reach the encoder."""
+
+    def generate(self, *args, labels=None, **kwargs):
+        return super().generate(*args, **kwargs)
+
+
+class NoCode(dict):
+    """Be the empty `auto_map` of a configuration. An entry becomes an `auto_map` of its own."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+    def __setitem__(self, name, reference):
+        self.config.auto_map = {name: reference}
+
+
+class EmptyAutoMap:
+    """Give a configuration without code an empty `auto_map`, which TRL asks of every one. It is not saved."""
+
+    def __get__(self, config, owner=None):
+        return self if config is None else NoCode(config)
 
 
 class BothNames:

@@ -90,6 +90,7 @@ class DeceroEncoderDecoderConfig(DeceroConfig):
     lm_head_bias: bool = False
     train_lm_head_bias: bool = True
     scale_lm_head: bool = False
+    classifier_dropout: float | int = 0.0
     decoder_start_token_id: int | None = None
     use_cache: bool = True
     is_encoder_decoder: bool = True

@@ -6,6 +6,10 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .compatibility import EmptyAutoMap
+from .parallel_plans import pipeline_plan, tensor_plan
+from .rope_scaling import check_rope, one_rope
+
 LayerType = Literal["full_attention", "sliding_attention"]
 MixerType = Literal["attention", "lstm", "gru", "rnn", "min_gru", "conv"]
 Positions = Literal["sinusoidal", "sinusoidal_halves", "learned", "rotary", "relative", "none"]
@@ -35,6 +39,7 @@ class StackConfig(PreTrainedConfig):
     decoder_intermediate_size = None  # only the encoder-decoder has a decoder beside its encoder
     pooler_act = "tanh"  # only the encoder of tokens has another one
     classifier_head = "pooler"  # only the encoder of tokens has the other one
+    auto_map = EmptyAutoMap()
 
     hidden_size: int = 256
     num_hidden_layers: int = 6
@@ -90,6 +95,8 @@ class DeceroConfig(StackConfig):
         position_embedding_type: `sinusoidal` (Vaswani et al. 2017, section 3.5), `sinusoidal_halves` (sines first, as
             in Marian), `learned` (BERT), `rotary` (Su et al. 2021), `relative` (a bias per bucket of distances:
             Raffel et al. 2020, section 2.1), or `none` (an encoder then ignores order).
+        rope_parameters: how rotary positions reach longer texts, with transformers' names: {rope_type: yarn, factor: 4,
+            original_max_position_embeddings: 2048}, or linear, dynamic, llama3; None: as they are.
         position_offset: rows of the learned table before the first position; RoBERTa has 2.
         scale_embeddings: multiply token embeddings by sqrt(hidden_size) (Vaswani et al. 2017, section 3.4).
         embedding_initializer_range: std of initial token embeddings; None: `initializer_range`. T5 has 1.
@@ -102,6 +109,7 @@ class DeceroConfig(StackConfig):
     max_position_embeddings: int = 512
     position_offset: int = 0
     rope_theta: float | int = 10000.0
+    rope_parameters: dict | None = None
     relative_attention_num_buckets: int = 32
     relative_attention_max_distance: int = 128
     scale_embeddings: bool = False
@@ -110,6 +118,16 @@ class DeceroConfig(StackConfig):
     pad_token_id: int | None = 0
     bos_token_id: int | None = None
     eos_token_id: int | list[int] | None = None
+
+    def __post_init__(self, **kwargs):
+        given = one_rope(self.rope_parameters or kwargs.pop("rope_scaling", None), self.rope_theta, 10000.0)
+        self.rope_parameters, self.rope_theta = given
+        super().__post_init__(**kwargs)  # transformers adds its defaults to rope_parameters
+        self.rope_parameters, _ = one_rope(self.rope_parameters, self.rope_theta, 10000.0)
+
+    def validate_rope(self):
+        """Raise ValueError for `rope_parameters` that cannot be computed."""
+        check_rope(self)
 
     def validate_positions(self):
         """Raise ValueError if positions do not fit the sizes."""
@@ -138,6 +156,9 @@ class SingleStackConfig(DeceroConfig):
             tokens that it sees, including the current one (Mistral).
         local_rope_theta: rotary base of the sliding layers; None: `rope_theta` (ModernBERT has two bases).
     """
+
+    base_model_tp_plan = property(tensor_plan)  # type: ignore[assignment]
+    base_model_pp_plan = property(pipeline_plan)  # type: ignore[assignment]
 
     mixer_type: MixerType = "attention"
     conv_kernel_size: int = 9

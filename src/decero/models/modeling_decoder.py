@@ -145,6 +145,8 @@ class DeceroDecoderForCausalLM(DeceroDecoderPreTrainedModel, GenerationMixin):
     """Predict each token from those before it: Radford et al. 2018, section 3.1."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
 
     def __init__(self, config):
         super().__init__(config)

@@ -124,6 +124,7 @@ class DeceroEncoderForMaskedLM(DeceroEncoderPreTrainedModel):
     """Predict masked tokens: Devlin et al. 2019, section 3.1."""
 
     _tied_weights_keys = {"lm_head.decoder.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head.decoder": "colwise_gather_output"}
 
     def __init__(self, config):
         super().__init__(config)

@@ -13,7 +13,7 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from .compatibility import CACHE, Seq2SeqLMOutput, Seq2SeqModelOutput
+from .compatibility import CACHE, IgnoresLabels, Seq2SeqLMOutput, Seq2SeqModelOutput
 from .configuration_decero import DeceroEncoderDecoderConfig
 from .modeling_decoder import DeceroDecoderModel
 from .modeling_encoder import DeceroEncoderModel
@@ -123,7 +123,7 @@ class DeceroEncoderDecoderModel(DeceroEncoderDecoderPreTrainedModel):
         )
 
 
-class DeceroEncoderDecoderForConditionalGeneration(DeceroEncoderDecoderPreTrainedModel, GenerationMixin):
+class DeceroEncoderDecoderForConditionalGeneration(DeceroEncoderDecoderPreTrainedModel, IgnoresLabels, GenerationMixin):
     """Write a text from a text: Vaswani et al. 2017 (translation), Raffel et al. 2020."""
 
     _tied_weights_keys = {

@@ -14,7 +14,7 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .attention import softmax_or_zero
-from .compatibility import CACHE, Seq2SeqLMOutput, Seq2SeqModelOutput, known_memory
+from .compatibility import CACHE, IgnoresLabels, Seq2SeqLMOutput, Seq2SeqModelOutput, known_memory
 from .configuration_recurrent import DeceroRecurrentSeq2SeqConfig
 from .mixers import text_mask
 from .modeling_encoder_decoder import shift_right
@@ -178,7 +178,9 @@ class DeceroRecurrentSeq2SeqModel(DeceroRecurrentSeq2SeqPreTrainedModel):
         )
 
 
-class DeceroRecurrentSeq2SeqForConditionalGeneration(DeceroRecurrentSeq2SeqPreTrainedModel, GenerationMixin):
+class DeceroRecurrentSeq2SeqForConditionalGeneration(
+    DeceroRecurrentSeq2SeqPreTrainedModel, IgnoresLabels, GenerationMixin
+):
     """Translate: the output of each step, with tied embeddings, scores the vocabulary."""
 
     _tied_weights_keys = {

@@ -12,6 +12,7 @@ from .compatibility import NAMES, refuses_unknown
 from .configuration_shared import StackConfig
 from .embeddings import POSITIONS, RelativePositionBias, embedding_width, rotary_positions
 from .layers import build_norm
+from .rope_scaling import scaled_rotary_positions
 
 
 def forget_bias(bias_4W):
@@ -81,6 +82,8 @@ class DeceroStack(DeceroPreTrainedModel):
 
     def __init__(self, config, layer_class, num_layers):
         super().__init__(config)
+        if config.position_embedding_type == "rotary":
+            config.validate_rope()  # from_pretrained sets fields of a finished configuration
         width = embedding_width(config)
         self.add_embeddings(config)
         if config.position_embedding_type == "relative":
@@ -117,7 +120,8 @@ class DeceroStack(DeceroPreTrainedModel):
     def rotary(self, position_ids, dtype):
         """Return cosines and sines per kind of layer, (batch, 1, length, head size) each.
 
-        They are None if positions are not rotary.
+        They are None if positions are not rotary. Sliding layers with a base of their own are not scaled, because their
+        windows do not grow.
         """
         config = self.config
         if config.position_embedding_type != "rotary":
@@ -125,8 +129,11 @@ class DeceroStack(DeceroPreTrainedModel):
         angles = {}
         for kind in set(self.layer_types):
             local = config.local_rope_theta if kind == "sliding_attention" else None
-            cos_BL1K, sin_BL1K = rotary_positions(position_ids, config.head_dim, local or config.rope_theta)
-            angles[kind] = cos_BL1K.to(dtype), sin_BL1K.to(dtype)
+            if config.rope_parameters and local is None:
+                cos_B1LK, sin_B1LK = scaled_rotary_positions(position_ids, config)
+            else:
+                cos_B1LK, sin_B1LK = rotary_positions(position_ids, config.head_dim, local or config.rope_theta)
+            angles[kind] = cos_B1LK.to(dtype), sin_B1LK.to(dtype)
         return angles
 
     def within_window(self, mask_B1LM):

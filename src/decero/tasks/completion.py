@@ -19,6 +19,7 @@ from decero.data.tokenization import side_lengths
 from decero.errors import UserError
 from decero.execution.decoder_tokenizer import fit_decoder
 from decero.execution.objective import Objective, language_model
+from decero.execution.token_scores import check_causal
 from decero.tasks.base import Scores, TaskData
 from decero.tasks.text_to_text import TextToText
 from decero.training.runs import Run
@@ -88,6 +89,11 @@ class Completion(TextToText):
             ends = list(dict.fromkeys([end, *ends]))  # and turns with that of the template, often the same
         model.generation_config.eos_token_id = ends if len(ends) > 1 else ends[0]
         return model
+
+    def optimize(self, run: Run, model: PreTrainedModel, data: TaskData) -> Objective:
+        """Raises UserError for a model that reads later tokens, such as BERT without `is_decoder`, or XLNet."""
+        check_causal(model, f"model: {self.config.model.config or self.config.model.name_or_path}")
+        return super().optimize(run, model, data)
 
     def objective(self, model: nn.Module) -> Objective:
         return language_model(PromptCompletion(self.tokenizer), self.config.objective.label_smoothing)

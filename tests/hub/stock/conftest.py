@@ -62,14 +62,14 @@ OPTIONS = {
     "gpt2": {
         "vocab_size": 37, "n_embd": 33, "n_layer": 2, "n_head": 3, "n_inner": 41, "n_positions": 17, **TOKENS,
         "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "activation_function": "silu",
-        "layer_norm_epsilon": 1e-3, "initializer_range": 0.03,
+        "layer_norm_epsilon": 1e-3, "initializer_range": 0.03, "classifier_dropout": 0.0,
     },
     "gpt2 unscaled, untied": {"scale_attn_weights": False, "tie_word_embeddings": False, "n_inner": None},
     "llama": {
         "vocab_size": 37, "hidden_size": 42, "num_hidden_layers": 2, "num_attention_heads": 3, "head_dim": 10,
         "num_key_value_heads": 1, "intermediate_size": 41, "max_position_embeddings": 17, **TOKENS,
         "rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "rms_norm_eps": 1e-3, "hidden_act": "relu",
-        "initializer_range": 0.03,
+        "initializer_range": 0.03, "classifier_dropout": 0.0,
     },
     "stablelm": {
         "vocab_size": 37, "hidden_size": 42, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 1,
@@ -89,7 +89,7 @@ OPTIONS = {
     },
     "eurobert of the first token": {"classifier_pooling": "bos"},
     "llama tied, with biases": {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
-    "t5": {**T5, "num_decoder_layers": 3, "decoder_start_token_id": 2},
+    "t5": {**T5, "num_decoder_layers": 3, "decoder_start_token_id": 35},
     "t5 encoder": {**T5, "feed_forward_proj": "gated-silu"},
     "t5 1.1": {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
     "t5 tied, unscaled": {"feed_forward_proj": "gated-silu", "scale_decoder_outputs": False},
@@ -151,7 +151,7 @@ class Case:
         model = self.family.stock_class(self.head)(self.config(**options))
         if self.family.name == "detr":
             model.requires_grad_(True)  # it freezes its backbone
-        if self.variant in ("t5 1.1", "t5 untied, scaled") and self.head != "Model":
+        if self.variant in ("t5 1.1", "t5 untied, scaled") and self.head == "ForConditionalGeneration":
             untie(model)
         return redraw(model)
 
@@ -207,7 +207,9 @@ def batch():
 
         ids, mask = text(11, [11, 7, 2])
         inputs = {"input_ids": ids, "attention_mask": mask}
-        if case.family.ours == "DeceroEncoderDecoder":
+        if case.head == "ForSequenceClassification":  # T5 reads the state of the end token
+            inputs["input_ids"] = ids.scatter(1, mask.sum(dim=1, keepdim=True) - 1, 36)
+        if case.family.ours == "DeceroEncoderDecoder" and case.head in ("Model", "ForConditionalGeneration"):
             ids, mask = text(9, [4, 9, 5])
             inputs |= {"decoder_input_ids": ids, "decoder_attention_mask": mask}
         if case.family.name in ("bert", "electra"):

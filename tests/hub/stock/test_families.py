@@ -179,7 +179,6 @@ def another(option, value):
         ("gpt2", "ForCausalLM", "scale_attn_by_inverse_layer_idx", True),
         ("gpt2", "ForCausalLM", "reorder_and_upcast_attn", True),
         ("gpt2", "Model", "add_cross_attention", True),
-        ("llama", "ForCausalLM", "rope_parameters", {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}),
         ("t5", "ForConditionalGeneration", "is_decoder", True),
         ("marian", "ForConditionalGeneration", "share_encoder_decoder_embeddings", False),
         ("marian", "Model", "tie_word_embeddings", False),
@@ -324,6 +323,13 @@ def test_norms_without_biases_leave_with_biases_of_zero(find_case, batch):
     assert_close(actual, expected, atol=3e-5, rtol=0)
     shared = {name: gradient for name, gradient in theirs.items() if name not in zero}
     assert_close(case.family.translate(shared, mine, case.head, to_stock=False), mine, atol=1e-4, rtol=3e-5)
+
+
+def test_a_scaling_that_we_do_not_compute_is_refused_by_name(find_case):
+    rope = {"rope_type": "longrope", "rope_theta": 500.0, "short_factor": [1.0] * 5, "long_factor": [2.0] * 5}
+    case = find_case("llama", "ForCausalLM")
+    with pytest.raises(UserError, match="unknown rope_type longrope"):
+        case.family.check_import(case.config(rope_parameters=rope), "ForCausalLM")
 
 
 def test_a_head_missing_in_a_family_is_refused(find_case):

@@ -16,3 +16,16 @@ def whole_heads(stock: Any) -> dict[str, Any]:
         "head_dim": stock.hidden_size // stock.num_attention_heads,
         "num_key_value_heads": stock.num_attention_heads,
     }
+
+
+def rope_to_ours(rope: dict[str, Any]) -> dict[str, Any]:
+    """Our two fields for `rope_parameters` of a stock class, which hold the base of the waves, too."""
+    scaling = {name: value for name, value in rope.items() if name != "rope_theta"}
+    return {
+        "rope_theta": rope["rope_theta"],
+        "rope_parameters": None if scaling == {"rope_type": "default"} else scaling,
+    }
+
+
+def rope_to_stock(ours: Any) -> dict[str, Any]:
+    return {**(ours.rope_parameters or {"rope_type": "default"}), "rope_theta": ours.rope_theta}

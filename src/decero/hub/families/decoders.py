@@ -1,7 +1,28 @@
 """Tables of decoders: GPT-2, Llama and StableLM."""
 
-from decero.hub.families.common import BIASES, LAYER_NORM, NO_BIASES, PRE_NORM, RMS_NORM, whole_heads
+from typing import Any
+
+from decero.hub.families.common import (
+    BIASES,
+    LAYER_NORM,
+    NO_BIASES,
+    PRE_NORM,
+    RMS_NORM,
+    rope_to_ours,
+    rope_to_stock,
+    whole_heads,
+)
 from decero.hub.table import Family, Head
+
+
+def dropout_to_ours(stock: Any) -> dict[str, Any]:
+    """The heads of tokens read this option, which no configuration of these families declares."""
+    return {"classifier_dropout": getattr(stock, "classifier_dropout", None)}
+
+
+def dropout_to_stock(ours: Any) -> dict[str, Any]:
+    return {} if ours.classifier_dropout is None else {"classifier_dropout": ours.classifier_dropout}
+
 
 # GPT-2: Radford et al. 2019 ------------------------------------------------------------------------------------------
 
@@ -27,9 +48,14 @@ GPT2 = Family(
         eos_token_id
     """,
     fixed={**PRE_NORM, **LAYER_NORM, **BIASES, "position_embedding_type": "learned"},
-    to_ours=lambda stock: {**whole_heads(stock), "intermediate_size": stock.n_inner or 4 * stock.n_embd},
+    to_ours=lambda stock: {
+        **whole_heads(stock),
+        **dropout_to_ours(stock),
+        "intermediate_size": stock.n_inner or 4 * stock.n_embd,
+    },
     to_stock=lambda ours: {
-        "n_inner": None if ours.intermediate_size == 4 * ours.hidden_size else ours.intermediate_size
+        "n_inner": None if ours.intermediate_size == 4 * ours.hidden_size else ours.intermediate_size,
+        **dropout_to_stock(ours),
     },
     for_4=lambda ours: {"n_ctx": ours.max_position_embeddings},  # llama.cpp's converter asks for it
     unread="n_inner summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout",
@@ -48,6 +74,8 @@ GPT2 = Family(
         "Model": Head("GPT2Model"),
         "ForCausalLM": Head("GPT2LMHeadModel", "transformer.", "lm_head lm_head"),
         "ForSequenceClassification": Head("GPT2ForSequenceClassification", "transformer.", "score score"),
+        "ForTokenClassification": Head("GPT2ForTokenClassification", "transformer.", "score classifier"),
+        "ForQuestionAnswering": Head("GPT2ForQuestionAnswering", "transformer.", "qa_outputs qa_outputs"),
     },
 )
 
@@ -66,6 +94,11 @@ LLAMA_TENSORS = """
     layers.{i}.mlp.down_proj        layers.{i}.mlp.down_proj
     norm                            norm
 """
+
+
+def llama_for_4(ours: Any) -> dict[str, Any]:
+    return {"rope_theta": ours.rope_theta} | ({"rope_scaling": ours.rope_parameters} if ours.rope_parameters else {})
+
 
 LLAMA = Family(
     name="llama",
@@ -91,15 +124,17 @@ LLAMA = Family(
         eos_token_id
     """,
     fixed={**PRE_NORM, **RMS_NORM, "gated_mlp": True, "position_embedding_type": "rotary"},
-    to_ours=lambda stock: {"rope_theta": stock.rope_parameters["rope_theta"]},
-    to_stock=lambda ours: {"rope_parameters": {"rope_type": "default", "rope_theta": ours.rope_theta}},
-    for_4=lambda ours: {"rope_theta": ours.rope_theta},
+    to_ours=lambda stock: {**rope_to_ours(stock.rope_parameters), **dropout_to_ours(stock)},
+    to_stock=lambda ours: {"rope_parameters": rope_to_stock(ours), **dropout_to_stock(ours)},
+    for_4=llama_for_4,
     unread="pretraining_tp",  # the tensor parallelism of pretraining; does not change the outputs
     tensors=LLAMA_TENSORS,
     heads={
         "Model": Head("LlamaModel"),
         "ForCausalLM": Head("LlamaForCausalLM", "model.", "lm_head lm_head"),
         "ForSequenceClassification": Head("LlamaForSequenceClassification", "model.", "score score"),
+        "ForTokenClassification": Head("LlamaForTokenClassification", "model.", "score score"),
+        "ForQuestionAnswering": Head("LlamaForQuestionAnswering", "transformer.", "qa_outputs qa_outputs"),
     },
 )
 
@@ -130,12 +165,10 @@ STABLELM = Family(
     },
     to_ours=lambda stock: {
         "head_dim": stock.hidden_size // stock.num_attention_heads,
-        "rope_theta": stock.rope_parameters["rope_theta"],
+        **rope_to_ours({k: v for k, v in stock.rope_parameters.items() if k != "partial_rotary_factor"}),
     },
-    to_stock=lambda ours: {
-        "rope_parameters": {"rope_type": "default", "rope_theta": ours.rope_theta, "partial_rotary_factor": 1.0},
-    },
-    for_4=lambda ours: {"rope_theta": ours.rope_theta, "partial_rotary_factor": 1.0},
+    to_stock=lambda ours: {"rope_parameters": {**rope_to_stock(ours), "partial_rotary_factor": 1.0}},
+    for_4=lambda ours: {**llama_for_4(ours), "partial_rotary_factor": 1.0},
     by_tensors=("norm_bias",),
     zeros={"norm_bias": r".*norm\.bias"},
     training="hidden_dropout",

@@ -93,13 +93,13 @@ T5 = Family(
     + """
         decoder_intermediate_size           d_ff
         decoder_layers                      num_decoder_layers
+        classifier_dropout
     """,
     fixed={**T5_FIXED, "lm_head_bias": False},
     to_ours=t5_to_ours,
     to_stock=t5_to_stock,
     by_tensors=("tie_word_embeddings",),
     unread=T5_UNREAD,
-    training="classifier_dropout",
     tensors="encoder.embed_tokens shared"
     + t5_stack("encoder", 1)
     + t5_stack("decoder", 2)
@@ -113,6 +113,13 @@ T5 = Family(
     heads={
         "Model": Head("T5Model"),
         "ForConditionalGeneration": Head("T5ForConditionalGeneration", "", "lm_head lm_head"),
+        "ForSequenceClassification": Head(
+            "T5ForSequenceClassification",
+            "transformer.",
+            "classification_head.{any} classification_head.{any}",
+        ),
+        "ForTokenClassification": Head("T5ForTokenClassification", "transformer.", "classifier classifier"),
+        "ForQuestionAnswering": Head("T5ForQuestionAnswering", "", "qa_outputs qa_outputs"),
     },
 )
 

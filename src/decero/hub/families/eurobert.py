@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from decero.hub.families.common import PRE_NORM, RMS_NORM
+from decero.hub.families.common import PRE_NORM, RMS_NORM, rope_to_ours, rope_to_stock
 from decero.hub.families.decoders import LLAMA_TENSORS
 from decero.hub.table import Family, Head
 
@@ -11,7 +11,7 @@ POOLING = {"bos": "cls", "mean": "mean", "late": "late"}  # stock -> ours
 
 def eurobert_to_ours(stock: Any) -> dict[str, Any]:
     return {
-        "rope_theta": stock.rope_parameters["rope_theta"],
+        **rope_to_ours(stock.rope_parameters),
         "lm_head_bias": stock.mlp_bias,
         "classifier_pooling": POOLING[stock.classifier_pooling],
     }
@@ -19,7 +19,7 @@ def eurobert_to_ours(stock: Any) -> dict[str, Any]:
 
 def eurobert_to_stock(ours: Any) -> dict[str, Any]:
     return {
-        "rope_parameters": {"rope_type": "default", "rope_theta": ours.rope_theta},
+        "rope_parameters": rope_to_stock(ours),
         "classifier_pooling": {name: stock for stock, name in POOLING.items()}[ours.classifier_pooling],
     }
 

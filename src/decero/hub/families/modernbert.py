@@ -2,24 +2,27 @@
 
 from typing import Any
 
-from decero.hub.families.common import PRE_NORM, whole_heads
+from decero.hub.families.common import PRE_NORM, rope_to_ours, rope_to_stock, whole_heads
 from decero.hub.table import Family, Head
 
 
 def modernbert_to_ours(stock: Any) -> dict[str, Any]:
+    full, local = (stock.rope_parameters[kind] for kind in ("full_attention", "sliding_attention"))
+    scaled_alike = local == full and local["rope_type"] != "default"
     return {
         **whole_heads(stock),
-        "rope_theta": stock.rope_parameters["full_attention"]["rope_theta"],
-        "local_rope_theta": stock.rope_parameters["sliding_attention"]["rope_theta"],
+        **rope_to_ours(full),
+        "local_rope_theta": None if scaled_alike else local["rope_theta"],
         "sliding_window": stock.local_attention // 2,
         "classifier_pooling": stock.classifier_pooling,
     }
 
 
 def modernbert_to_stock(ours: Any) -> dict[str, Any]:
-    thetas = {"full_attention": ours.rope_theta, "sliding_attention": ours.local_rope_theta or ours.rope_theta}
+    full = rope_to_stock(ours)
+    local = {"rope_type": "default", "rope_theta": ours.local_rope_theta} if ours.local_rope_theta else full
     return {
-        "rope_parameters": {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in thetas.items()},
+        "rope_parameters": {"full_attention": full, "sliding_attention": local},
         "local_attention": 2 * (ours.sliding_window or 64),
         "classifier_pooling": "mean" if ours.classifier_pooling == "late" else ours.classifier_pooling,
     }
