@@ -1,12 +1,12 @@
 """The bias section of a model card: what the probes of recipes/probe_bias.py measured, and what that does not show."""
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from decero.errors import UserError
+from decero.files import sha256_of
 from decero.hub.foreign_files import check_sendable, read_json
 from decero.hub.private import without_paths
 
@@ -93,8 +93,5 @@ def _is_number(value: Any) -> bool:
 
 def _check_weights(known: Mapping[str, str], files: Mapping[str, Path], path: Path) -> None:
     for name, file in files.items():
-        if name.endswith(".safetensors"):
-            with file.open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            if digest not in known.values():
-                raise UserError(f"{path}: the probes measured other weights than {name}; {HINT}")
+        if name.endswith(".safetensors") and sha256_of(file).hexdigest() not in known.values():
+            raise UserError(f"{path}: the probes measured other weights than {name}; {HINT}")
