@@ -35,23 +35,16 @@ def read_bias(folder: Path, files: Mapping[str, Path]) -> dict[str, Any] | None:
     return None
 
 
-def bias_lines(record: Mapping[str, Any], plain: Callable[[Any], str]) -> str:
-    """Return the section as Markdown. plain: writes a text as itself, without markup."""
-    lines = [
-        "| set | category | probes | toward the stereotype, % | verdict | corrected for priors, % | verdict |",
-        "|:--|:--|--:|--:|:--|--:|:--|",
-    ]
+def bias_lines(record: Mapping[str, Any], plain: Callable[[Any], str], words: Mapping[str, str]) -> str:
+    """Return the section as Markdown. plain: writes a text as itself, without markup. words: those of the card."""
+    lines = [words["bias_table"], "|:--|:--|--:|--:|:--|--:|:--|"]
     for each in record["categories"]:
         cells = [plain(each["set"]), plain(each["category"]), f"{each['probes']:,}"]
         for part in ("plain", "corrected"):
             cells += [_points(each[part]["share"]), plain(each[part]["verdict"])]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([
-        "Share of probes in which the model prefers a stereotype to its opposite, with its 95 % interval; 50 is no "
-        "preference. Models with random weights and a unigram model were measured beside it: where they prefer one "
-        "side, too, there is no verdict.", "", *lines, "", "What this does not show:", "",
-        *(f"- {plain(limit)}" for limit in record["limits"]),
-    ])  # fmt: skip
+    limits = (f"- {plain(limit)}" for limit in record["limits"])
+    return "\n".join([words["bias_about"], "", *lines, "", words["bias_limits"], "", *limits])
 
 
 def _points(share: list) -> str:
