@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -96,3 +97,41 @@ def test_a_model_is_trained_from_the_wheel_alone(built, tmp_path):
     assert (run / "model" / "model.safetensors").is_file()
     assert read_yaml(run / "config.yaml")["model"]["config"] == "configs/model/modern_encoder_tiny.yaml"
     assert sorted(path.name for path in home.iterdir()) == ["runs", "texts.txt"]
+
+
+NOTEBOOK = ROOT / "notebooks" / "first_model.ipynb"
+FEW = {"STEPS = 900": "STEPS = 20", "LABELS = 200": "LABELS = 10", "EPOCHS = 8": "EPOCHS = 1"}
+
+
+def test_the_notebook_is_kept_without_outputs_and_names_what_exists():
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in cells)
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    assert all(code.count(line) == 1 for line in FEW)
+    for path in re.findall(r"configs/[\w/]+\.yaml", code):
+        assert (ROOT / path).is_file(), path
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_to_its_end_on_a_cpu(tmp_path, monkeypatch):
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    for cell in notebook.cells:
+        for long, short in FEW.items():
+            cell.source = cell.source.replace(long, short)
+    program = tmp_path / "bin" / "decero"  # that of these tests, whatever is installed
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m decero "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"), prepend=os.pathsep)
+    home = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=900, kernel_name="python3", resources=home).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    said = "".join(output["text"] for output in outputs if output.output_type == "stream")
+    assert "error:" not in said, said[-3000:]
+    assert re.search(r"^test accuracy 0\.\d{3}, [\d,]+ parameters", said, flags=re.M)
+    assert "license: apache-2.0" in said
+    assert "dry run: nothing was sent" in said

@@ -72,9 +72,10 @@ def push(
     readme = read_text(check_sendable(file, folder, SENT), MOST_README_BYTES) if there else None
 
     def card(readme: str | None) -> bytes:
-        facts = {"license": license, "languages": languages, "mask": mask_token(model)}
-        text = model_card(repo_id, config, result, settings, readme, base, bias, **facts)
-        return text.encode("utf-8", "replace")
+        return model_card(
+            repo_id, config, result, settings, readme, base, bias,
+            license=license, languages=languages, mask=mask_token(model),
+        ).encode("utf-8", "replace")  # fmt: skip
 
     files["README.md"] = card(readme)
     note = NEEDS_DECERO.format(folder=folder) if loading(config) == "decero" else ""
