@@ -103,7 +103,7 @@ NOTEBOOK = ROOT / "notebooks" / "first_model.ipynb"
 FEW = {"STEPS = 900": "STEPS = 20", "LABELS = 200": "LABELS = 10", "EPOCHS = 8": "EPOCHS = 1"}
 
 
-def test_the_notebook_is_kept_without_outputs_and_names_what_exists():
+def test_the_notebook_has_no_outputs_and_names_what_exists():
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     assert all(not cell.get("outputs") and cell.get("execution_count") is None for cell in cells)
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")

@@ -85,7 +85,7 @@ def test_the_lowest_loss_is_the_best(plan):
     assert models(plan) == [best_run(plan).folder]
 
 
-def test_without_validation_the_first_seed_that_succeeded_is_kept(plan):
+def test_without_validation_the_first_good_seed_is_kept(plan):
     scores = {name: [s and (s[0], None) for s in reversed(all)] for name, all in SCORES.items()}
     finish(plan, scores)
     best = best_run(plan)
