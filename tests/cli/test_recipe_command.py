@@ -90,7 +90,7 @@ def test_help_of_a_recipe_is_reached_through_the_command(capsys):
     assert capsys.readouterr().out.startswith("pretrain_mlm.py CONFIG.yaml [key.sub=value ...]")
 
 
-def test_a_file_of_the_working_folder_goes_before_the_shipped_one(tmp_path):
+def test_a_file_of_the_working_folder_goes_first(tmp_path):
     assert PretrainMLM.load(QUICKSTART).output == "runs/quickstart/pretrain"
     own = tmp_path / QUICKSTART
     own.parent.mkdir(parents=True)

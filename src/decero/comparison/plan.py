@@ -175,6 +175,7 @@ def configure(
             sections[section].pop(rival, None)
         sections[section][setting] = value
     settings: dict[str, Any] = {"output": str(folder), "seed": seed, "data": dict(comparison.data), **sections}
+    settings["hub"] = comparison.hub.model_dump(include={"license", "language"})  # for the card of a kept model
     settings["model"] = {"config": "none"}  # a baseline has no model; this one is never built
     if contender:
         if "tokenizer" in task.Config.model_fields or contender.tokenizer.name_or_path:
