@@ -8,12 +8,14 @@ SHELL := bash
 TORCH ?= torch==2.13.0
 PIP := pip==26.3
 UV := uv==0.13.9
+TWINE := twine==7.0.0
 # Without compiled files each child of a test would compile decero anew.
 unexport PYTHONDONTWRITEBYTECODE
 # A worker a core, four at most; one that is done takes tests of another.
 PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help install lock quickstart test test-latest test-oldest test-slow conformance gpu-check faults lint docs clean
+.PHONY: help install lock quickstart test test-latest test-oldest test-slow conformance gpu-check faults lint docs \
+	package clean
 
 help:
 	@echo "make quickstart   corpus in, verdict out: train a tokenizer, pretrain, compare (runs/quickstart/)"
@@ -25,6 +27,7 @@ help:
 	@echo "make faults       attack it: 2,000 cases of hostile input; runs killed at every moment and damaged"
 	@echo "make lint         ruff and mypy"
 	@echo "make docs         build the documentation site; warnings are errors"
+	@echo "make package      the wheel and the sdist in dist/, checked; the wheel tried in an environment of its own"
 	@echo "make install      .venv with what constraints.txt locks, and torch; the others make it when it is missing"
 	@echo "make lock         write constraints.txt anew from the newest releases that pyproject.toml allows"
 	@echo "make clean        remove the environments, runs/ and builds"
@@ -50,7 +53,7 @@ endif
 # It adds what torch needs besides (networkx, sympy) and what builds packages (setuptools).
 lock: .venv-uv/installed
 	printf 'networkx\nsetuptools\nsympy\n' | .venv-uv/bin/uv pip compile --quiet --upgrade --universal \
-		--python-version 3.11 --generate-hashes --excludes <(echo torch) --all-extras --custom-compile-command "make lock" \
+		--python-version 3.10 --generate-hashes --excludes <(echo torch) --all-extras --custom-compile-command "make lock" \
 		--output-file constraints.txt pyproject.toml -
 
 .venv-uv/installed: Makefile
@@ -115,6 +118,13 @@ lint: install
 
 docs: install
 	$(BIN)/mkdocs build --strict
+
+# What `make install` checks out is not what a user installs: so the wheel is built, installed elsewhere, and used.
+package: install .venv-uv/installed
+	rm -rf build dist
+	.venv-uv/bin/uv build --quiet --build-constraints constraints.txt
+	.venv-uv/bin/uv tool run --quiet --from $(TWINE) twine check --strict dist/*
+	$(RUN) -m pytest -m slow tests/test_package.py
 
 clean:
 	rm -rf .venv .venv-* runs site build dist src/*.egg-info

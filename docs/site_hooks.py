@@ -4,5 +4,5 @@ import re
 
 
 def on_page_markdown(markdown: str, **kwargs) -> str:
-    """Replace `[name](../src/...)` and `[name](../tests/...)` by `name`."""
-    return re.sub(r"\[([^\]]+)\]\((?:\.\./)+(?:src|tests)/[^)]*\)", r"\1", markdown)
+    """Replace `[name](../src/...)`, `[name](../tests/...)` and `[name](../notebooks/...)` by `name`."""
+    return re.sub(r"\[([^\]]+)\]\((?:\.\./)+(?:src|tests|notebooks)/[^)]*\)", r"\1", markdown)

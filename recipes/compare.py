@@ -3,12 +3,15 @@
 accelerate launch recipes/compare.py configs/compare/quickstart.yaml [key.sub=value ...] [--dry-run]
 """
 
+from dataclasses import replace
+
 from decero.config.comparison import Compare
 from decero.errors import run_script
 
 
 def main():
     config = Compare.from_cli()
+    from decero.comparison.best_model import note_seeds, push_lines
     from decero.comparison.collect import check_failures, facts, failures, label_scores, verdict_of  # late: --help
     from decero.comparison.execute import execute
     from decero.comparison.plan import make_plan, notes_on
@@ -20,7 +23,7 @@ def main():
     from decero.training.runs import open_run
 
     with open_run(config) as run:
-        plan = make_plan(config)  # every run's settings, checked before the first one starts
+        plan = make_plan(config, keep_best=True)  # every run's settings, checked before the first one starts
         notes = notes_on(config)
         if config.dry_run:
             names = [each.name for each in (*plan.trials, *plan.runs)]
@@ -34,9 +37,11 @@ def main():
         pool_folds(plan, run)
 
         verdict, runs = verdict_of(plan)
+        verdict = replace(verdict, advice=(*verdict.advice, *push_lines(plan, verdict)))
         notes += failures(runs)
         tuning = tunings(plan)
         if run.is_main:
+            note_seeds(plan, verdict)
             known, labels = facts(plan), label_scores(plan)
             write_report(
                 config.folder, config.title, verdict, runs, facts=known, tuning=tuning, labels=labels, notes=notes

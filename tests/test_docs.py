@@ -61,6 +61,9 @@ def check_own(words: list[str]) -> None:
     for add in COMMANDS:
         add(subcommands)
     arguments = parser.parse_args(words)
+    if arguments.command == "recipe" and arguments.words[:1] not in ([], ["--copy"], ["--help"]):
+        assert (ROOT / arguments.words[0]).is_file()
+        RECIPES[f"{arguments.name}.py"].from_cli(arguments.words)
     assert getattr(arguments, "to", "auto") in {"auto", "remote-code", *(f.name for f in FAMILIES), *ENGINES}
 
 

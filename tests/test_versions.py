@@ -1,7 +1,7 @@
 """The README, the Makefile, the bounds of pyproject.toml and the lock name versions: here they agree."""
 
 import re
-import tomllib
+import sys
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -9,6 +9,14 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+import decero
+from decero.config.yaml_files import read_yaml
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pytest brings it there
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 LOCK = (ROOT / "constraints.txt").read_text(encoding="utf-8")
@@ -80,6 +88,15 @@ def test_the_cap_of_transformers_is_above_the_locked():
     assert bound("transformers", "<") == Version(f"{locked.major}.{locked.minor + 1}")
 
 
+def test_sacrebleu_is_capped_for_its_private_methods():
+    from sacrebleu.metrics import BLEU, CHRF
+
+    assert bound("sacrebleu", "<") == Version("3")
+    for metric in (BLEU, CHRF):  # of sufficient_statistics: chrF has no public counterpart
+        assert callable(metric._extract_corpus_statistics)
+        assert callable(metric._compute_score_from_stats)
+
+
 def test_the_makefile_takes_a_torch_within_bounds():
     found = re.findall(r"\bTORCH *\??=? *torch==(\d+(?:\.\d+)*)", MAKEFILE)
     [torch] = [r for r in REQUIREMENTS if r.name == "torch"]
@@ -89,17 +106,31 @@ def test_the_makefile_takes_a_torch_within_bounds():
 
 
 def test_tools_of_the_makefile_are_pinned():
-    assert re.findall(r"^(\w+) := \w+==[\d.]+$", MAKEFILE, flags=re.M) == ["PIP", "UV"]
+    assert re.findall(r"^(\w+) := \w+==[\d.]+$", MAKEFILE, flags=re.M) == ["PIP", "UV", "TWINE"]
 
 
 def test_the_oldest_python_is_the_same_everywhere():
     oldest = PROJECT["requires-python"].removeprefix(">=")
     classifiers = [c.rsplit(" ", 1)[1] for c in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", c)]
-    assert classifiers[0] == oldest
+    assert classifiers == [oldest, "3.11", "3.12", "3.13"]
     assert f"--python-version {oldest}" in MAKEFILE
     said = [(page.name, v) for page in PAGES for v in re.findall(r"Python (3\.\d+)", page.read_text(encoding="utf-8"))]
     assert "README.md" in dict(said)
     assert {version for _, version in said} == {oldest}, said
+
+
+def test_every_file_names_the_same_release():
+    citation = read_yaml(ROOT / "CITATION.cff")
+    assert decero.__version__ == PROJECT["version"] == str(citation["version"])
+    assert citation["license"] == PROJECT["license"]
+
+
+def test_the_image_has_the_locked_torch_and_python():
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    python, uv, torch = re.findall(r"python:(3\.\d+)-|uv==([\d.]+)|^ARG TORCH=torch==([\d.]+)$", dockerfile, flags=re.M)
+    assert f"Programming Language :: Python :: {python[0]}" in PROJECT["classifiers"]
+    assert f"uv=={uv[1]}" in MAKEFILE
+    assert f"torch=={torch[2]}" in MAKEFILE
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

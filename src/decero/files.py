@@ -1,12 +1,14 @@
 """Say what is at a path, and check a folder before a library reads its files."""
 
 import errno
+import hashlib
 import os
 import re
 import shutil
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from decero.errors import UserError, did_you_mean, regular_file
 
@@ -20,6 +22,30 @@ LARGEST, NO_LIMIT = 2**28, 2**63  # bytes of such a file (the largest tokenizers
 
 
 HUB_NAME = re.compile(r"(?=.{1,96}\Z)\w[\w.-]*(/\w[\w.-]*)?")
+
+
+def shipped(name: str | Path) -> Path:
+    """Return the path of `recipes/NAME.py` or `configs/KIND/NAME.yaml` as it came with decero. It may not exist.
+
+    An installed package holds these folders; in a copy of the repository they are beside src/.
+    """
+    package = Path(__file__).parent
+    return (package if (package / "recipes").is_dir() else package.parents[1]) / name
+
+
+def own_or_shipped(path: str | Path) -> Path:
+    """Return a path; for `configs/...` that is not in the working folder, that of the file that came with decero.
+
+    Raises UserError, with the nearest name, for `configs/...` that is in neither place.
+    """
+    path = Path(path)
+    if path.parts[:1] != ("configs",) or os.path.lexists(path):
+        return path
+    found = shipped(path)
+    if not found.is_file():
+        names = {each.name for folder in (path.parent, found.parent) for each in folder.glob(f"*{path.suffix}")}
+        raise UserError(f"{path}: no such file{did_you_mean(path.name, sorted(names), f'{path.parent}/')}")
+    return found
 
 
 def check_place(name: str) -> None:
@@ -48,6 +74,15 @@ def kind_of(path: Path | str) -> str:
     if stat.S_ISREG(mode):
         return "a file"
     return "a folder" if stat.S_ISDIR(mode) else SPECIAL.get(stat.S_IFMT(mode), "no regular file")
+
+
+def sha256_of(path: Path) -> Any:
+    """Return the hash object of a file, which is read in parts."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

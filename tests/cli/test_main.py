@@ -29,6 +29,9 @@ def ended(argv, capfd):
         (["push", "a", "me/b", "c"], "decero push: unknown argument c"),
         (["push", "a"], "decero push: the following arguments are required: REPO_ID"),
         ([], "the following arguments are required: COMMAND"),
+        (["push", "a", "me/b", "--license", "apache"], "'apache' is no license of the hub; did you mean apache-2.0?"),
+        (["push", "a", "me/b", "--language", "Spanish"], "'Spanish' is no code of a language; did you mean es?"),
+        (["push", "a", "me/b", "--language", "e"], "'e' is no code of a language; give one such as en or es"),
         (["push", "no/such/folder", "me/b"], "no/such/folder: no such folder"),
     ],
 )
@@ -52,8 +55,11 @@ def test_help_names_every_command(capfd):
 @pytest.mark.parametrize(
     ("flags", "options"),
     [
-        ([], {"private": True, "replace": False, "dry_run": False}),
-        (["--public", "--replace", "--dry-run"], {"private": False, "replace": True, "dry_run": True}),
+        ([], {"private": True, "replace": False, "dry_run": False, "license": None, "languages": []}),
+        (
+            ["--public", "--replace", "--dry-run", "--license", "mit", "--language", "en, es"],
+            {"private": False, "replace": True, "dry_run": True, "license": "mit", "languages": ["en", "es"]},
+        ),
     ],
 )
 def test_push_passes_its_options_on(flags, options, monkeypatch):

@@ -50,6 +50,37 @@ def settings(files, tmp_path):
     return make
 
 
+def test_one_model_at_the_largest_budget_is_a_candidate(settings):
+    changes = {"label_budgets": [5, 9], "hub": {"license": "mit", "language": "es"}}
+    contenders = {"ours": MODEL, "words": {"tfidf": True}}
+    plan = make_plan(settings(contenders=contenders, **changes), keep_best=True)
+    assert [(run.contender, run.budget, run.seed) for run in plan.candidates] == [
+        ("ours", 9, seed) for seed in range(3)
+    ]
+    assert plan.last == 9
+    hub = plan.candidates[0].config.hub
+    assert (hub.license, hub.language, hub.repo_id) == ("mit", ["es"], None)
+    assert make_plan(settings()).candidates == []
+    assert make_plan(settings(label_budgets=[None, 5]), keep_best=True).last is None
+    assert make_plan(settings(folds=2), keep_best=True).candidates == [], "no model is trained on all rows"
+
+
+@pytest.mark.parametrize(
+    ("hub", "said"),
+    [
+        ({"license": "apache"}, "hub.license: 'apache' is no license of the hub; did you mean apache-2.0?"),
+        ({"language": "Spanish"}, "hub.language: 'Spanish' is no code of a language; did you mean es?"),
+        ({"language": ["e"]}, "hub.language: 'e' is no code of a language; give one such as en or es"),
+        ({"language": [7]}, "hub.language: 7 is no code of a language; give one such as en or es"),
+        ({"language": 7}, "hub.language"),
+    ],
+)
+def test_a_license_or_language_of_nobody_is_refused(settings, hub, said):
+    with pytest.raises(UserError) as error:
+        settings(hub=hub)
+    assert said in str(error.value)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_can_be_compared(settings, task):
     plan = make_plan(settings(task))

@@ -8,6 +8,7 @@ import pytest
 from decero.errors import UserError
 from decero.hub.bias_section import bias_lines, read_bias
 from decero.hub.card import model_card, plain
+from decero.hub.card_words import words_in
 
 PART = {"share": [0.625, 0.5, 0.75], "verdict": "no difference shown"}
 ENTRY = {"set": "crows_pairs", "category": "age <b>", "probes": 59, "plain": PART, "corrected": PART}
@@ -33,16 +34,20 @@ def files(folder):
 def test_the_section_says_shares_verdicts_and_limits(folder):
     record = read_bias(folder, files(folder))
     assert "/home/me" not in json.dumps(record)
-    text = bias_lines(record, plain)
+    text = bias_lines(record, plain, words_in("en"))
     shown = "62.5 [50.0, 75.0] | no difference shown |"
     assert f"| crows_pairs | age &#60;b&#62; | 59 | {shown} {shown}" in text
     assert "- It shows little." in text
-    card = model_card("me/x", {"model_type": "bert", "architectures": ["BertForMaskedLM"]}, None, None, bias=text)
+    card = model_card("me/x", {"model_type": "bert", "architectures": ["BertForMaskedLM"]}, None, None, bias=record)
+    assert text in card
     assert card.index("## What was measured") < card.index("## Bias probes") < card.index("## Training data")
-    assert "bias and safety were not" not in card
+    assert "languages, bias and safety were not" not in card
+    spanish = model_card("me/x", {"model_type": "bert"}, None, None, bias=record, languages=["es"])
+    assert "## Pruebas de sesgo\n\nParte de las pruebas" in spanish
+    assert f"| crows_pairs | age &#60;b&#62; | 59 | {shown} {shown}" in spanish
     without = model_card("me/x", {"model_type": "bert", "architectures": ["BertForMaskedLM"]}, None, None)
     assert "Bias probes" not in without
-    assert "bias and safety were not\nmeasured." in without
+    assert "bias and safety were not measured." in without
 
 
 def test_a_model_without_probes_has_no_section(folder):

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 import transformers
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, metadata_eval_result
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
 from decero.errors import UserError
-from decero.hub.card import MARK, model_card, read_run, without_paths
+from decero.hub.card import MARK, TEMPLATE, model_card, read_run, without_paths
+from decero.hub.card_metadata import HEADS
+from decero.hub.card_words import WORDS
 from decero.hub.remote_code import export_remote_code
 from decero.models import AUTO_CLASSES
 
@@ -33,15 +36,15 @@ SETTINGS = {
 }
 
 
-def card(config=CONFIG, result=RESULT, settings=SETTINGS, readme=None):
-    return ModelCard(model_card("me/tiny", config, result, settings, readme))
+def card(config=CONFIG, result=RESULT, settings=SETTINGS, readme=None, **facts):
+    return ModelCard(model_card("me/tiny", config, result, settings, readme, **facts))
 
 
 def test_results_are_in_the_metadata_and_in_the_text():
     said = card()
     assert [(r.metric_type, r.metric_value, r.dataset_type, r.dataset_split) for r in said.data.eval_results] == [
         ("accuracy", 0.875, "stanfordnlp/imdb", "test"),
-        ("f1_macro", 0.8125, "stanfordnlp/imdb", "test"),
+        ("f1", 0.8125, "stanfordnlp/imdb", "test"),
     ]
     assert said.data.to_dict()["model-index"][0]["name"] == "me/tiny"
     assert said.data.pipeline_tag == "text-classification"
@@ -90,6 +93,8 @@ def test_the_way_to_load_it_that_the_card_shows_works(model_folder, tokenizer, t
     said = card(config, None, None)
     code = re.search(r"```python\n(.*?)```", said.text, flags=re.S)[1]
     assert ("import decero" in code) == (kind == "decero")
+    assert ("```bash\npip install decero\n```" in said.text) == (kind == "decero")
+    assert ("carries the code of the model, so decero is not needed" in said.text) == (kind == "remote code")
     assert ("trust_remote_code=True" in code) == (kind == "remote code")
     assert said.data.library_name == ("decero" if kind == "decero" else "transformers")
     scope = {}
@@ -222,3 +227,121 @@ def test_a_record_is_found_only_beside_or_in_a_model_folder(model_folder, tmp_pa
         assert read_run(export_remote_code(model_folder, out)) == (result, settings)
     other = model_folder.rename(model_folder.with_name("other"))
     assert read_run(other) == (None, None)
+
+
+def check_schema(said):
+    """The metadata is what hub-docs/modelcard.md asks for, and huggingface_hub reads back what it wrote."""
+    metadata = said.data.to_dict()
+    [entry] = metadata["model-index"]
+    for result in entry["results"]:
+        assert result.keys() == {"task", "dataset", "metrics"}
+        assert result["task"].keys() == {"type", "name"}
+        assert {"type", "name"} <= result["dataset"].keys() <= {"type", "name", "config", "split", "revision"}
+        for metric in result["metrics"]:
+            assert {"type", "name", "value"} <= metric.keys() <= {"type", "name", "value", "args"}
+            assert isinstance(metric["value"], int | float)
+    name, results = model_index_to_eval_results(metadata["model-index"])
+    assert (name, results) == (said.data.model_name, said.data.eval_results)
+    assert eval_results_to_model_index(name, results) == metadata["model-index"]
+    assert ModelCard(str(said)).data.to_dict() == metadata
+    return metadata
+
+
+def test_the_metadata_follows_the_hubs_schema():
+    settings = SETTINGS | {"data": SETTINGS["data"] | {"config_name": "plain_text", "revision": "c" * 40}}
+    said = card(settings=settings | {"hub": {"license": "mit", "language": ["en"]}})
+    metadata = check_schema(said)
+    assert (metadata["license"], metadata["language"], metadata["metrics"]) == ("mit", ["en"], ["accuracy", "f1"])
+    assert metadata["base_model_relation"] == "finetune"
+    assert metadata["widget"] == [{"text": "The room was clean and the staff was friendly."}]
+    [result] = metadata["model-index"][0]["results"]
+    assert result["task"] == {"type": "text-classification", "name": "Text classification"}
+    assert (result["dataset"]["config"], result["dataset"]["revision"]) == ("plain_text", "c" * 40)
+    assert result["metrics"][1]["args"] == {"average": "macro"}
+    one = metadata_eval_result(
+        model_pretty_name="me/tiny", task_pretty_name="Text classification", task_id="text-classification",
+        metrics_pretty_name="accuracy", metrics_id="accuracy", metrics_value=0.875,
+        dataset_pretty_name="stanfordnlp/imdb", dataset_id="stanfordnlp/imdb", dataset_config="plain_text",
+        dataset_split="test", dataset_revision="c" * 40,
+    )  # fmt: skip
+    theirs = one["model-index"][0]["results"][0]
+    assert {part: theirs[part] for part in ("task", "dataset")} == {part: result[part] for part in ("task", "dataset")}
+    assert theirs["metrics"][0] == result["metrics"][0] | {"verified": False}
+
+
+@pytest.mark.parametrize(
+    ("metric", "kind"),
+    [("bleu", "sacrebleu"), ("help_bleu", "sacrebleu"), ("rougeLsum", "rouge"), ("pearson", "pearsonr"),
+     ("eval_loss", "loss"), ("accuracy", "accuracy"), ("f1", "f1")],
+)  # fmt: skip
+def test_metrics_have_the_names_of_the_hub(metric, kind):
+    said = card(result={"metric": {metric: 0.5}})
+    assert [(r.metric_type, r.metric_name) for r in said.data.eval_results] == [(kind, metric)]
+    check_schema(said)
+
+
+def test_a_translator_has_the_task_that_its_settings_name():
+    t5 = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}
+    for metric, tag in (("translation", "translation"), ("summarization", "summarization"), ("text", None)):
+        said = card(t5, settings=SETTINGS | {"generation": {"metric": metric}}, languages=["es"])
+        assert said.data.pipeline_tag == tag
+        widget = said.data.to_dict().get("widget")
+        assert (widget is not None) == (tag == "summarization")
+        check_schema(said)
+
+
+def test_a_spanish_model_gets_a_spanish_card():
+    masked = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
+    settings = SETTINGS | {"hub": {"language": ["es"], "license": "cc-by-4.0"}}
+    said = card(masked, settings=settings, mask="[MASK]")
+    assert said.data.to_dict()["widget"] == [{"text": "París es la [MASK] de Francia."}]
+    assert said.data.language == ["es"]
+    for words in (
+        "## Cómo se carga", "## Qué se midió", "| métrica | test |", "Una ejecución, semilla 7",
+        "## Licencia\n\ncc-by-4.0",
+        "Un modelo `bert` (`BertForMaskedLM`), ajustado a partir de `FacebookAI/roberta-base`.", "4\u00a0321 ejemplos",
+        "Rellenar tokens enmascarados", "61 s en 2 × cuda", "Su registro completo: [run/result.json](run/result.json).",
+    ):  # fmt: skip
+        assert words in said.text, words
+    assert not re.search(r"\b(the|was|and|not)\b", said.text.replace(MARK, ""))
+    check_schema(said)
+    assert "## What was measured" in card(masked, settings=settings, languages=["en", "es"]).text, (
+        "the option goes first"
+    )
+    assert card(masked, None, None, mask="[MASK]").data.to_dict().get("widget") is None, "its language is not known"
+
+
+def test_every_word_of_a_card_is_there_in_both_languages():
+    for name, (english, spanish) in WORDS.items():
+        assert english, name
+        assert spanish, name
+        fields = [sorted(re.findall(r"{(\w+)}", text)) for text in (english, spanish)]
+        assert fields[0] == fields[1], name
+    assert set(HEADS) <= set(WORDS)
+    template = TEMPLATE.read_text(encoding="utf-8")
+    assert set(re.findall(r"words\.(\w+)", template)) <= set(WORDS)
+
+
+def test_options_of_a_push_go_before_a_users_metadata():
+    mine = "---\nlicense: mit\nlanguage: fr\n---\n\n# My words\n"
+    assert (card(readme=mine).data.license, card(readme=mine).data.language) == ("mit", "fr")
+    said = card(readme=mine, license="gpl-3.0", languages=["es"])
+    assert (said.data.license, said.data.language, said.text) == ("gpl-3.0", ["es"], "\n# My words\n")
+    first = card(languages=["es"], license="mit")
+    again = card(result=RESULT | {"metric": {"accuracy": 0.5}}, readme=str(first))
+    assert (again.data.license, again.data.language) == ("mit", ["es"]), "an earlier push said so"
+    assert "## Qué se midió" in again.text
+    for facts in ({"license": "apache"}, {"languages": ["English"]}):
+        with pytest.raises(UserError, match=r"the license or the language of the model: '.*did you mean"):
+            card(**facts)
+
+
+def test_a_run_of_a_comparison_says_what_its_seeds_gave():
+    compared = {"seeds": [7, 8, 9], "by": "validation", "metric": "accuracy", "mean": 0.87, "sd": 0.02}
+    said = card(result=RESULT | {"compared": compared}).text
+    assert (
+        "with the seeds 7, 8, 9 and chose it by its score on validation. Over these seeds, accuracy is 0.8700" in said
+    )
+    assert "± 0.0200" in said
+    assert "was not measured.\n" not in said.partition("## Training data")[0]
+    assert "One run, seed 7" in card(result=RESULT | {"compared": {"seeds": [7]}}).text, "a damaged record"

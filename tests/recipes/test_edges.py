@@ -111,7 +111,7 @@ def hub(monkeypatch):
     class Hub:
         pushed, error = [], None
 
-    def push(folder, repo_id, private):
+    def push(folder, repo_id, private, license, languages):
         if Hub.error:
             raise Hub.error
         assert (folder.parent / "result.json").is_file()

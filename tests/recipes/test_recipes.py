@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -379,6 +380,21 @@ tracking: {{trackers: []}}
     )
 
 
+def check_kept_model(folder, record):
+    """One model is left: that of the only contender with a model, of the seed with the best validation score."""
+    cells = [folder / f"runs/ours/labels-all/seed-{seed}" for seed in range(2)]
+    scores = [result(cell)["validation"]["accuracy"] for cell in cells]
+    best = cells[scores.index(max(scores))]
+    wins = record["metric"]["ours, all labels"] >= record["metric"]["words, all labels"]
+    assert [path.parent for path in folder.rglob("model") if path.is_dir()] == ([best] if wins else [])
+    if wins:
+        assert record["advice"][-1].endswith(f"which validation prefers, was kept: decero push {best}/model NAME/MODEL")
+        assert result(best)["compared"]["seeds"] == [0, 1]
+    else:
+        assert record["advice"][-1] == "The best contender is a simple baseline, so there is no model to push."
+    assert not any("validation" in result(folder / f"runs/ours/labels-8/seed-{seed}") for seed in range(2))
+
+
 def test_a_comparison_uses_equal_examples_and_counts_failures(launch, comparison, tmp_path):
     assert "12 runs" in launch("compare", comparison, "--dry-run").stdout
     printed = launch("compare", comparison).stdout
@@ -387,6 +403,7 @@ def test_a_comparison_uses_equal_examples_and_counts_failures(launch, comparison
     assert made >= {"report.html", "verdict.md", "metric_by_budget.svg", "cost_quality.png", "result.json", "runs"}
     record = result(folder)
     assert (record["runs"], record["failed"]) == (12, 4)
+    check_kept_model(folder, record)
     assert "broken" in printed
     assert all(len(pd.read_parquet(p)) == 30 for p in folder.rglob("predictions.parquet"))
     first = pd.read_parquet(folder / "runs/ours/labels-8/seed-0/predictions.parquet")
@@ -396,7 +413,12 @@ def test_a_comparison_uses_equal_examples_and_counts_failures(launch, comparison
     )
     (folder / "result.json").unlink()
     before = (folder / "runs/ours/labels-8/seed-0/result.json").read_text()
-    launch("compare", comparison, "--resume")
+    kept = [path for path in folder.rglob("model") if path.is_dir()]
+    for path in kept:
+        shutil.rmtree(path)
+    printed = launch("compare", comparison, "--resume").stdout
+    assert ("again for its model" in printed) == bool(kept)
+    check_kept_model(folder, result(folder))
     assert (folder / "runs/ours/labels-8/seed-0/result.json").read_text() == before
 
 

@@ -7,10 +7,12 @@ import pytest
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from decero.config.pretraining import PretrainMLM
 from decero.config.run_config import RunConfig
 from decero.config.sections import TrainingSection
-from decero.errors import UserError
+from decero.errors import UserError, run_script
 from decero.training.rendezvous import check_topology, process_group_options
+from decero.training.runs import start
 
 
 @pytest.fixture
@@ -54,3 +56,27 @@ def test_processes_that_are_not_connected_are_refused(launched, connected, refus
             check_topology(*check)
     else:
         check_topology(*check)
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [
+        ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
+        ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"),
+        ("ACCELERATE_USE_PARALLELISM_CONFIG", "parallelism_config"),
+    ],
+)
+def test_what_the_launcher_cannot_have_is_refused(variable, name, monkeypatch, tmp_path, capsys):
+    """accelerate would try it and fail with a traceback, because the package is not installed."""
+    monkeypatch.setenv(variable, "true")
+    config = PretrainMLM.parse(
+        {"output": str(tmp_path / "run"), "model": {"config": "x"}, "data": {"name": "y"},
+         "training": {"max_train_steps": 1}}, "",
+    )  # fmt: skip
+    with pytest.raises(SystemExit) as end:
+        run_script(lambda: start(config))
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: topology: {name} is not supported; use accelerate launch --config_file configs/acc")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()

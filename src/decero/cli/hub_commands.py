@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from decero.errors import UserError
+
 
 def add_push(commands) -> None:
     """Add `decero push FOLDER REPO_ID`."""
@@ -13,6 +15,9 @@ def add_push(commands) -> None:
     parser.add_argument(
         "--replace", action="store_true", help="overwrite a repository that contains another kind of model"
     )
+    parser.add_argument("--license", metavar="NAME", help="license of the model for its card, such as apache-2.0")
+    what = "languages of the model, such as es or en,es; es: a Spanish card"
+    parser.add_argument("--language", default="", metavar="CODES", help=what)
     parser.add_argument(
         "--dry-run", action="store_true", help="list the files to upload, upload nothing; needs no token"
     )
@@ -20,14 +25,22 @@ def add_push(commands) -> None:
 
 
 def _push(arguments: argparse.Namespace) -> None:
+    from decero.config.hub_names import check_languages, check_license
     from decero.hub.publish import push
 
+    try:
+        license = check_license(arguments.license)
+        languages = check_languages(arguments.language) if arguments.language else []
+    except ValueError as error:
+        raise UserError(f"decero push: {error}") from None
     push(
         arguments.folder,
         arguments.repo_id,
         private=not arguments.public,
         replace=arguments.replace,
         dry_run=arguments.dry_run,
+        license=license,
+        languages=languages,
     )
 
 

@@ -14,6 +14,7 @@ from decero.cli.extract_command import add_extract
 from decero.cli.hub_commands import add_export, add_import, add_merge, add_push
 from decero.cli.inspect_command import add_inspect
 from decero.cli.picture_commands import add_classify, add_detect, add_segment
+from decero.cli.recipe_command import add_recipe
 from decero.cli.score_command import add_score
 from decero.cli.text_commands import COMMANDS as TEXT_COMMANDS
 from decero.errors import UserError, did_you_mean, run_script
@@ -32,9 +33,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _main(argv: list[str]) -> None:
-    parser = Parser(
-        prog="decero", description="Use, check, convert and publish models. Training: see recipes/.", allow_abbrev=False
-    )
+    what = "Train, use, check, convert and publish models. Training: decero recipe."
+    parser = Parser(prog="decero", description=what, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"decero {version('decero')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in COMMANDS:
@@ -54,5 +54,5 @@ def _main(argv: list[str]) -> None:
 COMMANDS = (
     add_push, add_import, add_export, add_merge, add_doctor, add_data, *TEXT_COMMANDS,
     add_classify, add_extract, add_answer, add_chat, add_score, add_explain, add_inspect, add_demo,
-    add_segment, add_detect,
+    add_segment, add_detect, add_recipe,
 )  # fmt: skip

@@ -10,6 +10,7 @@ import datasets
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from decero.comparison.best_model import best_run, drop_others
 from decero.comparison.plan import SPLITS, Plan, PlannedRun
 from decero.comparison.run_records import in_one_line, problem_of, record_in
 from decero.comparison.simple_baselines import score_baseline
@@ -37,15 +38,25 @@ def execute(plan: Plan, opened: Run) -> None:
     taught_last = sorted(plan.runs, key=lambda run: run.teacher is not None)  # their teachers must be trained
     everything = (*plan.trials, *taught_last)
     for number, run in enumerate(everything, start=1):
-        error = None
-        if plan.trials and run.trial is None and run.baseline is None:
-            chosen = tuning_of(plan, run.contender, run.budget, run.fold).chosen
-            error = failure(plan, run) if chosen is None else None
-            run = plan.with_values(run, chosen or {})
-        opened.print(f"[{number}/{len(everything)}] {run.name}: {do(plan, run, opened, error)}")
+        opened.print(f"[{number}/{len(everything)}] {run.name}: {do(plan, *_tuned(plan, run), opened)}")
+        if plan.candidates:
+            on_main(opened.accelerator, lambda: drop_others(plan))
+    best = best_run(plan) if plan.candidates else None
+    if best is not None and not (best.folder / "model").is_dir():  # dropped, before a failed run was tried again
+        opened.print(
+            f"{best.name}, again for its model: {do(plan, *_tuned(plan, replace(best, keep_model=True)), opened)}"
+        )
 
 
-def do(plan: Plan, run: PlannedRun, opened: Run, error: str | None = None) -> str:
+def _tuned(plan: Plan, run: PlannedRun) -> tuple[PlannedRun, str | None]:
+    """Return a run with the values that tuning chose for it, and why it cannot run, if it cannot."""
+    if not plan.trials or run.trial is not None or run.baseline is not None:
+        return run, None
+    chosen = tuning_of(plan, run.contender, run.budget, run.fold).chosen
+    return plan.with_values(run, chosen or {}), failure(plan, run) if chosen is None else None
+
+
+def do(plan: Plan, run: PlannedRun, error: str | None, opened: Run) -> str:
     """Do one run, unless its record and its answers exist. Return a line about the result. error: why it cannot run.
 
     Writes result.json. A model also writes metrics.jsonl and config.yaml. All but trials write predictions or outputs.
@@ -111,7 +122,7 @@ def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
         result = train(opened, model, data.train, task.optimize(opened, model, data), task.evaluator(opened, data))
         if run.trial is None:
             task.calibrate(opened, result.model, data)
-        if run.keep_model:  # before it is scored, because scoring may fail
+        if run.keep_model or run.candidate:  # before it is scored, because scoring may fail
             task.prepare_to_save(unwrap(result.model))
             opened.save_model(result.model, task.processor)
         if run.trial is not None:
@@ -119,7 +130,10 @@ def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
             metric = task.evaluate(opened, result.model, data.validation, data)
             record = {"seed": run.seed} | result.record() | {"metric": metric}
         else:
+            held_out = data.validation if run.candidate and len(plan.comparison.seeds) > 1 else None
+            validation = None if held_out is None else task.evaluate(opened, result.model, held_out, data)
             record = record_of(opened, task, result, scored(plan, task, data))
+            record |= {"validation": validation} if validation else {}
             if task.tokenizer_needs:  # pictures have none
                 record["tokenizer"] = tokenizer_fingerprint(task.tokenizer)
     finally:

@@ -1,6 +1,7 @@
 """Plan a comparison: contenders x label budgets x seeds, and the tuning trials before them."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ class PlannedRun:
 
     baseline: name of a simple baseline, for a contender without a model. values: the settings of a trial, or those that
     tuning chose. trial: the number of a tuning trial. fold: the fold that is tested, in a cross-validation. teacher:
-    the folder of the run that trains its teacher.
+    the folder of the run that trains its teacher. candidate: whether its model may be the one that is kept.
     """
 
     contender: str
@@ -38,6 +39,7 @@ class PlannedRun:
     keep_model: bool = False
     fold: int | None = None
     teacher: Path | None = None
+    candidate: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,16 @@ class Plan:
         return whole if self.comparison.folds else self.runs
 
     @property
+    def candidates(self) -> list[PlannedRun]:
+        """The runs of which one model is kept in the end."""
+        return [run for run in self.runs if run.candidate]
+
+    @property
+    def last(self) -> int | None:
+        """The largest label budget; None: all labels."""
+        return largest(self.comparison.label_budgets)
+
+    @property
     def size(self) -> str:
         return f"{len(self.trials)} trials and {len(self.runs)} runs" if self.trials else f"{len(self.runs)} runs"
 
@@ -72,8 +84,10 @@ class Plan:
         return replace(run, config=config, values=values)
 
 
-def make_plan(comparison: Compare) -> Plan:
+def make_plan(comparison: Compare, keep_best: bool = False) -> Plan:
     """Resolve and check the settings of every run, before the first one starts.
+
+    keep_best: keep the model that the verdict ships, at the largest label budget.
 
     Raises UserError for an unknown task or metric, invalid settings of a contender, a baseline of another task, a
     budget larger than the data, and a missing split.
@@ -111,14 +125,21 @@ def make_plan(comparison: Compare) -> Plan:
                 config = configure(comparison, task_class, name, budget, seed, folder, fold=fold)
                 run_name = f"{where}, seed {seed}{_part(fold)}"
                 keep = (comparison.keep_models and contender.baseline_name is None) or name in teachers
+                candidate = keep_best and contender.model is not None and fold is None
+                candidate = candidate and budget == largest(comparison.label_budgets)
                 teacher = contender.teacher and folder_of(comparison, contender.teacher, budget) / f"seed-{seed}"
                 runs.append(
                     PlannedRun(
                         name, budget, seed, folder, config, run_name, contender.baseline_name, keep_model=keep,
-                        fold=fold, teacher=_folder(teacher, fold) if teacher else None,
+                        fold=fold, teacher=_folder(teacher, fold) if teacher else None, candidate=candidate,
                     )
                 )  # fmt: skip
     return Plan(comparison, task, metric, split, trials, runs)
+
+
+def largest(budgets: Sequence[int | None]) -> int | None:
+    """Return the largest label budget; None, which is all labels, exceeds every number."""
+    return None if None in budgets else max(budgets)  # type: ignore[type-var]
 
 
 def _folder(folder: Path, fold: int | None) -> Path:
@@ -154,6 +175,7 @@ def configure(
             sections[section].pop(rival, None)
         sections[section][setting] = value
     settings: dict[str, Any] = {"output": str(folder), "seed": seed, "data": dict(comparison.data), **sections}
+    settings["hub"] = comparison.hub.model_dump(include={"license", "language"})  # for the card of a kept model
     settings["model"] = {"config": "none"}  # a baseline has no model; this one is never built
     if contender:
         if "tokenizer" in task.Config.model_fields or contender.tokenizer.name_or_path:

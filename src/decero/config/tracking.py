@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from decero.config.hub_names import check_languages, check_license
 from decero.config.sections import Section
 
 REPOSITORY = re.compile(r"(?=.{3,96}\Z)(?!.*(--|\.\.))\w([\w.-]*\w)?/\w([\w.-]*\w)?", re.ASCII)
@@ -33,6 +34,10 @@ class TrackingSection(Section):
 class HubSection(Section):
     repo_id: str | None = Field(None, description="push model/ to this hub repository at the end of the run")
     private: bool = Field(True, description="make a new repository private")
+    license: str | None = Field(None, description="license of the model, such as apache-2.0, for its card")
+    language: list[str] = Field(
+        [], description="codes of the languages that the model knows, such as [es]; of a card, es first writes Spanish"
+    )
 
     @field_validator("repo_id")
     @classmethod
@@ -40,3 +45,20 @@ class HubSection(Section):
         if repo_id is not None and not REPOSITORY.fullmatch(repo_id):
             raise ValueError(f"hub.repo_id: {repo_id!r} is no name of a repository; give one such as me/my-model")
         return repo_id
+
+    @field_validator("license")
+    @classmethod
+    def _of_the_hub(cls, name):
+        try:
+            return check_license(name)
+        except ValueError as error:
+            raise ValueError(f"hub.license: {error}") from None
+
+    @field_validator("language", mode="before")
+    @classmethod
+    def _codes(cls, names):
+        """`es` says the same as `[es]`."""
+        try:
+            return check_languages(names) if isinstance(names, str | list) else names
+        except ValueError as error:
+            raise ValueError(f"hub.language: {error}") from None

@@ -9,6 +9,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, ScalarEvent
 
 from decero.errors import UserError, regular_file
+from decero.files import own_or_shipped
 
 MOST_BYTES = 1_000_000  # of a file: the reader needs about 10 s for it
 MOST_VALUES = 100_000  # values of a file, with those that aliases repeat
@@ -30,9 +31,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def read_settings(path: str | Path) -> str:
-    """Return the text of a settings file. Raises UserError if it cannot be read or is not UTF-8."""
+    """Return the text of a settings file; `configs/...` also comes with decero (`own_or_shipped`).
+
+    Raises UserError if it cannot be read or is not UTF-8.
+    """
     try:
-        return regular_file(path, MOST_BYTES).read_text(encoding="utf-8-sig")
+        return regular_file(own_or_shipped(path), MOST_BYTES).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         problem = f"byte {error.object[error.start]:#04x} is not UTF-8"

@@ -1,6 +1,6 @@
 """What a reader should do: which contender to ship, and which results may change with more training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
 import numpy as np
@@ -23,15 +23,20 @@ def _recommendations(verdict, judged_against) -> list[str]:
     """Return a sentence per stretch of label budgets with the same best contender."""
     best = {}
     for budget in verdict.budgets:
-        cells = [cell for cell in verdict.cells if cell.budget == budget and not np.isnan(cell.mean)]
-        if len(cells) > 1:
-            chosen = (max if verdict.higher_is_better else min)(cells, key=lambda cell: cell.mean)
-            best[budget] = chosen.contender
+        means = {cell.contender: cell.mean for cell in verdict.cells if cell.budget == budget}
+        if sum(not np.isnan(mean) for mean in means.values()) > 1:
+            best[budget] = best_of(means, verdict.higher_is_better)
     if not best:
         return ["Nothing to recommend: no two contenders have results that can be compared."]
     against = {name: judged_against(name) for name in dict.fromkeys(best.values())}
     stretches = [(name, list(budgets)) for name, budgets in groupby(best, key=lambda budget: best[budget])]
     return [_recommendation(verdict, against[name], budgets, len(stretches) > 1) for name, budgets in stretches]
+
+
+def best_of(means: Mapping[str, float], higher_is_better: bool) -> str | None:
+    """Return the contender with the best mean, the first one of equals; None where all are NaN."""
+    known = {name: mean for name, mean in means.items() if not np.isnan(mean)}
+    return (max if higher_is_better else min)(known, key=known.__getitem__) if known else None
 
 
 def _recommendation(verdict, against, budgets, several: bool) -> str:

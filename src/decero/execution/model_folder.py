@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from decero.config.sections import COMMIT
 from decero.data.packages import resolve_package_path
 from decero.errors import UserError, did_you_mean, regular_file
-from decero.files import check_folder, check_place, kind_of
+from decero.files import check_folder, check_place, kind_of, sha256_of
 
 # The files of a model. A push sends these and no others; a download asks for these.
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
@@ -144,8 +144,7 @@ def fingerprint_of(checkpoint: Checkpoint) -> str:
         patterns = (*WEIGHTS, *TOKENIZER, *ADAPTER, "config.json")
         for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
             digest.update(path.name.encode())
-            with regular_file(path).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(sha256_of(regular_file(path)).digest())
     return digest.hexdigest()
 
 

@@ -126,7 +126,7 @@ def _read(name: str, code: dict[str, Any]) -> tuple[PreTrainedConfig, dict[str, 
     """Read the configuration that a path or a name on the hub stands for; also return its fields and where it was."""
     path, kind = Path(name), kind_of(name)
     if path.suffix in (".yaml", ".yml"):
-        config = read_preset(str(regular_file(path)), {})
+        config = read_preset(name, {})
         return config, config.to_dict(), name
     if path.suffix == ".json":
         return *_read_json(path), name

@@ -1,12 +1,12 @@
 """The bias section of a model card: what the probes of recipes/probe_bias.py measured, and what that does not show."""
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from decero.errors import UserError
+from decero.files import sha256_of
 from decero.hub.foreign_files import check_sendable, read_json
 from decero.hub.private import without_paths
 
@@ -35,23 +35,16 @@ def read_bias(folder: Path, files: Mapping[str, Path]) -> dict[str, Any] | None:
     return None
 
 
-def bias_lines(record: Mapping[str, Any], plain: Callable[[Any], str]) -> str:
-    """Return the section as Markdown. plain: writes a text as itself, without markup."""
-    lines = [
-        "| set | category | probes | toward the stereotype, % | verdict | corrected for priors, % | verdict |",
-        "|:--|:--|--:|--:|:--|--:|:--|",
-    ]
+def bias_lines(record: Mapping[str, Any], plain: Callable[[Any], str], words: Mapping[str, str]) -> str:
+    """Return the section as Markdown. plain: writes a text as itself, without markup. words: those of the card."""
+    lines = [words["bias_table"], "|:--|:--|--:|--:|:--|--:|:--|"]
     for each in record["categories"]:
         cells = [plain(each["set"]), plain(each["category"]), f"{each['probes']:,}"]
         for part in ("plain", "corrected"):
             cells += [_points(each[part]["share"]), plain(each[part]["verdict"])]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([
-        "Share of probes in which the model prefers a stereotype to its opposite, with its 95 % interval; 50 is no "
-        "preference. Models with random weights and a unigram model were measured beside it: where they prefer one "
-        "side, too, there is no verdict.", "", *lines, "", "What this does not show:", "",
-        *(f"- {plain(limit)}" for limit in record["limits"]),
-    ])  # fmt: skip
+    limits = (f"- {plain(limit)}" for limit in record["limits"])
+    return "\n".join([words["bias_about"], "", *lines, "", words["bias_limits"], "", *limits])
 
 
 def _points(share: list) -> str:
@@ -93,8 +86,5 @@ def _is_number(value: Any) -> bool:
 
 def _check_weights(known: Mapping[str, str], files: Mapping[str, Path], path: Path) -> None:
     for name, file in files.items():
-        if name.endswith(".safetensors"):
-            with file.open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            if digest not in known.values():
-                raise UserError(f"{path}: the probes measured other weights than {name}; {HINT}")
+        if name.endswith(".safetensors") and sha256_of(file).hexdigest() not in known.values():
+            raise UserError(f"{path}: the probes measured other weights than {name}; {HINT}")

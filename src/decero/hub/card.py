@@ -1,44 +1,25 @@
 """Write the model card from a run's record. It states only what was measured."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import transformers
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 from ruamel.yaml import YAML
 
+from decero.config.hub_names import check_languages, check_license
 from decero.config.yaml_files import check_events, read_yaml
 from decero.errors import UserError
-from decero.execution.transformers_internals import heads_of
+from decero.hub.bias_section import bias_lines
+from decero.hub.card_metadata import MOST_LETTERS, auto_class_of, card_metadata, is_hub_name, task_of
+from decero.hub.card_words import words_in
 from decero.hub.foreign_files import check_sendable, read_json
 from decero.hub.private import without_paths
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
-MOST_LETTERS = 300  # of one fact
 MARK = "<!-- This card was written by `decero push`. Without this line it is yours, and the next push keeps it. -->"
-
-# Auto class of a head -> the hub's task name, and the intended use.
-HEADS = {
-    "AutoModelForMaskedLM": ("fill-mask", "Filling in masked tokens, and being fine-tuned."),
-    "AutoModelForCausalLM": ("text-generation", "Continuing a text, and being fine-tuned."),
-    "AutoModelForSeq2SeqLM": (None, "Writing one text from another, as its training data does."),
-    "AutoModelForSequenceClassification": ("text-classification", "Classifying texts like those it was trained on."),
-    "AutoModelForTokenClassification": ("token-classification", "Labelling the tokens of texts like those it read."),
-    "AutoModelForQuestionAnswering": ("question-answering", "Finding the answer to a question inside a given text."),
-    "AutoModelForMultipleChoice": (None, "Choosing the right one of several answers to a question."),
-    "AutoModelForPreTraining": (None, "Being fine-tuned, or trained further."),
-    "AutoModelForImageClassification": ("image-classification", "Classifying pictures like those it was trained on."),
-    "AutoModelForSemanticSegmentation": ("image-segmentation", "Finding the class of each pixel of such pictures."),
-    "AutoModelForObjectDetection": ("object-detection", "Finding objects in pictures like those it was trained on."),
-    "AutoModelForMaskedImageModeling": (None, "Being fine-tuned; it learnt to predict hidden patches of pictures."),
-    "AutoBackbone": (None, "Giving maps of pictures to a model such as DETR."),
-    "AutoModel": ("feature-extraction", "Turning tokens into vectors, and being fine-tuned with a head of your own."),
-}
-CHOOSES = (None, "Choosing the sentences of a document that summarise it (`decero summarize`).")
 
 # What result.json and config.yaml may hold where the card reads them; all else travels as it is.
 NUMBERS = (
@@ -46,11 +27,14 @@ NUMBERS = (
     "total_flos", "num_parameters", "pictures",
 )  # fmt: skip
 RESULT = dict.fromkeys(NUMBERS, "number") | {
-    "metric": "mapping", "split": "text", "seeds": "list", "device": "text", "machine": "text",
+    "metric": "mapping", "split": "text", "seeds": "list", "device": "text", "machine": "text", "compared": "mapping",
+    "compared.seeds": "list", "compared.by": "text", "compared.metric": "text", "compared.mean": "number",
+    "compared.sd": "number",
 }  # fmt: skip
 SETTINGS = {
     "model": "mapping", "model.name_or_path": "text", "model.config": "text", "data": "mapping", "data.name": "text",
-    "data.config_name": "text", "data.revision": "text", "data.max_length": "number",
+    "data.config_name": "text", "data.revision": "text", "data.max_length": "number", "generation": "mapping",
+    "generation.metric": "text", "hub": "mapping", "hub.license": "text", "hub.language": "list",
 }  # fmt: skip
 KINDS: dict[str, Any] = {"number": int | float, "mapping": dict, "text": str, "list": list}
 PLAIN = re.compile(r"[^\W_]|(?<=[^\W_])_(?=[^\W_])|[ ,.()%/±×-]")
@@ -92,68 +76,59 @@ def model_card(
     settings: dict[str, Any] | None,
     readme: str | None = None,
     adapts: str | None = None,
-    bias: str | None = None,
+    bias: Mapping[str, Any] | None = None,
+    *,
+    license: str | None = None,
+    languages: Sequence[str] = (),
+    mask: str | None = None,
 ) -> str:
-    """Return the README.md of a model: metadata for the hub, and a text.
+    """Return the README.md of a model: metadata for the hub, and a text, in Spanish where the first language is `es`.
 
     config: config.json; None for a tokenizer alone.
     result, settings: from `read_run`.
     readme: the existing README.md. A text that a user wrote is kept unchanged; only missing metadata is added.
     adapts: of an adapter, the model that it belongs to.
-    bias: the section on bias probes; None: they were not run.
+    bias: the record of bias probes (`read_bias`); None: they were not run.
+    license, languages: instead of those of the settings and of `readme`.
+    mask: the mask token of the tokenizer.
 
-    Raises UserError when the metadata of `readme` is invalid.
+    Raises UserError when the metadata of `readme` is invalid, and for a license or language that the hub does not know.
     """
     result, settings = result or {}, settings or {}
-    data, model = settings.get("data") or {}, settings.get("model") or {}
+    data, model, hub = (settings.get(part) or {} for part in ("data", "model", "hub"))
+    try:
+        stated, spoken = check_license(hub.get("license")), check_languages(hub.get("language") or [])
+        given, asked = check_license(license), check_languages(list(languages))
+    except ValueError as error:
+        raise UserError(f"the license or the language of the model: {error}") from None
     corpus = data.get("name") or ", ".join(_leaves(data.get("files"))) or None
     base = adapts or model.get("name_or_path")
-    auto_class = _auto_class(config) if config else None
-    tag, use = HEADS.get(auto_class or "", (None, None))
-    if config and config.get("extractive"):
-        tag, use = CHOOSES
+    auto_class = auto_class_of(config) if config else None
+    extractive = bool(config and config.get("extractive"))
+    tag = task_of(auto_class, settings, extractive)
     rows = list(_measured(result.get("metric") or {}))
     split = result.get("split") or ("validation" if rows and rows[0][0].startswith("eval_") else None)
-    loads = "stock" if config else "tokenizer"
-    if config and config.get("auto_map"):
-        loads = "remote code"
-    elif config and config["model_type"].startswith("decero"):
-        loads = "decero"
+    loads = loading(config)
     library = "peft" if adapts else "decero" if loads == "decero" else "transformers"
-
-    generated = ModelCardData(
-        library_name=library,
-        pipeline_tag=tag,
-        tags=["decero"],
-        datasets=[corpus] if corpus and _is_hub_name(corpus) else None,
-        base_model=base if base and _is_hub_name(base) else None,
-        base_model_relation="adapter" if adapts else None,
-    )
-    if config and rows:
-        generated.model_name = name
-        generated.eval_results = [
-            EvalResult(
-                task_type=tag or "other",
-                dataset_type=_without_markup(corpus or "unknown"),
-                dataset_name=_without_markup(corpus or "not recorded"),
-                dataset_split=split and _without_markup(split),
-                metric_type=_without_markup(metric.removeprefix("eval_")),
-                metric_name=_without_markup(metric),
-                metric_value=value,
-            )
-            for metric, value, _ in rows
-        ]
     existing, text = _read(readme)
     written_by_user = bool(text.strip()) and MARK not in text
-    # A user's metadata overrides the generated; the generated overrides that of an earlier push.
-    known = generated.to_dict()
+    before = existing.get("language") or []
+    before = [each for each in ([before] if isinstance(before, str) else before) if isinstance(each, str)]
+    spoken = asked or (spoken or before if MARK in text else before or spoken)
+    known = card_metadata(
+        name, tag, library, corpus, base, bool(adapts), data, rows if config else [], split, stated, spoken, mask
+    ).to_dict()
+    # The user's options override a user's metadata, that the generated, and the generated that of an earlier push.
+    options = ({"license": given} if given else {}) | ({"language": asked} if asked else {})
+    words = words_in("es" if spoken[:1] == ["es"] else "en")
     try:
-        metadata = ModelCardData(**(existing | known if MARK in text else known | existing))
+        metadata = ModelCardData(**((existing | known if MARK in text else known | existing) | options))
         if written_by_user:
             return f"---\n{metadata.to_yaml()}\n---\n{text}"
         card = ModelCard.from_template(
             metadata,
             template_path=str(TEMPLATE),
+            words=words,
             name=name,
             model_type=config and config["model_type"],
             architecture=config and (config.get("architectures") or [None])[0],
@@ -161,25 +136,45 @@ def model_card(
             loads=loads,
             adapts=adapts,
             num_labels=config and len(config.get("id2label") or ()),
-            use=use,
+            use=words["extractive"] if extractive else words.get(auto_class or ""),
             preset=Path(model["config"]).name if model.get("config") else None,
             base=base,
             corpus=corpus,
-            hub_corpus=bool(corpus and _is_hub_name(corpus)),
+            hub_corpus=bool(corpus and is_hub_name(corpus)),
             data=data,
             rows=rows,
             split=split,
             seeds=result.get("seeds") or ([result["seed"]] if result.get("seed") is not None else []),
+            compared=_compared(result.get("compared") or {}),
             result=result,
             has_settings=bool(settings),
-            bias=bias,
+            bias=bias and bias_lines(bias, plain, words),
             mark=MARK,
             plain=plain,
             code=code,
+            number=lambda value: f"{value:,}".replace(",", "\N{NO-BREAK SPACE}" if spoken[:1] == ["es"] else ","),
         )
     except (TypeError, ValueError) as error:  # from_template takes every key of the metadata as an argument
         raise UserError(f"README.md: its metadata is not that of a model card: {error}") from None
     return str(card)
+
+
+def loading(config: dict[str, Any] | None) -> str:
+    """Say what loads a model: `stock` transformers, `remote code` in its folder, `decero`; or it is a `tokenizer`."""
+    if config is None:
+        return "tokenizer"
+    if config.get("auto_map"):
+        return "remote code"
+    return "decero" if config["model_type"].startswith("decero") else "stock"
+
+
+def _compared(record: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what a comparison recorded of a run: its seeds, and the mean of the metric; None without it."""
+    if not record.get("seeds") or not record.get("metric") or not _is_number(record.get("mean")):
+        return None
+    spread = {name: record[name] for name in ("mean", "sd") if _is_number(record.get(name))}
+    [(_, _, shown)] = _measured({"": spread})
+    return record | {"shown": shown}
 
 
 def plain(value: Any) -> str:
@@ -194,11 +189,6 @@ def code(value: Any) -> str:
     """Return a text as one line of code in Markdown."""
     text = " ".join(str(value).split())
     return f"<code>{plain(value)}</code>" if re.search(r"[`<>&|\\]|[^\x20-\x7e]", text) or not text else f"`{text}`"
-
-
-def _without_markup(text: str) -> str:
-    """Return a name for the metadata, which pages show in places of their own."""
-    return re.sub(r"[<>\[\]`|\\]+", " ", " ".join(text.split()))[:MOST_LETTERS] or "unnamed"
 
 
 def _measured(metric: Mapping[str, Any]):
@@ -217,29 +207,6 @@ def _measured(metric: Mapping[str, Any]):
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e300
-
-
-def _auto_class(config: dict[str, Any]) -> str | None:
-    """Return the Auto class that loads the architecture in config.json, None if unknown."""
-    architecture = (config.get("architectures") or [None])[0]
-    for name, path in (config.get("auto_map") or {}).items():
-        if name in HEADS and str(path).rpartition(".")[2] == architecture:
-            return name
-    if config["model_type"] in transformers.CONFIG_MAPPING:
-        config_class = transformers.CONFIG_MAPPING[config["model_type"]]
-        for name in HEADS:
-            if architecture in {head.__name__ for head in heads_of(getattr(transformers, name), config_class)}:
-                return name
-    return None
-
-
-def _is_hub_name(name: str) -> bool:
-    """Tell whether a name looks like OWNER/NAME on the hub and is not a local path."""
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return name.count("/") == 1 and not Path(name).exists()
 
 
 def _leaves(files: Any) -> list[str]:

@@ -3,7 +3,7 @@
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,19 +15,31 @@ from safetensors import SafetensorError, safe_open
 
 from decero.errors import UserError, did_you_mean
 from decero.execution.model_folder import ADAPTER, CODE, OTHERS, PICKLES, TOKENIZER, WEIGHTS, read_adapter, read_config
-from decero.hub.bias_section import FILE, bias_lines, read_bias
-from decero.hub.card import model_card, plain, read_run
+from decero.hub.bias_section import FILE, read_bias
+from decero.hub.card import loading, model_card, read_run
+from decero.hub.card_metadata import mask_token
 from decero.hub.foreign_files import check_sendable, read_json, read_text
 
 T = TypeVar("T")
 
 SENT = (*WEIGHTS, *ADAPTER, *TOKENIZER, *OTHERS)
 MOST_README_BYTES = 1_000_000
+NEEDS_DECERO = (
+    "note: others need the package decero to load it (pip install decero), as its card says; "
+    "decero export {folder} OUT writes a model that they can load without it\n"
+)
 WAITS = (1, 2, 4)  # seconds before each retry when the hub does not answer
 
 
 def push(
-    folder: Path | str, repo_id: str, private: bool = True, *, replace: bool = False, dry_run: bool = False
+    folder: Path | str,
+    repo_id: str,
+    private: bool = True,
+    *,
+    replace: bool = False,
+    dry_run: bool = False,
+    license: str | None = None,
+    languages: Sequence[str] = (),
 ) -> None:
     """Upload a model folder as one commit, with a model card; create the repository if needed.
 
@@ -39,10 +51,11 @@ def push(
 
     replace: overwrite a repository that holds another kind of model.
     dry_run: print what would be sent, and send nothing.
+    license, languages: for the card, instead of those in the settings of the run and in README.md.
 
-    Raises UserError: a folder without a model or with a pickle; a link to a file elsewhere; a damaged record, settings
-    or README.md; a repo_id that is invalid, or names a dataset, a space or another kind of model; no token; a hub that
-    refuses, or still does not answer after `WAITS`.
+    Raises UserError: a license or a language that the hub does not know; a folder without a model or with a pickle; a
+    link to a file elsewhere; a damaged record, settings or README.md; a repo_id that is invalid, or names a dataset, a
+    space or another kind of model; no token; a hub that refuses, or still does not answer after `WAITS`.
     """
     folder = Path(folder)
     check_repo_id(repo_id)
@@ -54,17 +67,21 @@ def push(
     files: dict[str, Path | bytes] = {**model, **run_files(result, settings)}
     if bias is not None:
         files[FILE] = (json.dumps(bias, indent=1, allow_nan=False) + "\n").encode()
-    section = None if bias is None else bias_lines(bias, plain)
     file = folder / "README.md"
     there = file.is_symlink() or file.exists()
     readme = read_text(check_sendable(file, folder, SENT), MOST_README_BYTES) if there else None
 
     def card(readme: str | None) -> bytes:
-        return model_card(repo_id, config, result, settings, readme, base, section).encode("utf-8", "replace")
+        return model_card(
+            repo_id, config, result, settings, readme, base, bias,
+            license=license, languages=languages, mask=mask_token(model),
+        ).encode("utf-8", "replace")  # fmt: skip
 
     files["README.md"] = card(readme)
+    note = NEEDS_DECERO.format(folder=folder) if loading(config) == "decero" else ""
     if dry_run:
-        return _forecast(folder, repo_id, private, files)
+        _forecast(folder, repo_id, private, files)
+        return print(note, end="")
     token = get_token()
     if token is None:
         raise UserError(f"hub.repo_id: no token to push {folder}; run `hf auth login` or set HF_TOKEN")
@@ -93,6 +110,7 @@ def push(
 
     try:
         print(_retry(attempt))
+        print(note, end="")
     except (HTTPError, OSError, ValueError, RuntimeError) as error:
         message = f"{folder} is kept, but {repo_id} could not be pushed: {_reason(error, repo_id)}"
         raise UserError(message.replace(token, "***")) from None  # the error may quote the token

@@ -88,7 +88,7 @@ def push_once(run: Run) -> None:
     if not hub.repo_id or not run.is_main or pushed_to(run.output) == hub.repo_id:
         return
     try:
-        push(run.output / "model", hub.repo_id, hub.private)
+        push(run.output / "model", hub.repo_id, hub.private, license=hub.license, languages=hub.language)
     except UserError as error:
         raise UserError(f"{error}; --resume pushes it again") from None
     write_pushed(run.output, hub.repo_id)

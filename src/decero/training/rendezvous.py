@@ -35,8 +35,25 @@ def _of_this_attempt(url: str, **options) -> Iterator[tuple[dist.Store, int, int
 dist.register_rendezvous_handler("attempt", _of_this_attempt)
 
 
+# What the launcher asks for in the environment, and accelerate would try to do -> its name, what to do instead.
+SHARDS = (
+    "use accelerate launch --config_file configs/accelerate/fsdp2.yaml, which shards weights, gradients and moments"
+)
+UNSUPPORTED = {
+    "ACCELERATE_USE_DEEPSPEED": ("DeepSpeed", SHARDS),
+    "ACCELERATE_USE_MEGATRON_LM": ("Megatron-LM", SHARDS),
+    "ACCELERATE_USE_PARALLELISM_CONFIG": ("parallelism_config", SHARDS),
+}
+
+
 def check_launcher() -> None:
-    """Refuse a bug of `accelerate launch --cpu --num_processes 2`: it starts one process instead of two."""
+    """Refuse what the launcher asks for and no recipe can do, before accelerate tries to.
+
+    Also a bug of `accelerate launch --cpu --num_processes 2`: it starts one process instead of two.
+    """
+    for variable, (name, mend) in UNSUPPORTED.items():
+        if os.environ.get(variable, "").lower() in ("1", "true"):
+            raise UserError(f"topology: {name} is not supported; {mend}")
     several_requested = "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
     if several_requested and "ACCELERATE_MIXED_PRECISION" in os.environ:
         raise UserError(
