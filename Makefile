@@ -53,7 +53,7 @@ endif
 # It adds what torch needs besides (networkx, sympy) and what builds packages (setuptools).
 lock: .venv-uv/installed
 	printf 'networkx\nsetuptools\nsympy\n' | .venv-uv/bin/uv pip compile --quiet --upgrade --universal \
-		--python-version 3.10 --generate-hashes --excludes <(echo torch) --all-extras --custom-compile-command "make lock" \
+		--python-version 3.11 --generate-hashes --excludes <(echo torch) --all-extras --custom-compile-command "make lock" \
 		--output-file constraints.txt pyproject.toml -
 
 .venv-uv/installed: Makefile

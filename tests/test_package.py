@@ -65,7 +65,7 @@ def test_the_wheel_holds_the_code_the_recipes_and_the_configs(built):
     wanted = {path.removeprefix("src/") if path.startswith("src/") else f"decero/{path}" for path in kept}
     assert wanted <= names
     assert {each for each in names if ".dist-info/" not in each} == wanted
-    assert (metadata.name, str(metadata.requires_python)) == ("decero", ">=3.10")
+    assert (metadata.name, str(metadata.requires_python)) == ("decero", ">=3.11")
     assert metadata.description_content_type == "text/markdown"
 
 

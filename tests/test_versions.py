@@ -1,7 +1,7 @@
 """The README, the Makefile, the bounds of pyproject.toml and the lock name versions: here they agree."""
 
 import re
-import sys
+import tomllib
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -12,11 +12,6 @@ from packaging.version import Version
 
 import decero
 from decero.config.yaml_files import read_yaml
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pytest brings it there
-    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
 LOCK = (ROOT / "constraints.txt").read_text(encoding="utf-8")

@@ -77,12 +77,9 @@ def kind_of(path: Path | str) -> str:
 
 
 def sha256_of(path: Path) -> Any:
-    """Return the hash object of a file, which is read in parts."""
-    digest = hashlib.sha256()
+    """Return the hash object of a file."""
     with path.open("rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest
+        return hashlib.file_digest(file, "sha256")
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

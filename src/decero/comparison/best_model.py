@@ -46,10 +46,11 @@ def preferred_seed(plan: Plan, contender: str) -> tuple[PlannedRun | None, bool]
     metric = plan.task.validation_metric(plan.metric)
     if any(metric not in scores for _, scores in good):
         metric = "loss"  # e.g. no bits a byte, if the tokens do not give the text back
-    scores = [scores.get(metric) for _, scores in good]
-    if len(good) == 1 or any(not isinstance(score, int | float) or not math.isfinite(score) for score in scores):
+    found = [scores.get(metric) for _, scores in good]
+    numbers = [score for score in found if isinstance(score, int | float) and math.isfinite(score)]
+    if len(good) == 1 or len(numbers) < len(good):
         return good[0][0], False
-    best = (max if higher_is_better(metric) else min)(range(len(good)), key=lambda place: scores[place])
+    best = (max if higher_is_better(metric) else min)(range(len(numbers)), key=numbers.__getitem__)
     return good[best][0], True
 
 

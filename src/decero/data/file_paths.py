@@ -5,7 +5,6 @@ import os
 import sys
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from decero.data.file_bytes import extension, special_kind
 from decero.errors import UserError, did_you_mean
@@ -13,7 +12,6 @@ from decero.errors import UserError, did_you_mean
 SPLITS = ("train", "validation", "test")
 FORMATS = {"txt": "txt", "text": "txt", "jsonl": "jsonl", "json": "jsonl", "ndjson": "jsonl"}
 FORMATS |= {"csv": "csv", "tsv": "tsv", "parquet": "parquet", "conll": "conll"}
-HIDDEN: dict[str, Any] = {"include_hidden": True} if sys.version_info >= (3, 11) else {}  # 3.10 leaves them out
 
 
 @cache
@@ -114,7 +112,7 @@ def _files(path: Path) -> list[Path]:
         return sorted(each for each in inside if extension(each)[0] in FORMATS and each.is_file())
     if path.exists() or path.is_symlink():
         return []
-    names = glob.glob(str(path), recursive=True, **HIDDEN)
+    names = glob.glob(str(path), recursive=True, include_hidden=True)
     return sorted(each for each in map(Path, names) if each.is_file())
 
 

@@ -120,7 +120,7 @@ def attending_with(model: PreTrainedModel, name: str) -> Iterator[None]:
             config._attn_implementation_internal = kernel
 
 
-def heads_of(auto_class: Any, config_class: type) -> tuple[type, ...]:
+def heads_of(auto_class: Any, config_class: type) -> tuple[Any, ...]:
     """The classes that an Auto class makes of a configuration, ours among them; none where it knows none."""
     found = auto_class._model_mapping.get(config_class, None)
     return found if isinstance(found, tuple) else () if found is None else (found,)

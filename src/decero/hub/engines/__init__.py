@@ -74,8 +74,8 @@ def export_engine(
         (partial / README).write_text(with_engine(card, name, engine, model, quantization, measured), encoding="utf-8")
     before, after = measured.size
     say(f"{before / 1e6:,.1f} MB, now {after / 1e6:,.1f} MB")
-    before, after = measured.speed
-    say(f"{before:,.0f} tokens a second {measured.what}, now {after:,.0f}")
+    slow, fast = measured.speed
+    say(f"{slow:,.0f} tokens a second {measured.what}, now {fast:,.0f}")
     say(f"{out}: {type(model).__name__} for {engine.name}{f', {quantization}' if quantization else ''}; see {README}")
     return Path(out)
 

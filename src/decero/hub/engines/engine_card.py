@@ -2,7 +2,7 @@
 
 import re
 
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
 from decero.hub.engines.engine import Engine
@@ -14,6 +14,7 @@ def with_engine(
 ) -> str:
     """Return a model card whose lines of code run the model in the engine, with a section on what was measured."""
     made = ModelCard(card)
+    assert isinstance(made.data, ModelCardData)
     made.data.library_name = engine.library
     made.data.pipeline_tag = engine.task or made.data.pipeline_tag
     made.data.tags = [*(made.data.tags or []), engine.name, *([quantization] if quantization else [])]

@@ -231,10 +231,11 @@ def _loaders() -> dict[str, Any]:
 
         def set_config(self, config, model, tokenizer):
             tokens = _tokens(model, tokenizer)
-            end = tokens[_end(model)]
+            at = _end(model)
+            end = tokenizer.sep_token if at is None else tokens[at]
             config.unk_token = tokenizer.unk_token or ""
             config.eos_token = end
-            start = model.config.bos_token_id if hasattr(model.config, "bos_token_id") else None
+            start = getattr(model.config, "bos_token_id", None)
             config.bos_token = end if start is None else tokens[start]
             if model.config.is_encoder_decoder:
                 config.decoder_start_token = tokens[model.config.decoder_start_token_id]

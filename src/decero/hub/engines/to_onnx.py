@@ -54,6 +54,7 @@ def convert(model: Any, tokenizer: Any, folder: Path, quantization: str | None) 
             )
     finally:
         model.set_attn_implementation(kept)
+    assert program is not None  # only the old exporter returns None
     size = sum(parameter.numel() * 4 for parameter in model.parameters())
     if not quantization:
         program.save(folder / FILE, external_data=size > LARGEST)
