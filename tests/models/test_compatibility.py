@@ -70,8 +70,8 @@ def make(make_config, randomize):
     return build
 
 
-def inputs_of(config_class, ids_BL):
-    if config_class in TWO_TEXTS:
+def inputs_of(config_class, ids_BL, head):
+    if config_class in TWO_TEXTS and "decoder_input_ids" in inspect.signature(head.forward).parameters:
         return {"input_ids": torch.tensor([[5, 9, 3, 7]]).expand(len(ids_BL), -1), "decoder_input_ids": ids_BL}
     if config_class in (DeceroVisionConfig, DeceroDetectionConfig):
         return {"pixel_values": torch.linspace(-1, 1, 2 * 2 * 8 * 12).view(2, 2, 8, 12).sin()}
@@ -90,9 +90,9 @@ def first_output(out):
 def test_a_cache_is_remembered_by_either_name(make, config_class, head, name):
     model = make(config_class, head)
     ids_BL = torch.randint(3, 37, (2, 7))
-    whole = model(**inputs_of(config_class, ids_BL), use_cache=True)
-    start = model(**inputs_of(config_class, ids_BL[:, :4]), use_cache=True)
-    rest = model(**inputs_of(config_class, ids_BL[:, 4:]), **{name: getattr(start, name)}, use_cache=True)
+    whole = model(**inputs_of(config_class, ids_BL, head), use_cache=True)
+    start = model(**inputs_of(config_class, ids_BL[:, :4], head), use_cache=True)
+    rest = model(**inputs_of(config_class, ids_BL[:, 4:], head), **{name: getattr(start, name)}, use_cache=True)
     if "Classification" in head.__name__:
         assert_close(rest.logits, whole.logits, atol=2e-5, rtol=1e-4)
     else:
@@ -102,7 +102,7 @@ def test_a_cache_is_remembered_by_either_name(make, config_class, head, name):
 
 @pytest.mark.parametrize(("config_class", "head"), REMEMBER, ids=name_of)
 def test_both_names_at_once_are_an_error_unless_one_is_none(make, config_class, head):
-    model, inputs = make(config_class, head), inputs_of(config_class, torch.randint(3, 37, (1, 5)))
+    model, inputs = make(config_class, head), inputs_of(config_class, torch.randint(3, 37, (1, 5)), head)
     cache = model(**inputs, use_cache=True).cache
     with pytest.raises(TypeError, match="cache and past_key_values are the same argument"):
         model(**inputs, cache=cache, past_key_values=cache)
@@ -148,7 +148,7 @@ def test_a_layer_that_is_computed_again_does_not_remember_twice(make):
 
 @pytest.mark.parametrize(("config_class", "head"), CLASSES, ids=name_of)
 def test_a_misspelt_argument_is_an_error_with_the_nearest_name(make, config_class, head):
-    model, inputs = make(config_class, head), inputs_of(config_class, torch.randint(3, 37, (2, 5)))
+    model, inputs = make(config_class, head), inputs_of(config_class, torch.randint(3, 37, (2, 5)), head)
     right = "pixel_mask" if config_class is DeceroDetectionConfig else "attention_mask"
     wrong = right[:-2] + "ks"
     with pytest.raises(TypeError, match=rf"^{head.__name__} does not read {wrong}; did you mean {right}\?"):
@@ -164,7 +164,7 @@ def test_a_misspelt_argument_is_an_error_with_the_nearest_name(make, config_clas
 
 @pytest.mark.parametrize(("config_class", "head"), CLASSES, ids=name_of)
 def test_arguments_of_every_stock_class_are_accepted(make, config_class, head):
-    model, inputs = make(config_class, head), inputs_of(config_class, torch.randint(3, 37, (2, 5)))
+    model, inputs = make(config_class, head), inputs_of(config_class, torch.randint(3, 37, (2, 5)), head)
     lengths = torch.tensor([0, 5, 10], dtype=torch.int32)
     common = {
         "output_attentions": False, "output_hidden_states": True, "return_dict": True, "use_cache": False,
@@ -180,7 +180,7 @@ def test_unread_token_type_ids_give_a_warning(make, monkeypatch):
     said = []
     monkeypatch.setattr(compat.logger, "warning_once", said.append)
     config_class, head = REMEMBER[0]
-    model, inputs = make(config_class, head), inputs_of(config_class, torch.randint(3, 37, (2, 5)))
+    model, inputs = make(config_class, head), inputs_of(config_class, torch.randint(3, 37, (2, 5)), head)
     out = model(**inputs, token_type_ids=torch.ones(2, 5, dtype=torch.long))
     assert said == [f"{head.__name__} does not read token_type_ids; remove it"]
     assert_close(first_output(out), first_output(model(**inputs)))

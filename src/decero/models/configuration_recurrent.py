@@ -5,6 +5,8 @@ from typing import Literal
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from .compatibility import EmptyAutoMap
+
 
 @strict
 class DeceroRecurrentConfig(PreTrainedConfig):
@@ -20,6 +22,7 @@ class DeceroRecurrentConfig(PreTrainedConfig):
     """
 
     model_type = "decero_recurrent"
+    auto_map = EmptyAutoMap()
     keys_to_ignore_at_inference = ["past_key_values"]
 
     vocab_size: int = 30522
@@ -56,6 +59,7 @@ class DeceroRecurrentSeq2SeqConfig(DeceroRecurrentConfig):
     """
 
     model_type = "decero_recurrent_seq2seq"
+    auto_map = EmptyAutoMap()
 
     mixer_type: Literal["lstm"] = "lstm"
     bidirectional: Literal[True] = True
@@ -81,6 +85,7 @@ class DeceroTextCNNConfig(PreTrainedConfig):
     """
 
     model_type = "decero_textcnn"
+    auto_map = EmptyAutoMap()
     mixer_type = "conv"
     num_hidden_layers = 1
 
