@@ -107,7 +107,7 @@ def test_tools_of_the_makefile_are_pinned():
 def test_the_oldest_python_is_the_same_everywhere():
     oldest = PROJECT["requires-python"].removeprefix(">=")
     classifiers = [c.rsplit(" ", 1)[1] for c in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", c)]
-    assert classifiers == [oldest, "3.11", "3.12", "3.13"]
+    assert classifiers == [oldest, "3.12", "3.13"]
     assert f"--python-version {oldest}" in MAKEFILE
     said = [(page.name, v) for page in PAGES for v in re.findall(r"Python (3\.\d+)", page.read_text(encoding="utf-8"))]
     assert "README.md" in dict(said)
