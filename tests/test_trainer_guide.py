@@ -27,6 +27,7 @@ def run(slow):
     return count, missing
 
 
+@pytest.mark.slow
 def test_trainers_of_others_take_our_models(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     count, missing = run(slow=False)
