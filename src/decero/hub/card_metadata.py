@@ -33,6 +33,7 @@ HEADS: dict[str, str | None] = {
     "AutoModelForMaskedImageModeling": None,
     "AutoBackbone": None,
     "AutoModel": "feature-extraction",
+    "AutoModelForTextEncoding": "feature-extraction",  # where AutoModel makes another class
 }
 WRITES = ("translation", "summarization")  # values of generation.metric that are tasks of the hub, too
 # Our name of a metric -> the hub's identifier, and the arguments that it is computed with

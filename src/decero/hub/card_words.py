@@ -145,6 +145,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "Turning tokens into vectors, and being fine-tuned with a head of your own.",
         "Convertir tokens en vectores, y ser ajustado con una cabeza propia.",
     ),
+    "AutoModelForTextEncoding": (
+        "Turning tokens into vectors, and being fine-tuned with a head of your own.",
+        "Convertir tokens en vectores, y ser ajustado con una cabeza propia.",
+    ),
     "extractive": (
         "Choosing the sentences of a document that summarise it (`decero summarize`).",
         "Elegir las frases de un documento que lo resumen (`decero summarize`).",

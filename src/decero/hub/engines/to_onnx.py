@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from decero.execution.transformers_internals import attention_of
 from decero.hub.engines.engine import HEADS_OF_ENCODERS, Engine, Running
 from decero.hub.verification import OUTPUTS, random_batch
 
@@ -37,7 +38,7 @@ def convert(model: Any, tokenizer: Any, folder: Path, quantization: str | None) 
     model.config.save_pretrained(folder)
     batch = {name: tensor.repeat(2, *[1] * (tensor.dim() - 1)) for name, tensor in random_batch(model).items()}
     batch.pop("decoder_attention_mask", None)  # a dimension of 1 in the example would be 1 for ever
-    kept = model.config._attn_implementation
+    kept = attention_of(model)
     model.set_attn_implementation("eager")
     try:
         with torch.no_grad():
