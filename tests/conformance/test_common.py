@@ -172,6 +172,13 @@ class Common(common.ModelTesterMixin):
             self.skipTest("asks for attentions, which this model has not")
         super().test_capture_outputs_decorator()
 
+    def test_model_rope_with_partial_rotation(self):
+        self.skipTest("expects a dict where nothing is scaled; tests/models/test_rope_scaling.py compares with Llama")
+
+    test_model_rope_scaling_from_config_0_linear = test_model_rope_with_partial_rotation
+    test_model_rope_scaling_from_config_1_dynamic = test_model_rope_with_partial_rotation
+    test_model_rope_scaling_from_config_2_yarn = test_model_rope_with_partial_rotation
+
     def test_model_get_set_embeddings(self):
         if "input_ids" not in self.model_tester.prepare_config_and_inputs_for_common()[1]:
             self.skipTest("asks for a table of tokens, which a model of pictures has not")

@@ -15,18 +15,23 @@ SHAPES = {
     "llama-like": (AutoModelForCausalLM, DeceroDecoderConfig, {"gated_mlp": True, "num_key_value_heads": 1}),
     "gpt-like": (AutoModelForCausalLM, DeceroDecoderConfig, {"position_embedding_type": "learned"}),
     "bert-like": (AutoModelForMaskedLM, DeceroEncoderConfig, {"norm_placement": "post", "embedding_norm": True}),
+    "lstm": (AutoModelForCausalLM, DeceroDecoderConfig, {"mixer_type": "lstm", "position_embedding_type": "none"}),
+    "relative": (AutoModelForMaskedLM, DeceroEncoderConfig, {"position_embedding_type": "relative"}),
 }
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_rule_of_a_plan_names_a_module(shape, make_config):
     auto, config_class, slots = SHAPES[shape]
-    model = auto.from_config(make_config(config_class, **slots))
+    model = auto.from_config(make_config(config_class, **{"hidden_size": 34, **slots}))
     names = {re.sub(r"\d+", "*", name): module for name, module in model.named_modules()}
     assert model.tp_plan.keys() <= names.keys()
     cut = {name for name, how in model.tp_plan.items() if how in ("colwise", "rowwise")}
     inside = {name for name, module in names.items() if isinstance(module, nn.Linear) and "layers.*" in name}
-    assert cut == inside  # no matrix of a layer is left whole
+    whole = {"lstm": "mixer", "relative": "self_attn"}.get(shape, "nothing")
+    assert cut == {name for name in inside if whole not in name}
+    head = {name for name, how in model.tp_plan.items() if how == "colwise_gather_output"}
+    assert (len(head), model.tp_plan["model.embed_tokens"]) == (1, "embedding_rowwise")  # tied: one tensor, cut alike
     assert set(model.pp_plan or {}) <= names.keys()
     assert "base_model_tp_plan" not in model.config.to_dict()
     if shape == "llama-like":
@@ -37,8 +42,8 @@ def test_every_rule_of_a_plan_names_a_module(shape, make_config):
     ("config_class", "slots", "tensor", "pipeline"),
     [
         (DeceroDecoderConfig, {}, True, True),
-        (DeceroDecoderConfig, {"position_embedding_type": "relative"}, False, False),  # a bias for every head
-        (DeceroDecoderConfig, {"mixer_type": "conv", "position_embedding_type": "none"}, False, False),
+        (DeceroDecoderConfig, {"position_embedding_type": "relative"}, True, False),
+        (DeceroDecoderConfig, {"mixer_type": "conv", "position_embedding_type": "none"}, True, False),
         (DeceroDecoderConfig, {"position_embedding_type": "learned"}, True, False),  # a stage would add them again
         (DeceroDecoderConfig, {"scale_embeddings": True}, True, False),
         (DeceroEncoderConfig, {"type_vocab_size": 2}, True, False),

@@ -6,12 +6,15 @@ inputs (rowwise), and the results are summed. So each device computes some heads
 
 
 def tensor_plan(config):
-    """Return module -> how it is cut; None where a layer needs all heads: relative positions, no attention."""
-    if config.mixer_type != "attention" or config.position_embedding_type == "relative":
-        return None
-    layer = "layers.*."
-    plan = {f"{layer}self_attn.{name}_proj": "colwise" for name in "qkv"}
-    plan |= {f"{layer}self_attn.o_proj": "rowwise"}
+    """Return module -> how it is cut.
+
+    Attention with relative positions stays whole, for its biases belong to all heads. So do other mixers. The table of
+    tokens is cut as the head is, because they may be one tensor.
+    """
+    layer, plan = "layers.*.", {"embed_tokens": "embedding_rowwise"}
+    if config.mixer_type == "attention" and config.position_embedding_type != "relative":
+        plan |= {f"{layer}self_attn.{name}_proj": "colwise" for name in "qkv"}
+        plan |= {f"{layer}self_attn.o_proj": "rowwise"}
     plan |= {f"{layer}mlp.gate_proj": "colwise"} if config.gated_mlp else {}
     return plan | {f"{layer}mlp.up_proj": "colwise", f"{layer}mlp.down_proj": "rowwise"}
 

@@ -36,6 +36,7 @@ DETR = {
     "encoder_ffn_dim": 41, "decoder_ffn_dim": 41, "num_queries": 5, "dropout": 0.0, "activation_function": "gelu",
     "init_std": 0.03, "class_cost": 3, "eos_coefficient": 0.2,
 }  # fmt: skip
+SCALED = {"rope_type": "linear", "factor": 3.0, "rope_theta": 500.0}
 OPTIONS = {
     "bert": BERT,
     "roberta": {
@@ -78,6 +79,7 @@ OPTIONS = {
         "initializer_range": 0.03,
     },
     "stablelm tied": {"tie_word_embeddings": True},
+    "stablelm scaled": {"rope_parameters": {**SCALED, "partial_rotary_factor": 1.0}},
     "eurobert": {
         "vocab_size": 37, "hidden_size": 42, "num_hidden_layers": 2, "num_attention_heads": 3, "head_dim": 10,
         "num_key_value_heads": 1, "intermediate_size": 41, "max_position_embeddings": 17, **TOKENS,
@@ -88,6 +90,7 @@ OPTIONS = {
         "tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True, "classifier_pooling": "mean",
     },
     "eurobert of the first token": {"classifier_pooling": "bos"},
+    "eurobert scaled": {"rope_parameters": SCALED},
     "llama tied, with biases": {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
     "t5": {**T5, "num_decoder_layers": 3, "decoder_start_token_id": 35},
     "t5 encoder": {**T5, "feed_forward_proj": "gated-silu"},

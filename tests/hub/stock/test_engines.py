@@ -145,12 +145,14 @@ def test_int8_is_smaller_and_near(engine, variant, head, engine_source, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["bert", "roberta"])
-def test_the_stock_export_suits_ctranslate2s_own_converter(family, engine_source, tmp_path):
-    """It asks for `position_embedding_type`, which transformers 5 does not write."""
+def test_the_stock_export_suits_ctranslate2s_own_converter(family, engine_source, tokenizer, byte_level, tmp_path):
+    """It asks for `position_embedding_type`, which transformers 5 does not write, and for a token of each row."""
     needs("ctranslate2")
     from ctranslate2.converters import TransformersConverter
 
-    stock = export_model(engine_source(family, "Model"), tmp_path / "stock", family, lambda line: None)
+    words = {"bert": tokenizer, "roberta": byte_level}[family]
+    source = engine_source(family, "Model", vocab_size=len(words))
+    stock = export_model(source, tmp_path / "stock", family, lambda line: None)
     assert TransformersConverter(str(stock)).convert(str(tmp_path / "out"))
 
 

@@ -81,6 +81,26 @@ GPT2 = Family(
 
 # Llama: Touvron et al. 2023 ------------------------------------------------------------------------------------------
 
+LLAMA_FIELDS = """
+    vocab_size
+    hidden_size
+    num_hidden_layers
+    num_attention_heads
+    num_key_value_heads
+    head_dim
+    intermediate_size
+    hidden_act
+    attention_bias
+    mlp_bias
+    attention_probs_dropout_prob    attention_dropout
+    max_position_embeddings
+    layer_norm_eps                  rms_norm_eps
+    initializer_range
+    tie_word_embeddings
+    pad_token_id
+    bos_token_id
+    eos_token_id
+"""
 LLAMA_TENSORS = """
     embed_tokens                    embed_tokens
     layers.{i}.pre_attn_norm        layers.{i}.input_layernorm
@@ -103,26 +123,7 @@ def llama_for_4(ours: Any) -> dict[str, Any]:
 LLAMA = Family(
     name="llama",
     ours="DeceroDecoder",
-    fields="""
-        vocab_size
-        hidden_size
-        num_hidden_layers
-        num_attention_heads
-        num_key_value_heads
-        head_dim
-        intermediate_size
-        hidden_act
-        attention_bias
-        mlp_bias
-        attention_probs_dropout_prob    attention_dropout
-        max_position_embeddings
-        layer_norm_eps                  rms_norm_eps
-        initializer_range
-        tie_word_embeddings
-        pad_token_id
-        bos_token_id
-        eos_token_id
-    """,
+    fields=LLAMA_FIELDS,
     fixed={**PRE_NORM, **RMS_NORM, "gated_mlp": True, "position_embedding_type": "rotary"},
     to_ours=lambda stock: {**rope_to_ours(stock.rope_parameters), **dropout_to_ours(stock)},
     to_stock=lambda ours: {"rope_parameters": rope_to_stock(ours), **dropout_to_stock(ours)},

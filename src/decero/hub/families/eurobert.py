@@ -3,7 +3,7 @@
 from typing import Any
 
 from decero.hub.families.common import PRE_NORM, RMS_NORM, rope_to_ours, rope_to_stock
-from decero.hub.families.decoders import LLAMA_TENSORS
+from decero.hub.families.decoders import LLAMA_FIELDS, LLAMA_TENSORS
 from decero.hub.table import Family, Head
 
 POOLING = {"bos": "cls", "mean": "mean", "late": "late"}  # stock -> ours
@@ -27,26 +27,7 @@ def eurobert_to_stock(ours: Any) -> dict[str, Any]:
 EUROBERT = Family(
     name="eurobert",
     ours="DeceroEncoder",
-    fields="""
-        vocab_size
-        hidden_size
-        num_hidden_layers
-        num_attention_heads
-        num_key_value_heads
-        head_dim
-        intermediate_size
-        hidden_act
-        attention_bias
-        mlp_bias
-        attention_probs_dropout_prob    attention_dropout
-        max_position_embeddings
-        layer_norm_eps                  rms_norm_eps
-        initializer_range
-        tie_word_embeddings
-        pad_token_id
-        bos_token_id
-        eos_token_id
-    """,
+    fields=LLAMA_FIELDS,
     fixed={
         **PRE_NORM,
         **RMS_NORM,
