@@ -1,8 +1,8 @@
-"""Define the settings of pretraining on pictures without labels."""
+"""Define the settings of pretraining on pictures: hidden patches, and diffusion."""
 
 from pydantic import Field
 
-from decero.config.finetune_images import MOST_PIXELS, ImageData, ImageRun
+from decero.config.finetune_images import MOST_PIXELS, ImageData, ImageRun, LabelledImages
 from decero.config.sections import Section
 
 
@@ -16,3 +16,14 @@ class MaskedImageSection(Section):
 class PretrainMaskedImage(ImageRun):
     data: ImageData
     objective: MaskedImageSection = MaskedImageSection()
+
+
+class DiffusionSection(Section):
+    class_dropout: float = Field(
+        0.1, ge=0, lt=1, description="share of the training pictures whose class is not told, for guidance"
+    )
+
+
+class PretrainImageDiffusion(ImageRun):
+    data: LabelledImages
+    objective: DiffusionSection = DiffusionSection()

@@ -21,6 +21,7 @@ PROCESSORS = {  # Auto class of a head -> the processor of transformers that rea
     "AutoModelForSemanticSegmentation": transformers.SegformerImageProcessorPil,
     "AutoModelForObjectDetection": transformers.DetrImageProcessorPil,
     "AutoModelForMaskedImageModeling": transformers.ViTImageProcessorPil,
+    "AutoModel": transformers.ViTImageProcessorPil,  # of a model that draws
 }
 
 

@@ -24,6 +24,7 @@ from transformers.models.detr.image_processing_pil_detr import DetrImageProcesso
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from .configuration_decero import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
+from .configuration_diffusion import DeceroDiffusionConfig
 from .configuration_object_detection import DeceroDetectionConfig
 from .configuration_recurrent import DeceroRecurrentConfig, DeceroRecurrentSeq2SeqConfig, DeceroTextCNNConfig
 from .configuration_vision import DeceroVisionConfig
@@ -36,6 +37,7 @@ from .modeling_decoder import (
     DeceroDecoderModel,
 )
 from .modeling_detection import DeceroEncoderForPreTraining
+from .modeling_diffusion import DeceroDiffusionModel
 from .modeling_encoder import (
     DeceroEncoderForMaskedLM,
     DeceroEncoderForQuestionAnswering,
@@ -122,6 +124,9 @@ AUTO_CLASSES: dict[type[PreTrainedConfig], dict[type, type]] = {
         AutoModel: DeceroDetectionModel,
         AutoModelForObjectDetection: DeceroDetectionForObjectDetection,
     },
+    DeceroDiffusionConfig: {
+        AutoModel: DeceroDiffusionModel,
+    },
 }
 
 for config_class, heads in AUTO_CLASSES.items():
@@ -130,6 +135,7 @@ for config_class, heads in AUTO_CLASSES.items():
         auto_class.register(config_class, head)  # type: ignore[attr-defined]
 # A saved processor has the name ViTImageProcessor: with torchvision that is a faster one, equal up to rounding.
 AutoImageProcessor.register(DeceroVisionConfig, image_processor_classes={"pil": ViTImageProcessorPil})
+AutoImageProcessor.register(DeceroDiffusionConfig, image_processor_classes={"pil": ViTImageProcessorPil})
 AutoImageProcessor.register(DeceroDetectionConfig, image_processor_classes={"pil": DetrImageProcessorPil})
 
 __all__ = [
@@ -144,6 +150,8 @@ __all__ = [
     "DeceroDetectionConfig",
     "DeceroDetectionForObjectDetection",
     "DeceroDetectionModel",
+    "DeceroDiffusionConfig",
+    "DeceroDiffusionModel",
     "DeceroEncoderConfig",
     "DeceroEncoderDecoderConfig",
     "DeceroEncoderDecoderEncoderModel",

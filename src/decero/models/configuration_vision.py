@@ -9,12 +9,42 @@ from .configuration_shared import StackConfig
 
 
 @strict
-class DeceroVisionConfig(BackboneConfigMixin, StackConfig):
-    r"""Configure an encoder of image patches such as ViT, DeiT or SETR (Dosovitskiy et al. 2021).
+class PictureConfig(StackConfig):
+    r"""Hold the fields of models whose tokens are patches of an image.
 
     Args:
         image_size: height and width in pixels, or one number for both.
         patch_size: height and width of a patch; the sizes of an image are multiples of it.
+    """
+
+    image_size: int | list[int] | tuple[int, int] = 224
+    patch_size: int = 16
+    num_channels: int = 3
+
+    @property
+    def picture_size(self):
+        """Height and width of an image in pixels."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else tuple(size)
+
+    @property
+    def grid_size(self):
+        """Height and width of an image in patches."""
+        height, width = self.picture_size
+        return height // self.patch_size, width // self.patch_size
+
+    def validate_image(self):
+        """Raise ValueError if sizes of images and patches do not fit."""
+        patch = self.patch_size
+        if patch < 1 or len(self.picture_size) != 2 or any(side < 1 or side % patch for side in self.picture_size):
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {patch}; change one")
+
+
+@strict
+class DeceroVisionConfig(BackboneConfigMixin, PictureConfig):
+    r"""Configure an encoder of image patches such as ViT, DeiT or SETR (Dosovitskiy et al. 2021).
+
+    Args:
         stem: how pixels become patch embeddings: `patch`, one matrix (ViT), or `conv`, convolutions of stride 2, each
             with group norm (Xiao et al. 2021). `conv` learns faster from few images; patch_size is then a power of 2.
         pooling: what a classifier reads: `cls`, a class token before the patches (ViT), or `mean`, the mean of the
@@ -33,9 +63,6 @@ class DeceroVisionConfig(BackboneConfigMixin, StackConfig):
 
     model_type = "decero_vision"
 
-    image_size: int | list[int] | tuple[int, int] = 224
-    patch_size: int = 16
-    num_channels: int = 3
     stem: Literal["patch", "conv"] = "patch"
     pooling: Literal["cls", "mean"] = "cls"
     distillation_token: bool = False
@@ -52,27 +79,13 @@ class DeceroVisionConfig(BackboneConfigMixin, StackConfig):
         super().__post_init__(**kwargs)
 
     @property
-    def picture_size(self):
-        """Height and width of an image in pixels."""
-        size = self.image_size
-        return (size, size) if isinstance(size, int) else tuple(size)
-
-    @property
-    def grid_size(self):
-        """Height and width of an image in patches."""
-        height, width = self.picture_size
-        return height // self.patch_size, width // self.patch_size
-
-    @property
     def num_special_tokens(self):
         """Number of tokens before the patches."""
         return (self.pooling == "cls") + self.distillation_token
 
-    def validate_image(self):
-        """Raise ValueError if sizes of images and patches do not fit."""
+    def validate_stem(self):
+        """Raise ValueError for patches that steps of 2 do not reach."""
         patch = self.patch_size
-        if patch < 1 or len(self.picture_size) != 2 or any(side < 1 or side % patch for side in self.picture_size):
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {patch}; change one")
         halving = "stem conv" if self.stem == "conv" else "decode_head pup" if self.decode_head == "pup" else None
         if halving and patch & (patch - 1):
             raise ValueError(f"{halving} works in steps of 2, but patch_size {patch} is not a power of 2; change one")

@@ -8,6 +8,7 @@ from decero.tasks.denoising import Denoising
 from decero.tasks.extractive import ExtractiveSummaries
 from decero.tasks.finish import finish, is_finished, push_once, record_of
 from decero.tasks.image_classification import ImageClassification
+from decero.tasks.image_diffusion import ImageDiffusion
 from decero.tasks.masked_image import MaskedImage
 from decero.tasks.masked_lm import MaskedLM
 from decero.tasks.multiple_choice import MultipleChoice
@@ -23,14 +24,14 @@ TASKS: dict[str, type[Task]] = {  # recipe -> its task
     task.recipe: task
     for task in (
         MaskedLM, PermutationLM, ReplacedTokenDetection, Denoising, CausalLM, Classification, TokenClassification,
-        QuestionAnswering, MultipleChoice, Seq2Seq, Completion, ExtractiveSummaries, MaskedImage, ImageClassification,
-        SemanticSegmentation, ObjectDetection,
+        QuestionAnswering, MultipleChoice, Seq2Seq, Completion, ExtractiveSummaries, MaskedImage, ImageDiffusion,
+        ImageClassification, SemanticSegmentation, ObjectDetection,
     )
 }  # fmt: skip
 
 __all__ = [
     "TASKS", "CausalLM", "Classification", "Completion", "Corpus", "Denoising", "ExtractiveSummaries",
-    "ImageClassification", "MaskedImage", "MaskedLM", "MultipleChoice", "ObjectDetection", "PermutationLM",
+    "ImageClassification", "ImageDiffusion", "MaskedImage", "MaskedLM", "MultipleChoice", "ObjectDetection", "PermutationLM",
     "QuestionAnswering", "ReplacedTokenDetection", "Scores", "SemanticSegmentation", "Seq2Seq", "Task", "TaskData",
     "TokenClassification", "finish", "is_finished", "push_once", "record_of",
 ]  # fmt: skip
