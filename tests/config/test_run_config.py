@@ -24,7 +24,7 @@ from decero.config.finetune_words import FinetuneTokenClassification
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
 from decero.config.language_scores import EvaluateMaskedLM, EvaluateMinimalPairs
 from decero.config.long_range import LongRange
-from decero.config.pretrain_images import PretrainMaskedImage
+from decero.config.pretrain_images import PretrainImageDiffusion, PretrainMaskedImage
 from decero.config.pretraining import (
     EvaluateCausalLM,
     PretrainCausalLM,
@@ -272,8 +272,8 @@ RECIPES = [
     FinetuneCausalLM,
     FinetuneMultipleChoice, FinetuneTokenClassification, FinetuneQuestionAnswering, EvaluateCausalLM, TrainTokenizer,
     FinetuneExtractiveSummaries, Compare, EvaluateSuite, Benchmark, EvaluateMaskedLM, EvaluateMinimalPairs,
-    ProbeBias, LongRange, PretrainMaskedImage, FinetuneImageClassification, FinetuneSemanticSegmentation,
-    FinetuneObjectDetection,
+    ProbeBias, LongRange, PretrainImageDiffusion, PretrainMaskedImage, FinetuneImageClassification,
+    FinetuneSemanticSegmentation, FinetuneObjectDetection,
 ]  # fmt: skip
 
 

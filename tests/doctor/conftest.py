@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from tests.recipes.pictures import DETR, SEGFORMER, VIT
+from tests.recipes.pictures import DETR, DIT, SEGFORMER, VIT
 from tests.recipes.pictures import row as picture_row
 
 from decero.data.tokenizer import train_tokenizer
@@ -108,7 +108,7 @@ def house(tmp_path_factory):
         if kind == "encoder_decoder":
             fields |= {"pad_token_id": 0, "eos_token_id": 1}
         (folder / f"{kind}.yaml").write_text(json.dumps(fields))
-    for fields in (VIT | {"encoder_stride": VIT["patch_size"]}, SEGFORMER, DETR):
+    for fields in (VIT | {"encoder_stride": VIT["patch_size"]}, SEGFORMER, DETR, DIT):
         (folder / f"{fields['model_type']}.yaml").write_text(json.dumps(fields))
     return folder
 
@@ -136,6 +136,7 @@ KINDS = {  # recipe -> tokenizer, preset, rows, further settings
     "finetune_image_classification": ("", "vit", pictures, {"data": {"label_column": "label"}}),
     "finetune_semantic_segmentation": ("", "segformer", pictures, {"data": {"mask_column": "mask"}}),
     "finetune_object_detection": ("", "detr", pictures, {"data": {"objects_column": "objects"}}),
+    "pretrain_image_diffusion": ("", "decero_diffusion", pictures, {"objective": {"class_dropout": 0.1}}),
     "pretrain_masked_image": ("", "vit", pictures, {"objective": {"mask_ratio": 0.5}}),
 }  # fmt: skip
 

@@ -12,7 +12,12 @@ from decero.tasks import TASKS
 ROOT = Path(__file__).parents[2]
 NAMES = list(TASKS)
 PICTURES = [name for name, task in TASKS.items() if not task.tokenizer_needs]
-STOCK = ("finetune_semantic_segmentation", "finetune_object_detection", "pretrain_masked_image")
+STOCK = (
+    "finetune_semantic_segmentation",
+    "finetune_object_detection",
+    "pretrain_masked_image",
+    "pretrain_image_diffusion",
+)
 QUICK = ("pretrain_mlm", "finetune_question_answering")  # before a run, checks are fewer
 LONG = ("finetune_seq2seq", "pretrain_causal_lm", "pretrain_plm")  # tasks much like those that stay
 

@@ -24,6 +24,7 @@ from decero.models import (
     DeceroDecoderConfig,
     DeceroDecoderForCausalLM,
     DeceroDetectionConfig,
+    DeceroDiffusionConfig,
     DeceroEncoderConfig,
     DeceroEncoderForMaskedLM,
     DeceroVisionConfig,
@@ -87,6 +88,9 @@ def build(config_class, auto, sizes):
     """A model with random parameters; zeros and ones of a new model would hide parameters that were not loaded."""
     if config_class is DeceroVisionConfig:
         config = config_class(**VISION, num_hidden_layers=sizes["num_hidden_layers"])
+    elif config_class is DeceroDiffusionConfig:
+        sizes = {name: value for name, value in sizes.items() if name != "vocab_size"}
+        config = config_class(**sizes, image_size=[8, 12], patch_size=4, num_channels=2)
     elif config_class is DeceroDetectionConfig:
         config = config_class(**sizes | {"hidden_size": 34}, patch_size=4, num_channels=2, num_queries=3)
     else:
@@ -111,6 +115,9 @@ def has_base(model):
 def inputs_of(model):
     if isinstance(model.config, DeceroVisionConfig | DeceroDetectionConfig):
         return {"pixel_values": torch.linspace(-1, 1, 2 * 2 * 8 * 12).view(2, 2, 8, 12).sin().tolist()}
+    if isinstance(model.config, DeceroDiffusionConfig):
+        pixels = torch.linspace(-1, 1, 2 * 2 * 8 * 12).view(2, 2, 8, 12).sin().tolist()
+        return {"pixel_values": pixels, "timestep": [0.2, 0.9], "class_labels": [1, 0]}
     inputs = {"input_ids": [[5, 7, 11, 13, 17, 19, 23], [29, 31, 37, 0, 0, 0, 0]]}
     inputs["attention_mask"] = [[1] * 7, [1] * 3 + [0] * 4]
     if model.config.is_encoder_decoder and has_base(model):
@@ -181,7 +188,7 @@ def test_the_tokenizer_is_exported(computed):
 def test_all_shapes_are_exported():
     assert {config_class.model_type for config_class, _ in HEADS.values()} == {
         "decero_encoder", "decero_decoder", "decero_encoder_decoder", "decero_recurrent", "decero_recurrent_seq2seq",
-        "decero_textcnn", "decero_vision", "decero_detection",
+        "decero_textcnn", "decero_vision", "decero_detection", "decero_diffusion",
     }  # fmt: skip
     assert len(HEADS) >= 10
 

@@ -14,6 +14,7 @@ from decero.models import (
     AUTO_CLASSES,
     DeceroDecoderConfig,
     DeceroDetectionConfig,
+    DeceroDiffusionConfig,
     DeceroEncoderConfig,
     DeceroEncoderDecoderConfig,
     DeceroRecurrentForSequenceClassification,
@@ -26,7 +27,7 @@ from decero.models import compatibility as compat
 from decero.models.compatibility import CACHE, COMMON, NAMES
 
 CLASSES = [(config, head) for config, heads in AUTO_CLASSES.items() for head in dict.fromkeys(heads.values())]
-CACHELESS = (DeceroEncoderConfig, DeceroTextCNNConfig, DeceroVisionConfig, DeceroDetectionConfig)
+CACHELESS = (DeceroEncoderConfig, DeceroTextCNNConfig, DeceroVisionConfig, DeceroDetectionConfig, DeceroDiffusionConfig)
 TWO_TEXTS = (DeceroEncoderDecoderConfig, DeceroRecurrentSeq2SeqConfig)
 RETURN_NONE = ("ForTokenClassification", "QuestionAnswering")  # heads that take a cache and return none
 
@@ -52,6 +53,7 @@ DETECTION = {"patch_size": 4, "num_channels": 2, "hidden_size": 34, "num_queries
 FIELDS = {
     DeceroVisionConfig: VISION,
     DeceroDetectionConfig: DETECTION,
+    DeceroDiffusionConfig: VISION,
     DeceroRecurrentSeq2SeqConfig: IDS | {"hidden_size": 34},  # each direction of its encoder has half
 }
 
@@ -75,6 +77,8 @@ def inputs_of(config_class, ids_BL, head):
         return {"input_ids": torch.tensor([[5, 9, 3, 7]]).expand(len(ids_BL), -1), "decoder_input_ids": ids_BL}
     if config_class in (DeceroVisionConfig, DeceroDetectionConfig):
         return {"pixel_values": torch.linspace(-1, 1, 2 * 2 * 8 * 12).view(2, 2, 8, 12).sin()}
+    if config_class is DeceroDiffusionConfig:
+        return inputs_of(DeceroVisionConfig, ids_BL, head) | {"timestep": torch.tensor([0.2, 0.9])}
     return {"input_ids": ids_BL}
 
 
@@ -149,7 +153,8 @@ def test_a_layer_that_is_computed_again_does_not_remember_twice(make):
 @pytest.mark.parametrize(("config_class", "head"), CLASSES, ids=name_of)
 def test_a_misspelt_argument_is_an_error_with_the_nearest_name(make, config_class, head):
     model, inputs = make(config_class, head), inputs_of(config_class, torch.randint(3, 37, (2, 5)), head)
-    right = "pixel_mask" if config_class is DeceroDetectionConfig else "attention_mask"
+    others = {DeceroDetectionConfig: "pixel_mask", DeceroDiffusionConfig: "class_labels"}
+    right = others.get(config_class, "attention_mask")
     wrong = right[:-2] + "ks"
     with pytest.raises(TypeError, match=rf"^{head.__name__} does not read {wrong}; did you mean {right}\?"):
         model(**inputs, **{wrong: torch.ones(2, 5)})

@@ -21,6 +21,9 @@ DETR |= {"backbone_config": {"model_type": "resnet", "embedding_size": 16, "hidd
 DETR |= {"d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 1, "num_queries": 3}
 DETR |= {"decoder_attention_heads": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "dropout": 0.1}
 
+DIT = {"model_type": "decero_diffusion", "image_size": 16, "patch_size": 4, "num_channels": 3, "hidden_size": 32}
+DIT |= {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 31, "initializer_range": 0.1}
+
 OURS = {"model_type": "decero_detection", "patch_size": 4, "hidden_size": 32, "num_hidden_layers": 1, "num_queries": 3}
 OURS |= {"decoder_layers": 2, "num_attention_heads": 1, "intermediate_size": 16}
 

@@ -9,8 +9,9 @@ from decero.cli.text_commands import loading_of, loads, read_lines
 from decero.errors import UserError
 from decero.files import kind_of, write_whole
 
-VIEWS = ("attention", "lens", "rollout", "ablation", "positions", "attribution")
+VIEWS = ("attention", "lens", "rollout", "ablation", "positions", "attribution", "dream")
 KINDS = ("self", "causal", "cross")
+NOISE = "noise"  # instead of a picture: a dream begins with grey noise
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 
 
@@ -19,7 +20,11 @@ def add_explain(commands) -> None:
     what = "show what a model does inside with a text or a picture: attention, layers, heads, as an offline page"
     parser = commands.add_parser("explain", help=what, allow_abbrev=False)
     parser.add_argument("model", metavar="MODEL", help="folder, NAME/MODEL on the hub, or package:NAME/FOLDER")
-    parser.add_argument("text", metavar="TEXT|FILE|-", help="text, file of lines, a picture, or - for standard input")
+    parser.add_argument(
+        "text",
+        metavar="TEXT|FILE|-",
+        help="text, file of lines, a picture, noise (for --view dream), or - for standard input",
+    )
     parser.add_argument(
         "--out", type=Path, metavar="PAGE", help="page.html for one text, or a folder: a page a line, and index.html"
     )
@@ -29,11 +34,21 @@ def add_explain(commands) -> None:
         "--view", action="append", choices=VIEWS, help="what to show; may be given several times (default: attention)"
     )
     parser.add_argument(
-        "--layer", type=_from_zero, metavar="L", help="layer of the picture, and the one the page opens; from 0"
+        "--layer",
+        type=_from_zero,
+        metavar="L",
+        help="layer of the picture, and the one the page opens; from 0; of a dream, what it makes large",
     )
     parser.add_argument("--head", type=_from_zero, metavar="H", help="head of that layer, from 0 (default: all)")
     parser.add_argument("--kind", choices=KINDS, help="attention of the picture (default: cross if there is one)")
-    parser.add_argument("--target", metavar="TEXT", help="what the decoder reads (default: what the model writes)")
+    parser.add_argument(
+        "--target",
+        metavar="TEXT",
+        help="what the decoder reads (default: what the model writes); of a dream, the name of a class",
+    )
+    parser.add_argument(
+        "--seed", type=_from_zero, metavar="N", help="of a dream: its noise and its shifts (default: 0)"
+    )
     parser.add_argument(
         "--language", choices=("en", "es"), default="en", help="of the words in the page: en (default) or es"
     )
@@ -49,9 +64,13 @@ def _from_zero(word: str) -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     _check_options(arguments)
-    if Path(arguments.text).suffix.lower() in PICTURES and kind_of(arguments.text) == "a file":
+    dreams = "dream" in arguments.view
+    is_picture = Path(arguments.text).suffix.lower() in PICTURES and kind_of(arguments.text) == "a file"
+    if is_picture or (dreams and arguments.text == NOISE):
         _explain_picture(arguments)
         return
+    if dreams:
+        raise UserError(f"--view dream begins with a picture or with the word {NOISE}, not with {arguments.text[:40]}")
     texts = _texts(arguments)
     one_page = arguments.out is not None and arguments.out.suffix == ".html"
     if len(texts) > 1 and (one_page or arguments.png or arguments.svg or arguments.target is not None):
@@ -85,8 +104,11 @@ def _check_options(arguments: argparse.Namespace) -> None:
     views = arguments.view = list(dict.fromkeys(arguments.view or ["attention"]))
     if len(views) > 1 and (arguments.png or arguments.svg):
         raise UserError(f"--png and --svg draw one view; {len(views)} were given: {', '.join(views)}")
+    if arguments.seed is not None and "dream" not in views:
+        raise UserError("--seed is for --view dream; remove it")
     for option in ("layer", "kind"):
-        if getattr(arguments, option) is not None and "attention" not in views:
+        shown = {"attention", "dream"} if option == "layer" else {"attention"}
+        if getattr(arguments, option) is not None and not shown & set(views):
             raise UserError(f"--{option} has no effect on --view {views[0]}; remove it")
 
 
@@ -143,20 +165,27 @@ def _explain_picture(arguments: argparse.Namespace) -> None:
     from decero.cli.picture_commands import loading_of_pictures
     from decero.data.images import open_image
     from decero.execution.threads import set_threads
+    from decero.explain.dream import Goal, noise_picture
     from decero.explain.page import page
     from decero.explain.picture_record import picture_views, record_picture
     from decero.explain.pictures import render
     from decero.inference.image_answers import load_pictures, reads_pictures
 
+    dreams = "dream" in arguments.view
     for option in ("head", "kind", "target"):
-        if getattr(arguments, option) is not None:
+        if getattr(arguments, option) is not None and (option == "kind" or not dreams):
             raise UserError(f"--{option} has no effect on a picture; remove it")
+    if arguments.target is not None and arguments.layer is not None:
+        raise UserError("a dream makes one thing large: give --target, or --layer and --head")
+    goal = Goal(arguments.target, arguments.layer if dreams else None, arguments.head, arguments.seed or 0)
     set_threads()
     loading = loading_of_pictures(arguments)
     loaded = load_pictures(arguments.model, reads_pictures(arguments.model, **loading) or "classify", **loading)
-    picture = open_image(arguments.text, arguments.text)
+    picture = (
+        noise_picture(loaded, goal.seed) if arguments.text == NOISE else open_image(arguments.text, arguments.text)
+    )
     recording = record_picture(loaded, picture, arguments.text)
-    views = picture_views(loaded, recording, picture, arguments.view, arguments.layer, arguments.language)
+    views = picture_views(loaded, recording, picture, arguments.view, arguments.layer, arguments.language, goal)
     made: list[tuple[Path, str | bytes]] = []
     for option in ("png", "svg"):
         if (path := getattr(arguments, option)) is not None:

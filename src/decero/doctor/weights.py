@@ -117,10 +117,14 @@ def layers(work: InspectedRun) -> Iterator[Finding]:
     """Check activation and gradient of each layer on a real batch.
 
     Reported are values that are zero, not finite, or 100 times larger than those of other layers: the median and the
-    layer before. Trained weights are used if the run has saved them.
+    layer before. Trained weights are used if the run has saved them. Matrices that start at zero on purpose
+    (`starts_at_zero`, the gates of adaLN-Zero) are drawn at random first: they would hide all that is behind them.
     """
     place = f"{work.trained}" if work.trained else "initial model"
     model = work.build(ModelSection(name_or_path=str(work.trained)) if work.trained else None)
+    for gate in [] if work.trained else model.modules():
+        if getattr(gate, "starts_at_zero", False) and isinstance(gate, nn.Linear):
+            nn.init.normal_(gate.weight, std=0.1 * gate.in_features**-0.5)
     outputs: dict[str, float] = {}
     alive: dict[str, Tensor] = {}
     idle: list[str] = []

@@ -1,8 +1,10 @@
 """Every word of a page and of a picture, in English and Spanish."""
 
+from decero.explain.picture_phrases import PICTURE_PHRASES
+
 LANGUAGES = ("en", "es")
 # name -> (English, Spanish); {names} in braces are filled in, here or in page.js
-PHRASES: dict[str, tuple[str, str]] = {
+PHRASES: dict[str, tuple[str, str]] = PICTURE_PHRASES | {
     # the page
     "title": ("Inside {model}", "{model} por dentro"),
     "family": ("family", "familia"),
@@ -126,32 +128,6 @@ PHRASES: dict[str, tuple[str, str]] = {
         "knows nothing.",
         "Las primeras capas no se entrenaron para que la cabeza las lea. Un token extraño ahí no significa que la "
         "capa no sepa nada.",
-    ),
-    "picture": ("picture", "imagen"),
-    "picture_attention": ("Attention over the picture", "Atención sobre la imagen"),
-    "picture_attention_about": (
-        "Each small picture shows how much the class token looks at each patch (a model without one: the mean of all "
-        "patches). Bright patches get more weight. With several layers, each picture is the mean of all heads.",
-        "Cada imagen pequeña muestra cuánto mira el token de clase a cada parche (en un modelo sin él: la media de "
-        "todos los parches). Los parches claros reciben más peso. Con varias capas, cada imagen es la media de todas "
-        "las cabezas.",
-    ),
-    "picture_attention_caution": (
-        "A weight says how much is mixed in one layer. It does not say that this patch decided the answer. After some "
-        "layers, a token holds parts of many patches, not only of its own.",
-        "Un peso dice cuánto se mezcla en una capa. No dice que ese parche haya decidido la respuesta. Después de "
-        "algunas capas, un token contiene partes de muchos parches, no solo del suyo.",
-    ),
-    "picture_rollout": ("Rollout over the picture", "Rollout sobre la imagen"),
-    "picture_rollout_about": (
-        "The mean of all heads and layers, and attention rollout: the layers multiplied, half attention and half "
-        "residual connection (Abnar and Zuidema 2020). Bright patches have a larger share in the class token.",
-        "La media de todas las cabezas y capas, y el rollout de la atención: las capas multiplicadas, mitad atención "
-        "y mitad conexión residual (Abnar y Zuidema 2020). Los parches claros tienen más parte en el token de clase.",
-    ),
-    "picture_rollout_caution": (
-        "Rollout ignores values and the feed-forward layers. It was not compared with the effect of hiding patches.",
-        "El rollout ignora los valores y las capas feed-forward. No se ha comparado con el efecto de ocultar parches.",
     ),
     "rollout": ("Rollout and values", "Rollout y valores"),
     "rollout_about": (

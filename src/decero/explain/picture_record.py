@@ -12,6 +12,7 @@ from decero.execution.pretrained import one_line
 from decero.execution.transformers_internals import attending_with
 from decero.explain.capture import by_kind, run, unchanged
 from decero.explain.chapters import view_of
+from decero.explain.dream import Goal, dream_view
 from decero.explain.phrases import phrases
 from decero.explain.pictures import style
 from decero.explain.record import CLOSE, answer_of, as_recorded, check_unmoved, proven
@@ -71,9 +72,11 @@ def from_patches(matrix_LM: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 def picture_views(
     loaded: LoadedPictures, recording: Recording, picture: Image.Image, names: Sequence[str], layer: int | None,
-    language: str,
+    language: str, goal: Goal | None = None,
 ) -> list[View]:  # fmt: skip
-    """Return the chapters `attention` and `rollout` of a picture. layer: show the heads of this one.
+    """Return the chapters `attention`, `rollout` and `dream` of a picture. layer: show the heads of this one.
+
+    goal: what a dream makes large; None: the model's own answer.
 
     Raises UserError for another chapter, and for a layer that is not there.
     """
@@ -81,7 +84,7 @@ def picture_views(
     if layer is not None and layer >= attention.num_layers:
         last = attention.num_layers - 1
         raise UserError(f"--layer {layer}: there are {attention.num_layers} layers of self attention, from 0 to {last}")
-    made: dict[str, list[Overlay]] = {}
+    made: dict[str, list[Overlay] | View] = {}
     for name in names:
         if name == "attention" and layer is None:
             means = {i: weights.mean(axis=0) for i, weights in attention.weights.items()}
@@ -95,10 +98,16 @@ def picture_views(
                 (w["of_all_layers"], from_patches(mean, grid)),
                 (w["of_rollout"], from_patches(rollout(attention)[-1], grid)),
             ]
+        elif name == "dream":
+            made[name] = dream_view(loaded, picture, goal or Goal(), language)
         else:
-            raise UserError(f"--view {name}: of a picture there are attention and rollout")
+            raise UserError(f"--view {name}: of a picture there are attention, rollout and dream")
     return [
-        view_of(f"picture_{name}", language, [Drawing(w[f"picture_{name}"], draw_over(picture, overlays, language))])
+        overlays
+        if isinstance(overlays, View)
+        else view_of(
+            f"picture_{name}", language, [Drawing(w[f"picture_{name}"], draw_over(picture, overlays, language))]
+        )
         for name, overlays in made.items()
     ]
 

@@ -104,8 +104,9 @@ def model_card(
     corpus = data.get("name") or ", ".join(_leaves(data.get("files"))) or None
     base = adapts or model.get("name_or_path")
     auto_class = auto_class_of(config) if config else None
-    extractive = bool(config and config.get("extractive"))
-    tag = task_of(auto_class, settings, extractive)
+    kind = "extractive" if config and config.get("extractive") else auto_class or ""
+    kind = "diffusion" if config and config["model_type"] == "decero_diffusion" else kind
+    tag = task_of(kind, settings)
     rows = list(_measured(result.get("metric") or {}))
     split = result.get("split") or ("validation" if rows and rows[0][0].startswith("eval_") else None)
     loads = loading(config)
@@ -136,7 +137,7 @@ def model_card(
             loads=loads,
             adapts=adapts,
             num_labels=config and len(config.get("id2label") or ()),
-            use=words["extractive"] if extractive else words.get(auto_class or ""),
+            use=words.get(kind),
             preset=Path(model["config"]).name if model.get("config") else None,
             base=base,
             corpus=corpus,

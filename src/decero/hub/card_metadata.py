@@ -105,12 +105,12 @@ def card_metadata(
     return metadata
 
 
-def task_of(auto_class: str | None, settings: Mapping[str, Any], extractive: bool) -> str | None:
-    """Return the hub's task name of a model; None if it has none for it."""
+def task_of(kind: str, settings: Mapping[str, Any]) -> str | None:
+    """Return the hub's task name of a kind of model, mostly the Auto class of its head; None if it has none for it."""
     writes = (settings.get("generation") or {}).get("metric")
-    if auto_class == "AutoModelForSeq2SeqLM" and writes in WRITES:
+    if kind == "AutoModelForSeq2SeqLM" and writes in WRITES:
         return writes
-    return None if extractive or auto_class is None else HEADS[auto_class]
+    return HEADS.get(kind)
 
 
 def metric_of(name: str) -> tuple[str, dict[str, Any] | None]:

@@ -153,6 +153,9 @@ WORDS: dict[str, tuple[str, str]] = {
         "Choosing the sentences of a document that summarise it (`decero summarize`).",
         "Elegir las frases de un documento que lo resumen (`decero summarize`).",
     ),
+    "diffusion": (
+        "Drawing pictures of the classes it was trained on.", "Dibujar imágenes de las clases de su entrenamiento.",
+    ),
     # an example for the hub's page, by pipeline tag
     "fill-mask": ("Paris is the {mask} of France.", "París es la {mask} de Francia."),
     "text-generation": ("Once upon a time", "Érase una vez"),

@@ -14,7 +14,7 @@ TOLERANCE = 1e-4  # absolute for outputs up to 1, relative above
 MOST_PROMPT, MOST_NEW = 8, 16  # tokens of a check of generation
 OUTPUTS = (
     "logits", "start_logits", "end_logits", "last_hidden_state", "encoder_last_hidden_state", "pooler_output",
-    "reconstruction", "feature_maps", "pred_boxes",
+    "reconstruction", "feature_maps", "pred_boxes", "velocity",
 )  # fmt: skip
 
 
@@ -63,6 +63,8 @@ def _images(model: PreTrainedModel, generator: torch.Generator) -> dict[str, tor
     if type(model).__name__.endswith("ForMaskedImageModeling"):
         height, width = config.grid_size
         batch["bool_masked_pos"] = torch.rand(2, height * width, generator=generator) < 0.5
+    if "timestep" in inspect.signature(model.forward).parameters:
+        batch |= {"timestep": torch.tensor([0.2, 0.9]), "class_labels": torch.tensor([0, config.num_labels])}
     return batch
 
 

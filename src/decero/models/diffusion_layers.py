@@ -3,6 +3,7 @@
 Dimensions: B batch, L length, D model.
 """
 
+import torch.nn.functional as F
 from torch import nn
 
 from .embeddings import sinusoidal_positions
@@ -12,7 +13,7 @@ TIME_SCALE = 1000.0  # times in [0, 1] turn the sines as far as the steps 0 ... 
 
 
 class ZeroLinear(nn.Linear):
-    """A matrix and a bias that start as zeros, so that what they open is closed at first."""
+    """Apply a matrix and a bias that start as zeros, so that what they open is closed at first."""
 
     starts_at_zero = True
 
@@ -31,14 +32,15 @@ class Modulation(nn.Module):
         return self.proj(self.act(condition_BD)).unsqueeze(1).chunk(self.parts, dim=-1)
 
 
-class ModulatedNorm(nn.LayerNorm):
+class ModulatedNorm(nn.Module):
     """Normalise without weights of its own, then shift and scale by what the condition says (adaLN)."""
 
     def __init__(self, config):
-        super().__init__(config.hidden_size, eps=config.layer_norm_eps, elementwise_affine=False)
+        super().__init__()
+        self.eps = config.layer_norm_eps
 
     def forward(self, hidden_BLD, shift_B1D, scale_B1D):
-        return super().forward(hidden_BLD) * (1 + scale_B1D) + shift_B1D
+        return F.layer_norm(hidden_BLD, hidden_BLD.shape[-1:], eps=self.eps) * (1 + scale_B1D) + shift_B1D
 
 
 class DiffusionLayer(EncoderLayer):
@@ -53,7 +55,9 @@ class DiffusionLayer(EncoderLayer):
         self.pre_attn_norm, self.pre_mlp_norm = ModulatedNorm(config), ModulatedNorm(config)
         self.modulation = Modulation(config, 6)
 
-    def forward(self, hidden_BLD, attention_mask=None, rotary=None, *, condition_BD, **kwargs):
+    def forward(  # type: ignore[override]
+        self, hidden_BLD, attention_mask=None, rotary=None, *, condition_BD, **kwargs
+    ):
         """Map (batch, length, model) to the same shape. condition_BD: time and class, (batch, model)."""
         shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.modulation(condition_BD)
         read_BLD = self.pre_attn_norm(hidden_BLD, shift_attn, scale_attn)

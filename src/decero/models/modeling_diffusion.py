@@ -4,6 +4,7 @@ Dimensions: B batch, C channels, Y and X height and width in pixels, P patches, 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -107,6 +108,5 @@ class DeceroDiffusionModel(DeceroStack):
         for layer in self.layers:
             hidden_BPD = layer(hidden_BPD, condition_BD=condition_BD, **kwargs)
         rows_BPK = self.decoder(self.norm(hidden_BPD, *self.final_modulation(condition_BD)))
-        return DiffusionOutput(
-            velocity=F.pixel_shuffle(to_map(rows_BPK, self.config.grid_size), self.config.patch_size)
-        )
+        velocity_BCYX: Any = F.pixel_shuffle(to_map(rows_BPK, self.config.grid_size), self.config.patch_size)
+        return DiffusionOutput(velocity=velocity_BCYX)
