@@ -68,8 +68,9 @@ def test_the_logit_of_a_class_rises_and_the_class_wins(load, kind, label):
     found = dream(loaded, noise_picture(loaded, 3), Goal(label, seed=3))
     parts = np.array([part.mean() for part in np.array_split(found.values, 6)])
     assert (np.diff(parts) > -0.2).all(), parts  # up to the smoothing, which takes back a little of what is won
-    assert found.values[-1] > found.values[0] + 0.3
-    assert found.after[list(NAMES.values()).index(label)] > 0.9
+    number = list(NAMES.values()).index(label)
+    assert found.values[-1] > found.values[0] + (0.5 if found.before[number] < 0.5 else 0)
+    assert found.after[number] > 0.9
     assert found.picture.shape == (8, 12, 1)
     assert 0 <= found.picture.min() <= found.picture.max() <= 1
     for name, weight in loaded.model.named_parameters():

@@ -12,17 +12,26 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
     AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForObjectDetection,
     AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
+    AutoModelForSemanticSegmentation,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     GenerationConfig,
 )
 
 from decero.config.model_numbers import check_model_numbers
 from decero.data.tokenizer import load_tokenizer
 from decero.errors import UserError, did_you_mean, regular_file, root_line
+from decero.execution.image_models import PROCESSOR
 from decero.execution.model_folder import ADAPTER, open_checkpoint
 from decero.execution.pretrained import load_pretrained
 from decero.execution.transformers_internals import heads_of
@@ -32,7 +41,9 @@ MANY = 10_000_000  # a size up to this is built without a look at the weights
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 AUTO = (
     AutoModelForSeq2SeqLM, AutoModelForSequenceClassification, AutoModelForCausalLM, AutoModelForMaskedLM,
-    AutoModelForPreTraining,
+    AutoModelForPreTraining, AutoModelForTokenClassification, AutoModelForQuestionAnswering, AutoModelForMultipleChoice,
+    AutoModelForImageClassification, AutoModelForSemanticSegmentation, AutoModelForObjectDetection,
+    AutoModelForMaskedImageModeling, AutoModel,
 )  # fmt: skip
 NUMBERS = (
     "max_length", "max_new_tokens", "min_length", "num_beams", "temperature", "top_k", "top_p", "length_penalty",
@@ -92,7 +103,8 @@ def model_damage(folder: Path) -> list[DamagedError]:
     except DamagedError as error:
         found.append(error)
     try:
-        if config is not None:  # the library reads config.json first
+        reads_pictures = (folder / PROCESSOR).exists()
+        if config is not None and not reads_pictures:  # the library reads config.json first
             _check_tokenizer(folder)
     except DamagedError as error:
         found.append(error)

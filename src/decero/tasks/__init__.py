@@ -32,6 +32,6 @@ TASKS: dict[str, type[Task]] = {  # recipe -> its task
 __all__ = [
     "TASKS", "CausalLM", "Classification", "Completion", "Corpus", "Denoising", "ExtractiveSummaries",
     "ImageClassification", "ImageDiffusion", "MaskedImage", "MaskedLM", "MultipleChoice", "ObjectDetection",
-    "PermutationLM", "QuestionAnswering", "ReplacedTokenDetection", "Scores", "SemanticSegmentation", "Seq2Seq", "Task", "TaskData",
-    "TokenClassification", "finish", "is_finished", "push_once", "record_of",
+    "PermutationLM", "QuestionAnswering", "ReplacedTokenDetection", "Scores", "SemanticSegmentation", "Seq2Seq", "Task",
+    "TaskData", "TokenClassification", "finish", "is_finished", "push_once", "record_of",
 ]  # fmt: skip
