@@ -131,7 +131,7 @@ def dream_view(loaded: LoadedPictures, picture: Image.Image, goal: Goal, languag
     Raises UserError as `dream` does.
     """
     w = phrases(language)
-    found = dream(loaded, picture, goal)
+    found = dream(loaded, picture, goal, STEPS)
     names = [printable(name) for name in names_of(loaded.model.config, len(found.before))]
     if goal.layer is None:
         what = w["dream_class"].format(name=names[class_of(loaded, goal.label, found.before)])
