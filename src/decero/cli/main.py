@@ -9,6 +9,7 @@ from decero.cli.chat_command import add_chat
 from decero.cli.data_command import add_data
 from decero.cli.demo_command import add_demo
 from decero.cli.doctor_command import add_doctor
+from decero.cli.draw_command import add_draw
 from decero.cli.explain_command import add_explain
 from decero.cli.extract_command import add_extract
 from decero.cli.hub_commands import add_export, add_import, add_merge, add_push
@@ -54,5 +55,5 @@ def _main(argv: list[str]) -> None:
 COMMANDS = (
     add_push, add_import, add_export, add_merge, add_doctor, add_data, *TEXT_COMMANDS,
     add_classify, add_extract, add_answer, add_chat, add_score, add_explain, add_inspect, add_demo,
-    add_segment, add_detect, add_recipe,
+    add_segment, add_detect, add_draw, add_recipe,
 )  # fmt: skip

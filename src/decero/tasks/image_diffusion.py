@@ -38,6 +38,9 @@ class ImageDiffusion(PictureTask):
     scored_on = "validation"
     metrics = ("eval_loss",)
 
+    def usage(self, folder: Path) -> list[str]:
+        return [f"decero draw {folder} --out grid.png"]
+
     def read_corpus(self, strict: bool = True) -> Corpus:
         """The pictures with `labels`, train cut to the budget. Raises UserError for classes that a checkpoint lacks."""
         notes: list[str] = []
