@@ -349,3 +349,15 @@ def test_a_run_of_a_comparison_says_what_its_seeds_gave():
     assert "± 0.0200" in said
     assert "was not measured.\n" not in said.partition("## Training data")[0]
     assert "One run, seed 7" in card(result=RESULT | {"compared": {"seeds": [7]}}).text, "a damaged record"
+
+
+@pytest.mark.parametrize(("model_type", "architecture"), [
+    ("vit", "ViTForImageClassification"), ("decero_vision", "DeceroVisionForSemanticSegmentation"),
+    ("decero_vision", "DeceroVisionForMaskedImageModeling"), ("detr", "DetrForObjectDetection"),
+    ("decero_diffusion", "DeceroDiffusionModel"),
+])  # fmt: skip
+def test_a_model_of_pictures_is_shown_with_its_image_processor(model_type, architecture):
+    said = card({"model_type": model_type, "architectures": [architecture]}, {}, {}).text
+    assert 'processor = AutoImageProcessor.from_pretrained("me/tiny")' in said
+    assert "AutoTokenizer" not in said
+    assert re.search(r"^from transformers import AutoImageProcessor, AutoModel\w*$", said, re.MULTILINE)

@@ -13,7 +13,7 @@ from decero.config.hub_names import check_languages, check_license
 from decero.config.yaml_files import check_events, read_yaml
 from decero.errors import UserError
 from decero.hub.bias_section import bias_lines
-from decero.hub.card_metadata import MOST_LETTERS, auto_class_of, card_metadata, is_hub_name, task_of
+from decero.hub.card_metadata import MOST_LETTERS, PICTURES, auto_class_of, card_metadata, is_hub_name, task_of
 from decero.hub.card_words import words_in
 from decero.hub.foreign_files import check_sendable, read_json
 from decero.hub.private import without_paths
@@ -134,6 +134,7 @@ def model_card(
             model_type=config and config["model_type"],
             architecture=config and (config.get("architectures") or [None])[0],
             auto_class=auto_class,
+            reader="AutoImageProcessor" if auto_class in PICTURES or kind == "diffusion" else "AutoTokenizer",
             loads=loads,
             adapts=adapts,
             num_labels=config and len(config.get("id2label") or ()),

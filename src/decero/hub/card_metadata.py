@@ -35,6 +35,10 @@ HEADS: dict[str, str | None] = {
     "AutoModel": "feature-extraction",
     "AutoModelForTextEncoding": "feature-extraction",  # where AutoModel makes another class
 }
+PICTURES = {  # read pictures: the folder has an image processor and no tokenizer
+    "AutoModelForImageClassification", "AutoModelForSemanticSegmentation", "AutoModelForObjectDetection",
+    "AutoModelForMaskedImageModeling", "AutoBackbone",
+}  # fmt: skip
 WRITES = ("translation", "summarization")  # values of generation.metric that are tasks of the hub, too
 # Our name of a metric -> the hub's identifier, and the arguments that it is computed with
 METRICS: dict[str, tuple[str, dict[str, Any] | None]] = {
