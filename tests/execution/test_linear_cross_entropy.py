@@ -18,12 +18,40 @@ def make(items=29, vocabulary=41, model=13, dtype=torch.float32):
     return hidden, weight, bias, torch.randint(vocabulary, (items,), generator=generator)
 
 
+@pytest.fixture
+def calls(monkeypatch):
+    """Record which operator computes each loss."""
+    names = []
+    for name, module, function in (("ours", fused_loss, "_apply"), ("torch", F, "linear_cross_entropy")):
+        original = getattr(module, function, None)  # torch has none before 2.13
+
+        def record(*args, name=name, original=original, **options):
+            names.append(name)
+            return original(*args, **options)
+
+        monkeypatch.setattr(module, function, record, raising=False)
+    return names
+
+
+@pytest.fixture(params=["ours", "torch"])
+def operator(request, calls, monkeypatch):
+    """Let one of the two operators compute the loss, whichever is faster."""
+    if request.param == "torch" and not hasattr(torch.nn, "LinearCrossEntropyOptions"):
+        pytest.skip("this torch has no chunked loss")
+    monkeypatch.setattr(fused_loss, "_torch_is_faster", lambda hidden, weight: request.param == "torch")
+    yield request.param
+    assert set(calls) == {request.param}
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 29, 512])
 @pytest.mark.parametrize("has_bias", [True, False])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("multiple", [1, 16])
-def test_loss_and_gradients_equal_the_unfused_ones(chunk, has_bias, smoothing, multiple, monkeypatch):
-    """A GPU rounds the vocabulary up; 41 to 48 is tried here."""
+@pytest.mark.parametrize(
+    ("operator", "smoothing", "multiple"),
+    [("torch", 0.0, 1), ("ours", 0.0, 1), ("ours", 0.0, 16), ("ours", 0.1, 1), ("ours", 0.1, 16)],
+    indirect=["operator"],
+)
+def test_loss_and_gradients_equal_the_unfused_ones(chunk, has_bias, smoothing, multiple, operator, monkeypatch):
+    """A GPU rounds the vocabulary up; 41 to 48 is tried here. Smoothing is ours alone."""
     monkeypatch.setattr(fused_loss, "vocabulary_multiple", lambda device: multiple)
     hidden, weight, bias, labels = make()
     inputs = (hidden, weight, bias) if has_bias else (hidden, weight)
@@ -36,6 +64,21 @@ def test_loss_and_gradients_equal_the_unfused_ones(chunk, has_bias, smoothing, m
         torch.autograd.grad(got * 0.3, inputs), torch.autograd.grad(expected * 0.3, inputs), strict=True
     ):
         assert_close(fused, unfused, atol=2e-6, rtol=1e-5)
+
+
+def test_torch_computes_fp32_with_gradients_and_we_the_rest(calls):
+    hidden, weight, bias, labels = make()
+    linear_cross_entropy(hidden, weight, bias, labels)
+    assert calls == ["torch" if hasattr(torch.nn, "LinearCrossEntropyOptions") else "ours"]
+    calls.clear()
+    linear_cross_entropy(hidden, weight, bias, labels, label_smoothing=0.1)
+    linear_cross_entropy(hidden[:0], weight, bias, labels[:0])
+    linear_cross_entropy(hidden.bfloat16(), weight.bfloat16(), bias.bfloat16(), labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        linear_cross_entropy(hidden, weight, bias, labels)
+    with torch.no_grad():
+        linear_cross_entropy(hidden, weight, bias, labels)
+    assert calls == ["ours"] * 5
 
 
 def test_gradients_pass_the_numerical_check():
@@ -53,7 +96,7 @@ def test_without_gradients_only_the_projection_is_computed():
     assert counter.get_total_flops() == 2 * 29 * 41 * 13
 
 
-def test_frozen_inputs_get_no_gradient():
+def test_frozen_inputs_get_no_gradient(operator):
     hidden, weight, bias, labels = make()
     weight.requires_grad_(False)
     linear_cross_entropy(hidden, weight, bias, labels).backward()
