@@ -222,3 +222,15 @@ def batch():
         return inputs, mask.bool()
 
     return build
+
+
+@pytest.fixture
+def stock_folder(find_case, tmp_path):
+    """Write a stock model as a folder."""
+
+    def write(variant="bert", head="ForMaskedLM", dtype=torch.float32, **options):
+        folder = tmp_path / "stock"
+        find_case(variant, head).stock(**options).to(dtype).save_pretrained(folder)
+        return folder
+
+    return write
