@@ -65,7 +65,9 @@ def refused(arguments, capsys):
 
 
 @pytest.mark.parametrize("name", ["lstm", pytest.param("recurrent", marks=pytest.mark.slow)])
-def test_a_recurrent_language_model_learns_and_writes(launch, write_config, preset, bpe, tmp_path, name, capsys):
+def test_a_recurrent_language_model_learns_and_writes(
+    launch, write_config, preset, bpe, elsewhere, tmp_path, name, capsys
+):
     fields = {
         "model": preset(name),
         "tokenizer": bpe,
