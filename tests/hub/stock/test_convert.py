@@ -1,18 +1,17 @@
-"""`decero import` and `decero export`: complete folders or none, and no foreign code runs."""
+"""`decero import` and `decero export` keep tensors, options, tokenizers, labels and settings."""
 
 import json
-import shutil
 
 import pytest
 import torch
 import transformers as hf
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tests.hub.stock.conftest import edit, refused
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from decero.cli.main import main
 from decero.errors import UserError
-from decero.hub import convert, verification
+from decero.hub import verification
 from decero.hub.convert import export_model, import_model, load_ours
 from decero.hub.stock import from_stock
 
@@ -37,8 +36,6 @@ SHAPES = [
     ("t5", "Model"),
     ("t5 encoder", "Model"),
 ]
-
-
 FOR_TRANSFORMERS_4 = {  # and for converters that read the files of transformers 4
     "bert": {"position_embedding_type": "absolute"},
     "roberta": {"position_embedding_type": "absolute"},
@@ -60,32 +57,6 @@ def words():
     return hf.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>", eos_token="</s>"
     )
-
-
-@pytest.fixture
-def stock_folder(find_case, tmp_path):
-    """Write a stock model as a folder."""
-
-    def write(variant="bert", head="ForMaskedLM", dtype=torch.float32, **options):
-        folder = tmp_path / "stock"
-        find_case(variant, head).stock(**options).to(dtype).save_pretrained(folder)
-        return folder
-
-    return write
-
-
-def edit(path, **changes):
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({k: v for k, v in (content | changes).items() if v is not None}))
-
-
-def refused(source, out, said):
-    """Check that an import is refused with this message and leaves no files; return the message."""
-    before = set(out.parent.iterdir())
-    with pytest.raises(UserError, match=said) as refusal:
-        import_model(source, out)
-    assert set(out.parent.iterdir()) == before
-    return str(refusal.value)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
@@ -274,243 +245,6 @@ def test_one_file_of_two_dtypes_loses_nothing(stock_folder, tmp_path, capsys):
     assert "holds torch.bfloat16 and torch.float32; all become torch.float32" in capsys.readouterr().out
 
 
-# --- what is refused
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        (
-            {"model_type": "brt"},
-            "model_type brt has no counterpart in decero; did you mean bert\\? .families: bert, roberta",
-        ),
-        ({"model_type": "decero_encoder"}, "already a decero model"),
-        (
-            {"architectures": ["BertForMakedLM"]},
-            "BertForMakedLM has no counterpart .*; did you mean BertForMaskedLM",
-        ),
-        ({"architectures": ["BertForPreTrainingOfMine"]}, "BertForPreTrainingOfMine has no counterpart in decero"),
-        ({"auto_map": {"AutoModel": "modeling_mine.Mine"}}, "auto_map names custom code, which is never run"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config: the weights are quantized"),
-        ({"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key' has no counterpart"),
-        ({"is_decoder": True}, "bert option is_decoder=True has no counterpart in decero"),
-        ({"hidden_act": "sinc"}, "unknown hidden_act sinc"),
-        ({"num_hidden_layers": 3}, "tensor bert.encoder.layer.2.attention.output.LayerNorm.bias is missing"),
-        ({"num_hidden_layers": 1}, "unexpected tensor bert.encoder.layer.1.*; BertForMaskedLM has no such"),
-        (
-            {"intermediate_size": 43},
-            r"layer.0.intermediate.dense.bias has shape \[41\], but BertForMaskedLM needs \[43\]",
-        ),
-        ({"hidden_size": 35}, r"hidden size \(35\) is not a multiple|head_dim=11 has no"),
-    ],
-)
-def test_an_option_without_counterpart_is_named(changes, said, stock_folder, tmp_path):
-    folder = stock_folder()
-    edit(folder / "config.json", **changes)
-    assert refused(folder, tmp_path / "ours", said).startswith(str(folder))
-
-
-def test_code_of_a_folder_is_never_run(stock_folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_TRUST_REMOTE_CODE", "1")
-    folder = stock_folder()
-    (folder / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    mine = {
-        "AutoConfig": "mine.Config",
-        "AutoModelForMaskedLM": "mine.Model",
-        "AutoTokenizer": ["mine.Tokenizer", None],
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps({"auto_map": mine, "tokenizer_class": "Mine"}))
-    refused(folder, tmp_path / "ours", "cannot load its tokenizer")
-    edit(folder / "config.json", auto_map=mine)
-    refused(folder, tmp_path / "ours", "auto_map names custom code")
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize(
-    "trick", ["pickle", "nothing", "cut short", "outside", "absolute", "link", "adapter", "float8"]
-)
-def test_weights_other_than_plain_safetensors_are_refused(trick, stock_folder, tmp_path):
-    folder = stock_folder()
-    weights = folder / "model.safetensors"
-    elsewhere = tmp_path / "elsewhere.safetensors"
-    if trick == "pickle":
-        torch.save(load_file(weights), folder / "pytorch_model.bin")
-        weights.unlink()
-        said = "pytorch_model.bin is not read, because loading it may run code"
-    if trick == "nothing":
-        weights.unlink()
-        said = "there is no model.safetensors "
-    if trick == "cut short":
-        weights.write_bytes(weights.read_bytes()[:-7])
-        said = "model.safetensors: not a complete safetensors file"
-    if trick in ("outside", "absolute"):
-        shutil.move(weights, elsewhere)
-        name = "../elsewhere.safetensors" if trick == "outside" else str(elsewhere)
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"bert.pooler": name}}))
-        said = "are outside the folder and are not read"
-    if trick == "link":
-        shutil.move(weights, elsewhere)
-        weights.symlink_to(elsewhere)
-        said = "the weights model.safetensors are outside the folder"
-    if trick == "adapter":
-        (folder / "adapter_config.json").write_text("{}")
-        said = "holds an adapter for another model"
-    if trick == "float8":
-        save_file({"bert.pooler.dense.bias": torch.zeros(3).to(torch.float8_e4m3fn)}, weights)
-        said = "tensor bert.pooler.dense.bias is stored as F8_E4M3, which decero does not read"
-    refused(folder, tmp_path / "ours", said)
-
-
-def test_sinusoids_in_a_marian_file_are_checked_and_dropped(stock_folder, tmp_path):
-    folder = stock_folder("marian", "ForConditionalGeneration")
-    tensors = load_file(folder / "model.safetensors")
-    name = "model.encoder.embed_positions.weight"
-    assert name not in tensors
-    model = hf.MarianMTModel.from_pretrained(folder)
-    tensors[name] = model.state_dict()[name].clone()
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    import_model(folder, tmp_path / "ours")
-    tensors[name][2, 3] += 1
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    refused(folder, tmp_path / "others", f"tensor {name} differs from the formula")
-
-
-def test_an_existing_folder_is_not_overwritten(stock_folder, tmp_path):
-    folder = stock_folder()
-    (tmp_path / "ours").mkdir()
-    import_model(folder, tmp_path / "ours")  # an empty folder counts as none
-    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "ours").iterdir()}
-    for again in (lambda: import_model(folder, tmp_path / "ours"), lambda: export_model(folder, tmp_path / "ours")):
-        with pytest.raises(UserError, match=r"already exists|not a decero model"):
-            again()
-    with pytest.raises(UserError, match="already exists"):
-        export_model(tmp_path / "ours", tmp_path / "ours", "bert")
-    assert before == {path.name: path.stat().st_mtime_ns for path in (tmp_path / "ours").iterdir()}
-    with pytest.raises(UserError, match="already exists"):
-        import_model(folder, folder / "config.json")
-
-
-def test_a_conversion_with_other_outputs_leaves_nothing(stock_folder, tmp_path, monkeypatch):
-    folder = stock_folder()
-
-    def wrong(stock):
-        ours = from_stock(stock)
-        with torch.no_grad():
-            ours.lm_head.decoder.bias[5] += 0.01
-        return ours
-
-    monkeypatch.setattr(convert, "from_stock", wrong)
-    refused(folder, tmp_path / "ours", "logits of DeceroEncoderForMaskedLM and BertForMaskedLM differ by 1.0e-02")
-    monkeypatch.undo()
-    ours = import_model(folder, tmp_path / "ours")
-    monkeypatch.setattr(convert, "to_stock", lambda model, to: wrong_bert(model))
-
-    def wrong_bert(model):
-        stock = hf.BertForMaskedLM.from_pretrained(folder)
-        with torch.no_grad():
-            stock.bert.embeddings.LayerNorm.bias[3] += float("nan")
-        return stock
-
-    with pytest.raises(UserError, match="differ by nan"):
-        export_model(ours, tmp_path / "back", "bert")
-    assert not (tmp_path / "back").exists()
-    assert not list(tmp_path.glob(".*"))
-
-
-# --- where to
-
-
-@pytest.mark.parametrize(
-    ("variant", "head", "family"),
-    [
-        ("bert", "ForSequenceClassification", "bert"),
-        ("roberta", "ForMaskedLM", "roberta"),
-        ("distilbert", "ForMaskedLM", "distilbert"),
-        ("modernbert", "Model", "modernbert"),
-        ("eurobert", "ForTokenClassification", "eurobert"),
-        ("stablelm", "ForCausalLM", "stablelm"),
-        ("gpt2", "ForCausalLM", "gpt2"),
-        ("llama", "Model", "llama"),
-        ("t5", "ForConditionalGeneration", "t5"),
-        ("t5 encoder", "Model", "t5"),
-        ("marian", "ForConditionalGeneration", "marian"),
-    ],
-)
-def test_auto_finds_the_family(variant, head, family, find_case, tmp_path):
-    find_case(variant, head).ours().save_pretrained(tmp_path / "ours")
-    back = export_model(tmp_path / "ours", tmp_path / "back")
-    assert json.loads((back / "config.json").read_text())["model_type"] == family
-
-
-def test_a_permutation_model_is_still_marked_after_a_conversion(stock_folder, tmp_path):
-    folder = stock_folder()
-    edit(folder / "config.json", pretraining_objective="permutation_lm")
-    said = []
-    back = export_model(import_model(folder, tmp_path / "ours", said.append), tmp_path / "back", say=said.append)
-    for each in (tmp_path / "ours", back):
-        assert json.loads((each / "config.json").read_text())["pretraining_objective"] == "permutation_lm"
-    assert not any("dropped: pretraining_objective" in line for line in said)
-
-
-@pytest.mark.slow
-def test_a_hybrid_keeps_its_code_unless_a_family_is_asked_for(find_case, elsewhere, tmp_path):
-    ours = find_case("gpt2", "ForCausalLM").ours()
-    ours.config.pretraining_objective = "hybrid_lm"
-    ours.save_pretrained(tmp_path / "ours")
-    said = []
-    kept = export_model(tmp_path / "ours", tmp_path / "kept", say=said.append)
-    assert "AutoModelForMaskedLM" in json.loads((kept / "config.json").read_text())["auto_map"]
-    assert said[0] == "no stock family can hold it: none fills holes with a decoder's weights"
-    stock = export_model(tmp_path / "ours", tmp_path / "stock", "gpt2", say=said.append)
-    assert "dropped: the class that fills holes (gpt2 has none for a decoder; remote-code keeps it)" in said
-    assert "pretraining_objective" not in json.loads((stock / "config.json").read_text())
-
-
-def test_auto_says_why_no_family_fits_and_uses_remote_code(find_case, elsewhere, tmp_path, capsys):
-    config = find_case("bert", "ForMaskedLM").ours().config
-    config.norm_placement, config.final_norm, config.type_vocab_size = "pre", True, 0
-    ours = find_case("bert", "ForMaskedLM").family.our_class("ForMaskedLM")(config)
-    ours.save_pretrained(tmp_path / "ours")
-    back = export_model(tmp_path / "ours", tmp_path / "back")
-    said = capsys.readouterr().out
-    for why in (
-        "no counterpart in bert, which",
-        "no counterpart in roberta, which",
-        "no counterpart in modernbert, which",
-    ):
-        assert why in said
-    assert "gpt2" not in said
-    assert "auto_map" in json.loads((back / "config.json").read_text())
-    assert (back / "modeling_encoder.py").exists()
-
-
-@pytest.mark.parametrize(
-    ("to", "said"),
-    [
-        ("roberta", "ours: position_offset=0 has no counterpart in roberta, which has 1"),
-        (
-            "gpt2",
-            "ours: family gpt2 cannot hold a DeceroEncoder .use: bert, roberta, distilbert, electra, modernbert, eu",
-        ),
-    ],
-)
-def test_a_family_that_cannot_hold_the_model_is_refused(to, said, find_case, tmp_path):
-    find_case("bert", "Model").ours().save_pretrained(tmp_path / "ours")
-    with pytest.raises(UserError, match=said):
-        export_model(tmp_path / "ours", tmp_path / "back", to)
-    assert not (tmp_path / "back").exists()
-
-
-def test_a_damaged_decero_folder_is_refused(find_case, tmp_path):
-    find_case("bert", "ForMaskedLM").ours().save_pretrained(tmp_path / "ours")
-    edit(tmp_path / "ours" / "config.json", num_hidden_layers=3, layer_types=None)
-    with pytest.raises(UserError, match=r"ours: tensor model\.layers\.2\.mlp\.down_proj\.bias is missing"):
-        export_model(tmp_path / "ours", tmp_path / "back")
-    edit(tmp_path / "ours" / "config.json", architectures=["DeceroEncoderForMaskLM"])
-    with pytest.raises(UserError, match="unknown architecture DeceroEncoderForMaskLM"):
-        export_model(tmp_path / "ours", tmp_path / "back")
-
-
 def test_the_command_line(stock_folder, tmp_path, capfd):
     folder = stock_folder()
     main(["import", str(folder), str(tmp_path / "ours")])
@@ -523,28 +257,3 @@ def test_the_command_line(stock_folder, tmp_path, capfd):
     with pytest.raises(SystemExit):
         main(["import", str(tmp_path / "stok"), str(tmp_path / "other")])
     assert "stok: no such folder; did you mean" in capfd.readouterr().err
-
-
-FULL = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-
-def test_a_full_disk_ends_a_conversion_in_one_line(stock_folder, tmp_path, monkeypatch):
-    folder = stock_folder()
-
-    def full(*args, **kwargs):
-        raise FULL
-
-    import_model(folder, tmp_path / "ours")
-    monkeypatch.setattr(hf.PreTrainedModel, "save_pretrained", full)
-    refused(folder, tmp_path / "out", "out: cannot be written: No space left on device; fix this")
-    with pytest.raises(UserError, match="back: cannot be written: No space left on device"):
-        export_model(tmp_path / "ours", tmp_path / "back", to="bert")
-    assert {path.name for path in tmp_path.iterdir()} == {folder.name, "ours"}
-
-
-@pytest.mark.parametrize("content", ["{}", "{", '{"model": {"type": "WordLevel"}, "new": -1}'])
-def test_a_damaged_tokenizer_is_one_line(content, stock_folder, tmp_path):
-    folder = stock_folder()
-    (folder / "tokenizer.json").write_text(content)
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
-    assert "\n" not in refused(folder, tmp_path / "out", "cannot load its tokenizer")
