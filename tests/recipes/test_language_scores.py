@@ -94,7 +94,7 @@ def test_pairs_are_scored_as_single_texts_are(launch, config, models, tmp_path, 
     single = [each.total for each in score(models[kind], table["bad"], **options)]
     assert table["bad_score"].tolist() == pytest.approx(single, rel=1e-6)
     assert (table["good_score"] != table["bad_score"]).sum() == 50
-    for size in (1, 64):
+    for size in (1,) if kind == "masked" else (64,):
         launch(
             "evaluate_minimal_pairs", config, f"output={tmp_path}/{size}", *words, f"per_device_eval_batch_size={size}"
         )

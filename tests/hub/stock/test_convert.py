@@ -36,6 +36,7 @@ SHAPES = [
     ("t5", "Model"),
     ("t5 encoder", "Model"),
 ]
+IN_FP32 = [("bert", "ForMaskedLM"), ("gpt2", "ForCausalLM"), ("t5", "ForConditionalGeneration")]
 FOR_TRANSFORMERS_4 = {  # and for converters that read the files of transformers 4
     "bert": {"position_embedding_type": "absolute"},
     "roberta": {"position_embedding_type": "absolute"},
@@ -59,8 +60,16 @@ def words():
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize(("variant", "head"), SHAPES)
+@pytest.mark.parametrize(
+    ("variant", "head", "dtype"),
+    [pytest.param(*shape, torch.bfloat16, id=f"{'-'.join(shape)}-bf16") for shape in SHAPES]
+    + [
+        pytest.param(
+            *shape, torch.float32, id=f"{'-'.join(shape)}-fp32", marks=[] if shape in IN_FP32 else pytest.mark.slow
+        )
+        for shape in SHAPES
+    ],
+)
 def test_a_round_trip_keeps_tensors_and_options(variant, head, dtype, stock_folder, tmp_path):
     folder = stock_folder(variant, head, dtype)
     said = []

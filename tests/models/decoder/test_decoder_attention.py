@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from tests.models.conftest import in_pairs
 from tests.models.decoder.conftest import BACKENDS, POSITIONS, SLIDING, VARIANTS
 from torch.testing import assert_close
 
@@ -97,7 +98,7 @@ SLOTS = {
 COMBINATIONS = [dict(zip(SLOTS, values, strict=True)) for values in itertools.product(*SLOTS.values())]
 
 
-@pytest.mark.parametrize("slots", COMBINATIONS, ids=lambda slots: "-".join(str(value) for value in slots.values()))
+@pytest.mark.parametrize("slots", in_pairs(COMBINATIONS))
 def test_eager_equals_sdpa_for_every_combination_of_slots(make_model, gradients, left, slots):
     odd = COMBINATIONS.index(slots) % 3 == 1  # the slots that no kernel can see alternate
     rest = {"embedding_norm": odd, "gated_mlp": not odd, "attention_bias": not odd, "lm_head_bias": odd}

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from tests.models.conftest import in_pairs
 from tests.models.encoder.conftest import BACKENDS, POSITIONS, SLIDING
 from torch.testing import assert_close
 
@@ -28,7 +29,7 @@ def probe(hidden, keep=None):
     return mix.mean() if keep is None else mix[keep.bool()].mean()
 
 
-@pytest.mark.parametrize("slots", COMBINATIONS, ids=lambda slots: "-".join(str(value) for value in slots.values()))
+@pytest.mark.parametrize("slots", in_pairs(COMBINATIONS))
 def test_eager_equals_sdpa_for_every_combination_of_slots(make_model, gradients, batch, slots):
     # The slots that no kernel can see alternate, so that both of their values meet both backends.
     odd = COMBINATIONS.index(slots) % 3 == 1
