@@ -12,6 +12,7 @@ from decero.config.benchmark import Benchmark
 from decero.config.bias import ProbeBias
 from decero.config.command_line import seconds_of
 from decero.config.comparison import Compare
+from decero.config.drawings import EvaluateDrawings
 from decero.config.finetune_answers import FinetuneQuestionAnswering
 from decero.config.finetune_choice import FinetuneMultipleChoice
 from decero.config.finetune_images import (
@@ -273,7 +274,7 @@ RECIPES = [
     FinetuneMultipleChoice, FinetuneTokenClassification, FinetuneQuestionAnswering, EvaluateCausalLM, TrainTokenizer,
     FinetuneExtractiveSummaries, Compare, EvaluateSuite, Benchmark, EvaluateMaskedLM, EvaluateMinimalPairs,
     ProbeBias, LongRange, PretrainImageDiffusion, PretrainMaskedImage, FinetuneImageClassification,
-    FinetuneSemanticSegmentation, FinetuneObjectDetection,
+    FinetuneSemanticSegmentation, FinetuneObjectDetection, EvaluateDrawings,
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from transformers.pipelines import PIPELINE_REGISTRY, get_supported_tasks
 from decero.models import (
     AUTO_CLASSES,
     DeceroDetectionConfig,
+    DeceroDiffusionConfig,
     DeceroVisionConfig,
 )
 
@@ -47,7 +48,9 @@ def tasks():
             auto = next((auto for auto in found["pt"] if auto in heads), None)
             pictures = config_class in PICTURES
             fits = auto is not None and (auto is not AutoModel or pictures == name.startswith("image"))
-            if auto is AutoModel and config_class().is_encoder_decoder:  # it would need a second text
+            if config_class is DeceroDiffusionConfig:  # it draws: it reads noise, a time and a class
+                fits = False
+            elif auto is AutoModel and config_class().is_encoder_decoder:  # it would need a second text
                 auto, fits = (
                     AutoModelForTextEncoding,
                     name == "feature-extraction" and AutoModelForTextEncoding in heads,

@@ -14,7 +14,6 @@ from decero.errors import UserError
 from decero.execution.positions import positions_of
 from decero.inference.decode import TOKENS_PER_BATCH, decode
 from decero.inference.decoding_plan import check_beams
-from decero.training.memory import release_freed_memory
 from decero.training.sharding import unsharded
 
 # Settings of sampling, which transformers refuses to save in a config that does not sample
@@ -87,16 +86,11 @@ def answers(
     sources = [rows[index]["input_ids"] for index in mine]
     shown = progress is not None and accelerator.is_main_process
     bar = tqdm(total=len(mine), desc=progress, unit="text", dynamic_ncols=True, disable=not shown)
-
-    def after(batch: int) -> None:
-        bar.update(batch)
-        release_freed_memory()  # the next batch has another length, so it needs other pieces
-
     with bar, unsharded(accelerator, model) as bare:
         ids = decode(
             bare, sources, max_new_tokens=generation.max_new_tokens, num_beams=num_beams,
             tokens_per_batch=TOKENS_PER_BATCH, length_penalty=generation.length_penalty if num_beams > 1 else None,
-            settings=settings, progress=after,
+            settings=settings, progress=bar.update,
         )  # fmt: skip
     written = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
     every = dict(gather_object(list(zip(mine, written, strict=True))))

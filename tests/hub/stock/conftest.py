@@ -1,15 +1,12 @@
 """Tiny stock models of every family and head: prime sizes, no dropout, weights large enough to show errors."""
 
-import json
 from dataclasses import dataclass
 
 import pytest
 import torch
 import transformers as hf
 
-from decero.errors import UserError
 from decero.execution.saving import untie
-from decero.hub.convert import import_model
 from decero.hub.families import FAMILIES
 from decero.hub.families.vision import DEIT_DISTILLED
 
@@ -237,17 +234,3 @@ def stock_folder(find_case, tmp_path):
         return folder
 
     return write
-
-
-def edit(path, **changes):
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({k: v for k, v in (content | changes).items() if v is not None}))
-
-
-def refused(source, out, said):
-    """Check that an import is refused with this message and leaves no files; return the message."""
-    before = set(out.parent.iterdir())
-    with pytest.raises(UserError, match=said) as refusal:
-        import_model(source, out)
-    assert set(out.parent.iterdir()) == before
-    return str(refusal.value)

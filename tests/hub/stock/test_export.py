@@ -1,10 +1,11 @@
-"""`decero export --to auto` finds the family, or says why none fits."""
+"""`decero export` finds the family that holds a model, or says why none does."""
 
 import json
 
 import pytest
-from tests.hub.stock.conftest import edit
+from tests.hub.stock.folders import edit
 
+from decero.cli.main import main
 from decero.errors import UserError
 from decero.hub.convert import export_model, import_model
 
@@ -88,3 +89,27 @@ def test_a_family_that_cannot_hold_the_model_is_refused(to, said, find_case, tmp
     with pytest.raises(UserError, match=said):
         export_model(tmp_path / "ours", tmp_path / "back", to)
     assert not (tmp_path / "back").exists()
+
+
+def test_a_damaged_decero_folder_is_refused(find_case, tmp_path):
+    find_case("bert", "ForMaskedLM").ours().save_pretrained(tmp_path / "ours")
+    edit(tmp_path / "ours" / "config.json", num_hidden_layers=3, layer_types=None)
+    with pytest.raises(UserError, match=r"ours: tensor model\.layers\.2\.mlp\.down_proj\.bias is missing"):
+        export_model(tmp_path / "ours", tmp_path / "back")
+    edit(tmp_path / "ours" / "config.json", architectures=["DeceroEncoderForMaskLM"])
+    with pytest.raises(UserError, match="unknown architecture DeceroEncoderForMaskLM"):
+        export_model(tmp_path / "ours", tmp_path / "back")
+
+
+def test_the_command_line(stock_folder, tmp_path, capfd):
+    folder = stock_folder()
+    main(["import", str(folder), str(tmp_path / "ours")])
+    main(["export", str(tmp_path / "ours"), str(tmp_path / "back"), "--to", "bert"])
+    assert "DeceroEncoderForMaskedLM is now bert BertForMaskedLM" in capfd.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        main(["export", str(tmp_path / "ours"), str(tmp_path / "other"), "--to", "brt"])
+    assert end.value.code == 2
+    assert "did you mean bert?" in capfd.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["import", str(tmp_path / "stok"), str(tmp_path / "other")])
+    assert "stok: no such folder; did you mean" in capfd.readouterr().err
