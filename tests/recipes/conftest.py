@@ -41,11 +41,12 @@ def corpus(tmp_path_factory):
 
 @contextmanager
 def little_drawn():
-    """Draw each figure once, as SVG: its PNG is the same drawing again. Measure a dry run for a moment only."""
+    """Draw each figure once, as SVG: its PNG is the same drawing again. Time steps for a moment only."""
     draw = report.render
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(report, "render", lambda figure, kind: draw(figure, kind) if kind == "svg" else b"")
-        patched.setattr("decero.comparison.time_needed.SECONDS", 0.2)
+        for measured in ("comparison.time_needed.SECONDS", "planning.probe.SECONDS", "planning.budget.PROBE_SECONDS"):
+            patched.setattr(f"decero.{measured}", 0.1)
         yield
 
 

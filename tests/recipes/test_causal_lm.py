@@ -409,8 +409,7 @@ def test_a_tokenizer_without_an_end_token_is_refused(launch, causal, trained_tok
     assert "it has no eos_token; choose another" in launch("pretrain_causal_lm", causal, *words, expect=2).stderr
 
 
-def test_dry_run_and_budget_work_with_causal_recipes(launch, causal, asked, tmp_path, monkeypatch):
-    monkeypatch.setattr("decero.planning.budget.PROBE_SECONDS", 0.1)
+def test_dry_run_and_budget_work_with_causal_recipes(launch, causal, asked, tmp_path):
     printed = launch("pretrain_causal_lm", causal, f"output={tmp_path}/none", "--dry-run").stdout
     assert "tokens a step" in printed
     printed = launch("finetune_causal_lm", asked, f"output={tmp_path}/none", "--dry-run").stdout

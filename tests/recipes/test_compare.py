@@ -68,8 +68,7 @@ tracking: {{trackers: []}}
 
 
 @pytest.mark.slow
-def test_translators_are_tuned_alike_and_judged_by_chrf(launch, translators, monkeypatch):
-    monkeypatch.setattr("decero.comparison.time_needed.SECONDS", 0.3)
+def test_translators_are_tuned_alike_and_judged_by_chrf(launch, translators):
     folder, config = translators
     shown = launch("compare", config, "--dry-run").stdout
     assert "4 trials and 6 runs" in shown

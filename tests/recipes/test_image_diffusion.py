@@ -44,7 +44,7 @@ def test_train_resume_and_draw(launch, settings, tmp_path):
     assert record["metric"]["eval_loss"] == pytest.approx(0.769, abs=0.01)
     losses = losses_of(output)
     assert losses[0] == pytest.approx(1.14, abs=0.06)  # of a velocity of zero: 1 for the noise, and the pictures
-    assert resumed(launch, RECIPE, config, tmp_path, output)
+    assert resumed(launch, RECIPE, config, output)
 
     model = AutoModel.from_pretrained(output / "model")
     assert list(model.config.id2label.values()) == list(NAMES)
@@ -64,8 +64,7 @@ def test_two_processes_train_one_diffusion(launch, settings, tmp_path, two_proce
     assert losses_of(tmp_path / "one") == pytest.approx(losses_of(tmp_path / "two"), rel=1e-4)
 
 
-def test_a_forecast_of_diffusion_counts_pictures(launch, settings, tmp_path, monkeypatch):
-    monkeypatch.setattr("decero.planning.probe.SECONDS", 0.1)
+def test_a_forecast_of_diffusion_counts_pictures(launch, settings, tmp_path):
     done = launch(RECIPE, settings(), f"output={tmp_path / 'x'}", "--dry-run")
     assert "training pictures 41" in done.stdout
     assert not (tmp_path / "x").exists()

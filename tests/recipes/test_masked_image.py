@@ -38,7 +38,7 @@ def test_pretrain_resume_and_fine_tune(launch, settings, tmp_path):
     assert record["metric"]["eval_loss"] == pytest.approx(table["distance"].sum() / table["values"].sum())
     assert record["metric"]["eval_loss"] < 0.3
     assert (output / "model" / "preprocessor_config.json").is_file()
-    assert resumed(launch, "pretrain_masked_image", config, tmp_path, output)
+    assert resumed(launch, "pretrain_masked_image", config, output)
 
     tuned = tmp_path / "tuned"
     fine = f"model={{name_or_path: {output / 'model'}}}"

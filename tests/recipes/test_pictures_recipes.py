@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -53,27 +54,18 @@ def losses_of(output):
     return [row["loss"] for row in rows if "loss" in row]
 
 
-def resumed(launch, recipe, config, tmp_path, whole, *words):
-    """Run a recipe to a step, resume it, and return whether its weights are those of a run in one go."""
-    cut = tmp_path / "cut"
-    launch(recipe, config, f"output={cut}", *words)
-    for path in (cut / "checkpoints").iterdir():
+def resumed(launch, recipe, config, output, *words):
+    """Cut a finished run back to its checkpoint of step 8, resume it, and return whether it ends with its weights."""
+    whole = weights(output)
+    for path in (output / "checkpoints").iterdir():
         if int(re.sub(r"\D", "", path.name) or 0) != 8:
-            for file in sorted(path.rglob("*"), reverse=True):
-                file.unlink() if file.is_file() else file.rmdir()
-            path.rmdir()
-    for name in ("result.json", "model"):
-        path = cut / name
-        if path.is_dir():
-            for file in path.iterdir():
-                file.unlink()
-            path.rmdir()
-        else:
-            path.unlink()
-    done = launch(recipe, config, f"output={cut}", *words, "--resume")
+            shutil.rmtree(path)
+    shutil.rmtree(output / "model")
+    (output / "result.json").unlink()
+    done = launch(recipe, config, f"output={output}", *words, "--resume")
     assert "at step 8 of " in done.stdout
-    own, other = weights(cut), weights(whole)
-    return all((own[name] == other[name]).all() for name in other)
+    again = weights(output)
+    return all((again[name] == whole[name]).all() for name in whole)
 
 
 def test_classify_pictures_from_files_to_answers(launch, pictures, tmp_path, capsys):
@@ -86,7 +78,7 @@ def test_classify_pictures_from_files_to_answers(launch, pictures, tmp_path, cap
     assert record["total_flos"] > 1000 * record["pictures"]
     table = pd.read_parquet(output / "predictions.parquet")
     assert list(table["row"]) == list(range(17))
-    assert resumed(launch, "finetune_image_classification", config, tmp_path, output)
+    assert resumed(launch, "finetune_image_classification", config, output)
 
     Image.new("RGB", (30, 20), (20, 20, 20)).save(tmp_path / "a.png")
     Image.new("RGB", (3, 2), (250, 250, 250)).save(tmp_path / "b.png")
@@ -146,8 +138,7 @@ def test_wrong_settings_of_pictures_are_one_line(launch, pictures, tmp_path, wor
     assert len(done.stderr.strip().splitlines()) <= 2
 
 
-def test_a_forecast_counts_pictures(launch, pictures, tmp_path, monkeypatch):
-    monkeypatch.setattr("decero.planning.probe.SECONDS", 0.1)
+def test_a_forecast_counts_pictures(launch, pictures, tmp_path):
     done = launch("finetune_image_classification", pictures(VIT), f"output={tmp_path / 'x'}", "--dry-run")
     assert "training pictures 41" in done.stdout
     assert "tokens" not in done.stdout.split("parameters")[1].split("not included")[0]
@@ -183,7 +174,7 @@ def test_segment_pictures_from_files_to_masks(launch, pictures, tmp_path, capsys
     assert set(record["by_class"]) == set(names)
     table = pd.read_parquet(output / "predictions.parquet")
     assert np.stack(table["true"]).sum() == 17 * 16 * 16
-    assert resumed(launch, "finetune_semantic_segmentation", config, tmp_path, output, "objective.label_smoothing=0.05")
+    assert resumed(launch, "finetune_semantic_segmentation", config, output, "objective.label_smoothing=0.05")
 
     row_picture(1).save(tmp_path / "a.png")
     main(["segment", str(output / "model"), str(tmp_path / "a.png"), "--out", str(tmp_path / "painted")])
@@ -209,7 +200,7 @@ def test_detect_objects_from_files_to_boxes(launch, pictures, tmp_path, capsys):
     assert set(record["metric"]) == {"map", "map_50", "map_75"}
     table = pd.read_parquet(output / "predictions.parquet")
     assert [len(boxes) for boxes in table["predicted_boxes"]] == [3] * 17
-    assert resumed(launch, "finetune_object_detection", config, tmp_path, output)
+    assert resumed(launch, "finetune_object_detection", config, output)
 
     row_picture(1).save(tmp_path / "a.png")
     main(["detect", str(output / "model"), str(tmp_path / "a.png"), "--threshold", "0", "--out", str(tmp_path / "o")])
@@ -230,13 +221,12 @@ def test_detect_objects_from_files_to_boxes(launch, pictures, tmp_path, capsys):
 NOISE = "objective.denoising={groups: 2}"
 
 
-@pytest.mark.slow  # tests/execution/test_detection_objective.py has the loss, and detection resumes above
 def test_denoising_resumes_exactly(launch, pictures, tmp_path, capsys):
     pytest.importorskip("pycocotools")
     config = pictures(OURS, max_train_steps=16)
     output = tmp_path / "run"
     launch("finetune_object_detection", config, f"output={output}", NOISE)
-    assert resumed(launch, "finetune_object_detection", config, tmp_path, output, NOISE)
+    assert resumed(launch, "finetune_object_detection", config, output, NOISE)
     row_picture(1).save(tmp_path / "a.png")
     main(["detect", str(output / "model"), str(tmp_path / "a.png"), "--threshold", "0"])
     assert len(json.loads(capsys.readouterr().out)["objects"]) == 3

@@ -120,9 +120,8 @@ def test_a_dry_run_prints_and_writes_nothing(launch, mlm, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_a_budget_run_equals_its_recorded_settings(launch, mlm, tmp_path, monkeypatch):
+def test_a_budget_run_equals_its_recorded_settings(launch, mlm, tmp_path):
     """With dropout: probing must not use random numbers of the run."""
-    monkeypatch.setattr("decero.planning.budget.PROBE_SECONDS", 0.2)
     words = "--budget", "1m", "model.overrides.hidden_dropout_prob=0.1", "data.max_rows=10"
     printed = launch("pretrain_mlm", mlm, f"output={tmp_path}/chosen", *words).stdout
     assert "--budget 1m: " in printed

@@ -100,8 +100,7 @@ def test_the_other_recipes_read_streams_too(launch, request, recipe, tmp_path):
     assert "eval_strategy: steps" in (tmp_path / "run" / "config.yaml").read_text()
 
 
-def test_a_dry_run_of_a_stream_prints_and_writes_nothing(launch, mlm, tmp_path, monkeypatch):
-    monkeypatch.setattr("decero.planning.probe.SECONDS", 0.2)
+def test_a_dry_run_of_a_stream_prints_and_writes_nothing(launch, mlm, tmp_path):
     printed = launch("pretrain_mlm", mlm, f"output={tmp_path}/none", *STREAM, "--dry-run").stdout
     assert "training rows     a stream; its first " in printed
     assert "steps             7\n" in printed

@@ -5,8 +5,7 @@ import json
 import pytest
 
 
-def test_a_run_begins_with_short_rows_and_its_forecast_does_not(launch, mlm, tmp_path, monkeypatch):
-    monkeypatch.setattr("decero.planning.probe.SECONDS", 0.2)
+def test_a_run_begins_with_short_rows_and_its_forecast_does_not(launch, mlm, tmp_path):
     output = tmp_path / "run"
     words = [
         "data.length_warmup=0.8", "objective.final_mlm_probability=0.5", "optim.schedule=warmup_stable_decay",

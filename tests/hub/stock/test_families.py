@@ -4,8 +4,6 @@ Tests tiny models with large weights, built from configurations (no download), i
 both attention backends, to 3e-5. The tables are also complete: no option or tensor is dropped silently.
 """
 
-import itertools
-
 import pytest
 import torch
 from tests.hub.stock.conftest import redraw
@@ -39,7 +37,12 @@ def backward(model, inputs, text):
     return out.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("start", ["stock", pytest.param("ours", marks=pytest.mark.slow)])  # see the next test
+# By whose weights are drawn: both modes and both backends each, all four pairs together.
+BACKENDS = {"stock": ["eager", "sdpa"], "ours": ["sdpa", "eager"]}
+
+
+# What begins as ours and becomes stock is the same pair, as the test after this one shows: so it is slow.
+@pytest.mark.parametrize("start", ["stock", pytest.param("ours", marks=pytest.mark.slow)])
 def test_both_give_the_same_outputs_and_gradients(case, start, batch):
     if start == "stock":
         stock = case.stock()
@@ -51,8 +54,7 @@ def test_both_give_the_same_outputs_and_gradients(case, start, batch):
     for model in (stock, ours) if backbone else ():
         model.requires_grad_(True)  # the stock class freezes its backbone
     inputs, text = batch(case)
-    few = [("train", "eager"), ("eval", "sdpa")]
-    for mode, backend in few if start == "stock" else itertools.product(["train", "eval"], ["eager", "sdpa"]):
+    for mode, backend in zip(["train", "eval"], BACKENDS[start], strict=True):
         for model in (stock, ours):
             model.zero_grad()
             model.train(mode == "train")
@@ -74,8 +76,7 @@ def test_both_give_the_same_outputs_and_gradients(case, start, batch):
 
 
 @pytest.mark.parametrize(
-    "dtype",  # test_convert.py reads bf16 from files
-    [pytest.param(torch.float32, id="fp32"), pytest.param(torch.bfloat16, id="bf16", marks=pytest.mark.slow)],
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=["fp32", "bf16"]
 )
 def test_there_and_back_keeps_every_byte_and_every_option(case, dtype):
     stock = case.stock().to(dtype)
