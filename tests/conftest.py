@@ -53,6 +53,7 @@ def pytest_collection_finish(session):
     """Exclude libraries and the tests themselves from garbage collections."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000)
     gc.enable()
 
 
@@ -75,7 +76,7 @@ def _quiet_and_alone(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     datasets.disable_progress_bars()
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)  # torch.manual_seed also prints a stack for each kind of device
 
 
 def sentence(number: int, length: int) -> str:

@@ -19,7 +19,10 @@ STOCK = (
     "pretrain_image_diffusion",
 )
 QUICK = ("pretrain_mlm", "finetune_question_answering")  # before a run, checks are fewer
-LONG = ("finetune_seq2seq", "pretrain_causal_lm", "pretrain_plm")  # tasks much like those that stay
+LONG = (  # tasks much like those that stay
+    "finetune_seq2seq", "pretrain_causal_lm", "pretrain_plm", "pretrain_rtd", "finetune_multiple_choice",
+    "finetune_extractive_summaries",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -256,7 +256,10 @@ def test_only_a_decoder_that_learnt_to_fill_is_exported_to_fill(objective, token
         load(tmp_path / "b", "fill")
 
 
-def test_a_remote_code_export_is_checked_without_decero(tmp_path):
+@pytest.mark.parametrize("process", ["elsewhere", pytest.param("of its own", marks=pytest.mark.slow)])
+def test_a_remote_code_export_is_checked_without_decero(process, tmp_path, request):
+    if process == "elsewhere":
+        request.getfixturevalue("elsewhere")
     DeceroEncoderForMaskedLM(DeceroEncoderConfig(**SIZES)).save_pretrained(tmp_path / "ours")
     said = []
     export_model(tmp_path / "ours", tmp_path / "out", "remote-code", say=said.append)

@@ -13,6 +13,7 @@ from transformers import (
     T5Config,
 )
 
+from decero.inference import generate, summarize, translate
 from decero.models import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
 
 SIZES = {"vocab_size": 97, "hidden_size": 33, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 41}
@@ -67,3 +68,8 @@ def checkpoint(tmp_path_factory, tokenizer):
         return made[kind, whose, change]
 
     return build
+
+
+BOTH = pytest.mark.parametrize("whose", ["ours", "stock"])
+WRITERS = {"translate": (translate, "seq2seq"), "summarize": (summarize, "seq2seq"), "generate": (generate, "causal")}
+COMMAND_OF = {"seq2seq": "translate", "causal": "generate", "classifier": "classify", "masked": "fill"}

@@ -101,27 +101,32 @@ def alone(model, source, max_new_tokens, ends=(), **options):
         torch.tensor([source]), attention_mask=torch.ones(1, len(source), dtype=torch.long),
         max_new_tokens=max_new_tokens, do_sample=False, use_cache=model.config.model_type != "t5", **options,
     )[0].tolist()  # fmt: skip
-    written = ids[1:] if model.config.is_encoder_decoder else ids[len(source) :]
+    return until(ids[1:] if model.config.is_encoder_decoder else ids[len(source) :], ends)
+
+
+def until(written, ends):
     stop = [place for place, token in enumerate(written) if token in ends]
     return written[: stop[0] + 1] if stop else written
 
 
 def ends_of(model, sources):
-    """Choose two end tokens that give as many different answer lengths as possible."""
+    """Choose two end tokens that give as many answer lengths as possible; also return the answers without an end."""
     free = [alone(model, source, 29) for source in sources]
     tokens = sorted({token for answer in free for token in answer})
 
     def lengths(ends):
         return {next((i for i, token in enumerate(answer) if token in ends), 29) for answer in free}
 
-    return max(itertools.combinations(tokens, 2), key=lambda ends: len(lengths(ends) - {0}))
+    ends = max(itertools.combinations(tokens, 2), key=lambda ends: len(lengths(ends) - {0}))
+    model.generation_config.eos_token_id = list(ends)
+    return ends, free
 
 
 @pytest.mark.parametrize("name", some(CONFIGS))
 def test_a_mixed_batch_answers_as_each_source_alone(name, sources):
     model = build(name)
-    ends = ends_of(model, sources)
-    expected = [alone(model, source, 29, ends) for source in sources]
+    ends, free = ends_of(model, sources)
+    expected = [until(answer, ends) for answer in free]
     assert len({len(answer) for answer in expected}) > 2, "every answer ends at once: nothing is tried"
     assert len({tuple(answer) for answer in expected}) > len(sources) // 2
     assert decode(model, sources, max_new_tokens=29) == expected
@@ -132,7 +137,7 @@ def test_a_mixed_batch_answers_as_each_source_alone(name, sources):
 @pytest.mark.parametrize("name", some(["ours", "t5", "bart", "gpt2"]))
 def test_beams_are_those_of_transformers(name, sources):
     model = build(name)
-    ends = ends_of(model, sources)
+    ends, _ = ends_of(model, sources)
     expected = [alone(model, source, 13, ends, num_beams=3, length_penalty=2.0) for source in sources]
     found = decode(model, sources, max_new_tokens=13, num_beams=3, length_penalty=2.0, tokens_per_batch=200)
     assert found == expected
@@ -153,8 +158,8 @@ def test_beams_are_those_of_transformers(name, sources):
 )
 def test_the_models_own_settings_hold(name, settings, sources):
     model = build(name)
-    ends = ends_of(model, sources)
-    plain = [alone(model, source, 17, ends) for source in sources]
+    ends, free = ends_of(model, sources)
+    plain = [until(answer[:17], ends) for answer in free]
     model.generation_config.update(**settings)
     expected = [alone(model, source, 17, ends) for source in sources]
     assert decode(model, sources, max_new_tokens=17) == expected

@@ -216,7 +216,9 @@ def decero(*argv, **options):
     return subprocess.Popen([sys.executable, "-m", "decero", *argv], env=environment, text=True, **options)
 
 
-@pytest.mark.parametrize("command", KINDS)
+@pytest.mark.parametrize(  # in this process they run above, and in other files
+    "command", [pytest.param(each, marks=[] if each in ("translate", "fill") else pytest.mark.slow) for each in KINDS]
+)
 def test_each_command_as_a_process(command, checkpoint, server, tmp_path):
     text = "the [MASK] rose\n\nbanks [MASK]\n" if command == "fill" else "the market rose\n\nbanks gained\n"
     limit = ["--max-new-tokens", "5"] if command in ("translate", "summarize", "generate") else []

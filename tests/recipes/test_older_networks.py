@@ -105,6 +105,7 @@ def test_an_older_network_learns_to_classify(launch, write_config, preset, train
     assert json.loads((tmp_path / "run" / "result.json").read_text())["metric"]["accuracy"] > 0.9
 
 
+@pytest.mark.slow  # test_words.py tags with Transformers
 def test_a_bilstm_learns_to_tag(launch, preset, trained_tokenizer, tmp_path):
     words = ["the", "bank", "raised", "its", "rate", "striker"]
     rows = [{"tokens": words[i % 4 :], "ner_tags": ["B-x" if w in ("bank", "striker") else "O" for w in words[i % 4 :]]}
@@ -119,8 +120,8 @@ def test_a_bilstm_learns_to_tag(launch, preset, trained_tokenizer, tmp_path):
 
 
 def test_lstms_with_attention_learn_to_translate(launch, translate, preset, tmp_path):
-    words = f"model.config={preset('translator')}", "training.max_train_steps=60", "training.eval_steps=30"
+    words = f"model.config={preset('translator')}", "training.max_train_steps=40", "training.eval_steps=20"
     done = launch("finetune_seq2seq", translate, f"output={tmp_path}/run", *words, "generation.num_beams=2")
     assert "packing: off" in done.stdout
-    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0] - 1.5
+    assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0] - 1
     assert len(pd.read_parquet(tmp_path / "run" / "outputs.parquet")) == 17

@@ -455,7 +455,10 @@ tracking: {{trackers: []}}
     assert not (tmp_path / "compare").exists()
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "xlnet", "distilbert", "electra", "mpnet", "modernbert"])
+ALIKE = [pytest.param(family, marks=pytest.mark.slow) for family in ("roberta", "electra", "mpnet")]  # much like BERT
+
+
+@pytest.mark.parametrize("family", ["bert", "xlnet", "distilbert", "modernbert", *ALIKE])
 def test_stock_encoders_take_the_same_recipe(launch, classify, trained_tokenizer, tmp_path, family):
     sizes = {"hidden_size": 20, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
     fields = {

@@ -62,7 +62,7 @@ contenders:
 seeds: [0, 1]
 label_budgets: [10, null]
 optim: {{learning_rate: 1e-2}}
-training: {{max_train_steps: 6, global_batch_size: 8, per_device_batch_size: 8, eval_strategy: "no", logging_steps: 3}}
+training: {{max_train_steps: 3, global_batch_size: 8, per_device_batch_size: 8, eval_strategy: "no", logging_steps: 3}}
 tracking: {{trackers: []}}
 """,
     )

@@ -43,8 +43,14 @@ def read(micro_batches):
     ]
 
 
-@pytest.mark.parametrize("settings", [*LIMITS, TOKENS])
-@pytest.mark.parametrize("world", [2, 3, 14])
+@pytest.mark.parametrize(
+    ("world", "settings"),
+    [
+        pytest.param(world, settings, marks=pytest.mark.slow if world == 14 and settings in LIMITS[1:] else [])
+        for world in (2, 3, 14)
+        for settings in (*LIMITS, TOKENS)
+    ],
+)
 def test_a_step_is_the_same_rows_on_any_number_of_processes(stream, world, settings):
     alone, ranks = begin(stream, **settings), [begin(stream, rank, world, **settings) for rank in range(world)]
     for step in range(14):  # three epochs, with shorter last steps
