@@ -50,9 +50,9 @@ ifneq ($(origin TORCH),file)
 endif
 
 # The lock leaves torch out: its file and its CUDA packages differ by machine. TORCH names its version instead.
-# It adds what torch needs besides (networkx, sympy) and what builds packages (setuptools).
+# It adds what torch needs besides (networkx, sympy) and what builds packages (setuptools, setuptools-scm).
 lock: .venv-uv/installed
-	printf 'networkx\nsetuptools\nsympy\n' | .venv-uv/bin/uv pip compile --quiet --upgrade --universal \
+	printf 'networkx\nsetuptools\nsetuptools-scm\nsympy\n' | .venv-uv/bin/uv pip compile --quiet --upgrade --universal \
 		--python-version 3.11 --generate-hashes --excludes <(echo torch) --all-extras --custom-compile-command "make lock" \
 		--output-file constraints.txt pyproject.toml -
 
