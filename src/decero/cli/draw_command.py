@@ -1,9 +1,11 @@
-"""`decero draw`: pictures of a class from noise, on one grid."""
+"""`decero draw`: pictures of a class or of a caption, on one grid."""
 
 import argparse
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -16,20 +18,30 @@ MOST = 1024  # pictures of a grid
 
 def add_draw(commands) -> None:
     """Add `decero draw MODEL --class NAME`."""
-    parser = commands.add_parser("draw", help="draw pictures of a class from noise", allow_abbrev=False)
+    parser = commands.add_parser("draw", help="draw pictures of a class or a caption", allow_abbrev=False)
     parser.add_argument("model", metavar="MODEL", help="folder, NAME/MODEL on the hub, or package:NAME/FOLDER")
     parser.add_argument(
         "--class", dest="classes", action="append", metavar="NAME", help="class to draw; may be repeated (default: all)"
     )
     parser.add_argument(
+        "--caption", dest="captions", type=_caption, action="append", metavar="TEXT",
+        help="what to draw, in words, where the model learnt captions; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
         "--n", type=positive, metavar="N", help="pictures of each class (default: 16; 8 where there are several)"
     )
-    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of the noise (default: 0)")
-    parser.add_argument("--steps", type=positive, default=50, metavar="N", help="steps of the solver (default: 50)")
+    parser.add_argument("--seed", type=_seed, default=0, metavar="N", help="of what is drawn by lot (default: 0)")
     parser.add_argument(
-        "--guidance", type=_guidance, default=2.0, metavar="W",
-        help="1 follows the class as it was learnt, more exaggerates it (default: 2)",
+        "--guidance", type=_guidance, metavar="W",
+        help="1 follows the class as it was learnt, more exaggerates it (default: 2 for diffusion, 1 for image tokens)",
     )  # fmt: skip
+    parser.add_argument("--steps", type=positive, metavar="N", help="diffusion: steps of the solver (default: 16)")
+    parser.add_argument(
+        "--temperature", type=_temperature, metavar="T", help="image tokens: below 1 prefers likely pixels (default: 1)"
+    )
+    parser.add_argument(
+        "--complete", type=Path, metavar="FILE", help="image tokens: keep the upper half of this picture, draw the rest"
+    )
     parser.add_argument("--out", type=Path, default=Path("grid.png"), metavar="FILE", help="PNG (default: grid.png)")
     may_run_code(parser)
     parser.set_defaults(function=run_draw)
@@ -38,7 +50,7 @@ def add_draw(commands) -> None:
 def run_draw(arguments: argparse.Namespace) -> None:
     """Draw N pictures a class, and write them as one PNG: a square of one class, or a row a class."""
     from decero.execution.threads import set_threads
-    from decero.inference.drawing import draw, grid_of, load_drawing, save_png
+    from decero.inference.drawing import grid_of, load_drawing, save_png
 
     out: Path = arguments.out
     if out.suffix.lower() != ".png":
@@ -47,20 +59,47 @@ def run_draw(arguments: argparse.Namespace) -> None:
         raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
     set_threads()
     loaded = load_drawing(arguments.model, **loading_of_pictures(arguments))
-    names = arguments.classes or loaded.classes
-    ids = [loaded.class_id(name) for name in names]
-    each = arguments.n or (16 if len(ids) == 1 else 8)
-    if len(ids) * each > MOST:
-        raise UserError(f"--n {each}: {len(ids)} classes make {len(ids) * each} pictures, and a grid holds {MOST}")
-    wanted = [number for number in ids for _ in range(each)]
+    given = {name: getattr(arguments, name) for name in ("steps", "temperature", "guidance")}
+    options = loaded.options_of(given, prefix="--")
+    titles, draw = _what_to_draw(loaded, arguments)
+    each = arguments.n or (16 if len(titles) == 1 else 8)
+    if len(titles) * each > MOST:
+        raise UserError(f"--n {each}: {len(titles)} rows make {len(titles) * each} pictures, and a grid holds {MOST}")
+    wanted = [number for number in range(len(titles)) for _ in range(each)]
     with tqdm(total=len(wanted), unit="picture", file=sys.stderr, dynamic_ncols=True,
               disable=not sys.stderr.isatty()) as bar:  # fmt: skip
-        pictures = draw(
-            loaded, wanted, steps=arguments.steps, guidance=arguments.guidance, seed=arguments.seed, done=bar.update
-        )
-    save_png(grid_of(pictures, math.ceil(math.sqrt(each)) if len(ids) == 1 else each), out)
-    rows = "" if len(ids) == 1 else ", a row each"
-    print(f"{out}: {each} of {', '.join(loaded.classes[number] for number in ids)}{rows}")
+        pictures = draw(wanted, **options, seed=arguments.seed, done=bar.update)
+    save_png(grid_of(pictures, math.ceil(math.sqrt(each)) if len(titles) == 1 else each), out)
+    print(f"{out}: {each} of {', '.join(titles)}{'' if len(titles) == 1 else ', a row each'}")
+
+
+def _what_to_draw(loaded, arguments: argparse.Namespace) -> tuple[list[str], Callable[..., Any]]:
+    """Return a title for each row of the grid, and a function that draws numbers of rows.
+
+    Raises UserError for options that the model does not know.
+    """
+    from decero.inference.drawing import TokenDrawing
+
+    if not isinstance(loaded, TokenDrawing):
+        for option in ("caption", "complete"):
+            if getattr(arguments, {"caption": "captions"}.get(option, option)):
+                raise UserError(f"--{option}: {loaded.name} draws classes from noise; remove it, and give --class NAME")
+        ids = [loaded.class_id(name) for name in arguments.classes or loaded.classes]
+        return [loaded.classes[each] for each in ids], lambda rows, **rest: loaded.draw([ids[r] for r in rows], **rest)
+    if arguments.captions and loaded.classes:
+        raise UserError(f"--caption: {loaded.name} knows classes, no captions; give --class NAME")
+    captions = [loaded.classes[loaded.class_id(name)] for name in arguments.classes or []] + (arguments.captions or [])
+    if not captions and not arguments.complete:
+        captions = loaded.classes
+    if not captions and not arguments.complete:
+        raise UserError(f"{loaded.name}: it draws what a caption says; give --caption TEXT")
+    captions, upper = captions or [""], loaded.upper_half(arguments.complete) if arguments.complete else None
+
+    def draw(rows: list[int], **rest: Any):
+        given_NG = None if upper is None else upper.repeat(len(rows), axis=0)
+        return loaded.draw_captions([captions[row] for row in rows], given_NG=given_NG, **rest)
+
+    return [each or f"the lower half of {arguments.complete}" for each in captions], draw
 
 
 def _seed(word: str) -> int:
@@ -77,3 +116,21 @@ def _guidance(word: str) -> float:
     if not 0 <= value <= 1000:
         raise argparse.ArgumentTypeError(f"{word[:40]} is not a number from 0 to 1000")
     return value
+
+
+def _temperature(word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not 0.01 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{word[:40]} is not a number from 0.01 to 100")
+    return value
+
+
+def _caption(word: str) -> str:
+    from decero.data.image_tokens import is_caption
+
+    if not is_caption(word):
+        raise argparse.ArgumentTypeError(f"{word[:40]!r} is no caption: give words")
+    return word.strip()

@@ -39,8 +39,16 @@ class EvaluateDrawings(RunConfig):
     data: DrawingsData
     pictures_per_class: int = Field(100, ge=1, le=MOST_PICTURES, description="pictures of each class, each time")
     repeats: int = Field(3, ge=1, le=MOST_REPEATS, description="draw so often, with seed, seed + 1, ...")
-    steps: int = Field(16, ge=1, le=1000, description="steps of the solver")
-    guidance: float = Field(2.0, ge=0, le=1000, description="1 follows the class, more exaggerates it")
+    steps: int | None = Field(
+        None, ge=1, le=1000, description="steps of the solver of a diffusion model; 16 when not set"
+    )
+    temperature: float | None = Field(
+        None, gt=0, le=100, description="of a model of image tokens: below 1 prefers likely pixels; 1 when not set"
+    )
+    guidance: float | None = Field(
+        None, ge=0, le=1000,
+        description="1 follows the class, more exaggerates it; when not set 2 for diffusion, 1 for image tokens",
+    )  # fmt: skip
     per_device_eval_batch_size: int = Field(
         64, ge=1, le=MOST_EXAMPLES, description="pictures per batch of the classifier; does not change the results"
     )

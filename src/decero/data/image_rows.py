@@ -10,6 +10,7 @@ import numpy as np
 import PIL
 import xxhash
 from datasets import Dataset, Features, Value
+from tqdm.auto import tqdm
 
 from decero.data.boxes import checked_boxes
 from decero.data.cached_map import cached_map
@@ -150,6 +151,22 @@ def decode_rows(
         rows, decode, Features(features), key, num_proc, f"read pictures of {where}", at_once, with_indices=True,
         writer_batch_size=max(1, min(1000, MOST_BYTES // one)),
     )  # fmt: skip
+
+
+def read_pixels(
+    dataset: Dataset, column: str, size: tuple[int, int], channels: int, where: str, *, folder: Path | None = None,
+    resample: int = Resampling.BILINEAR,
+) -> np.ndarray:  # fmt: skip
+    """Return all pictures in memory: uint8 (rows, height, width, channels), stretched to `size`.
+
+    Raises UserError, one line with file and row, for a picture that cannot be read.
+    """
+    values = undecoded(dataset.select_columns([column]), column).with_format(None)
+    found = np.empty((len(values), *size, channels), dtype=np.uint8)
+    for number, row in enumerate(tqdm(values, desc=f"read {where}", unit="picture", dynamic_ncols=True)):
+        name = f"{where} row {number}"
+        found[number] = to_pixels(open_image(row[column], name, folder), size, channels, name, resample)
+    return found
 
 
 def objects_of(value: Any, columns: Columns, where: str) -> tuple[list, list[Any]]:

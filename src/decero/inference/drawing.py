@@ -1,71 +1,144 @@
 """Draw pictures of classes with a trained model, and lay them out on one grid."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from PIL import Image
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
+from decero.data.image_rows import read_pixels
+from decero.data.image_tokens import ImageTokens, describes_pictures, image_tokens_of
+from decero.data.images import Resampling, open_image, to_pixels
 from decero.errors import UserError, did_you_mean
 from decero.execution.model_folder import open_checkpoint
 from decero.execution.pretrained import load_pretrained, one_line, read_model_config
 from decero.inference.diffusion_sampling import sample_pictures
+from decero.inference.loading import load
 from decero.inference.text_classification import names_of
+from decero.inference.token_drawing import TokenPainter
 from decero.models import DeceroDiffusionConfig
 
 GAP = 2  # pixels between the pictures of a grid
 LEAST = 64  # pixels of the longer side of a picture in a grid: smaller ones are enlarged
+STEPS = 16  # of the solver, where the user gives none
 
 
-@dataclass
-class LoadedDrawing:
-    """Hold a model that draws, in evaluation mode, and the names of its classes by id."""
+class LoadedDrawing(ABC):
+    """Hold a model that draws, in evaluation mode.
 
-    name: str
-    model: PreTrainedModel
-    classes: list[str]
+    name: as the user gave it. classes: their names by id; empty where captions are free text.
+    """
+
+    guidance: float  # what is good where the user gives none
+    options: dict[str, str]  # settings of the other kinds of models -> why they mean nothing here
+
+    def __init__(self, name: str, model: PreTrainedModel, classes: list[str]):
+        self.name, self.model, self.classes = name, model, classes
 
     def class_id(self, name: str) -> int:
         """Return the id of a class; case does not matter. Raises UserError for an unknown one, with the nearest."""
         known = {each.casefold(): number for number, each in enumerate(self.classes)}
+        if not known:
+            raise UserError(f"--class {name}: {self.name} knows no classes, it reads captions; give --caption TEXT")
         if name.casefold() not in known:
             near = did_you_mean(name.casefold(), known) or f"; known: {', '.join(self.classes[:20])}"
             raise UserError(f"--class {name}: {self.name} does not know it{near}")
         return known[name.casefold()]
 
+    def options_of(self, given: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        """Return the options of `draw` that are given, not None. Raises UserError for one of another kind of model."""
+        found = {name: value for name, value in given.items() if value is not None}
+        if wrong := next((name for name in found if name in self.options), None):
+            option = prefix + (wrong.replace("_", "-") if prefix else wrong)
+            raise UserError(f"{option}: {self.name} {self.options[wrong]}; remove it")
+        return {"guidance": self.guidance} | found
+
+    @abstractmethod
+    def draw(self, classes: Sequence[int], **options: Any) -> np.ndarray:
+        """Draw a picture for each class id and return them as uint8, (N, height, width, channels).
+
+        The id after the last one asks for a picture of any class. options: `seed`, `guidance`, `done`, and those of the
+        kind of model; see `sample_pictures` and `TokenPainter.draw`.
+        """
+
+    @abstractmethod
+    def like_drawings(self, rows: Dataset, column: str, where: str, folder: Path | None) -> np.ndarray:
+        """Read real pictures in the form of drawings, to compare them: uint8 (rows, height, width, channels)."""
+
+
+class DiffusionDrawing(LoadedDrawing):
+    """Draw by solving a differential equation from noise to a picture."""
+
+    guidance = 2.0
+    options = dict.fromkeys(("temperature", "top_p"), "draws whole pictures, not pixel after pixel")
+
+    def draw(self, classes: Sequence[int], **options: Any) -> np.ndarray:
+        labels = torch.tensor(list(classes), dtype=torch.long)
+        return sample_pictures(self.model, labels, **{"steps": STEPS} | options).numpy()
+
+    def like_drawings(self, rows: Dataset, column: str, where: str, folder: Path | None) -> np.ndarray:
+        config: Any = self.model.config
+        return read_pixels(rows, column, tuple(config.picture_size), config.num_channels, where, folder=folder)
+
+
+class TokenDrawing(LoadedDrawing):
+    """Draw by writing a token for each pixel after a caption."""
+
+    guidance = 1.0
+    options = {"steps": "draws pixel after pixel, with a step for each"}
+
+    def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: ImageTokens):
+        super().__init__(name, model, tokens.classes)
+        self.tokens, self.painter = tokens, TokenPainter(model, tokenizer, tokens)
+
+    def draw(self, classes: Sequence[int], **options: Any) -> np.ndarray:
+        captions = [*self.classes, ""]
+        return self.draw_captions([captions[number] for number in classes], **options)
+
+    def draw_captions(self, captions: Sequence[str], **options: Any) -> np.ndarray:
+        """As in `TokenPainter.draw`; returns uint8 (N, height, width, channels)."""
+        return self.tokens.pictures(self.painter.draw(captions, **options))
+
+    def upper_half(self, path: Path) -> np.ndarray:
+        """Return the colors of the upper half of a picture, uint8 (1, G). Raises UserError for what is no picture."""
+        pixels_YXC = to_pixels(
+            open_image(str(path), str(path)), self.tokens.size, self.tokens.channels, str(path), Resampling.BOX
+        )
+        return self.tokens.upper_half(self.tokens.indexes(pixels_YXC[None]))
+
+    def like_drawings(self, rows: Dataset, column: str, where: str, folder: Path | None) -> np.ndarray:
+        found = read_pixels(
+            rows, column, self.tokens.size, self.tokens.channels, where, folder=folder, resample=Resampling.BOX
+        )
+        return self.tokens.pictures(self.tokens.indexes(found))
+
 
 def load_drawing(name: str, **loading: Any) -> LoadedDrawing:
-    """Load a diffusion model onto the GPU if there is one.
+    """Load a model that draws onto the GPU if there is one: a diffusion model, or a causal one of image tokens.
 
     loading: revision, trust_remote_code, code_revision. Raises UserError for a checkpoint of another kind.
     """
     with one_line(name, "give --trust-remote-code --revision COMMIT"):
         checkpoint = open_checkpoint(name, **loading)
         config: Any = read_model_config(checkpoint)
-        if config.model_type != DeceroDiffusionConfig.model_type:
+        if config.model_type == DeceroDiffusionConfig.model_type:
+            model: Any = load_pretrained(AutoModel, checkpoint, new_head=False, dtype=torch.float32)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            return DiffusionDrawing(name, model.to(device).eval(), names_of(config, config.num_labels))
+        if not describes_pictures(checkpoint.folder):
             raise UserError(
                 f"{name}: this {config.model_type} model draws no pictures; train one with "
-                "recipes/pretrain_image_diffusion.py"
+                "recipes/pretrain_image_diffusion.py, or a causal one on rows of recipes/tokenize_images.py"
             )
-        model: Any = load_pretrained(AutoModel, checkpoint, new_head=False, dtype=torch.float32)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return LoadedDrawing(name, model.to(device).eval(), names_of(config, config.num_labels))
-
-
-def draw(
-    loaded: LoadedDrawing, classes: Sequence[int], *, steps: int = 50, guidance: float = 2.0, seed: int = 0,
-    done: Callable[[int], Any] = lambda pictures: None,
-) -> np.ndarray:  # fmt: skip
-    """Draw one picture a class id and return them as uint8, (N, height, width, channels).
-
-    steps, guidance, seed, done: as in `sample_pictures`.
-    """
-    labels = torch.tensor(list(classes), dtype=torch.long)
-    return sample_pictures(loaded.model, labels, steps=steps, guidance=guidance, seed=seed, done=done).numpy()
+    found = load(name, "generate", **loading)
+    tokens = image_tokens_of(found.tokenizer)
+    assert tokens is not None  # its tokenizer_config.json says so
+    return TokenDrawing(name, found.model, found.tokenizer, tokens)
 
 
 def grid_of(pictures: np.ndarray, columns: int) -> Image.Image:

@@ -14,12 +14,11 @@ from tqdm.auto import tqdm
 
 from decero.config.drawings import EvaluateDrawings
 from decero.data.corpus import load_corpus
-from decero.data.image_rows import check_pictures, picture_hashes, undecoded
-from decero.data.images import open_image, to_pixels
+from decero.data.image_rows import check_pictures, picture_hashes
 from decero.data.labels import encode_labels
 from decero.errors import UserError
 from decero.evaluation.drawing_measures import frechet_distance, nearest_rows, shares
-from decero.inference.drawing import LoadedDrawing, draw, grid_of, save_png
+from decero.inference.drawing import LoadedDrawing, grid_of, save_png
 from decero.inference.image_answers import LoadedPictures
 from decero.inference.picture_features import classes_and_features
 from decero.training.runs import Run
@@ -54,16 +53,10 @@ def read_real(run: Run, config: EvaluateDrawings, loaded: LoadedDrawing) -> dict
 
 
 def _read(rows: Dataset, split: str, config: EvaluateDrawings, loaded: LoadedDrawing) -> Real:
-    picture: Any = loaded.model.config
-    column, files = config.data.image_column, (config.data.files or {}).get(split)
+    files = (config.data.files or {}).get(split)
     folder = Path(files).parent if isinstance(files, str) else None
-    values = undecoded(rows.select_columns([column]), column).with_format(None)
-    shape = (tuple(picture.picture_size), picture.num_channels)
-    pixels = [
-        to_pixels(open_image(row[column], f"{split} row {number}", folder), *shape, f"{split} row {number}")
-        for number, row in enumerate(tqdm(values, desc=f"read {split}", unit="picture", dynamic_ncols=True))
-    ]
-    return Real(np.asarray(rows["labels"]), np.stack(pixels))
+    pixels = loaded.like_drawings(rows, config.data.image_column, split, folder)
+    return Real(np.asarray(rows["labels"]), pixels)
 
 
 def order_of(judge: LoadedPictures, classes: list[str], name: str) -> np.ndarray:
@@ -89,6 +82,7 @@ def measure(
     Returns the record. Each number of drawings has the same number of real pictures beside it: of test against train.
     """
     classes, each = len(loaded.classes), config.pictures_per_class
+    options = loaded.options_of({name: getattr(config, name) for name in ("steps", "temperature", "guidance")})
     to_model = order_of(judge, loaded.classes, config.classifier)
     wanted, size = np.repeat(np.arange(classes), each), config.per_device_eval_batch_size
 
@@ -105,14 +99,9 @@ def measure(
         some = {split: rng.permutation(len(real[split].labels))[:count] for split in real}
         _, train_ND = judged(real["train"].pixels[some["train"]])
         with tqdm(total=2 * len(wanted), desc=f"draw, seed {seed}", unit="picture", dynamic_ncols=True) as bar:
-            arguments: dict[str, Any] = {
-                "steps": config.steps,
-                "guidance": config.guidance,
-                "seed": seed,
-                "done": bar.update,
-            }
-            drawn = draw(loaded, wanted.tolist(), **arguments)
-            free = draw(loaded, [classes] * len(wanted), **arguments | {"guidance": 1.0})
+            arguments = options | {"seed": seed, "done": bar.update}
+            drawn = loaded.draw(wanted.tolist(), **arguments)
+            free = loaded.draw([classes] * len(wanted), **arguments | {"guidance": 1.0})
         predicted, drawn_ND = judged(drawn)
         kinds, _ = judged(free)
         rows, distances = nearest_rows(drawn.reshape(len(drawn), -1), train_NP)
