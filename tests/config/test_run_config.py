@@ -23,6 +23,7 @@ from decero.config.finetune_images import (
 from decero.config.finetune_summaries import FinetuneExtractiveSummaries
 from decero.config.finetune_words import FinetuneTokenClassification
 from decero.config.finetuning import FinetuneCausalLM, FinetuneClassification, FinetuneSeq2Seq
+from decero.config.image_token_runs import EvaluateImageTokens, TokenizeImages
 from decero.config.language_scores import EvaluateMaskedLM, EvaluateMinimalPairs
 from decero.config.long_range import LongRange
 from decero.config.pretrain_images import PretrainImageDiffusion, PretrainMaskedImage
@@ -274,7 +275,7 @@ RECIPES = [
     FinetuneMultipleChoice, FinetuneTokenClassification, FinetuneQuestionAnswering, EvaluateCausalLM, TrainTokenizer,
     FinetuneExtractiveSummaries, Compare, EvaluateSuite, Benchmark, EvaluateMaskedLM, EvaluateMinimalPairs,
     ProbeBias, LongRange, PretrainImageDiffusion, PretrainMaskedImage, FinetuneImageClassification,
-    FinetuneSemanticSegmentation, FinetuneObjectDetection, EvaluateDrawings,
+    FinetuneSemanticSegmentation, FinetuneObjectDetection, EvaluateDrawings, TokenizeImages, EvaluateImageTokens,
 ]  # fmt: skip
 
 

@@ -36,4 +36,5 @@ def test_a_task_names_its_settings_head_and_special_tokens(name):
 def test_every_recipe_that_trains_a_model_has_a_task():
     others = {"benchmark", "compare", "evaluate_causal_lm", "evaluate_suite", "long_range", "train_tokenizer"}
     others |= {"evaluate_masked_lm", "evaluate_minimal_pairs", "evaluate_drawings", "probe_bias"}
+    others |= {"tokenize_images", "evaluate_image_tokens"}
     assert {path.stem for path in (ROOT / "recipes").glob("*.py")} == set(TASKS) | others

@@ -14,6 +14,7 @@ from decero.config.pretraining import PretrainCausalLM
 from decero.config.sections import ModelSection
 from decero.data.causal import OBJECTIVES, CausalLanguageModeling, count_bytes, start_id, tokenize_text
 from decero.data.hybrid import HybridLanguageModeling
+from decero.data.image_tokens import image_tokens_of
 from decero.data.special_tokens import special_tokens_around
 from decero.errors import UserError
 from decero.evaluation.corpus_tests import ratio
@@ -127,6 +128,8 @@ class CausalLM(Task):
         mark_objective(model.config, HYBRID if self.is_hybrid else None)
 
     def usage(self, folder: Path) -> list[str]:
+        if image_tokens_of(self.tokenizer):
+            return [f"decero draw {folder}"]
         return [*super().usage(folder), *([f"decero fill {folder} FILE"] if self.is_hybrid else [])]
 
     def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
