@@ -77,9 +77,8 @@ class TokenPainter:
         ids_BG = self.colors_K[found_BP[:, :given]]
         parts = [torch.cat((prompt_BT, ids_BG), dim=1) for prompt_BT in (prompts_BT, bare_BT)]
         for place in range(given, self.tokens.pixels):
-            logits_BV = sum(
-                reader.weight * reader(part[rows]) for reader, part in zip(readers, parts, strict=True) if reader.weight
-            )
+            read = [each.weight * each(part[rows]) for each, part in zip(readers, parts, strict=True) if each.weight]
+            logits_BV = torch.stack(read).sum(dim=0)
             logits_BK = logits_BV[:count, self.colors_K]
             if not logits_BK.isfinite().all():
                 raise UserError("the model computes NaN or infinity, which is no picture; use another one")

@@ -74,7 +74,9 @@ def png_bits(tokens: ImageTokens, indexes_NP: np.ndarray) -> float:
     return 8 * len(file.getvalue()) / indexes_NP.size
 
 
-def measure(run: Run, config: EvaluateImageTokens, loaded: TokenDrawing, train: TokenRows, test: TokenRows) -> dict[str, Any]:
+def measure(
+    run: Run, config: EvaluateImageTokens, loaded: TokenDrawing, train: TokenRows, test: TokenRows
+) -> dict[str, Any]:
     """Return the record, and write `bits.parquet`, `completed.png` and `captions.png`.
 
     `bits_per_pixel` is the mean over test with the own caption of each picture. An n-gram and lzma read train first; a
