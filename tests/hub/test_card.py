@@ -2,6 +2,7 @@
 
 import json
 import re
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import transformers
 from huggingface_hub import ModelCard, metadata_eval_result
 from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
 
+from decero.data.image_tokens import ImageTokens
 from decero.errors import UserError
 from decero.hub.card import MARK, TEMPLATE, model_card, read_run, without_paths
-from decero.hub.card_metadata import HEADS
+from decero.hub.card_metadata import HEADS, draws
 from decero.hub.card_words import WORDS
 from decero.hub.remote_code import export_remote_code
 from decero.models import AUTO_CLASSES
@@ -76,6 +78,21 @@ def test_without_a_record_nothing_is_claimed():
     assert said.text.count("Not recorded.") == 2  # training data, cost
     assert not re.search(r"\d", said.text.partition("## What was measured")[2])
     assert "run/" not in said.text
+
+
+def test_a_model_of_image_tokens_writes_no_texts(tokenizer, tmp_path):
+    config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
+    said = ModelCard(model_card("me/tiny", config, None, None, draws=True))
+    assert said.data.pipeline_tag is None
+    assert "(`decero draw`)" in said.text
+    assert "AutoModelForCausalLM" in said.text
+    file = {"tokenizer_config.json": tmp_path / "tokenizer_config.json"}
+    for made, found in ((tokenizer, False), (deepcopy(tokenizer), True)):
+        if found:
+            ImageTokens((2, 2), [[0], [255]], []).add_to(made)
+        made.save_pretrained(tmp_path)
+        assert draws(file) == found
+    assert ModelCard(model_card("me/tiny", config, None, None)).data.pipeline_tag == "text-generation"
 
 
 @pytest.mark.parametrize("kind", ["stock", "decero", "remote code", "tokenizer"])

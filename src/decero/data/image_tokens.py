@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.cluster.vq import kmeans2
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerBase
 
@@ -131,6 +130,8 @@ def palette_of(pictures_NYXC: np.ndarray, colors: int, seed: int) -> list[list[i
         pixels_MC = pixels_MC[rng.choice(len(pixels_MC), SAMPLE, replace=False)]
     different_MC = np.unique(pixels_MC, axis=0)
     if len(different_MC) > colors:
+        from scipy.cluster.vq import kmeans2  # slow to import, and other recipes import this module
+
         found, _ = kmeans2(pixels_MC.astype(np.float64), colors, iter=25, minit="++", missing="warn", rng=rng)
         different_MC = np.unique(found.round().clip(0, 255).astype(int), axis=0)
     order = np.argsort(different_MC.astype(int) @ np.array([299, 587, 114]), kind="stable")

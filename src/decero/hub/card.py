@@ -81,6 +81,7 @@ def model_card(
     license: str | None = None,
     languages: Sequence[str] = (),
     mask: str | None = None,
+    draws: bool = False,
 ) -> str:
     """Return the README.md of a model: metadata for the hub, and a text, in Spanish where the first language is `es`.
 
@@ -91,6 +92,7 @@ def model_card(
     bias: the record of bias probes (`read_bias`); None: they were not run.
     license, languages: instead of those of the settings and of `readme`.
     mask: the mask token of the tokenizer.
+    draws: whether its tokens are pixels.
 
     Raises UserError when the metadata of `readme` is invalid, and for a license or language that the hub does not know.
     """
@@ -106,6 +108,7 @@ def model_card(
     auto_class = auto_class_of(config) if config else None
     kind = "extractive" if config and config.get("extractive") else auto_class or ""
     kind = "diffusion" if config and config["model_type"] == "decero_diffusion" else kind
+    kind = "image tokens" if draws else kind
     tag = task_of(kind, settings)
     rows = list(_measured(result.get("metric") or {}))
     split = result.get("split") or ("validation" if rows and rows[0][0].startswith("eval_") else None)

@@ -146,6 +146,11 @@ def mask_token(files: Mapping[str, Path]) -> str | None:
     return token if isinstance(token, str) and MASK.fullmatch(token) else None
 
 
+def draws(files: Mapping[str, Path]) -> bool:
+    """Tell whether tokenizer_config.json of a model says that its tokens are pixels (`recipes/tokenize_images.py`)."""
+    return "tokenizer_config.json" in files and "image_tokens" in read_json(files["tokenizer_config.json"])
+
+
 def auto_class_of(config: Mapping[str, Any]) -> str | None:
     """Return the Auto class that loads the architecture in config.json, None if unknown."""
     architecture = (config.get("architectures") or [None])[0]

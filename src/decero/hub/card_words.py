@@ -156,6 +156,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "diffusion": (
         "Drawing pictures of the classes it was trained on.", "Dibujar imágenes de las clases de su entrenamiento.",
     ),
+    "image tokens": (
+        "Drawing pictures like those it was trained on, pixel after pixel (`decero draw`).",
+        "Dibujar imágenes como las de su entrenamiento, píxel a píxel (`decero draw`).",
+    ),
     # an example for the hub's page, by pipeline tag
     "fill-mask": ("Paris is the {mask} of France.", "París es la {mask} de Francia."),
     "text-generation": ("Once upon a time", "Érase una vez"),

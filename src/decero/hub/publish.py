@@ -17,7 +17,7 @@ from decero.errors import UserError, did_you_mean
 from decero.execution.model_folder import ADAPTER, CODE, OTHERS, PICKLES, TOKENIZER, WEIGHTS, read_adapter, read_config
 from decero.hub.bias_section import FILE, read_bias
 from decero.hub.card import loading, model_card, read_run
-from decero.hub.card_metadata import mask_token
+from decero.hub.card_metadata import draws, mask_token
 from decero.hub.foreign_files import check_sendable, read_json, read_text
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def push(
     def card(readme: str | None) -> bytes:
         return model_card(
             repo_id, config, result, settings, readme, base, bias,
-            license=license, languages=languages, mask=mask_token(model),
+            license=license, languages=languages, mask=mask_token(model), draws=draws(model),
         ).encode("utf-8", "replace")  # fmt: skip
 
     files["README.md"] = card(readme)
