@@ -52,6 +52,8 @@ SPANISH = {
     "test accuracy (%)": "exactitud en la prueba (%)", "ours": "nuestro", "random weights": "pesos aleatorios",
     "word counts": "recuento de palabras",
     "a cat and a dog ran to the mat": "un gato y un perro van a la alfombra", "rug": "casa",
+    "tokens: line by line": "tokens: línea por línea",
+    "velocities: from noise (t = 0) to the data -1 and 1": "velocidades: del ruido (t = 0) a los datos -1 y 1",
     "Thank you for inviting me to your party last week": "Gracias por invitarme a tu fiesta la semana pasada",
 }  # fmt: skip
 
@@ -271,7 +273,31 @@ def transfer(say: Say) -> Figure:
     return figure
 
 
-PICTURES = (attention, masks, heads, positions, residuals, loss, mlm, seq2seq, sampling, transfer)
+def drawing(say: Say) -> Figure:
+    """Draw pixels in their order, and numbers on their way from noise to the data."""
+    figure = Figure(figsize=(9, 2.7), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(1, 2))
+    shape = np.array([[0, 0, 1, 0, 0], [0, 2, 3, 2, 0], [1, 3, 3, 3, 1], [0, 3, 3, 3, 0]])
+    place = np.arange(shape.size).reshape(shape.shape)
+    left.imshow(np.where(place < 13, 3 - shape, np.nan), cmap="gray", vmin=-1.5, vmax=3.3, interpolation="none")
+    for (row, column), number in np.ndenumerate(shape):
+        known, ink = place[row, column] < 13, "white" if number > 1 else "black"
+        mark = number if known else "?" if place[row, column] == 13 else ""
+        left.text(column, row, mark, ha="center", va="center", color=ink if known else ORANGE, fontsize=11)
+    left.set(title=say("tokens: line by line"), xticks=[], yticks=[])
+    steps, x = 16, torch.linspace(-2.2, 2.2, 22, dtype=torch.float64)
+    path = [x]
+    for step in range(steps):
+        t = step / steps
+        x = x + (torch.tanh(t * x / (1 - t) ** 2) - x) / (1 - t) / steps
+        path.append(x)
+    for line in torch.stack(path, dim=1).numpy().round(4):
+        right.plot(np.arange(steps + 1) / steps, line, color=BLUE if line[-1] > 0 else ORANGE, linewidth=1)
+    right.set(title=say("velocities: from noise (t = 0) to the data -1 and 1"), xlabel="t", ylabel="x")
+    return figure
+
+
+PICTURES = (attention, masks, heads, positions, residuals, loss, mlm, seq2seq, sampling, transfer, drawing)
 
 
 def picture(draw: Callable[[Say], Figure], language: str) -> bytes:
