@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 from tests.recipes.pictures import VIT, write_splits
-from tests.recipes.test_pictures_recipes import resumed
+from tests.recipes.test_pictures_recipes import losses_of, resumed
 
 OURS = {name: value for name, value in VIT.items() if name != "model_type"} | {"model_type": "decero_vision"}
 
@@ -45,6 +45,15 @@ def test_pretrain_resume_and_fine_tune(launch, settings, tmp_path):
     done = launch("finetune_image_classification", settings(OURS), f"output={tuned}", fine)
     assert "new, with random weights: classifier" in done.stdout + done.stderr
     assert json.loads((tuned / "result.json").read_text())["metric"]["accuracy"] > 0.9
+
+
+@pytest.mark.slow
+def test_two_processes_hide_the_same_patches(launch, settings, tmp_path, two_processes):
+    config = settings(OURS, objective={"mask_ratio": 0.5, "mask_patch_size": 8})
+    for name, launcher in (("two", two_processes), ("one", None)):
+        launch("pretrain_masked_image", config, f"output={tmp_path / name}", "training.max_train_steps=4",
+               launcher=launcher)  # fmt: skip
+    assert losses_of(tmp_path / "one") == pytest.approx(losses_of(tmp_path / "two"), rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -107,13 +107,21 @@ def test_classify_pictures_from_files_to_answers(launch, pictures, tmp_path, cap
     assert f"test accuracy {record['metric']['accuracy']:.4f}" in again.stdout
 
 
+SETR = {name: value for name, value in VIT.items() if name != "model_type"} | {"model_type": "decero_vision"}
+SETR |= {"decode_head": "naive", "decoder_hidden_size": 12}
+NOISE = "objective.denoising={groups: 2}"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", [VIT, DETR], ids=["classes", "objects"])
-def test_two_processes_train_as_one(launch, pictures, tmp_path, two_processes, preset):
-    recipe = "finetune_image_classification" if preset is VIT else "finetune_object_detection"
-    dropout = "hidden_dropout_prob" if preset is VIT else "dropout"
-    words = ("training.max_train_steps=4", f"model.overrides.{dropout}=0.0")
-    config = pictures(preset)
+@pytest.mark.parametrize(("recipe", "preset", "words", "data"), [
+    ("finetune_image_classification", VIT, ["model.overrides.hidden_dropout_prob=0.0"], {}),
+    ("finetune_object_detection", DETR, ["model.overrides.dropout=0.0"], {}),
+    ("finetune_object_detection", OURS, [NOISE], {}),
+    ("finetune_semantic_segmentation", SETR, [], {"class_names": ["ground", "dark", "light"]}),
+], ids=["classes", "objects", "denoising", "masks"])  # fmt: skip
+def test_two_processes_train_as_one(launch, pictures, tmp_path, two_processes, recipe, preset, words, data):
+    words = ["training.max_train_steps=4", *words]
+    config = pictures(preset, data)
     launch(recipe, config, f"output={tmp_path / 'two'}", *words, launcher=two_processes)
     launch(recipe, config, f"output={tmp_path / 'one'}", *words)
     assert losses_of(tmp_path / "one") == pytest.approx(losses_of(tmp_path / "two"), rel=1e-4)
@@ -216,9 +224,6 @@ def test_detect_objects_from_files_to_boxes(launch, pictures, tmp_path, capsys):
 
     done = launch("finetune_object_detection", config, f"output={tmp_path / 'x'}", "data.box_format=xyxy", expect=2)
     assert re.search(r"train.parquet, row \d+, box 0 \[.*\]: it has no size, .*set data.box_format", done.stderr)
-
-
-NOISE = "objective.denoising={groups: 2}"
 
 
 def test_denoising_resumes_exactly(launch, pictures, tmp_path, capsys):
