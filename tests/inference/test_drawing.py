@@ -47,7 +47,7 @@ def test_a_grid_is_what_the_sampler_draws(folder, tmp_path, capsys):
     main(["draw", str(folder), "--class", "bag", "--n", "3", "--seed", "5", "--steps", "2", "--out", str(out)])
     assert capsys.readouterr().out == f"{out}: 3 of Bag\n"
     loaded = load_drawing(str(folder))
-    pictures = loaded.draw([0, 0, 0], steps=2, seed=5)
+    pictures = loaded.draw(["Bag"] * 3, steps=2, seed=5)
     expected = sample_pictures(loaded.model, torch.tensor([0]), steps=2, seed=5).numpy()
     assert (pictures[:1] == expected).all()
     sheet = np.asarray(Image.open(out))
@@ -78,8 +78,8 @@ def test_colours_and_large_pictures_keep_their_size():
     (["--n", "500"], "--n 500: 3 rows make 1500 pictures, and a grid holds 1024"),
     (["--guidance", "nan"], "nan is not a number from 0 to 1000"),
     (["--seed", "-1"], "-1 is not a whole number from 0"),
-    (["--caption", "a red bag"], "--caption: MODEL draws classes from noise; remove it, and give --class NAME"),
-    (["--complete", "bag.png"], "--complete: MODEL draws classes from noise; remove it, and give --class NAME"),
+    (["--caption", "a red bag"], "--caption: MODEL knows classes, no captions; give --class NAME"),
+    (["--complete", "bag.png"], "--complete: MODEL draws whole pictures from noise; remove it"),
     (["--temperature", "0.5"], "--temperature: MODEL draws whole pictures, not pixel after pixel; remove it"),
     (["--out", "grid.jpg"], "--out grid.jpg: give a name that ends in .png"),
     (["--out", "no_folder/grid.png"], "--out no_folder/grid.png: there is no folder no_folder; make it first"),

@@ -81,7 +81,7 @@ def test_draw_writes_a_grid_of_the_classes(made, capsys):
     main(["draw", str(made / "run" / "model"), "--n", "3", "--seed", "2", "--out", str(out)])
     assert capsys.readouterr().out == f"{out}: 3 of dark, light, a row each\n"
     loaded = load_drawing(str(made / "run" / "model"))
-    pictures = loaded.draw([0, 0, 0, 1, 1, 1], seed=2)
+    pictures = loaded.draw(["dark"] * 3 + ["light"] * 3, seed=2)
     sheet = np.asarray(Image.open(out))
     factor = -(-64 // 5)
     assert sheet.shape == (2 * 4 * factor + GAP, 3 * 5 * factor + 2 * GAP, 3)

@@ -3,9 +3,7 @@
 import argparse
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -24,7 +22,7 @@ def add_draw(commands) -> None:
         "--class", dest="classes", action="append", metavar="NAME", help="class to draw; may be repeated (default: all)"
     )
     parser.add_argument(
-        "--caption", dest="captions", type=_caption, action="append", metavar="TEXT",
+        "--caption", type=_caption, action="append", metavar="TEXT",
         help="what to draw, in words, where the model learnt captions; may be repeated",
     )  # fmt: skip
     parser.add_argument(
@@ -50,7 +48,7 @@ def add_draw(commands) -> None:
 def run_draw(arguments: argparse.Namespace) -> None:
     """Draw N pictures a class, and write them as one PNG: a square of one class, or a row a class."""
     from decero.execution.threads import set_threads
-    from decero.inference.drawing import grid_of, load_drawing, save_png
+    from decero.inference.drawing import TokenDrawing, grid_of, load_drawing, save_png
 
     out: Path = arguments.out
     if out.suffix.lower() != ".png":
@@ -59,47 +57,27 @@ def run_draw(arguments: argparse.Namespace) -> None:
         raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
     set_threads()
     loaded = load_drawing(arguments.model, **loading_of_pictures(arguments))
-    given = {name: getattr(arguments, name) for name in ("steps", "temperature", "guidance")}
-    options = loaded.options_of(given, prefix="--")
-    titles, draw = _what_to_draw(loaded, arguments)
-    each = arguments.n or (16 if len(titles) == 1 else 8)
-    if len(titles) * each > MOST:
-        raise UserError(f"--n {each}: {len(titles)} rows make {len(titles) * each} pictures, and a grid holds {MOST}")
-    wanted = [number for number in range(len(titles)) for _ in range(each)]
-    with tqdm(total=len(wanted), unit="picture", file=sys.stderr, dynamic_ncols=True,
-              disable=not sys.stderr.isatty()) as bar:  # fmt: skip
-        pictures = draw(wanted, **options, seed=arguments.seed, done=bar.update)
-    save_png(grid_of(pictures, math.ceil(math.sqrt(each)) if len(titles) == 1 else each), out)
-    print(f"{out}: {each} of {', '.join(titles)}{'' if len(titles) == 1 else ', a row each'}")
-
-
-def _what_to_draw(loaded, arguments: argparse.Namespace) -> tuple[list[str], Callable[..., Any]]:
-    """Return a title for each row of the grid, and a function that draws numbers of rows.
-
-    Raises UserError for options that the model does not know.
-    """
-    from decero.inference.drawing import TokenDrawing
-
-    if not isinstance(loaded, TokenDrawing):
-        for option in ("caption", "complete"):
-            if getattr(arguments, {"caption": "captions"}.get(option, option)):
-                raise UserError(f"--{option}: {loaded.name} draws classes from noise; remove it, and give --class NAME")
-        ids = [loaded.class_id(name) for name in arguments.classes or loaded.classes]
-        return [loaded.classes[each] for each in ids], lambda rows, **rest: loaded.draw([ids[r] for r in rows], **rest)
-    if arguments.captions and loaded.classes:
-        raise UserError(f"--caption: {loaded.name} knows classes, no captions; give --class NAME")
-    captions = [loaded.classes[loaded.class_id(name)] for name in arguments.classes or []] + (arguments.captions or [])
-    if not captions and not arguments.complete:
-        captions = loaded.classes
-    if not captions and not arguments.complete:
+    names = ("steps", "temperature", "guidance", "caption", "complete")
+    options = loaded.options_of({name: getattr(arguments, name) for name in names}, prefix="--")
+    wanted, half = options.pop("caption", []), options.pop("complete", None)
+    wanted = [loaded.class_named(name) for name in arguments.classes or []] + wanted
+    wanted = wanted or ([""] if half else loaded.classes)
+    if not wanted:
         raise UserError(f"{loaded.name}: it draws what a caption says; give --caption TEXT")
-    captions, upper = captions or [""], loaded.upper_half(arguments.complete) if arguments.complete else None
-
-    def draw(rows: list[int], **rest: Any):
-        given_NG = None if upper is None else upper.repeat(len(rows), axis=0)
-        return loaded.draw_captions([captions[row] for row in rows], given_NG=given_NG, **rest)
-
-    return [each or f"the lower half of {arguments.complete}" for each in captions], draw
+    if half:
+        assert isinstance(loaded, TokenDrawing)  # the others refuse --complete
+        options["given_NG"] = loaded.upper_half(half)
+    each = arguments.n or (16 if len(wanted) == 1 else 8)
+    if len(wanted) * each > MOST:
+        raise UserError(f"--n {each}: {len(wanted)} rows make {len(wanted) * each} pictures, and a grid holds {MOST}")
+    with tqdm(total=len(wanted) * each, unit="picture", file=sys.stderr, dynamic_ncols=True,
+              disable=not sys.stderr.isatty()) as bar:  # fmt: skip
+        pictures = loaded.draw(
+            [name for name in wanted for _ in range(each)], **options, seed=arguments.seed, done=bar.update
+        )
+    save_png(grid_of(pictures, math.ceil(math.sqrt(each)) if len(wanted) == 1 else each), out)
+    titles = ", ".join(name or f"the lower half of {half}" for name in wanted)
+    print(f"{out}: {each} of {titles}{'' if len(wanted) == 1 else ', a row each'}")
 
 
 def _seed(word: str) -> int:

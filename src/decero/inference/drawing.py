@@ -35,14 +35,14 @@ class LoadedDrawing(ABC):
     """
 
     guidance: float  # what is good where the user gives none
-    options: dict[str, str]  # settings of the other kinds of models -> why they mean nothing here
+    means_nothing: dict[str, str]  # option that this kind of model lacks -> why, and what to do
 
     def __init__(self, name: str, model: PreTrainedModel, classes: list[str]):
         self.name, self.model, self.classes = name, model, classes
 
-    def class_id(self, name: str) -> int:
-        """Return the id of a class; case does not matter. Raises UserError for an unknown one, with the nearest."""
-        known = {each.casefold(): number for number, each in enumerate(self.classes)}
+    def class_named(self, name: str) -> str:
+        """Return a class as the model writes it; case does not matter. Raises UserError for an unknown one."""
+        known = {each.casefold(): each for each in self.classes}
         if not known:
             raise UserError(f"--class {name}: {self.name} knows no classes, it reads captions; give --caption TEXT")
         if name.casefold() not in known:
@@ -51,19 +51,21 @@ class LoadedDrawing(ABC):
         return known[name.casefold()]
 
     def options_of(self, given: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-        """Return the options of `draw` that are given, not None. Raises UserError for one of another kind of model."""
+        """Return the options that are given, not None, and `guidance`.
+
+        Raises UserError for one of another kind of model.
+        """
         found = {name: value for name, value in given.items() if value is not None}
-        if wrong := next((name for name in found if name in self.options), None):
-            option = prefix + (wrong.replace("_", "-") if prefix else wrong)
-            raise UserError(f"{option}: {self.name} {self.options[wrong]}; remove it")
+        if wrong := next((name for name in found if name in self.means_nothing), None):
+            raise UserError(f"{prefix}{wrong}: {self.name} {self.means_nothing[wrong]}")
         return {"guidance": self.guidance} | found
 
     @abstractmethod
-    def draw(self, classes: Sequence[int], **options: Any) -> np.ndarray:
-        """Draw a picture for each class id and return them as uint8, (N, height, width, channels).
+    def draw(self, names: Sequence[str], **options: Any) -> np.ndarray:
+        """Draw a picture for each name of a class and return them as uint8, (N, height, width, channels).
 
-        The id after the last one asks for a picture of any class. options: `seed`, `guidance`, `done`, and those of the
-        kind of model; see `sample_pictures` and `TokenPainter.draw`.
+        "" asks for a picture of any class. options: `seed`, `guidance`, `done`, and those of the kind of model; see
+        `sample_pictures` and `TokenPainter.draw`.
         """
 
     @abstractmethod
@@ -75,10 +77,15 @@ class DiffusionDrawing(LoadedDrawing):
     """Draw by solving a differential equation from noise to a picture."""
 
     guidance = 2.0
-    options = dict.fromkeys(("temperature", "top_p"), "draws whole pictures, not pixel after pixel")
+    means_nothing = {
+        "temperature": "draws whole pictures, not pixel after pixel; remove it",
+        "caption": "knows classes, no captions; give --class NAME",
+        "complete": "draws whole pictures from noise; remove it",
+    }  # fmt: skip
 
-    def draw(self, classes: Sequence[int], **options: Any) -> np.ndarray:
-        labels = torch.tensor(list(classes), dtype=torch.long)
+    def draw(self, names: Sequence[str], **options: Any) -> np.ndarray:
+        ids = {name: number for number, name in enumerate([*self.classes, ""])}
+        labels = torch.tensor([ids[name] for name in names], dtype=torch.long)
         return sample_pictures(self.model, labels, **{"steps": STEPS} | options).numpy()
 
     def like_drawings(self, rows: Dataset, column: str, where: str, folder: Path | None) -> np.ndarray:
@@ -90,19 +97,17 @@ class TokenDrawing(LoadedDrawing):
     """Draw by writing a token for each pixel after a caption."""
 
     guidance = 1.0
-    options = {"steps": "draws pixel after pixel, with a step for each"}
 
     def __init__(self, name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tokens: ImageTokens):
         super().__init__(name, model, tokens.classes)
         self.tokens, self.painter = tokens, TokenPainter(model, tokenizer, tokens)
+        self.means_nothing = {"steps": "draws pixel after pixel, with a step for each; remove it"}
+        if tokens.classes:
+            self.means_nothing["caption"] = "knows classes, no captions; give --class NAME"
 
-    def draw(self, classes: Sequence[int], **options: Any) -> np.ndarray:
-        captions = [*self.classes, ""]
-        return self.draw_captions([captions[number] for number in classes], **options)
-
-    def draw_captions(self, captions: Sequence[str], **options: Any) -> np.ndarray:
-        """As in `TokenPainter.draw`; returns uint8 (N, height, width, channels)."""
-        return self.tokens.pictures(self.painter.draw(captions, **options))
+    def draw(self, names: Sequence[str], **options: Any) -> np.ndarray:
+        """As in `TokenPainter.draw`; names: captions, too."""
+        return self.tokens.pictures(self.painter.draw(names, **options))
 
     def upper_half(self, path: Path) -> np.ndarray:
         """Return the colors of the upper half of a picture, uint8 (1, G). Raises UserError for what is no picture."""

@@ -48,15 +48,17 @@ class TokenPainter:
 
         temperature, top_p: as in `Sampling`. guidance: 1 follows the caption as it was learnt; with w, the logits are
         those without a caption + w * (those with - those without), as in Ho & Salimans 2022, eq. 6. given_NG: the
-        colors of the first G pixels of each picture, which stay. done: called with the number of pictures after each
-        pass. Picture i depends on the model, its caption, what is given, `seed` and i alone.
+        colors of the first G pixels of each picture, which stay; one row for all pictures will do. done: called with
+        the number of pictures after each pass. Picture i depends on the model, its caption, what is given, `seed` and i
+        alone.
 
         Raises UserError for a guidance that is no number from 0 to 1000, and a model that computes NaN.
         """
         if not 0 <= guidance <= 1000:
             raise UserError(f"guidance {guidance}: give a number from 0 to 1000")
         sampling = Sampling([(seed, number) for number in range(len(captions))], temperature, top_p)
-        given_NG = np.zeros((len(captions), 0), np.uint8) if given_NG is None else given_NG
+        given_NG = np.zeros((1, 0), np.uint8) if given_NG is None else given_NG
+        given_NG = np.broadcast_to(given_NG, (len(captions), given_NG.shape[1]))
         found_NP = np.zeros((len(captions), self.tokens.pixels), np.uint8)
         for rows in self._batches(captions):
             prompts_BT = torch.tensor([self.prompt(captions[row]) for row in rows])

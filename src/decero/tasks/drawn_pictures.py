@@ -100,8 +100,8 @@ def measure(
         _, train_ND = judged(real["train"].pixels[some["train"]])
         with tqdm(total=2 * len(wanted), desc=f"draw, seed {seed}", unit="picture", dynamic_ncols=True) as bar:
             arguments = options | {"seed": seed, "done": bar.update}
-            drawn = loaded.draw(wanted.tolist(), **arguments)
-            free = loaded.draw([classes] * len(wanted), **arguments | {"guidance": 1.0})
+            drawn = loaded.draw([loaded.classes[each] for each in wanted], **arguments)
+            free = loaded.draw([""] * len(wanted), **arguments | {"guidance": 1.0})
         predicted, drawn_ND = judged(drawn)
         kinds, _ = judged(free)
         rows, distances = nearest_rows(drawn.reshape(len(drawn), -1), train_NP)

@@ -121,8 +121,8 @@ def show(run: Run, config: EvaluateImageTokens, loaded: TokenDrawing, test: Toke
     real = loaded.tokens.pictures(real_NP)
     halves = real.copy()
     halves[:, loaded.tokens.size[0] // 2 :] = 255
-    completed = loaded.draw_captions(captions, given_NG=upper_NG.repeat(DRAWN, axis=0), **options)
-    whole = loaded.draw_captions(captions, **options)
+    completed = loaded.draw(captions, given_NG=upper_NG.repeat(DRAWN, axis=0), **options)
+    whole = loaded.draw(captions, **options)
     for name, first, drawn in (("completed.png", [real, halves], completed), ("captions.png", [real], whole)):
         rows = np.concatenate([np.stack(first, axis=1), drawn.reshape(count, DRAWN, *real.shape[1:])], axis=1)
         save_png(grid_of(rows.reshape(-1, *real.shape[1:]), rows.shape[1]), run.output / name)
