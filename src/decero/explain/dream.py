@@ -1,9 +1,6 @@
 """Change a picture until a class, or a head of attention, answers strongly: Mordvintsev et al. 2015 (Deep Dream)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +10,7 @@ from torch import Tensor
 
 from decero.data.images import to_pixels
 from decero.errors import UserError, did_you_mean
-from decero.explain.capture import editing, unchanged
+from decero.explain.capture import editing, frozen, unchanged
 from decero.explain.chapters import view_of
 from decero.explain.phrases import phrases
 from decero.explain.pictures import style
@@ -83,7 +80,7 @@ def dream(loaded: LoadedPictures, picture: Image.Image, goal: Goal, steps: int =
     jitter = max(1, min(pixels.size) // 14)
     rng = np.random.default_rng([goal.seed, 1])
     frames, values = {0: _as_picture(x_1CYX)}, []
-    with unchanged(model), _still(model):
+    with unchanged(model), frozen(model):
         before = probabilities_of(loaded, x_1CYX)
         target = class_of(loaded, goal.label, before) if goal.layer is None else 0
         for step in range(1, steps + 1):
@@ -195,16 +192,3 @@ def _normalized(loaded: LoadedPictures, x_1CYX: Tensor) -> Tensor:
 
 def _as_picture(x_1CYX: Tensor) -> np.ndarray:
     return x_1CYX.detach()[0].movedim(0, -1).cpu().numpy().astype(np.float32)
-
-
-@contextmanager
-def _still(model: Any) -> Iterator[None]:
-    """Compute no gradients of weights inside."""
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    for weight in trained:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in trained:
-            weight.requires_grad_(True)
