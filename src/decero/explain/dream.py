@@ -28,7 +28,7 @@ MOST_SHOWN = 5  # classes in the table
 
 @dataclass(frozen=True)
 class Goal:
-    """What is to become large: the logit of a class, or the size of what a head writes.
+    """Name the number that a dream raises: the logit of a class, or the size of the output of a head.
 
     label: name of a class; None, without a layer: the class that the model gives the picture. layer, head: from 0; no
     head means all heads of the layer. seed: of the random shifts.
