@@ -137,7 +137,7 @@ def test_the_command_dreams_from_noise_and_pictures(load, tmp_path, capsys, monk
     main([*words, str(tmp_path / "a.png"), *dreams, "--layer", "1", "--head", "0", "--png", str(tmp_path / "p.png")])
     assert Image.open(tmp_path / "p.png").width > 900
     for wrong, said in (
-        (["a text", *dreams], "--view dream begins with a picture or with the word noise, not with a text"),
+        (["a text", *dreams], "--view dream needs a picture or the word noise, not a text"),
         (["noise", *dreams, "--target", "boots"], "did you mean boot?"),
         (["noise", *dreams, "--target", "boot", "--layer", "1"], "give --target, or --layer and --head"),
         ([str(tmp_path / "a.png"), "--seed", "1"], "--seed is for --view dream"),

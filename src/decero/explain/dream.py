@@ -67,10 +67,12 @@ def noise_picture(loaded: LoadedPictures, seed: int) -> Image.Image:
 
 
 def dream(loaded: LoadedPictures, picture: Image.Image, goal: Goal, steps: int = STEPS) -> Dream:
-    """Climb the gradient of the goal from a picture, in steps of equal size: a function of picture, goal and steps.
+    """Climb the gradient of the goal from a picture, in steps of equal size.
 
-    Each step shifts the picture at random, so that borders of patches do not decide, and smooths it a little, so that
-    single pixels do not: total variation, Mahendran & Vedaldi 2015, section 3.2, with beta 2. Weights do not change.
+    The result depends only on the model, the picture, the goal and the number of steps. Each step shifts the picture at
+    random, so that the borders of patches have no effect. It also smooths the picture a little by total variation
+    (Mahendran & Vedaldi 2015, section 3.2, with beta 2), so that single pixels have little effect. Weights do not
+    change.
 
     Raises UserError for an unknown class, and for a layer or head that is not there.
     """
@@ -163,7 +165,7 @@ def draw_frames(found: Dream, language: str) -> Figure:
 
 
 def _value(loaded: LoadedPictures, x_1CYX: Tensor, goal: Goal, target: int) -> Tensor:
-    """Return the number that is to grow."""
+    """Return the number that the dream raises."""
     inputs = _normalized(loaded, x_1CYX)
     if goal.layer is None:
         return loaded.model(pixel_values=inputs).logits[0, target]
