@@ -1,4 +1,4 @@
-"""A dream makes its goal large, is the same again, and leaves the model as it was."""
+"""A dream raises its goal, repeats exactly, and does not change the model."""
 
 import json
 
@@ -66,7 +66,7 @@ def test_the_logit_of_a_class_rises_and_the_class_wins(load, kind, label):
     before = {name: weight.clone() for name, weight in loaded.model.named_parameters()}
     found = dream(loaded, noise_picture(loaded, 3), Goal(label, seed=3))
     parts = np.array([part.mean() for part in np.array_split(found.values, 6)])
-    assert (np.diff(parts) > -0.2).all(), parts  # up to the smoothing, which takes back a little of what is won
+    assert (np.diff(parts) > -0.2).all(), parts  # smoothing may lower the goal a little
     number = list(NAMES.values()).index(label)
     assert found.values[-1] > found.values[0] + (0.5 if found.before[number] < 0.5 else 0)
     assert found.after[number] > 0.9
@@ -137,7 +137,7 @@ def test_the_command_dreams_from_noise_and_pictures(load, tmp_path, capsys, monk
     main([*words, str(tmp_path / "a.png"), *dreams, "--layer", "1", "--head", "0", "--png", str(tmp_path / "p.png")])
     assert Image.open(tmp_path / "p.png").width > 900
     for wrong, said in (
-        (["a text", *dreams], "--view dream begins with a picture or with the word noise, not with a text"),
+        (["a text", *dreams], "--view dream needs a picture or the word noise, not a text"),
         (["noise", *dreams, "--target", "boots"], "did you mean boot?"),
         (["noise", *dreams, "--target", "boot", "--layer", "1"], "give --target, or --layer and --head"),
         ([str(tmp_path / "a.png"), "--seed", "1"], "--seed is for --view dream"),

@@ -63,7 +63,7 @@ def test_the_class_token_or_the_mean_looks_at_patches(load, picture):
 def test_what_cannot_be_shown_of_a_picture_is_one_line(load, picture):
     loaded = load()
     recording = record_picture(loaded, picture, "a.png")
-    with pytest.raises(UserError, match="--view lens: of a picture there are attention, rollout and dream"):
+    with pytest.raises(UserError, match="--view lens: a picture has the views attention, rollout and dream"):
         picture_views(loaded, recording, picture, ["lens"], None, "en")
     with pytest.raises(UserError, match="--layer 2: there are 2 layers of self attention, from 0 to 1"):
         picture_views(loaded, recording, picture, ["attention"], 2, "en")

@@ -37,20 +37,20 @@ def add_explain(commands) -> None:
         "--layer",
         type=_from_zero,
         metavar="L",
-        help="layer of the picture, and the one the page opens; from 0; of a dream, what it makes large",
+        help="layer of the picture, also the one that the page opens, from 0; for a dream, the layer to strengthen",
     )
     parser.add_argument("--head", type=_from_zero, metavar="H", help="head of that layer, from 0 (default: all)")
     parser.add_argument("--kind", choices=KINDS, help="attention of the picture (default: cross if there is one)")
     parser.add_argument(
         "--target",
         metavar="TEXT",
-        help="what the decoder reads (default: what the model writes); of a dream, the name of a class",
+        help="text that the decoder reads (default: the model writes one); for a dream, the class to strengthen",
     )
     parser.add_argument(
-        "--seed", type=_from_zero, metavar="N", help="of a dream: its noise and its shifts (default: 0)"
+        "--seed", type=_from_zero, metavar="N", help="for a dream: seed of its noise and shifts (default: 0)"
     )
     parser.add_argument(
-        "--language", choices=("en", "es"), default="en", help="of the words in the page: en (default) or es"
+        "--language", choices=("en", "es"), default="en", help="language of the page: en (default) or es"
     )
     loads(parser)
     parser.set_defaults(function=_run)
@@ -70,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> None:
         _explain_picture(arguments)
         return
     if dreams:
-        raise UserError(f"--view dream begins with a picture or with the word {NOISE}, not with {arguments.text[:40]}")
+        raise UserError(f"--view dream needs a picture or the word {NOISE}, not {arguments.text[:40]}")
     texts = _texts(arguments)
     one_page = arguments.out is not None and arguments.out.suffix == ".html"
     if len(texts) > 1 and (one_page or arguments.png or arguments.svg or arguments.target is not None):
@@ -176,7 +176,7 @@ def _explain_picture(arguments: argparse.Namespace) -> None:
         if getattr(arguments, option) is not None and (option == "kind" or not dreams):
             raise UserError(f"--{option} has no effect on a picture; remove it")
     if arguments.target is not None and arguments.layer is not None:
-        raise UserError("a dream makes one thing large: give --target, or --layer and --head")
+        raise UserError("a dream strengthens one class or one layer: give --target, or --layer and --head")
     goal = Goal(arguments.target, arguments.layer if dreams else None, arguments.head, arguments.seed or 0)
     set_threads()
     loading = loading_of_pictures(arguments)

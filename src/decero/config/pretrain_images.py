@@ -20,7 +20,7 @@ class PretrainMaskedImage(ImageRun):
 
 class DiffusionSection(Section):
     class_dropout: float = Field(
-        0.1, ge=0, lt=1, description="share of the training pictures whose class is not told, for guidance"
+        0.1, ge=0, lt=1, description="share of training pictures that are learnt without their class, for guidance"
     )
 
 

@@ -13,7 +13,7 @@ MOST = 2000  # pictures to look at
 UNBOUNDED = {  # recipe whose loss has no simple bound -> what to say instead
     "finetune_object_detection": "a loss of boxes has no simple bound; compare with the baseline mean_box",
     "pretrain_masked_image": "a loss of pixels has no simple bound; compare by fine-tuning",
-    "pretrain_image_diffusion": "a loss of velocities has no simple bound; look at what the model draws",
+    "pretrain_image_diffusion": "a loss of velocities has no simple bound; look at drawings of the model",
 }
 
 

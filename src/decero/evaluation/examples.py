@@ -41,7 +41,7 @@ def class_statistics(problem_type: str, metric: str, predictions, references, nu
         if metric == "matthews_correlation":
             return ExampleStatistics(np.concatenate([(said * true).sum(axis=1, keepdims=True), said, true], 1), _mcc)
         counts = np.concatenate([said * true, said, true], axis=1)
-        return ExampleStatistics(counts, _f1_micro if metric == "f1_micro" else _f1_macro)
+        return ExampleStatistics(counts, _f1_micro if metric == "f1_micro" else macro_f1)
     return mean_statistics(example_scores(problem_type, predictions, references))
 
 
@@ -55,8 +55,11 @@ def _f1_micro(sum_K: np.ndarray) -> float:
     return float(2 * right / (said + true)) if said + true else 0.0
 
 
-def _f1_macro(sum_K: np.ndarray) -> float:
-    """Over the classes that occur among predictions or references."""
+def macro_f1(sum_K: np.ndarray) -> float:
+    """Return the mean F1 of the classes that occur among predictions or references.
+
+    sum_K: right predictions of each class, then all predictions of each class, then all references of each class.
+    """
     right, said, true = sum_K.reshape(3, -1)
     occurs = said + true > 0
     return float((2 * right[occurs] / (said + true)[occurs]).mean()) if occurs.any() else 0.0

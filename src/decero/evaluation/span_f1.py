@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
-from decero.evaluation.examples import ExampleStatistics
+from decero.evaluation.examples import ExampleStatistics, macro_f1
 
 Items = Sequence[tuple[Hashable, str]]  # (place, label) of each span or word of a text
 SPAN_METRICS = ("f1", "precision", "recall", "f1_macro", "word_accuracy")
@@ -35,7 +35,7 @@ def span_metrics(counts_N3C: np.ndarray) -> dict[str, float]:
     right, said, true = sum_3C.sum(axis=1)
     return {
         "f1": _ratio(2 * right, said + true), "precision": _ratio(right, said), "recall": _ratio(right, true),
-        "f1_macro": _macro(sum_3C.ravel()),
+        "f1_macro": macro_f1(sum_3C.ravel()),
     }  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def by_label(counts_N3C: np.ndarray, labels: Sequence[str]) -> dict[str, dict[st
 def span_statistics(metric: str, counts_N3C: np.ndarray) -> ExampleStatistics:
     """Return what each text adds to a metric of `span_metrics`, for paired tests."""
     if metric == "f1_macro":
-        return ExampleStatistics(counts_N3C.reshape(len(counts_N3C), -1), _macro)
+        return ExampleStatistics(counts_N3C.reshape(len(counts_N3C), -1), macro_f1)
     right, said, true = counts_N3C.sum(axis=2).T
     parts = {"f1": (2 * right, said + true), "precision": (right, said), "recall": (right, true)}[metric]
     return ExampleStatistics(np.stack(parts, axis=1), _quotient)
@@ -64,9 +64,3 @@ def _ratio(part: float, whole: float) -> float:
 
 def _quotient(sum_2: np.ndarray) -> float:
     return _ratio(sum_2[0], sum_2[1])
-
-
-def _macro(sum_K: np.ndarray) -> float:
-    right, said, true = sum_K.reshape(3, -1)
-    occurs = said + true > 0
-    return float((2 * right[occurs] / (said + true)[occurs]).mean()) if occurs.any() else 0.0

@@ -1,6 +1,7 @@
 """The labels and the padding of a checkpoint that classifies."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,6 +38,12 @@ def label_names(config: Any, head: str = "ForSequenceClassification") -> list[st
     if not isinstance(heads, list) or not any(head in str(name) for name in heads):
         return []
     return [str(config.id2label.get(i, f"LABEL_{i}")) for i in range(config.num_labels)]
+
+
+def label_fields(names: Sequence[str]) -> dict[str, Any]:
+    """Return the fields of a configuration that name the labels."""
+    ids = {name: i for i, name in enumerate(names)}
+    return {"num_labels": len(names), "id2label": dict(enumerate(names)), "label2id": ids}
 
 
 @torch.no_grad()

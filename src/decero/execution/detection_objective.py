@@ -1,6 +1,5 @@
 """The objective of set prediction: match queries to objects, then sum the losses of classes and boxes."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from decero.data.collators import IGNORED
-from decero.execution.image_objective import PictureCollator, one_each, picture_batch_size
+from decero.execution.image_objective import PictureCollator, of_pictures
 from decero.execution.objective import Batch, Objective
 from decero.execution.transformers_internals import heads_on_layers
 
@@ -149,7 +148,4 @@ def detection(collate: PictureCollator, weights: Weights, auxiliary: bool = True
             total = total + weights.giou * each["giou"]
         return total
 
-    return _of_objects(collate, loss, lambda batch: sum(len(each["class_labels"]) for each in batch["labels"]))  # type: ignore[index]
-
-
-_of_objects = partial(Objective, batch_size=picture_batch_size, row_lengths=one_each, packable=False, unit="pictures")
+    return of_pictures(collate, loss, lambda batch: sum(len(each["class_labels"]) for each in batch["labels"]))  # type: ignore[index]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from decero.execution.image_objective import PictureCollator, one_each, picture_batch_size
+from decero.execution.image_objective import PictureCollator, of_pictures
 from decero.execution.objective import Batch, Objective
 
 
@@ -69,6 +69,4 @@ def velocities(collate: NoisedPictures) -> Objective:
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         return velocity_errors(model, batch).sum()
 
-    return Objective(
-        collate, loss, values_of, batch_size=picture_batch_size, row_lengths=one_each, packable=False, unit="pictures"
-    )
+    return of_pictures(collate, loss, values_of)

@@ -84,6 +84,11 @@ def picture_batch_size(batch: Batch, scored: float, examples: int) -> BatchSize:
     return BatchSize(examples, examples, scored, examples, examples)
 
 
+of_pictures = partial(
+    Objective, batch_size=picture_batch_size, row_lengths=one_each, packable=False, unit="pictures"
+)  # what all objectives of pictures share
+
+
 def picture_logits(model: nn.Module, batch: Batch) -> Tensor:
     """Return the logits of a head that reads pictures."""
     return model(pixel_values=batch["pixel_values"]).logits
@@ -96,7 +101,7 @@ def picture_classes(collate: PictureCollator, label_smoothing: float = 0.0) -> O
         logits_BC = picture_logits(model, batch).float()
         return F.cross_entropy(logits_BC, batch["labels"], reduction="sum", label_smoothing=label_smoothing)
 
-    return _of_pictures(collate, loss, lambda batch: len(batch["labels"]), per_text=("labels",))
+    return of_pictures(collate, loss, lambda batch: len(batch["labels"]), per_text=("labels",))
 
 
 def pixel_logits(model: nn.Module, batch: Batch) -> Tensor:
@@ -117,9 +122,4 @@ def pixel_classes(collate: PictureCollator, label_smoothing: float = 0.0) -> Obj
             logits_BCHW, batch["labels"], reduction="sum", ignore_index=IGNORED, label_smoothing=label_smoothing
         )
 
-    return _of_pictures(collate, loss, lambda batch: int((batch["labels"] != IGNORED).sum()), logits=pixel_logits)
-
-
-_of_pictures = partial(
-    Objective, batch_size=picture_batch_size, row_lengths=one_each, packable=False, unit="pictures"
-)  # what all objectives of pictures share
+    return of_pictures(collate, loss, lambda batch: int((batch["labels"] != IGNORED).sum()), logits=pixel_logits)

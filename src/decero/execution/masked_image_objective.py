@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from decero.execution.image_objective import PictureCollator, one_each, picture_batch_size
+from decero.execution.image_objective import PictureCollator, of_pictures
 from decero.execution.objective import Batch, Objective
 
 
@@ -61,7 +61,4 @@ def masked_pictures(collate: MaskedPictures) -> Objective:
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         return pixel_distances(model, batch, collate.grid).sum()
 
-    return Objective(
-        collate, loss, hidden_pixels, batch_size=picture_batch_size, row_lengths=one_each, packable=False,
-        unit="pictures",
-    )  # fmt: skip
+    return of_pictures(collate, loss, hidden_pixels)

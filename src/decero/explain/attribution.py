@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from decero.errors import UserError
+from decero.explain.capture import frozen
 from decero.explain.explained import Explained
 
 Method = Literal["integrated_gradients", "gradient_x_input"]
@@ -104,7 +105,7 @@ def attribute(
     does not look its tokens up in its embedding table.
     """
     table = embedding_of(model)
-    with _frozen(model):
+    with frozen(model):
         embeds_1LD = _embed(model, table, explained, explained.ids_1L)
 
         def forward(embeds_BLD: Tensor) -> Tensor:
@@ -203,16 +204,3 @@ def _first_output(table: nn.Module, embeds_BLD: Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-@contextmanager
-def _frozen(model: PreTrainedModel) -> Iterator[None]:
-    """Compute no gradients of weights."""
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    for weight in trained:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in trained:
-            weight.requires_grad_(True)

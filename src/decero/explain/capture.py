@@ -141,6 +141,19 @@ def unchanged(model: nn.Module) -> Iterator[None]:
                 del module._forward_hooks[number]
 
 
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Compute no gradients of weights inside."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in trained:
+        weight.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for weight in trained:
+            weight.requires_grad_(True)
+
+
 def _plain(module: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in vars(module).items() if isinstance(value, PLAIN)}
 

@@ -1,9 +1,6 @@
 """Change a picture until a class, or a head of attention, answers strongly: Mordvintsev et al. 2015 (Deep Dream)."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +10,7 @@ from torch import Tensor
 
 from decero.data.images import to_pixels
 from decero.errors import UserError, did_you_mean
-from decero.explain.capture import editing, unchanged
+from decero.explain.capture import editing, frozen, unchanged
 from decero.explain.chapters import view_of
 from decero.explain.phrases import phrases
 from decero.explain.pictures import style
@@ -31,7 +28,7 @@ MOST_SHOWN = 5  # classes in the table
 
 @dataclass(frozen=True)
 class Goal:
-    """What is to become large: the logit of a class, or the size of what a head writes.
+    """Name the number that a dream raises: the logit of a class, or the size of the output of a head.
 
     label: name of a class; None, without a layer: the class that the model gives the picture. layer, head: from 0; no
     head means all heads of the layer. seed: of the random shifts.
@@ -70,10 +67,12 @@ def noise_picture(loaded: LoadedPictures, seed: int) -> Image.Image:
 
 
 def dream(loaded: LoadedPictures, picture: Image.Image, goal: Goal, steps: int = STEPS) -> Dream:
-    """Climb the gradient of the goal from a picture, in steps of equal size: a function of picture, goal and steps.
+    """Climb the gradient of the goal from a picture, in steps of equal size.
 
-    Each step shifts the picture at random, so that borders of patches do not decide, and smooths it a little, so that
-    single pixels do not: total variation, Mahendran & Vedaldi 2015, section 3.2, with beta 2. Weights do not change.
+    The result depends only on the model, the picture, the goal and the number of steps. Each step shifts the picture at
+    random, so that the borders of patches have no effect. It also smooths the picture a little by total variation
+    (Mahendran & Vedaldi 2015, section 3.2, with beta 2), so that single pixels have little effect. Weights do not
+    change.
 
     Raises UserError for an unknown class, and for a layer or head that is not there.
     """
@@ -83,7 +82,7 @@ def dream(loaded: LoadedPictures, picture: Image.Image, goal: Goal, steps: int =
     jitter = max(1, min(pixels.size) // 14)
     rng = np.random.default_rng([goal.seed, 1])
     frames, values = {0: _as_picture(x_1CYX)}, []
-    with unchanged(model), _still(model):
+    with unchanged(model), frozen(model):
         before = probabilities_of(loaded, x_1CYX)
         target = class_of(loaded, goal.label, before) if goal.layer is None else 0
         for step in range(1, steps + 1):
@@ -166,7 +165,7 @@ def draw_frames(found: Dream, language: str) -> Figure:
 
 
 def _value(loaded: LoadedPictures, x_1CYX: Tensor, goal: Goal, target: int) -> Tensor:
-    """Return the number that is to grow."""
+    """Return the number that the dream raises."""
     inputs = _normalized(loaded, x_1CYX)
     if goal.layer is None:
         return loaded.model(pixel_values=inputs).logits[0, target]
@@ -195,16 +194,3 @@ def _normalized(loaded: LoadedPictures, x_1CYX: Tensor) -> Tensor:
 
 def _as_picture(x_1CYX: Tensor) -> np.ndarray:
     return x_1CYX.detach()[0].movedim(0, -1).cpu().numpy().astype(np.float32)
-
-
-@contextmanager
-def _still(model: Any) -> Iterator[None]:
-    """Compute no gradients of weights inside."""
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    for weight in trained:
-        weight.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for weight in trained:
-            weight.requires_grad_(True)

@@ -38,11 +38,10 @@ PICTURE_PHRASES: dict[str, tuple[str, str]] = {
         "{jitter} píxeles al azar y prefiere imágenes suaves (variación total).",
     ),
     "picture_dream_caution": (
-        "It is not what the model has seen, and not a typical picture of the class: a model that draws is something "
-        "else. A classifier can be sure of pictures that mean nothing to people. Another seed gives another picture.",
-        "No es lo que el modelo ha visto, ni una imagen típica de la clase: un modelo que dibuja es otra cosa. Un "
-        "clasificador puede estar seguro ante imágenes que no significan nada para las personas. Otra semilla da otra "
-        "imagen.",
+        "The model has not seen this picture, and it is not a typical picture of the class. A classifier can be sure "
+        "of pictures that mean nothing to people. Another seed gives another picture.",
+        "El modelo no ha visto esta imagen, y no es una imagen típica de la clase. Un clasificador puede estar seguro "
+        "ante imágenes que no significan nada para las personas. Otra semilla da otra imagen.",
     ),
     "dream_class": ("the logit of {name}", "el logit de {name}"),
     "dream_head": ("the output of layer {layer}, head {head}", "la salida de la capa {layer}, cabeza {head}"),

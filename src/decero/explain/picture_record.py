@@ -76,7 +76,7 @@ def picture_views(
 ) -> list[View]:  # fmt: skip
     """Return the chapters `attention`, `rollout` and `dream` of a picture. layer: show the heads of this one.
 
-    goal: what a dream makes large; None: the model's own answer.
+    goal: the number that a dream raises; None: the model's own answer.
 
     Raises UserError for another chapter, and for a layer that is not there.
     """
@@ -101,7 +101,7 @@ def picture_views(
         elif name == "dream":
             made[name] = dream_view(loaded, picture, goal or Goal(), language)
         else:
-            raise UserError(f"--view {name}: of a picture there are attention, rollout and dream")
+            raise UserError(f"--view {name}: a picture has the views attention, rollout and dream")
     return [
         overlays
         if isinstance(overlays, View)

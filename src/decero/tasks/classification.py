@@ -27,7 +27,7 @@ from decero.evaluation.metrics import MAIN_METRIC, METRICS, compute_metrics, pre
 from decero.evaluation.per_class import per_class
 from decero.evaluation.threshold import choose_threshold
 from decero.execution.build import tokenizer_for
-from decero.execution.classification_head import checkpoint_config, label_names, pad_as, redraw_head
+from decero.execution.classification_head import checkpoint_config, label_fields, label_names, pad_as, redraw_head
 from decero.execution.distillation import TEACHER_COLUMNS, distilled
 from decero.execution.objective import Objective, classification
 from decero.execution.unwrap import unwrap
@@ -154,11 +154,7 @@ class Classification(Task):
         return {"": rows}
 
     def model_fields(self) -> dict[str, Any]:
-        names = self.corpus.label_names
-        fields: dict[str, Any] = {"num_labels": len(names), "problem_type": self.problem_type}
-        fields["id2label"] = dict(enumerate(names))
-        fields["label2id"] = {name: i for i, name in enumerate(names)}
-        return fields
+        return label_fields(self.corpus.label_names) | {"problem_type": self.problem_type}
 
     def initial_model(self, section: ModelSection) -> PreTrainedModel:
         """The model with a head for the labels; a checkpoint's head for other labels is drawn anew."""

@@ -79,7 +79,7 @@ def measure(
 ) -> dict[str, Any]:  # fmt: skip
     """Draw pictures of each class with each seed, measure them, and write `samples.png` and `nearest.png`.
 
-    Returns the record. Each number of drawings has the same number of real pictures beside it: of test against train.
+    Returns the record. For comparison it also measures real pictures of test against train.
     """
     classes, each = len(loaded.classes), config.pictures_per_class
     options = loaded.options_of({name: getattr(config, name) for name in ("steps", "temperature", "guidance")})

@@ -24,6 +24,7 @@ from decero.errors import UserError
 from decero.evaluation.examples import ExampleStatistics
 from decero.evaluation.oracle import greedy_oracle
 from decero.evaluation.text_metrics import TEXT_METRICS, sufficient_statistics, summary_metrics, summary_signatures
+from decero.execution.classification_head import label_fields
 from decero.execution.objective import Objective
 from decero.execution.transformers_internals import takes_cache
 from decero.execution.word_objective import token_classification, word_collator
@@ -133,8 +134,7 @@ class ExtractiveSummaries(Task):
     # --- model and objective
 
     def model_fields(self) -> dict[str, Any]:
-        ids = {name: i for i, name in enumerate(LABELS)}
-        return {"num_labels": 2, "id2label": dict(enumerate(LABELS)), "label2id": ids}
+        return label_fields(LABELS)
 
     def initial_model(self, section: ModelSection) -> PreTrainedModel:
         model = super().initial_model(section)

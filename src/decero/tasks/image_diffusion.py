@@ -6,37 +6,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from datasets import Dataset
 from torch import nn
 from transformers import AutoModel
 
 from decero.config.pretrain_images import PretrainImageDiffusion
-from decero.data.corpus import source_rows
 from decero.data.image_rows import Pixels
 from decero.data.labels import encode_labels
 from decero.errors import UserError
-from decero.evaluation.corpus_tests import ratio
-from decero.evaluation.examples import ExampleStatistics
 from decero.execution.build import config_of
 from decero.execution.diffusion_objective import NoisedPictures, velocities, velocity_errors
 from decero.execution.objective import Objective
 from decero.models import DeceroDiffusionConfig
-from decero.tasks.base import Corpus, Scores, TaskData
-from decero.tasks.picture_task import PictureTask
+from decero.tasks.base import Corpus
+from decero.tasks.scored_pixels import ScoredPixels
 from decero.training.evaluation import predict_rows
 from decero.training.runs import Run
 
 KIND = "single_label_classification"  # one class a picture
 
 
-class ImageDiffusion(PictureTask):
+class ImageDiffusion(ScoredPixels):
     recipe, Config = "pretrain_image_diffusion", PretrainImageDiffusion
     auto_class = AutoModel
     head = "DiffusionModel"
-    splits = ("train", "validation")
-    scored_on = "validation"
-    metrics = ("eval_loss",)
+    error = "error"
 
     def usage(self, folder: Path) -> list[str]:
         return [f"decero draw {folder} --out grid.png"]
@@ -82,7 +76,7 @@ class ImageDiffusion(PictureTask):
 
     # --- evaluation
 
-    def _errors(self, run: Run, model: nn.Module, rows: Dataset) -> np.ndarray:
+    def errors(self, run: Run, model: nn.Module, rows: Dataset) -> np.ndarray:
         """The summed squared errors of each picture, and the number of its values: (rows, 2)."""
 
         def read_out(bare: nn.Module, batch: Any, indices: list[int]) -> list[tuple[float, int]]:
@@ -90,24 +84,3 @@ class ImageDiffusion(PictureTask):
 
         size = run.training.per_device_eval_batch_size
         return np.array(predict_rows(run.accelerator, model, rows, self.reported_objective(model), size, read_out))
-
-    def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
-        if data.validation is None:
-            return Scores({}, {})
-        found = self._errors(run, model, data.validation)
-        if run.is_main:
-            rows = list(source_rows(self.corpus.splits["validation"][""]))
-            table = pd.DataFrame({"row": rows, "error": found[:, 0], "values": found[:, 1].astype(np.int64)})
-            table.rename_axis("index").reset_index().to_parquet(run.output / "predictions.parquet", index=False)
-        return Scores({"eval_loss": float(ratio(found.sum(axis=0)))}, {"split": "validation"})
-
-    def example_statistics(self, folder: Path, metric: str) -> ExampleStatistics:
-        """Per picture: the sum of the squared errors of its values, and their number."""
-        table = pd.read_parquet(folder / "predictions.parquet")
-        return ExampleStatistics(table[["error", "values"]].to_numpy(np.float64), ratio)
-
-    def validation_metric(self, metric: str) -> str:
-        return "loss"
-
-    def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:
-        return self._errors(run, model, rows)

@@ -1,37 +1,30 @@
 """Masked image modelling: hidden patches of pictures without labels (SimMIM: Xie et al. 2022)."""
 
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForMaskedImageModeling
 
 from decero.config.pretrain_images import PretrainMaskedImage
-from decero.data.corpus import source_rows
 from decero.errors import UserError
-from decero.evaluation.corpus_tests import ratio
-from decero.evaluation.examples import ExampleStatistics
 from decero.execution.build import config_of
 from decero.execution.masked_image_objective import MaskedPictures, masked_pictures, pixel_distances
 from decero.execution.objective import Objective
-from decero.tasks.base import Corpus, Scores, TaskData
-from decero.tasks.picture_task import PictureTask
+from decero.tasks.base import Corpus
+from decero.tasks.scored_pixels import ScoredPixels
 from decero.training.evaluation import predict_rows
 from decero.training.runs import Run
 
 
-class MaskedImage(PictureTask):
+class MaskedImage(ScoredPixels):
     recipe, Config = "pretrain_masked_image", PretrainMaskedImage
     auto_class = AutoModelForMaskedImageModeling
     head = "ForMaskedImageModeling"
-    splits = ("train", "validation")
     budget_unit = ""
-    scored_on = "validation"
-    metrics = ("eval_loss",)
+    error = "distance"
 
     @property
     def known(self) -> list[str]:
@@ -85,7 +78,7 @@ class MaskedImage(PictureTask):
 
     # --- evaluation
 
-    def _distances(self, run: Run, model: nn.Module, rows: Dataset) -> np.ndarray:
+    def errors(self, run: Run, model: nn.Module, rows: Dataset) -> np.ndarray:
         """The summed differences of the hidden values of each picture, and their number: (rows, 2)."""
         collate = self._masked(trains=False)
 
@@ -96,24 +89,3 @@ class MaskedImage(PictureTask):
 
         size = run.training.per_device_eval_batch_size
         return np.array(predict_rows(run.accelerator, model, rows, masked_pictures(collate), size, read_out))
-
-    def score(self, run: Run, model: nn.Module, data: TaskData) -> Scores:
-        if data.validation is None:
-            return Scores({}, {})
-        found = self._distances(run, model, data.validation)
-        if run.is_main:
-            rows = list(source_rows(self.corpus.splits["validation"][""]))
-            table = pd.DataFrame({"row": rows, "distance": found[:, 0], "values": found[:, 1].astype(np.int64)})
-            table.rename_axis("index").reset_index().to_parquet(run.output / "predictions.parquet", index=False)
-        return Scores({"eval_loss": float(ratio(found.sum(axis=0)))}, {"split": "validation"})
-
-    def example_statistics(self, folder: Path, metric: str) -> ExampleStatistics:
-        """Per picture: the sum of the differences of its hidden values, and their number."""
-        table = pd.read_parquet(folder / "predictions.parquet")
-        return ExampleStatistics(table[["distance", "values"]].to_numpy(np.float64), ratio)
-
-    def validation_metric(self, metric: str) -> str:
-        return "loss"
-
-    def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:
-        return self._distances(run, model, rows)

@@ -14,7 +14,7 @@ from decero.data.corpus import load_corpus, numbered, without_train
 from decero.data.image_rows import Columns, Pixels, check_pictures, decode_rows, first_size, picture_hashes
 from decero.data.labels import label_budget
 from decero.execution.attention_kernels import choose_attention
-from decero.execution.classification_head import checkpoint_config, label_names, redraw_head
+from decero.execution.classification_head import checkpoint_config, label_fields, label_names, redraw_head
 from decero.execution.image_models import build_image_model, pixels_for, processor_for, size_fields
 from decero.execution.image_objective import PictureCollator
 from decero.execution.objective import Objective
@@ -120,9 +120,7 @@ class PictureTask(Task):
     # --- model and objective
 
     def model_fields(self) -> dict[str, Any]:
-        names = self.corpus.label_names
-        fields: dict[str, Any] = {"num_labels": len(names), "id2label": dict(enumerate(names))}
-        return fields | {"label2id": {name: i for i, name in enumerate(names)}}
+        return label_fields(self.corpus.label_names)
 
     def initial_model(self, section: ModelSection) -> PreTrainedModel:
         """The model with a head for the labels; a checkpoint's head for other labels is drawn anew."""

@@ -30,7 +30,7 @@ from decero.evaluation.span_f1 import (
     span_statistics,
 )
 from decero.execution.build import tokenizer_for
-from decero.execution.classification_head import checkpoint_config, label_names, pad_as, redraw_head
+from decero.execution.classification_head import checkpoint_config, label_fields, label_names, pad_as, redraw_head
 from decero.execution.objective import Objective
 from decero.execution.word_objective import token_classification, word_collator
 from decero.inference.extraction import Tagging, answer_of
@@ -129,9 +129,7 @@ class TokenClassification(Task):
     # --- model and objective
 
     def model_fields(self) -> dict[str, Any]:
-        names = self.corpus.label_names
-        fields: dict[str, Any] = {"num_labels": len(names), "id2label": dict(enumerate(names))}
-        return fields | {"label2id": {name: i for i, name in enumerate(names)}}
+        return label_fields(self.corpus.label_names)
 
     def initial_model(self, section: ModelSection) -> PreTrainedModel:
         """The model with a head for the tags; a checkpoint's head for other tags is drawn anew."""
