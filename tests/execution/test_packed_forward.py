@@ -311,7 +311,8 @@ def test_the_kernel_is_chosen_by_device_and_precision(precision, kernel):
 def test_the_kernel_of_the_config_is_kept():
     model = TOKENS["bert"]()
     model.set_attn_implementation("eager")
-    assert choose_attention(model, torch.device("cpu"), "bf16") == "attention: eager, from the model's config"
+    said = choose_attention(model, torch.device("cpu"), "bf16")
+    assert said.partition(";")[0] == "attention: eager, from the model's config"  # it may warn of emulated bf16
 
 
 @pytest.mark.parametrize(

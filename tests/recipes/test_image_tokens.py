@@ -24,6 +24,7 @@ from decero.cli.main import main
 from decero.data.image_tokens import PICTURE, image_tokens_of
 from decero.evaluation.baselines import ByteNgrams
 from decero.inference.drawing import GAP, load_drawing
+from decero.tasks.foreseen_pictures import different, other_captions
 
 SETTINGS = {"image_tokens": {"size": [4, 5], "num_channels": 3, "colors": 6, "caption_vocab_size": 270},
             "tracking": {"trackers": []}}  # fmt: skip
@@ -174,6 +175,19 @@ def test_a_mistake_of_a_measurement_gets_one_line(launch, settings, tmp_path, wo
     error = launch("evaluate_image_tokens", settings, *words, expect=2).stderr
     assert message in error
     assert "Traceback" not in error
+
+
+def test_a_picture_with_two_captions_counts_once_in_baselines():
+    rows = np.array([[2, 1], [0, 3], [2, 1], [5, 5], [0, 3]], np.uint8)
+    assert different(rows).tolist() == [[2, 1], [0, 3], [5, 5]]
+
+
+def test_another_caption_is_another_one():
+    captions = ["a", "b", "b", "c"] * 20
+    found = other_captions(captions, seed=3)
+    assert all(each != other for each, other in zip(captions, found, strict=True))
+    assert set(found) == {"a", "b", "c"}
+    assert other_captions(["a", "a"], seed=3) == ["", ""]
 
 
 def test_drawings_of_tokens_are_judged_like_others(launch, made, tmp_path):

@@ -54,6 +54,7 @@ BY_HAND = {
     "reading_spans": "question, context and answers (text, answer_start), as in SQuAD",
     "rte": "premise, hypothesis and label; RTE",
     "snips": "text, intent, tokens and slot_tags; github.com/sonos/nlu-benchmark",
+    "stamps_single": "image, text_en and text_es; drawings with captions",
     "stamps_scenes": "image, mask and objects (bbox, category); scenes of pasted drawings",
     "stereoset": "test.parquet alone: kind, target, context, stereotype, anti_stereotype and unrelated; StereoSet",
     "stsb_en_es": "lang (en, es), sentence1, sentence2 and score; github.com/PhilipMay/stsb-multi-mt",
