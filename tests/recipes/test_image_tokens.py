@@ -77,6 +77,14 @@ def test_rows_hold_the_class_and_the_reduced_picture(made):
         assert 0 < bare < len(texts) / 3 if split == "train" else bare == 0
 
 
+def test_a_row_that_cuts_pictures_gets_one_line(launch, made, tmp_path):
+    words = ("data.max_length=20", f"output={tmp_path / 'cut'}")
+    error = launch("pretrain_causal_lm", made / "run.yaml", *words, expect=2).stderr
+    assert "data.max_length=20 cuts pictures of train" in error
+    longest = AutoTokenizer.from_pretrained(made / "rows" / "model").model_max_length
+    assert error.strip().endswith(f"set data.max_length={longest}")
+
+
 def test_draw_writes_a_grid_of_the_classes(made, capsys):
     out = made / "grid.png"
     main(["draw", str(made / "run" / "model"), "--n", "3", "--seed", "2", "--out", str(out)])

@@ -91,6 +91,11 @@ class CausalLM(Task):
             parts[""], self.tokenizer, max_length=data.max_length, text_column=data.text_column,
             start_token=data.start_token, num_proc=data.num_proc, where=split,
         )  # fmt: skip
+        if image_tokens_of(self.tokenizer) and isinstance(rows, Dataset) and not all(rows["ends"]):
+            raise UserError(
+                f"data.max_length={data.max_length} cuts pictures of {split}: one needs a whole row, with its caption; "
+                f"set data.max_length={self.tokenizer.model_max_length}"
+            )
         return {"": rows}
 
     def _collator(self, **more: Any) -> CausalLanguageModeling:
