@@ -116,6 +116,7 @@ def test_a_text_that_is_no_picture_gets_one_line(text):
 
 @pytest.mark.parametrize(("caption", "message"), [
     (None, "train row 1: there is no caption in column 'text'"), ("  ", "train row 1: there is no caption"),
+    (["a"], "train row 1: column 'text' holds list, no text"), (0, "train row 1: column 'text' holds int, no text"),
     (f"a {PICTURE}", "train row 1: the caption in column 'text' holds"), ("⠃⠗⠇", "or a Braille pattern"),
 ])  # fmt: skip
 def test_a_bad_caption_gets_one_line(caption, message):

@@ -171,12 +171,15 @@ def test_bits_a_pixel_are_those_of_the_model(launch, made, settings, tmp_path):
 @pytest.mark.parametrize(("words", "message"), [
     (["data.files.test=null"], "no test split"),
     (["data.files.test=CORPUS"], "test row 0: this is no picture of 4 x 5 pixels and 6 colors"),
+    (["data.files.test=ONE"], "data.files.test: it has one picture"),
     (["model=TEXT"], "draws no pictures; train one with"),
 ])  # fmt: skip
-def test_a_mistake_of_a_measurement_gets_one_line(launch, settings, tmp_path, words, message):
-    (tmp_path / "corpus.jsonl").write_text('{"text": "a bag"}\n')
+def test_a_mistake_of_a_measurement_gets_one_line(launch, made, settings, tmp_path, words, message):
+    (tmp_path / "corpus.jsonl").write_text('{"text": "a bag"}\n' * 2)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt2", n_embd=4, n_layer=1, n_head=1, vocab_size=9))
     model.save_pretrained(tmp_path / "text")
+    pd.read_parquet(made / "rows" / "test.parquet")[:1].to_parquet(tmp_path / "one.parquet")
+    words = [word.replace("ONE", str(tmp_path / "one.parquet")) for word in words]
     words = [
         word.replace("CORPUS", str(tmp_path / "corpus.jsonl")).replace("TEXT", str(tmp_path / "text")) for word in words
     ]

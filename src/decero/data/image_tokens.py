@@ -146,9 +146,12 @@ def is_caption(text: str) -> bool:
 def check_captions(captions: list[str | None], where: str, column: str) -> list[str]:
     """Return captions without spaces at their ends.
 
-    Raises UserError for null, an empty caption, and one that holds a token of pictures.
+    Raises UserError for null, a caption that is empty or no text, and one that holds a token of pictures.
     """
     for number, caption in enumerate(captions):
+        if caption is not None and not isinstance(caption, str):
+            kind = type(caption).__name__
+            raise UserError(f"{where} row {number}: column {column!r} holds {kind}, no text; give captions")
         if not (caption or "").strip():
             raise UserError(
                 f"{where} row {number}: there is no caption in column {column!r}; fill it or remove the row"

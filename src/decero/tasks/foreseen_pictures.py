@@ -44,6 +44,8 @@ def read_rows(run: Run, config: EvaluateImageTokens, tokens: ImageTokens) -> tup
     if lacking := [split for split in ("train", "test") if split not in corpus]:
         raise UserError(f"data: there is no {lacking[0]} split; give data.files.{lacking[0]}")
     test = corpus["test"]
+    if len(test) < 2:
+        raise UserError("data.files.test: it has one picture, too few for a standard error; give at least 2")
     if config.max_pictures and config.max_pictures < len(test):
         some = np.random.default_rng(config.seed).permutation(len(test))[: config.max_pictures]
         test = test.select(np.sort(some))
