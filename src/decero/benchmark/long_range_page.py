@@ -1,7 +1,7 @@
 """Write the tables and pictures of the long-range experiments."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from decero.evaluation.figures import COLOURS, MARKERS, style
 from decero.evaluation.tables import escaped
 
 SHOWN = 1e-20  # the smallest gradient in a picture; the tables have all
+Looks = dict[str, dict[str, Any]]
 TITLES = {
     "gradients": "Gradient by distance",
     "speed": "Training speed by length",
@@ -102,12 +103,13 @@ TABLES: dict[str, Any] = {"gradients": _gradient_tables, "speed": _speed_tables}
 TABLES |= dict.fromkeys(("recall", "copying", "list_ops"), _accuracy_tables)
 
 
-def draw(name: str, part: dict[str, Any]) -> Figure:
-    """Draw the picture of an experiment."""
+def draw(name: str, part: dict[str, Any], arms: Sequence[str]) -> Figure:
+    """Draw the picture of an experiment. arms: those of all experiments; an arm looks the same in each picture."""
+    looks = {arm: _look(place) for place, arm in enumerate(arms)}
     with style():
         figure = Figure(figsize=(8.4, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
-        DRAWINGS[name](left, right, part)
+        DRAWINGS[name](left, right, part, looks)
         handles, labels = left.get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncol=min(len(labels), 6))
     return figure
@@ -117,13 +119,13 @@ def _look(place: int) -> dict[str, Any]:
     return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)], "markersize": 4}
 
 
-def _draw_gradients(left: Any, right: Any, part: dict[str, Any]) -> None:
+def _draw_gradients(left: Any, right: Any, part: dict[str, Any], looks: Looks) -> None:
     for axes, when, title in ((left, "before", "random weights"), (right, "after", "after training")):
-        for place, (arm, records) in enumerate(part["arms"].items()):
+        for arm, records in part["arms"].items():
             values_SN = np.maximum([record[when] for record in records], SMALLEST)
-            axes.plot(part["distances"], np.exp(np.log(values_SN).mean(axis=0)), label=arm, **_look(place))
+            axes.plot(part["distances"], np.exp(np.log(values_SN).mean(axis=0)), label=arm, **looks[arm])
             low, high = values_SN.min(axis=0), values_SN.max(axis=0)
-            axes.fill_between(part["distances"], low, high, color=COLOURS[place % len(COLOURS)], alpha=0.15)
+            axes.fill_between(part["distances"], low, high, color=looks[arm]["color"], alpha=0.15)
         axes.set(xscale="log", yscale="log", xlabel="steps back from the last output", title=title)
         _ticks(axes, part["distances"])
     left.set_ylabel("norm of the gradient")
@@ -132,16 +134,20 @@ def _draw_gradients(left: Any, right: Any, part: dict[str, Any]) -> None:
         axes.set_ylim(bottom=lowest)
 
 
-def _draw_speed(left: Any, right: Any, part: dict[str, Any]) -> None:
+def _draw_speed(left: Any, right: Any, part: dict[str, Any], looks: Looks) -> None:
     lengths = [int(length) for length in part["lengths"]]
     measured = [each["arms"] for each in part["lengths"].values()]
-    for place, arm in enumerate(measured[0]):
+    drawn: list[list[int]] = []
+    for arm in measured[0]:
         found = [each[arm] for each in measured]
         middle = np.array([f["tokens_per_s"]["median"] for f in found])
         low, high = np.array([f["tokens_per_s"]["quartiles"] for f in found]).T
-        left.errorbar(lengths, middle, [middle - low, high - middle], capsize=2, label=arm, **_look(place))
+        left.errorbar(lengths, middle, [middle - low, high - middle], capsize=2, label=arm, **looks[arm])
         if found[0]["sequential"] is not None:
-            right.plot(lengths, [f["sequential"] for f in found], **_look(place))
+            steps = [f["sequential"] for f in found]
+            dashed = (3 * drawn.count(steps), (3, 6)) if steps in drawn else "solid"  # so an equal line below is seen
+            right.plot(lengths, steps, linestyle=dashed, linewidth=2.5, **looks[arm])
+            drawn.append(steps)
     left.set(xscale="log", yscale="log", xlabel="tokens of a row", ylabel="tokens a second", title="measured here")
     right.set(xscale="log", yscale="log", xlabel="tokens of a row", title="steps that wait for each other")
     for axes in (left, right):
@@ -153,16 +159,15 @@ def _ticks(axes: Any, places: list[int]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw_accuracy(left: Any, right: Any, part: dict[str, Any]) -> None:
+def _draw_accuracy(left: Any, right: Any, part: dict[str, Any], looks: Looks) -> None:
     for place, (arm, each) in enumerate(part["arms"].items()):
+        color = looks[arm]["color"]
         for number, run in enumerate(each["runs"]):
             label = arm if number == 0 else None
-            left.plot(
-                run["curve"]["step"], run["curve"]["loss"], color=COLOURS[place % len(COLOURS)], label=label, alpha=0.8
-            )
+            left.plot(run["curve"]["step"], run["curve"]["loss"], color=color, label=label, alpha=0.8)
         values = accuracies(each)
-        right.bar(place, np.mean(values), 0.7, color=COLOURS[place % len(COLOURS)], alpha=0.5)
-        right.plot([place] * len(values), values, "o", color=COLOURS[place % len(COLOURS)], markersize=4)
+        right.bar(place, np.mean(values), 0.7, color=color, alpha=0.5)
+        right.plot([place] * len(values), values, "o", color=color, markersize=4)
     left.set(xlabel="step", ylabel="training loss (nats)", title="every seed, at the best rate", ylim=(0, None))
     right.axhline(part["chance"], color="black", linewidth=1, linestyle="--")
     right.annotate("chance", (len(part["arms"]) - 0.5, part["chance"]), ha="right", va="bottom", fontsize=8)

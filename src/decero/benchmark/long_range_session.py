@@ -76,7 +76,7 @@ def write_page(run: Run, parts: dict[str, Any]) -> dict[str, Any]:
     text = page(parts, claims, device)
     (run.output / "long_range.md").write_text(text, encoding="utf-8")
     for name, part in parts.items():
-        figure = draw(name, part)
+        figure = draw(name, part, list(run.config.arms))
         for kind in ("png", "svg"):
             (run.output / f"{name}.{kind}").write_bytes(render(figure, kind))
         write_json(run.output / name / "part.json", part)
