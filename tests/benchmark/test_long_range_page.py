@@ -20,7 +20,8 @@ def gradients(*arms):
 
 def colors(figure):
     handles, names = figure.axes[0].get_legend_handles_labels()
-    return {name: getattr(handle, "lines", [handle])[0].get_color() for handle, name in zip(handles, names, strict=True)}
+    lines = [getattr(handle, "lines", [handle])[0] for handle in handles]
+    return {name: line.get_color() for name, line in zip(names, lines, strict=True)}
 
 
 def test_an_arm_has_one_color_in_all_pictures():
@@ -32,6 +33,6 @@ def test_an_arm_has_one_color_in_all_pictures():
 
 @pytest.mark.parametrize("equal", [2, 3])
 def test_a_line_on_another_is_dashed(equal):
-    depths = {arm: 7 for arm in ARMS[:equal]} | {"conv": 2}
+    depths = dict.fromkeys(ARMS[:equal], 7) | {"conv": 2}
     lines = draw("speed", speed(depths), ARMS).axes[1].get_lines()
     assert [line.is_dashed() for line in lines] == [False, *[True] * (equal - 1), False]

@@ -8,7 +8,8 @@ from datasets import Dataset, load_dataset
 
 from decero.cli.main import main
 from decero.data import public_sets
-from decero.data.public_sets import BY_HAND, PUBLIC_SETS, PublicSet, fetch
+from decero.data.fetch_public_set import fetch
+from decero.data.public_sets import BY_HAND, PUBLIC_SETS, PublicSet
 from decero.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"

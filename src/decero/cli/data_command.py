@@ -17,11 +17,13 @@ def add_data(commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    from decero.data.public_sets import BY_HAND, PUBLIC_SETS, fetch  # imported late, so that --help answers fast
+    from decero.data.public_sets import BY_HAND, PUBLIC_SETS
 
-    for name in arguments.names:
-        print(fetch(name, arguments.out), flush=True)
     if arguments.names:
+        from decero.data.fetch_public_set import fetch  # imported late, so that the list comes fast
+
+        for name in arguments.names:
+            print(fetch(name, arguments.out), flush=True)
         print("The figures of the configs were measured on other texts; expect other ones.")
         return
     for name, public in PUBLIC_SETS.items():

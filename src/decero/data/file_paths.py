@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from decero.data.file_bytes import extension, special_kind
+from decero.data.public_sets import BY_HAND, PUBLIC_SETS
 from decero.errors import UserError, did_you_mean
 
 SPLITS = ("train", "validation", "test")
@@ -90,8 +91,6 @@ def _expand(pattern: str, setting: str) -> list[Path]:
 
 def _fetch(path: Path) -> str:
     """Return the command that fetches the set of `data/NAME/...`, or says how to make it; "" for other folders."""
-    from decero.data.public_sets import BY_HAND, PUBLIC_SETS  # imports this module
-
     folder = path.parent
     if folder.parent.name != "data" or folder.exists() or folder.name not in (*PUBLIC_SETS, *BY_HAND):
         return ""
