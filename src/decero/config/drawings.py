@@ -1,30 +1,13 @@
 """Define the settings that measure a model that draws pictures."""
 
-from typing import Any
+from pydantic import Field
 
-from pydantic import Field, model_validator
-
+from decero.config.picture_source import LabelledPictures
 from decero.config.run_config import RunConfig
-from decero.config.sections import MOST_EXAMPLES, SourceSection
+from decero.config.sections import MOST_EXAMPLES
 
 MOST_PICTURES = 10_000  # of a class
 MOST_REPEATS = 100
-
-
-class DrawingsData(SourceSection):
-    image_column: str = Field("image", description="column of the pictures: as in `datasets`, bytes, or paths")
-    label_column: str = Field("label", description="column of the label: names, numbers, or ids of a ClassLabel")
-
-    @model_validator(mode="after")
-    def _read_once(self):
-        if self.streaming:
-            raise ValueError("data.streaming: pictures are read once, and kept; remove it")
-        return self
-
-    def source(self) -> dict[str, Any]:
-        """Return the arguments of `load_corpus`."""
-        columns = {self.image_column: "data.image_column", self.label_column: "data.label_column"}
-        return super().source() | {"text_column": self.image_column, "columns": columns}
 
 
 class EvaluateDrawings(RunConfig):
@@ -36,7 +19,7 @@ class EvaluateDrawings(RunConfig):
         description="folder or hub name of an independent classifier of the same classes, "
         "from recipes/finetune_image_classification.py"
     )
-    data: DrawingsData
+    data: LabelledPictures
     pictures_per_class: int = Field(100, ge=1, le=MOST_PICTURES, description="pictures of each class, each time")
     repeats: int = Field(3, ge=1, le=MOST_REPEATS, description="draw so often, with seed, seed + 1, ...")
     steps: int | None = Field(

@@ -1,18 +1,17 @@
 """Define the settings of training on pictures: classes of pictures, of pixels, and boxes of objects."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from decero.config.picture_source import LabelledPictures, PictureSource
 from decero.config.run_config import RunConfig
 from decero.config.sections import (
-    CORPUS_ARGUMENTS,
     MOST_ROWS,
     MOST_WORKERS,
     ModelSection,
     OptimSection,
     Section,
-    SourceSection,
     TrainingSection,
 )
 from decero.config.training_run import check_eval_only
@@ -33,10 +32,7 @@ class AugmentSection(Section):
     )
 
 
-class ImageData(SourceSection):
-    image_column: str = Field(
-        "image", description="column of the pictures: as in `datasets`, bytes, or paths from the folder of the file"
-    )
+class ImageData(PictureSource):
     image_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = Field(
         None,
         description="pixels of a side, or [height, width], that pictures are stretched to; null: those of the model, "
@@ -50,30 +46,9 @@ class ImageData(SourceSection):
         None, ge=1, le=MOST_WORKERS, description="processes that read pictures; by their number when not set"
     )
 
-    @model_validator(mode="after")
-    def _read_once(self):
-        if self.streaming:
-            raise ValueError("data.streaming: pictures are read once, and kept; remove it")
-        return self
 
-    @property
-    def others(self) -> dict[str, str]:
-        """The columns besides the pictures, each with the setting that names it."""
-        return {}
-
-    def source(self) -> dict[str, Any]:
-        """Return the arguments of `load_corpus`."""
-        known = {name: value for name, value in self.model_dump().items() if name in CORPUS_ARGUMENTS}
-        columns = {self.image_column: "data.image_column"} | self.others
-        return known | {"text_column": self.image_column, "columns": columns}
-
-
-class LabelledImages(ImageData):
-    label_column: str = Field("label", description="column of the label: names, numbers, or ids of a ClassLabel")
-
-    @property
-    def others(self) -> dict[str, str]:
-        return {self.label_column: "data.label_column"}
+class LabelledImages(ImageData, LabelledPictures):
+    pass
 
 
 class MaskedImages(ImageData):

@@ -1,9 +1,10 @@
 """Define the settings that turn pictures into rows of tokens, and that measure a model of such rows."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from decero.config.picture_source import PictureSource
 from decero.config.run_config import RunConfig
 from decero.config.sections import MOST_EXAMPLES, MOST_TOKENS, Section, SourceSection
 
@@ -11,8 +12,7 @@ MOST_SIDE = 256  # pixels: a picture is one row of tokens
 MOST_COLORS = 256
 
 
-class CaptionedPictures(SourceSection):
-    image_column: str = Field("image", description="column of the pictures: as in `datasets`, bytes, or paths")
+class CaptionedPictures(PictureSource):
     label_column: str = Field(
         "label", description="column of the label, whose name is the caption: names, numbers, or ids of a ClassLabel"
     )
@@ -21,19 +21,16 @@ class CaptionedPictures(SourceSection):
     )
 
     @model_validator(mode="after")
-    def _read_once(self):
-        if self.streaming:
-            raise ValueError("data.streaming: pictures are read once; remove it")
+    def _each_column_once(self):
         if len(set(self.caption_columns)) < len(self.caption_columns):
             raise ValueError("data.caption_columns: a column is named twice; name each column once")
         return self
 
-    def source(self) -> dict[str, Any]:
-        """Return the arguments of `load_corpus`."""
-        columns = {self.image_column: "data.image_column"}
-        columns |= dict.fromkeys(self.caption_columns, "data.caption_columns")
-        columns |= {} if self.caption_columns else {self.label_column: "data.label_column"}
-        return super().source() | {"text_column": self.image_column, "columns": columns}
+    @property
+    def others(self) -> dict[str, str]:
+        if self.caption_columns:
+            return dict.fromkeys(self.caption_columns, "data.caption_columns")
+        return {self.label_column: "data.label_column"}
 
 
 class ImageTokenSection(Section):
