@@ -66,6 +66,19 @@ def test_less_than_an_epoch_is_a_warning(epochs, warned):
     assert said == (["b saw less than one epoch of its examples: 3 % with 9 labels."] if warned else [])
 
 
+def test_contenders_with_equal_shares_of_an_epoch_are_one_line():
+    curves = [[{"step": 1, "epoch": epoch, "loss": 1.0}] for epoch in (0.03, 0.5, 0.03)]
+    runs = [
+        run
+        for name, curve in zip(("ours", "b", "c"), curves, strict=True)
+        for run in runs_of(name, None, 0.4, 0.5, curve=curve)
+    ]
+    assert [line for line in advice(runs) if "less than one epoch" in line] == [
+        "ours and c saw less than one epoch of their examples: 3 % with all labels.",
+        "b saw less than one epoch of its examples: 50 % with all labels.",
+    ]
+
+
 @pytest.mark.parametrize(("slope", "warned"), [(1.0, True), (0.0, False)])
 def test_a_loss_that_still_falls_is_a_warning(slope, warned):
     curve = [{"step": s, "epoch": 2.0, "loss": 2.0 - slope * s / 50} for s in range(1, 51)]

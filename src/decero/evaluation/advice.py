@@ -79,7 +79,13 @@ def _trained_too_little(verdict, runs) -> list[str]:
                 short.setdefault(contender, []).append(f"{100 * least:.2g} %{where}")
             if curves and np.median([_still_falls(curve) for curve in curves]) > FALLING:
                 falling.setdefault(contender, []).append(where.removeprefix(" "))
-    found = [f"{name} saw less than one epoch of its examples: {_list(parts)}." for name, parts in short.items()]
+    alike: dict[str, list[str]] = {}
+    for name, parts in short.items():
+        alike.setdefault(_list(parts), []).append(name)
+    found = [
+        f"{_list(names)} saw less than one epoch of {'its' if len(names) == 1 else 'their'} examples: {parts}."
+        for parts, names in alike.items()
+    ]
     if falling:
         names = [f"{name} ({_list(parts)})" if verdict.unit else name for name, parts in falling.items()]
         found.append(f"The loss still fell at the end: {'; '.join(names)}. More steps may give better results.")

@@ -14,7 +14,7 @@ from decero.evaluation.confusion import heat_map
 from decero.formatting import duration
 
 # Okabe & Ito 2008, for every kind of colour vision; without their yellow, which is too pale on white paper.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib
