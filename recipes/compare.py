@@ -22,8 +22,8 @@ def main():
     from decero.training.records import finished, write_result
     from decero.training.runs import open_run
 
+    plan = make_plan(config, keep_best=True)  # every run's settings, checked before the folder is claimed
     with open_run(config) as run:
-        plan = make_plan(config, keep_best=True)  # every run's settings, checked before the first one starts
         notes = notes_on(config)
         if config.dry_run:
             names = [each.name for each in (*plan.trials, *plan.runs)]

@@ -17,8 +17,8 @@ def main():
     from decero.training.records import finished, write_result
     from decero.training.runs import open_run
 
+    plans, notes = make_suite(config)  # every run's settings, checked before the folder is claimed
     with open_run(config) as run:
-        plans, notes = make_suite(config)  # every run's settings, checked before the first one starts
         if config.dry_run:
             run.print(config.to_yaml(), *notes)
             for name, plan in plans.items():

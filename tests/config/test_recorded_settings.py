@@ -2,6 +2,7 @@
 
 import pytest
 
+from decero.config.comparison import Compare
 from decero.config.pretraining import PretrainMLM
 from decero.config.recorded_settings import changed_setting, record_settings
 from decero.errors import UserError
@@ -67,6 +68,28 @@ def test_what_decides_the_result_must_not_differ(tmp_path, changes, said):
         record_settings(record, parsed(**changes), keep=True)
     assert f"holds a run with other settings (here: {said})" in str(refused.value)
     assert record.read_bytes() == before
+
+
+def compared(contenders, **changes):
+    names = {name: {"baseline": "tfidf"} for name in contenders} | {"a": {"model": {"name_or_path": "x/y"}}}
+    data, training = {"name": "bbc_news"}, {"max_train_steps": 3}
+    settings = {"output": "runs/a", "contenders": names, "reference": "a", "data": data, "training": training}
+    return Compare.parse(settings | changes, "test")
+
+
+def test_a_resumed_comparison_may_have_new_contenders(tmp_path):
+    record, result = tmp_path / "config.yaml", tmp_path / "result.json"
+    record_settings(record, compared("ab"), keep=False)
+    result.write_text("{}")
+    record_settings(record, compared("ab"), keep=True)
+    assert result.exists()
+    record_settings(record, compared("abc"), keep=True)
+    assert Compare.load(str(record)) == compared("abc")
+    assert not result.exists()
+    for other in (compared("ab"), compared("abcd", seeds=[0, 1]), compared("abc", seed=1)):
+        with pytest.raises(UserError, match="holds a run with other settings"):
+            record_settings(record, other, keep=True)
+    assert Compare.load(str(record)) == compared("abc")
 
 
 def test_two_spellings_of_a_file_are_one_setting(tmp_path, monkeypatch):

@@ -113,6 +113,7 @@ class Contender(Section):
 
 
 class Compare(RunConfig):
+    may_grow = ("contenders",)
     publishes = "a comparison publishes no model; set it when you train the winner"
 
     title: str = Field("Which model to ship", description="headline of the report")

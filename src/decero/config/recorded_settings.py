@@ -25,22 +25,32 @@ PATHS = (  # settings that may hold a path
 def record_settings(record: Path, config: RunConfig, keep: bool) -> None:
     """Write the settings to `record`. keep: they must be those that it holds; comments and places may differ.
 
+    What the class of the settings lets grow may have new names. Then result.json, which lacks them, is removed.
+
     Raises UserError when a setting differs, and when the recorded settings cannot be read.
     """
     text = config.to_yaml()
     if keep:
         recorded, settings = _read(record, config), config.model_dump()
-        if changed := changed_setting(recorded, settings, places=_places_of(record)):
+        before = {name: _known(recorded.get(name), settings[name]) for name in config.may_grow}
+        if changed := changed_setting(recorded, settings | before, places=_places_of(record)):
             raise UserError(
                 f"output: {config.output} holds a run with other settings (here: {changed}); use the same ones, or "
                 "give another output=FOLDER"
             )
         if recorded == settings:
             return
+        if settings | before != settings:
+            record.with_name("result.json").unlink(missing_ok=True)
         if not config.call.notes:
             text = "".join(f"{line}\n" for line in comments(record)) + text
     write_whole(record, text)
     write_whole(record.with_name(PLACES_FILE), json.dumps(_places(config.model_dump())) + "\n")
+
+
+def _known(old: Any, new: dict[str, Any]) -> dict[str, Any]:
+    """Return what `new` has of the names in `old`."""
+    return {name: value for name, value in new.items() if name in old} if isinstance(old, dict) else new
 
 
 def same_settings(record: Path, config: RunConfig) -> bool:

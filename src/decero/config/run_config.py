@@ -32,6 +32,7 @@ class RunConfig(Section):
     """
 
     options: ClassVar[tuple[str, ...]] = ("--dry-run", "--resume")
+    may_grow: ClassVar[tuple[str, ...]] = ()  # sections that --resume may add names to
     publishes: ClassVar[str | None] = None  # why hub.repo_id is refused; None: the recipe pushes its model
 
     output: str = Field(description="folder that the run writes to")

@@ -1,8 +1,4 @@
-"""Choose the number of threads: OMP_NUM_THREADS if the user sets it, else the cores that this process may use.
-
-Numbers that are nearly 0 become 0: a CPU is many times slower with denormal numbers, and diverged models are full of
-them.
-"""
+"""Choose the number of threads: OMP_NUM_THREADS if the user sets it, else the cores that this process may use."""
 
 import os
 from pathlib import Path
@@ -13,8 +9,7 @@ from decero.cores import usable_cores
 
 
 def set_threads(processes: int = 1) -> None:
-    """Set torch's threads, which take denormal numbers as 0. processes: how many share this machine."""
-    torch.set_flush_denormal(True)  # before the first parallel region: its threads inherit the mode of this one
+    """Set torch's threads. processes: how many share this machine."""
     torch.set_num_threads(requested_threads() or max(1, usable_cores() // processes))
 
 

@@ -23,6 +23,7 @@ from decero.config.run_config import RunConfig
 from decero.config.sections import OptimSection, TrainingSection
 from decero.errors import CLEANUPS, UserError, WriteError, did_you_mean, write_error
 from decero.execution.adapters import save_whole
+from decero.execution.denormals import denormals_as_zero
 from decero.execution.saving import whole_folder
 from decero.execution.threads import set_threads
 from decero.training.memory import keep_freed_memory, reset_peak_memory
@@ -89,9 +90,10 @@ class Run:
 @contextmanager
 def open_run(config: RunConfig) -> Iterator[Run]:
     """Start a run, and close its trackers at the end. Raises UserError as `start` does."""
-    run = start(config)
-    yield run
-    run.accelerator.end_training()
+    with denormals_as_zero():
+        run = start(config)
+        yield run
+        run.accelerator.end_training()
 
 
 def start(config: RunConfig, training: TrainingSection | None = None) -> Run:
