@@ -7,6 +7,7 @@ import argparse
 import ast
 import importlib
 import re
+import textwrap
 import types
 from collections import Counter
 from pathlib import Path
@@ -68,7 +69,8 @@ def settings_page() -> str:
     for section in used:
         names = list(dict.fromkeys(used[section]))
         who = "all recipes" if len(names) == len(recipes) else ", ".join(f"`{name}`" for name in names)
-        text += [f"### {titles[section]}", f"Used by {who}.", _settings_table(section, titles)]
+        used = textwrap.fill(f"Used by {who}.", 120, break_on_hyphens=False)
+        text += [f"### {titles[section]}", used, _settings_table(section, titles)]
     return "\n\n".join(text) + "\n"
 
 

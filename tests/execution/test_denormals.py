@@ -2,6 +2,7 @@
 
 import sys
 
+import pytest
 import torch
 
 from decero.execution.denormals import denormals_as_zero
@@ -25,8 +26,6 @@ def test_denormals_are_zero_inside_only():
 
 def test_an_error_leaves_no_trace():
     before = halves()
-    try:
-        with denormals_as_zero():
-            raise KeyError
-    except KeyError:
-        assert halves() == before
+    with pytest.raises(KeyError), denormals_as_zero():
+        raise KeyError
+    assert halves() == before

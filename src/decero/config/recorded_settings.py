@@ -25,7 +25,7 @@ PATHS = (  # settings that may hold a path
 def record_settings(record: Path, config: RunConfig, keep: bool) -> None:
     """Write the settings to `record`. keep: they must be those that it holds; comments and places may differ.
 
-    What the class of the settings lets grow may have new names. Then result.json, which lacks them, is removed.
+    Sections in `may_grow` may have new names. Then result.json is removed, because it lacks them.
 
     Raises UserError when a setting differs, and when the recorded settings cannot be read.
     """

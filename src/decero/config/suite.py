@@ -29,7 +29,6 @@ class SuiteTask(Section):
 
 
 class EvaluateSuite(RunConfig):
-    may_grow = ("contenders",)
     publishes = "a suite publishes no model; set it when you train the winner"
 
     title: str = Field("A suite of tasks", description="headline of the report")
