@@ -69,8 +69,8 @@ def settings_page() -> str:
     for section in used:
         names = list(dict.fromkeys(used[section]))
         who = "all recipes" if len(names) == len(recipes) else ", ".join(f"`{name}`" for name in names)
-        used = textwrap.fill(f"Used by {who}.", 120, break_on_hyphens=False)
-        text += [f"### {titles[section]}", used, _settings_table(section, titles)]
+        users = textwrap.fill(f"Used by {who}.", 120, break_on_hyphens=False)
+        text += [f"### {titles[section]}", users, _settings_table(section, titles)]
     return "\n\n".join(text) + "\n"
 
 
