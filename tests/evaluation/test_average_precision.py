@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from decero.errors import UserError
+from decero.evaluation import ScoredRun, judge
 from decero.evaluation.average_precision import OF_METRIC, THRESHOLDS, average_precision, box_statistics, right_boxes
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("pycocotools") is None, reason="needs decero[vision]")
@@ -93,6 +94,24 @@ def test_pictures_nearly_add_up_to_the_average_precision():
         rows, score = box_statistics(metric, said, true, 3)
         assert len(rows) == len(true)
         assert score(rows.sum(axis=0)) == pytest.approx(average_precision(said, true, 3)[metric], abs=0.01)
+
+
+def test_two_detectors_are_judged():
+    """Their boxes fall into different bins of scores."""
+    many = [case(seed) for seed in range(30)]
+    true = [each for one in many for each in one[1]]
+    runs = []
+    for name, shift in (("ours", 1.0), ("theirs", 0.7)):
+        for seed in (0, 1):
+            said = [b._replace(scores=b.scores * (shift - 0.01 * seed)) for one in many for b in one[0]]
+            rows, score = box_statistics("map_50", said, true, 3)
+            runs.append(
+                ScoredRun(name, None, seed, "ok", metrics={"map_50": score(rows.sum(axis=0, dtype=float))}, scores=rows)
+            )
+    found = judge(runs, metric="map_50", reference="ours", score_of_sum=score, n_resamples=50).comparisons[0]
+    means = [np.mean([run.metrics["map_50"] for run in runs if run.contender == name]) for name in ("ours", "theirs")]
+    assert found.difference == pytest.approx(means[0] - means[1])
+    assert found.low <= found.difference <= found.high
 
 
 def test_nothing_found_and_nothing_there_score_zero(monkeypatch):

@@ -9,6 +9,7 @@ import sklearn.metrics
 
 from decero.errors import UserError
 from decero.evaluation import HIGHER_IS_BETTER, MAIN_METRIC, METRICS, compute_metrics, example_scores, metrics, predict
+from decero.evaluation.examples import class_statistics
 
 N, LABELS = 101, 5
 
@@ -44,6 +45,15 @@ def test_multi_label_metrics_are_those_of_sklearn():
             "label_accuracy": 1 - sklearn.metrics.hamming_loss(references, predictions),
         }
     )
+
+
+def test_macro_f1_is_the_mean_over_labels_that_occur():
+    predictions, references = sample("multi_label_classification")
+    wider = [np.insert(each, 1, 0, axis=1) for each in (predictions, references)]  # a label that is nowhere
+    found = compute_metrics("multi_label_classification", *wider)["f1_macro"]
+    assert found == pytest.approx(sklearn.metrics.f1_score(references, predictions, average="macro"))
+    rows, score = class_statistics("multi_label_classification", "f1_macro", *wider, wider[0].shape[1])
+    assert score(rows.sum(axis=0)) == pytest.approx(found)
 
 
 def test_regression_metrics_are_those_of_sklearn_and_scipy():

@@ -50,6 +50,15 @@ def test_equal_contenders_differ_by_nothing_and_pairing_helps():
     assert average.high - average.low > 1
 
 
+def test_a_few_examples_that_are_all_alike_prove_nothing():
+    ones, zeros = np.ones((3, 2)), np.array([[0.0, 1.0]] * 3)
+    task = TaskRuns("tiny", {"ours": {0: ones}, "theirs": {0: zeros}}, ratio)
+    gap = Resampled([task], n_resamples=50).difference("ours", "theirs")
+    assert (gap.value, gap.p) == (100.0, 0.25)  # as a permutation test: two of eight signs are so far from zero
+    assert gap.low < 50 < gap.high
+    assert Resampled([task] * 4, n_resamples=50).difference("ours", "theirs").p == 2.0**-11
+
+
 def test_a_contender_without_a_task_has_no_average():
     tasks = suite(np.random.default_rng(2), {"ours": 0.7, "words": 0.6})
     tasks[1] = TaskRuns("no words", {"ours": tasks[1].rows["ours"]}, ratio)

@@ -10,6 +10,7 @@ from decero.errors import UserError
 from decero.evaluation import ScoredRun, judge
 from decero.evaluation.corpus_tests import ratio
 from decero.evaluation.examples import class_statistics
+from decero.evaluation.statistics import shared_luck
 
 N = 97
 
@@ -259,6 +260,22 @@ def test_seeds_of_one_pretraining_count_as_one_run():
     assert (found.low, found.high) == (by_hand.comparisons[0].low, by_hand.comparisons[0].high)
     assert found.high - found.low > 1.3 * (blind.high - blind.low), "six runs are not six pretrainings"
     assert found.difference == pytest.approx(blind.difference)
+
+
+def test_seeds_that_share_a_checkpoint_of_either_are_one_cluster():
+    a, b = "aAaA", "bBcC"
+    assert shared_luck([a, b]) == [0, 1, 0, 1]
+    assert shared_luck(["abcd", "bBbB"]) == [0, 1, 0, 1]
+    assert shared_luck(["abab", [None] * 4]) == [0, 1, 0, 1]
+    assert shared_luck(["aaaa", [None] * 4]) is None
+    assert shared_luck(["ababab", "cdecde"]) == [0] * 6
+    ours = pretrained((0.5, 0.55, 0.6))
+    other = [replace(r, contender="other") for r in pretrained((0.5, 0.6), "ab") + pretrained((0.5, 0.6), "ab")[:2]]
+    other = [replace(r, seed=seed) for seed, r in enumerate(other)]
+    found = judge(ours + other, metric="accuracy", reference="ours").comparisons[0]
+    assert (found.word, found.reason) == (
+        "not comparable", "checkpoints of ours and other share seeds; give both the same number"
+    )  # fmt: skip
 
 
 def test_one_pretraining_is_said_where_the_result_stands():

@@ -200,6 +200,10 @@ def test_what_texts_add_to_a_metric_adds_up(task, opened):
             assert score(rows.sum(axis=0)) == pytest.approx(value)
         table = pd.read_parquet(run.output / "predictions.parquet")
         assert table["text"].tolist() == built.corpus.splits["test"][""]["text"][:]
+        rows, _ = built.example_statistics(run.output, "f1_macro")
+        nothing = {"predicted_entities": [[]] * len(table), "prediction": [list(tags) for tags in table["tags"]]}
+        table.assign(**nothing).to_parquet(run.output / "predictions.parquet")
+        assert built.example_statistics(run.output, "f1_macro").rows.shape == rows.shape, "two runs are compared"
 
 
 def test_a_forecast_may_evaluate_some_of_the_rows(task, opened):

@@ -68,7 +68,8 @@ def tfidf(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
         "train_examples": len(corpus.splits["train"][""]),
         "label_names": list(corpus.label_names),
         **({"threshold": threshold} if has_threshold else {}),
-        "num_parameters": sum(int(np.size(part.coef_)) for part in getattr(head, "estimators_", [head])),
+        # a label that all rows of train have, or none, gets a constant instead of weights
+        "num_parameters": sum(np.size(getattr(part, "coef_", ())) for part in getattr(head, "estimators_", [head])),
     }
 
 

@@ -155,8 +155,11 @@ class Compare(RunConfig):
         for name, values in (("seeds", self.seeds), ("label_budgets", self.label_budgets)):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name}: a value appears twice; remove one")
+        several: dict[int, str] = {}  # number of checkpoints -> the first contender with so many
         for name, contender in self.contenders.items():
             checkpoints = len(contender.model.pretrained) if contender.model else 0
+            if checkpoints > 1:
+                several.setdefault(checkpoints, name)
             if checkpoints and len(self.seeds) % checkpoints:
                 raise ValueError(
                     f"seeds: {len(self.seeds)} seeds do not share {checkpoints} checkpoints evenly "
@@ -167,6 +170,12 @@ class Compare(RunConfig):
                     raise ValueError(
                         f"contenders.{name}.training.{key}: cannot differ between contenders; set training.{key}"
                     )
+        if len(several) > 1:
+            (some, one), (more, other) = list(several.items())[:2]
+            raise ValueError(
+                f"contenders.{other}.model.pretrained: {more} checkpoints, but {one} has {some}; seeds would share "
+                "checkpoints, so no interval holds; give every contender one checkpoint or the same number"
+            )
         if self.data.get("fold") is not None:
             raise ValueError("data.fold: a comparison tests on every fold; set folds instead")
         if self.folds and self.data.get("test_fraction"):

@@ -112,7 +112,8 @@ def box_statistics(
     """Return what each picture adds to an average precision: right and wrong boxes of each class and bin of scores.
 
     The order of all boxes by score decides an average precision, so its exact value is no function of sums. With BINS
-    bins of scores it is nearly: what falls into one bin counts as equally sure.
+    bins of scores it is nearly: what falls into one bin counts as equally sure. Most bins are empty, but they are the
+    same ones for no two runs, so rows have a column for each: `without_empty_columns` drops those of several runs.
     """
     thresholds = OF_METRIC[metric]
     T, N = len(thresholds), len(true)
@@ -125,15 +126,11 @@ def box_statistics(
         for row, right in enumerate(right_boxes(ours, theirs, thresholds)):
             places: Any = (ours.classes, row, bins, (~right).astype(int))
             np.add.at(counts_NCTB2[number], places, 1)
-    rows = np.concatenate([objects_NC, counts_NCTB2.reshape(N, -1)], axis=1)
-    used = np.flatnonzero(rows.any(axis=0))  # most bins are empty
 
     def score(sum_K: np.ndarray) -> float:
-        whole = np.zeros(rows.shape[1])
-        whole[used] = sum_K
-        return binned_precision(whole[:num_classes], whole[num_classes:].reshape(num_classes, T, BINS, 2))
+        return binned_precision(sum_K[:num_classes], sum_K[num_classes:].reshape(num_classes, T, BINS, 2))
 
-    return ExampleStatistics(rows[:, used].astype(np.float64), score)
+    return ExampleStatistics(np.concatenate([objects_NC, counts_NCTB2.reshape(N, -1)], axis=1), score)
 
 
 def binned_precision(objects_C: np.ndarray, counts_CTB2: np.ndarray) -> float:

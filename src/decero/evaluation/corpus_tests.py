@@ -25,6 +25,21 @@ def is_mean(values_NK: np.ndarray, score: Score) -> bool:
     return score is ratio and values_NK.shape[-1] == 2 and bool((values_NK[..., 1] == 1).all())
 
 
+def without_empty_columns(rows_xK: Sequence[np.ndarray], score: Score) -> tuple[list[np.ndarray], Score]:
+    """Drop the columns that are zero in all of `rows_xK`; return the rest, and the metric of sums of the rest."""
+    K = rows_xK[0].shape[-1]
+    used_K = np.any([rows.reshape(-1, K).any(axis=0) for rows in rows_xK], axis=0)
+    if score is ratio or used_K.all():
+        return list(rows_xK), score
+
+    def score_of_rest(sum_U: np.ndarray) -> Any:
+        sum_K = np.zeros(K)
+        sum_K[used_K] = sum_U
+        return score(sum_K)
+
+    return [rows[..., used_K] for rows in rows_xK], score_of_rest
+
+
 def corpus_difference(a_SNK, b_SNK, score: Score, clusters_S: Sequence[Hashable] | None = None) -> float:
     """Return the metric of a minus that of b on the whole test set, averaged over seeds (over clusters of seeds)."""
     a_SNK, b_SNK = _paired(a_SNK, b_SNK)

@@ -83,6 +83,25 @@ def paired_permutation_test(a_SN, b_SN, seed: int, n_resamples: int = 10_000) ->
     return float(result.pvalue)
 
 
+def shared_luck(checkpoints_KS: Sequence[Sequence[Hashable]]) -> list[int] | None:
+    """Return for each of S seeds the number of its cluster; None if no contender has several checkpoints.
+
+    checkpoints_KS: of each of K contenders, the pretrained checkpoint that each seed starts from.
+
+    Two seeds are in one cluster if some contender starts both from one checkpoint: they share its luck. So clusters are
+    connected components. With two checkpoints of one contender and four of the other, four seeds make two clusters.
+    """
+    several_KS = [checkpoints_S for checkpoints_S in checkpoints_KS if len(set(checkpoints_S)) > 1]
+    if not several_KS:
+        return None
+    clusters = list(range(len(several_KS[0])))
+    for checkpoints_S in several_KS:
+        for checkpoint in set(checkpoints_S):
+            joined = {cluster for cluster, each in zip(clusters, checkpoints_S, strict=True) if each == checkpoint}
+            clusters = [min(joined) if cluster in joined else cluster for cluster in clusters]
+    return clusters
+
+
 def cluster_means(values_Sx, clusters_S: Sequence[Hashable] | None) -> np.ndarray:
     """Return (C, ...): the mean of each cluster of seeds, in order of appearance. None: each seed is its own cluster.
 

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from decero.evaluation.corpus_tests import Score, ratio
-from decero.evaluation.statistics import cluster_means
+from decero.evaluation.corpus_tests import Score, ratio, without_empty_columns
+from decero.evaluation.statistics import cluster_means, shared_luck
 
 RESAMPLES = 2000
+UNSEEN = 3.84  # squared normal quantile of 95 %: Wilson's interval of n equal values misses UNSEEN / (n + UNSEEN)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,11 +94,9 @@ class Resampled:
         )
         values_SR = np.stack([sum(s * found[n][seed][1] for s, n in zip(signs, names, strict=False)) for seed in seeds])
         started = task.pretraining or {}
-        clusters = [tuple(started.get(name, {}).get(seed) for name in names) for seed in seeds]
-        several = any(len(set(each)) > 1 for each in zip(*clusters, strict=True))
-        own = clusters if several else None  # seeds of one checkpoint share its luck
+        own = shared_luck([[started.get(name, {}).get(seed) for seed in seeds] for name in names])
         examples = len(task.rows[contender][seeds[0]])
-        return _Part(cluster_means(observed_S, own), cluster_means(values_SR, own).T, examples, several)
+        return _Part(cluster_means(observed_S, own), cluster_means(values_SR, own).T, examples, own is not None)
 
     def _estimate(self, parts: list[_Part]) -> Estimate:
         """Return the mean over tasks, and a 95 % interval.
@@ -129,8 +128,12 @@ class Resampled:
             if C > 1:
                 sources.append((part.observed.var(ddof=1) / C / tasks**2, C - 1))
         variance = sum(each for each, _ in sources)
-        if variance == 0:
-            return Estimate(mean, mean, mean, 1.0 if mean == 0 else 0.0, tasks)
+        if variance == 0:  # resampling shows nothing, so ask how surprising equal signs of all examples are
+            examples = sum(part.examples for part in parts)
+            reach = abs(mean) * UNSEEN / (examples + UNSEEN)
+            return Estimate(
+                mean, mean - reach, mean + reach, 1.0 if mean == 0 else min(1.0, 2.0 ** (1 - examples)), tasks
+            )
         freedom = variance**2 / sum(each**2 / df for each, df in sources if df)
         error = float(np.std(total_R, ddof=1))
         reach = float(stats.t.ppf(0.975, freedom)) * error
@@ -146,7 +149,8 @@ def _resample(
     found: dict[str, dict[int, tuple[float, np.ndarray]]] = {}
     if not runs:
         return found
-    stacked_NF = np.concatenate([np.asarray(rows, dtype=np.float64) for _, _, rows in runs], axis=1)
+    kept, score = without_empty_columns([rows for _, _, rows in runs], task.score)
+    stacked_NF = np.concatenate(kept, axis=1, dtype=np.float64)
     N, K = stacked_NF.shape[0], stacked_NF.shape[1] // len(runs)
     sums, chunk = [], 1 + 2_000_000 // N  # 16 MB of draws at a time
     for start in range(0, n_resamples, chunk):
@@ -155,7 +159,7 @@ def _resample(
     sums_RF = np.concatenate(sums)
     for place, (name, seed, rows) in enumerate(runs):
         own_RK = sums_RF[:, place * K : (place + 1) * K]
-        values_R = ratio(own_RK) if task.score is ratio else np.array([task.score(sum_K) for sum_K in own_RK])
+        values_R = ratio(own_RK) if task.score is ratio else np.array([score(sum_K) for sum_K in own_RK])
         whole = float(task.score(np.asarray(rows, dtype=np.float64).sum(axis=0)))
         found.setdefault(name, {})[seed] = (task.scale * whole, task.scale * values_R)
     return found

@@ -16,9 +16,17 @@ from decero.evaluation.corpus_tests import (
     corpus_difference,
     corpus_permutation_test,
     is_mean,
+    without_empty_columns,
 )
 from decero.evaluation.metrics import higher_is_better
-from decero.evaluation.statistics import cluster_means, holm, mean_and_sd, paired_permutation_test, two_way_bootstrap
+from decero.evaluation.statistics import (
+    cluster_means,
+    holm,
+    mean_and_sd,
+    paired_permutation_test,
+    shared_luck,
+    two_way_bootstrap,
+)
 
 LEVEL = 0.05
 
@@ -239,16 +247,20 @@ def _compare(
         return draft | {"reason": why}
     if not seeds:
         return draft | {"reason": "no seed succeeded for both"}
-    clusters = _clusters([[r for s in seeds for r in by_cell[name, budget] if r.seed == s] for name in scores])
+    started = [{run.seed: run.pretraining for run in by_cell[name, budget]} for name in scores]
+    clusters = shared_luck([[checkpoints[s] for s in seeds] for checkpoints in started])
+    if clusters and len(set(clusters)) == 1:
+        return draft | {"reason": f"checkpoints of {reference} and {other} share seeds; give both the same number"}
     reference_SN = np.stack([scores[reference][s] for s in seeds])
     other_SN = np.stack([scores[other][s] for s in seeds])
     if reference_SN.shape[1] < 2:
         return draft | {"reason": "the test set has only one example"}
     draft |= {"n_examples": reference_SN.shape[1]}
     if not (_mean_only(reference_SN[0], score_of_sum) and _mean_only(other_SN[0], score_of_sum)):
-        low, high = corpus_bootstrap(reference_SN, other_SN, score_of_sum, seed, n_resamples, clusters_S=clusters)
-        p = corpus_permutation_test(reference_SN, other_SN, score_of_sum, seed, n_resamples)
-        difference = corpus_difference(reference_SN, other_SN, score_of_sum, clusters)
+        (ours_SN, theirs_SN), score = without_empty_columns([reference_SN, other_SN], score_of_sum)
+        low, high = corpus_bootstrap(ours_SN, theirs_SN, score, seed, n_resamples, clusters_S=clusters)
+        p = corpus_permutation_test(ours_SN, theirs_SN, score, seed, n_resamples)
+        difference = corpus_difference(ours_SN, theirs_SN, score, clusters)
         return draft | {"difference": difference, "low": low, "high": high, "p": p}
     if reference_SN.ndim == 3:  # rows [value, 1]
         reference_SN, other_SN = reference_SN[..., 0], other_SN[..., 0]
@@ -256,16 +268,6 @@ def _compare(
     p = paired_permutation_test(reference_SN, other_SN, seed, n_resamples)
     difference = float(cluster_means(reference_SN - other_SN, clusters).mean())
     return draft | {"difference": difference, "low": low, "high": high, "p": p}
-
-
-def _clusters(runs_of_both: list[list[ScoredRun]]) -> list[tuple[str | None, ...]] | None:
-    """Return the checkpoints behind each pair of runs; None if no contender has several, so each seed is a run.
-
-    runs_of_both: the runs of the reference and of the other contender, in the order of their seeds.
-    """
-    pairs = [tuple(run.pretraining for run in pair) for pair in zip(*runs_of_both, strict=True)]
-    several = any(len(set(checkpoints)) > 1 for checkpoints in zip(*pairs, strict=True))
-    return pairs if several else None
 
 
 def _check(runs: Sequence[ScoredRun], metric: str, reference: str, incomparable: Mapping[str, str]) -> None:

@@ -1,6 +1,6 @@
 """Token classification: entities, slots and parts of speech, with any encoder or decoder that has such a head."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from decero.config.sections import ModelSection
 from decero.data.corpus import load_corpus, train_examples
 from decero.data.labels import in_known_order, label_budget
 from decero.data.special_tokens import pad_with
-from decero.data.tag_schemes import tag_names
+from decero.data.tag_schemes import split_tag, tag_names
 from decero.data.tagged_texts import check_labels, read_entities, read_tags
 from decero.data.word_rows import WordWindows, tokenize_words
 from decero.evaluation.examples import ExampleStatistics
@@ -87,7 +87,7 @@ class TokenClassification(Task):
         """The texts with words, tags and entities, train cut to the label budget. `label_names` are the tags."""
         data = self.config.data
         notes: list[str] = []
-        corpus = load_corpus(**data.source(), needs_train=not self.config.eval_only)
+        corpus = load_corpus(**data.source(), needs_train=not self.config.eval_only, number_rows=True)
         if data.entities_column:
             scheme = "BIO" if data.scheme == "auto" else data.scheme
             tagged = read_entities(corpus, data.text_column, data.entities_column, scheme, notes.append)
@@ -218,7 +218,9 @@ class TokenClassification(Task):
         table = pd.read_parquet(folder / "predictions.parquet")
         if metric in ("accuracy", "word_accuracy"):
             return word_statistics(table)
-        return span_statistics(metric, counts_of(table, self.scheme)[0])
+        # the labels of the task and not of this run: rows of two runs must have the same columns
+        learnt = {name if self.scheme == "none" else split_tag(name)[1] for name in self.corpus.label_names} - {""}
+        return span_statistics(metric, counts_of(table, self.scheme, learnt)[0])
 
 
 def words_of(row: dict[str, Any]) -> list[str]:
@@ -241,10 +243,10 @@ def write_answers(output: Path, texts: Dataset, answers: Sequence[Answer]) -> No
     tag_table(texts, answers).rename_axis("index").reset_index().to_parquet(output / "predictions.parquet", index=False)
 
 
-def counts_of(table: pd.DataFrame, scheme: str) -> tuple[np.ndarray, list[str]]:
+def counts_of(table: pd.DataFrame, scheme: str, learnt: Collection[str] = ()) -> tuple[np.ndarray, list[str]]:
     """What each text adds to the counts of right, said and true items, (texts, 3, labels), and the labels.
 
-    An item is an entity; a word, for scheme `none`.
+    An item is an entity; a word, for scheme `none`. learnt: labels that have a place even if the table lacks them.
     """
 
     def items(column: str) -> list[list[tuple[Any, str]]]:
@@ -253,7 +255,7 @@ def counts_of(table: pd.DataFrame, scheme: str) -> tuple[np.ndarray, list[str]]:
         return [[((each["start"], each["end"]), each["label"]) for each in row] for row in table[column]]
 
     said, true = map(items, ("prediction", "tags") if scheme == "none" else ("predicted_entities", "entities"))
-    labels = sorted({label for rows in (said, true) for row in rows for _, label in row})
+    labels = sorted({label for rows in (said, true) for row in rows for _, label in row}.union(learnt))
     return count_items(said, true, labels), labels
 
 
