@@ -76,7 +76,6 @@ def published(tmp_path_factory):
             torch.manual_seed(3)
             if name in ("nllb", "marian"):
                 config = M2M100Config(vocab_size=len(tokenizer), **ids, **SIDES)
-                config.encoder_layerdrop = config.decoder_layerdrop = 0.0
                 model = M2M100ForConditionalGeneration(config)
             else:
                 model = MBartForConditionalGeneration(MBartConfig(vocab_size=len(tokenizer), **ids, **SIDES))

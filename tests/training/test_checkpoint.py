@@ -68,6 +68,27 @@ def test_a_checkpoint_is_never_seen_half_written(stepped, tmp_path, monkeypatch)
     assert {p.suffix for p in newest_valid(tmp_path).iterdir()} == {".safetensors", ".json"}
 
 
+def test_a_kill_while_a_step_is_saved_again_loses_nothing(stepped, tmp_path, monkeypatch):
+    accelerator, (model, optimizer) = Accelerator(cpu=True), stepped()
+    path = save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 1})
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as at:
+        at.setattr(checkpoint, "remove", kill)  # the old one is deleted after the new one has its place
+        with pytest.raises(KeyboardInterrupt):
+            save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 1, "again": True})
+    assert newest_valid(tmp_path) == path
+    shutil.rmtree(tmp_path / ".step-00000001.old", ignore_errors=True)
+    path.rename(tmp_path / ".step-00000001.old")  # a kill between two renames
+    assert newest_valid(tmp_path) is None
+    assert to_resume(tmp_path, accelerator) == path
+    save_checkpoint(tmp_path, accelerator, model, optimizer, {"step": 1, "again": True})
+    assert "again" in (path / "state.json").read_text()
+    assert list(tmp_path.iterdir()) == [path]
+
+
 @pytest.mark.parametrize(
     ("steps", "newest", "settings", "best", "left"),
     [

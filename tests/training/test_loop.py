@@ -8,6 +8,7 @@ import select
 import signal
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import get_args
 
 import numpy as np
@@ -394,6 +395,33 @@ def test_gradient_checkpointing_does_not_change_the_loss(fit, tmp_path):
 
 def test_bf16_trains_close_to_fp32(fit, tmp_path):
     assert losses(fit(tmp_path / "a", mixed_precision="bf16")) == pytest.approx(losses(fit(tmp_path / "b")), abs=0.05)
+
+
+def test_layers_that_chance_skips_and_experts_are_trained():
+    """LayerDrop skips a layer at random; batch norm cannot train on one example."""
+
+    class Skipping(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.unused = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+            self.experts, self.norm = (
+                torch.nn.ModuleList(torch.nn.Linear(3, 3) for _ in range(2)),
+                torch.nn.BatchNorm1d(3),
+            )
+
+        def forward(self, x):
+            return self.norm(self.experts[0](x if self.training else self.first(x)))
+
+    model = Skipping()
+    before = model.norm.running_mean.clone()
+
+    def loss(model, batch):
+        return model(batch["x"]).sum()
+
+    objective = SimpleNamespace(collate=lambda rows: {"x": torch.ones(len(rows), 3)}, loss=loss)
+    assert freeze_unreached(Accelerator(cpu=True), model, objective, {}) == ["unused.weight", "unused.bias"]
+    assert model.training
+    assert torch.equal(model.norm.running_mean, before)
 
 
 def test_unused_parameters_are_frozen(tokenizer):

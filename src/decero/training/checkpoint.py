@@ -29,6 +29,7 @@ from torch import nn
 
 from decero.errors import UserError, WriteError
 from decero.execution.adapters import base_header, check_base, trained_tensors
+from decero.execution.random_state import random_state, restore_random_state
 from decero.execution.saving import flush as _flush
 from decero.files import remove
 from decero.training.optimizer import restore_trained
@@ -91,9 +92,10 @@ def save_checkpoint(
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         for path in (temporary / MANIFEST, temporary):
             _flush(path)
-        _discard(final)
+        old = _set_aside(final)
         temporary.rename(final)
         _flush(folder)
+        remove(old)
 
     for action, everywhere in ((prepare, False), (write, True), (publish, False)):
         if why := _first_failure(accelerator, action if everywhere or accelerator.is_main_process else None):
@@ -250,6 +252,7 @@ def to_resume(folder: Path, accelerator: Accelerator) -> Path | None:
     """
     found: list[Any] = [None, False]
     if accelerator.is_main_process:
+        _put_back(folder)
         newest = newest_valid(folder, accelerator.print)
         found = [newest and newest.name, newest is None and bool(steps_in(folder))]
     broadcast_object_list(found)
@@ -262,18 +265,26 @@ def prune(folder: Path, keep: Collection[int]) -> None:
     """Delete all checkpoints except those of the steps `keep`. The caller has just written one of them."""
     for step in steps_in(folder):
         if step not in keep:
-            _discard(checkpoint_of(folder, step))
+            remove(_set_aside(checkpoint_of(folder, step)))
     for path in folder.glob(".step-*"):  # left over from a killed run
         remove(path)
 
 
-def _discard(path: Path) -> None:
-    """Rename a folder, then delete it. A kill in between leaves nothing that looks like a checkpoint."""
+def _set_aside(path: Path) -> Path:
+    """Give a folder, if it is there, a name that no checkpoint has; return that name. The caller removes it."""
+    old = path.with_name(f".{path.name}.old")
     if path.exists():
-        old = path.with_name(f".{path.name}.old")
         remove(old)
         path.rename(old)
-        remove(old)
+    return old
+
+
+def _put_back(folder: Path) -> None:
+    """Restore a checkpoint that `_set_aside` renamed before a kill: it may be the only one."""
+    for old in sorted(folder.glob(".step-????????.old")):
+        path = folder / old.name.removeprefix(".").removesuffix(".old")
+        if not path.exists() and damage(old) is None:
+            old.rename(path)
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -282,17 +293,3 @@ def _fingerprint(path: Path) -> dict[str, Any]:
         while block := file.read(1 << 22):
             digest.update(block)
     return {"bytes": path.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def random_state() -> dict[str, torch.Tensor]:
-    """Return the states that dropout draws from. All other randomness is a function of (seed, epoch, example)."""
-    states = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def restore_random_state(states: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(states["torch"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])

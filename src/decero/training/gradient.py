@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from decero.errors import UserError
 from decero.execution.objective import Objective
+from decero.execution.random_state import random_state, restore_random_state
 from decero.execution.saving import bad_weight
 from decero.execution.unwrap import unwrap
-from decero.training.checkpoint import random_state, restore_random_state
 from decero.training.data_loader import MicroBatch, StepLoader
 from decero.training.sharding import Sharded, full, loss_of, unsharded
 
@@ -144,21 +144,42 @@ def sum_gradients(accelerator: Accelerator, model: nn.Module) -> None:
 def freeze_unreached(accelerator: Accelerator, model: nn.Module, objective: Objective, row: dict) -> list[str]:
     """Freeze parameters that the objective never uses, so that weight decay leaves them alone; return their names.
 
-    Example: XLNet's mask embedding in a classifier. Dropout draws from a forked random state.
+    Example: XLNet's mask embedding in a classifier. What one example does not reach in training, where LayerDrop skips
+    layers at random, is tried again as in evaluation. Experts of a mixture stay: another example uses others. Dropout
+    draws from a forked random state, and batch norms count nothing.
 
     Raises UserError on all processes when one of them runs out of memory.
     """
-    with torch.random.fork_rng(), accelerator.autocast():
+    if not _reaches(accelerator, model, objective, row, training=True):
+        raise UserError(f"out of memory before the first step: one example alone does not fit; {memory_advice(model)}")
+    named = {n: p for n, p in unwrap(model).named_parameters() if p.requires_grad and "expert" not in n}
+
+    def unreached() -> list[str]:
+        everywhere = set.intersection(*map(set, gather_object([[n for n, p in named.items() if p.grad is None]])))
+        return [name for name in named if name in everywhere]
+
+    # it has no gradient checkpointing, so it may need too much memory: then all stays as it is
+    fits = not unreached() or _reaches(accelerator, model, objective, row, training=False)
+    frozen = unreached() if fits else []
+    for name in frozen:
+        named[name].requires_grad_(False)
+    model.zero_grad()
+    return frozen
+
+
+def _reaches(accelerator: Accelerator, model: nn.Module, objective: Objective, row: dict, training: bool) -> bool:
+    """Give gradients to what one example reaches; return whether it fits into the memory of every process."""
+    was = model.training
+    model.train(training)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # a batch of one cannot train it
+            module.eval()
+    # cudnn computes no gradient of a recurrent network in evaluation
+    with torch.random.fork_rng(), accelerator.autocast(), torch.backends.cudnn.flags(enabled=training):
         row_alone = MicroBatch(objective.collate([row]), [0], 1)
         _, failed = accumulate(accelerator, model, objective, [row_alone], 1.0)
-    if accelerator.gather(torch.tensor([failed is not None], device=accelerator.device)).any():
-        raise UserError(f"out of memory before the first step: one example alone does not fit; {memory_advice(model)}")
-    named = unwrap(model).named_parameters()
-    unreached = [(name, p) for name, p in named if p.requires_grad and p.grad is None]
-    for _, parameter in unreached:
-        parameter.requires_grad_(False)
-    model.zero_grad()
-    return [name for name, _ in unreached]
+    model.train(was)
+    return not accelerator.gather(torch.tensor([failed is not None], device=accelerator.device)).any()
 
 
 def check_weights(accelerator: Accelerator, model: nn.Module, done: int) -> None:
