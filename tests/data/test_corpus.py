@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from decero.config.finetuning import PairTask
-from decero.data.corpus import load_corpus
+from decero.data.corpus import hold_out, load_corpus, source_rows
 from decero.data.embedded import EMBEDDED
 from decero.errors import UserError
 
@@ -160,6 +160,13 @@ def test_rows_are_kept_by_their_values_before_they_are_counted(languages, tmp_pa
     kept = texts(where={"lang": "es", "level": [0, 1]}, max_rows=3)
     assert kept == {"train": ["train 1", "train 3", "train 5"], "test": ["test 1", "test 3"]}
     assert texts(where={"level": 0})["train"] == texts(where={"level": "0"})["train"]
+
+
+def test_rows_keep_their_numbers_where_others_are_left_out(languages):
+    kept = load_corpus(files=languages, where={"lang": "es"}, columns={}, number_rows=True)
+    assert list(source_rows(kept["test"])) == [1, 3]
+    with pytest.raises(UserError, match=r"none of 2 rows is left for train, .*; lower data.validation_fraction"):
+        hold_out({"train": datasets.Dataset.from_dict({"text": ["a", "a"]})}, {"validation": 1.0}, "text", "x")
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,21 @@ def test_scoring_without_training_needs_no_train_split(task, run, tmp_path):
     assert "train_examples" not in facts
 
 
+def test_questions_about_one_context_share_a_split(task, tmp_path):
+    rows = [{"context": f"text {n // 4}", "question": f"q {n}", "choices": ["x", "y"], "label": 0} for n in range(200)]
+    pd.DataFrame(rows).to_json(tmp_path / "all.jsonl", orient="records", lines=True)
+    tuned = task("bert")
+    tuned.config.data = tuned.config.data.model_copy(
+        update={"files": {"train": str(tmp_path / "all.jsonl")}, "validation_fraction": 0.2, "test_fraction": 0.2}
+    )
+    splits = {split: set(parts[""]["context"][:]) for split, parts in tuned.read_corpus().splits.items()}
+    assert sum(map(len, splits.values())) == len(set.union(*splits.values())) == 50
+    rows[17]["label"] = None
+    pd.DataFrame(rows).to_json(tmp_path / "all.jsonl", orient="records", lines=True)
+    with pytest.raises(UserError, match=r", row 17: no label"):
+        tuned.read_corpus()
+
+
 # --- what is read
 
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from accelerate import Accelerator
 from datasets import Dataset
 from pydantic import ValidationError
 from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
@@ -86,6 +87,17 @@ def test_a_weight_is_how_often_an_epoch_goes_through_a_task(pairs, sentinel_toke
     assert set(often.tolist()) == {2, 3}
     with pytest.raises(UserError, match="the weights leave nothing to train on; raise them"):
         mix({"half": rows.select(range(1))}, {"half": sections["half"].model_copy(update={"weight": 0.1})}, seed=0)
+
+
+def test_a_task_that_would_not_be_scored_is_refused(pairs, sentinel_tokenizer):
+    half = {"files": {"train": pairs, "test": pairs}, "source_column": "en", "target_column": "es"}
+    data = PairData.model_validate({"tasks": {"a": half, "b": half | {"files": {"train": pairs, "validation": pairs}}}})
+    section = FinetuneSeq2Seq(output="run", model=ModelSection(config="x"), data=data, training={"max_train_steps": 1})
+    task = Seq2Seq(section)
+    task.tokenizer = sentinel_tokenizer
+    run = SimpleNamespace(accelerator=Accelerator(cpu=True), progress=False, print=print, training=section.training)
+    with pytest.raises(UserError, match=r"data.tasks.b: it has no test split, .*; give data.tasks.b.test_fraction"):
+        task.load_data(run)
 
 
 def test_parallel_files_answer_line_by_line(tmp_path):

@@ -6,12 +6,13 @@ from typing import Any, Protocol
 import numpy as np
 from datasets import Dataset, List, Value
 
-from decero.data.corpus import check_column, check_text
+from decero.data.corpus import check_column, check_text, source_rows
 from decero.errors import UserError
 
 Span = tuple[str, int]  # an answer and the character of the context at which it starts
 SHOWN = 80  # characters of a text in a message
-TEXTS, STARTS, NAMES, NUMBERS = "answer_texts", "answer_starts", "answer_id", "answer_row"
+TEXTS, STARTS, NAMES, NUMBERS = "answer_texts", "answer_starts", "answer_id", "answer_number"
+SOURCE = "answer_row"
 
 
 class AnswerColumns(Protocol):
@@ -25,10 +26,11 @@ class AnswerColumns(Protocol):
 
 
 def read_answers(dataset: Dataset, columns: AnswerColumns, where: str) -> Dataset:
-    """Return the columns of context and question, and four of this module with the same meaning for every layout.
+    """Return the columns of context and question, and five of this module with the same meaning for every layout.
 
     answer_texts, answer_starts: lists, empty where the context has no answer. Starts count characters, not bytes.
-    answer_id: the name of the question, else its row number. answer_row: its row number.
+    answer_id: the name of the question, else its row. answer_row: its row in its file, see `source_rows`.
+    answer_number: its place in this split, from 0.
     where: the name of the data in error messages.
 
     Raises UserError: a missing column, no text, a missing question or context, an answer that does not stand where its
@@ -43,11 +45,12 @@ def read_answers(dataset: Dataset, columns: AnswerColumns, where: str) -> Datase
     texts: list[list[str]] = []
     starts: list[list[int]] = []
     ids: list[str] = []
+    numbers = list(source_rows(dataset))
     wanted = list(dict.fromkeys([columns.context_column, columns.question_column, *filter(None, names.values())]))
     for table in dataset.select_columns(wanted).with_format(None).iter(batch_size=1000):
         for values in zip(*table.values(), strict=True):
             row = dict(zip(table, values, strict=True))
-            number = len(texts)
+            number = numbers[len(texts)]
             ids.append(str(number if columns.id_column is None else row[columns.id_column]))
             place = f"{where}, row {number}" + ("" if columns.id_column is None else f" (id {_clip(ids[-1])})")
             spans = _spans_of(row, columns, place)
@@ -58,6 +61,7 @@ def read_answers(dataset: Dataset, columns: AnswerColumns, where: str) -> Datase
     for name, column, kind in (
         (TEXTS, texts, List(Value("string"))), (STARTS, starts, List(Value("int32"))),
         (NAMES, ids, Value("string")), (NUMBERS, list(range(len(ids))), Value("int32")),
+        (SOURCE, numbers, Value("int64")),
     ):  # fmt: skip
         found = found.add_column(name, column, feature=kind)
     return found

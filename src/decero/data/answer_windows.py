@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedTokenizerBase
 
-from decero.data.answer_rows import NUMBERS, STARTS, TEXTS
+from decero.data.answer_rows import NUMBERS, SOURCE, STARTS, TEXTS
 from decero.data.collators import IGNORED
 from decero.data.special_tokens import TEXT
 from decero.data.tokenization import map_rows
@@ -158,7 +158,7 @@ def tokenize_answers(
     features = Features(lists | {name: Value("int32") for name in numbers})
 
     def cut(batch: dict[str, list]) -> dict[str, list]:
-        names = [f"{where}, row {number}" for number in batch[NUMBERS]]
+        names = [f"{where}, row {number}" for number in batch[SOURCE]]
         rows: dict[str, list[Any]] = {name: [] for name in features}
         every = windows(batch[question_column], batch[context_column], names)
         for number, found, texts, starts in zip(batch[NUMBERS], every, batch[TEXTS], batch[STARTS], strict=True):

@@ -5,7 +5,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, List, Value
 
-from decero.data.corpus import check_column, check_text
+from decero.data.corpus import check_column, check_text, source_rows
 from decero.data.label_values import Say, is_hidden, is_missing, to_number
 from decero.errors import UserError
 
@@ -44,7 +44,7 @@ def read_choices(
     found = {}
     for split, values in labels.items():
         places = []
-        for number, (row, value) in enumerate(zip(read[split], values, strict=True)):
+        for number, row, value in zip(source_rows(corpus[split]), read[split], values, strict=True):
             at = place(row, value)
             if at is None:
                 there = " | ".join(str(text)[:40] for text in row if text is not None)
@@ -67,7 +67,7 @@ def _rows(
         check_text(dataset, context, split, "data.context_column")
         contexts = dataset[context][:]
     for column, texts in ((question, questions), (context, contexts)):
-        gone = [row for row, text in enumerate(texts) if text is None]
+        gone = [row for row, text in zip(source_rows(dataset), texts, strict=True) if text is None]
         if gone:
             raise UserError(f"{split}, row {gone[0]}: no text (null) in {column!r}; fill or drop the row")
     kept = [[text for text in row if text is not None] for row in read]
@@ -88,7 +88,7 @@ def _choices_of(
     values = [dataset.with_format(None)[column][:] for column in columns]
     rows = values[0] if lists else [list(row) for row in zip(*values, strict=True)]
     read = []
-    for number, row in enumerate(rows):
+    for number, row in zip(source_rows(dataset), rows, strict=True):
         where = f"{split}, row {number}"
         if not isinstance(row, list) or not all(isinstance(text, str | None) for text in row):
             held = "lists of texts" if lists else "texts"

@@ -44,6 +44,7 @@ def load_corpus(
     to_pairs: Callable[[DatasetDict], DatasetDict] | None = None,
     check: Callable[..., None] | None = None,
     hashes: Callable[[Dataset, str], np.ndarray] = text_hashes,
+    read: Callable[..., Dataset] = read_files,
 ) -> DatasetDict:
     """Load a memory-mapped `DatasetDict` with `train` and, if given or split off, `validation` and `test`.
 
@@ -56,12 +57,12 @@ def load_corpus(
         not given. `a.b` is field b of the nested column a. Columns of csv and tsv files are text, as it is written.
     validation_fraction, test_fraction: split off from train if the corpus has no such split. The split of a row depends
         only on its text: equal texts are always in the same split, and new rows move no old row.
-    number_rows: where rows are split off, keep their numbers, see `source_rows`.
+    number_rows: keep the numbers of rows that have others before them left out, see `source_rows`.
     say: called with a line for each split that `max_rows` cuts, where its size is known.
     needs_train: False leaves train out where there is another split, after rows were split off from it.
     words: whether `text_column` may also hold lists of words.
     to_pairs: turns rows that hold no text, such as dialogues, into rows whose text is the column `source`.
-    check, hashes: `check_text` and `text_hashes`, or what takes their place where `text_column` holds pictures.
+    check, hashes, read: `check_text`, `text_hashes` and `read_files`, or what takes their place, as for pictures.
 
     Raises UserError: an unknown name, file or column; text that is not UTF-8 (with file and line); an empty split; a
     split without a row that `where` keeps.
@@ -71,7 +72,7 @@ def load_corpus(
     wanted = {text_column: "data.text_column"} | (columns or {}) | dict.fromkeys(where or {}, "data.where")
     if files is not None:
         corpus = DatasetDict(
-            {split: read_files(split, each, sample_by, wanted, columns is None) for split, each in files.items()}
+            {split: read(split, each, sample_by, wanted, columns is None) for split, each in files.items()}
         )
     elif name in EMBEDDED:
         corpus = EMBEDDED[name](None)
@@ -79,7 +80,8 @@ def load_corpus(
         arriving = max_rows if streaming and not where else None  # all of them, where only some are kept
         corpus = read_hub(str(name), config_name, revision, streaming, arriving, wanted, columns is None)
     if where:
-        corpus = rows_where(corpus, where)
+        counted = {split: numbered(rows) for split, rows in corpus.items()} if number_rows else corpus
+        corpus = rows_where(DatasetDict(counted), where)
     if not streaming or where:
         corpus = DatasetDict({split: _first_rows(rows, split, max_rows, say) for split, rows in corpus.items()})
     setting = wanted[text_column]
@@ -256,8 +258,13 @@ def hold_out(
     rows_of = {"train": np.flatnonzero(left)} | rows_of
     for split, indices in rows_of.items():
         if not len(indices):
+            if split == "train":
+                raise UserError(
+                    f"{where}: none of {len(points)} rows is left for train, perhaps because all have equal texts; "
+                    f"lower data.{next(iter(wanted))}_fraction or give data.files.{next(iter(wanted))}"
+                )
             raise UserError(
-                f"{where}: {len(points)} rows are too few to split off {split}; "
-                f"raise data.{split if split != 'train' else 'validation'}_fraction or give data.files.{split}"
+                f"{where}: {len(points)} rows are too few to split off {split}; raise data.{split}_fraction or give "
+                f"data.files.{split}"
             )
     return DatasetDict(corpus | {split: corpus["train"].select(indices) for split, indices in rows_of.items()})

@@ -1,6 +1,7 @@
 """Rows of pictures: read once, stored as uint8 in a memory-mapped file, cached by fingerprint."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ import datasets
 import numpy as np
 import PIL
 import xxhash
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, Value, concatenate_datasets
 from tqdm.auto import tqdm
 
 from decero.data.boxes import checked_boxes
 from decero.data.cached_map import cached_map
 from decero.data.corpus import ROW, check_column
 from decero.data.images import Resampling, open_image, to_mask, to_pixels
+from decero.data.text_files import find_files, read_files
 from decero.errors import UserError
 
 MOST_BYTES = 64_000_000  # of pixels in memory at a time
@@ -79,6 +81,44 @@ def undecoded(dataset: Dataset, column: str) -> Dataset:
     if isinstance(dataset.features[column], datasets.Image):
         return dataset.cast_column(column, datasets.Image(decode=False))
     return dataset
+
+
+def picture_folder(files: dict[str, str | list[str]] | None, split: str) -> Path | None:
+    """Return the folder where relative paths of a split begin: that of its files. A split without files is of train.
+
+    None where there are no files, or files in several folders: `read_picture_files` makes their paths whole.
+    """
+    if patterns := (files or {}).get(split, (files or {}).get("train")):
+        parents = {path.parent for path in find_files(split, patterns)[1]}
+        return parents.pop() if len(parents) == 1 else None
+    return None
+
+
+def read_picture_files(split: str, patterns: str | list[str], *given: Any, columns: Sequence[str]) -> Dataset:
+    """Read files as `read_files`. Where they lie in several folders, each path begins at the folder of its own file.
+
+    columns: those that may hold paths. Raises UserError.
+    """
+    _, paths = find_files(split, patterns)
+    if len({path.parent for path in paths}) == 1:
+        return read_files(split, patterns, *given)
+    parts = []
+    for path in paths:
+        rows = read_files(split, [str(path)], *given)
+        for column in columns:
+            if column in rows.column_names:
+                rows = undecoded(rows, column).map(_begin_at, fn_kwargs={"column": column, "folder": str(path.parent)})
+        parts.append(rows)
+    return concatenate_datasets(parts)
+
+
+def _begin_at(row: dict[str, Any], column: str, folder: str) -> dict[str, Any]:
+    value = row[column]
+    if isinstance(value, str) and value:
+        return {column: str(Path(folder) / value)}
+    if isinstance(value, dict) and value.get(BYTES) is None and value.get(PATH):
+        return {column: value | {PATH: str(Path(folder) / value[PATH])}}
+    return {column: value}
 
 
 def picture_hashes(dataset: Dataset, column: str, folder: Path | None = None) -> np.ndarray:

@@ -130,7 +130,7 @@ def _names(
     named = {split: [[plain(name) for name in row] for row in rows] for split, rows in named.items()}
     learnt = [named["train"]] if "train" in named else named.values()
     present = {name for rows in learnt for row in rows for name in row}
-    ordered = map(plain, classes.names) if classes else sorted(present, key=_natural)
+    ordered = map(plain, classes.names) if classes else sorted(present, key=natural_order)
     return [name for name in dict.fromkeys(ordered) if name in present], named
 
 
@@ -182,7 +182,7 @@ def _encoded(
     return encoded, List(Value("float32")) if many else Value("int64")
 
 
-def _natural(name: str) -> tuple[bool, float, str]:
+def natural_order(name: str) -> tuple[bool, float, str]:
     """Sort key: numbers first, in numeric order, then words in alphabetical order."""
     is_word = NUMBER.fullmatch(name) is None
     return is_word, 0.0 if is_word else float(name), name

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from decero.data.corpus import check_column
+from decero.data.corpus import ROW, check_column, source_rows
 from decero.data.label_values import Say
 from decero.data.labels import plain
 from decero.data.tag_schemes import OUTSIDE, find_scheme, fits, learnt_scheme, read_spans, write_tags
@@ -73,7 +73,7 @@ def read_tags(corpus: DatasetDict, tokens_column: str, tags_column: str, scheme:
     splits, outside = [], 0
     for split, rows in read.items():
         splits.append(_Split(split))
-        for number, (words, tags) in enumerate(rows):
+        for number, (words, tags) in zip(source_rows(corpus[split]), rows, strict=True):
             if wrong := next((tag for tag in tags if not fits(tag, scheme)), None):
                 raise UserError(
                     f"{split}, row {number}: {wrong!r} is not a tag of {scheme}, which has {OUTSIDE} and tags such as "
@@ -93,7 +93,7 @@ def read_tags(corpus: DatasetDict, tokens_column: str, tags_column: str, scheme:
     else:
         as_bio = ", learnt as BIO" if scheme == "IOB1" else ""
         say(f"{tags_column!r} holds {scheme} tags{as_bio}; {_strictly(outside, scheme)}")
-    return _whole(splits, learnt_scheme(scheme))
+    return _whole(splits, learnt_scheme(scheme), corpus)
 
 
 def read_entities(corpus: DatasetDict, text_column: str, entities_column: str, scheme: str, say: Say) -> TaggedTexts:
@@ -107,7 +107,8 @@ def read_entities(corpus: DatasetDict, text_column: str, entities_column: str, s
     splits, inside, in_bytes, in_letters = [], 0, 0, 0
     for split, dataset in corpus.items():
         splits.append(_Split(split))
-        for number, (text, found) in enumerate(_texts_and_entities(dataset, text_column, entities_column, split)):
+        read = _texts_and_entities(dataset, text_column, entities_column, split)
+        for number, (text, found) in zip(source_rows(dataset), read, strict=True):
             where = f"{split}, row {number}"
             entities = sorted((_entity(text, each, where) for each in found), key=lambda each: each["start"])
             words = split_words(text)
@@ -137,13 +138,13 @@ def read_entities(corpus: DatasetDict, text_column: str, entities_column: str, s
     if inside:
         total = sum(len(row) for each in splits for row in each.columns["entities"])
         say(f"{inside} of {total} entities begin or end inside a word: the whole word is learnt, so these are missed")
-    return _whole(splits, scheme)
+    return _whole(splits, scheme, corpus)
 
 
 def check_labels(tagged: TaggedTexts, column: str) -> None:
     """Raise UserError for a label that train does not have: no model could learn it."""
     for split, dataset in tagged.corpus.items():
-        for number, row in enumerate(labels_of(dataset, tagged.scheme)):
+        for number, row in zip(source_rows(dataset), labels_of(dataset, tagged.scheme), strict=True):
             if unknown := next((label for label in row if label not in tagged.labels), None):
                 near = did_you_mean(unknown, tagged.labels)
                 raise UserError(
@@ -164,8 +165,10 @@ def to_learn(splits: dict[str, T]) -> list[T]:
     return [splits["train"]] if "train" in splits else list(splits.values())
 
 
-def _whole(splits: list[_Split], scheme: str) -> TaggedTexts:
-    corpus = DatasetDict({each.name: each.dataset() for each in splits})
+def _whole(splits: list[_Split], scheme: str, read: DatasetDict) -> TaggedTexts:
+    corpus = DatasetDict(
+        {each.name: each.dataset().add_column(ROW, [*source_rows(read[each.name])]) for each in splits}
+    )
     labels = sorted({label for rows in to_learn(corpus) for row in labels_of(rows, scheme) for label in row})
     if "train" not in corpus:
         return TaggedTexts(corpus, scheme, labels)
@@ -189,7 +192,7 @@ def _words_and_tags(dataset: Dataset, tokens_column: str, tags_column: str, spli
     check_column(dataset, tags_column, split, "data.tags_column")
     name, plainly = _namer(getattr(dataset.features[tags_column], "feature", None)), dataset.with_format(None)
     rows = []
-    for number, (words, tags) in enumerate(zip(plainly[tokens_column], plainly[tags_column], strict=True)):
+    for number, words, tags in zip(source_rows(dataset), plainly[tokens_column], plainly[tags_column], strict=True):
         where = f"{split}, row {number}"
         words = _items(words, f"{where}: no words", tokens_column)
         tags = [name(tag, where) for tag in _items(tags, f"{where}: no tags", tags_column)]
@@ -233,7 +236,7 @@ def _texts_and_entities(dataset: Dataset, text_column: str, entities_column: str
     inner = getattr(feature, "feature", feature)
     labels = inner.get("label") if isinstance(inner, dict) else None
     name, plainly, rows = _namer(getattr(labels, "feature", labels)), dataset.with_format(None), []
-    for number, (text, found) in enumerate(zip(plainly[text_column], plainly[entities_column], strict=True)):
+    for number, text, found in zip(source_rows(dataset), plainly[text_column], plainly[entities_column], strict=True):
         where = f"{split}, row {number}"
         if text is None:
             raise UserError(f"{where}: no text (null); fill or drop it  (column {text_column!r})")

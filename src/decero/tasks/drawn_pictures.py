@@ -4,7 +4,6 @@ Dimensions: N pictures, D features of the classifier, P values of a picture.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,13 +13,14 @@ from tqdm.auto import tqdm
 
 from decero.config.drawings import EvaluateDrawings
 from decero.data.corpus import load_corpus
-from decero.data.image_rows import check_pictures, picture_hashes
+from decero.data.image_rows import picture_folder
 from decero.data.labels import encode_labels
 from decero.errors import UserError
 from decero.evaluation.drawing_measures import frechet_distance, nearest_rows, shares
 from decero.inference.drawing import LoadedDrawing, grid_of, save_png
 from decero.inference.image_answers import LoadedPictures
 from decero.inference.picture_features import classes_and_features
+from decero.tasks.picture_task import picture_source
 from decero.training.runs import Run
 
 SHOWN = 4  # pictures of a class, beside their nearest training pictures
@@ -38,7 +38,7 @@ def read_real(run: Run, config: EvaluateDrawings, loaded: LoadedDrawing) -> dict
 
     Raises UserError for data without one of them, and for other classes than those of the model.
     """
-    corpus = load_corpus(**config.data.source(), check=check_pictures, hashes=picture_hashes, say=run.print)
+    corpus = load_corpus(**picture_source(config.data), say=run.print)
     if lacking := [split for split in ("train", "test") if split not in corpus]:
         raise UserError(f"data: there is no {lacking[0]} split; give data.files.{lacking[0]}")
     corpus, names = encode_labels(
@@ -53,8 +53,7 @@ def read_real(run: Run, config: EvaluateDrawings, loaded: LoadedDrawing) -> dict
 
 
 def _read(rows: Dataset, split: str, config: EvaluateDrawings, loaded: LoadedDrawing) -> Real:
-    files = (config.data.files or {}).get(split)
-    folder = Path(files).parent if isinstance(files, str) else None
+    folder = picture_folder(config.data.files, split)
     pixels = loaded.like_drawings(rows, config.data.image_column, split, folder)
     return Real(np.asarray(rows["labels"]), pixels)
 

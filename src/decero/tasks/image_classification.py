@@ -10,7 +10,7 @@ from transformers import AutoModelForImageClassification
 
 from decero.config.finetune_images import FinetuneImageClassification
 from decero.data.corpus import source_rows, train_examples
-from decero.data.labels import encode_labels, in_known_order
+from decero.data.labels import encode_labels
 from decero.evaluation.examples import ExampleStatistics
 from decero.evaluation.metrics import MAIN_METRIC, METRICS, compute_metrics, predict
 from decero.evaluation.per_class import per_class
@@ -46,7 +46,7 @@ class ImageClassification(PictureTask):
         if self.config.eval_only:
             check_same_labels(str(self.config.model.name_or_path), self.known, names)
         elif self.known:
-            kept = in_known_order(names, self.known) is not None
+            kept = self.keeps_head(names)
             head = "kept, and its labels keep their ids" if kept else "new, because its labels are others"
             notes.append(f"{self.config.model.name_or_path}: the head is {head}: {', '.join(names[:20])}")
         self.cut_train(corpus, KIND, notes)

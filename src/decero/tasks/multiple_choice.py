@@ -26,6 +26,7 @@ from decero.data.choice_rows import (
     tokenize_continuations,
 )
 from decero.data.choices import TEXTS, read_choices
+from decero.data.columns import text_hashes
 from decero.data.corpus import load_corpus, train_examples
 from decero.data.labels import label_budget
 from decero.data.special_tokens import pad_with
@@ -75,7 +76,12 @@ class MultipleChoice(Task):
     def read_corpus(self, strict: bool = True) -> Corpus:
         """The texts with the place of the right choice, train cut to the label budget."""
         data, notes = self.config.data, list[str]()
-        corpus = load_corpus(**data.source(), needs_train=not self.config.eval_only)
+        # questions about one context share a split, or a model would know the test contexts
+        together = data.context_column or data.text_column
+        corpus = load_corpus(
+            **data.source(), needs_train=not self.config.eval_only, number_rows=True,
+            hashes=lambda rows, column: text_hashes(rows, together),
+        )  # fmt: skip
         corpus = read_choices(
             corpus, question=data.text_column, context=data.context_column, columns=data.choice_columns,
             lists=not isinstance(data.choices_column, list), choices=data.choices, label=data.label_column,

@@ -1,5 +1,6 @@
 """Object detection by set prediction: DETR of transformers, or any model that returns `logits` and `pred_boxes`."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from decero.data.box_noise import BoxNoise
 from decero.data.boxes import Boxes
 from decero.data.corpus import check_column, source_rows, train_examples
 from decero.data.image_rows import Columns, objects_of
-from decero.data.labels import in_known_order
+from decero.data.labels import in_known_order, natural_order
 from decero.errors import UserError
 from decero.evaluation.average_precision import (
     BOX_METRICS,
@@ -65,33 +66,36 @@ class ObjectDetection(PictureTask):
         corpus = self.load_pictures(notes)
         for split, rows in corpus.items():
             check_column(rows, data.objects_column, split, "data.objects_column")
-        self.cut_train(corpus, "objects", notes)
-        first = corpus["train"] if "train" in corpus else next(iter(corpus.values()))
-        self._classes = class_label(first, data.objects_column, data.category_field)
-        names = self._categories(first)
+        named = {"train": corpus["train"]} if "train" in corpus else corpus
+        self._classes = class_label(next(iter(named.values())), data.objects_column, data.category_field)
+        self._written = self._categories(named)
+        names = sorted(dict.fromkeys(self._written.values()), key=natural_order)
+        if self._classes:
+            names = [name for name in self._classes.names if name in names]
         if self.config.eval_only:
             check_same_labels(str(self.config.model.name_or_path), self.known, names)
-            names = self.known
+            names = in_known_order(names, self.known, some=True) or self.known
         elif self.known:
             kept = in_known_order(names, self.known)
             names = kept or names
             notes.append(
                 f"{self.config.model.name_or_path}: the head is {'kept' if kept else 'new'}: {', '.join(names[:20])}"
             )
+        self.cut_train(corpus, "objects", notes)
         splits = {split: {"": rows} for split, rows in corpus.items()}
         return Corpus(splits, (data.image_column,), tuple(names), tuple(notes))
 
-    def _categories(self, rows: Dataset) -> list[str]:
-        """The names of the categories that occur, in the order of their ClassLabel, else sorted."""
+    def _categories(self, splits: Mapping[str, Dataset]) -> dict[Any, str]:
+        """Category as the column has it -> its name, of all that occur."""
         data, place = self.config.data, Columns(self.config.data.image_column)
         place = replace(place, objects=data.objects_column, bbox=data.box_field, category=data.category_field)
         found: set[Any] = set()
-        for number, row in enumerate(rows.select_columns([data.objects_column])):
-            found |= set(objects_of(row[data.objects_column], place, f"train, row {number}")[1])
+        for split, rows in splits.items():
+            for number, row in enumerate(rows.select_columns([data.objects_column])):
+                found |= set(objects_of(row[data.objects_column], place, f"{split}, row {number}")[1])
         if not found:
-            raise UserError(f"train: column {data.objects_column!r} holds no object; there is nothing to learn")
-        named = {self.name_of(each) for each in found}
-        return [name for name in self._classes.names if name in named] if self._classes else sorted(named)
+            raise UserError(f"{next(iter(splits))}: column {data.objects_column!r} holds no object; nothing to learn")
+        return {each: self.name_of(each) for each in found}
 
     def name_of(self, category: Any) -> str:
         """The name of a category as the column has it."""
@@ -104,7 +108,8 @@ class ObjectDetection(PictureTask):
         names = list(self.corpus.label_names)
         ids: dict[Any, int] = {name: number for number, name in enumerate(names)}
         written = self._classes.names if self._classes else []
-        return ids | {number: ids[name] for number, name in enumerate(written) if name in ids}
+        ids |= {number: ids[name] for number, name in enumerate(written) if name in ids}
+        return ids | {each: ids[name] for each, name in self._written.items() if name in ids}
 
     def columns(self, split: str) -> Columns:
         data = self.config.data

@@ -1,5 +1,6 @@
 """What all tasks that read pictures share: the corpus, rows of pixels, the model, its image processor, its cost."""
 
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,11 +9,21 @@ from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from decero.config.picture_source import PictureSource
 from decero.config.sections import ModelSection
 from decero.data.augmentation import Augmentation
 from decero.data.corpus import load_corpus, numbered, without_train
-from decero.data.image_rows import Columns, Pixels, check_pictures, decode_rows, first_size, picture_hashes
-from decero.data.labels import label_budget
+from decero.data.image_rows import (
+    Columns,
+    Pixels,
+    check_pictures,
+    decode_rows,
+    first_size,
+    picture_folder,
+    picture_hashes,
+    read_picture_files,
+)
+from decero.data.labels import in_known_order, label_budget
 from decero.execution.attention_kernels import choose_attention
 from decero.execution.classification_head import checkpoint_config, label_fields, label_names, redraw_head
 from decero.execution.image_models import build_image_model, pixels_for, processor_for, size_fields
@@ -25,6 +36,15 @@ from decero.training.loop import TrainResult
 from decero.training.runs import Run
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+def picture_source(data: PictureSource) -> dict[str, Any]:
+    """The arguments of `load_corpus`: equal pictures share a split, whoever reads them."""
+    columns = [data.image_column, *filter(None, [getattr(data, "mask_column", None)])]
+    return data.source() | {
+        "check": check_pictures, "read": partial(read_picture_files, columns=columns),
+        "hashes": partial(picture_hashes, folder=picture_folder(data.files, "train")),
+    }  # fmt: skip
 
 
 class PictureTask(Task):
@@ -60,10 +80,8 @@ class PictureTask(Task):
     # --- data
 
     def folder_of(self, split: str) -> Path | None:
-        """The folder where relative paths of a split begin: that of its file."""
-        files = (self.config.data.files or {}).get(split)
-        place = Path(files[0] if isinstance(files, list) else files) if files else None
-        return place.parent if place is not None and place.is_file() else place
+        """The folder where relative paths of a split begin."""
+        return picture_folder(self.config.data.files, split)
 
     def place_of(self, split: str) -> str:
         """What messages call a split: its file, if it has one."""
@@ -74,8 +92,7 @@ class PictureTask(Task):
         """Read the rows as they are, with their numbers."""
         data = self.config.data
         corpus = load_corpus(
-            **data.source(), check=check_pictures, hashes=partial(picture_hashes, folder=self.folder_of("train")),
-            number_rows=True, say=notes.append, needs_train=not self.config.eval_only,
+            **picture_source(data), number_rows=True, say=notes.append, needs_train=not self.config.eval_only,
         )  # fmt: skip
         if self.config.eval_only:
             corpus = DatasetDict(without_train(corpus))
@@ -128,9 +145,13 @@ class PictureTask(Task):
         model = build_image_model(
             section, self.auto_class, self.config.seed, new_head=not self.config.eval_only, **fields
         )
-        if self.known and list(self.corpus.label_names) != self.known:
+        if self.known and not self.config.eval_only and not self.keeps_head(self.corpus.label_names):
             redraw_head(model, self.config.seed)
         return model
+
+    def keeps_head(self, names: Sequence[str]) -> bool:
+        """Whether the head of the checkpoint knows these labels; they may differ in case and have other ids."""
+        return in_known_order(names, self.known) is not None
 
     @property
     def augmentation(self) -> Augmentation | None:

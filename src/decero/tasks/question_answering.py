@@ -93,7 +93,7 @@ class QuestionAnswering(Task):
     def read_corpus(self, strict: bool = True) -> Corpus:
         """The questions and contexts with their answers, train cut to the label budget."""
         data = self.config.data
-        read = load_corpus(**data.source(), needs_train=not self.config.eval_only)
+        read = load_corpus(**data.source(), needs_train=not self.config.eval_only, number_rows=True)
         corpus = {split: read_answers(rows, data, split) for split, rows in read.items()}
         train, notes = corpus.get("train"), list[str]()
         asked = list(corpus.values()) if train is None else [train]  # they say whether there may be no answer

@@ -1,6 +1,7 @@
 """Semantic segmentation: the class of each pixel, with any model of ours or of transformers with such a head."""
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -55,23 +56,38 @@ class SemanticSegmentation(PictureTask):
         corpus = self.load_pictures(notes)
         for split, rows in corpus.items():
             check_pictures(rows, data.mask_column, split, "data.mask_column")
-        self.cut_train(corpus, "masks", notes)
         if data.class_names:
-            names = data.class_names
+            names = list(data.class_names)
+        elif self.config.eval_only:
+            names = self.known
         else:
             first = "train" if "train" in corpus else next(iter(corpus))
-            names = self.known or [str(number) for number in range(self._largest_id(corpus[first], first) + 1)]
+            names = [str(number) for number in range(self._largest_id(corpus[first], first) + 1)]
         if self.config.eval_only:
             check_same_labels(str(self.config.model.name_or_path), self.known, names)
+            if not self.keeps_head(names):
+                ids = ", ".join(f"{number} {name}" for number, name in enumerate(self.known[:20]))
+                raise UserError(
+                    f"data.class_names: the ids of masks must mean what they mean to {self.config.model.name_or_path}: "
+                    f"{ids}; write masks with these ids"
+                )
             names = self.known
         elif self.known:
-            kept = in_known_order(names, self.known) is not None
+            kept = self.keeps_head(names)
+            names = self.known if kept else names
+            mend = "" if kept or data.class_names else "; name the ids of your masks with data.class_names to keep it"
             notes.append(
-                f"{self.config.model.name_or_path}: the head is {'kept' if kept else 'new'}: {len(names)} classes"
+                f"{self.config.model.name_or_path}: the head is {'kept' if kept else 'new'}: {len(names)} classes{mend}"
             )
+        self.cut_train(corpus, "masks", notes)
         self._names = list(names)
         splits = {split: {"": rows} for split, rows in corpus.items()}
         return Corpus(splits, (data.image_column,), tuple(names), tuple(notes))
+
+    def keeps_head(self, names: Sequence[str]) -> bool:
+        """Whether the head knows these classes under these ids: masks hold numbers, so their order counts."""
+        known = in_known_order(names, self.known)
+        return known is not None and known[: len(names)] == list(names)
 
     def _largest_id(self, rows: Dataset, split: str) -> int:
         """The largest id of the masks, without the one that is not scored."""

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from decero.config.finetuning import GenerationSection
 from decero.config.sections import ModelSection
 from decero.data.languages import Direction, find_direction
+from decero.errors import UserError
 from decero.evaluation.examples import ExampleStatistics
 from decero.evaluation.groups import FOUND, group_lines, grouped_metrics
 from decero.evaluation.scripts import SAMPLE
@@ -85,8 +86,18 @@ class TextToText(Task):
         """Rows of `input_ids`, `labels` and `truncated`."""
 
     def load_data(self, run: Run, splits: tuple[str, ...] | None = None) -> TaskData:
-        """As `Task`, and check and state BLEU's tokenizer, where it follows from the script of the references."""
+        """As `Task`, and check and state BLEU's tokenizer, where it follows from the script of the references.
+
+        Raises UserError where some task would not be scored.
+        """
         data = super().load_data(run, splits)
+        if splits is None:
+            scored = data.held_out[data.scored_split]
+            if lacking := [name for name in self.config.data.tasks if name not in scored]:
+                raise UserError(
+                    f"data.tasks.{lacking[0]}: it has no {data.scored_split} split, and other tasks have one, so it "
+                    f"would not be scored; give data.tasks.{lacking[0]}.{data.scored_split}_fraction"
+                )
         if self.config.generation.metric == "translation":
             for part in data.held_out[data.scored_split]:
                 found = self._tokenizer_for_bleu(data.scored_split, part)

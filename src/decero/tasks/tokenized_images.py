@@ -3,7 +3,6 @@
 Dimensions: N pictures, P pixels of a picture.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,13 +12,14 @@ from transformers import PreTrainedTokenizerFast
 
 from decero.config.image_token_runs import TokenizeImages
 from decero.data.corpus import load_corpus
-from decero.data.image_rows import check_pictures, picture_hashes, read_pixels
+from decero.data.image_rows import picture_folder, read_pixels
 from decero.data.image_tokens import ImageTokens, check_captions, palette_of
 from decero.data.images import Resampling
 from decero.data.labels import encode_labels
 from decero.data.tokenizer import train_tokenizer
 from decero.execution.decoder_tokenizer import fit_decoder
 from decero.files import write_whole
+from decero.tasks.picture_task import picture_source
 from decero.training.runs import Run
 
 
@@ -34,7 +34,7 @@ class Captioned(NamedTuple):
 def read_captioned(run: Run, config: TokenizeImages) -> Captioned:
     """Read where pictures and captions are. Raises UserError for what is missing or empty."""
     data = config.data
-    corpus = load_corpus(**data.source(), check=check_pictures, hashes=picture_hashes, say=run.print)
+    corpus = load_corpus(**picture_source(data), say=run.print)
     if not data.caption_columns:
         corpus, classes = encode_labels(corpus, data.label_column, "single_label_classification", say=run.print)
         named = {split: [[classes[each] for each in rows["labels"]]] for split, rows in corpus.items()}
@@ -52,8 +52,7 @@ def read_reduced(config: TokenizeImages, corpus: DatasetDict) -> dict[str, np.nd
     wanted, found = config.image_tokens, {}
     height, width = wanted.size
     for split, rows in corpus.items():
-        files = (config.data.files or {}).get(split)
-        folder = Path(files).parent if isinstance(files, str) else None
+        folder = picture_folder(config.data.files, split)
         found[split] = read_pixels(
             rows, config.data.image_column, (height, width), wanted.num_channels, split, folder=folder,
             resample=Resampling.BOX,

@@ -1,0 +1,156 @@
+"""Tasks of pictures: where paths begin, whose names the classes have, what a label budget leaves."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.recipes.pictures import OURS
+from transformers import (
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessorPil,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessorPil,
+)
+
+from decero.config.command_line import Call
+from decero.config.drawings import EvaluateDrawings
+from decero.data.corpus import load_corpus
+from decero.errors import UserError
+from decero.tasks import ImageClassification, ObjectDetection, SemanticSegmentation
+from decero.tasks.picture_task import picture_source
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write rows and their pictures, each of one gray value, into a folder; return the file of the rows."""
+
+    def write(name, rows, grays):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        for number, gray in enumerate(grays):
+            Image.fromarray(np.full((16, 16), gray, np.uint8)).save(folder / f"{number}.png")
+        path = folder / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def task(tmp_path):
+    def build(kind, model, files, eval_only=False, **data):
+        settings = {"output": str(tmp_path / "run"), "model": model, "training": {"max_train_steps": 1}}
+        config = kind.Config.parse(settings | {"data": {"files": files, **data}}, "x")
+        config._call = Call(eval_only=eval_only)
+        return kind(config)
+
+    return build
+
+
+@pytest.fixture
+def ours(tmp_path):
+    (tmp_path / "ours.yaml").write_text(json.dumps(OURS))
+    return {"config": str(tmp_path / "ours.yaml")}
+
+
+def vit(folder, names):
+    torch.manual_seed(0)
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 17}
+    model = ViTForImageClassification(ViTConfig(**sizes, image_size=16, patch_size=8, **labels))
+    model.save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return model
+
+
+def segformer(folder, names):
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    one = {"num_encoder_blocks": 1, "depths": [1], "sr_ratios": [1], "hidden_sizes": [16], "patch_sizes": [3]}
+    more = {"strides": [2], "num_attention_heads": [1], "mlp_ratios": [1], "decoder_hidden_size": 16}
+    SegformerForSemanticSegmentation(SegformerConfig(**one, **more, **labels)).save_pretrained(folder)
+    SegformerImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+
+
+def test_paths_begin_at_the_folder_of_their_own_file(write, task, tmp_path):
+    files = [
+        write(name, [{"image": "0.png", "label": name}] * 2, [gray]) for name, gray in (("black", 0), ("white", 255))
+    ]
+    vit(tmp_path / "vit", ["black", "white"])
+    built = task(ImageClassification, {"name_or_path": str(tmp_path / "vit")}, {"train": files}, image_size=16)
+    rows = built.tokenize(built.corpus.splits["train"], "train")[""]
+    seen = [(built.corpus.label_names[row["labels"]], np.frombuffer(row["pixels"], np.uint8).mean()) for row in rows]
+    assert seen == [("black", 0.0)] * 2 + [("white", 255.0)] * 2
+
+
+def test_rows_held_out_are_the_same_for_all_who_read(write, task, tmp_path):
+    """Their pictures are found in the folder of train, and the content decides the split."""
+    rows = [{"image": f"{n}.png", "label": "ab"[n % 2]} for n in range(40)]
+    data = {"files": {"train": write("all", rows, range(40))}, "test_fraction": 0.3}
+    vit(tmp_path / "vit", ["a", "b"])
+    built = task(ImageClassification, {"name_or_path": str(tmp_path / "vit")}, image_size=16, **data)
+    assert len(built.tokenize(built.corpus.splits["test"], "test")[""]) == len(built.corpus.splits["test"][""]) > 0
+    measured = EvaluateDrawings.parse({"output": str(tmp_path), "model": "m", "classifier": "c", "data": data}, "x")
+    test = load_corpus(**picture_source(measured.data))["test"]
+    assert test["image"][:] == built.corpus.splits["test"][""]["image"][:]
+
+
+@pytest.mark.parametrize(("saved", "said"), [(["Cat", "Dog"], ["cat", "dog"]), (["LABEL_0", "LABEL_1"], ["0", "1"])])
+@pytest.mark.parametrize("eval_only", [True, False])
+def test_a_head_that_knows_the_classes_is_kept(write, task, tmp_path, saved, said, eval_only):
+    model = vit(tmp_path / "vit", saved)
+    files = write("pictures", [{"image": f"{n}.png", "label": said[n % 2]} for n in range(8)], range(8))
+    source, files = {"name_or_path": str(tmp_path / "vit")}, {"train": files, "test": files}
+    built = task(ImageClassification, source, files, eval_only)
+    assert torch.equal(built.build_model().classifier.weight, model.classifier.weight)
+    if not eval_only:
+        other = task(ImageClassification, source, files)
+        other.corpus = other.corpus._replace(label_names=("new", "names"))
+        assert not torch.equal(other.build_model().classifier.weight, model.classifier.weight)
+
+
+def test_masks_hold_numbers_so_the_order_of_names_counts(write, task, tmp_path):
+    files = write("masks", [{"image": "0.png", "mask": f"{n}.png"} for n in range(2)], range(2))
+    files, source = {"train": files, "test": files}, {"name_or_path": str(tmp_path / "segformer")}
+    segformer(tmp_path / "segformer", ["sky", "road", "car"])
+    same = {"class_names": ["sky", "road", "car"]}
+    assert "the head is kept: 3 classes" in task(SemanticSegmentation, source, files, **same).corpus.notes[-1]
+    other = task(SemanticSegmentation, source, files, class_names=["road", "sky", "car"])
+    assert other.corpus.label_names == ("road", "sky", "car")
+    assert "the head is new" in other.corpus.notes[-1]
+    numbers = task(SemanticSegmentation, source, files)
+    assert numbers.corpus.label_names == ("0", "1"), "the checkpoint's names are not those of your ids"
+    assert task(SemanticSegmentation, source, files, True).corpus.label_names == ("sky", "road", "car")
+    with pytest.raises(UserError, match=r"must mean what they mean to .*: 0 sky, 1 road, 2 car; write masks with thes"):
+        _ = task(SemanticSegmentation, source, files, True, class_names=["road", "sky", "car"]).corpus
+
+
+def boxes(categories):
+    return [
+        {"image": f"{n}.png", "objects": {"bbox": [[1, 1, 5, 5]], "category": [c]}} for n, c in enumerate(categories)
+    ]
+
+
+def test_categories_may_be_numbers(write, task, ours):
+    files = {"train": write("train", boxes([10, 2, 10, 2]), range(4)), "test": write("test", boxes([2, 10]), range(2))}
+    built = task(ObjectDetection, ours, files, image_size=16)
+    assert built.corpus.label_names == ("2", "10")
+    rows = built.tokenize(built.corpus.splits["test"], "test")[""]
+    assert rows["classes"][:] == [[0], [1]]
+
+
+def test_a_label_budget_does_not_decide_the_classes(write, task, ours, tmp_path):
+    files = {"train": write("boxes", boxes(["cat", "dog"] * 3), range(6))}
+    built = task(ObjectDetection, ours, files | {"test": files["train"]}, image_size=16, max_train_rows=1)
+    assert built.corpus.label_names == ("cat", "dog")
+    assert len(built.tokenize(built.corpus.splits["test"], "test")[""]) == 6
+    files = {"train": write("masks", [{"image": "0.png", "mask": f"{n % 3}.png"} for n in range(9)], range(3))}
+    segformer(tmp_path / "segformer", ["x", "y"])
+    source = {"name_or_path": str(tmp_path / "segformer")}
+    for seed in range(4):
+        built = task(SemanticSegmentation, source, files | {"test": files["train"]}, max_train_rows=1)
+        built.config.seed = seed
+        assert built.corpus.label_names == ("0", "1", "2")
