@@ -82,7 +82,7 @@ def test_every_name_that_links_to_a_file_is_defined_in_it(name, path):
 
 
 def test_every_slip_names_a_check():
-    slips = PAGE.split("## Well-known slips")[1].split("\n## ")[0]
+    slips = PAGE.split("## Common mistakes")[1].split("\n## ")[0]
     items = re.split(r"^- ", slips, flags=re.M)[1:]
     assert len(items) >= 18
     for item in items:

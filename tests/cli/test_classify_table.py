@@ -87,6 +87,23 @@ def test_labelled_rows_are_scored(model, reviews, capsys):
     assert len(lines) == 5
 
 
+def test_rows_without_text_are_not_scored(model, reviews, tmp_path, capsys):
+    table = pd.read_csv(reviews)
+    table["stars"] = [next(iter(answer)) for answer in classify(model, table["review"])]
+    table.loc[len(table)] = ["x", "", NAMES[0]]
+    table.loc[len(table)] = ["y", "", NAMES[1]]
+    table.to_csv(tmp_path / "gaps.csv", index=False)
+    main(["classify", model, str(tmp_path / "gaps.csv"), "--column", "review", "--label-column", "stars", "--jsonl"])
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert (found["metric"]["accuracy"], found["examples"]) == (1.0, len(TEXTS))
+    assert "2 rows have no text, so they are not scored" in said.err
+    main(["classify", model, str(reviews), "--column", "review", "--jsonl"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["text"] for line in lines] == TEXTS
+    assert all(set(line["labels"]) == set(NAMES) for line in lines)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

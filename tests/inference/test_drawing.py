@@ -7,7 +7,7 @@ from PIL import Image
 
 from decero.cli.main import main
 from decero.inference.diffusion_sampling import sample_pictures
-from decero.inference.drawing import GAP, grid_of, load_drawing
+from decero.inference.drawing import GAP, DiffusionDrawing, grid_of, load_drawing
 from decero.models import DeceroDiffusionConfig, DeceroDiffusionModel, DeceroVisionConfig, DeceroVisionModel
 
 NAMES = {0: "Bag", 1: "Ankle boot", 2: "Shirt"}
@@ -62,6 +62,11 @@ def test_all_classes_have_a_row_each(folder, tmp_path, capsys):
     main(["draw", str(folder), "--n", "2", "--steps", "1", "--out", str(out)])
     assert "2 of Bag, Ankle boot, Shirt, a row each" in capsys.readouterr().out
     assert Image.open(out).size == (2 * 72 + GAP, 3 * 48 + 2 * GAP)
+
+
+def test_classes_that_differ_in_case_are_told_apart():
+    two = DiffusionDrawing("x", None, ["cat", "Cat", "dog"])
+    assert [two.class_named(name) for name in ("cat", "Cat", "DOG")] == ["cat", "Cat", "dog"]
 
 
 def test_colours_and_large_pictures_keep_their_size():

@@ -9,7 +9,7 @@ from tests.inference.conftest import COMMAND_OF, WRITERS
 from transformers import T5Config
 
 from decero.errors import UserError
-from decero.inference import generate, load
+from decero.inference import generate, generation, load
 from decero.inference.decode import decode
 from decero.inference.generation import encode_prompt
 
@@ -98,3 +98,18 @@ def test_samples_depend_on_seed_and_line_not_on_the_window(checkpoint):
         next(generate(loaded, texts, seed=3))
     with pytest.raises(UserError, match="seed -1 is negative"):
         next(generate(loaded, texts, temperature=1.0, seed=-1))
+
+
+def test_a_line_without_tokens_stops_no_other(checkpoint, monkeypatch):
+    """A tokenizer that cleans texts makes nothing of a zero-width space."""
+    loaded, said = load(checkpoint("causal", "ours"), "generate"), []
+    texts = ["banks gained", "\u200b", "shares fell"]
+
+    def encode(loaded, prefix, suffix, text):
+        return encode_prompt(loaded, prefix, suffix, text) if text != texts[1] else []
+
+    monkeypatch.setattr(generation, "encode_prompt", encode)
+    found = list(generate(loaded, texts, max_new_tokens=5, warn=said.append))
+    alone = [next(generate(loaded, [text], max_new_tokens=5)) for text in (texts[0], texts[2])]
+    assert found == [alone[0], "", alone[1]]
+    assert said == ["line 2: the tokenizer makes no token of it, so there is no answer"]

@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from decero.cli.main import main
-from decero.cli.text_commands import read_lines
+from decero.cli.text_lines import read_lines
 from decero.errors import UserError
 from decero.inference import Filled
 
@@ -191,7 +191,13 @@ def test_a_pipe_by_name_is_read_once():
     os.close(reads)
 
 
-def test_an_argument_that_is_not_a_file_is_a_text():
+def test_an_argument_that_is_not_a_file_is_a_text(tmp_path):
+    (tmp_path / "texts.txt").touch()
+    with pytest.raises(UserError, match=r"textss\.txt: no such file; did you mean .*texts\.txt"):
+        read_lines(str(tmp_path / "textss.txt"))
+    with pytest.raises(UserError, match="this is a folder; give a file with a text a line"):
+        read_lines(str(tmp_path))
+    assert list(read_lines("It is in notes.txt now.")[0]) == ["It is in notes.txt now."]
     assert read_lines("a\0b")[1] == 1
     assert list(read_lines("x" * 10_000)[0]) == ["x" * 10_000]
 
@@ -280,7 +286,7 @@ def test_ctrl_c_ends_a_process_of_its_own(checkpoint):
 
 
 def test_a_pipe_that_nobody_writes_to_and_a_device_are_said(tmp_path, monkeypatch):
-    monkeypatch.setattr("decero.cli.text_commands.PATIENCE", 0.05)
+    monkeypatch.setattr("decero.cli.text_lines.PATIENCE", 0.05)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="no program has written to this named pipe"):
         read_lines(str(tmp_path / "pipe"))

@@ -425,3 +425,12 @@ def test_the_configuration_knows_no_texts_and_survives_a_file(tmp_path):
     assert not {"vocab_size", "pad_token_id", "tie_word_embeddings", "max_position_embeddings"} & set(config.to_dict())
     config.save_pretrained(tmp_path)
     assert fields_of(AutoConfig.from_pretrained(tmp_path)) == fields_of(config)
+
+
+def test_block_masks_compute_all_tokens():
+    """Positions of a block mask cannot be selected."""
+    model = DeceroVisionForImageClassification(DeceroVisionConfig(**BASE, pooling="cls"))
+    pixels = torch.randn(2, 2, 8, 12)
+    assert model.read_tokens(pixels).shape == (2, 1)
+    model.config._attn_implementation = "flex_attention"
+    assert model.read_tokens(pixels) is None

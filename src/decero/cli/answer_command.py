@@ -4,7 +4,8 @@ import argparse
 import json
 from typing import Any
 
-from decero.cli.text_commands import loading_of, loads, positive, read_lines
+from decero.cli.text_commands import loading_of, loads, positive
+from decero.cli.text_lines import read_lines
 from decero.errors import UserError
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 
+from decero.cli.text_commands import TO_LINE
 from decero.data.file_bytes import extension
 from decero.data.label_values import check_number, is_missing
 from decero.data.labels import encode_labels, plain
@@ -64,10 +65,15 @@ def classify_table(loaded: Loaded, arguments: argparse.Namespace) -> None:
         _write(table, out)
         print(f"{out}: {len(table):,} rows", file=sys.stderr)
     elif references is None:
-        for answer in answers:
-            print("\t".join(f"{name}\t{value:.4f}" for name, value in list(answer.items())[:1]))
+        write = TO_LINE["classify"][arguments.jsonl]
+        for text, answer in zip(pairs or texts, answers, strict=True):
+            print(write(text, answer))
     if references is not None:
-        _report(loaded, answers, references, arguments.jsonl)
+        read = np.array([bool(answer) for answer in answers])
+        if not read.all():
+            print(f"warning: {(~read).sum():,} rows have no text, so they are not scored", file=sys.stderr)
+        if read.any():
+            _report(loaded, [answer for answer in answers if answer], references[read], arguments.jsonl)
 
 
 def _option(arguments: argparse.Namespace, name: str) -> str | None:

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from decero.cli.text_commands import loading_of, loads, read_lines
+from decero.cli.text_commands import loading_of, loads
+from decero.cli.text_lines import check_no_file, read_lines
 from decero.errors import UserError
 from decero.files import kind_of, write_whole
 
@@ -114,7 +115,10 @@ def _check_options(arguments: argparse.Namespace) -> None:
 
 def _texts(arguments: argparse.Namespace) -> dict[int, str]:
     """Return line number -> text, without empty lines. A text that is typed is one, whatever it holds."""
-    typed = arguments.text != "-" and kind_of(arguments.text) in ("", "a folder")
+    kind = kind_of(arguments.text)
+    typed = arguments.text != "-" and kind in ("", "a folder")
+    if typed:
+        check_no_file(arguments.text, kind)
     lines = [arguments.text] if typed else list(read_lines(arguments.text)[0])
     texts = {number: line for number, line in enumerate(lines, start=1) if line.strip()}
     if not texts:

@@ -3,18 +3,15 @@
 import argparse
 import json
 import os
-import select
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from tqdm.auto import tqdm
 
+from decero.cli.text_lines import read_lines
 from decero.errors import UserError
-from decero.files import PIPE, kind_of
-
-PATIENCE = 30  # seconds
 
 
 def add_translate(commands) -> None:
@@ -199,56 +196,6 @@ def run_lines(arguments: argparse.Namespace) -> None:
                 bar.update()
     except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def read_lines(text: str) -> tuple[Iterable[str], int | None]:
-    """Read the lines of a text, a file, a named pipe or standard input (`-`).
-
-    Returns the lines without line ends, and their number if known. Raises UserError for a file that cannot be read.
-    While the lines are read, it raises UserError for a line that is not UTF-8.
-    """
-    if text in ("-", "/dev/stdin"):
-        return _decoded(sys.stdin.buffer, "standard input"), None
-    kind = kind_of(text)
-    if kind in ("", "a folder"):
-        lines = text.split("\n")
-        return lines, len(lines)
-    if kind not in ("a file", PIPE):
-        raise UserError(f"{text}: this is {kind}; give a file with a text a line")
-    try:
-        if kind == PIPE:  # can be read only once
-            return _decoded(open_pipe(text), text), None
-        with open(text, "rb") as file:
-            total = sum(1 for _ in file)
-        return _decoded(open(text, "rb"), text), total
-    except OSError as error:
-        raise UserError(f"{text}: cannot read this file: {error.strerror}") from error
-
-
-def open_pipe(pipe: str) -> BinaryIO:
-    """Open a named pipe and wait until a program writes to it. Raises UserError when none does for PATIENCE seconds.
-
-    The pipe stays open: what was written is lost when its last reader closes it.
-    """
-    handle = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)  # without O_NONBLOCK, opening waits for a writer
-    try:
-        writer = select.poll()
-        writer.register(handle, select.POLLIN | select.POLLHUP)
-        if not writer.poll(1000 * PATIENCE):
-            raise UserError(f"{pipe}: no program has written to this named pipe for {PATIENCE} s; start it first")
-        os.set_blocking(handle, True)
-        return os.fdopen(handle, "rb")
-    except BaseException:
-        os.close(handle)
-        raise
-
-
-def _decoded(file: Iterable[bytes], name: str) -> Iterator[str]:
-    for number, line in enumerate(file, start=1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError:
-            raise UserError(f"{name}: line {number} is not UTF-8; convert it with iconv") from None
 
 
 def _pairs(lines: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -39,6 +39,17 @@ WORDS: dict[str, tuple[str, str]] = {
     "by_validation": ("by its score on validation", "por su puntuación en validación"),
     "by_order": ("as the first, because there is no validation split", "por ser la primera, porque no hay validación"),
     "no_results": ("No results were recorded with this model.", "No se registraron resultados de este modelo."),
+    "engine": ("In {engine}", "En {engine}"),
+    "engine_about": (
+        "This folder is for {engine}, with {weights} weights. `decero export` ran it there and compared it with the "
+        "original {kind}:",
+        "Esta carpeta es para {engine}, con pesos {weights}. `decero export` la ejecutó allí y la comparó con el "
+        "{kind} original:",
+    ),
+    "engine_threads": ("CPU threads: {threads}", "hilos de CPU: {threads}"),
+    "engine_columns": ("original | here", "original | aquí"),
+    "engine_weights": ("weights, MB", "pesos, MB"),
+    "engine_speed": ("tokens a second", "tokens por segundo"),
     "no_results_tokenizer": (
         "No results were recorded with this tokenizer.", "No se registraron resultados de este tokenizador.",
     ),

@@ -20,7 +20,9 @@ from decero.execution.transformers_internals import StrictDataclassError
 from decero.hub.tensors import translate
 
 CARRIED = ("id2label", "label2id", "problem_type")
-KEPT_IF_THERE = ("reads_pairs", "decision_threshold", "mask_token_id")  # what a recipe wrote into the configuration
+# what a recipe wrote into the configuration, and decero's commands read
+KEPT_IF_THERE = ("reads_pairs", "decision_threshold", "mask_token_id", "question_answering", "tagging", "extractive",
+                 "task_specific_params")  # fmt: skip
 TRAINING = ("hidden_dropout_prob", "attention_probs_dropout_prob", "activation_dropout", "classifier_dropout",
             "auxiliary_loss", "train_lm_head_bias")  # fmt: skip
 STARTS = {"initializer_range", "embedding_initializer_range"}  # used only for random initial weights
@@ -181,7 +183,9 @@ def _differences(one: Any, other: Any, names: Iterable[str]) -> dict[str, tuple[
 
 def _carried(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the fields that mean the same in every configuration."""
-    return {name: getattr(config, name) for name in (*CARRIED, *KEPT_IF_THERE) if hasattr(config, name)}
+    return {
+        name: getattr(config, name) for name in (*CARRIED, *KEPT_IF_THERE) if getattr(config, name, None) is not None
+    }
 
 
 def _build(config_class: type[PreTrainedConfig], values: dict[str, Any]) -> PreTrainedConfig:

@@ -42,6 +42,8 @@ class LoadedDrawing(ABC):
 
     def class_named(self, name: str) -> str:
         """Return a class as the model writes it; case does not matter. Raises UserError for an unknown one."""
+        if name in self.classes:
+            return name
         known = {each.casefold(): each for each in self.classes}
         if not known:
             raise UserError(f"--class {name}: {self.name} knows no classes, it reads captions; give --caption TEXT")

@@ -137,7 +137,14 @@ def _prompt_reader(loaded: Loaded, prefix: str | None, chat: bool, most: int | N
     if chat:
         check_chat(loaded)
     encode = partial(encode_chat, loaded, prefix) if chat else partial(encode_prompt, loaded, prefix, suffix)
-    return lambda text, number: [fit_prompt(loaded, encode, text, number, most, warn)]
+
+    def read(text: str, number: int) -> list[list[int]]:
+        if ids := fit_prompt(loaded, encode, text, number, most, warn):
+            return [ids]
+        warn(f"line {number}: the tokenizer makes no token of it, so there is no answer")
+        return []
+
+    return read
 
 
 def _source_reader(

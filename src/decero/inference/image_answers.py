@@ -121,6 +121,8 @@ def segment(
     for images, inputs in loaded.batches(pictures, batch_size):
         logits_BCHW = _finite(loaded, pixel_logits(loaded.model, inputs))
         names = names_of(loaded.model.config, logits_BCHW.shape[1])
+        if len(names) > 256:  # a mask is a picture of bytes
+            raise UserError(f"{loaded.name}: it has {len(names)} classes; segment reads models of at most 256")
         for image, ids in zip(images, logits_BCHW.argmax(dim=1).to(torch.uint8).cpu().numpy(), strict=True):
             mask = np.asarray(Image.fromarray(ids).resize(image.size, Image.Resampling.NEAREST))
             counts = np.bincount(mask.ravel(), minlength=len(names)) / mask.size

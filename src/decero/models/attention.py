@@ -151,7 +151,9 @@ class SelfAttention(MultiHeadAttention):
     def __init__(self, config, layer_idx, is_causal=False):
         super().__init__(config, layer_idx, is_causal)
         sliding = config.layer_type(layer_idx) == "sliding_attention"
-        self.sliding_window = config.sliding_window if sliding else None
+        # transformers counts the token itself, too: a causal window holds `sliding_window` tokens, as here, and one in
+        # both directions `sliding_window - 1` on each side. Only kernels without a mask (flash attention) read it.
+        self.sliding_window = config.sliding_window + (not is_causal) if sliding else None
 
     def forward(self, *args, **kwargs):
         return super().forward(*args, sliding_window=self.sliding_window, **kwargs)
@@ -162,6 +164,10 @@ class CrossAttention(MultiHeadAttention):
 
     A cache keeps its keys and values, so they are computed once per text.
     """
+
+    def forward(self, *args, position_ids=None, **kwargs):
+        """As in `MultiHeadAttention`; positions are those of the queries alone, so kernels must not see them."""
+        return super().forward(*args, **kwargs)
 
     def keys_values(self, memory_BMD, positions_BMD, rotary, past_key_values):
         if past_key_values is None:

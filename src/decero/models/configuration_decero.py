@@ -66,6 +66,11 @@ class DeceroDecoderConfig(SingleStackConfig):
     classifier_dropout: float | int | None = None
     use_cache: bool = True
 
+    def validate_window(self):
+        """Raise ValueError for a window of one token: transformers' cache of sliding layers would keep all tokens."""
+        if self.sliding_window == 1 and "sliding_attention" in (self.layer_types or []):
+            raise ValueError("sliding_window 1 holds no token but the last one; set it to 2 or more")
+
 
 @strict
 class DeceroEncoderDecoderConfig(DeceroConfig):

@@ -103,8 +103,9 @@ class DeceroStack(DeceroPreTrainedModel):
     def apply_layers(self, hidden_BLD, masks, position_ids, *memory, selected_BS=None, **kwargs):
         """Apply all layers and the final norm to (batch, length, model).
 
-        masks: one per kind of layer. position_ids: (batch, length), for rotary positions. memory: output of an encoder
-        and its mask, for a decoder. selected_BS: (batch, selected), positions that the last layer computes.
+        masks: one per kind of layer. position_ids: (batch, length), for rotary positions, and for kernels without a
+        mask (flash attention), which find the beginnings of packed texts by them. memory: output of an encoder and its
+        mask, for a decoder. selected_BS: (batch, selected), positions that the last layer computes.
         Others go to each layer, such as the cache and positions added in each layer (`positions_BLD`).
         Raises ValueError for `output_attentions` of layers without attention.
         """
@@ -114,7 +115,7 @@ class DeceroStack(DeceroPreTrainedModel):
         for layer, kind in zip(self.layers, self.layer_types, strict=True):
             if selected_BS is not None and layer is self.layers[-1]:
                 kwargs["selected_BS"] = selected_BS
-            hidden_BLD = layer(hidden_BLD, masks[kind], rotary[kind], *memory, **kwargs)
+            hidden_BLD = layer(hidden_BLD, masks[kind], rotary[kind], *memory, position_ids=position_ids, **kwargs)
         return self.norm(hidden_BLD)
 
     def rotary(self, position_ids, dtype):

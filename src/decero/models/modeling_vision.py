@@ -162,6 +162,8 @@ class DeceroVisionForImageClassification(DeceroVisionPreTrainedModel):
         names = ("output_hidden_states", "output_attentions")
         if self.config.pooling == "mean" or any(kwargs.get(name, getattr(self.config, name)) for name in names):
             return None
+        if self.config._attn_implementation not in ("sdpa", "eager", "matmul"):
+            return None  # positions of a block mask cannot be selected
         count = 1 + self.config.distillation_head
         return torch.arange(count, device=pixel_values.device).expand(len(pixel_values), count)
 

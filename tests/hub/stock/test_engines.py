@@ -14,6 +14,7 @@ from decero.errors import UserError
 from decero.hub.convert import export_model
 from decero.hub.engines import ENGINES, engine_check, export_engine
 from decero.hub.engines.engine import Running
+from decero.hub.engines.engine_card import with_engine
 from decero.hub.engines.to_gguf import pre_tokenizer_of
 from decero.hub.stock import from_stock
 
@@ -222,6 +223,16 @@ def test_what_an_engine_cannot_read_is_named(engine_source, stand_in, tmp_path):
     refused(source, out, "ctranslate2", r"no such weights; it is for ctranslate2 \(int8\), onnx", "int4")
 
 
+def test_a_spanish_card_has_its_section_in_spanish(find_case):
+    card = "---\nlanguage:\n- es\n---\n# m\n\n## Qué se midió\n\nNada.\n"
+    measured = engine_check.Measured(["equal"], (2e6, 1e6), (10.0, 20.0), "read, 2 texts of 3 tokens", 1)
+    model = find_case("gpt2", "ForCausalLM").stock()
+    text = with_engine(card, "m", ENGINES["ctranslate2"], model, "int8", measured)
+    assert text.index("\n## En ctranslate2\n") < text.index("\n## Qué se midió\n")
+    assert "con pesos int8" in text
+    assert "| pesos, MB | 2.0 | 1.0 |" in text
+
+
 def test_a_stand_in_passes_and_its_card_is_written(engine_source, stand_in, tmp_path, capsys):
     stand_in()
     source = engine_source("gpt2", "ForCausalLM")
@@ -231,7 +242,7 @@ def test_a_stand_in_passes_and_its_card_is_written(engine_source, stand_in, tmp_
     assert said.count("greedy search writes the same 2") == 2  # the stock export, and the engine
     card = (tmp_path / "out" / "README.md").read_text()
     assert "library_name: ctranslate2" in card
-    assert "| on 1 CPU thread | original | here |" in card
+    assert "| CPU threads: 1 | original | here |" in card
     assert "ctranslate2.Generator(" in card
     assert hf.AutoTokenizer.from_pretrained(tmp_path / "out", model_type="gpt2")
 

@@ -42,6 +42,23 @@ def test_a_permutation_model_is_still_marked_after_a_conversion(stock_folder, tm
     assert not any("dropped: pretraining_objective" in line for line in said)
 
 
+def test_what_commands_read_is_in_the_stock_folder(find_case, tmp_path):
+    written = {
+        "reads_pairs": True, "decision_threshold": 0.25, "extractive": {"sentences": 3},
+        "question_answering": {"max_length": 31, "no_answer_threshold": 1.5},
+        "tagging": {"scheme": "BIO", "words": "text"},
+        "task_specific_params": {"translation": {"prefix": "translate: "}},
+    }  # fmt: skip
+    ours = find_case("bert", "ForTokenClassification").ours()
+    for name, value in written.items():
+        setattr(ours.config, name, value)
+    ours.save_pretrained(tmp_path / "ours")
+    stock = json.loads((export_model(tmp_path / "ours", tmp_path / "stock") / "config.json").read_text())
+    again = json.loads((import_model(tmp_path / "stock", tmp_path / "again") / "config.json").read_text())
+    for name, value in written.items():
+        assert stock[name] == again[name] == value
+
+
 @pytest.mark.slow
 def test_a_hybrid_keeps_its_code_unless_a_family_is_asked_for(find_case, elsewhere, tmp_path):
     ours = find_case("gpt2", "ForCausalLM").ours()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import safe_open
 from tests.models.decoder.conftest import AUTO, BACKENDS, HEADS, LABELS, SLIDING, VARIANTS
 from torch.testing import assert_close
@@ -217,3 +218,8 @@ def test_the_model_compiles_without_a_graph_break(make_model, batch, variant):
     torch.compiler.reset()  # what other tests compiled counts against a limit
     compiled = torch.compile(model, fullgraph=True)
     assert_close(compiled(**batch, use_cache=False).logits, model(**batch).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_window_of_one_token_is_refused():
+    with pytest.raises(StrictDataclassError, match="sliding_window 1 holds no token but the last one; set it to 2 or more"):
+        DeceroDecoderConfig(sliding_window=1)

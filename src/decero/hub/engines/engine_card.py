@@ -5,6 +5,7 @@ import re
 from huggingface_hub import ModelCard, ModelCardData
 from transformers import PreTrainedModel
 
+from decero.hub.card_words import words_in
 from decero.hub.engines.engine import Engine
 from decero.hub.engines.engine_check import Measured
 
@@ -21,20 +22,22 @@ def with_engine(
     text = re.sub(
         r"```python\n.*?\n```", lambda _: f"```python\n{engine.usage(name, model)}\n```", made.text, count=1, flags=re.S
     )
+    spoken = made.data.language or []
+    words = words_in("es" if ([spoken] if isinstance(spoken, str) else list(spoken))[:1] == ["es"] else "en")
     rows = "\n".join(
         f"| {what} | {before:,.{digits}f} | {after:,.{digits}f} |"
         for what, (before, after), digits in (
-            ("weights, MB", tuple(size / 1e6 for size in measured.size), 1),
-            (f"tokens a second {measured.what}", measured.speed, 0),
+            (words["engine_weights"], tuple(size / 1e6 for size in measured.size), 1),
+            (f"{words['engine_speed']} {measured.what}", measured.speed, 0),
         )
     )
     checks = "".join(f"- {line[0].upper()}{line[1:]}.\n" for line in measured.checks)
-    threads = f"{measured.threads} CPU {'threads' if measured.threads > 1 else 'thread'}"
+    names = {"engine": engine.name, "weights": quantization or "fp32", "kind": type(model).__name__}
     section = (
-        f"## In {engine.name}\n\nThis folder is for {engine.name}, with {quantization or 'fp32'} weights. "
-        f"`decero export` ran it there and compared it with the original {type(model).__name__}:\n\n{checks}\n"
-        f"| on {threads} | original | here |\n|:--|--:|--:|\n{rows}\n\n"
+        f"## {words['engine'].format(**names)}\n\n{words['engine_about'].format(**names)}\n\n{checks}\n"
+        f"| {words['engine_threads'].format(threads=measured.threads)} | {words['engine_columns']} |\n"
+        f"|:--|--:|--:|\n{rows}\n\n"
     )
-    before, found, after = text.partition("## What was measured")
+    before, found, after = text.partition(f"## {words['measured']}")
     made.text = f"{before}{section}{found}{after}"
     return str(made)
