@@ -33,7 +33,7 @@ gc.disable()  # until all tests are collected: it would visit a million objects 
 
 # On a busy machine drawing examples may be slow; that is no failure of a test. `make test-slow` draws more of them.
 QUIET = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("quick", QUIET, max_examples=40)
+settings.register_profile("quick", QUIET, max_examples=25)
 settings.register_profile("thorough", QUIET, max_examples=400)
 settings.register_profile("faults", QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))

@@ -47,7 +47,7 @@ def rows_of(steps, epoch):
     return [tuple(row["input_ids"]) for step in steps if step.epoch == epoch for row in step.rows]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=8)
 @given(
     size=st.integers(12, 60), shards=st.integers(1, 12), buffer_size=st.integers(1, 70), together=st.integers(1, 30),
     side_by_side=st.integers(1, 5), batch=st.integers(4, 9), in_tokens=st.booleans(), seed=st.integers(0, 99),

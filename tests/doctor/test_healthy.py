@@ -21,7 +21,7 @@ STOCK = (
 QUICK = ("pretrain_mlm", "finetune_question_answering")  # before a run, checks are fewer
 LONG = (  # tasks much like those that stay
     "finetune_seq2seq", "pretrain_causal_lm", "pretrain_plm", "pretrain_rtd", "finetune_multiple_choice",
-    "finetune_extractive_summaries",
+    "finetune_extractive_summaries", "pretrain_seq2seq", "finetune_object_detection", "finetune_causal_lm",
 )  # fmt: skip
 
 

@@ -111,6 +111,7 @@ def test_the_page_has_the_facts_and_the_method(page):
         assert text in page.text
 
 
+@pytest.mark.slow
 def test_reports_are_identical_whatever_the_matplotlibrc(folder, tmp_path):
     with matplotlib.rc_context({"axes.grid": False, "font.size": 20, "svg.hashsalt": None, "savefig.bbox": "tight"}):
         before = dict(matplotlib.rcParams)

@@ -120,6 +120,7 @@ def test_a_dry_run_prints_and_writes_nothing(launch, mlm, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_a_budget_run_equals_its_recorded_settings(launch, mlm, tmp_path):
     """With dropout: probing must not use random numbers of the run."""
     words = "--budget", "1m", "model.overrides.hidden_dropout_prob=0.1", "data.max_rows=10"

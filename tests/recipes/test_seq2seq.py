@@ -69,7 +69,7 @@ def test_span_corruption_learns_and_its_loss_is_pinned(pretrained):
     assert sum(p.numel() for p in model.parameters()) == record["num_parameters"]
 
 
-@pytest.mark.parametrize("name", ["text_infilling", "prefix_lm"])
+@pytest.mark.parametrize("name", ["text_infilling", pytest.param("prefix_lm", marks=pytest.mark.slow)])
 def test_the_other_objectives_learn_too(launch, denoise, tmp_path, name):
     launch(
         "pretrain_seq2seq", denoise, f"output={tmp_path}/run", f"objective.name={name}", "training.max_train_steps=20"
@@ -101,7 +101,7 @@ def test_a_pretrained_model_learns_to_translate(launch, translate, pretrained, t
     assert f"max_source_length: {limit}\n" in (tmp_path / "run" / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize("family", ["t5", "bart", pytest.param("marian", marks=pytest.mark.slow)])  # much like bart
+@pytest.mark.parametrize("family", ["t5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bart", "marian"))])
 def test_stock_encoder_decoders_take_the_same_recipes(launch, denoise, translate, sentinels, tmp_path, family):
     tokenizer = AutoTokenizer.from_pretrained(sentinels)
     special = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1, "decoder_start_token_id": 0}
@@ -118,7 +118,7 @@ def test_stock_encoder_decoders_take_the_same_recipes(launch, denoise, translate
     assert len(pd.read_parquet(tmp_path / "run" / "outputs.parquet")) == 17
 
 
-@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("beams", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_answers_are_those_of_the_saved_model_in_transformers(launch, translate, sentinels, tmp_path, beams):
     """The checkpoint has settings of its own, some of which cannot be saved with one beam."""
     tokenizer = AutoTokenizer.from_pretrained(sentinels)
@@ -143,6 +143,7 @@ def test_answers_are_those_of_the_saved_model_in_transformers(launch, translate,
     assert saved.generation_config.num_beams == beams
 
 
+@pytest.mark.slow
 def test_the_final_model_is_the_mean_of_the_last_checkpoints(launch, translate, tmp_path):
     """Vaswani et al. 2017, section 6.1."""
     words = f"output={tmp_path}/run", "training.average_last=2", "training.eval_strategy=no"
@@ -156,6 +157,7 @@ def test_the_final_model_is_the_mean_of_the_last_checkpoints(launch, translate, 
         assert not np.array_equal(tensor, final[name]) or "norm" in name
 
 
+@pytest.mark.slow
 def test_a_run_stops_early_by_a_generation_metric(launch, translate, tmp_path):
     words = "training.metric_for_best_model=eval_bleu", "training.early_stopping_patience=1", "training.eval_steps=5"
     words = translate, f"output={tmp_path}/run", *words, "optim.learning_rate=1e-6", "training.save_steps=5"
