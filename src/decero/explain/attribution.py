@@ -104,6 +104,8 @@ def attribute(
     Raises UserError if captum is missing, for a baseline whose token the tokenizer does not have, and for a model that
     does not look its tokens up in its embedding table.
     """
+    if explained.what == "label" and model.config.is_encoder_decoder:
+        raise UserError(f"{type(model).__name__}: its decoder reads the text, too, so gradients of one reading mislead")
     table = embedding_of(model)
     with frozen(model):
         embeds_1LD = _embed(model, table, explained, explained.ids_1L)

@@ -124,7 +124,8 @@ def own_answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, input
     outputs = model(**inputs)
     if what == "vector":
         return Explained(what, inputs, (0,), (0,), vector_of(outputs)[0])
-    if what == "label":
+    if what == "label":  # an encoder-decoder shifts the text for its decoder itself
+        inputs = {name: value for name, value in inputs.items() if not name.startswith("decoder_")}
         return Explained(what, inputs, (0,), (int(outputs.logits[0].argmax()),))
     if what == "next":
         return Explained(what, inputs, (-1,), (int(outputs.logits[0, -1].argmax()),))

@@ -224,7 +224,7 @@ def row_of(model: PreTrainedModel, explained: Explained, attention: Attention) -
     """
     if explained.what in ("masked", "target"):
         return "hole" if explained.what == "masked" else "target"
-    if attention.kind == "causal":
+    if attention.kind in ("causal", "cross"):  # a classifier of an encoder-decoder answers from its last token, too
         return "last"
     pooled = explained.what == "vector" or getattr(model.config, "classifier_pooling", "cls") in ("mean", "late")
     return "mean" if pooled else "first"

@@ -56,7 +56,7 @@ def published(name: str) -> Published | PaperOnly | NotPublished | None:
         if wanted in (model.name.lower(), model.name.lower().rpartition("/")[2]):
             return model
     for pattern, source in CLOSED:
-        if re.fullmatch(rf"([\w.-]+/)?({pattern})", wanted):
+        if re.fullmatch(rf"((openai|anthropic|google)/)?({pattern})", wanted):
             return NotPublished(name, source)
     return None
 

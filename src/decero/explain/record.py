@@ -84,7 +84,7 @@ def record(
         states = {} if watch is None else _hidden(watch, {"encoder": source.pieces, "decoder": decoder_pieces})
         if watch and len(states) < len(watch.stacks):
             notes.append("No hidden states: no list of layers of this family passes one state on.")
-        notes += source.notes + (decoder.notes if decoder else []) + _windows(model)
+        notes += source.notes + (decoder.notes if decoder else []) + _windows(model, attentions)
         logits = getattr(outputs, "logits", None)
         return Recording(
             model=str(name), family=model.config.model_type, text=text, target=target, attentions=attentions,
@@ -166,13 +166,15 @@ def proven(model: PreTrainedModel, weights: Any, queries: int, keys: int) -> np.
     return _numpy(rows)
 
 
-def _windows(model: PreTrainedModel) -> list[str]:
+def _windows(model: PreTrainedModel, kinds_shown: Collection[str]) -> list[str]:
     config: Any = model.config.get_text_config()
     window = getattr(config, "sliding_window", None) or getattr(config, "local_attention", None)
     kinds = getattr(config, "layer_types", None) or ()
     local = [i for i, kind in enumerate(kinds) if kind == "sliding_attention"]
     if not window or not local:
         return []
+    if not model.config.is_encoder_decoder and "self" in kinds_shown:  # in both directions
+        window = 2 * (getattr(config, "sliding_window", None) or window // 2) + 1
     one = len(local) == 1
     which = f"Layer{'s' * (not one)} {', '.join(map(str, local))} see{'s' * one}"
     return [f"{'Every layer sees' if len(local) == len(kinds) else which} a window of {window} tokens only."]

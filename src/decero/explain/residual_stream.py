@@ -39,7 +39,7 @@ class Watch:
         self.calls: dict[str, list[LayerCall]] = {}
         self.returned: dict[str, Tensor] = {}
         self.stacks: dict[Stack, nn.Module] = {alone: model.base_model}
-        if reads_target(model):
+        if model.config.is_encoder_decoder and hasattr(model, "get_encoder"):
             self.stacks = {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
         names = {id(module): name for name, module in model.named_modules()}
         self.inside = {

@@ -107,10 +107,16 @@ class View:
     panels: Sequence[Panel] = field(default=())
 
 
+JOINS = {"\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))}  # joiners, and the tags of flags
+
+
 def printable(text: str) -> str:
-    """Show white space as signs, and remove control characters and marks that turn the direction of writing."""
-    text = "".join(SIGNS.get(sign, sign) for sign in text)
-    return "".join(sign for sign in text if sign.isprintable() or sign == "\u200d")
+    """Show white space as signs, and remove control characters and marks that turn the direction of writing.
+
+    Any other space becomes a plain one. What joins letters or makes a flag stays.
+    """
+    text = "".join(SIGNS.get(sign, " " if sign.isspace() else sign) for sign in text)
+    return "".join(sign for sign in text if sign.isprintable() or sign in JOINS)
 
 
 def label(piece: Piece) -> str:

@@ -13,7 +13,15 @@ from decero.config.hub_names import check_languages, check_license
 from decero.config.yaml_files import check_events, read_yaml
 from decero.errors import UserError
 from decero.hub.bias_section import bias_lines
-from decero.hub.card_metadata import MOST_LETTERS, PICTURES, auto_class_of, card_metadata, is_hub_name, task_of
+from decero.hub.card_metadata import (
+    MOST_LETTERS,
+    PEFT_CLASSES,
+    PICTURES,
+    auto_class_of,
+    card_metadata,
+    is_hub_name,
+    task_of,
+)
 from decero.hub.card_words import words_in
 from decero.hub.foreign_files import check_sendable, read_json
 from decero.hub.private import without_paths
@@ -108,6 +116,8 @@ def model_card(
     auto_class = auto_class_of(config) if config else None
     kind = "extractive" if config and config.get("extractive") else auto_class or ""
     kind = "diffusion" if config and config["model_type"] == "decero_diffusion" else kind
+    if config and auto_class == "AutoModel" and kind == auto_class and "image_size" in config:
+        kind = "picture vectors"
     kind = "image tokens" if draws else kind
     tag = task_of(kind, settings)
     rows = list(_measured(result.get("metric") or {}))
@@ -137,7 +147,8 @@ def model_card(
             model_type=config and config["model_type"],
             architecture=config and (config.get("architectures") or [None])[0],
             auto_class=auto_class,
-            reader="AutoImageProcessor" if auto_class in PICTURES or kind == "diffusion" else "AutoTokenizer",
+            reader="AutoImageProcessor" if {auto_class, kind} & PICTURES else "AutoTokenizer",
+            peft_class=(auto_class or "AutoModel") in PEFT_CLASSES,
             loads=loads,
             adapts=adapts,
             num_labels=config and len(config.get("id2label") or ()),

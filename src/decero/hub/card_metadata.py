@@ -37,7 +37,11 @@ HEADS: dict[str, str | None] = {
 }
 PICTURES = {  # read pictures: the folder has an image processor and no tokenizer
     "AutoModelForImageClassification", "AutoModelForSemanticSegmentation", "AutoModelForObjectDetection",
-    "AutoModelForMaskedImageModeling", "AutoBackbone",
+    "AutoModelForMaskedImageModeling", "AutoBackbone", "diffusion", "picture vectors",
+}  # fmt: skip
+PEFT_CLASSES = {  # with an AutoPeftModel of its own
+    "AutoModel", "AutoModelForCausalLM", "AutoModelForQuestionAnswering", "AutoModelForSeq2SeqLM",
+    "AutoModelForSequenceClassification", "AutoModelForTokenClassification",
 }  # fmt: skip
 WRITES = ("translation", "summarization")  # values of generation.metric that are tasks of the hub, too
 # Our name of a metric -> the hub's identifier, and the arguments that it is computed with
@@ -114,7 +118,7 @@ def task_of(kind: str, settings: Mapping[str, Any]) -> str | None:
     writes = (settings.get("generation") or {}).get("metric")
     if kind == "AutoModelForSeq2SeqLM" and writes in WRITES:
         return writes
-    return HEADS.get(kind)
+    return "image-feature-extraction" if kind == "picture vectors" else HEADS.get(kind)
 
 
 def metric_of(name: str) -> tuple[str, dict[str, Any] | None]:

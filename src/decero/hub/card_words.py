@@ -39,7 +39,18 @@ WORDS: dict[str, tuple[str, str]] = {
     "by_validation": ("by its score on validation", "por su puntuación en validación"),
     "by_order": ("as the first, because there is no validation split", "por ser la primera, porque no hay validación"),
     "no_results": ("No results were recorded with this model.", "No se registraron resultados de este modelo."),
+    "picture vectors": (
+        "Turning pictures into vectors, and being fine-tuned with a head of your own.",
+        "Convertir imágenes en vectores, y ajustarlo con una cabeza propia.",
+    ),
     "engine": ("In {engine}", "En {engine}"),
+    "engine_results": (
+        "Results of the original {kind}; they were not measured again with this folder.",
+        "Resultados del {kind} original; no se midieron de nuevo con esta carpeta.",
+    ),
+    "engine_vectors": (
+        "Turning texts into vectors, to compare texts.", "Convertir textos en vectores, para comparar textos.",
+    ),
     "engine_about": (
         "This folder is for {engine}, with {weights} weights. `decero export` ran it there and compared it with the "
         "original {kind}:",

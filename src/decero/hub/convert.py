@@ -25,7 +25,7 @@ from decero.execution.pretraining_objective import FIELD, HYBRID, PERMUTATION, m
 from decero.execution.saving import save_pretrained
 from decero.files import check_folder
 from decero.hub.card import read_run
-from decero.hub.folders import claimed, common_dtype, copy_processor, copy_tokenizer
+from decero.hub.folders import claimed, common_dtype, copy_legal, copy_processor, copy_tokenizer
 from decero.hub.forecast_export import find_family
 from decero.hub.publish import run_files
 from decero.hub.remote_code import check_remote_code, export_remote_code
@@ -57,6 +57,7 @@ def import_model(source: Path | str, out: Path | str, say: Say = print) -> Path:
             ours.save_pretrained(partial)
             copy_tokenizer(folder, partial)
             copy_processor(folder, partial)
+            copy_legal(folder, partial)
             say(check_equal(ours, stock, family))
     say(f"{out}: {family.name} {family.heads[head].stock} is now {type(ours).__name__}")
     return Path(out)
@@ -107,6 +108,7 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
             (partial / name).write_bytes(content)
         checked = copy_tokenizer(source, partial, continues=head == "ForCausalLM")
         copy_processor(source, partial)
+        copy_legal(source, partial)
         auto: Any = next(a for a, c in decero.models.AUTO_CLASSES[type(ours.config)].items() if c is type(ours))
         auto = getattr(transformers, family.loaders.get(head, auto.__name__))
         again, report = auto.from_pretrained(partial, output_loading_info=True)

@@ -14,6 +14,7 @@ from decero.execution.decoder_tokenizer import fit_decoder
 from decero.execution.model_folder import DTYPES, TOKENIZER
 from decero.execution.pretrained import one_line
 from decero.execution.saving import whole_folder
+from decero.files import kind_of
 
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # how images are read: settings, no code
 LINES = ("Hello, world!", "The quick brown fox jumps over 13 lazy dogs.", "naïve café, 東京 2024: ½ ≠ ⅓", "")
@@ -46,6 +47,14 @@ def copy_processor(source: Path, target: Path) -> None:
     for name in PROCESSORS:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+
+
+def copy_legal(source: Path, target: Path) -> None:
+    """Copy the texts of licenses and notices, which must go with the weights."""
+    for pattern in ("LICENSE*", "NOTICE*"):
+        for path in source.glob(pattern):
+            if kind_of(path) == "a file":
+                shutil.copyfile(path, target / path.name)
 
 
 def copy_tokenizer(source: Path, target: Path, continues: bool = False) -> str | None:

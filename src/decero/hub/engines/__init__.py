@@ -24,7 +24,7 @@ from decero.hub.engines.to_gguf import GGUF
 from decero.hub.engines.to_onnx import ONNX
 from decero.hub.engines.to_sentence_transformers import SENTENCE_TRANSFORMERS
 from decero.hub.families import FAMILIES
-from decero.hub.folders import claimed, copy_tokenizer
+from decero.hub.folders import claimed, copy_legal, copy_tokenizer
 from decero.hub.publish import run_files
 from decero.hub.stock import family_of_stock, head_of, shape_of
 
@@ -58,6 +58,7 @@ def export_engine(
             engine.convert(model, tokenizer, partial, quantization)
         if engine.keeps_tokenizer:
             copy_tokenizer(stock, partial)
+        copy_legal(Path(folder), partial)
         with one_line(f"{source}: {engine.name} cannot read what it wrote"):
             running = engine.run(partial, model, tokenizer)
         checks = check_engine(model, running, engine, quantization)

@@ -39,5 +39,12 @@ def with_engine(
         f"|:--|--:|--:|\n{rows}\n\n"
     )
     before, found, after = text.partition(f"## {words['measured']}")
+    if quantization or engine.task:  # another model than the one whose results the card tells
+        made.data.eval_results = made.data.metrics = made.data.model_name = None
+        after = f"\n\n{words['engine_results'].format(**names)}{after}"
+    if engine.task:
+        vars(made.data).pop("widget", None)
+        use = f"## {words['use']}\n\n"
+        after = re.sub(rf"({re.escape(use)}).*", lambda found: found[1] + words["engine_vectors"], after, count=1)
     made.text = f"{before}{section}{found}{after}"
     return str(made)

@@ -109,10 +109,14 @@ def usage(name: str, model: Any) -> str:
     if model.config.is_encoder_decoder:
         start = model.config.decoder_start_token_id
         more = f'inputs["decoder_input_ids"] = np.array([[{start}]])  # and what is written so far\n'
+    asks, pads = '["..."]', ""
+    if type(model).__name__.endswith("ForMultipleChoice"):
+        asks, pads = '["question"] * 2, ["choice 1", "choice 2"]', ", padding=True"
+        more = "inputs = {name: each[None] for name, each in inputs.items()}  # a row of choices\n"
     return (
         "import numpy as np\nimport onnxruntime\nfrom transformers import AutoTokenizer\n\n"
         f'session = onnxruntime.InferenceSession("{name}/{FILE}")\n'
-        f'inputs = dict(AutoTokenizer.from_pretrained("{name}")(["..."], return_tensors="np"))\n{more}'
+        f'inputs = dict(AutoTokenizer.from_pretrained("{name}")({asks}, return_tensors="np"{pads}))\n{more}'
         "wanted = {each.name for each in session.get_inputs()}\n"
         "outputs = session.run(None, {key: value for key, value in inputs.items() if key in wanted})"
     )
