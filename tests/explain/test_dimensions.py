@@ -135,6 +135,11 @@ def test_what_is_not_published_is_said(name):
     assert found.source
 
 
+def test_open_models_with_such_names_are_not_called_closed():
+    assert published("nomic-ai/gpt4all-j") is None
+    assert published("Xenova/claude-tokenizer") is None
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dimensions_are_those_that_were_set(family):
     make, expected = FAMILIES[family]

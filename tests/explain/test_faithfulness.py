@@ -1,5 +1,7 @@
 """Leave-one-out equals brute force, and agreement with it is measured as scipy would by hand."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -14,13 +16,14 @@ from transformers import (
     BertConfig,
     GPT2Config,
     T5Config,
+    T5ForSequenceClassification,
 )
 
 from decero.errors import UserError
 from decero.explain.attribution import attribute
 from decero.explain.estimates import estimate
 from decero.explain.explained import own_answer
-from decero.explain.faithfulness import leave_one_out, measure_faithfulness, rank_correlation, summarize
+from decero.explain.faithfulness import leave_one_out, measure_faithfulness, rank_correlation, row_of, summarize
 from decero.explain.faithfulness_lines import faithfulness_lines
 from decero.explain.pieces import encode
 from decero.explain.record import record
@@ -184,6 +187,21 @@ def test_rows_are_those_of_the_answer(tokenizer, sentinel_tokenizer):
             rows = cross.weights[1][:, : len(text.explained.positions)].mean((0, 1))[text.tokens]
             np.testing.assert_allclose(text.scores["last_layer"], rows, atol=1e-6)
             assert "rollout" not in text.scores
+
+
+def test_an_encoder_decoder_classifier_answers_from_its_last_token(sentinel_tokenizer):
+    """The token that is left out is left out of what the decoder reads, too."""
+    ids = IDS | {"eos_token_id": sentinel_tokenizer.eos_token_id}
+    config = T5Config(**T5, **ids, decoder_start_token_id=0, num_labels=3)
+    model = T5ForSequenceClassification(config).eval()
+    inputs = encode(model, sentinel_tokenizer, TEXTS[0], None).inputs
+    own = own_answer(model, sentinel_tokenizer, inputs | {"decoder_input_ids": inputs["input_ids"]})
+    assert not any(name.startswith("decoder_") for name in own.inputs)
+    assert len(leave_one_out(model, sentinel_tokenizer, own, [0, 1])) == 2
+    cross = SimpleNamespace(kind="cross")
+    assert row_of(model, own, cross) == "last"
+    with pytest.raises(UserError, match="its decoder reads the text, too, so gradients of one reading mislead"):
+        attribute(model, sentinel_tokenizer, own)
 
 
 def test_lines_say_what_was_measured_in_both_languages(tokenizer):

@@ -9,7 +9,7 @@ from PIL import Image
 from tests.explain.recordings import hand_made
 
 from decero.explain.pictures import draw_head, draw_heads, draw_panel, render
-from decero.explain.views import Bars, Curves, Heatmap, Passage, Table
+from decero.explain.views import Bars, Curves, Heatmap, Passage, Table, printable
 
 WORDS = ["[CLS]", "the", "cat", "$x", "sat"]
 SIGNED = np.array([[1.0, -2.0, 0.5], [0.0, np.nan, 1.0]])
@@ -76,3 +76,10 @@ def test_every_panel_can_be_drawn(name):
 def test_of_many_tokens_every_kth_has_its_label():
     drawn = draw_head(attention([f"w{i}" for i in range(257)], heads=1, layers=1), 0, 0).axes[0]
     assert [each.get_text() for each in drawn.get_xticklabels()][:3] == ["w0", "w3", "w6"]
+
+
+def test_spaces_and_joiners_of_a_text_stay():
+    assert printable("1\xa0000\u202f€") == "1 000 €"
+    assert printable("東京\u3000大阪") == "東京 大阪"
+    assert printable("می\u200cخواهم") == "می\u200cخواهم"
+    assert printable("a\u202eb\x07") == "ab"

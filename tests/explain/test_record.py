@@ -25,6 +25,12 @@ from decero.errors import UserError
 from decero.execution.transformers_internals import attention_of
 from decero.explain import record as module
 from decero.explain.record import record
+from decero.models import (
+    DeceroEncoderConfig,
+    DeceroEncoderDecoderConfig,
+    DeceroEncoderDecoderForSequenceClassification,
+    DeceroEncoderModel,
+)
 
 TEXT = "the market rose fell sharply on monday"
 FIELDS = {"self": "encoder_attentions", "causal": "decoder_attentions", "cross": "cross_attentions"}
@@ -195,6 +201,27 @@ def test_a_window_is_in_the_weights_and_in_the_notes(tiny, sentinel_tokenizer):
     assert far.any()
     assert local[:, far].max() == 0 < whole[:, far].min()
     assert "Layer 0 sees a window of 5 tokens only." in recording.notes
+
+
+def test_a_window_in_both_directions_counts_both_sides(sentinel_tokenizer):
+    sizes = {"vocab_size": 113, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = DeceroEncoderModel(DeceroEncoderConfig(**sizes, intermediate_size=31, sliding_window=2))
+    recording = record(model, sentinel_tokenizer, TEXT)
+    assert "Every layer sees a window of 5 tokens only." in recording.notes
+    assert (recording.attentions["self"].weights[0][0] > 0).sum(-1).max() == 5
+
+
+def test_the_hidden_states_of_a_classifier_are_those_of_each_stack(sentinel_tokenizer):
+    sizes = {"vocab_size": 113, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = DeceroEncoderDecoderConfig(**sizes, intermediate_size=31, num_labels=3)
+    model = DeceroEncoderDecoderForSequenceClassification(config).eval()
+    recording = record(model, sentinel_tokenizer, TEXT, hidden=True)
+    ids = torch.tensor([[piece.id for piece in recording.attentions["cross"].keys]])
+    with torch.no_grad():
+        memory = model.get_encoder()(ids).last_hidden_state[0]
+        normed = model.get_encoder().norm(torch.tensor(recording.hidden["encoder"].states[-1]))
+    assert set(recording.hidden) == {"encoder", "decoder"}
+    assert_allclose(normed, memory, atol=1e-5)
 
 
 def test_pieces_are_what_a_reader_sees(tiny, texts):

@@ -13,7 +13,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index, model_ind
 from decero.data.image_tokens import ImageTokens
 from decero.errors import UserError
 from decero.hub.card import MARK, TEMPLATE, model_card, read_run, without_paths
-from decero.hub.card_metadata import HEADS, draws
+from decero.hub.card_metadata import HEADS, PEFT_CLASSES, draws
 from decero.hub.card_words import WORDS
 from decero.hub.remote_code import export_remote_code
 from decero.models import AUTO_CLASSES
@@ -378,3 +378,20 @@ def test_a_model_of_pictures_is_shown_with_its_image_processor(model_type, archi
     assert 'processor = AutoImageProcessor.from_pretrained("me/tiny")' in said
     assert "AutoTokenizer" not in said
     assert re.search(r"^from transformers import AutoImageProcessor, AutoModel\w*$", said, re.MULTILINE)
+
+
+def test_pictures_without_a_head_are_read_by_an_image_processor():
+    said = card({"model_type": "vit", "architectures": ["ViTModel"], "image_size": 224}, {}, {})
+    assert said.data.pipeline_tag == "image-feature-extraction"
+    assert 'AutoImageProcessor.from_pretrained("me/tiny")' in said.text
+    assert "Turning pictures into vectors" in said.text
+
+
+def test_an_adapter_is_loaded_by_a_class_that_peft_has():
+    config = {"model_type": "bert", "architectures": ["BertForMultipleChoice"]}
+    said = card(config, adapts="google-bert/bert-base-uncased").text
+    assert 'model = AutoModelForMultipleChoice.from_pretrained("google-bert/bert-base-uncased")' in said
+    assert 'model = PeftModel.from_pretrained(model, "me/tiny")' in said
+    peft = pytest.importorskip("peft")
+    for name in PEFT_CLASSES - {"AutoModel"}:
+        assert hasattr(peft, name.replace("AutoModel", "AutoPeftModel"))

@@ -11,6 +11,7 @@ import transformers as hf
 from decero.cli.main import main
 from decero.data.tokenizer import train_tokenizer
 from decero.errors import UserError
+from decero.hub.card import model_card
 from decero.hub.convert import export_model
 from decero.hub.engines import ENGINES, engine_check, export_engine
 from decero.hub.engines.engine import Running
@@ -230,7 +231,35 @@ def test_a_spanish_card_has_its_section_in_spanish(find_case):
     text = with_engine(card, "m", ENGINES["ctranslate2"], model, "int8", measured)
     assert text.index("\n## En ctranslate2\n") < text.index("\n## Qué se midió\n")
     assert "con pesos int8" in text
+    assert "Resultados del GPT2LMHeadModel original; no se midieron de nuevo" in text
     assert "| pesos, MB | 2.0 | 1.0 |" in text
+
+
+@pytest.mark.parametrize(("engine", "quantization"), [("ctranslate2", "int8"), ("sentence-transformers", None)])
+def test_results_of_the_original_are_not_claimed(engine, quantization, find_case):
+    model = find_case("bert", "ForSequenceClassification").stock()
+    config = {"model_type": "bert", "architectures": ["BertForSequenceClassification"]}
+    card = model_card("me/m", config, {"metric": {"accuracy": 0.5}, "split": "test"}, {"data": {"name": "a/b"}})
+    assert "model-index" in card
+    measured = engine_check.Measured([], (2e6, 1e6), (10.0, 20.0), "read", 1)
+    text = with_engine(card, "m", ENGINES[engine], model, quantization, measured)
+    assert "model-index" not in text
+    assert "Results of the original BertForSequenceClassification; they were not measured again" in text
+    plain = with_engine(card, "m", ENGINES["onnx"], model, None, measured)
+    assert "model-index" in plain
+
+
+def test_licenses_go_with_the_weights(engine_source, stand_in, tmp_path):
+    stand_in()
+    source = engine_source("gpt2", "ForCausalLM")
+    (source / "LICENSE").write_text("mine")
+    (source / "NOTICE.txt").write_text("and his")
+    main(["export", str(source), str(tmp_path / "stock"), "--to", "gpt2"])
+    main(["import", str(tmp_path / "stock"), str(tmp_path / "ours")])
+    main(["export", str(tmp_path / "ours"), str(tmp_path / "engine"), "--to", "ctranslate2"])
+    for name in ("stock", "ours", "engine"):
+        assert (tmp_path / name / "LICENSE").read_text() == "mine"
+        assert (tmp_path / name / "NOTICE.txt").read_text() == "and his"
 
 
 def test_a_stand_in_passes_and_its_card_is_written(engine_source, stand_in, tmp_path, capsys):
