@@ -263,6 +263,30 @@ def test_steps_of_a_contender_replace_shared_epochs(settings):
     assert (found["other"].num_train_epochs, found["other"].max_train_steps) == (None, 7)
 
 
+def test_a_student_of_a_fold_has_the_teacher_of_that_fold(settings, files):
+    data = {"files": {"train": files["train"]}, "validation_fraction": 0.3}
+    contenders = {"plain": MODEL, "taught": MODEL | {"distill": {"teacher": "contender:plain"}}}
+    plan = make_plan(settings(folds=3, data=data, contenders=contenders, reference="plain"))
+    own = {(run.seed, run.fold): run.folder for run in plan.runs if run.contender == "plain"}
+    for run in plan.runs:
+        if run.contender == "taught":
+            assert run.config.objective.distill.teacher == str(own[run.seed, run.fold] / "model")
+
+
+def test_checkpoints_of_two_contenders_are_as_many(settings):
+    own = {"ours": {"model": {"pretrained": ["a", "b"]}}, "other": {"model": {"pretrained": ["c", "d", "e"]}}}
+    with pytest.raises(UserError, match=r"other\.model\.pretrained: 3 checkpoints, but ours has 2; seeds would share"):
+        settings(contenders=own, seeds=[0, 1, 2, 3, 4, 5])
+    own["other"]["model"]["pretrained"] = ["c"]
+    settings(contenders=own, seeds=[0, 1])
+
+
+def test_steps_of_a_contender_and_tuned_epochs_exclude_each_other(settings):
+    own = {"ours": MODEL | {"training": {"max_train_steps": 7}}, "other": MODEL}
+    with pytest.raises(UserError, match=r"ours\.training\.max_train_steps: tune\.training\.num_train_epochs takes its pla"):
+        settings(contenders=own, tune={"training.num_train_epochs": [1, 2]})
+
+
 def test_seeds_take_turns_with_several_pretrainings(settings):
     own = {"ours": {"model": {"pretrained": ["a", "b", "c"]}}}
     plan = make_plan(settings(contenders=own, seeds=[5, 6, 7, 8, 9, 10]))

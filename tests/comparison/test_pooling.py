@@ -21,6 +21,7 @@ def test_answers_are_pooled_in_the_order_of_the_file(tmp_path):
         table = pd.DataFrame({"index": [0, 1], "row": rows, "label": [1, 0], "prediction": [1, number]})
         table.to_parquet(runs[number].folder / "predictions.parquet")
         record = {"status": "ok", "metric": {"accuracy": 0.5}, "label_names": ["a", "b"], "wall_time_s": 1 + number}
+        record |= {"peak_memory_bytes": 100 + 2 * number, "trained_parameters": 7, "num_parameters": 118 + number}
         (runs[number].folder / "result.json").write_text(json.dumps(record))
     pool_folds(plan, opened)
     answers, record = (
@@ -32,6 +33,8 @@ def test_answers_are_pooled_in_the_order_of_the_file(tmp_path):
     assert record["metric"]["accuracy"] == pytest.approx(3 / 4)
     assert record["confusion_matrix"] == [[1, 1], [0, 2]]
     assert (record["folds"], record["rows"], record["wall_time_s"]) == (2, 4, 1.5)
+    facts = ("peak_memory_bytes", "trained_parameters", "num_parameters")
+    assert [record[name] for name in facts] == [101, 7, 118], "of one training, not of the process that pools"
 
     (runs[1].folder / "result.json").write_text(json.dumps({"status": "failed", "error": "torn", "metric": {}}))
     pool_folds(plan, opened)

@@ -104,6 +104,19 @@ def test_a_key_of_3000_levels_is_refused():
     assert "3000 levels; settings have at most 32" in refusal(put, {}, word.split("."), 1, word)
 
 
+def test_a_section_that_is_null_can_be_set():
+    settings = {"peft": None, "data": {"where": None}}
+    put(settings, ["peft", "r"], 4, "peft.r=4")
+    put(settings, ["data", "where", "lang"], "es", "data.where.lang=es")
+    assert settings == {"peft": {"r": 4}, "data": {"where": {"lang": "es"}}}
+
+
+def test_what_yaml_takes_for_a_comment_is_refused():
+    assert "what follows ' #' would be lost; put the value in quotes" in refusal(yaml_value, "a=x #1.csv", "x #1.csv")
+    assert yaml_value("a=x", "'data/a #1.csv'") == "data/a #1.csv"
+    assert yaml_value("a=x", "a#1.csv") == "a#1.csv"
+
+
 def test_ordinary_yaml_is_read_as_before(tmp_path):
     path = tmp_path / "run.yaml"
     text = "a: &x {b: 1e-3, c: no, d: [1, ~, true]}\ne: *x\nf: {<<: *x, c: 'yes'}\ng: {0: zero}\nh: año\n"

@@ -2,7 +2,7 @@
 
 import json
 
-from decero.doctor import texts
+from decero.doctor import texts, tokens
 
 
 def only(found):
@@ -91,6 +91,14 @@ def test_a_model_that_does_not_beat_the_majority_is_found(found, make):
     for accuracy, severity in ((share + 0.05, "warn"), (0.97, "ok")):
         result["metric"]["accuracy"] = accuracy
         assert only(found(texts.labels, "finetune_classification", result=result)).severity == severity
+
+
+def test_class_weights_give_up_accuracy_on_purpose(found, make):
+    settings = {"result": {"metric": {"accuracy": 0.1}, "split": "test"}, "objective": {"class_weights": "balanced"}}
+    assert only(found(texts.labels, "finetune_classification", **settings)).severity == "note"
+    said = only(found(tokens.floor, "finetune_classification", log=[{"step": 9, "loss": 9.0}], **settings))
+    assert said.severity == "ok"
+    assert "objective.class_weights changes the loss, which cannot be compared" in said.what
 
 
 def test_an_unfinished_run_is_judged_by_its_evaluations(found, make):

@@ -1,5 +1,7 @@
 """Test what the advice recommends, and which warnings it gives."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,22 @@ def test_a_cheaper_contender_that_is_not_worse_is_named():
         "not shown to be better than words (170.0 k parameters instead of 4.4 M, 1.0 s a run instead of 1.0 min)"
         in line
     )
+
+
+def test_the_advice_agrees_with_the_table_about_the_reference():
+    """With another reference, p is adjusted for other comparisons."""
+    runs = runs_of("ours", 9, 0.5, 0.5) + runs_of("big", 9, 0.8, 0.8) + runs_of("third", 9, 0.7, 0.7)
+
+    def against(name):
+        found = judge(runs, metric="accuracy", reference=name, seed=0)
+        return (
+            found
+            if name == "ours"
+            else replace(found, comparisons=[replace(c, winner=None) for c in found.comparisons])
+        )
+
+    (line,) = advise(against("ours"), runs, against)
+    assert "It is shown to be better than ours. It is not shown to be better than third." in line
 
 
 def test_other_budgets_may_have_another_winner():

@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 
 from decero.cli.text_commands import TO_LINE
+from decero.data.corpus import check_text
 from decero.data.file_bytes import extension
 from decero.data.label_values import check_number, is_missing
 from decero.data.labels import encode_labels, plain
@@ -47,6 +48,8 @@ def classify_table(loaded: Loaded, arguments: argparse.Namespace) -> None:
         raise UserError(f"{arguments.text} is a table: name its column of texts with --column NAME{near}; "
                         f"columns: {', '.join(columns)}")  # fmt: skip
     rows = read_files("train", arguments.text, "line", wanted)
+    for column in filter(None, (arguments.column, arguments.pair_column)):
+        check_text(rows, column, arguments.text, wanted[column])
     texts = [text or "" for text in rows[arguments.column]]
     pairs = (
         list(zip(texts, (t or "" for t in rows[arguments.pair_column]), strict=True)) if arguments.pair_column else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from decero.comparison.plan import Plan, PlannedRun, make_plan
+from decero.comparison.tuning import tuning_of
 from decero.config.comparison import Compare
 from decero.config.yaml_files import read_yaml
 from decero.doctor.examination import examine
@@ -66,4 +67,7 @@ def _labels(run: PlannedRun) -> float:
 
 
 def _inspected(plan: Plan, run: PlannedRun, folder: Path | None) -> Any:
+    if folder and plan.trials:  # the run had the values that its trials chose
+        chosen = tuning_of(plan, run.contender, run.budget, run.fold).chosen
+        run = plan.with_values(run, chosen or {})
     return inspect(type(plan.task), run.config, run.folder if folder and run.folder.is_dir() else None)

@@ -137,7 +137,7 @@ def facts(plan: Plan) -> dict[str, str]:
         length = f"all of it, in windows of at most {data.max_length} tokens"
     if tasks:
         length = f"at most {data.max_source_length} tokens of a source, {data.max_target_length} of a target"
-    elif not task.budget_unit:
+    elif not task.budget_unit and hasattr(data, "max_length"):
         length = f"all of it, in rows of at most {data.max_length} tokens"
     found = {
         "task": config.task,

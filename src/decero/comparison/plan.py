@@ -192,7 +192,8 @@ def configure(
     if contender and contender.distill:
         distill = dict(contender.distill)
         if contender.teacher:
-            distill["teacher"] = str(folder_of(comparison, contender.teacher, budget) / f"seed-{seed}" / "model")
+            taught = _folder(folder_of(comparison, contender.teacher, budget) / f"seed-{seed}", fold)
+            distill["teacher"] = str(taught / "model")
         settings["objective"] = settings.get("objective", {}) | {"distill": distill}
     run = task.Config.parse(settings, f"contenders.{name}" if name is not None else f"task {task.recipe}")
     run.call.resume = comparison.resume  # from its last checkpoint, if it saves any

@@ -41,6 +41,8 @@ def _pooled(plan: Plan, run: PlannedRun, parts: list[PlannedRun], opened: Run) -
     problem: str = plan.task.problem_type  # type: ignore[attr-defined]
     predictions, labels, names = table["prediction"].tolist(), table["label"].tolist(), records[0]["label_names"]
     facts = {"label_names": names, "rows": len(table)} | per_class(problem, predictions, labels, names)
-    for name in ("wall_time_s", "num_parameters", "total_flos"):  # of one training
+    for name in ("wall_time_s", "total_flos"):  # of one training
         facts[name] = statistics.median(record.get(name, 0) for record in records)
+    for name in ("num_parameters", "trained_parameters", "peak_memory_bytes"):
+        facts[name] = round(statistics.median(record.get(name) or 0 for record in records))
     return {"status": "ok", "metric": compute_metrics(problem, predictions, labels)} | facts

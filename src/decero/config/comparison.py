@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from decero.config.rivals import rivals_of
 from decero.config.run_config import RunConfig
 from decero.config.sections import (
     LARGEST_SEED,
@@ -217,6 +218,11 @@ class Compare(RunConfig):
             for contender, each in self.contenders.items():
                 if key in each.own:
                     raise ValueError(f"contenders.{contender}.{key}: is tuned; leave it out here, or tune.{key}")
+                for rival in sorted(rivals_of(name)):
+                    if f"{room}.{rival}" in each.own:
+                        raise ValueError(
+                            f"contenders.{contender}.{room}.{rival}: tune.{key} takes its place; leave one of them out"
+                        )
         for contender, each in self.contenders.items():
             for key, values in each.tune.items():
                 where = f"contenders.{contender}.tune.{key}"

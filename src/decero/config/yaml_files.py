@@ -1,5 +1,6 @@
 """Read YAML files of settings, and change them with `key.sub=value` words."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from decero.files import own_or_shipped
 MOST_BYTES = 1_000_000  # of a file: the reader needs about 10 s for it
 MOST_VALUES = 100_000  # values of a file, with those that aliases repeat
 DEEPEST = 32  # most levels of nesting
+COMMENT = re.compile(r"""[^'"\[{\s][^\n]*\s#.*""")  # a plain value, and what YAML takes for a comment
 INTEGERS = range(-(2**63), 2**64)
 
 
@@ -47,6 +49,8 @@ def read_settings(path: str | Path) -> str:
 
 def yaml_value(word: str, text: str) -> Any:
     """Parse the value of a `key=value` word; empty is None. Raises UserError if not YAML."""
+    if COMMENT.fullmatch(text):
+        raise UserError(f"command line: {_short(word)}: what follows ' #' would be lost; put the value in quotes")
     return _parse(text, f"command line: {_short(word)}", "; put it in quotes") if text else None
 
 
@@ -58,7 +62,9 @@ def put(settings: dict[str, Any], keys: list[str], value: Any, word: str) -> Non
     if len(keys) > DEEPEST:
         raise UserError(f"command line: {_short(word)}: {len(keys)} levels; settings have at most {DEEPEST}")
     for key in keys[:-1]:
-        settings = settings.setdefault(key, {})
+        if settings.get(key) is None:  # a section that is not used, as a recorded config.yaml says
+            settings[key] = {}
+        settings = settings[key]
         if not isinstance(settings, dict):
             raise UserError(f"command line: {_short(word)}: {key} is a single value and has no settings inside")
     settings[keys[-1]] = value

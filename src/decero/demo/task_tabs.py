@@ -1,6 +1,7 @@
 """The tab of a demo that does what the checkpoint was trained for."""
 
 from collections.abc import Callable
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -77,7 +78,7 @@ def _classify_tab(loaded: Loaded) -> None:
         texts = [text_of(text) for text in texts]
         [found] = inference.classify(loaded, [texts[0] if len(texts) == 1 else tuple(texts)], warn=warn)
         if regression:
-            return "".join(f"<p>{name}: {value:.4f}</p>" for name, value in found.items())
+            return "".join(f"<p>{escape(name)}: {value:.4f}</p>" for name, value in found.items())
         return bars(found.items())
 
     bind(button, boxes, answer, [labels], said)

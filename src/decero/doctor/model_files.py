@@ -115,7 +115,10 @@ def model_damage(folder: Path) -> list[DamagedError]:
 def check_checkpoint(folder: Path) -> None:
     """Raise DamagedError if a checkpoint to start from cannot be read. Its head and tokenizer may be missing."""
     check_kinds(folder)
-    _check_sizes(folder, _read_config(folder), _read_shapes(folder))
+    if (folder / ADAPTER[0]).exists():
+        _check_adapter(folder, _read_config(folder))
+    else:
+        _check_sizes(folder, _read_config(folder), _read_shapes(folder))
 
 
 def check_kinds(folder: Path) -> None:

@@ -157,6 +157,10 @@ def _majority(work: InspectedRun, counts: dict[str, Counter]) -> Iterator[Findin
             what = f"always predicting {most!r} gives accuracy {percent(base)}"
             yield Finding("labels", "note", what, shown, "use f1_macro instead of accuracy")
         return
+    if getattr(work.config.objective, "class_weights", "none") != "none":
+        what = f"accuracy {percent(accuracy)}; objective.class_weights gives up accuracy for rare labels"
+        yield Finding("labels", "note", what, shown, "read f1_macro or matthews_correlation")
+        return
     error = (base * (1 - base) / size) ** 0.5
     if accuracy < base + 2 * error:
         beaten = "does not beat" if accuracy <= base else "is within two standard errors of"

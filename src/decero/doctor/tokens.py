@@ -170,6 +170,9 @@ def floor(work: InspectedRun) -> Iterator[Finding]:
     trained = [row["loss"] for row in work.metrics if "loss" in row]
     smoothed = getattr(work.config.objective, "label_smoothing", 0) > 0
     baseline = f"predicting by frequency alone gives a loss of {bound:.3f} {unit}"
+    if changed := changes_the_loss(work):
+        yield Finding("floor", "ok", f"{baseline}; {changed} changes the loss, which cannot be compared")
+        return
     best = min(held_out) if held_out else None if smoothed else (trained[-1] if trained else None)
     if best is None:
         after = (
@@ -188,6 +191,14 @@ def floor(work: InspectedRun) -> Iterator[Finding]:
         what = f"{which} {best:.3f} is not below {bound:.3f} {unit}: the model has learned only frequencies"
         mend = "train longer or raise optim.learning_rate; if the check overfit is bad too, check masks and labels"
         yield Finding("floor", "bad", what, "metrics.jsonl", mend)
+
+
+def changes_the_loss(work: InspectedRun) -> str:
+    """Return the setting that makes the model learn other odds than those of the labels; "" for none."""
+    objective = work.config.objective
+    weighted = getattr(objective, "class_weights", "none") != "none"
+    taught = getattr(objective, "distill", None)
+    return "objective.class_weights" if weighted else "objective.distill" if taught else ""
 
 
 def uniform(work: InspectedRun) -> float | None:

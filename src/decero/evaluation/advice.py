@@ -46,7 +46,13 @@ def _recommendation(verdict, against, budgets, several: bool) -> str:
     means = _list([wording.value(metric, verdict.cell(name, budget).mean) for budget in budgets])
     compared = [c for c in against.comparisons if c.budget in budgets and not c.reason]
     others = list(dict.fromkeys(c.other for c in compared))
-    beaten = [other for other in others if all(c.winner == name for c in compared if c.other == other)]
+    # the table compares with the reference of the comparison: its p values are adjusted for other comparisons than here
+    said = {(verdict.reference, c.budget): c.winner for c in verdict.comparisons if c.other == name}
+    beaten = [
+        other
+        for other in others
+        if all(said.get((other, c.budget), c.winner) == name for c in compared if c.other == other)
+    ]
     tied = [other for other in others if other not in beaten]
     text = f"Ship {name}{where}: it has the best {verdict.split} {wording.title(metric)}, {means}"
     if beaten:

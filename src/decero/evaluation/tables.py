@@ -46,7 +46,7 @@ def rows(verdict) -> list[dict]:
         own = [verdict.settings.get(contender) or "–"] if any(verdict.settings.values()) else []
         total, trained = (max(getattr(cell, n) for cell in cells) for n in ("num_parameters", "trained_parameters"))
         peak = (
-            [f"{np.mean([c.peak_memory_bytes for c in cells]) / 2**20:,.0f} MiB"]
+            [f"{np.mean(used) / 2**20:,.0f} MiB" if (used := [c.peak_memory_bytes for c in cells if c.n_ok]) else "–"]
             if _differ_in_optimizer(verdict)
             else []
         )

@@ -34,7 +34,7 @@ class ScoredPixels(PictureTask):
             return Scores({}, {})
         found = self.errors(run, model, data.validation)
         if run.is_main:
-            rows = list(source_rows(self.corpus.splits["validation"][""]))
+            rows = list(source_rows(data.validation))  # a comparison scores those of test
             table = pd.DataFrame({"row": rows, self.error: found[:, 0], "values": found[:, 1].astype(np.int64)})
             table.rename_axis("index").reset_index().to_parquet(run.output / "predictions.parquet", index=False)
         return Scores({"eval_loss": float(ratio(found.sum(axis=0)))}, {"split": "validation"})

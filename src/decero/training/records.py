@@ -52,8 +52,11 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def write_result(output: Path, accelerator: Accelerator, result: dict[str, Any]) -> dict[str, Any]:
-    """Write result.json: the results of the run, then machine, versions and command. Returns the whole record."""
-    record = result | {
+    """Write result.json: the results of the run, then memory, machine, versions and command, unless they are there.
+
+    Returns the whole record.
+    """
+    facts = {
         "peak_memory_bytes": peak_memory(accelerator),
         "num_processes": accelerator.num_processes,
         "device": accelerator.device.type,
@@ -64,6 +67,7 @@ def write_result(output: Path, accelerator: Accelerator, result: dict[str, Any])
         "versions": {"python": platform.python_version()} | {name: version_of(name) for name in RECORDED},
         "commit": commit_of(),
     }
+    record = result | {name: fact for name, fact in facts.items() if name not in result}
     on_main(accelerator, lambda: write_json(output / "result.json", record))
     return record
 
