@@ -189,7 +189,7 @@ def test_rows_are_those_of_the_answer(tokenizer, sentinel_tokenizer):
             assert "rollout" not in text.scores
 
 
-def test_an_encoder_decoder_classifier_answers_from_its_last_token(sentinel_tokenizer):
+def test_a_seq2seq_classifier_answers_from_its_last_token(sentinel_tokenizer):
     """The token that is left out is left out of what the decoder reads, too."""
     ids = IDS | {"eos_token_id": sentinel_tokenizer.eos_token_id}
     config = T5Config(**T5, **ids, decoder_start_token_id=0, num_labels=3)

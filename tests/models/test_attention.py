@@ -257,7 +257,8 @@ def test_source_keys_and_values_are_computed_once_and_cached(cross, backend):
 def test_only_sliding_layers_have_a_window(make_config):
     kinds = ["full_attention", "sliding_attention"]
     config = make_config(DeceroDecoderConfig, layer_types=kinds, sliding_window=5)
-    assert [SelfAttention(config, i).sliding_window for i in (0, 1)] == [None, 5]
+    assert [SelfAttention(config, i, is_causal=True).sliding_window for i in (0, 1)] == [None, 5]
+    assert SelfAttention(config, 1).sliding_window == 6, "in both directions transformers counts the token itself, too"
     assert SelfAttention(make_config(DeceroEncoderDecoderConfig), 0).sliding_window is None
 
 
