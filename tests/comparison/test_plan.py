@@ -281,7 +281,7 @@ def test_checkpoints_of_two_contenders_are_as_many(settings):
     settings(contenders=own, seeds=[0, 1])
 
 
-def test_steps_of_a_contender_and_tuned_epochs_exclude_each_other(settings):
+def test_own_steps_and_tuned_epochs_exclude_each_other(settings):
     own = {"ours": MODEL | {"training": {"max_train_steps": 7}}, "other": MODEL}
     with pytest.raises(UserError, match=r"ours\.training\.max_train_steps: tune\.training\.num_train_epochs takes"):
         settings(contenders=own, tune={"training.num_train_epochs": [1, 2]})

@@ -211,7 +211,7 @@ def test_a_window_in_both_directions_counts_both_sides(sentinel_tokenizer):
     assert (recording.attentions["self"].weights[0][0] > 0).sum(-1).max() == 5
 
 
-def test_the_hidden_states_of_a_classifier_are_those_of_each_stack(sentinel_tokenizer):
+def test_hidden_states_of_a_classifier_are_those_of_each_stack(sentinel_tokenizer):
     sizes = {"vocab_size": 113, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = DeceroEncoderDecoderConfig(**sizes, intermediate_size=31, num_labels=3)
     model = DeceroEncoderDecoderForSequenceClassification(config).eval()
