@@ -157,7 +157,8 @@ class SingleStackConfig(DeceroConfig):
         local_rope_theta: rotary base of the sliding layers; None: `rope_theta` (ModernBERT has two bases).
     """
 
-    base_model_tp_plan = property(tensor_plan, lambda self, plan: None)  # transformers 5.20 sets it for tied embeddings  # type: ignore[assignment]
+    # transformers 5.20 sets it for tied embeddings, which the plan knows already
+    base_model_tp_plan = property(tensor_plan, lambda self, plan: None)  # type: ignore[assignment]
     base_model_pp_plan = property(pipeline_plan)  # type: ignore[assignment]
 
     mixer_type: MixerType = "attention"
