@@ -34,13 +34,14 @@ help:
 
 install: .venv/installed
 
-# The lock first, so that torch finds what it needs and adds only itself and its CUDA packages. uv installs it sooner;
-# pip installs torch, because it also finds wheels where the machine's own settings of pip say.
+# The lock first, so that torch finds what it needs and adds only itself and its CUDA packages. uv is faster than
+# pip, but does not read pip's settings (a mirror, local wheels). So pip installs torch, and all if uv fails.
 .venv/installed: pyproject.toml constraints.txt | .venv-uv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(PIP)
 	.venv-uv/bin/uv pip install --quiet --python $(RUN) --no-deps --require-hashes --build-constraints constraints.txt \
-		--requirement constraints.txt
+		--requirement constraints.txt || $(BIN)/pip install --quiet --no-deps --require-hashes \
+		--build-constraint constraints.txt --requirement constraints.txt
 	$(BIN)/pip install --quiet "$(TORCH)"
 	$(BIN)/pip install --quiet --no-deps --build-constraint constraints.txt --editable .
 	$(BIN)/pip check

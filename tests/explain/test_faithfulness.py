@@ -190,7 +190,7 @@ def test_rows_are_those_of_the_answer(tokenizer, sentinel_tokenizer):
 
 
 def test_a_seq2seq_classifier_answers_from_its_last_token(sentinel_tokenizer):
-    """The token that is left out is left out of what the decoder reads, too."""
+    """Leave-one-out also removes the token from the decoder's input."""
     ids = IDS | {"eos_token_id": sentinel_tokenizer.eos_token_id}
     config = T5Config(**T5, **ids, decoder_start_token_id=0, num_labels=3)
     model = T5ForSequenceClassification(config).eval()
@@ -200,7 +200,7 @@ def test_a_seq2seq_classifier_answers_from_its_last_token(sentinel_tokenizer):
     assert len(leave_one_out(model, sentinel_tokenizer, own, [0, 1])) == 2
     cross = SimpleNamespace(kind="cross")
     assert row_of(model, own, cross) == "last"
-    with pytest.raises(UserError, match="its decoder reads the text, too, so gradients of one reading mislead"):
+    with pytest.raises(UserError, match="its decoder reads the text, too; gradients of the encoder alone mislead"):
         attribute(model, sentinel_tokenizer, own)
 
 

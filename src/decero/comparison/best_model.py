@@ -80,8 +80,9 @@ def push_lines(plan: Plan, verdict: Verdict) -> list[str]:
     run = best_run(plan)
     if run is None:
         failed = not any(record_in(each.folder)["status"] == "ok" for each in plan.runs if each.candidate)
-        why = "No model was trained" if failed else "The best contender is a simple baseline"
-        return [f"{why}, so there is no model to push."]
+        if failed:
+            return ["Every run of a model failed, so no model was kept."]
+        return ["The best contender is a simple baseline, so there is no model to push."]
     if not (run.folder / "model").is_dir():
         return []
     where = wording.where(run.contender, run.budget, verdict.unit)

@@ -112,8 +112,8 @@ def box_statistics(
     """Return what each picture adds to an average precision: right and wrong boxes of each class and bin of scores.
 
     The order of all boxes by score decides an average precision, so its exact value is no function of sums. With BINS
-    bins of scores it is nearly: what falls into one bin counts as equally sure. Most bins are empty, but they are the
-    same ones for no two runs, so rows have a column for each: `without_empty_columns` drops those of several runs.
+    bins of scores it is nearly: what falls into one bin counts as equally sure. Most bins are empty, but each run
+    fills others. So rows have a column for each bin; `without_empty_columns` drops those that no run fills.
     """
     thresholds = OF_METRIC[metric]
     T, N = len(thresholds), len(true)

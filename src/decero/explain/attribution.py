@@ -105,7 +105,9 @@ def attribute(
     does not look its tokens up in its embedding table.
     """
     if explained.what == "label" and model.config.is_encoder_decoder:
-        raise UserError(f"{type(model).__name__}: its decoder reads the text, too, so gradients of one reading mislead")
+        raise UserError(
+            f"{type(model).__name__}: its decoder reads the text, too; gradients of the encoder alone mislead"
+        )
     table = embedding_of(model)
     with frozen(model):
         embeds_1LD = _embed(model, table, explained, explained.ids_1L)

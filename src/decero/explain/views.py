@@ -113,7 +113,7 @@ JOINS = {"\u200c", "\u200d", *map(chr, range(0xE0020, 0xE0080))}  # joiners, and
 def printable(text: str) -> str:
     """Show white space as signs, and remove control characters and marks that turn the direction of writing.
 
-    Any other space becomes a plain one. What joins letters or makes a flag stays.
+    Any other space becomes a plain one. Joiners of letters and the tags of flags stay.
     """
     text = "".join(SIGNS.get(sign, " " if sign.isspace() else sign) for sign in text)
     return "".join(sign for sign in text if sign.isprintable() or sign in JOINS)

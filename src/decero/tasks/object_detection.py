@@ -86,7 +86,7 @@ class ObjectDetection(PictureTask):
         return Corpus(splits, (data.image_column,), tuple(names), tuple(notes))
 
     def _categories(self, splits: Mapping[str, Dataset]) -> dict[Any, str]:
-        """Category as the column has it -> its name, of all that occur."""
+        """Return the categories that occur: as the column has them -> name."""
         data, place = self.config.data, Columns(self.config.data.image_column)
         place = replace(place, objects=data.objects_column, bbox=data.box_field, category=data.category_field)
         found: set[Any] = set()

@@ -158,7 +158,7 @@ def freeze_unreached(accelerator: Accelerator, model: nn.Module, objective: Obje
         everywhere = set.intersection(*map(set, gather_object([[n for n, p in named.items() if p.grad is None]])))
         return [name for name in named if name in everywhere]
 
-    # it has no gradient checkpointing, so it may need too much memory: then all stays as it is
+    # without gradient checkpointing, the second try may need too much memory; then nothing is frozen
     fits = not unreached() or _reaches(accelerator, model, objective, row, training=False)
     frozen = unreached() if fits else []
     for name in frozen:
