@@ -151,8 +151,8 @@ class SelfAttention(MultiHeadAttention):
     def __init__(self, config, layer_idx, is_causal=False):
         super().__init__(config, layer_idx, is_causal)
         sliding = config.layer_type(layer_idx) == "sliding_attention"
-        # Only kernels without a mask (flash attention) read this. transformers means `sliding_window` tokens behind in a
-        # causal model, as we do, and `sliding_window - 1` on each side in both directions, where we count one more.
+        # Only kernels without a mask (flash attention) read this. transformers means `sliding_window` tokens behind in
+        # a causal model, as we do, and `sliding_window - 1` on each side in both directions, where we count one more.
         self.sliding_window = config.sliding_window + (not is_causal) if sliding else None
 
     def forward(self, *args, **kwargs):

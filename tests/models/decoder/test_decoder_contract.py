@@ -221,5 +221,7 @@ def test_the_model_compiles_without_a_graph_break(make_model, batch, variant):
 
 
 def test_a_window_of_one_token_is_refused():
-    with pytest.raises(StrictDataclassError, match="sliding_window 1 holds no token but the last one; set it to 2 or more"):
+    with pytest.raises(
+        StrictDataclassError, match="sliding_window 1 holds no token but the last one; set it to 2 or more"
+    ):
         DeceroDecoderConfig(sliding_window=1)
