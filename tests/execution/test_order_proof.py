@@ -50,6 +50,7 @@ REFUSED = {
         vocab_size=V, d_model=36, d_kv=12, num_layers=1, num_heads=3, d_ff=41)), "does not accept such rows"),
     "xlm": (lambda: hf.XLMWithLMHeadModel(hf.XLMConfig(vocab_size=V, emb_dim=36, n_layers=2, n_heads=3)),
         "does not accept such rows"),
+    "ours, no positions": (lambda: encoder(position_embedding_type="none"), "it has no positions"),
     "ours, narrow": (lambda: encoder(sliding_window=1), "does not see"),
 }  # fmt: skip
 TEXT, TARGETS = np.random.default_rng(5).integers(3, V, 11), np.array([7, 2, 9, 3, 5])

@@ -81,6 +81,28 @@ def test_scores_equal_a_brute_force_loop(family, folders):
     assert found[0].kind == ("log_likelihood" if methods[-1] in (None, "sentence_l2r") else "pseudo_log_likelihood")
 
 
+@pytest.mark.parametrize("method", ["original", "within_word_l2r", "sentence_l2r"])
+def test_no_token_sees_a_hole_of_a_permutation_model(method, folders):
+    """The score of each token is that of a query behind the text, as in training."""
+    from decero.data.likelihood_rows import MaskedRows
+    from decero.data.permutation import add_queries, stack_ordered
+    from decero.execution.packed_forward import logits_of
+    from decero.execution.pretraining_objective import PERMUTATION, mark_objective
+
+    loaded = load(folders["bert"], "score")
+    mark_objective(loaded.model.config, PERMUTATION)
+    rows = MaskedRows(loaded.tokenizer, method)
+    for text, found in zip(TEXTS, score(loaded, TEXTS, pseudo_likelihood=method), strict=True):
+        passage = rows.cut([text], None)[0].passages[0]
+        ids = np.array(loaded.tokenizer(text)["input_ids"])
+        for number, label in enumerate(passage.ids):
+            places = np.array(rows.masked(passage, number)) + 1
+            batch = stack_ordered([add_queries(ids, places, loaded.tokenizer.mask_token_id)], 0)
+            with torch.no_grad():
+                logits = logits_of(loaded.model, batch)[0, len(ids)]  # the query of the first place
+            assert found.log_probabilities[number] == pytest.approx(float(logits.log_softmax(-1)[label]), abs=1e-4)
+
+
 @pytest.mark.parametrize("family", ["roberta", "gpt2"])
 def test_scores_do_not_depend_on_the_batch(family, folders):
     loaded = load(folders[family], "score")

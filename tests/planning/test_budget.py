@@ -43,7 +43,7 @@ def spend(tmp_path, preset, rows, objective, tokenizer, monkeypatch):
 
     held_out = rows.select(range(9))
 
-    def run(*words, most_epochs=40.0):
+    def run(*words, most_epochs=40.0, row_length=48):
         output.mkdir(exist_ok=True)
         config, accelerator = Settings.from_cli([str(path), *words]), Accelerator(cpu=True)
 
@@ -54,7 +54,7 @@ def spend(tmp_path, preset, rows, objective, tokenizer, monkeypatch):
             return mean_loss(accelerator, model, dataset, objective, 8)
 
         run = Run(accelerator, config.training, config.optim, output, config.seed, config.resume, config=config)
-        return within_budget(run, build, objective, rows, held_out, evaluate, most_epochs).config
+        return within_budget(run, build, objective, rows, held_out, evaluate, most_epochs, row_length).config
 
     return run
 
@@ -81,6 +81,19 @@ def test_the_choice_is_complete_printed_and_recorded(spend, tmp_path, capsys):
     again = Settings.load(str(tmp_path / "run" / "config.yaml"))
     assert again == config
     assert read_yaml(tmp_path / "run" / "config.yaml") == config.model_dump()
+
+
+def test_a_probe_packs_rows_as_long_as_the_runs(spend, monkeypatch):
+    """Those of permutation language modelling hold a query for each target behind the text."""
+    optimize, lengths = budgeting.optimize, set()
+
+    def watched(accelerator, model, objective, dataset, max_length, *rest, **named):
+        lengths.add(max_length)
+        return optimize(accelerator, model, objective, dataset, max_length, *rest, **named)
+
+    monkeypatch.setattr(budgeting, "optimize", watched)
+    spend("--budget", "1m", row_length=57)
+    assert lengths == {57}
 
 
 def test_the_choice_fits_the_time(spend, capsys):

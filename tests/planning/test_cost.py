@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers as hf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
@@ -18,6 +19,7 @@ from decero.config.sections import ModelSection, OptimSection
 from decero.config.training_run import PeftSection
 from decero.data.sizes import BatchSize
 from decero.execution.adapters import add_adapter
+from decero.execution.distillation import distilled_masked_lm
 from decero.execution.objective import Objective, classification, token_loss
 from decero.models import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
 from decero.planning.cost import SavedActivations, flops, logits_bytes, static_memory
@@ -113,6 +115,58 @@ def test_the_flops_formula_agrees_with_torch(config, auto_class, kind, checkpoin
     assert flops(model, load, per_text=kind == "classes") == pytest.approx(
         counted.get_total_flops(), rel=0.1 if checkpointing else 0.04
     )
+
+
+MIXTURE = OURS | {"num_key_value_heads": 2, "max_position_embeddings": 64}
+SWITCH = {name: T5[name] for name in ("vocab_size", "d_model", "num_layers", "num_decoder_layers", "num_heads", "d_kv")}
+SWITCH |= {"d_ff": 92, "num_experts": 5, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1}
+UNLIKE = {
+    "mixtral": (hf.MixtralConfig(**MIXTURE, num_local_experts=5, num_experts_per_tok=2), AutoModelForCausalLM),
+    "qwen3-moe": (hf.Qwen3MoeConfig(**MIXTURE, num_experts=5, num_experts_per_tok=3, moe_intermediate_size=92,
+        head_dim=26), AutoModelForCausalLM),
+    "gemma4": (hf.Gemma4TextConfig(**MIXTURE, head_dim=26, global_head_dim=52, hidden_size_per_layer_input=0,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"], sliding_window=512,
+        ) if hasattr(hf, "Gemma4TextConfig") else None, AutoModelForCausalLM),
+    "bart": (hf.BartConfig(**MARIAN | {"decoder_start_token_id": 0}), AutoModelForSequenceClassification),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNLIKE)
+def test_experts_head_sizes_and_a_decoder_that_reads(name):
+    """Mixtures use some experts, Gemma 4 has a head size a layer, Bart's classifier reads the text twice."""
+    config, auto_class = UNLIKE[name]
+    if config is None:
+        pytest.skip("this transformers has no Gemma 4")
+    config._experts_implementation = "eager"  # torch does not count the products of its grouped kernel
+    model = auto_class.from_config(config, attn_implementation="eager").train()
+    batch = batch_of("classes" if name == "bart" else "tokens")
+    batch["input_ids"][:, -1] = config.eos_token_id = 2  # Bart pools there
+    objective = Objective(lambda rows: {}, token_loss, tokens_scored)
+    if name == "bart":
+        objective = classification(lambda rows: {}, "single_label_classification")
+    objective.loss(model, batch)
+    with FlopCounterMode(display=False) as counted:
+        objective.loss(model, batch).backward()
+    found = flops(model, objective.size(batch, 3), per_text=name == "bart")
+    assert found == pytest.approx(counted.get_total_flops(), rel=0.05)
+
+
+def test_a_teacher_counts_forward_only():
+    sizes = OURS | {"intermediate_size": 184}
+    student, teacher = (
+        AutoModelForMaskedLM.from_config(DeceroEncoderConfig(**each), attn_implementation="eager")
+        for each in (OURS, sizes)
+    )
+    plain = Objective(lambda rows: {}, token_loss, tokens_scored)
+    objective = distilled_masked_lm(plain, teacher.requires_grad_(False), 0.5, 2.0, scored_queries=False)
+    batch = batch_of("tokens")
+    objective.loss(student, batch)
+    with FlopCounterMode(display=False) as counted:
+        objective.loss(student, batch).backward()
+    load = objective.size(batch, 3)
+    found = flops(student, load, teacher=objective.teacher)
+    assert found == pytest.approx(counted.get_total_flops(), rel=0.04)
+    assert found > 1.2 * flops(student, load)
 
 
 @pytest.mark.parametrize("kind", ["tokens", "classes"])

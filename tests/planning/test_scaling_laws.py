@@ -49,6 +49,18 @@ def test_scaling_a_preset_changes_only_its_sizes(name, auto_class):
     assert all(each["hidden_size"] == 64 * each["num_attention_heads"] for each in fields)
 
 
+def test_stated_key_value_heads_follow_the_heads(tmp_path):
+    """As many as query heads is no grouping, and yet they are stated: transformers refuses two that do not fit."""
+    preset = tmp_path / "llama.yaml"
+    preset.write_text(
+        "model_type: llama\nvocab_size: 101\nhidden_size: 96\nnum_hidden_layers: 2\nnum_attention_heads: 3\n"
+        "num_key_value_heads: 3\nintermediate_size: 200\n"
+    )
+    for fields in family(ModelSection(config=str(preset))):
+        config = read_preset(str(preset), fields)
+        assert config.num_key_value_heads == config.num_attention_heads == config.hidden_size // 64
+
+
 def test_shapes_of_a_family_grow_in_small_steps():
     fields = family(ModelSection(config=str(PRESETS / "modern_encoder_tiny.yaml")))
     layers = [each["num_hidden_layers"] * each["hidden_size"] ** 2 for each in fields]

@@ -7,6 +7,7 @@ import shutil
 import pandas as pd
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers import (
     AutoConfig,
@@ -18,9 +19,12 @@ from transformers import (
     BertModel,
 )
 
+from decero.config.pretraining import PretrainPLM
 from decero.errors import UserError
 from decero.inference import fill, generate
 from decero.inference.loading import load
+from decero.tasks import PermutationLM
+from decero.training.runs import Run
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -102,6 +106,16 @@ def test_it_fills_a_hole_that_no_token_sees(permuted):
         best = logits_of(model, batch)[0, -1].softmax(dim=-1).topk(3)
     assert [p for _, p in found.holes[0]] == pytest.approx(best.values.tolist(), abs=1e-5)
     assert [t for t, _ in found.holes[0]] == [tokenizer.decode([i]) for i in best.indices]
+
+
+def test_a_warmup_cuts_the_text_to_its_own_length(plm, tmp_path):
+    """Rows are longer than the text by their queries; the text grows to `data.max_length`."""
+    config = PretrainPLM.from_cli([str(plm), "data.length_warmup=0.5", f"output={tmp_path}/run"])
+    task, accelerator = PermutationLM(config), Accelerator(cpu=True)
+    run = Run(accelerator, config.training, config.optim, tmp_path / "run", progress=False, config=config)
+    data = task.load_data(run)
+    packed = task.optimize(run, task.initial_model(config.model), data).collate
+    assert (packed.collate.max_length, task.row_length) == (29, 35)
 
 
 @pytest.mark.slow

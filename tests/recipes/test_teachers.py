@@ -236,6 +236,7 @@ def test_a_masked_student_resumes_exactly(launch, mlm, masked, tmp_path):
 def test_masked_teachers_that_do_not_fit_are_refused(launch, mlm, masked, known, tmp_path):
     lines = {
         known: "has no masked language model head",
+        masked(pretraining_objective="permutation_lm"): "learnt permutation language modelling, where no token sees",
         masked(max_position_embeddings=16): "reads 16 tokens; lower data.max_length to 16",
     }
     other = masked(300)

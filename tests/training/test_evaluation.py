@@ -5,7 +5,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from datasets import Dataset
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, MobileBertConfig
 
 from decero.data.collators import ClassificationCollator, MaskedLanguageModeling
 from decero.execution.objective import classification, masked_lm
@@ -33,8 +33,16 @@ def test_evaluation_does_not_change_the_random_state(rows, frozen, tiny_model):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_the_prediction_table_agrees_with_the_mean_loss(rows, frozen, tiny_model):
-    accelerator, model = Accelerator(cpu=True), tiny_model()
+def mobile_bert():
+    """Its head takes the weight of its projection, and never calls it."""
+    sizes = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 37}
+    narrow = {"embedding_size": 20, "intra_bottleneck_size": 24, "num_feedforward_networks": 1}
+    return AutoModelForMaskedLM.from_config(MobileBertConfig(vocab_size=101, **sizes, **narrow))
+
+
+@pytest.mark.parametrize("whose", ["ours", "MobileBERT"])
+def test_the_prediction_table_agrees_with_the_mean_loss(whose, rows, frozen, tiny_model):
+    accelerator, model = Accelerator(cpu=True), tiny_model() if whose == "ours" else mobile_bert()
     table = predict_masked(accelerator, model, rows, frozen, 9)
     loss = mean_loss(accelerator, model, rows, frozen, 9)
     assert len(table["row"]) == loss["scored"]

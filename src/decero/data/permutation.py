@@ -58,6 +58,20 @@ def stack_ordered(rows: Sequence[Arrays], pad_id: int) -> dict[str, Tensor]:
     return batch
 
 
+def holes_unseen(batch: dict[str, Tensor], hole_BL: Tensor) -> dict[str, Tensor]:
+    """Let no token see a hole, as in permutation language modelling, where the mask token only asks for a prediction.
+
+    hole_BL: bool, where the holes are. Returns the batch with what `packed_outputs` needs.
+    """
+    real_BL = batch["attention_mask"].bool()
+    return batch | {
+        "text_ids": real_BL * torch.arange(1, len(real_BL) + 1, device=real_BL.device)[:, None],
+        "position_ids": (real_BL.cumsum(dim=1) - 1).clamp(min=0),
+        "ranks": hole_BL * UNSEEN,
+        "horizons": torch.zeros_like(batch["input_ids"]),
+    }
+
+
 def two_streams(rows: Sequence[tuple[np.ndarray, np.ndarray]], pad_id: int) -> dict[str, Tensor]:
     """Make the batch of `XLNetLMHeadModel` from texts and their targets, in the order of prediction.
 

@@ -76,4 +76,4 @@ def distilled_masked_lm(
         soft_N = soft_loss("single_label_classification", student_NV[:, :size], teacher_NV[:, :size], temperature)
         return alpha * soft_N.sum() + (1 - alpha) * F.cross_entropy(student_NV, labels_N, reduction="sum")
 
-    return replace(plain, loss=loss)
+    return replace(plain, loss=loss, teacher=teacher)

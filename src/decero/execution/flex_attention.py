@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from decero.errors import root_line
 from decero.execution.transformers_internals import (
     flex_attention_forward,
+    head_sizes,
     register_attention,
     sdpa_attention_forward,
     supports,
@@ -97,7 +98,7 @@ def trial(model: PreTrainedModel, device: torch.device, dtype: torch.dtype, leng
     config: Any = model.config
     H = getattr(config, "num_attention_heads", None) or 1
     G = getattr(config, "num_key_value_heads", None) or H
-    K = getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or config.hidden_size // H
+    K = max(head_sizes(config))
     try:
         for causal in (False, True):
             error = relative_error(H, G, K, length, causal, device, dtype)

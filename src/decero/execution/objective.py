@@ -47,6 +47,7 @@ class Objective:
     packable: whether several rows, such as texts, may be packed into one.
     logits: (model, batch) -> what a prediction is made of, (batch, ...); by default the logits of a head that pools.
     unit: what `row_lengths` counts: tokens, or pictures.
+    teacher: the model that the loss runs beside the trained one, forward only; forecasts count it.
     """
 
     collate: Callable[[list[dict]], Batch]
@@ -58,6 +59,7 @@ class Objective:
     packable: bool = True
     logits: Callable[[nn.Module, Batch], Tensor] = pooled_logits
     unit: str = "tokens"
+    teacher: nn.Module | None = None
 
     @property
     def packed(self) -> bool:

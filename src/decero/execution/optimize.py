@@ -15,7 +15,6 @@ from decero.config.sections import TrainingSection
 from decero.data.order import RowIndex, Rows
 from decero.data.packing import Packed
 from decero.data.stream import Stream
-from decero.data.warmup import LengthWarmup
 from decero.errors import UserError, root_line
 from decero.execution.attention_kernels import WAS_REQUESTED, choose_attention
 from decero.execution.flex_attention import FLEX
@@ -37,19 +36,15 @@ def optimize(
     training: TrainingSection,
     quiet: bool = False,
     attention: str | None = None,
-    length_warmup: float | None = None,
 ) -> Objective:
     """Choose the attention kernel and decide whether to pack rows; return the objective to train with.
 
     attention: the kernel that the settings ask for, if any. quiet: print only that it cannot be used. A generator
     and its discriminator both get the kernel, and rows are packed if that is exact for both.
-    length_warmup: share of the run in which rows grow to `max_length` tokens, if they do.
 
     Raises UserError when `training.packing` is `on` and the model cannot be packed.
     """
     model.to(accelerator.device)  # type: ignore[arg-type]
-    if length_warmup is not None:
-        objective = replace(objective, collate=LengthWarmup(objective.collate, max_length, length_warmup))
     capacity = max(max_length, SHORTEST_ROW)
     row = capacity if training.packing != "off" else 0
     plain, device = objective, accelerator.device

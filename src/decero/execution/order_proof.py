@@ -26,7 +26,7 @@ def prove_order(model: nn.Module) -> str | None:
 
     Another token at target k must change the predictions of the targets after it, and of no others: 10 dependencies.
     Another token that is no target must change all predictions. And the model must take positions from
-    `position_ids`: moving all tokens within the row must change nothing.
+    `position_ids`: other positions must change the predictions, and moving all tokens within the row must not.
 
     Runs in fp32 without dropout, on a copy with large random matrices: with those of an untrained model a wrong
     distance would change too little.
@@ -85,7 +85,13 @@ def _what_is_wrong(bare: Any) -> str | None:
     moved = {name: tensor[:, moved_L] for name, tensor in batch.items()}
     back_L = moved_L.argsort()
     difference = (_predictions(bare, moved, streams, back_L)[:, in_order_T] - logits_BTV).abs().max()
-    return "it does not take positions from position_ids" if difference > 1e-4 * scale else None
+    if difference > 1e-4 * scale:
+        return "it does not take positions from position_ids"
+    shuffled_P = torch.randperm(LENGTH, generator=torch.Generator().manual_seed(3)).to(device)
+    elsewhere = batch | {"position_ids": shuffled_P[batch["position_ids"]]}
+    if (_predictions(bare, elsewhere, streams)[:, in_order_T] - logits_BTV).abs().max() <= 1e-6 * scale:
+        return "it has no positions, so it cannot know which target to predict"
+    return None
 
 
 def _predictions(bare: Any, batch: dict[str, Tensor], streams: bool, back_L: Tensor | None = None) -> Tensor:

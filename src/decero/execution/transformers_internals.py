@@ -15,6 +15,7 @@ Each name has a test of its own in tests/execution/test_transformers_internals.p
     exported code            get_relative_import_files                                   remote code
     a refused configuration  StrictDataclassError                                        presets, checkpoints
     boxes of every layer     intermediate_hidden_states, class_labels_classifier, bbox_predictor of DETR    detection
+    the head size of layers  per_layer_attributes, per_layer_config                      forecasts, flex
     order of the tokens      see position_modules.py                                     explain
 """
 
@@ -62,6 +63,7 @@ __all__ = [
     "generate_with",
     "get_relative_import_files",
     "handed_cache",
+    "head_sizes",
     "heads_of",
     "heads_on_layers",
     "holds_rows",
@@ -73,6 +75,23 @@ __all__ = [
     "supports",
     "takes_cache",
 ]
+
+
+def head_sizes(config: Any) -> list[int]:
+    """Return the size of an attention head in each layer of the encoder, or of the only stack.
+
+    Configurations name it `head_dim` or `d_kv` (T5), else it follows from the width. Gemma 4 has one for each layer:
+    reading its `head_dim` raises an error, which is why `per_layer_attributes` is asked first.
+    """
+    layers = getattr(config, "num_hidden_layers", None) or 1
+    varied = "head_dim" in (getattr(config, "per_layer_attributes", None) or ())
+    stacks = [config.per_layer_config[i] for i in range(layers)] if varied else [config] * layers
+    return [
+        getattr(each, "head_dim", None)
+        or getattr(each, "d_kv", None)
+        or config.hidden_size // (getattr(config, "num_attention_heads", None) or 1)
+        for each in stacks
+    ]
 
 
 def attention_of(model: PreTrainedModel) -> str:

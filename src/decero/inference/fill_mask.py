@@ -4,14 +4,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
-from decero.data.permutation import UNSEEN
+from decero.data.permutation import holes_unseen
 from decero.errors import UserError
-from decero.execution.objective import projecting_only
-from decero.execution.packed_forward import logits_of
+from decero.execution.objective import scored_logits
 from decero.execution.pretraining_objective import PERMUTATION, objective_of
 from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn
 from decero.inference.generation import silent
@@ -59,8 +56,7 @@ def _fill(loaded: Loaded, texts, top_k, batch_tokens, too_long, warn, first_wind
             return found
         if objective_of(model.config) == PERMUTATION:
             batch = holes_unseen(batch, hole_BL)
-        with projecting_only(model, hole_BL):
-            logits_NV = logits_of(model, batch).float()
+        logits_NV = scored_logits(model, batch, hole_BL)
         best = logits_NV.softmax(dim=-1).topk(min(top_k, logits_NV.shape[-1]))
         rows = hole_BL.nonzero()[:, 0].tolist()
         for row, ids, probabilities in zip(rows, best.indices.tolist(), best.values.tolist(), strict=True):
@@ -85,20 +81,6 @@ def _fill(loaded: Loaded, texts, top_k, batch_tokens, too_long, warn, first_wind
         for hole in holes:
             text = _put(text, mask, hole[0][0])
         yield Filled(text, holes)
-
-
-def holes_unseen(batch: Batch, hole_BL: Tensor) -> Batch:
-    """Let no token see a hole, as in permutation language modelling, where the mask token only asks for a prediction.
-
-    hole_BL: bool, where the holes are. Returns the batch with what `packed_outputs` needs.
-    """
-    real_BL = batch["attention_mask"].bool()
-    return batch | {
-        "text_ids": real_BL * torch.arange(1, len(real_BL) + 1, device=real_BL.device)[:, None],
-        "position_ids": (real_BL.cumsum(dim=1) - 1).clamp(min=0),
-        "ranks": hole_BL * UNSEEN,
-        "horizons": torch.zeros_like(batch["input_ids"]),
-    }
 
 
 def _put(text: str, mask: str, token: str) -> str:

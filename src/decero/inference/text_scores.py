@@ -11,7 +11,9 @@ from accelerate.utils import send_to_device
 from torch import nn
 
 from decero.data.likelihood_rows import CausalRows, LikelihoodRows, MaskedRows, Method, ScoredPassage
+from decero.data.permutation import holes_unseen
 from decero.errors import UserError
+from decero.execution.pretraining_objective import PERMUTATION, objective_of
 from decero.execution.token_scores import check_causal, token_log_probabilities
 from decero.execution.weight_layout import prepacked_weights
 from decero.inference.chunking import FIRST_WINDOW, Warn, windows
@@ -123,6 +125,8 @@ def _batch_scores(
 ) -> Iterator[tuple[tuple[int, int], np.ndarray]]:
     made = [rows.row(passages[place], number) for place, number in work]
     batch = send_to_device(rows.collate(made), next(model.parameters()).device)
+    if isinstance(rows, MaskedRows) and objective_of(model.config) == PERMUTATION:
+        batch = holes_unseen(batch, batch["input_ids"] == rows.tokenizer.mask_token_id)
     scores_N = token_log_probabilities(model, batch).double().cpu().numpy()
     if np.isnan(scores_N).any():
         raise UserError("the model computes NaN, which is no score; use another checkpoint")

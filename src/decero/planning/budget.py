@@ -52,12 +52,12 @@ CHOSEN = {  # the settings that a budget decides, by section
 
 def within_budget(
     run: Run, build: Build, objective: Objective, dataset: Dataset | Stream, held_out: Dataset | None,
-    evaluate: Evaluate | None, most_epochs: float,
+    evaluate: Evaluate | None, most_epochs: float, row_length: int,
 ) -> Run:  # fmt: skip
     """Return the run with the settings that --budget decides. Prints them and, except in a dry run, records them.
 
     Settings given on the command line do not change. build: model section -> model. most_epochs: how often the
-    objective may read its text.
+    objective may read its text. row_length: most tokens of a row as the model reads it.
 
     Raises UserError when no time is left to train, and for a stream.
     """
@@ -70,7 +70,7 @@ def within_budget(
     if run.resume and (Path(config.output) / "config.yaml").is_file():
         chosen, notes = _recorded_choice(config)
     else:
-        budget = Budget(run, build, objective, dataset, held_out, evaluate)
+        budget = Budget(run, build, objective, dataset, held_out, evaluate, row_length)
         chosen, notes = main_process_value(run.accelerator, budget.decide(most_epochs))
         reset_peak_memory()
     settings = config.model_dump()
@@ -104,8 +104,9 @@ class Budget:
 
     def __init__(
         self, run: Run, build: Build, objective: Objective, dataset: Dataset, held_out: Dataset | None,
-        evaluate: Evaluate | None,
+        evaluate: Evaluate | None, row_length: int,
     ):  # fmt: skip
+        self.row_length = row_length
         self.run, self.build, self.objective = run, build, objective
         self.config, self.accelerator = run.config, run.accelerator
         config = run.config
@@ -186,7 +187,7 @@ class Budget:
         config, training = self.config, self.config.training
         model = self.build(self.sections[index])
         objective = optimize(
-            self.accelerator, model, self.objective, self.dataset, config.data.max_length, training, quiet=True,
+            self.accelerator, model, self.objective, self.dataset, self.row_length, training, quiet=True,
             attention=config.model.attn_implementation,
         )  # fmt: skip
         if not self.costs:
@@ -203,7 +204,8 @@ class Budget:
     def cost_of(self, section: ModelSection) -> float:
         """Return FLOPs per token, forward and backward."""
         with torch.device("meta") if section.config else nullcontext():  # checkpoints need their weights
-            return flops(self.build(section), self.load, bool(self.objective.per_text)) / self.load.tokens
+            model, per_text = self.build(section), bool(self.objective.per_text)
+            return flops(model, self.load, per_text, self.objective.teacher) / self.load.tokens
 
     def all_costs(self) -> list[float]:
         """Return the cost of every shape. Cost is linear in depth, so two depths of each width determine all."""

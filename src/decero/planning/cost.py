@@ -1,7 +1,7 @@
 """Calculate the cost of a step: operations, and bytes of weights, gradients and optimizer state."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,26 +16,33 @@ from decero.data.sizes import BatchSize
 from decero.execution.adapters import is_computed
 from decero.execution.objective import Objective
 from decero.execution.token_detection import parts_of
+from decero.execution.transformers_internals import head_sizes
+from decero.execution.unwrap import unwrap
 from decero.training.optimizer import DEFAULTS, layer_matrices
 
 FORMULA = "6 x (weights x positions + vocabulary x width x scored + 2 x layers x width x positions x row length)"
 # Keys and values of cross-attention, which read the encoder output: decero; BART and Marian; T5.
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # names of their number in configurations
 FROM_ENCODER = re.compile(r"(cross_attn|encoder_attn|EncDecAttention)\.[kv](_proj)?\.")
 
 
-def flops(model: nn.Module, load: BatchSize, per_text: bool = False) -> float:
+def flops(model: nn.Module, load: BatchSize, per_text: bool = False, teacher: nn.Module | None = None) -> float:
     """Return the FLOPs of a step by FORMULA: 2 + 4 per weight and position (Kaplan et al. 2020, section 2.1).
 
     A frozen weight has no gradient, so 4 instead of 6. Embeddings do not count as weights. Decoder weights see the
-    written positions; with `per_text`, pooler and classifier see one position per text. With gradient checkpointing
-    layers run forward twice: 2 more. Recurrent layers and convolutions have no pairs of tokens. Of a generator and its
-    discriminator, both count.
+    written positions, or those of the text where a classifier's decoder reads it again; with `per_text`, pooler and
+    classifier see one position per text. Of a mixture of experts, a position uses `num_experts_per_tok`. With gradient
+    checkpointing layers run forward twice: 2 more. Recurrent layers and convolutions have no pairs of tokens. Of a
+    generator and its discriminator, both count. A teacher runs forward only.
     """
-    return sum(_flops(part, load, per_text) for part in parts_of(model))
+    taught = 0.0 if teacher is None else _flops(unwrap(teacher), load, per_text, forward_only=True)
+    return taught + sum(_flops(part, load, per_text) for part in parts_of(model))
 
 
-def _flops(bare: Any, load: BatchSize, per_text: bool) -> float:
+def _flops(bare: Any, load: BatchSize, per_text: bool, forward_only: bool = False) -> float:
     config = bare.config
+    if config.is_encoder_decoder and not load.written_places and ".decoder." in " ".join(dict(bare.named_parameters())):
+        load = replace(load, written_places=load.places, written_pairs=load.pairs, crossed_pairs=load.pairs)
     checkpointed = [m for m in bare.modules() if getattr(m, "gradient_checkpointing", False)]
     twice = {id(p) for module in checkpointed for p in module.parameters()}
     projection = None if per_text else bare.get_output_embeddings()
@@ -44,7 +51,8 @@ def _flops(bare: Any, load: BatchSize, per_text: bool) -> float:
     encoder = {id(p) for p in bare.get_encoder().parameters()} if config.is_encoder_decoder else set()
     total = 0.0
     if projection is not None:
-        total = (6.0 if projection.weight.requires_grad else 4.0) * load.scored * projection.weight.numel()
+        passes = 2 if forward_only else 6 if projection.weight.requires_grad else 4
+        total = float(passes) * load.scored * projection.weight.numel()
     for name, weight in bare.named_parameters():
         if id(weight) in excluded or not is_computed(name):
             continue
@@ -54,16 +62,25 @@ def _flops(bare: Any, load: BatchSize, per_text: bool) -> float:
         if per_text and ("pooler" in name or not name.startswith(f"{bare.base_model_prefix}.")):
             positions = load.examples
         passes = (8 if id(weight) in twice else 6) - (0 if weight.requires_grad else 2)
-        total += passes * weight.numel() * positions
+        passes = 2 if forward_only else passes
+        total += passes * weight.numel() * positions * _used_share(name, weight, config)
     if getattr(config, "mixer_type", "attention") != "attention":  # no scores between pairs of tokens
         return total
-    size = getattr(config, "head_dim", None) or getattr(config, "d_kv", None)
-    width = float(config.num_attention_heads * size if size else config.hidden_size)
-    pairs = config.num_hidden_layers * load.pairs
+    sizes = head_sizes(config)
+    pairs = float(sum(sizes)) * load.pairs
     if config.is_encoder_decoder:
         layers: Any = getattr(config, "decoder_layers", None) or getattr(config, "num_decoder_layers", 0)
-        pairs += layers * (load.written_pairs + load.crossed_pairs)
-    return total + (16 if twice else 12) * width * pairs
+        pairs += sizes[0] * layers * (load.written_pairs + load.crossed_pairs)
+    passes = 4 if forward_only else 16 if twice else 12
+    return total + passes * config.num_attention_heads * pairs
+
+
+def _used_share(name: str, weight: Tensor, config: Any) -> float:
+    """Return the share of a weight that one position uses: below 1 for the experts of a mixture."""
+    if ".experts." not in name:
+        return 1.0
+    all_of_them = next((n for each in EXPERTS if (n := getattr(config, each, None))), weight.shape[0])
+    return float((getattr(config, "num_experts_per_tok", None) or 1) / all_of_them)  # Switch has one a token
 
 
 def picture_flops(model: nn.Module, objective: Objective, rows: Dataset) -> float:
@@ -104,10 +121,15 @@ def static_memory(model: nn.Module, optim: OptimSection) -> StaticMemory:
     trained = [p for p in model.parameters() if p.requires_grad]
     orthogonalized = {id(p) for p in layer_matrices(model)} if optim.name == "muon" else set()
     return StaticMemory(
-        sum(_bytes(t) for t in [*model.parameters(), *model.buffers()]),
+        weight_bytes(model),
         sum(_bytes(p) for p in trained),
         sum(_moments(p, optim, id(p) in orthogonalized) * p.element_size() for p in trained),
     )
+
+
+def weight_bytes(model: nn.Module) -> float:
+    """Return the bytes of parameters and buffers."""
+    return float(sum(_bytes(tensor) for tensor in [*model.parameters(), *model.buffers()]))
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -2,7 +2,7 @@
 
 import os
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -30,6 +30,7 @@ from decero.planning.cost import (
     logits_bytes,
     picture_flops,
     static_memory,
+    weight_bytes,
 )
 from decero.planning.probe import Evaluate, Probe, main_process_value, probe, sample_load, time_evaluation
 from decero.training.data_loader import step_loader
@@ -80,7 +81,10 @@ def forecast(
     load = sample_load(run, dataset, objective)
     per_text, static = bool(objective.per_text), static_memory(model, run.optim)
     pictures = objective.unit == "pictures"
-    step_flops = picture_flops(model, objective, dataset) * load.examples if pictures else flops(model, load, per_text)
+    if pictures:
+        step_flops = picture_flops(model, objective, dataset) * load.examples
+    else:
+        step_flops = flops(model, load, per_text, objective.teacher)
     devices = (device and training.num_processes) or accelerator.num_processes
     micro = micro_batch(load, training, devices)
     activations = saved_activations(accelerator, model, objective, dataset, micro)
@@ -95,6 +99,8 @@ def forecast(
     measured: Probe | None = None
     sharded = run.sharded
     per_device = static.sharded(devices) if sharded else static
+    if objective.teacher is not None:
+        per_device = replace(per_device, weights=per_device.weights + weight_bytes(objective.teacher))
     needed, free = per_device.total + activations + logits, _free_memory(accelerator)
     step_s = evaluation_s = end_s = None
     if device:

@@ -45,7 +45,7 @@ def family(model: ModelSection) -> list[dict[str, Any]]:
         fields: dict[str, Any] = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads}
         fields["intermediate_size"] = 8 * round(base.intermediate_size * width / base.hidden_size / 8)
         fields["initializer_range"] = round(base.initializer_range * math.sqrt(base.hidden_size / width), 4)
-        if queries_per_key > 1:
+        if queries_per_key > 1 or stated.get("num_key_value_heads"):
             fields["num_key_value_heads"] = heads if heads % queries_per_key else heads // queries_per_key
         if stated.get("head_dim"):
             fields["head_dim"] = 64

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from decero.config.finetune_images import ImageRun
 from decero.config.sections import ModelSection
 from decero.config.training_run import TrainingRun
+from decero.data.warmup import LengthWarmup
 from decero.evaluation.examples import ExampleStatistics
 from decero.execution.adapters import add_adapter
 from decero.execution.build import build_model, tokenizer_for
@@ -175,10 +177,12 @@ class Task(ABC):
 
     def optimize(self, run: Run, model: PreTrainedModel, data: TaskData) -> Objective:
         """The objective after choosing the attention kernel and packing rows where that is proven to be exact."""
+        objective = self.objective(model)
+        if share := getattr(self.config.data, "length_warmup", None):
+            objective = replace(objective, collate=LengthWarmup(objective.collate, self.max_length, share))
         self.training_objective = optimize(
-            run.accelerator, model, self.objective(model), data.train, self.row_length, run.training,
+            run.accelerator, model, objective, data.train, self.row_length, run.training,
             quiet=not run.progress, attention=self.config.model.attn_implementation,
-            length_warmup=getattr(self.config.data, "length_warmup", None),
         )  # fmt: skip
         self.say_export(run, model)
         return self.training_objective
@@ -265,6 +269,8 @@ class Task(ABC):
     def within_budget(self, run: Run, model: nn.Module, data: TaskData) -> Run:
         """The run with the shape, batch, steps and schedule that fit into `--budget`. `model` gives the objective."""
         evaluate, objective = self.evaluator(run, data), self.objective(model)
-        found = within_budget(run, self.build_model, objective, data.train, data.validation, evaluate, self.most_epochs)
+        found = within_budget(
+            run, self.build_model, objective, data.train, data.validation, evaluate, self.most_epochs, self.row_length
+        )
         self.config = found.config
         return found

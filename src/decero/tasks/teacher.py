@@ -22,6 +22,7 @@ from decero.execution.distillation import TEACHER_COLUMNS
 from decero.execution.model_folder import fingerprint_of, open_checkpoint
 from decero.execution.optimize import SHORTEST_ROW, pack_if_proven
 from decero.execution.pretrained import one_line, read_model_config
+from decero.execution.pretraining_objective import PERMUTATION, objective_of
 from decero.formatting import duration
 from decero.inference import Loaded, load
 from decero.planning.probe import time_evaluation
@@ -48,6 +49,11 @@ def find_teacher(settings: DistillSection, command: str) -> tuple[Any, dict[str,
     if not any(head in str(name) for name in config.architectures or []):
         raise UserError(
             f"{WHERE}: {settings.teacher} has no {kind} head; fine-tune it on train, and give the folder model/"
+        )
+    if command == "fill" and objective_of(config) == PERMUTATION:
+        raise UserError(
+            f"{WHERE}: {settings.teacher} learnt permutation language modelling, where no token sees a hole; use a "
+            "teacher of masked language modelling"
         )
     return config, {"name": settings.teacher, "fingerprint": fingerprint_of(checkpoint)}
 

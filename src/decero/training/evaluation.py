@@ -14,7 +14,7 @@ from torch import nn
 
 from decero.data.collators import IGNORED
 from decero.data.order import RowIndex, Rows
-from decero.execution.objective import Batch, Objective, projecting_only, row_nats
+from decero.execution.objective import Batch, Objective, row_nats, scored_logits
 from decero.execution.packed_forward import logits_of
 from decero.training.sharding import evaluating
 
@@ -117,8 +117,7 @@ def predict_masked(
     with evaluating(accelerator, model) as bare:
         for indices, batch in _batches(accelerator, dataset, objective, batch_size):
             scored_BL = batch["labels"] != IGNORED
-            with projecting_only(bare, scored_BL):
-                logits_NV = logits_of(bare, batch).float()
+            logits_NV = scored_logits(bare, batch, scored_BL)
             labels_N = batch["labels"][scored_BL]
             batch_rows_N, positions_N = scored_BL.nonzero(as_tuple=True)
             rows_N = torch.tensor(indices, device=batch_rows_N.device)[batch_rows_N]
