@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 
 from decero.errors import WriteError, what_failed
 from decero.files import write_whole
@@ -38,6 +39,7 @@ class MetricsLog:
             what += [f"{len(missing)} losses up to step {missing[-1]} are missing"] if missing else []
             accelerator.print(f"{self.path}: {', '.join(what)}; the run goes on without these lines")
         on_main(accelerator, self._rewrite)
+        on_main(accelerator, self._define_steps)
 
     @property
     def unwritten(self) -> list[dict]:
@@ -51,7 +53,7 @@ class MetricsLog:
         try:
             if self.accelerator.is_main_process and self._claim_holds():
                 self._rewrite() if self._failed else self._append()
-            self.accelerator.log({f"{self.tag}{name}": value for name, value in values.items()}, step=step)
+            self._track({f"{self.tag}{name}": value for name, value in values.items()}, step)
         except OSError as error:
             if (found := what_failed(error)) is None:
                 raise
@@ -59,6 +61,26 @@ class MetricsLog:
                 line = f"warning: {self.path}: {found[0]}; {found[1]}; training goes on and keeps its lines in memory"
                 print(line, file=sys.stderr, flush=True)
             self._failed = True
+
+    def _define_steps(self) -> None:
+        """Give the run steps of its own in Weights & Biases, which ignores a step below the last one.
+
+        The runs of a comparison share a tracker, and each begins with step 1.
+        """
+        for tracker in self.accelerator.trackers:
+            if self._has_own_steps(tracker):
+                tracker.tracker.define_metric(f"{self.tag}step")
+                tracker.tracker.define_metric(f"{self.tag}*", step_metric=f"{self.tag}step")
+
+    def _has_own_steps(self, tracker: GeneralTracker) -> bool:
+        return bool(self.tag) and tracker.name == "wandb"
+
+    def _track(self, values: dict[str, float], step: int) -> None:
+        for tracker in self.accelerator.trackers:
+            if self._has_own_steps(tracker):
+                tracker.log(values | {f"{self.tag}step": step}, step=None)
+            else:
+                tracker.log(values, step=step)
 
     def _claim_holds(self) -> bool:
         """Tell whether the folder is still this run's. A single process raises WriteError if it is not.
