@@ -38,7 +38,7 @@ TITLES = {
     "mae": "mean absolute error", "pearson": "Pearson correlation", "spearman": "Spearman correlation",
     "bleu": "BLEU", "chrf": "chrF", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L",
     "rougeLsum": "ROUGE-Lsum", "token_f1": "F1 of words", "bits_per_byte": "bits a byte", "loss": "loss",
-    "perplexity": "perplexity", "eval_loss": "loss (nats a token)", "eval_accuracy": "token accuracy",
+    "perplexity": "perplexity", "eval_loss": "evaluation loss", "eval_accuracy": "token accuracy",
     "accuracy_normalized": "accuracy by nats a byte",
     "detection_loss": "loss of the discriminator", "detection_accuracy": "accuracy of the discriminator",
     "f1": "F1", "has_answer_f1": "F1 where there is an answer", "no_answer_accuracy": "accuracy where there is none",
