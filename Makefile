@@ -14,12 +14,12 @@ unexport PYTHONDONTWRITEBYTECODE
 # A worker a core, four at most; one that is done takes tests of another.
 PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help install lock quickstart test test-latest test-oldest test-slow conformance gpu-check faults lint docs \
+.PHONY: help install lock quickstart test test-latest test-oldest test-long test-slow conformance gpu-check faults lint docs \
 	package clean
 
 help:
 	@echo "make quickstart   corpus in, verdict out: train a tokenizer, pretrain, compare (runs/quickstart/)"
-	@echo "make test         the tests, minutes long; make test-slow the longer ones"
+	@echo "make test         the short tests, in minutes; make test-long the longer ones; make test-slow the longest"
 	@echo "make test-latest  the tests with the newest release of every dependency, in .venv-latest"
 	@echo "make test-oldest  the tests with the oldest releases that pyproject.toml allows, in .venv-oldest"
 	@echo "make conformance  the model tests of transformers on our classes; fetches its source archive from PyPI"
@@ -75,6 +75,9 @@ quickstart: install
 test: install
 	$(RUN) $(PYTEST)
 
+test-long: install
+	$(RUN) $(PYTEST) -m "long and not slow and not gpu"
+
 # test-latest: does tomorrow's release break us? It lifts the upper bounds of pyproject.toml.
 # test-oldest: is every lower bound true? Both take the torch that TORCH names; uv leaves it alone. So torch's own lower
 # bound is not tested here (2.13.0 was): on Linux the older wheels want gigabytes of CUDA. Try it with TORCH=torch==2.9.0.
@@ -85,7 +88,7 @@ test-latest test-oldest: test-%: .venv-uv/installed
 	.venv-uv/bin/uv pip install --quiet --upgrade --python .venv-$* --excludes <(echo torch) $(OPTIONS) \
 		--editable ".[quickstart,dev,peft]"
 	.venv-$*/bin/pip install --quiet "$(TORCH)"
-	.venv-$*/bin/python $(PYTEST)
+	.venv-$*/bin/python $(PYTEST) -m "not slow and not gpu"
 
 test-slow: install
 	HYPOTHESIS_PROFILE=thorough $(RUN) -m pytest -m "(slow or hypothesis) and not gpu"

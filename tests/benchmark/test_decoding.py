@@ -10,6 +10,8 @@ from decero.benchmark.workloads import build_pair
 from decero.config.benchmark import Workload
 from decero.errors import UserError
 
+pytestmark = pytest.mark.long
+
 SIZES = {"vocab_size": 211, "hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3, "head_dim": 12}
 SIZES |= {"intermediate_size": 41, "initializer_range": 0.5}
 MARIAN = {"pad_token_id": 210, "position_embedding_type": "sinusoidal_halves"}

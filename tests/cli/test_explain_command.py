@@ -97,6 +97,7 @@ def test_scores_that_do_not_sum_say_so(models, tmp_path, monkeypatch):
     assert "Do not trust these scores" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_pictures_of_a_head_and_of_a_view(models, tmp_path):
     main(["explain", models.bert, TEXT, "--svg", f"{tmp_path}/a.svg", "--layer", "1"])
     main(["explain", models.bert, TEXT, "--png", f"{tmp_path}/b.PNG", "--layer", "1", "--head", "0"])

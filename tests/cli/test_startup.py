@@ -52,6 +52,7 @@ def test_models_are_registered_if_decero_comes_first():
     assert type(AutoConfig.for_model("decero_encoder")).__name__ == "DeceroEncoderConfig"
 
 
+@pytest.mark.long
 def test_models_are_registered_if_transformers_comes_first(server, tmp_path):
     code = "import sys, transformers; assert 'decero' not in sys.modules; import decero; " + REGISTERED
     done = server.run("tests.faults.server:script", [tmp_path, code], bare=True, place=tmp_path)

@@ -85,6 +85,7 @@ def rename(folder):
 SPOILS = {spoil.__name__: spoil for spoil in (truncate, spoil_tensor, list_of_weights, other_kind, rename)}
 
 
+@pytest.mark.long
 def test_broken_contenders_fail_alone_and_are_retried(compare, checkpoint, tmp_path, capfd):
     contenders = {name: {"model": {"name_or_path": str(checkpoint(name))}} for name in (*SPOILS, "ours")}
     contenders["words"] = {"tfidf": True}

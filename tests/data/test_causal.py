@@ -76,6 +76,7 @@ def test_rows_hold_all_text_and_their_bytes_add_up(bpe, texts, max_length):
     assert count_bytes(rows) == sum(len(text.encode()) for text in every)
 
 
+@pytest.mark.long
 @given(text=st.text(max_size=60), max_length=st.integers(2, 9))
 @settings(deadline=None, max_examples=40)
 def test_any_text_is_scored_to_the_byte(bpe, text, max_length):

@@ -33,6 +33,7 @@ def chosen_by_python(left, right):
     return [i for i, (s, t) in enumerate(zip(left, right, strict=True)) if s and t and s.strip() and t.strip()]
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(left=texts, right=texts)
 def test_rows_with_text_agree_with_python_strip(left, right):
@@ -46,6 +47,7 @@ def test_rows_with_text_agree_with_python_strip(left, right):
         assert rows_with_text(backwards, ["text"]).tolist() == chosen_by_python(left[::-1], left[::-1])
 
 
+@pytest.mark.long
 def test_all_unicode_white_space_counts_as_no_text():
     points = [chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000]
     assert rows_with_text(column(points), ["text"]).tolist() == chosen_by_python(points, points)

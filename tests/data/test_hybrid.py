@@ -17,6 +17,7 @@ def row_of(index, length=19, epoch=0, ends=True):
     return {"input_ids": ids, "index": index, "epoch": epoch, "ends": ends}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("share", [1 / 16, 0.5, 0.9])
 def test_any_share_of_rows_is_causal(tokenizer, share):
     hybrid = HybridLanguageModeling(tokenizer, causal_fraction=share, seed=3)

@@ -20,6 +20,8 @@ from decero.data.stream import Stream, Texts
 from decero.data.tokenization import tokenize_documents
 from decero.errors import UserError
 
+pytestmark = pytest.mark.long
+
 
 def cut(texts):
     """Cut text n into n % 4 rows of up to four tokens; the first two identify the row."""

@@ -70,6 +70,7 @@ def test_unreadable_input_gives_one_line_and_exit_code_2(write, tmp_path, words,
     assert error.count("error: ") == 1
 
 
+@pytest.mark.long
 def test_contenders_are_examined_and_shared_findings_said_once(write, house, tmp_path, capfd):
     settings = yaml.safe_load(write("finetune_classification", before=True).read_text())
     ours = {"model": settings.pop("model"), "tokenizer": settings.pop("tokenizer")}

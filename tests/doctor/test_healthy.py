@@ -9,6 +9,8 @@ from decero.doctor.identify import recipe_of
 from decero.errors import UserError
 from decero.tasks import TASKS
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 NAMES = list(TASKS)
 PICTURES = [name for name, task in TASKS.items() if not task.tokenizer_needs]

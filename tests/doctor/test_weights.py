@@ -7,6 +7,8 @@ from transformers import AutoTokenizer
 from decero.doctor import weights
 from decero.doctor.examination import open_run
 
+pytestmark = pytest.mark.long
+
 
 def by_check(found):
     return {f.check: f for f in found}

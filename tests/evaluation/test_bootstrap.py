@@ -82,6 +82,7 @@ def test_the_result_depends_only_on_the_seed(monkeypatch):
     assert (other.low, other.high) != (found.low, found.high)
 
 
+@pytest.mark.long
 def test_the_false_alarm_rate_is_five_percent():
     rng, alarms, rounds = np.random.default_rng(0), 0, 300
     for i in range(rounds):

@@ -10,6 +10,8 @@ import pytest
 
 from decero.evaluation import ScoredRun, judge, report, write_report
 
+pytestmark = pytest.mark.long
+
 EVIL = "<script>alert(1)</script> & $x^2$ | "
 FACTS = {"machine": "2 <b>cores</b>", "command": "accelerate launch recipes/compare.py"}
 FIGURES = ("metric_by_budget", "cost_quality", "learning_curves")

@@ -56,6 +56,7 @@ def test_without_a_compiler_training_is_not_compiled(monkeypatch):
     assert not any("forward" in vars(module) for module in model.modules())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("traced", "settings"),
     [

@@ -175,6 +175,7 @@ def test_scored_queries_give_the_same_loss_and_gradient(backend, fields, packed)
         torch.testing.assert_close(found[1][1][name], gradient, rtol=1e-4, atol=1e-5, msg=name)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_scored_queries_compute_only_scored_positions(precision, monkeypatch):
     """Test the model as a run prepares it: accelerate wraps its forward in autocast."""

@@ -15,6 +15,8 @@ from decero.explain.dream import Goal, dream, dream_view, noise_picture, total_v
 from decero.inference.image_answers import LoadedPictures
 from decero.models import DeceroVisionConfig, DeceroVisionForImageClassification
 
+pytestmark = pytest.mark.long
+
 NAMES = {0: "bag", 1: "coat", 2: "boot"}
 SIZES = {"image_size": [8, 12], "patch_size": 4, "num_channels": 1, "hidden_size": 12, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 2, "intermediate_size": 9, "initializer_range": 0.2, "id2label": NAMES}

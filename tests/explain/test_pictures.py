@@ -48,6 +48,7 @@ def test_all_heads_of_one_layer_and_of_all_layers():
         np.testing.assert_array_equal(np.stack(drawn), np.stack(expected))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_equal_input_gives_equal_bytes(kind):
     first, second = (render(draw_head(attention(), 1, 2), kind) for _ in range(2))

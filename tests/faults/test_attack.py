@@ -12,6 +12,7 @@ from tests.faults.case import Case, Place, Step, judge
 SLICE = [seed for seed in range(8) if kind_of(seed) is not damaged_runs]
 
 
+@pytest.mark.long
 def test_generated_input_is_read_or_refused_in_one_line(server, world, tmp_path):
     results = [run_case(seed, world, server, tmp_path) for seed in SLICE]
     failed = [line for result in results if result.verdict.failed for line in result.lines()]

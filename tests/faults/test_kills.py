@@ -214,6 +214,7 @@ def unkilled(ended):
     return lambda *how: made.setdefault(how, None) or made.update({how: ended(*how)[0]}) or made[how]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("recipe", "ranks", "point"), ENDINGS)
 def test_a_run_killed_at_its_end_ends_as_if_unkilled(ended, unkilled, recipe, ranks, point, record_property):
     """The same weights, scores and files, pushed once, as well when the resumed run is killed there again."""

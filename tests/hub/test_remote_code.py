@@ -30,6 +30,8 @@ from decero.models import (
     DeceroVisionConfig,
 )
 
+pytestmark = pytest.mark.long
+
 VISION = {
     "image_size": [8, 12], "patch_size": 4, "num_channels": 2, "hidden_size": 33, "num_attention_heads": 3,
     "intermediate_size": 41, "stem": "conv", "decode_head": "pup", "decoder_hidden_size": 6, "out_indices": [0, 2],

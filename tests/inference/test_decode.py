@@ -22,6 +22,8 @@ from decero.inference.decode import decode, decode_batches
 from decero.inference.decoding_plan import batches_by_length
 from decero.models import DeceroDecoderConfig, DeceroEncoderDecoderConfig
 
+pytestmark = pytest.mark.long
+
 OURS = {"vocab_size": 101, "hidden_size": 33, "num_hidden_layers": 2, "num_attention_heads": 3, "head_dim": 14}
 OURS |= {"intermediate_size": 41, "eos_token_id": 1, "max_position_embeddings": 61}
 SIDES = {"encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 3, "decoder_attention_heads": 3}

@@ -13,6 +13,8 @@ from decero.inference import generate, generation, load
 from decero.inference.decode import decode
 from decero.inference.generation import encode_prompt
 
+pytestmark = pytest.mark.long
+
 # What a checkpoint may say of how it generates. Each is tried with a decoder and an encoder-decoder, with one beam and
 # three, on a batch of several lengths.
 OWN = {

@@ -66,6 +66,7 @@ def test_picture_depends_on_its_number_and_caption_alone(painter):
     assert len(np.unique(found, axis=0)) > 5
 
 
+@pytest.mark.long
 def test_first_pixel_has_the_probabilities_of_the_model(painter):
     rows, colors = log_probabilities(painter, "bag", [])
     wanted = rows[-1, colors].softmax(-1).numpy()

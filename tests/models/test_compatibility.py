@@ -191,6 +191,7 @@ def test_unread_token_type_ids_give_a_warning(make, monkeypatch):
     assert_close(first_output(out), first_output(model(**inputs)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_it_compiles_to_one_graph(make, name):
     config_class, head = REMEMBER[1]

@@ -15,6 +15,8 @@ from decero.planning.budget import within_budget
 from decero.training.evaluation import mean_loss
 from decero.training.runs import Run
 
+pytestmark = pytest.mark.long
+
 SETTINGS = """\
 model: {{config: {preset}, overrides: {{hidden_dropout_prob: 0.1}}}}
 data: {{name: none}}

@@ -135,6 +135,7 @@ def test_a_stopped_benchmark_resumes_after_the_last_work(launch, write, tmp_path
     assert again["causal"]["loss"] == first["causal"]["loss"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_refused_first_work_leaves_the_folder_free(launch, write, tmp_path, monkeypatch):
     path = write({"mlm": settings("mlm", rounds=1)})

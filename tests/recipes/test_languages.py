@@ -25,6 +25,8 @@ from decero.data.pairs import PairCollator
 from decero.errors import UserError
 from decero.inference import load, translate
 
+pytestmark = pytest.mark.long
+
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 LETTERS = "▁abcdefghijklmnopqrstuvwxyz"
 SIDES = {"encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2}

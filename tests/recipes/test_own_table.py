@@ -123,6 +123,7 @@ def test_a_wrong_label_is_named_by_its_row_in_the_file(launch, rows, architectur
     assert ", row 41: no label (column 'stars')" in done.stderr
 
 
+@pytest.mark.long
 def test_folds_score_every_row_once_by_a_model_that_never_saw_it(
     launch, rows, architecture, tmp_path, trained_tokenizer
 ):

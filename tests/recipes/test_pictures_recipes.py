@@ -226,6 +226,7 @@ def test_detect_objects_from_files_to_boxes(launch, pictures, tmp_path, capsys):
     assert re.search(r"train.parquet, row \d+, box 0 \[.*\]: it has no size, .*set data.box_format", done.stderr)
 
 
+@pytest.mark.long
 def test_denoising_resumes_exactly(launch, pictures, tmp_path, capsys):
     pytest.importorskip("pycocotools")
     config = pictures(OURS, max_train_steps=16)

@@ -120,6 +120,7 @@ def test_a_dry_run_prints_and_writes_nothing(launch, mlm, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_budget_run_equals_its_recorded_settings(launch, mlm, tmp_path):
     """With dropout: probing must not use random numbers of the run."""
@@ -282,6 +283,7 @@ def test_without_a_split_to_score_on_nothing_is_trained(launch, classify, corpus
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("problem_type", "column", "metric"),
     [("multi_label_classification", "tags", "f1_micro"), ("regression", "score", "mse")],
@@ -395,6 +397,7 @@ def check_kept_model(folder, record):
     assert not any("validation" in result(folder / f"runs/ours/labels-8/seed-{seed}") for seed in range(2))
 
 
+@pytest.mark.long
 def test_a_comparison_uses_equal_examples_and_counts_failures(launch, comparison, tmp_path):
     assert "12 runs" in launch("compare", comparison, "--dry-run").stdout
     printed = launch("compare", comparison).stdout

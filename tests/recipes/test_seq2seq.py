@@ -69,6 +69,7 @@ def test_span_corruption_learns_and_its_loss_is_pinned(pretrained):
     assert sum(p.numel() for p in model.parameters()) == record["num_parameters"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["text_infilling", pytest.param("prefix_lm", marks=pytest.mark.slow)])
 def test_the_other_objectives_learn_too(launch, denoise, tmp_path, name):
     launch(
@@ -101,6 +102,7 @@ def test_a_pretrained_model_learns_to_translate(launch, translate, pretrained, t
     assert f"max_source_length: {limit}\n" in (tmp_path / "run" / "config.yaml").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["t5", *(pytest.param(name, marks=pytest.mark.slow) for name in ("bart", "marian"))])
 def test_stock_encoder_decoders_take_the_same_recipes(launch, denoise, translate, sentinels, tmp_path, family):
     tokenizer = AutoTokenizer.from_pretrained(sentinels)
@@ -118,6 +120,7 @@ def test_stock_encoder_decoders_take_the_same_recipes(launch, denoise, translate
     assert len(pd.read_parquet(tmp_path / "run" / "outputs.parquet")) == 17
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("beams", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_answers_are_those_of_the_saved_model_in_transformers(launch, translate, sentinels, tmp_path, beams):
     """The checkpoint has settings of its own, some of which cannot be saved with one beam."""
@@ -143,6 +146,7 @@ def test_answers_are_those_of_the_saved_model_in_transformers(launch, translate,
     assert saved.generation_config.num_beams == beams
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_final_model_is_the_mean_of_the_last_checkpoints(launch, translate, tmp_path):
     """Vaswani et al. 2017, section 6.1."""
@@ -157,6 +161,7 @@ def test_the_final_model_is_the_mean_of_the_last_checkpoints(launch, translate, 
         assert not np.array_equal(tensor, final[name]) or "norm" in name
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_run_stops_early_by_a_generation_metric(launch, translate, tmp_path):
     words = "training.metric_for_best_model=eval_bleu", "training.early_stopping_patience=1", "training.eval_steps=5"
@@ -168,6 +173,7 @@ def test_a_run_stops_early_by_a_generation_metric(launch, translate, tmp_path):
     assert (result(tmp_path / "run")["steps"], result(tmp_path / "run")["best"]["step"]) == (10, 5)
 
 
+@pytest.mark.long
 def test_answers_end_as_targets_do(launch, translate, trained_tokenizer, tmp_path):
     """A WordPiece tokenizer ends texts with [SEP]; the end id of the preset is another token there."""
     words = (

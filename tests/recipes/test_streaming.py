@@ -90,6 +90,7 @@ def test_two_processes_give_the_streamed_losses_of_one(launch, mlm, streamed, tm
     assert np.abs(np.subtract(losses(tmp_path / "two"), losses(streamed))).max() <= 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", ["seq2seq", "causal_lm"])
 def test_the_other_recipes_read_streams_too(launch, request, recipe, tmp_path):
     config = request.getfixturevalue(recipe)

@@ -106,6 +106,7 @@ def test_a_suite_averages_every_task(suite, done):
         assert (folder / "tasks" / task / "verdict.md").is_file()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_resumed_suite_runs_only_what_is_missing(launch, suite, done):
     folder, config = suite

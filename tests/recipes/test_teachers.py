@@ -22,6 +22,8 @@ from decero.tasks import Classification, MaskedLM
 from decero.tasks import teacher as module
 from decero.training.runs import Run
 
+pytestmark = pytest.mark.long
+
 SIZES = {"hidden_size": 18, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 23}
 SPLITS = ("train", "validation", "test")
 

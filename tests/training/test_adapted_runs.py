@@ -40,6 +40,7 @@ def failing(at):
     return evaluate
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [{}, {"metric_for_best_model": "eval_loss"}, {"average_last": 2}])
 def test_a_killed_run_with_an_adapter_ends_the_same(fit, base, tmp_path, settings):
     often = {"eval_strategy": "steps", "eval_steps": 3, "save_steps": 2} | settings

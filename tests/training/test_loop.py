@@ -121,6 +121,7 @@ TOKENS = {
 PINNED = [4.62081, 4.50900, 4.38171, 4.28729, 4.11678, 3.94637]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["momentum", "adafactor", "muon", "schedule_free_adamw"])
 def test_every_optimizer_resumes_to_the_bit(fit, tiny_model, tmp_path, name):
     """With an evaluation and a checkpoint that the uninterrupted run does not have, and a best checkpoint."""
@@ -243,6 +244,7 @@ def test_the_learning_rate_follows_optimizer_steps(fit):
     assert inverse.history[5]["learning_rate"] == pytest.approx(1e-3 * (2 / 5) ** 0.5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", get_args(OptimizerName))
 def test_every_optimizer_lowers_the_loss(fit, name):
     rate = {"sgd": 0.5, "momentum": 0.1, "rmsprop": 3e-3, "adafactor": 0.2}.get(name, 1e-2)

@@ -17,6 +17,8 @@ from decero.errors import UserError
 from decero.training.checkpoint import _fingerprint
 from decero.training.memory import keep_freed_memory
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 ERRORS = {
     "an accelerator": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),

@@ -18,6 +18,8 @@ from decero.training.checkpoint import damage, load_weights
 from decero.training.sharded_safetensors import ShardedTensors, local_pieces
 from decero.training.sharding import layers_of, sharding_requested
 
+pytestmark = pytest.mark.long
+
 SGD = {"name": "sgd", "learning_rate": 0.5}  # Adam divides by small gradients, which enlarges rounding errors
 STEADY = {"optim": SGD | {"schedule": "constant"}}
 KINDS = ("mlm", "causal", "seq2seq", "bert", "classify", "adapter")

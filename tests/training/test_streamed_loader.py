@@ -17,6 +17,8 @@ from decero.errors import UserError
 from decero.execution.objective import Objective
 from decero.training.data_loader import step_loader
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def stream(texts, tokenizer):

@@ -75,6 +75,7 @@ def test_both_give_the_same_outputs_and_gradients(case, start, batch):
         assert sum(g.abs().max() > 1e-5 * largest for g in translated.values()) > 0.8 * len(translated), where
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=["fp32", "bf16"]
 )

@@ -14,6 +14,8 @@ from decero.hub import convert, verification
 from decero.hub.convert import export_model, import_model, load_ours
 from decero.hub.stock import from_stock
 
+pytestmark = pytest.mark.long
+
 SHAPES = [
     ("bert", "ForMaskedLM"),
     ("roberta", "ForSequenceClassification"),
