@@ -6,11 +6,20 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.inference.conftest import BOTH, COMMAND_OF, WRITERS
-from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoModelForSequenceClassification
+from tests.inference.conftest import BOTH, COMMAND_OF, IDS, SIZES, T5, WRITERS
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    T5Config,
+    pipeline,
+)
 
+from decero.data.tokenizer import train_tokenizer
 from decero.errors import UserError
 from decero.inference import classify, fill, generate, load, translate
+from decero.inference.generation import cut_off
+from decero.models import DeceroEncoderConfig
 
 TEXTS = ["banks gained", "", "the market rose sharply on monday after profit news from tokyo", "  ", "shares fell"]
 
@@ -39,6 +48,52 @@ def test_translate_writes_what_transformers_does(whose, checkpoint):
         )
         expected = loaded.tokenizer.decode(ids[0], skip_special_tokens=True).strip()
         assert list(translate(folder, ["banks gained"], max_new_tokens=7, beams=beams)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "text", "piece"),
+    [
+        ("byte_level_bpe", "shares fell <mask>", "."), ("byte_level_bpe", "shares ris<mask> now", "ing"),
+        ("byte_level_bpe", "shares ris <mask> now", "ing"), ("byte_level_bpe", "the<mask> bank", "Ġof"),
+        ("unigram", "shares ris [MASK] now", "in"), ("unigram", "the[MASK] bank", "▁t"),
+        ("wordpiece", "shares ris [MASK] now", "##ing"), ("wordpiece", "the [MASK] bank", "of"),
+    ],
+)  # fmt: skip
+def test_a_hole_gets_the_spaces_of_the_pipeline(algorithm, text, piece, tmp_path):
+    lines = ["shares rising now", "the of bank fell.", "ing ing of of rising falling gaining trading"] * 9
+    tokenizer = train_tokenizer(
+        lines, algorithm=algorithm, vocab_size=300, model_max_length=53, min_frequency=1, show_progress=False
+    )
+    assert piece in tokenizer.get_vocab()
+    config = DeceroEncoderConfig(**SIZES | {"vocab_size": len(tokenizer)}, head_dim=14)
+    model = AutoModelForMaskedLM.from_config(config)
+    model.get_output_embeddings().bias.data[tokenizer.convert_tokens_to_ids(piece)] = 100
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    (found,) = fill(tmp_path, [text])
+    assert found.text == pipeline("fill-mask", model=model, tokenizer=tokenizer)(text)[0]["sequence"]
+
+
+def test_a_decoder_without_room_is_told_so(checkpoint):
+    """More tokens would not help: the model has 53 positions."""
+    model = load(checkpoint("seq2seq", "ours"), "translate").model
+    assert cut_off(model, 53, 200).endswith(
+        "cut off at 53 new tokens: the model has no more positions; shorten the text"
+    )
+    assert cut_off(model, 7, 7).endswith("cut off at 7 new tokens; raise --max-new-tokens")
+
+
+@torch.no_grad()
+def test_beams_of_a_t5_with_a_deeper_decoder(tokenizer, tmp_path):
+    """The cache of `generate` has the layers of the encoder, so it cannot be used."""
+    config = T5Config(**T5 | {"num_layers": 1}, num_decoder_layers=3, **IDS, decoder_start_token_id=0)
+    model = AutoModelForSeq2SeqLM.from_config(config).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    read = tokenizer("banks gained", return_tensors="pt")["input_ids"]
+    ids = model.generate(read, max_new_tokens=5, num_beams=2, do_sample=False, use_cache=False)
+    wanted = tokenizer.decode(ids[0], skip_special_tokens=True).strip()
+    assert list(translate(tmp_path, ["banks gained"], beams=2, max_new_tokens=5)) == [wanted]
 
 
 def test_a_prompt_does_not_end_before_the_model_goes_on(checkpoint):

@@ -10,6 +10,11 @@ from decero.data.special_tokens import special_tokens_around
 from decero.execution.transformers_internals import fills_holes, heads_of, takes_cache
 
 
+def ends_with_padding(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether a tokenizer puts the padding token behind each text, as where the end token is also used to pad."""
+    return tokenizer.pad_token_id in special_tokens_around(tokenizer)[1]
+
+
 def fit_decoder(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Make the tokenizer add no end token after a text, and pad on the left. Return whether it added one.
 

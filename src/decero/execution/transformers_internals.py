@@ -15,6 +15,7 @@ Each name has a test of its own in tests/execution/test_transformers_internals.p
     exported code            get_relative_import_files                                   remote code
     a refused configuration  StrictDataclassError                                        presets, checkpoints
     boxes of every layer     intermediate_hidden_states, class_labels_classifier, bbox_predictor of DETR    detection
+    T5's cache of generate   config.num_layers, where the decoder has more               decoding, explain, hub
     the head size of layers  per_layer_attributes, per_layer_config                      forecasts, flex
     order of the tokens      see position_modules.py                                     explain
 """
@@ -63,6 +64,7 @@ __all__ = [
     "generate_with",
     "get_relative_import_files",
     "handed_cache",
+    "has_short_cache",
     "head_sizes",
     "heads_of",
     "heads_on_layers",
@@ -75,6 +77,12 @@ __all__ = [
     "supports",
     "takes_cache",
 ]
+
+
+def has_short_cache(model: PreTrainedModel) -> bool:
+    """Tell whether `generate` of transformers 5.24 gives the cache too few layers: in T5, the number of the encoder."""
+    config: Any = model.config
+    return config.model_type == "t5" and config.num_decoder_layers > config.num_layers
 
 
 def head_sizes(config: Any) -> list[int]:

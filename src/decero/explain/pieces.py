@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from decero.errors import UserError
+from decero.execution.transformers_internals import has_short_cache
 from decero.explain.recording import Piece
 from decero.inference.loading import Loaded, positions_of
 
@@ -112,7 +113,14 @@ def _ends(model: PreTrainedModel) -> set[int]:
 def _write(model: Any, source: dict[str, Tensor], limit: int | None) -> Tensor:
     most = min(LONGEST_ANSWER, LONGEST_ANSWER if limit is None else limit - 1)
     reads = {name: source[name] for name in ("input_ids", "attention_mask") if name in source}
-    return model.generate(**reads, num_beams=1, do_sample=False, max_new_tokens=most, max_length=None)
+    return model.generate(
+        **reads,
+        num_beams=1,
+        do_sample=False,
+        max_new_tokens=most,
+        max_length=None,
+        use_cache=not has_short_cache(model),
+    )
 
 
 def _shift(model: Any, labels: Tensor) -> Tensor:

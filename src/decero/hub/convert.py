@@ -23,6 +23,7 @@ from decero.errors import UserError
 from decero.execution.model_folder import DTYPES, find, read_config, read_headers
 from decero.execution.pretraining_objective import FIELD, HYBRID, PERMUTATION, mark_objective, objective_of
 from decero.execution.saving import save_pretrained
+from decero.execution.transformers_internals import has_short_cache
 from decero.files import check_folder
 from decero.hub.card import read_run
 from decero.hub.folders import claimed, common_dtype, copy_legal, copy_processor, copy_tokenizer
@@ -31,7 +32,7 @@ from decero.hub.publish import run_files
 from decero.hub.remote_code import check_remote_code, export_remote_code
 from decero.hub.stock import family_for, family_of_stock, from_stock, head_of, to_stock
 from decero.hub.table import Family
-from decero.hub.verification import check_equal, check_greedy, has_short_cache
+from decero.hub.verification import check_equal, check_greedy
 
 Say = Callable[[str], None]
 
@@ -106,7 +107,8 @@ def export_model(folder: Path | str, out: Path | str, to: str = "auto", say: Say
         for name, content in run_files(*read_run(source)).items():
             (partial / name).parent.mkdir(exist_ok=True)
             (partial / name).write_bytes(content)
-        checked = copy_tokenizer(source, partial, continues=head == "ForCausalLM")
+        by_padding = family.ours == "DeceroDecoder" and head == "ForSequenceClassification"
+        checked = copy_tokenizer(source, partial, continues=head == "ForCausalLM", ends=by_padding)
         copy_processor(source, partial)
         copy_legal(source, partial)
         auto: Any = next(a for a, c in decero.models.AUTO_CLASSES[type(ours.config)].items() if c is type(ours))
@@ -221,7 +223,7 @@ def _choose_family(ours: PreTrainedModel, say: Say) -> str:
     """Return the first family that can hold the model. If none can, say why and return remote-code."""
     family, reasons = find_family(ours)
     if family is None:
-        say("no stock family can hold it: " + "; ".join(reasons.values()))
+        say("no stock family can hold it: " + ("; ".join(reasons.values()) or "no stock class has its layers"))
     return "remote-code" if family is None else family.name
 
 

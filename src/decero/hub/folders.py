@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from decero.errors import UserError
-from decero.execution.decoder_tokenizer import fit_decoder
+from decero.execution.decoder_tokenizer import ends_with_padding, fit_decoder
 from decero.execution.model_folder import DTYPES, TOKENIZER
 from decero.execution.pretrained import one_line
 from decero.execution.saving import whole_folder
@@ -57,16 +57,22 @@ def copy_legal(source: Path, target: Path) -> None:
                 shutil.copyfile(path, target / path.name)
 
 
-def copy_tokenizer(source: Path, target: Path, continues: bool = False) -> str | None:
+def copy_tokenizer(source: Path, target: Path, continues: bool = False, ends: bool = False) -> str | None:
     """Save the tokenizer of `source` in `target` so that AutoTokenizer finds it for any model.
 
     continues: whether the model continues texts; the tokenizer then fits a decoder (`fit_decoder`).
+    ends: whether the stock class finds the end of a text by the padding token, as classifiers of decoders do.
     Returns what was checked, in words, None without a tokenizer. Raises UserError when it does
-    not load without custom code, or encodes differently after saving.
+    not load without custom code, or encodes differently after saving, and when it hides the end from such a class.
     """
     if not any(any(source.glob(pattern)) for pattern in TOKENIZER if pattern not in PROCESSORS):
         return None
     tokenizer = _load_tokenizer(source)
+    if ends and ends_with_padding(tokenizer):
+        raise UserError(
+            f"{source}: its tokenizer ends texts with {tokenizer.pad_token}, which is also its padding token; the "
+            "stock class would read the token before it; use --to remote-code, or train with another padding token"
+        )
     ended = continues and fit_decoder(tokenizer)
     tokenizer.save_pretrained(target)
     path = target / "tokenizer_config.json"

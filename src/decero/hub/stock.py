@@ -10,6 +10,8 @@ from decero.execution.saving import untie
 from decero.hub.families import FAMILIES
 from decero.hub.table import LM_HEADS, Family
 
+UNREAD_BIAS = ("cls.predictions.bias", "lm_head.bias")  # of a head whose decoder has a bias of its own
+
 
 def from_stock(stock: PreTrainedModel) -> PreTrainedModel:
     """Return the same model in decero classes: same values, same dtype.
@@ -29,6 +31,10 @@ def from_stock(stock: PreTrainedModel) -> PreTrainedModel:
         tolerance = 1e-4 if computed.dtype == torch.float32 else 1e-2
         if not torch.allclose(tensors.pop(name).float(), computed.float(), atol=tolerance):
             raise UserError(f"tensor {name} differs from the formula of {family.name}")
+    if head in LM_HEADS:  # without tied embeddings, BERT and RoBERTa have a bias that no forward pass reads
+        read = getattr(stock.get_output_embeddings(), "bias", None)
+        twice = [name for name in UNREAD_BIAS if name in tensors and stock.get_parameter(name) is not read]
+        tensors = {name: tensor for name, tensor in tensors.items() if read is None or name not in twice}
     _fill(ours, family.translate(tensors, ours.state_dict(), head, to_stock=False))
     return ours.train(stock.training)
 

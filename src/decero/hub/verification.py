@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from decero.errors import UserError
 from decero.execution.positions import positions_of
+from decero.execution.transformers_internals import has_short_cache
 from decero.hub.table import Family
 
 TOLERANCE = 1e-4  # absolute for outputs up to 1, relative above
@@ -58,7 +59,9 @@ def random_batch(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 
 def _images(model: PreTrainedModel, generator: torch.Generator) -> dict[str, torch.Tensor]:
     config: Any = model.config
-    size = getattr(config, "picture_size", (64, 96))  # those who find objects read any size
+    side = getattr(config, "image_size", None)
+    side = (side, side) if isinstance(side, int) else side or (64, 96)  # those who find objects read any size
+    size = getattr(config, "picture_size", side)
     batch = {"pixel_values": torch.randn(2, config.num_channels, *size, generator=generator)}
     if type(model).__name__.endswith("ForMaskedImageModeling"):
         height, width = config.grid_size
@@ -103,12 +106,6 @@ def prompts_of(model: PreTrainedModel) -> tuple[list[list[int]], int]:
         return [row[:length] for row, length in rows], max(1, min(MOST_NEW, room - 1))
     longest = max(1, min(MOST_PROMPT, room // 2))
     return [row[: min(length, longest)] for row, length in rows], max(1, min(MOST_NEW, room - longest))
-
-
-def has_short_cache(model: PreTrainedModel) -> bool:
-    """Tell whether `generate` of transformers 5.24 gives the cache too few layers: in T5, the number of the encoder."""
-    config: Any = model.config
-    return config.model_type == "t5" and config.num_decoder_layers > config.num_layers
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
 from decero.errors import UserError, root_line
-from decero.execution.transformers_internals import generate_with, holds_rows
+from decero.execution.transformers_internals import generate_with, has_short_cache, holds_rows
 from decero.execution.weight_layout import prepacked_weights
 from decero.inference.decoding_loop import decode_rows, end_tokens
 from decero.inference.decoding_plan import batches_of, check_beams, limits_of
@@ -178,6 +178,8 @@ def _answer(
         written: list[list[int]] = [[] for _ in sources]
         generate_with(model, partial(decode_rows, limits=limits, written=written, pick=pick), **inputs)
         return written
+    if has_short_cache(model):
+        inputs["use_cache"] = False
     ids_BL = model.generate(**inputs)  # type: ignore[operator]
     start = 1 if model.config.is_encoder_decoder else inputs["input_ids"].shape[1]
     ends = end_tokens(config.eos_token_id)

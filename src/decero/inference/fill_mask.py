@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
@@ -49,9 +50,9 @@ def fill(
 def _fill(loaded: Loaded, texts, top_k, batch_tokens, too_long, warn, first_window) -> Iterator[Filled]:
     tokenizer, mask = loaded.tokenizer, str(loaded.tokenizer.mask_token)
 
-    def read_out(model: PreTrainedModel, batch: Batch) -> list[list[Candidates]]:
+    def read_out(model: PreTrainedModel, batch: Batch) -> list[list[list[tuple[int, float]]]]:
         hole_BL = batch["input_ids"] == tokenizer.mask_token_id
-        found: list[list[Candidates]] = [[] for _ in hole_BL]
+        found: list[list[list[tuple[int, float]]]] = [[] for _ in hole_BL]
         if not hole_BL.any():
             return found
         if objective_of(model.config) == PERMUTATION:
@@ -60,8 +61,7 @@ def _fill(loaded: Loaded, texts, top_k, batch_tokens, too_long, warn, first_wind
         best = logits_NV.softmax(dim=-1).topk(min(top_k, logits_NV.shape[-1]))
         rows = hole_BL.nonzero()[:, 0].tolist()
         for row, ids, probabilities in zip(rows, best.indices.tolist(), best.values.tolist(), strict=True):
-            tokens = [str(tokenizer.decode([i])) for i in ids]
-            found[row].append(list(zip(tokens, probabilities, strict=True)))
+            found[row].append(list(zip(ids, probabilities, strict=True)))
         return found
 
     def own_masks(text: str) -> str:
@@ -79,14 +79,25 @@ def _fill(loaded: Loaded, texts, top_k, batch_tokens, too_long, warn, first_wind
         elif parts and not holes:
             warn(f"line {number}: no hole to fill; mark one with {mask}")
         for hole in holes:
-            text = _put(text, mask, hole[0][0])
-        yield Filled(text, holes)
+            text = _put(text, tokenizer, hole[0][0])
+        yield Filled(text, [[(str(tokenizer.decode([i])), p) for i, p in hole] for hole in holes])
 
 
-def _put(text: str, mask: str, token: str) -> str:
-    """Fill the first hole. A `##` token (WordPiece) joins the word before it."""
-    before, _, after = text.partition(mask)
-    if token.startswith("##"):
+def _put(text: str, tokenizer: Any, token_id: int) -> str:
+    """Fill the first hole, with spaces as the tokenizer has them.
+
+    A `##` token (WordPiece) joins the word before it. Where tokens that begin a word are marked, one without the mark
+    joins it, too, if the hole took the space before it.
+    """
+    before, _, after = text.partition(tokenizer.mask_token)
+    piece, token = tokenizer.convert_ids_to_tokens(token_id), str(tokenizer.decode([token_id]))
+    if piece.startswith("##"):
         return before.rstrip() + token[2:] + after
+    decoder = str(tokenizer.backend_tokenizer.decoder) if tokenizer.is_fast else ""
+    if "ByteLevel" in decoder or "Metaspace" in decoder:
+        takes_space = "Metaspace" in decoder or tokenizer.added_tokens_decoder[tokenizer.mask_token_id].lstrip
+        if piece.startswith(("Ġ", "▁")):
+            return (f"{before.rstrip()} " if before.strip() else before) + token.lstrip() + after
+        return (before.rstrip() if takes_space else before) + token + after
     token = token.strip() if not before or before[-1].isspace() else token
     return before + token + after

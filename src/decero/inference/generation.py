@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from decero.data.chat_template import render_chat
 from decero.data.languages import TAG, Direction, check_tag, find_direction, language_ids, target_tags
 from decero.data.special_tokens import encode_behind, encode_framed
@@ -125,10 +127,16 @@ def _stream(
                 number += 1
                 for ids in answers:
                     if ids[-1] not in ends:
-                        stopped(
-                            f"line {number}: the answer was cut off at {len(ids)} new tokens; raise --max-new-tokens"
-                        )
+                        stopped(f"line {number}: {cut_off(loaded.model, len(ids), settings['max_new_tokens'])}")
                 yield " ".join(str(loaded.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in answers)
+
+
+def cut_off(model: PreTrainedModel, written: int, most: int | None) -> str:
+    """Say that an answer has no end, and what helps: more tokens, unless the positions of the model are used up."""
+    asked = most or model.generation_config.max_new_tokens or 0  # type: ignore[union-attr]
+    if written < asked:
+        return f"the answer was cut off at {written} new tokens: the model has no more positions; shorten the text"
+    return f"the answer was cut off at {written} new tokens; raise --max-new-tokens"
 
 
 def _prompt_reader(loaded: Loaded, prefix: str | None, chat: bool, most: int | None, warn: Warn) -> Read:

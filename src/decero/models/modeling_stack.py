@@ -210,6 +210,17 @@ class TokenStack(DeceroStack):
                 f"{past + length} tokens exceed the {limit} learned positions (max_position_embeddings); truncate"
             )
 
+    def places_of_text(self, input_ids):
+        """Count positions without padding tokens, as RoBERTa does: (batch, length), or None for other models.
+
+        In RoBERTa positions begin behind the row of the padding token, which is the position of every padding token.
+        """
+        pad, offset = self.config.pad_token_id, self.config.position_offset
+        if input_ids is None or pad is None or not offset or offset != pad + 1:
+            return None
+        text_BL = (input_ids != pad).long()
+        return text_BL.cumsum(dim=1) * text_BL - 1
+
     def embed(self, input_ids, inputs_embeds, past=0, position_ids=None, token_type_ids=None):
         """Add embeddings of tokens, segments and positions; apply norm, dropout and projection.
 
@@ -220,13 +231,15 @@ class TokenStack(DeceroStack):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         config = self.config
         embeds_BLD = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        placed_ids = None
         if position_ids is None:
             self.check_length(embeds_BLD.shape[1], past)
+            placed_ids = self.places_of_text(input_ids)
             position_ids = (torch.arange(embeds_BLD.shape[1], device=embeds_BLD.device) + past).unsqueeze(0)
         hidden_BLD = embeds_BLD * embeds_BLD.shape[-1] ** 0.5 if config.scale_embeddings else embeds_BLD
         if config.type_vocab_size:  # segments before positions, as in BERT: same order of sums, bit for bit
             types_BL = position_ids.new_zeros(embeds_BLD.shape[:2]) if token_type_ids is None else token_type_ids
             hidden_BLD = hidden_BLD + self.embed_token_types(types_BL)
-        hidden_BLD = hidden_BLD + self.embed_positions(position_ids)
+        hidden_BLD = hidden_BLD + self.embed_positions(position_ids if placed_ids is None else placed_ids)
         hidden_BLD = self.dropout(self.embed_norm(hidden_BLD.to(embeds_BLD.dtype)))
         return self.embed_projection(hidden_BLD), position_ids

@@ -13,13 +13,13 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from decero.errors import UserError
 from decero.execution.positions import positions_of
+from decero.execution.transformers_internals import has_short_cache
 from decero.hub.engines.engine import Engine, Running
 from decero.hub.verification import (
     OUTPUTS,
     TOLERANCE,
     behind_the_best,
     greedy_tokens,
-    has_short_cache,
     prompts_of,
     random_batch,
 )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from decero.errors import UserError
 from decero.hub.families.common import BIASES, LAYER_NORM, POST_NORM, whole_heads
 from decero.hub.table import Family, Head
 
@@ -93,8 +94,15 @@ BERT = Family(
 # RoBERTa: Liu et al. 2019. As BERT, but positions start at the padding token's id + 1 --------------------------------
 
 
+def rows_before_text(config: Any) -> int:
+    """Return how many rows of the position table come before the first position."""
+    if config.pad_token_id is None:
+        raise UserError("pad_token_id=None has no counterpart in roberta, whose positions begin behind that id")
+    return config.pad_token_id + 1
+
+
 def roberta_to_ours(stock: Any) -> dict[str, Any]:
-    offset = stock.pad_token_id + 1
+    offset = rows_before_text(stock)
     return {
         **with_segments(stock),
         "position_offset": offset,
@@ -108,7 +116,7 @@ ROBERTA = Family(
     fields=BERT_FIELDS,
     fixed=BERT_FIXED,
     to_ours=roberta_to_ours,
-    to_stock=lambda ours: {"max_position_embeddings": ours.max_position_embeddings + ours.pad_token_id + 1},
+    to_stock=lambda ours: {"max_position_embeddings": ours.max_position_embeddings + rows_before_text(ours)},
     for_4=learned_positions,
     by_tensors=("pooling_layer",),
     tensors=BERT_TENSORS,
@@ -142,6 +150,12 @@ ROBERTA = Family(
 
 # DistilBERT: Sanh et al. 2019. Without its sequence classifier, which has a ReLU where ours has a tanh ---------------
 
+
+def dropout_of_head(ours: Any) -> float:
+    """DistilBERT's is a number; ours without one is that of hidden states."""
+    return ours.hidden_dropout_prob if ours.classifier_dropout is None else ours.classifier_dropout
+
+
 DISTILBERT = Family(
     name="distilbert",
     ours="DeceroEncoder",
@@ -155,7 +169,6 @@ DISTILBERT = Family(
         hidden_dropout_prob             dropout
         hidden_dropout_prob             qa_dropout
         attention_probs_dropout_prob    attention_dropout
-        classifier_dropout              seq_classif_dropout
         max_position_embeddings
         initializer_range
         tie_word_embeddings
@@ -164,7 +177,9 @@ DISTILBERT = Family(
         eos_token_id
     """,
     fixed={**BERT_FIXED, "type_vocab_size": 0, "layer_norm_eps": 1e-12},
-    to_ours=whole_heads,
+    to_ours=lambda stock: {**whole_heads(stock), "classifier_dropout": stock.seq_classif_dropout},
+    to_stock=lambda ours: {"seq_classif_dropout": dropout_of_head(ours)},
+    training="seq_classif_dropout",
     tensors="""
         embed_tokens                        embeddings.word_embeddings
         embed_positions.embed_positions     embeddings.position_embeddings
