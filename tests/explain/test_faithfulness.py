@@ -25,7 +25,7 @@ from decero.explain.estimates import estimate
 from decero.explain.explained import own_answer
 from decero.explain.faithfulness import leave_one_out, measure_faithfulness, rank_correlation, row_of, summarize
 from decero.explain.faithfulness_lines import faithfulness_lines
-from decero.explain.pieces import encode
+from decero.explain.pieces import _write, encode
 from decero.explain.record import record
 from decero.explain.rollout import rollout
 from decero.models import DeceroEncoderConfig
@@ -253,3 +253,10 @@ def test_models_without_one_answer_are_refused(tokenizer):
         measure_faithfulness(model, tokenizer, [])
     with pytest.raises(UserError, match="2 targets for 5 texts"):
         measure_faithfulness(tiny("bert"), tokenizer, TEXTS, targets=["a", "b"])
+
+
+def test_a_t5_with_a_deeper_decoder_writes_the_answer_it_shows():
+    """The cache of `generate` has the layers of the encoder, so it is not used."""
+    config = T5Config(**T5 | {"num_layers": 1}, num_decoder_layers=3, **IDS, decoder_start_token_id=0)
+    ids = _write(AutoModelForSeq2SeqLM.from_config(config).eval(), {"input_ids": torch.tensor([[5, 6, 7]])}, 6)
+    assert 1 < ids.shape[1] <= 6
