@@ -146,6 +146,7 @@ def test_saved_settings_load_back_unchanged(file, tmp_path):
             "command line: unknown setting optim.learning_ratee; did you mean optim.learning_rate?",
         ),
         ("otput=1", "command line: unknown setting otput; did you mean output?"),
+        ("training.early_stopping_patience=3", "command line: training.early_stopping_patience needs"),
         ("optim.learning_rate=fast", "command line: optim.learning_rate is 'fast', but input should be a valid number"),
         ("optim.learning_rate=-1", "optim.learning_rate is -1, but input should be greater than 0"),
         ("optim.name=adamv", "optim.name is 'adamv', but input should be"),

@@ -65,6 +65,12 @@ def test_a_csv_of_any_program_is_read(tmp_path, content, expected):
     assert rows["label"][:] == ["pos", "neg"]
 
 
+@pytest.mark.parametrize("more", ["", "\n"])
+def test_a_row_of_spaces_in_one_column_is_no_row(more, tmp_path):
+    """An empty line elsewhere changes nothing."""
+    assert read(tmp_path / "a.csv", f"text\nfoo\n   \n{more}bar\n")["text"][:] == ["foo", "bar"]
+
+
 @pytest.mark.parametrize(
     ("kind", "content", "line"),
     [

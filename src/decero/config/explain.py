@@ -1,5 +1,6 @@
 """Explain a mistake in the settings in one line, and print --help."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -27,7 +28,8 @@ def explain(cls: type[BaseModel], error: ValidationError, where: str, changed: s
         parent = section_of(field.annotation) if field else parent
     name = ".".join(path)
     valid = list(_parent(cls, keys).model_fields)
-    where = "command line" if name in changed else where
+    said = str(first["ctx"]["error"]) if first["type"] == "value_error" else ""
+    where = "command line" if any(_is_about(key, name, said) for key in changed) else where
     tail = f"  (and {more} more; all settings: --help)" if more else "  (all settings: --help)"
     if first["type"] == "extra_forbidden":
         prefix = "".join(f"{k}." for k in keys[:-1])
@@ -36,11 +38,17 @@ def explain(cls: type[BaseModel], error: ValidationError, where: str, changed: s
     if first["type"] == "missing":
         return f"{where}: {name} is missing; add it{tail}"
     if first["type"] == "value_error":
-        return f"{where}: {first['ctx']['error']}{tail}"
+        return f"{where}: {said}{tail}"
     got = first["input"]
     expected = first["msg"][0].lower() + first["msg"][1:]
     near = did_you_mean(str(got), _choices(cls, keys)) if isinstance(got, str) else ""
     return f"{where}: {name} is {got!r}, but {expected}{near}{tail}"
+
+
+def _is_about(key: str, name: str, said: str) -> bool:
+    """Tell whether a mistake in the setting `name`, described by `said`, is about a key of the command line."""
+    parts = [part for part in (key, key.rpartition(".")[0]) if "." in part]
+    return key == name or any(re.search(rf"\b{re.escape(part)}\b", said) for part in parts)
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:

@@ -88,7 +88,8 @@ def read_table(layout: Layout, columns: list[str]) -> Iterator[pa.Table]:
             if begin is None:
                 continue
             first, rows, header = first + _height(rows[: begin + 1]), rows[begin + 1 :], False
-        if set(map(len, rows)) != {len(layout.names)}:
+        one_column = len(layout.names) == 1
+        if set(map(len, rows)) != {len(layout.names)} or (one_column and any(map(_blank, rows))):
             rows = _fitted(layout, first, rows)
         fields = list(zip(*rows, strict=True))
         arrays = [_texts(fields[place]) if fields and place is not None else pa.nulls(len(rows), pa.string())
