@@ -8,6 +8,7 @@ from datasets import Dataset
 from transformers import AutoModelForMaskedLM, AutoModelForSequenceClassification, MobileBertConfig
 
 from decero.data.collators import ClassificationCollator, MaskedLanguageModeling
+from decero.errors import UserError
 from decero.execution.objective import classification, masked_lm
 from decero.models import DeceroEncoderConfig
 from decero.training.evaluation import mean_loss, predict_logits, predict_masked
@@ -24,6 +25,13 @@ def test_the_mean_loss_does_not_depend_on_the_batch_size(rows, frozen, tiny_mode
     assert all(f["scored"] == found[0]["scored"] for f in found)
     assert [f["loss"] for f in found] == pytest.approx([found[0]["loss"]] * 4, rel=1e-5)
     assert model.training
+
+
+def test_out_of_memory_in_an_evaluation_is_one_line(rows, frozen, tiny_model):
+    model = tiny_model()
+    model.lm_head.register_forward_hook(lambda *_: torch.empty(2**60))
+    with pytest.raises(UserError, match=r"out of memory in an evaluation; lower training\.per_device_eval_batch_size"):
+        mean_loss(Accelerator(cpu=True), model, rows, frozen, 7)
 
 
 def test_evaluation_does_not_change_the_random_state(rows, frozen, tiny_model):

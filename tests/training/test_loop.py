@@ -309,8 +309,24 @@ def test_lower_is_better_for_a_loss(fit):
 
 
 def test_an_unknown_metric_for_the_best_model_is_refused(fit):
-    with pytest.raises(UserError, match="unknown metric eval_f1; use one of eval_loss"):
+    with pytest.raises(UserError, match=r"unknown metric eval_f1.*; use one of eval_loss"):
         fit(eval_strategy="epoch", evaluate=lambda m: {"loss": 1.0}, metric_for_best_model="eval_f1")
+
+
+def test_the_metric_is_known_before_the_first_step(fit, rows, tmp_path):
+    """Two rows are evaluated, all of them before a name is refused; `eval_` may be left out."""
+    read = []
+
+    def evaluate(model, rows=rows):
+        read.append(len(rows))
+        return {"loss": 1.0} if len(rows) == 2 else {"loss": 1.0, "far_bleu": 2.0}
+
+    with pytest.raises(UserError, match=r"unknown metric eval_los; did you mean eval_loss\?; use one of"):
+        fit(tmp_path / "a", eval_strategy="epoch", evaluate=evaluate, metric_for_best_model="eval_los")
+    assert read == [2, len(rows)]
+    assert not (tmp_path / "a" / "metrics.jsonl").exists()
+    best = fit(tmp_path / "b", eval_strategy="epoch", evaluate=evaluate, metric_for_best_model="far_bleu").best
+    assert best["eval_far_bleu"] == 2.0
 
 
 def test_metrics_jsonl_has_one_line_per_step(fit, tmp_path):

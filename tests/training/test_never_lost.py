@@ -50,10 +50,11 @@ def failing(error, at):
     return evaluate
 
 
+@pytest.mark.parametrize("save_steps", [None, 500])
 @pytest.mark.parametrize("best", [{}, {"metric_for_best_model": "eval_loss"}])
-def test_without_save_steps_the_trained_weights_are_kept(fit, tiny_model, tmp_path, best):
-    """Until the record is written: evaluating and scoring may fail."""
-    settings = {"save_steps": None, **OFTEN, **best}
+def test_the_trained_weights_are_kept_before_evaluating(fit, tiny_model, tmp_path, best, save_steps):
+    """Until the record is written: evaluating and scoring may fail. The first checkpoint may be the last step's."""
+    settings = {"save_steps": save_steps, **OFTEN, **best}
     whole = fit(tmp_path / "a", model=tiny_model(0.1), evaluate=failing(None, 0), **settings)
     with pytest.raises(ZeroDivisionError):
         fit(tmp_path / "b", model=tiny_model(0.1), evaluate=failing(ZeroDivisionError(), 2), **settings)
@@ -63,7 +64,8 @@ def test_without_save_steps_the_trained_weights_are_kept(fit, tiny_model, tmp_pa
     assert again.best == whole.best
     run = Run(Accelerator(cpu=True), TrainingSection(max_train_steps=6, **settings), None, tmp_path / "b")
     drop_last(run, again.best)
-    assert steps_in(tmp_path / "b" / "checkpoints") == ([int(again.best["step"])] if best else [])
+    kept = [int(again.best["step"])] if best else []
+    assert steps_in(tmp_path / "b" / "checkpoints") == (kept if save_steps is None else sorted({*kept, 6}))
 
 
 def test_a_finished_training_does_no_step_again(fit, tmp_path, capsys):

@@ -11,10 +11,11 @@ from decero.config.yaml_files import read_yaml
 from decero.errors import UserError
 from decero.files import write_whole
 
-# Settings that name places or helpers. They do not change the result, so they may differ when a run is resumed.
+# Settings that name places or helpers, or how much is computed at once. They do not change the result, so they may
+# differ when a run is resumed.
 PLACES = (
     "output", "hub", "tracking", "training.dataloader_num_workers", "training.num_processes", "training.ddp_timeout",
-    "data.num_proc",
+    "training.per_device_eval_batch_size", "data.num_proc",
 )  # fmt: skip
 PLACES_FILE = ".places.json"  # beside config.yaml: the working folder, and the sizes of the files that it names
 PATHS = (  # settings that may hold a path

@@ -256,7 +256,8 @@ class TrainingSection(Section):
         1, ge=1, le=MOST_STEPS, description="latest checkpoints to keep, in addition to the best one"
     )
     metric_for_best_model: str | None = Field(
-        None, description="metric that selects the checkpoint for model/, e.g. eval_loss; the last one when not set"
+        None,
+        description="metric that selects the checkpoint for model/, e.g. eval_loss or loss; the last one when not set",
     )
     early_stopping_patience: int | None = Field(
         None, ge=1, le=MOST_STEPS, description="stop after this many evaluations without a better metric_for_best_model"

@@ -101,8 +101,8 @@ def probe(
             changes: dict[str, Any] = (
                 {} if examples is None else {"global_batch_size": examples, "global_batch_tokens": None}
             )
-            changes |= {"max_train_steps": most, "num_train_epochs": None, "compile": False}
-            changes |= {"save_steps": most + 1, "batch_warmup": None}  # the first is never reached
+            changes |= {"max_train_steps": most + 1, "num_train_epochs": None, "compile": False}  # it never gets there
+            changes |= {"save_steps": most + 1, "batch_warmup": None}
             changes |= {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": None, "logging_steps": most}
             with suppress(_Done):
                 short = replace(

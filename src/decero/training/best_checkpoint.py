@@ -1,16 +1,18 @@
 """Select the final weights (last, best, or mean of the last few) and decide when to stop early."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from torch import nn
 
 from decero.config.sections import TrainingSection
-from decero.errors import UserError
+from decero.errors import UserError, did_you_mean
 from decero.execution.adapters import trained_tensors
 from decero.training.checkpoint import checkpoint_of, damage, load_weights, prune, release_room, reserve, steps_in
 from decero.training.gradient import check_weights
@@ -44,13 +46,37 @@ class Selection:
             bar.write(f"step {done}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
         return self.is_better(metrics, done)
 
+    def check_name(self, evaluate: Callable[..., dict[str, float]], model: nn.Module) -> None:
+        """Raise UserError for an unknown metric before the first step: evaluate two of the `rows` of `evaluate`.
+
+        Data of several sets have metrics that two rows lack; so before it refuses a name, it evaluates all rows.
+        """
+        rows = getattr(signature(evaluate).parameters.get("rows"), "default", None)
+        if self.training.metric_for_best_model is None or not isinstance(rows, Dataset):
+            return
+        for part in (rows.select(range(min(2, len(rows)))), rows):
+            metrics = {f"eval_{name}": value for name, value in evaluate(model, part).items()}
+            with suppress(UserError):
+                self.name_in(metrics)
+                return
+        self.name_in(metrics)
+
+    def name_in(self, metrics: Mapping[str, float]) -> str:
+        """Return the metric for the best model, as `metrics` names it; `eval_` may be left out, as in transformers."""
+        given = str(self.training.metric_for_best_model)
+        for name in (given, f"eval_{given}"):
+            if name in metrics:
+                return name
+        near = did_you_mean(given, metrics)
+        raise UserError(
+            f"training.metric_for_best_model: unknown metric {given}{near}; use one of {', '.join(metrics)}"
+        )
+
     def is_better(self, metrics: dict[str, float], step: int) -> bool:
         """Return whether this evaluation is the best so far. Raises UserError for an unknown metric."""
-        name = self.training.metric_for_best_model
-        if name is None:
+        if self.training.metric_for_best_model is None:
             return False
-        if name not in metrics:
-            raise UserError(f"training.metric_for_best_model: unknown metric {name}; use one of {', '.join(metrics)}")
+        name = self.name_in(metrics)
         self.stale += 1
         sign = -1 if name.endswith(LOWER_IS_BETTER) else 1  # also masked_loss, detection_loss
         if not math.isfinite(metrics[name]) or (self.best and sign * metrics[name] <= sign * self.best[name]):

@@ -16,6 +16,7 @@ from decero.execution.random_state import random_state, restore_random_state
 from decero.execution.saving import bad_weight
 from decero.execution.unwrap import unwrap
 from decero.training.data_loader import MicroBatch, StepLoader
+from decero.training.memory import out_of_memory
 from decero.training.sharding import Sharded, full, loss_of, unsharded
 
 LOWER = "lower optim.learning_rate, raise optim.num_warmup_steps or set training.mixed_precision=no"
@@ -112,14 +113,6 @@ def halve(model: nn.Module, loader: StepLoader, too_large: list[tuple[int, float
     size, _ = min(too_large)
     loader.limit(-(-size // 2))
     return f"micro-batches of {loader.split.limit} instead of {size} {loader.unit} from here on"
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Return whether a GPU or CPU ran out of memory. CPU errors have no exception type of their own."""
-    message = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        sign in message for sign in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-    )
 
 
 def memory_advice(model: nn.Module) -> str:

@@ -101,7 +101,7 @@ def train(
         accelerator.print(compile_layers(model))
     optimizer = accelerator.prepare(build_optimizer(model, optim))
     learning_rate = learning_rate_at(optimizer, optim, last)
-    evaluate = evaluate and on_average(optimizer, evaluate)
+    unaveraged, evaluate = evaluate, evaluate and on_average(optimizer, evaluate)
     prepared = accelerator.prepare_model(prepared, evaluation_mode=True)  # no DDP: `backward` sums the gradients
     if not isinstance(model, Sharded):
         model = prepared
@@ -118,8 +118,11 @@ def train(
         loader.limit(state.get("micro_batch", loader.split.limit))
         check_weights(accelerator, model, first)
         accelerator.print(f"resuming {output} at step {first} of {last}")
-    elif accelerator.is_main_process:
-        remove_folder(checkpoints)  # of an earlier attempt that is not resumed
+    else:
+        if accelerator.is_main_process:
+            remove_folder(checkpoints)  # of an earlier attempt that is not resumed
+        if unaveraged:
+            selection.check_name(unaveraged, model)
     log = MetricsLog(accelerator, output, first, run.tag, training.logging_steps, state.get("unlogged", []))
     result.history = log.rows
     shown: Any = {"total": last, "initial": first, "unit": "step", "dynamic_ncols": True, "desc": output.name}
@@ -176,15 +179,17 @@ def train(
             result.wall_time_s = wall_time_before + time.perf_counter() - started
             due = evaluate is not None and selection.due(done, last, steps_per_epoch)
             planned = training.save_steps is not None and (done % training.save_steps == 0 or done == last)
-            if kept := done == last and not planned:  # before anything that may fail: evaluation, scoring, saving
-                save(done, False, unevaluated=due)
+            if kept := done == last and (due or not planned):  # before what may fail: evaluation, scoring, saving
+                save(done, planned, unevaluated=due)
             new_best = due and selection.evaluate(evaluate, model, done, log, bar)
             if due:
                 since, tokens_before, loader.waited = time.perf_counter(), result.tokens, 0.0
             signal = interruption.anywhere()
             resumable = bool(new_best or planned or signal)
-            if resumable or (selection.out_of_patience and not kept):
+            if not kept and (resumable or selection.out_of_patience):
                 save(done, resumable)
+            elif new_best and accelerator.is_main_process:
+                selection.prune(done)  # of the one that was best before
             if signal and done < last:
                 interruption.end(signal, done, last)
             if selection.out_of_patience:

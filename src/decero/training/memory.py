@@ -48,3 +48,11 @@ def peak_memory(accelerator: Accelerator) -> int:
         import resource  # missing on Windows
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether a GPU or CPU ran out of memory. CPU errors have no exception type of their own."""
+    message = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        sign in message for sign in ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+    )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from decero.errors import UserError
 from decero.execution.transformers_internals import GradientCheckpointingLayer
+from decero.training.memory import out_of_memory
 
 LAYER_LISTS = ("layers", "layer", "block", "h")
 # Other requests of the launcher's file that are not supported.
@@ -148,11 +149,17 @@ def unsharded(accelerator: Accelerator, model: nn.Module) -> Iterator[Any]:
 
 @contextmanager
 def evaluating(accelerator: Accelerator, model: nn.Module) -> Iterator[Any]:
-    """Yield the model as `unsharded` does, in evaluation mode (no dropout)."""
+    """Yield the model as `unsharded` does, in evaluation mode (no dropout). Raises UserError when memory runs out."""
     with unsharded(accelerator, model) as bare:
         was_training = bare.training
         bare.eval()
-        yield bare
+        try:
+            yield bare
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            mend = "lower training.per_device_eval_batch_size, and go on with --resume"
+            raise UserError(f"out of memory in an evaluation; {mend}") from error
         bare.train(was_training)
 
 
