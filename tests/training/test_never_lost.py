@@ -68,6 +68,20 @@ def test_the_trained_weights_are_kept_before_evaluating(fit, tiny_model, tmp_pat
     assert steps_in(tmp_path / "b" / "checkpoints") == (kept if save_steps is None else sorted({*kept, 6}))
 
 
+def test_a_damaged_best_checkpoint_costs_no_step(fit, tmp_path, capsys):
+    """It is noticed when the run is resumed. The best of the evaluations from there on is taken."""
+    scores = iter([0.9, 0.5])
+    best = {"metric_for_best_model": "eval_accuracy", "save_steps": 2, **OFTEN, "eval_steps": 2}
+    with pytest.raises(StopIteration):
+        fit(evaluate=lambda model: {"accuracy": next(scores)}, **best)
+    assert steps_in(tmp_path / "checkpoints")[0] == 2
+    path = tmp_path / "checkpoints" / "step-00000002" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    result = fit(evaluate=lambda model: {"accuracy": 0.7}, resume=True, **best)
+    assert result.best == {"eval_accuracy": 0.7, "step": 6}
+    assert "step-00000002: the best weights are lost: " in capsys.readouterr().out
+
+
 def test_a_finished_training_does_no_step_again(fit, tmp_path, capsys):
     fit(save_steps=None)
     assert not list((tmp_path / "checkpoints" / "step-00000006").glob("optimizer*"))

@@ -8,6 +8,8 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset
 from torch import nn
 
@@ -45,6 +47,21 @@ class Selection:
         if not bar.disable:
             bar.write(f"step {done}: " + ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
         return self.is_better(metrics, done)
+
+    def forget_damaged(self, accelerator: Accelerator) -> None:
+        """Forget the best evaluation of a resumed run, and say so, if its checkpoint is damaged.
+
+        Rather now than at the end. The best of the evaluations from here on is then taken. All processes must call it.
+        """
+        if not self.best:
+            return
+        path, found = checkpoint_of(self.folder, int(self.best["step"])), [""]
+        if accelerator.is_main_process:
+            found = [damage(path) or ""]
+        broadcast_object_list(found)
+        if found[0]:
+            accelerator.print(f"{path}: the best weights are lost: {found[0]}; the best from here on is taken")
+            self.best, self.stale = {}, 0
 
     def check_name(self, evaluate: Callable[..., dict[str, float]], model: nn.Module) -> None:
         """Raise UserError for an unknown metric before the first step: evaluate two of the `rows` of `evaluate`.

@@ -113,6 +113,7 @@ def train(
         state = load_checkpoint(newest, accelerator, model, optimizer)
         first, running, result.tokens = state["step"], state["running"], state["tokens"]
         selection.best, selection.stale = state["best"], state.get("stale", 0)
+        selection.forget_damaged(accelerator)
         result.wall_time_s, result.save_time_s = state["wall_time_s"], state.get("save_time_s", 0.0)
         loader.restore(first, state.get("stream"))
         loader.limit(state.get("micro_batch", loader.split.limit))
