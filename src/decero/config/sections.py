@@ -263,7 +263,10 @@ class TrainingSection(Section):
         None, ge=1, le=MOST_STEPS, description="stop after this many evaluations without a better metric_for_best_model"
     )
     average_last: int | None = Field(
-        None, ge=2, le=1000, description="make model/ the average of this many last checkpoints (save_steps apart)"
+        None,
+        ge=2,
+        le=1000,
+        description="make model/ the average of this many checkpoints: the last step and those before it, save_steps apart",
     )
     dataloader_num_workers: int | None = Field(
         None, ge=0, le=MOST_WORKERS, description="processes that prepare batches; not set: 2 on a GPU, 0 on a CPU"
