@@ -1,8 +1,12 @@
 """Tables: every row is answered, written with its columns, and scored where it has a label."""
 
+import csv
+import datetime
 import json
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, confusion_matrix, precision_score, recall_score
@@ -65,6 +69,39 @@ def test_rows_are_written_with_their_columns_and_answers(model, reviews, tmp_pat
     for name in NAMES:
         found = table[f"probability of {name}"].astype(float).tolist()
         assert found == pytest.approx([answer[name] for answer in expected], abs=1e-5)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_columns_of_the_user_keep_their_values(model, tmp_path, ending):
+    """Large numbers beside an empty one, all digits, dates, lists: pandas would change them."""
+    row = {"id": 1234567890123456789, "text": TEXTS[0], "share": 1 / 3, "tags": ["ñ", "y"], "when": None}
+    other = {"id": None, "text": TEXTS[1], "share": 0.1, "tags": [], "when": "2024-01-02"}
+    table = pa.Table.from_pylist([row, other])
+    when = pa.array([None, datetime.date(2024, 1, 2)])
+    pq.write_table(table.set_column(4, "when", when), tmp_path / "in.parquet")
+    out = tmp_path / f"out.{ending}"
+    main(["classify", model, f"{tmp_path}/in.parquet", "--column", "text", "--out", str(out)])
+    if ending == "csv":
+        found = list(csv.DictReader(out.open()))
+        assert [found[0][name] for name in row] == [str(row["id"]), TEXTS[0], repr(1 / 3), '["ñ", "y"]', ""]
+        assert [found[1][name] for name in row] == ["", TEXTS[1], "0.1", "[]", "2024-01-02"]
+    elif ending == "jsonl":
+        found = [json.loads(line) for line in out.read_text().splitlines()]
+        assert [{name: each[name] for name in row} for each in found] == [row, other]
+    else:
+        found = pq.read_table(out).to_pylist()
+        assert [found[0][name] for name in row] == list(row.values())
+        assert found[1]["when"] == datetime.date(2024, 1, 2)
+
+
+def test_a_column_that_would_be_replaced_is_refused(model, reviews, tmp_path, capsys):
+    table = pd.read_csv(reviews, dtype=str).assign(prediction="mine")
+    table.to_csv(tmp_path / "own.csv", index=False)
+    with pytest.raises(SystemExit) as stopped:
+        main(["classify", model, f"{tmp_path}/own.csv", "--column", "review", "--out", f"{tmp_path}/out.csv"])
+    assert stopped.value.code == 2
+    assert "its column 'prediction' has the name of one that --out adds; rename it" in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_labelled_rows_are_scored(model, reviews, capsys):

@@ -1,13 +1,18 @@
 """Classify the rows of a table, write them with their predictions, and score them where they have labels."""
 
 import argparse
+import base64
+import csv
 import json
+import math
 import sys
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 
@@ -35,8 +40,8 @@ def is_table(text: str) -> bool:
 def classify_table(loaded: Loaded, arguments: argparse.Namespace) -> None:
     """Answer each row of `arguments.text`. Print answers, or write them to `arguments.out` with all columns.
 
-    Raises UserError: no column named, or one that is not there; an ending of --out that is no table; a label that the
-    model does not have.
+    Raises UserError: a column that has the name of one that is added; no column named, or one that is not there; an
+    ending of --out that is no table; a label that the model does not have.
     """
     out = arguments.out
     if out is not None and out.suffix not in WRITERS:
@@ -50,6 +55,8 @@ def classify_table(loaded: Loaded, arguments: argparse.Namespace) -> None:
     rows = read_files("train", arguments.text, "line", wanted)
     for column in filter(None, (arguments.column, arguments.pair_column)):
         check_text(rows, column, arguments.text, wanted[column])
+    if out is not None and (taken := sorted(set(_added(loaded)) & set(rows.column_names))):
+        raise UserError(f"{arguments.text}: its column {taken[0]!r} has the name of one that --out adds; rename it")
     texts = [text or "" for text in rows[arguments.column]]
     pairs = (
         list(zip(texts, (t or "" for t in rows[arguments.pair_column]), strict=True)) if arguments.pair_column else None
@@ -63,10 +70,9 @@ def classify_table(loaded: Loaded, arguments: argparse.Namespace) -> None:
         for answer in classify(loaded, pairs or texts, **options):
             answers.append(answer)
             bar.update()
-    table = _table(loaded, rows, answers)
     if out is not None:
-        _write(table, out)
-        print(f"{out}: {len(table):,} rows", file=sys.stderr)
+        _write(_table(loaded, rows, answers), out)
+        print(f"{out}: {len(rows):,} rows", file=sys.stderr)
     elif references is None:
         write = TO_LINE["classify"][arguments.jsonl]
         for text, answer in zip(pairs or texts, answers, strict=True):
@@ -115,35 +121,79 @@ def _references(loaded: Loaded, rows: Dataset, column: str) -> np.ndarray:
     return np.array([ids[plain(str(value))] for value in written])
 
 
-def _table(loaded: Loaded, rows: Dataset, answers: list[dict[str, float]]) -> pd.DataFrame:
-    """Return all columns of the rows, then `prediction`, `probability` and the value of each label."""
+def _added(loaded: Loaded) -> list[str]:
+    """Return the names of the columns that --out adds."""
+    if _problem(loaded) == "regression":
+        return ["prediction"]
+    probability = [] if _problem(loaded) == "multi_label_classification" else ["probability"]
+    return ["prediction", *probability, *(f"probability of {name}" for name in _names(loaded))]
+
+
+def _table(loaded: Loaded, rows: Dataset, answers: list[dict[str, float]]) -> pa.Table:
+    """Return all columns of the rows as they are, then `prediction`, `probability` and the value of each label."""
     names, problem = _names(loaded), _problem(loaded)
-    table = rows.to_pandas()
-    assert isinstance(table, pd.DataFrame)
+    found: dict[str, list] = {}
     if problem == "regression":
-        table["prediction"] = [next(iter(answer.values()), None) for answer in answers]
-        return table
-    if problem == "multi_label_classification":
+        found["prediction"] = [next(iter(answer.values()), None) for answer in answers]
+    elif problem == "multi_label_classification":
         least = threshold_of(loaded.model.config)
-        table["prediction"] = [[n for n in names if answer.get(n, 0) > least] for answer in answers]
+        found["prediction"] = [[n for n in names if answer.get(n, 0) > least] for answer in answers]
     else:
-        table["prediction"] = [next(iter(answer), None) for answer in answers]
-        table["probability"] = [next(iter(answer.values()), None) for answer in answers]
-    for name in names:
-        table[f"probability of {name}"] = [answer.get(name) for answer in answers]
-    return table
+        found["prediction"] = [next(iter(answer), None) for answer in answers]
+        found["probability"] = [next(iter(answer.values()), None) for answer in answers]
+    if problem != "regression":
+        found |= {f"probability of {name}": [answer.get(name) for answer in answers] for name in names}
+    table: pa.Table = rows.with_format("arrow")[:]
+    for name, values in found.items():
+        table = table.append_column(name, pa.array(values))
+    return table.replace_schema_metadata(None)
 
 
-def _write(table: pd.DataFrame, out: Path) -> None:
+def _write(table: pa.Table, out: Path) -> None:
+    """Write a table. Values stay as they are; in csv and tsv, lists and objects are JSON."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     if out.suffix == ".parquet":
-        table.to_parquet(partial, index=False)
-    elif out.suffix == ".jsonl":
-        table.to_json(partial, orient="records", lines=True, force_ascii=False)
+        pq.write_table(table, partial)
     else:
-        table.to_csv(partial, index=False, sep="\t" if out.suffix == ".tsv" else ",")
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            rows = (row for batch in table.to_batches() for row in batch.to_pylist())
+            if out.suffix == ".jsonl":
+                file.writelines(f"{_json(row)}\n" for row in rows)
+            else:
+                writer = csv.writer(file, delimiter="\t" if out.suffix == ".tsv" else ",", lineterminator="\n")
+                writer.writerow(table.column_names)
+                writer.writerows([_field(value) for value in row.values()] for row in rows)
     partial.replace(out)
+
+
+def _field(value: Any) -> Any:
+    return (
+        _json(value) if isinstance(value, list | dict) else _spelt(value) if isinstance(value, date | time) else value
+    )
+
+
+def _json(value: Any) -> str:
+    """Return JSON, which has no NaN and no infinity: null."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=_spelt, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, default=_spelt)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _spelt(value: Any) -> str:
+    """Spell a date as in ISO 8601, and bytes in base64."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    return value.isoformat() if isinstance(value, date | time) else str(value)
 
 
 def _report(loaded: Loaded, answers: list[dict[str, float]], references: np.ndarray, as_json: bool) -> None:

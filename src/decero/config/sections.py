@@ -266,7 +266,7 @@ class TrainingSection(Section):
         None,
         ge=2,
         le=1000,
-        description="make model/ the average of this many checkpoints: the last step and those before it, save_steps apart",
+        description="make model/ the average of this many checkpoints: the last, and those before it at save_steps",
     )
     dataloader_num_workers: int | None = Field(
         None, ge=0, le=MOST_WORKERS, description="processes that prepare batches; not set: 2 on a GPU, 0 on a CPU"
