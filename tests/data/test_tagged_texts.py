@@ -43,6 +43,12 @@ def test_words_become_a_text_with_entities_in_characters():
     assert said == ["'tags' holds BIO tags; all of them are in entities that the scheme allows"]
 
 
+def test_texts_without_entities_have_the_scheme_of_the_model():
+    corpus = words(test=[(["it", "rains"], ["O", "O"])])
+    for usual, scheme in (("BIO", "BIO"), (None, "none")):
+        assert read_tags(corpus, "tokens", "tags", "auto", [].append, usual).scheme == scheme
+
+
 def test_tags_may_be_ids_of_a_class_label_and_texts_of_a_table():
     features = Features({"tokens": List(Value("string")), "tags": List(TAGS)})
     ids = Dataset.from_dict({"tokens": [["Ana", "fue"]], "tags": [[1, 0]]}, features=features)

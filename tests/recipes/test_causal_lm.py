@@ -226,6 +226,8 @@ def test_a_checkpoint_scores_as_its_run_did(launch, write_config, corpus, pretra
     assert f"ngram: bits_per_byte {record['baselines']['ngram']:.4f}" in printed
     assert 0 < record["baselines"]["ngram"] < record["baselines"]["zlib"] < 8
     launch("evaluate_causal_lm", config, f"output={tmp_path}/test", "split=test", "per_device_eval_batch_size=1")
+    alone = f"data.files={{test: {corpus / 'test.jsonl'}}}", "split=test", f"output={tmp_path}/alone", "baselines=[]"
+    launch("evaluate_causal_lm", config, *alone)
     assert result(tmp_path / "test")["bytes"] != before["bytes"]
     printed = launch("evaluate_causal_lm", config, f"output={tmp_path}/no", "data.start_token=<s", expect=2).stderr
     assert "data.start_token: unknown token <s in" in printed

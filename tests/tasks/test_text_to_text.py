@@ -51,6 +51,18 @@ def test_only_train_drops_pairs_with_an_empty_side(pairs):
     assert corpus["train"][2]["source"].upper() == corpus["train"][2]["target"]
 
 
+def test_pairs_to_score_need_no_train(pairs, tmp_path):
+    scored = tasks(pairs, files={"test": pairs})
+    with pytest.raises(UserError, match="no train split"):
+        load_pairs(scored, seed=0)
+    assert {split: len(rows) for split, rows in load_pairs(scored, 0, needs_train=False)["a"].items()} == {"test": 61}
+    for name in ("en", "es"):
+        (tmp_path / name).write_text("a\nb\n")
+    both = [str(tmp_path / name) for name in ("en", "es")]
+    data = PairData.model_validate({"tasks": {"a": {"parallel": {"test": both}}}})
+    assert len(load_pairs(data, 0, needs_train=False)["a"]["test"]) == 2
+
+
 def test_a_label_budget_is_a_choice_of_the_seed(pairs):
     few = [load_pairs(tasks(pairs).model_copy(update={"max_train_rows": 13}), seed)["a"]["train"] for seed in (0, 0, 1)]
     chosen = [part["source"][:] for part in few]

@@ -200,6 +200,7 @@ def read_parallel(
     validation_fraction: float = 0.0,
     test_fraction: float = 0.0,
     say: Callable[[str], object] = lambda line: None,
+    needs_train: bool = True,
 ) -> DatasetDict:
     """Load parallel text files, split -> [sources, targets]; line n of one file belongs to line n of the other.
 
@@ -220,7 +221,7 @@ def read_parallel(
         names = ("source", "target")
         columns = [side.rename_column("text", name) for side, name in zip(sides, names, strict=True)]
         corpus[split] = _first_rows(concatenate_datasets(columns, axis=1), split, max_rows, say)
-    return _complete(corpus, "source", validation_fraction, test_fraction, "parallel")
+    return _complete(corpus, "source", validation_fraction, test_fraction, "parallel", needs_train=needs_train)
 
 
 def check_column(dataset: Dataset, column: str, where: str, setting: str = "data.text_column") -> None:

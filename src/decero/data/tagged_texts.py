@@ -59,17 +59,20 @@ class _Split:
         return Dataset.from_dict(self.columns, features=FEATURES)
 
 
-def read_tags(corpus: DatasetDict, tokens_column: str, tags_column: str, scheme: str, say: Say) -> TaggedTexts:
+def read_tags(
+    corpus: DatasetDict, tokens_column: str, tags_column: str, scheme: str, say: Say, usual: str | None = None
+) -> TaggedTexts:
     """Read words with a tag each. The text is the words with a space between.
 
-    say: called with a line about how the tags are read.
+    say: called with a line about how the tags are read. usual: the scheme where no tag tells, because all are `O`.
 
     Raises UserError: a missing column; a row without words or tags, or with another number of tags than words; a tag
     that the scheme does not have.
     """
     read = {split: _words_and_tags(dataset, tokens_column, tags_column, split) for split, dataset in corpus.items()}
     if scheme == "auto":
-        scheme = find_scheme(tags for rows in to_learn(read) for _, tags in rows)
+        empty = all(tag == OUTSIDE for rows in to_learn(read) for _, tags in rows for tag in tags)
+        scheme = usual if empty and usual else find_scheme(tags for rows in to_learn(read) for _, tags in rows)
     splits, outside = [], 0
     for split, rows in read.items():
         splits.append(_Split(split))

@@ -131,7 +131,12 @@ class Task(ABC):
             run.print(f"{cut:.1%} of the {kind} texts are longer than {self.length_settings} and are cut")
         data = TaskData(train, rows)
         scores = self.scored_on == "validation"
-        if data.validation is None and run.progress and (scores or run.training.eval_strategy != "no"):
+        if (
+            data.validation is None
+            and run.progress
+            and not run.eval_only
+            and (scores or run.training.eval_strategy != "no")
+        ):
             lost = "nothing is evaluated during training" + (", and there are no final scores" if scores else "")
             run.print(f"no validation split: {lost}; validation_fraction=0.1 of the data holds rows out")
         if self.scored_on == "test":

@@ -129,7 +129,8 @@ def scored_rows(run: Run, tokenizer: PreTrainedTokenizerBase) -> tuple[DatasetDi
     """
     config, data = run.config, run.config.data
     with main_first(run.accelerator):
-        corpus = load_corpus(**data.source())
+        needs_train = config.split == "train" or bool(getattr(config, "baselines", None))
+        corpus = load_corpus(**data.source(), needs_train=needs_train)
         if config.split not in corpus:
             raise UserError(f"split: the corpus has no {config.split}, only {', '.join(corpus)}; name its files")
         rows = tokenize_text(

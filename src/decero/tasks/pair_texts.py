@@ -15,19 +15,24 @@ from decero.tasks.base import cut_note
 Texts = dict[str, DatasetDict]  # part -> split -> rows of `source` and `target`
 
 
-def load_pairs(data: PairData, seed: int, say: Callable[[str], object] = lambda line: None) -> Texts:
+def load_pairs(
+    data: PairData, seed: int, say: Callable[[str], object] = lambda line: None, needs_train: bool = True
+) -> Texts:
     """The pairs of every task, train cut to the label budget. Training pairs with an empty side are left out.
 
-    say: called with a line about rows that a setting leaves out.
+    say: called with a line about rows that a setting leaves out. needs_train: see `load_corpus`.
 
     Raises UserError: what `load_corpus` refuses, a column that is missing or not text, no pair that is left.
     """
     return {
-        name: _load(f"data.tasks.{name}", task, data.max_train_rows, seed, say) for name, task in data.tasks.items()
+        name: _load(f"data.tasks.{name}", task, data.max_train_rows, seed, say, needs_train)
+        for name, task in data.tasks.items()
     }
 
 
-def _load(where: str, task: PairTask, budget: int | None, seed: int, say: Callable[[str], object]) -> DatasetDict:
+def _load(
+    where: str, task: PairTask, budget: int | None, seed: int, say: Callable[[str], object], needs_train: bool
+) -> DatasetDict:
     columns = {task.source_column: "source", task.target_column: "target"}
     named = ((task.group_column, "group"), (task.answer_column, "answer"))
     more = {column: kind for column, kind in named if column is not None}
@@ -38,16 +43,19 @@ def _load(where: str, task: PairTask, budget: int | None, seed: int, say: Callab
     if task.parallel is not None:
         columns = {"source": "source", "target": "target"}
         fractions = task.validation_fraction, task.test_fraction
-        corpus = read_parallel(task.parallel, task.max_rows, *fractions, say_where)
+        corpus = read_parallel(task.parallel, task.max_rows, *fractions, say_where, needs_train)
     elif (messages := task.messages_column) is not None:
         columns = {name: name for name in ("source", "target", "row")}
         corpus = load_corpus(
             **task.source(), text_column=messages, columns=_settings(where, {messages: "messages"} | more),
             to_pairs=lambda found: dialogue_pairs(found, messages, list(more), where), say=say_where,
+            needs_train=needs_train,
         )  # fmt: skip
     else:
         settings = _settings(where, columns | more)
-        corpus = load_corpus(**task.source(), text_column=task.source_column, columns=settings, say=say_where)
+        corpus = load_corpus(
+            **task.source(), text_column=task.source_column, columns=settings, say=say_where, needs_train=needs_train
+        )
     columns = columns | more
     for split, dataset in corpus.items():
         for column, kind in columns.items():
@@ -57,6 +65,8 @@ def _load(where: str, task: PairTask, budget: int | None, seed: int, say: Callab
                 check_column(dataset, column, f"{where} ({split})", f"{where}.{kind}_column")
         kept = dataset.select_columns(list(columns))
         corpus[split] = kept.rename_columns({old: new for old, new in columns.items() if old != new})
+    if "train" not in corpus:
+        return corpus
     train = corpus["train"]
     full = rows_with_text(train, ["source", "target"])
     if not len(full):

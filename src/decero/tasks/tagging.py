@@ -92,7 +92,10 @@ class TokenClassification(Task):
             scheme = "BIO" if data.scheme == "auto" else data.scheme
             tagged = read_entities(corpus, data.text_column, data.entities_column, scheme, notes.append)
         else:
-            tagged = read_tags(corpus, data.tokens_column, data.tags_column, data.scheme, notes.append)
+            name = str(self.config.model.name_or_path)
+            saved = Tagging.recorded(self.checkpoint, name) if self.config.eval_only else None
+            usual = saved.scheme if saved else None
+            tagged = read_tags(corpus, data.tokens_column, data.tags_column, data.scheme, notes.append, usual)
         if strict:
             check_labels(tagged, data.entities_column or data.tags_column)
         names = tag_names(tagged.labels, tagged.scheme)

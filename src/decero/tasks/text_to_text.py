@@ -47,7 +47,9 @@ class TextToText(Task):
     def read_corpus(self, strict: bool = True) -> Corpus:
         splits: dict[str, dict[str, Dataset]] = {}
         notes: list[str] = []
-        for name, corpus in load_pairs(self.config.data, self.config.seed, notes.append).items():
+        for name, corpus in load_pairs(
+            self.config.data, self.config.seed, notes.append, needs_train=not self.config.eval_only
+        ).items():
             for split, dataset in corpus.items():
                 splits.setdefault(split, {})[name] = dataset
         answered = self.config.generation.validation_rows

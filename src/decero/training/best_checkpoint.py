@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch import nn
 
 from decero.config.sections import TrainingSection
-from decero.errors import UserError, did_you_mean
+from decero.errors import UserError
 from decero.execution.adapters import trained_tensors
 from decero.training.checkpoint import checkpoint_of, damage, load_weights, prune, release_room, reserve, steps_in
 from decero.training.gradient import check_weights
@@ -84,10 +84,7 @@ class Selection:
         for name in (given, f"eval_{given}"):
             if name in metrics:
                 return name
-        near = did_you_mean(given, metrics)
-        raise UserError(
-            f"training.metric_for_best_model: unknown metric {given}{near}; use one of {', '.join(metrics)}"
-        )
+        raise UserError(f"training.metric_for_best_model: unknown metric {given}; use one of {', '.join(metrics)}")
 
     def is_better(self, metrics: dict[str, float], step: int) -> bool:
         """Return whether this evaluation is the best so far. Raises UserError for an unknown metric."""
