@@ -57,7 +57,7 @@ def settings(documents, trained_tokenizer, architecture, tmp_path):
     return make
 
 
-def test_a_model_finds_the_sentences_of_the_oracle(launch, settings, tmp_path):
+def test_a_model_finds_the_sentences_of_the_oracle(launch, settings, documents, tmp_path):
     printed = launch("finetune_extractive_summaries", settings()).stdout
     line = next(line for line in printed.splitlines() if line.startswith("ROUGE-1/2/L on validation without a model: "))
     assert "the oracle (1 sentence) 100.0 / 100.0 / 100.0" in line
@@ -68,6 +68,13 @@ def test_a_model_finds_the_sentences_of_the_oracle(launch, settings, tmp_path):
     table = pd.read_parquet(tmp_path / "run" / "outputs.parquet")
     assert len(table) == SPLITS["test"]
     assert all(len(row) == 1 for row in table["sentences"])
+    path = settings(
+        model={"name_or_path": f"{tmp_path}/run/model"},
+        data={"files": {"test": str(documents / "test.jsonl")}},
+        tokenizer={},
+    )
+    launch("finetune_extractive_summaries", path, f"output={tmp_path}/alone", "--eval-only")
+    assert json.loads((tmp_path / "alone" / "result.json").read_text())["metric"] == record["metric"]
     loaded = load(tmp_path / "run" / "model", "summarize")
     assert list(summarize(loaded, [*table["source"], ""])) == [*table["hypothesis"], ""]
     assert list(summarize(loaded, table["source"], batch_tokens=1, first_window=1)) == list(table["hypothesis"])

@@ -17,7 +17,7 @@ from decero.config.finetune_summaries import FinetuneExtractiveSummaries
 from decero.config.sections import ModelSection
 from decero.data.collators import IGNORED
 from decero.data.columns import rows_with_text
-from decero.data.corpus import check_text, load_corpus
+from decero.data.corpus import check_text, load_corpus, train_examples
 from decero.data.sentences import choose_sentences, mark_sentences, sentences_of
 from decero.data.tokenization import map_rows
 from decero.errors import UserError
@@ -56,21 +56,25 @@ class ExtractiveSummaries(Task):
         """The documents and their summaries, train cut to the label budget and without empty texts."""
         data, notes = self.config.data, list[str]()
         columns = (data.text_column, data.summary_column)
-        corpus = load_corpus(**data.source())
+        corpus = load_corpus(**data.source(), needs_train=not self.config.eval_only)
         for split, dataset in corpus.items():
             check_text(dataset, data.summary_column, split, "data.summary_column")
             corpus[split] = dataset.select_columns(list(columns))
-        full = rows_with_text(corpus["train"], columns)
+        if "train" in corpus:
+            corpus["train"] = corpus["train"].select(self._chosen(corpus["train"], columns, notes))
+        return Corpus({split: {"": texts} for split, texts in corpus.items()}, columns, LABELS, tuple(notes))
+
+    def _chosen(self, train: Dataset, columns: tuple[str, str], notes: list[str]) -> np.ndarray:
+        """The rows of train with a document and a summary, cut to the label budget."""
+        full, budget = rows_with_text(train, columns), self.config.data.max_train_rows
         if not len(full):
             raise UserError(
                 "train: no row has a document and a summary; check data.text_column and data.summary_column"
             )
-        budget = data.max_train_rows
-        if budget is not None and budget < len(full):
-            notes += cut_note("train", budget, len(full), "data.max_train_rows")
-            full = np.sort(np.random.default_rng(self.config.seed).permutation(full)[:budget])
-        corpus["train"] = corpus["train"].select(full)
-        return Corpus({split: {"": texts} for split, texts in corpus.items()}, columns, LABELS, tuple(notes))
+        if budget is None or budget >= len(full):
+            return full
+        notes += cut_note("train", budget, len(full), "data.max_train_rows")
+        return np.sort(np.random.default_rng(self.config.seed).permutation(full)[:budget])
 
     def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
         """A row a document: its tokens, and at the mark of each sentence whether the oracle chooses it."""
@@ -99,6 +103,8 @@ class ExtractiveSummaries(Task):
         Raises UserError where even the oracle does not beat the first words.
         """
         data = super().load_data(run, splits)
+        if run.eval_only:
+            return data
         part, rows = ("validation", data.validation) if data.validation is not None else ("train", data.train)
         found = self.ceiling(rows.select(range(min(len(rows), CEILING_ROWS))))  # type: ignore[union-attr,arg-type]
         oracle, sentences, words = (f"{name} {_shown(scores)}" for name, scores in found.items())
@@ -116,12 +122,13 @@ class ExtractiveSummaries(Task):
     def ceiling(self, rows: Dataset) -> dict[str, dict[str, float]]:
         """The metrics of summaries without a model: the oracle, the first sentences, the first words.
 
-        The first words are as many as the median summary of train has.
+        The first words are as many as the median summary of train has, or of `rows` where there is no train.
         """
         summaries, documents = rows["summary"][:], rows["sentences"][:]
         most = self.config.objective.num_sentences
-        train = self.corpus.splits["train"][""][self.config.data.summary_column]
-        size = max(1, int(np.median([len(summary.split()) for summary in train])))
+        train = self.corpus.splits.get("train")
+        known = train[""][self.config.data.summary_column] if train else summaries
+        size = max(1, int(np.median([len(summary.split()) for summary in known])))
         count = f"{most} sentence{'s' * (most > 1)}"
         chosen = zip(documents, rows["oracle"], strict=True)
         texts = {
@@ -187,7 +194,7 @@ class ExtractiveSummaries(Task):
             pd.DataFrame(table | {"sentences": choices, "oracle": rows["oracle"][:]}).to_parquet(
                 run.output / "outputs.parquet", index=False
             )
-        facts = {"train_examples": len(data.train), "split": split}  # type: ignore[arg-type]
+        facts: dict[str, Any] = train_examples(self.corpus.splits) | {"split": split}
         facts |= {"signatures": summary_signatures(), "without_a_model": self.ceiling(rows)}
         return Scores(summary_metrics(written, summaries), facts)
 
