@@ -1,7 +1,9 @@
 """Tagged words and texts with entities become one form; what no model could learn from is refused in one line."""
 
+import json
 import re
 
+import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
@@ -41,6 +43,17 @@ def test_words_become_a_text_with_entities_in_characters():
     assert row["entities"] == [{"start": 0, "end": 11, "label": "PER"}]
     assert (found.scheme, found.labels) == ("BIO", ["PER"])
     assert said == ["'tags' holds BIO tags; all of them are in entities that the scheme allows"]
+
+
+@pytest.mark.parametrize("write", [repr, json.dumps, lambda items: str(np.array(items))])
+def test_lists_that_a_csv_holds_as_text_are_lists(write):
+    rows = [(["Ann's", "bank", "["], ["B-PER", "O", "O"]), (["rain"], ["O"])]
+    found, _ = tagged(words(train=[(write(tokens), write(tags)) for tokens, tags in rows]))
+    assert found.scheme == "BIO"
+    assert found.corpus["train"]["text"][:] == ["Ann's bank [", "rain"]
+    assert found.corpus["train"]["tags"][:] == [tags for _, tags in rows]
+    plain, _ = tagged(words(train=[("[ see it ]", "O O B-X O"), ("[]", "O")]))
+    assert plain.corpus["train"]["text"][:] == ["[ see it ]", "[]"]
 
 
 def test_texts_without_entities_have_the_scheme_of_the_model():

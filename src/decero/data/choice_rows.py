@@ -67,6 +67,9 @@ def tokenize_continuations(
     each), `sizes` (their bytes), `labels` and `truncated`. prompt: a text with {context} and {question}; by default
     both, with a line break between. A row of more than `max_length` tokens loses the beginning of its prompt.
 
+    A choice is the rest of the whole text behind the tokens that all choices share with the prompt: tokenized alone, it
+    would begin in another way with tokenizers such as Llama 2's.
+
     Raises UserError for a choice that leaves no room for a prompt.
     """
     start, _ = special_tokens_around(tokenizer)
@@ -81,8 +84,10 @@ def tokenize_continuations(
         rows: dict[str, list] = {name: [] for name in features}
         columns = (batch[name] for name in ("context", "question", "choices", "labels"))
         for context, question, choices, label in zip(*columns, strict=True):
-            ids = tokenizer(written(context, question), **PLAIN)["input_ids"]
-            parts = tokenizer([separator + choice for choice in choices], **PLAIN)["input_ids"]
+            text = written(context, question)
+            ids, *wholes = tokenizer([text, *(text + separator + choice for choice in choices)], **PLAIN)["input_ids"]
+            shared = min(_shared(ids, whole) for whole in wholes)
+            ids, parts = ids[:shared], [whole[shared:] for whole in wholes]
             room = max_length - max(map(len, parts)) - len(start) + 1  # the last token of a choice is not read
             if room < 1:
                 raise UserError(
@@ -100,8 +105,14 @@ def tokenize_continuations(
     features = Features(dict.fromkeys(("input_ids", "choices", "lengths", "sizes"), IDS))
     features |= {"labels": Value("int64"), "truncated": Value("bool")}
     features = Features(features)
-    key = ("continuations", max_length, prompt, separator, start)
+    key = ("continuations of whole texts", max_length, prompt, separator, start)
     return map_rows(dataset, tokenize, features, tokenizer, key, num_proc, f"tokenize {where}")
+
+
+def _shared(ids: list[int], whole: list[int]) -> int:
+    """Return how many tokens a prompt and the whole text have in common; at least one token of the text is left."""
+    most = min(len(ids), len(whole) - 1)
+    return next((place for place in range(most) if ids[place] != whole[place]), max(most, 0))
 
 
 def parts_of(values: Any, lengths: list[int]) -> Iterator[Any]:

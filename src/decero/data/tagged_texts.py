@@ -1,6 +1,9 @@
 """Read texts whose words have tags, or that have entities, into one form: characters are the record of truth."""
 
+import ast
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -212,12 +215,27 @@ def _words_and_tags(dataset: Dataset, tokens_column: str, tags_column: str, spli
 
 
 def _items(value: Any, none: str, column: str) -> list:
-    """Return the items of a list, or of a text that is split at spaces, which must not be blank."""
-    items = value.split() if isinstance(value, str) else value
+    """Return the items of a list, or of a text that is split at spaces, which must not be blank.
+
+    A text such as "['B-PER', 'O']" is a list that csv files hold as Python or JSON writes it.
+    """
+    items = (_list_in(value) or value.split()) if isinstance(value, str) else value
     if not isinstance(items, list) or None in items or (isinstance(value, str) and not items):
         what = "null" if value is None or isinstance(value, list) else "blank" if items == [] else "not a list"
         raise UserError(f"{none} ({what}); give a list, or words with spaces between  (column {column!r})")
     return items
+
+
+def _list_in(text: str) -> list[str] | None:
+    """Return the strings of a list that is written as a text; None for another text."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        text = re.sub(r"(['\"])\s+(?=['\"])", r"\1, ", text)  # NumPy writes no commas
+        items = ast.literal_eval(text)  # a list of strings in JSON is one in Python, too
+        if isinstance(items, list) and items and all(isinstance(item, str) for item in items):
+            return items
+    return None
 
 
 def _namer(feature: Any) -> Callable[[Any, str], str]:
