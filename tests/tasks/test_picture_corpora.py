@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.recipes.pictures import OURS
+from tests.recipes.pictures import DETR, OURS
 from transformers import (
     SegformerConfig,
     SegformerForSemanticSegmentation,
@@ -140,6 +140,16 @@ def test_categories_may_be_numbers(write, task, ours):
     assert built.corpus.label_names == ("2", "10")
     rows = built.tokenize(built.corpus.splits["test"], "test")[""]
     assert rows["classes"][:] == [[0], [1]]
+
+
+def test_detectors_need_a_column_for_no_object(write, task, ours, tmp_path):
+    (tmp_path / "sigmoid.yaml").write_text(json.dumps(DETR | {"model_type": "conditional_detr"}))
+    files = {"train": write("boxes", boxes(["cat", "dog"]), range(2))}
+    data = {"image_size": 16, "validation_fraction": 0, "test_fraction": 0}
+    built = task(ObjectDetection, {"config": str(tmp_path / "sigmoid.yaml")}, files, **data)
+    with pytest.raises(UserError, match='its head has 2 columns for 2 classes, and none for "no object"'):
+        built.build_model()
+    assert task(ObjectDetection, ours, files, **data).build_model().training
 
 
 def test_a_label_budget_does_not_decide_the_classes(write, task, ours, tmp_path):

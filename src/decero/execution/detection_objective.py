@@ -7,8 +7,11 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from decero.data.collators import IGNORED
+from decero.data.image_rows import Pixels
+from decero.errors import UserError
 from decero.execution.image_objective import PictureCollator, of_pictures
 from decero.execution.objective import Batch, Objective
 from decero.execution.transformers_internals import heads_on_layers
@@ -61,6 +64,26 @@ def match(logits_BQC: Tensor, boxes_BQ4: Tensor, targets: Targets, weights: Weig
         pair = (torch.as_tensor(each, dtype=torch.long, device=logits_QC.device) for each in (queries, objects))
         found.append(tuple(pair))
     return found  # type: ignore[return-value]
+
+
+def check_no_object(logits_BQC: Tensor, model: Any, source: str) -> None:
+    """Raise UserError for a detector whose logits have no last column for "no object"."""
+    labels = model.config.num_labels
+    if logits_BQC.shape[-1] != labels + 1:
+        raise UserError(
+            f'{source}: its head has {logits_BQC.shape[-1]} columns for {labels} classes, and none for "no object"; '
+            "use a model that has one, as DETR and YOLOS"
+        )
+
+
+@torch.no_grad()
+def blank_logits(model: PreTrainedModel, pixels: Pixels) -> Tensor:
+    """Return the logits, (1, queries, columns), of a black picture. The model stays as it was."""
+    trains = model.training
+    picture = torch.zeros(1, pixels.channels, *pixels.size, device=model.device, dtype=model.dtype)
+    logits = model.eval()(pixel_values=picture).logits
+    model.train(trains)
+    return logits
 
 
 def layer_terms(logits_BQC: Tensor, boxes_BQ4: Tensor, targets: Targets, weights: Weights) -> dict[str, Tensor]:

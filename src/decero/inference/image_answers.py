@@ -15,7 +15,7 @@ from decero.data.boxes import Boxes
 from decero.data.image_rows import Pixels
 from decero.data.images import open_image, to_pixels
 from decero.errors import UserError
-from decero.execution.detection_objective import corners
+from decero.execution.detection_objective import check_no_object, corners
 from decero.execution.image_models import processor_settings, saved_pixels
 from decero.execution.image_objective import pixel_logits
 from decero.execution.model_folder import Checkpoint, open_checkpoint, read_config
@@ -161,11 +161,12 @@ def detect(
 ) -> Iterator[list[Boxed]]:
     """Yield the objects of each picture whose probability is above the threshold, surest first.
 
-    Raises UserError as `classify_pictures` does.
+    Raises UserError as `classify_pictures` does, and for a model whose head has no column for "no object".
     """
     loaded = load_pictures(model, "detect")
     for images, inputs in loaded.batches(pictures, batch_size):
         outputs: Any = loaded.model(**inputs)
+        check_no_object(outputs.logits, loaded.model, loaded.name)
         names = names_of(loaded.model.config, _finite(loaded, outputs.logits).shape[-1] - 1)
         for found in read_boxes(outputs.logits, outputs.pred_boxes, [image.size for image in images]):
             assert found.scores is not None

@@ -1,4 +1,8 @@
-"""Object detection by set prediction: DETR of transformers, or any model that returns `logits` and `pred_boxes`."""
+"""Object detection by set prediction, with any model that returns `pred_boxes` and `logits` for it, as DETR does.
+
+The last column of `logits` must stand for no object. YOLOS and our detector have it, too. Models with a sigmoid for
+each class have none, such as Conditional DETR, Deformable DETR and RT-DETR: they are refused.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,7 +32,7 @@ from decero.evaluation.average_precision import (
 )
 from decero.evaluation.examples import ExampleStatistics
 from decero.execution.build import config_of
-from decero.execution.detection_objective import Weights, detection
+from decero.execution.detection_objective import Weights, blank_logits, check_no_object, detection
 from decero.execution.image_objective import PictureCollator
 from decero.execution.objective import Objective
 from decero.inference.image_answers import read_boxes
@@ -132,8 +136,13 @@ class ObjectDetection(PictureTask):
     # --- model and objective
 
     def initial_model(self, section: ModelSection) -> PreTrainedModel:
-        """The model with all weights trainable: stock DETR would freeze the whole of a native backbone."""
+        """The model with all weights trainable: stock DETR would freeze the whole of a native backbone.
+
+        Raises UserError for a head without a column for "no object".
+        """
         model = super().initial_model(section)
+        if model.device.type != "meta":  # built only to be measured
+            check_no_object(blank_logits(model, self.pixels), model, f"model: {section.config or section.name_or_path}")
         model.requires_grad_(True)
         return model
 
