@@ -1,11 +1,12 @@
 """Build models that read pictures, and the image processor that is saved beside them."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 
 from decero.config.sections import ModelSection
 from decero.data.image_rows import Pixels
@@ -56,20 +57,23 @@ def build_image_model(
 def pixels_for(section: ModelSection, size: int | list[int] | None, first: Callable[[], tuple[int, int]]) -> Pixels:
     """Return the form of the pictures for a model. size: of the settings. first: size of the first picture.
 
-    A checkpoint keeps its size, mean and deviation. Raises UserError for a size that it does not have, or that is
-    smaller than a patch.
+    A checkpoint keeps its mean and deviation, and its size, unless `size` is another. Raises UserError for a size that
+    it cannot read, or that is smaller than a patch.
     """
     config: Any = config_of(section)
     source = str(section.config or section.name_or_path)
-    own, wanted, saved = _pair(getattr(config, "image_size", None)), _pair(size), {}
+    saved, wanted = {}, _pair(size)
     if section.name_or_path is not None:
         saved = processor_settings(checkpoint_of(section, weights=False))
-        if wanted and own and wanted != own:
+        if wanted and not _can_read(config, wanted):
+            height, width = (
+                config.image_size if isinstance(config.image_size, list | tuple) else [config.image_size] * 2
+            )
             raise UserError(
-                f"data.image_size: {source} reads pictures of {own[0]} x {own[1]}; remove this setting, or start from "
+                f"data.image_size: {source} reads pictures of {height} x {width}; remove this setting, or start from "
                 "random weights"
             )
-    height, width = found = wanted or own or _size_of(saved) or first()
+    height, width = found = wanted or _own_size(saved, config) or first()
     patch = _pair(getattr(config, "patch_size", None))
     if patch and (height < patch[0] or width < patch[1]):
         raise UserError(
@@ -99,21 +103,70 @@ def processor_settings(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def saved_pixels(name: str, saved: dict[str, Any], config: Any) -> Pixels:
     """Return the form of the pictures that a trained model reads. Raises UserError where its folder does not say."""
-    size = _size_of(saved) or _pair(getattr(config, "image_size", None))
+    size = _own_size(saved, config)
+    if not size and saved.get("size"):
+        raise UserError(
+            f"{name}: {PROCESSOR} gives a range of sizes, {str(saved['size'])[:60]}: all pictures get one size here; "
+            'write "size": {"height": 512, "width": 512} there, or fine-tune it with data.image_size'
+        )
     if not size:
         raise UserError(f"{name}: {PROCESSOR} does not say how large pictures are; save it with the model")
     return _form(size, saved, config, name)
 
 
-def _form(size: tuple[int, int], saved: dict[str, Any], config: Any, source: str) -> Pixels:
-    """Return the form of pictures of this size, with what a processor has saved. Raises UserError for wrong values."""
+def _own_size(saved: dict[str, Any], config: Any) -> tuple[int, int] | None:
+    """Return the size that a processor gives, else that of the configuration, which may be a mere default.
+
+    A model that cannot read the first one reads the second one.
+    """
+    found, own = _size_of(saved), _pair(getattr(config, "image_size", None))
+    return found if found and _can_read(config, found) else own or found
+
+
+def _can_read(config: Any, size: tuple[int, int]) -> bool:
+    """Tell whether a model reads another size than `config.image_size`: ConvNeXt does, ViT has a vector a position.
+
+    The model is built without memory and reads a picture without values. True where that cannot be tried.
+    """
+    if _pair(getattr(config, "image_size", None)) in (None, size):
+        return True
+    try:
+        with torch.device("meta"):
+            model = AutoModel.from_config(copy.deepcopy(config)).eval()
+            picture = torch.empty(1, _channels(config), *size)
+    except Exception:  # code of others, without its pin
+        return True
+    try:
+        with torch.no_grad():
+            model(pixel_values=picture)
+    except Exception:  # ValueError, AssertionError, RuntimeError of shapes ...
+        return False
+    return True
+
+
+def _channels(config: Any) -> int:
     backbone = getattr(config, "backbone_config", None)
-    channels = getattr(backbone, "num_channels", None) or getattr(config, "num_channels", None) or 3
+    return getattr(backbone, "num_channels", None) or getattr(config, "num_channels", None) or 3
+
+
+def _form(size: tuple[int, int], saved: dict[str, Any], config: Any, source: str) -> Pixels:
+    """Return the form of pictures of this size, with what a processor has saved.
+
+    Raises UserError for wrong values, and for a processor that changes pixels as decero does not.
+    """
+    channels = _channels(config)
     if channels not in (1, 3):
         raise UserError(f"model: {source} reads {channels} channels; pictures have 1 (grey) or 3 (RGB)")
-    half, found = [0.5] * channels, {}
-    for name in ("mean", "std"):
-        values = saved.get(f"image_{name}") or half
+    factor = saved.get("rescale_factor") or 1 / 255
+    if saved.get("do_rescale") is False or not isinstance(factor, int | float) or abs(255 * factor - 1) > 1e-4:
+        raise UserError(
+            f"{source}: {PROCESSOR}: pixels are not divided by 255; decero reads only models that want this"
+        )
+    if saved.get("do_flip_channel_order"):
+        raise UserError(f"{source}: {PROCESSOR}: do_flip_channel_order is true; decero reads only RGB, not BGR")
+    plain, found = saved.get("do_normalize") is False, {}
+    for name, half, none in (("mean", 0.5, 0.0), ("std", 0.5, 1.0)):
+        values = [none] * channels if plain else saved.get(f"image_{name}") or [half] * channels
         fits = isinstance(values, list) and len(values) == channels
         if not fits or not all(isinstance(v, int | float) and (v > 0 or name == "mean") for v in values):
             raise UserError(f"{source}: {PROCESSOR}: image_{name} is {str(values)[:60]}; give {channels} numbers")
@@ -127,16 +180,23 @@ def _form(size: tuple[int, int], saved: dict[str, Any], config: Any, source: str
 def processor_for(auto_class: Any, pixels: Pixels) -> Any:
     """Return the image processor of transformers that does to a picture what training did."""
     height, width = pixels.size
+    normalizes = any(pixels.mean) or set(pixels.std) != {1.0}
     return PROCESSORS[auto_class.__name__](
         size={"height": height, "width": width}, image_mean=list(pixels.mean), image_std=list(pixels.std),
-        resample=pixels.resample, do_resize=True, do_rescale=True, do_normalize=True, do_pad=False,
+        resample=pixels.resample, do_resize=True, do_rescale=True, do_normalize=normalizes, do_pad=False,
     )  # fmt: skip
 
 
 def _size_of(saved: dict[str, Any]) -> tuple[int, int] | None:
-    size = saved.get("size")
-    size = [size.get("height"), size.get("width")] if isinstance(size, dict) else size
-    return _pair(size)
+    """Return (height, width) of the pictures that a processor gives; None where it gives several sizes, or none.
+
+    A processor that cuts out the centre gives its `crop_size`. One that gives the shortest edge: a square.
+    """
+    size = (saved.get("do_center_crop") and saved.get("crop_size")) or saved.get("size")
+    if isinstance(size, dict):
+        edge = None if "longest_edge" in size else size.get("shortest_edge")
+        size = edge or [size.get("height"), size.get("width")]
+    return None if saved.get("max_size") else _pair(size)
 
 
 def _pair(size: Any) -> tuple[int, int] | None:
