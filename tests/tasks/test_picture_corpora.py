@@ -19,6 +19,7 @@ from transformers import (
 from decero.config.command_line import Call
 from decero.config.drawings import EvaluateDrawings
 from decero.data.corpus import load_corpus
+from decero.doctor.inspected_run import InspectedRun
 from decero.errors import UserError
 from decero.tasks import ImageClassification, ObjectDetection, SemanticSegmentation
 from decero.tasks.picture_task import picture_source
@@ -96,6 +97,19 @@ def test_rows_held_out_are_the_same_for_all_who_read(write, task, tmp_path):
     measured = EvaluateDrawings.parse({"output": str(tmp_path), "model": "m", "classifier": "c", "data": data}, "x")
     test = load_corpus(**picture_source(measured.data))["test"]
     assert test["image"][:] == built.corpus.splits["test"][""]["image"][:]
+
+
+def test_repeats_are_sought_in_the_folder_of_each_split(write, task, ours):
+    """Equal names of files are no equal pictures; equal pictures may have other names."""
+    files = {
+        "train": write("train", boxes(["cat"] * 3), [10, 20, 30]),
+        "validation": write("validation", boxes(["cat"] * 2), [40, 50]),
+        "test": write("test", boxes(["cat"] * 2), [60, 10]),
+    }
+    run = InspectedRun(task(ObjectDetection, ours, files, image_size=16))
+    keys = {split: folded.keys.tolist() for split, folded in run.folded.items()}
+    assert len(set(keys["train"] + keys["validation"] + keys["test"])) == 6
+    assert keys["test"][1] == keys["train"][0]
 
 
 @pytest.mark.parametrize(("saved", "said"), [(["Cat", "Dog"], ["cat", "dog"]), (["LABEL_0", "LABEL_1"], ["0", "1"])])

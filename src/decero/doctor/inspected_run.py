@@ -95,7 +95,7 @@ class InspectedRun:
         """Return split -> folded texts. Labels are left out; for pairs both sides count."""
         if self.reads == "pictures":
             task: Any = self.task
-            keys = {split: task.text_keys(parts[""]) for split, parts in self.corpus.splits.items()}
+            keys = {split: task.text_keys(parts[""], split) for split, parts in self.corpus.splits.items()}
             return {split: Folded(each, np.full(len(each), PICTURE), {"": len(each)}) for split, each in keys.items()}
         return {split: _fold(parts, self.corpus.columns) for split, parts in self.corpus.splits.items()}
 

@@ -39,7 +39,10 @@ NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 def picture_source(data: PictureSource) -> dict[str, Any]:
-    """The arguments of `load_corpus`: equal pictures share a split, whoever reads them."""
+    """The arguments of `load_corpus`: equal pictures share a split, whoever reads them.
+
+    The hashes are those of train, from which the other splits are held out.
+    """
     columns = [data.image_column, *filter(None, [getattr(data, "mask_column", None)])]
     return data.source() | {
         "check": check_pictures, "read": partial(read_picture_files, columns=columns),
@@ -130,9 +133,9 @@ class PictureTask(Task):
         num_proc = self.config.data.num_proc
         return decode_rows(rows, self.columns(split), pixels, where=self.place_of(split), num_proc=num_proc)
 
-    def text_keys(self, rows: Dataset) -> Any:
-        """Hashes of the pictures, (rows,), to find repeats."""
-        return picture_hashes(rows, self.config.data.image_column, self.folder_of("train"))
+    def text_keys(self, rows: Dataset, split: str) -> Any:
+        """Hashes of the pictures of a split, (rows,), to find repeats."""
+        return picture_hashes(rows, self.config.data.image_column, self.folder_of(split))
 
     # --- model and objective
 
