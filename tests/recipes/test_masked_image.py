@@ -7,6 +7,8 @@ import pytest
 from tests.recipes.pictures import VIT, write_splits
 from tests.recipes.test_pictures_recipes import losses_of, resumed
 
+from decero.tasks import MaskedImage
+
 OURS = {name: value for name, value in VIT.items() if name != "model_type"} | {"model_type": "decero_vision"}
 
 
@@ -45,6 +47,19 @@ def test_pretrain_resume_and_fine_tune(launch, settings, tmp_path):
     done = launch("finetune_image_classification", settings(OURS), f"output={tuned}", fine)
     assert "new, with random weights: classifier" in done.stdout + done.stderr
     assert json.loads((tuned / "result.json").read_text())["metric"]["accuracy"] > 0.9
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit"])
+def test_stock_vits_write_the_patches_that_they_read(tmp_path, kind):
+    (tmp_path / "preset.yaml").write_text(json.dumps(VIT | {"model_type": kind}))  # encoder_stride is 16
+    settings = {"output": str(tmp_path / "run"), "model": {"config": str(tmp_path / "preset.yaml")}}
+    settings |= {"data": {"files": write_splits(tmp_path)}, "training": {"max_train_steps": 1}}
+    task = MaskedImage(MaskedImage.Config.parse(settings, "x"))
+    rows = task.tokenize(task.corpus.splits["train"], "train")[""]
+    model = task.build_model()
+    objective = task.reported_objective(model)
+    batch = objective.collate([rows[number] | {"epoch": 0, "index": number} for number in range(3)])
+    assert objective.loss(model, batch).isfinite()
 
 
 @pytest.mark.slow

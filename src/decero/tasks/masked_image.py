@@ -31,7 +31,9 @@ class MaskedImage(ScoredPixels):
         return []
 
     def model_fields(self) -> dict[str, Any]:
-        return {}
+        """The pixels that the decoder writes for each patch: a ViT can write no other number than it reads."""
+        stock = config_of(self.config.model).model_type in ("vit", "deit")
+        return {"encoder_stride": self.patch_size} if stock else {}
 
     def read_corpus(self, strict: bool = True) -> Corpus:
         """The pictures, train cut to the budget."""
