@@ -142,6 +142,25 @@ def test_masks_hold_numbers_so_the_order_of_names_counts(write, task, tmp_path):
         _ = task(SemanticSegmentation, source, files, True, class_names=["road", "sky", "car"]).corpus
 
 
+@pytest.mark.parametrize("names", [None, ["ground", "object"]])
+def test_masks_of_0_and_255_are_refused(task, ours, tmp_path, names):
+    Image.new("L", (16, 16)).save(tmp_path / "picture.png")
+    Image.fromarray(np.repeat(np.uint8([0, 255]), 128).reshape(16, 16)).save(tmp_path / "mask.png")
+    (tmp_path / "rows.jsonl").write_text('{"image": "picture.png", "mask": "mask.png"}\n')
+    built = task(SemanticSegmentation, ours, {"train": str(tmp_path / "rows.jsonl")}, image_size=16, class_names=names)
+    said = r"train: masks hold only id 0, besides 255, which is not scored .data.ignored_id.; write the object as 1, or"
+    with pytest.raises(UserError, match=said):
+        built.tokenize(built.corpus.splits["train"], "train")
+
+
+def test_classes_without_a_pixel_are_named(write, task, ours):
+    files = write("masks", [{"image": "0.png", "mask": f"{n}.png"} for n in range(2)], range(2))
+    names = ["ground", "dark", "light"]
+    built = task(SemanticSegmentation, ours, {"train": files}, image_size=16, class_names=names)
+    built.tokenize(built.corpus.splits["train"], "train")
+    assert built.corpus.notes[-1] == "train: no pixel is of the class light: the model cannot learn it"
+
+
 def boxes(categories):
     return [
         {"image": f"{n}.png", "objects": {"bbox": [[1, 1, 5, 5]], "category": [c]}} for n, c in enumerate(categories)

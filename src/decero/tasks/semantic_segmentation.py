@@ -91,15 +91,45 @@ class SemanticSegmentation(PictureTask):
 
     def _largest_id(self, rows: Dataset, split: str) -> int:
         """The largest id of the masks, without the one that is not scored."""
-        data, most = self.config.data, 0
+        data, most, skips = self.config.data, 0, False
         for number, row in enumerate(undecoded(rows.select_columns([data.mask_column]), data.mask_column)):
             where = f"{self.place_of(split)}, row {number}, mask"
             ids = np.asarray(open_image(row[data.mask_column], where, self.folder_of(split)))
             scored = ids[ids != data.ignored_id]
             most = max(most, int(scored.max()) if scored.size else 0)
+            skips |= scored.size < ids.size
+        if most == 0 and skips:
+            raise self._one_id(split, 0)
         if not 1 <= most < 256:
             raise UserError(f"{split}: the largest id of column {data.mask_column!r} is {most}; give ids from 0 to 254")
         return most
+
+    def _one_id(self, split: str, number: int) -> UserError:
+        ignored = self.config.data.ignored_id
+        return UserError(
+            f"{split}: masks hold only id {number}, besides {ignored}, which is not scored (data.ignored_id); write "
+            f"the object as {min({0, 1, 2} - {number, ignored})}, or set data.ignored_id to another number"
+        )
+
+    def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
+        """Read pictures and masks.
+
+        Raises UserError where train has pixels that are not scored, and all others have one id.
+        """
+        rows = super().tokenize(parts, split)
+        if split != "train":
+            return rows
+        counts_C = np.zeros(256, dtype=np.int64)
+        for mask in rows[""]["mask"]:
+            counts_C += np.bincount(np.frombuffer(mask, dtype=np.uint8), minlength=256)
+        skipped, counts_C[self.config.data.ignored_id] = counts_C[self.config.data.ignored_id], 0
+        if skipped and len(found := np.flatnonzero(counts_C)) == 1:
+            raise self._one_id(split, int(found[0]))
+        lacking = [name for number, name in enumerate(self.class_names) if not counts_C[number]]
+        if lacking:
+            note = f"train: no pixel is of the class {', '.join(lacking[:20])}: the model cannot learn it"
+            self.corpus = self.corpus._replace(notes=(*self.corpus.notes, note))
+        return rows
 
     def columns(self, split: str) -> Columns:
         data = self.config.data
