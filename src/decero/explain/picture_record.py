@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from decero.data.images import pixels_of
 from decero.errors import UserError
 from decero.execution.pretrained import one_line
 from decero.execution.transformers_internals import attending_with
@@ -114,7 +115,7 @@ def picture_views(
 
 def draw_over(picture: Image.Image, overlays: Sequence[Overlay], language: str) -> Figure:
     """Draw the picture alone, then faded under each overlay. The colours of each end at its largest weight."""
-    plain = np.asarray(picture.convert("RGB"))
+    plain = np.asarray(pixels_of(picture, 3, "the picture"))
     tall = plain.shape[0] / plain.shape[1]
     across = min(ACROSS, len(overlays) + 1)
     down = -(-(len(overlays) + 1) // across)

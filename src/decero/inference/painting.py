@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from decero.data.images import pixels_of
+
 COLOURS = np.array(  # of Okabe and Ito 2008, which colour-blind readers tell apart; others follow by rotation
     [
         (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167),
@@ -27,7 +29,7 @@ def paint_mask(image: Image.Image, mask: np.ndarray, names: Sequence[str], stren
 
     mask: class ids, (height, width) of the picture.
     """
-    plain = np.asarray(_enlarged(image.convert("RGB"))).astype(np.float32)
+    plain = np.asarray(_enlarged(pixels_of(image, 3, "the picture"))).astype(np.float32)
     ids = np.asarray(Image.fromarray(mask).resize((plain.shape[1], plain.shape[0]), Image.Resampling.NEAREST))
     painted = COLOURS[(ids.astype(int) - 1) % len(COLOURS)].astype(np.float32)
     over = np.where((ids > 0)[..., None], (1 - strength) * plain + strength * painted, plain)
@@ -44,7 +46,7 @@ def paint_boxes(image: Image.Image, boxes: Sequence[Any]) -> Image.Image:
 
     boxes: of `detect`, with `box` (x1, y1, x2, y2 in pixels), `label`, `id`, `score`.
     """
-    found = _enlarged(image.convert("RGB"))
+    found = _enlarged(pixels_of(image, 3, "the picture"))
     scale = found.width / image.width
     draw = ImageDraw.Draw(found)
     for each in boxes:
