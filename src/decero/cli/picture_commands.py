@@ -13,12 +13,16 @@ from decero.cli import text_commands
 from decero.cli.text_commands import may_run_code, positive, to_json
 from decero.errors import UserError
 
-OF_TEXTS = ("pair", "column", "pair_column", "label_column", "out")  # options of classify that pictures do not have
+OF_TEXTS = (  # options of classify that pictures do not have
+    "pair", "column", "pair_column", "label_column", "out", "bf16", "batch_tokens", "too_long",
+)  # fmt: skip
 
 
 def add_classify(commands) -> None:
     """Add `decero classify MODEL [TEXT|FILE|-|PICTURE|FOLDER]`."""
-    text_commands.add_classify(commands).set_defaults(function=run_classify)
+    parser = text_commands.add_classify(commands)
+    usual = {name: parser.get_default(name) for name in OF_TEXTS}
+    parser.set_defaults(function=run_classify, of_texts=usual)
 
 
 def run_classify(arguments: argparse.Namespace) -> None:
@@ -86,8 +90,8 @@ def classified(arguments: argparse.Namespace) -> bool:
     if not reads_pictures(arguments.model, **loading_of_pictures(arguments)):
         return False
 
-    for name in OF_TEXTS:
-        if getattr(arguments, name, None):
+    for name, usual in arguments.of_texts.items():
+        if getattr(arguments, name, usual) != usual:
             raise UserError(f"--{name.replace('_', '-')} is for texts, and {arguments.model} reads pictures; remove it")
     if arguments.text == "-":
         raise UserError(f"{arguments.model} reads pictures: give a picture or a folder of pictures")
@@ -144,10 +148,16 @@ def run_detect(arguments: argparse.Namespace) -> None:
 def targets_of(paths: list[Path], arguments: argparse.Namespace) -> dict[Path, Path]:
     """Return the output path of each picture, without file extension; {} without --out. Makes the folder.
 
-    Raises UserError where the folder cannot be written, and where two pictures would have one name.
+    Raises UserError where the folder cannot be written, where it lies in that of the pictures, and where two pictures
+    would have one name.
     """
     if arguments.out is None:
         return {}
+    if Path(arguments.pictures).is_dir() and arguments.out.resolve().is_relative_to(Path(arguments.pictures).resolve()):
+        raise UserError(
+            f"--out {arguments.out}: the command reads all pictures in {arguments.pictures}, so next time it would "
+            "read its own; give a folder beside it"
+        )
     base = Path(arguments.pictures) if Path(arguments.pictures).is_dir() else Path(arguments.pictures).parent
     found = {path: arguments.out / "_".join(path.relative_to(base).with_suffix("").parts) for path in paths}
     named: dict[Path, Path] = {}
