@@ -46,6 +46,13 @@ def test_a_picture_of_the_palette_comes_back_from_its_text(colors, height, width
     assert (found_P == indexes_NP[1]).all()
 
 
+def test_a_rare_colour_is_no_less_a_colour():
+    """Only k-means reads a sample; here none of its 50,000 pixels would have the rare color."""
+    pixels = np.zeros((1, 1000, 1000, 3), np.uint8)
+    pixels[0, 700, 300] = 255, 0, 128
+    assert palette_of(pixels, 4, seed=0) == [[0, 0, 0], [255, 0, 128]]
+
+
 def test_a_pixel_takes_the_nearest_colour():
     tokens = ImageTokens((1, 4), GREYS, [])
     assert tokens.indexes(np.array([[[[42], [43], [200], [213]]]], np.uint8)).tolist() == [[0, 1, 2, 3]]

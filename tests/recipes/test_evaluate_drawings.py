@@ -83,6 +83,7 @@ def rows_by_lot(seed, sizes, count):
 
 
 @pytest.mark.parametrize(("words", "message"), [
+    (["data.max_rows=1"], "the train split has one picture, too few for a distribution; give at least 2"),
     (["data.files.test=null"], "no test split"),
     (["model=JUDGE"], "this vit model draws no pictures"),
     (["classifier=DRAWER"], "this decero_diffusion model"),

@@ -167,6 +167,19 @@ def boxes(categories):
     ]
 
 
+@pytest.mark.parametrize(("split", "flat"), [("train", True), ("test", True), ("train", False)])
+def test_a_category_must_not_be_null(write, task, ours, split, flat):
+    rows = {"train": boxes(["cat", "dog"]), "test": boxes(["dog", "cat"])}
+    rows[split][1]["objects"] = {"bbox": [[1, 1, 5, 5]] * 2, "category": ["cat", None]}
+    if not flat:
+        for row in [row for part in rows.values() for row in part]:
+            pairs = zip(row["objects"]["bbox"], row["objects"]["category"], strict=True)
+            row["objects"] = [{"bbox": box, "category": kind} for box, kind in pairs]
+    built = task(ObjectDetection, ours, {each: write(each, rows[each], range(2)) for each in rows}, image_size=16)
+    with pytest.raises(UserError, match=r"row 1, box 1: it has no category .null.; write one, or remove the box"):
+        built.tokenize(built.corpus.splits[split], split)
+
+
 def test_categories_may_be_numbers(write, task, ours):
     files = {"train": write("train", boxes([10, 2, 10, 2]), range(4)), "test": write("test", boxes([2, 10]), range(2))}
     built = task(ObjectDetection, ours, files, image_size=16)

@@ -212,13 +212,13 @@ def read_pixels(
 def objects_of(value: Any, columns: Columns, where: str) -> tuple[list, list[Any]]:
     """Return the boxes and the categories of a row, from {bbox: [...], category: [...]} or [{bbox, category}, ...].
 
-    Raises UserError for anything else, and for lists of different lengths.
+    Raises UserError for anything else, for lists of different lengths, and for a box without a category.
     """
     box, kind = columns.bbox, columns.category
     if value is None:
         return [], []
     if isinstance(value, list) and all(isinstance(each, dict) and {box, kind} <= set(each) for each in value):
-        return [each[box] for each in value], [each[kind] for each in value]
+        value = {name: [each[name] for each in value] for name in (box, kind)}
     if not isinstance(value, dict) or not {box, kind} <= set(value):
         raise UserError(
             f"{where}: column {columns.objects!r} has no {box!r} and {kind!r}  (settings: data.objects_column, "
@@ -227,6 +227,9 @@ def objects_of(value: Any, columns: Columns, where: str) -> tuple[list, list[Any
     boxes, kinds = value[box] or [], value[kind] or []
     if len(boxes) != len(kinds):
         raise UserError(f"{where}: {len(boxes)} boxes and {len(kinds)} categories; give one category a box")
+    if None in kinds:
+        number = kinds.index(None)
+        raise UserError(f"{where}, box {number}: it has no category (null); write one, or remove the box")
     return boxes, kinds
 
 

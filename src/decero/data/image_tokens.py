@@ -125,17 +125,27 @@ def palette_of(pictures_NYXC: np.ndarray, colors: int, seed: int) -> list[list[i
     if pictures_NYXC.shape[-1] == 1:
         return np.linspace(0, 255, colors).round().astype(int)[:, None].tolist()
     pixels_MC = pictures_NYXC.reshape(-1, 3)
-    rng = np.random.default_rng(seed)
-    if len(pixels_MC) > SAMPLE:
-        pixels_MC = pixels_MC[rng.choice(len(pixels_MC), SAMPLE, replace=False)]
-    different_MC = np.unique(pixels_MC, axis=0)
+    different_MC = _different_colors(pictures_NYXC)
     if len(different_MC) > colors:
         from scipy.cluster.vq import kmeans2  # slow to import, and other recipes import this module
 
+        rng = np.random.default_rng(seed)
+        if len(pixels_MC) > SAMPLE:
+            pixels_MC = pixels_MC[rng.choice(len(pixels_MC), SAMPLE, replace=False)]
         found, _ = kmeans2(pixels_MC.astype(np.float64), colors, iter=25, minit="++", missing="warn", rng=rng)
         different_MC = np.unique(found.round().clip(0, 255).astype(int), axis=0)
     order = np.argsort(different_MC.astype(int) @ np.array([299, 587, 114]), kind="stable")
     return different_MC[order].astype(int).tolist()
+
+
+def _different_colors(pictures_NYXC: np.ndarray) -> np.ndarray:
+    """Return the colors that occur, (colors, 3), each once. A color is packed into one number of 24 bits."""
+    occurs = np.zeros(2**24, dtype=bool)
+    for picture_YXC in pictures_NYXC:
+        red, green, blue = np.moveaxis(picture_YXC.astype(np.int32), -1, 0)
+        occurs[red << 16 | green << 8 | blue] = True
+    packed_M = np.flatnonzero(occurs)
+    return np.stack([packed_M >> 16, packed_M >> 8 & 255, packed_M & 255], axis=1)
 
 
 def is_caption(text: str) -> bool:

@@ -36,11 +36,16 @@ class Real(NamedTuple):
 def read_real(run: Run, config: EvaluateDrawings, loaded: LoadedDrawing) -> dict[str, Real]:
     """Read train and test in the size of the drawings.
 
-    Raises UserError for data without one of them, and for other classes than those of the model.
+    Raises UserError for data without one of them, for fewer than 2 pictures, which have no distribution, and for other
+    classes than those of the model.
     """
     corpus = load_corpus(**picture_source(config.data), say=run.print)
     if lacking := [split for split in ("train", "test") if split not in corpus]:
         raise UserError(f"data: there is no {lacking[0]} split; give data.files.{lacking[0]}")
+    if few := [split for split in ("train", "test") if len(corpus[split]) < 2]:
+        raise UserError(f"data: the {few[0]} split has one picture, too few for a distribution; give at least 2")
+    if len(loaded.classes) * config.pictures_per_class < 2:
+        raise UserError("pictures_per_class: one picture is too few for a distribution; give at least 2")
     corpus, names = encode_labels(
         corpus, config.data.label_column, "single_label_classification", known=loaded.classes, say=run.print
     )
