@@ -68,6 +68,19 @@ def test_the_trained_weights_are_kept_before_evaluating(fit, tiny_model, tmp_pat
     assert steps_in(tmp_path / "b" / "checkpoints") == (kept if save_steps is None else sorted({*kept, 6}))
 
 
+def test_a_run_goes_on_with_the_rows_it_began_with(fit, rows, tmp_path):
+    """Another corpus would give other steps and another schedule, another tokenizer other tokens: both silently."""
+    fit(max_train_steps=6)
+    one, two = rows[0]["input_ids"][1:3]
+    swapped = {one: two, two: one}
+    other = rows.map(lambda row: {"input_ids": [swapped.get(i, i) for i in row["input_ids"]]})
+    with pytest.raises(UserError, match="the training data or the tokenizer has changed since the run began; restore"):
+        fit(resume=True, dataset=other)
+    with pytest.raises(UserError, match=rf"has changed \({len(rows)} rows, now {len(rows) - 3}\) since the run began"):
+        fit(resume=True, dataset=rows.select(range(len(rows) - 3)))
+    assert fit(resume=True, dataset=rows.map(lambda row: row)).step == 6
+
+
 def test_a_damaged_best_checkpoint_costs_no_step(fit, tmp_path, capsys):
     """It is noticed when the run is resumed. The best of the evaluations from there on is taken."""
     scores = iter([0.9, 0.5])

@@ -1,13 +1,17 @@
 """Run the training loop: steps, gradients, checkpoints. All it knows of the task is an `Objective`."""
 
+import hashlib
+import json
 import math
 import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast
 from datasets import Dataset
@@ -32,6 +36,8 @@ from decero.training.optimizer import averaged, build_optimizer, learning_rate_a
 from decero.training.runs import Run
 from decero.training.sharding import Sharded, full, shard
 from decero.training.signals import Interruption
+
+SAMPLE = 64  # rows that tell a changed corpus or tokenizer
 
 
 @dataclass
@@ -109,9 +115,11 @@ def train(
 
     result, first, state, checkpoints = TrainResult(model), 0, dict[str, Any](), output / "checkpoints"
     running, selection = {"loss": 0.0, "steps": 0}, Selection(training, checkpoints)
+    trained_rows = sample_of(dataset)
     if newest := to_resume(checkpoints, accelerator) if run.resume else None:
         state = load_checkpoint(newest, accelerator, model, optimizer)
         first, running, result.tokens = state["step"], state["running"], state["tokens"]
+        check_rows(state.get("rows"), trained_rows, output)
         selection.best, selection.stale = state["best"], state.get("stale", 0)
         selection.forget_damaged(accelerator)
         result.wall_time_s, result.save_time_s = state["wall_time_s"], state.get("save_time_s", 0.0)
@@ -134,7 +142,7 @@ def train(
         state = {"step": step, "running": running, "tokens": result.tokens, "best": selection.best}
         state |= {"stale": selection.stale, "wall_time_s": result.wall_time_s, "stream": loader.state()}
         state |= {"micro_batch": loader.split.limit, "save_time_s": result.save_time_s}
-        state |= {"unlogged": log.unwritten, "unevaluated": unevaluated}
+        state |= {"unlogged": log.unwritten, "unevaluated": unevaluated, "rows": trained_rows}
         save_started = time.perf_counter()
         with averaged(optimizer):
             save_checkpoint(checkpoints, accelerator, model, optimizer if resumable else None, state)
@@ -204,3 +212,26 @@ def train(
     result.model = model.gather() if isinstance(model, Sharded) else model
     release_freed_memory()  # so would those of a step to the peak of scoring
     return result
+
+
+def sample_of(dataset: Dataset | Stream) -> dict[str, Any]:
+    """Return what tells training rows from others: their number, and a hash of 64 of them; {} for a stream.
+
+    A step depends on all rows: with more of them, its rows and the learning rate would be others.
+    """
+    if not isinstance(dataset, Dataset):
+        return {}
+    places = np.linspace(0, len(dataset) - 1, min(SAMPLE, len(dataset))).astype(int)
+    names = [name for name in ("input_ids", "labels") if name in dataset.column_names]
+    rows = dataset.select(places).select_columns(names).with_format(None).to_list() if names else []
+    return {"number": len(dataset), "sample": hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()}
+
+
+def check_rows(before: dict[str, Any] | None, now: dict[str, Any], output: Path) -> None:
+    """Raise UserError if the rows of a checkpoint are others than those of now. before: None for old checkpoints."""
+    if not before or before == now:
+        return
+    what = "the training data or the tokenizer has changed"
+    if before["number"] != now.get("number"):
+        what = f"the training data has changed ({before['number']:,} rows, now {now.get('number', 0):,})"
+    raise UserError(f"{output}: {what} since the run began; restore it, or give another output=FOLDER")
