@@ -62,6 +62,13 @@ def test_through_a_pipe_a_line_is_a_turn(parrot, monkeypatch, capsys, tmp_path):
     assert (parrot[0].options["top_p"], parrot[0].options["max_new_tokens"]) == (0.5, 7)
 
 
+def test_a_line_with_a_slash_may_be_a_turn(parrot, monkeypatch, capsys):
+    piped(monkeypatch, "/usr/bin is what?\n/proc or /var?\n//help\n/exit\n")
+    main(["chat", "a/model"])
+    said = ["you said /usr/bin is what?", "you said /proc or /var?", "you said /help"]
+    assert capsys.readouterr().out.splitlines() == said
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

@@ -51,6 +51,14 @@ def test_a_stock_models_entities_are_those_of_its_pipeline(folder):
         assert theirs
 
 
+def test_tags_of_bilou_are_read_as_those_of_bioes(folder):
+    found = []
+    for names in (["O", "B-X", "I-X", "L-X", "U-X"], ["O", "B-X", "I-X", "E-X", "S-X"]):
+        found.append(list(extract(folder(names), TEXTS)))
+    assert found[0] == found[1]
+    assert sum(map(len, found[0])) > 5
+
+
 @pytest.mark.parametrize("config", [BertConfig, DeceroDecoderConfig])
 def test_each_text_gets_its_entities_in_characters(folder, config):
     loaded = load(folder(config=config), "extract")

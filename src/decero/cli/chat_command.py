@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ HELP = """\
 /save FILE  append the dialogue to FILE, as a line of JSON that data.tasks.NAME.messages_column reads
 /help       show this
 /exit       leave, as Ctrl-D does
+//TEXT      say /TEXT
 Ctrl-C stops an answer; the written part stays in the dialogue."""
 COMMANDS = ("/reset", "/undo", "/save", "/help", "/exit")
 
@@ -64,17 +66,24 @@ def _run(arguments: argparse.Namespace) -> None:
 def _talk(
     conversation: Any, lines: Iterable[str], answer: Callable[[Any, str], None], complain: Callable[[str], Any]
 ) -> None:
-    """Answer each line. A line that begins with / is a command. complain: called with what cannot be done."""
+    """Answer each line, or do its command. A line `//text` says `/text`. complain: called with what cannot be done."""
     for line in lines:
         text = line.strip()
         try:
-            if text.startswith("/"):
+            if _is_command(text):
                 if not _command(conversation, *text.split(maxsplit=1)):
                     return
             elif text:
-                answer(conversation, text)
+                answer(conversation, text.removeprefix("/") if text.startswith("//") else text)
         except UserError as error:
             complain(str(error))
+
+
+def _is_command(text: str) -> bool:
+    """Tell whether a line is a command, or nearly one. `/usr/bin is what?` is a question."""
+    name = text.split(maxsplit=1)[0] if text.strip() else ""
+    alone = name == text or bool(did_you_mean(name, COMMANDS))
+    return name in COMMANDS or (re.fullmatch(r"/[a-z]+", name) is not None and alone)
 
 
 def _command(conversation: Any, name: str, argument: str = "") -> bool:

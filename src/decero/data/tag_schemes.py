@@ -20,6 +20,14 @@ def split_tag(tag: str) -> tuple[str, str]:
     return (found[1], found[2]) if found else (OUTSIDE, "")
 
 
+def as_bioes(names: Sequence[str]) -> list[str]:
+    """Return the tags of BILOU (B, I, L, O, U) as those of BIOES: L- is E-, and U- is S-. Others stay as they are."""
+    prefixes = {name[:2] for name in names}
+    if "B-" not in prefixes or not prefixes & {"L-", "U-"} or prefixes & {"E-", "S-"}:
+        return list(names)
+    return [{"L-": "E-", "U-": "S-"}.get(name[:2], name[:2]) + name[2:] for name in names]
+
+
 def find_scheme(rows: Iterable[Sequence[str]]) -> str:
     """Return the scheme of tagged rows: BIOES, IOB1, BIO, or `none` where tags have no prefixes.
 

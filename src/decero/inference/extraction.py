@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.special import log_softmax
 
-from decero.data.tag_schemes import best_tags, find_scheme, read_spans
+from decero.data.tag_schemes import as_bioes, best_tags, find_scheme, read_spans
 from decero.data.word_rows import SPLITTERS, Bounds, Window, WordWindows, segment_ids
 from decero.errors import UserError
 from decero.execution.weight_layout import prepacked_weights
@@ -44,14 +44,16 @@ class Tagging:
 
     @classmethod
     def of(cls, loaded: Loaded) -> "Tagging":
-        """Return what a model records. Of a foreign model it is guessed: B- and I- are read as IOB1, which forgives.
+        """Return what a model records. Of a foreign model it is guessed.
+
+        B- and I- are then read as IOB1, which forgives, and BILOU as BIOES.
 
         Raises UserError for a damaged record.
         """
         config, positions = loaded.model.config, loaded.positions()
         found = cls.recorded(config, loaded.name)
         if found is None:
-            scheme = find_scheme([[name] for name in names_of(config, config.num_labels or 0)])
+            scheme = find_scheme([[name] for name in as_bioes(names_of(config, config.num_labels or 0))])
             return cls("IOB1" if scheme == "BIO" else scheme, "tokens", min(LONGEST, positions or LONGEST), None)
         found.max_length = min(found.max_length, positions or found.max_length)
         return found
@@ -94,7 +96,7 @@ def extract(
 def _extract(loaded: Loaded, tagging: Tagging, texts, batch_tokens, words, first_window) -> Iterator[list[Entity]]:
     split = SPLITTERS["spaces" if words else tagging.words]
     cut = WordWindows(loaded.tokenizer, tagging.max_length, tagging.stride)
-    names = names_of(loaded.model.config, loaded.model.config.num_labels or 0)
+    names = as_bioes(names_of(loaded.model.config, loaded.model.config.num_labels or 0))
     collate, kinds = word_collator(loaded.model, loaded.tokenizer), segment_ids(loaded.tokenizer)
     with prepacked_weights(loaded.model):
         for some in windows(texts, first_window):
