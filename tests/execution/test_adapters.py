@@ -1,6 +1,7 @@
 """Adapters inside stock and decero models: as peft used by hand, packed as before, and merged as they were."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from decero.config.sections import ModelSection
 from decero.config.training_run import PeftSection
 from decero.errors import UserError
 from decero.execution.adapters import adapter_of, add_adapter, costs, save_whole
-from decero.execution.merging import BASE
+from decero.execution.merging import BASE, attach
 from decero.execution.model_folder import fingerprint_of, open_checkpoint
 from decero.execution.objective import language_model, only_projects
 from decero.execution.packed_forward import prove
@@ -200,6 +201,26 @@ def test_a_new_pooler_is_trained_and_saved_whole(bases, tmp_path):
     save_whole(model, tmp_path / "model")
     again = load_pretrained(CLASSIFY, open_checkpoint(str(tmp_path / "model")), new_head=False)
     assert logits(again).sub(wanted).abs().max() <= 1e-5
+
+
+def test_what_peft_saves_besides_an_adapter_is_named(bases, tmp_path):
+    """peft writes no config.json, so labels are lost; and it saves embeddings that were resized."""
+    folder = tmp_path / "masked"
+    shutil.copytree(bases["bert classifier"], folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": ["BertForMaskedLM"]}))
+    model = get_peft_model(CLASSIFY.from_pretrained(folder), LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
+    model.save_pretrained(tmp_path / "classifier")
+    with pytest.raises(UserError, match=r"a head of its own \(ForSequenceClassification\), but without config.json"):
+        open_checkpoint(str(tmp_path / "classifier"))
+    shutil.copy(bases["bert classifier"] / "config.json", tmp_path / "classifier" / "config.json")
+    assert open_checkpoint(str(tmp_path / "classifier")).adapter
+    larger = WRITE.from_pretrained(bases["llama"])
+    larger.resize_token_embeddings(larger.config.vocab_size + 2)
+    model = get_peft_model(larger, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
+    model.save_pretrained(tmp_path / "writer", save_embedding_layers=True)
+    with pytest.raises(UserError, match=r"it holds embeddings of added tokens \(.*weight\), which"):
+        attach(WRITE.from_pretrained(bases["llama"]), tmp_path / "writer")
 
 
 def test_the_costs_count_what_is_trained(bases):

@@ -101,7 +101,7 @@ def test_a_threshold_and_rows_are_kept_from_file_to_answers(launch, rows, archit
     assert config.get("decision_threshold", 0.5) == record["threshold"]
     config["decision_threshold"] = float(answers["probabilities"].str[1].median())  # whatever it chose, one that acts
     (tmp_path / "run/model/config.json").write_text(json.dumps(config))
-    answers.to_csv(tmp_path / "test.csv", index=False)
+    answers[["review", "probabilities"]].to_csv(tmp_path / "test.csv", index=False)
     main(["classify", f"{tmp_path}/run/model", f"{tmp_path}/test.csv", "--column", "review", "--out",
           f"{tmp_path}/out.csv"])  # fmt: skip
     said = pd.read_csv(tmp_path / "out.csv", dtype={"prediction": str})

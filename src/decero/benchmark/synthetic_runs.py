@@ -27,8 +27,8 @@ from decero.execution.positions import positions_of
 from decero.execution.pretrained import one_line
 from decero.files import remove_folder
 from decero.training.evaluation import predict_masked
-from decero.training.loop import TrainResult, train
-from decero.training.records import write_json
+from decero.training.loop import train
+from decero.training.records import TrainResult, write_json
 from decero.training.runs import Run
 
 OBJECTIVE = language_model(collate_aligned)

@@ -256,17 +256,13 @@ class TrainingSection(Section):
         1, ge=1, le=MOST_STEPS, description="latest checkpoints to keep, in addition to the best one"
     )
     metric_for_best_model: str | None = Field(
-        None,
-        description="metric that selects the checkpoint for model/, e.g. eval_loss or loss; the last one when not set",
+        None, description="metric that selects the checkpoint for model/, e.g. eval_loss; the last one when not set"
     )
     early_stopping_patience: int | None = Field(
         None, ge=1, le=MOST_STEPS, description="stop after this many evaluations without a better metric_for_best_model"
     )
     average_last: int | None = Field(
-        None,
-        ge=2,
-        le=1000,
-        description="make model/ the average of this many checkpoints: the last, and those before it at save_steps",
+        None, ge=2, le=1000, description="make model/ the mean of this many checkpoints: the last, then at save_steps"
     )
     dataloader_num_workers: int | None = Field(
         None, ge=0, le=MOST_WORKERS, description="processes that prepare batches; not set: 2 on a GPU, 0 on a CPU"

@@ -1,7 +1,9 @@
 """Read the values of label columns: missing ones, numbers, 0/1 flags, and lists of them."""
 
+import ast
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -130,3 +132,15 @@ def _short(value: Any) -> str:
         else f"an integer of {value.bit_length()} bits"
     )
     return shown if len(shown) <= 80 else f"{shown[:80]} ..."
+
+
+def list_in(text: str) -> list[str] | None:
+    """Return the strings of a list that is written as a text; None for another text."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        text = re.sub(r"(['\"])\s+(?=['\"])", r"\1, ", text)  # NumPy writes no commas
+        items = ast.literal_eval(text)  # a list of strings in JSON is one in Python, too
+        if isinstance(items, list) and items and all(isinstance(item, str) for item in items):
+            return items
+    return None

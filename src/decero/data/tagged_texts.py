@@ -1,9 +1,6 @@
 """Read texts whose words have tags, or that have entities, into one form: characters are the record of truth."""
 
-import ast
-import re
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -11,7 +8,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from decero.data.corpus import ROW, check_column, source_rows
-from decero.data.label_values import Say
+from decero.data.label_values import Say, list_in
 from decero.data.labels import plain
 from decero.data.tag_schemes import OUTSIDE, find_scheme, fits, learnt_scheme, read_spans, write_tags
 from decero.data.word_rows import Bounds, split_words
@@ -219,23 +216,11 @@ def _items(value: Any, none: str, column: str) -> list:
 
     A text such as "['B-PER', 'O']" is a list that csv files hold as Python or JSON writes it.
     """
-    items = (_list_in(value) or value.split()) if isinstance(value, str) else value
+    items = (list_in(value) or value.split()) if isinstance(value, str) else value
     if not isinstance(items, list) or None in items or (isinstance(value, str) and not items):
         what = "null" if value is None or isinstance(value, list) else "blank" if items == [] else "not a list"
         raise UserError(f"{none} ({what}); give a list, or words with spaces between  (column {column!r})")
     return items
-
-
-def _list_in(text: str) -> list[str] | None:
-    """Return the strings of a list that is written as a text; None for another text."""
-    if not (text.startswith("[") and text.endswith("]")):
-        return None
-    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-        text = re.sub(r"(['\"])\s+(?=['\"])", r"\1, ", text)  # NumPy writes no commas
-        items = ast.literal_eval(text)  # a list of strings in JSON is one in Python, too
-        if isinstance(items, list) and items and all(isinstance(item, str) for item in items):
-            return items
-    return None
 
 
 def _namer(feature: Any) -> Callable[[Any, str], str]:

@@ -17,6 +17,7 @@ from decero.execution.model_folder import ADAPTER, read_adapter
 
 PREFIX = "base_model.model."  # peft's files name tensors by their place in its wrapper
 BASE = "decero_base"  # in the header of the file: the hash of the weights that the adapter was trained on
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "lm_head.weight")
 RESTORE = "copy the adapter again, or train again"  # the fix of a damaged file
 KEPT = (  # the settings of adapter_config.json that say how an adapter computes
     "r", "lora_alpha", "target_modules", "exclude_modules", "modules_to_save", "fan_in_fan_out", "bias", "use_rslora",
@@ -83,6 +84,10 @@ def attach(model: PreTrainedModel, folder: Path) -> Any:
     except ValueError as error:
         raise UserError(f"{folder}: it does not fit {type(model).__name__}: {error}") from None
     own = peft.get_peft_model_state_dict(tuner.model, save_embedding_layers=False)
+    if added := [name for name in sorted(tensors.keys() - own.keys()) if name.endswith(EMBEDDINGS)]:
+        raise UserError(
+            f"{path}: it holds embeddings of added tokens ({added[0]}), which decero does not read; merge it with peft"
+        )
     for name in sorted(own.keys() ^ tensors.keys()):
         what = "is missing" if name in own else f"has no place in {type(model).__name__}"
         raise UserError(f"{path}: tensor {PREFIX}{name} {what}; {RESTORE}")

@@ -80,6 +80,12 @@ def open_checkpoint(
     return Checkpoint(name, folder, code)
 
 
+HEADS = {  # task_type of peft -> the end of the class
+    "SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification",
+    "QUESTION_ANS": "ForQuestionAnswering",
+}  # fmt: skip
+
+
 def _open_adapter(name: str, folder: Path, trust_remote_code: bool, weights: bool) -> Checkpoint:
     """Find the model that an adapter belongs to. An adapter without a config.json has that of its model."""
     if trust_remote_code:
@@ -95,7 +101,12 @@ def _open_adapter(name: str, folder: Path, trust_remote_code: bool, weights: boo
     if weights:
         _read_header(folder, ADAPTER[1])
     own = folder if kind_of(folder / "config.json") else found.folder
-    read_config(own)
+    architectures, head = read_config(own).get("architectures") or [], HEADS.get(str(settings.get("task_type")))
+    if head and not any(str(each).endswith(head) for each in architectures):
+        raise UserError(
+            f"{name}: an adapter with a head of its own ({head}), but without config.json, which names its labels; "
+            "save the config.json of the adapted model beside it, or merge it with peft"
+        )
     return Checkpoint(name, own, found.code, adapter=folder, base=found.folder)
 
 

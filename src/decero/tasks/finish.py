@@ -10,8 +10,7 @@ from decero.hub.publish import push
 from decero.inference.generation_check import check_generation
 from decero.tasks.base import Task, TaskData
 from decero.training.best_checkpoint import drop_last
-from decero.training.loop import TrainResult
-from decero.training.records import finished, write_pushed, write_result
+from decero.training.records import TrainResult, finished, write_pushed, write_result
 from decero.training.runs import Run, pushed_to
 from decero.training.sharding import unsharded
 

@@ -32,7 +32,7 @@ from decero.execution.objective import Objective
 from decero.execution.unwrap import unwrap
 from decero.planning.cost import picture_flops
 from decero.tasks.base import Task, TaskData, cut_note
-from decero.training.loop import TrainResult
+from decero.training.records import TrainResult
 from decero.training.runs import Run
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)

@@ -1,17 +1,12 @@
 """Run the training loop: steps, gradients, checkpoints. All it knows of the task is an `Objective`."""
 
-import hashlib
-import json
 import math
 import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate.utils import broadcast
 from datasets import Dataset
@@ -22,7 +17,6 @@ from transformers import PreTrainedModel
 from decero.data.order import RowIndex, Rows, seed_sequence
 from decero.data.stream import Stream
 from decero.errors import UserError
-from decero.execution.adapters import costs
 from decero.execution.objective import Objective
 from decero.execution.optimize import compile_layers
 from decero.files import remove_folder
@@ -33,39 +27,10 @@ from decero.training.gradient import backward, bad_gradient, check_weights, free
 from decero.training.memory import release_freed_memory
 from decero.training.metrics_log import MetricsLog
 from decero.training.optimizer import averaged, build_optimizer, learning_rate_at, on_average
+from decero.training.records import TrainResult, check_rows, sample_of
 from decero.training.runs import Run
 from decero.training.sharding import Sharded, full, shard
 from decero.training.signals import Interruption
-
-SAMPLE = 64  # rows that tell a changed corpus or tokenizer
-
-
-@dataclass
-class TrainResult:
-    """The model and the totals of a run.
-
-    tokens: without padding. save_time_s: the part of the wall time spent on checkpoints. best: metrics of the best
-    evaluation, with `metric_for_best_model`.
-    """
-
-    model: Any
-    step: int = 0
-    tokens: int = 0
-    wall_time_s: float = 0.0
-    save_time_s: float = 0.0
-    best: dict[str, float] = field(default_factory=dict)
-    history: list[dict] = field(default_factory=list)
-
-    def record(self) -> dict[str, Any]:
-        """Return the cost of the run."""
-        return {
-            "steps": self.step,
-            "tokens": self.tokens,
-            **costs(self.model, self.tokens),
-            "wall_time_s": self.wall_time_s,
-            "save_time_s": self.save_time_s,
-            "best": self.best,
-        }
 
 
 def train(
@@ -107,7 +72,7 @@ def train(
         accelerator.print(compile_layers(model))
     optimizer = accelerator.prepare(build_optimizer(model, optim))
     learning_rate = learning_rate_at(optimizer, optim, last)
-    unaveraged, evaluate = evaluate, evaluate and on_average(optimizer, evaluate)
+    evaluate = evaluate and on_average(optimizer, evaluate)
     prepared = accelerator.prepare_model(prepared, evaluation_mode=True)  # no DDP: `backward` sums the gradients
     if not isinstance(model, Sharded):
         model = prepared
@@ -127,11 +92,10 @@ def train(
         loader.limit(state.get("micro_batch", loader.split.limit))
         check_weights(accelerator, model, first)
         accelerator.print(f"resuming {output} at step {first} of {last}")
-    else:
-        if accelerator.is_main_process:
-            remove_folder(checkpoints)  # of an earlier attempt that is not resumed
-        if unaveraged:
-            selection.check_name(unaveraged, model)
+    elif accelerator.is_main_process:
+        remove_folder(checkpoints)  # of an earlier attempt that is not resumed
+    if evaluate and not newest:
+        selection.check_name(evaluate, model)
     log = MetricsLog(accelerator, output, first, run.tag, training.logging_steps, state.get("unlogged", []))
     result.history = log.rows
     shown: Any = {"total": last, "initial": first, "unit": "step", "dynamic_ncols": True, "desc": output.name}
@@ -212,26 +176,3 @@ def train(
     result.model = model.gather() if isinstance(model, Sharded) else model
     release_freed_memory()  # so would those of a step to the peak of scoring
     return result
-
-
-def sample_of(dataset: Dataset | Stream) -> dict[str, Any]:
-    """Return what tells training rows from others: their number, and a hash of 64 of them; {} for a stream.
-
-    A step depends on all rows: with more of them, its rows and the learning rate would be others.
-    """
-    if not isinstance(dataset, Dataset):
-        return {}
-    places = np.linspace(0, len(dataset) - 1, min(SAMPLE, len(dataset))).astype(int)
-    names = [name for name in ("input_ids", "labels") if name in dataset.column_names]
-    rows = dataset.select(places).select_columns(names).with_format(None).to_list() if names else []
-    return {"number": len(dataset), "sample": hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()}
-
-
-def check_rows(before: dict[str, Any] | None, now: dict[str, Any], output: Path) -> None:
-    """Raise UserError if the rows of a checkpoint are others than those of now. before: None for old checkpoints."""
-    if not before or before == now:
-        return
-    what = "the training data or the tokenizer has changed"
-    if before["number"] != now.get("number"):
-        what = f"the training data has changed ({before['number']:,} rows, now {now.get('number', 0):,})"
-    raise UserError(f"{output}: {what} since the run began; restore it, or give another output=FOLDER")

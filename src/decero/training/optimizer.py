@@ -180,13 +180,13 @@ def restore_trained(optimizer: Any) -> None:
                 parameter.data.copy_(values.pop(TRAINED))
 
 
-def on_average(optimizer: Any, evaluate: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def on_average(optimizer: Any, evaluate: Callable[..., Any]) -> Callable[..., Any]:
     """Return `evaluate`, run on the weights of `averaged`."""
 
     @functools.wraps(evaluate)
-    def on_the_mean(model: Any) -> Any:
+    def on_the_mean(model: Any, *rows: Any) -> Any:
         with averaged(optimizer):
-            return evaluate(model)
+            return evaluate(model, *rows)
 
     return on_the_mean
 

@@ -1,5 +1,6 @@
 """Write result.json: the results of a run, and what is needed to interpret and repeat it."""
 
+import hashlib
 import json
 import math
 import os
@@ -7,23 +8,57 @@ import platform
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
+from datasets import Dataset
 
 from decero.config.run_config import RunConfig
+from decero.data.stream import Stream
 from decero.errors import UserError, root_line
+from decero.execution.adapters import costs
 from decero.files import write_whole
 from decero.training.memory import peak_memory
 from decero.training.runs import PUSHED, on_main
 
 SCORE_AGAIN = "delete this file, and --resume scores the model again"
+SAMPLE = 64  # rows that tell a changed corpus or tokenizer
 RECORDED = ("decero", "torch", "transformers", "datasets", "accelerate", "tokenizers")
+
+
+@dataclass
+class TrainResult:
+    """The model and the totals of a run.
+
+    tokens: without padding. save_time_s: the part of the wall time spent on checkpoints. best: metrics of the best
+    evaluation, with `metric_for_best_model`.
+    """
+
+    model: Any
+    step: int = 0
+    tokens: int = 0
+    wall_time_s: float = 0.0
+    save_time_s: float = 0.0
+    best: dict[str, float] = field(default_factory=dict)
+    history: list[dict] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """Return the cost of the run."""
+        return {
+            "steps": self.step,
+            "tokens": self.tokens,
+            **costs(self.model, self.tokens),
+            "wall_time_s": self.wall_time_s,
+            "save_time_s": self.save_time_s,
+            "best": self.best,
+        }
 
 
 def finished(config: RunConfig) -> dict[str, Any] | None:
@@ -115,3 +150,26 @@ def commit_of() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return described.stdout.strip()
+
+
+def sample_of(dataset: Dataset | Stream) -> dict[str, Any]:
+    """Return what tells training rows from others: their number, and a hash of 64 of them; {} for a stream.
+
+    A step depends on all rows: with more of them, its rows and the learning rate would be others.
+    """
+    if not isinstance(dataset, Dataset):
+        return {}
+    places = np.linspace(0, len(dataset) - 1, min(SAMPLE, len(dataset))).astype(int)
+    names = [name for name in ("input_ids", "labels") if name in dataset.column_names]
+    rows = dataset.select(places).select_columns(names).with_format(None).to_list() if names else []
+    return {"number": len(dataset), "sample": hashlib.sha256(json.dumps(rows, default=str).encode()).hexdigest()}
+
+
+def check_rows(before: dict[str, Any] | None, now: dict[str, Any], output: Path) -> None:
+    """Raise UserError if the rows of a checkpoint are others than those of now. before: None for old checkpoints."""
+    if not before or before == now:
+        return
+    what = "the training data or the tokenizer has changed"
+    if before["number"] != now.get("number"):
+        what = f"the training data has changed ({before['number']:,} rows, now {now.get('number', 0):,})"
+    raise UserError(f"{output}: {what} since the run began; restore it, or give another output=FOLDER")
