@@ -106,6 +106,7 @@ def test_a_full_context_drops_the_oldest_turns_and_says_so(talker):
         conversation.ask("the market rose")
     full = [line for line in warned if "is full" in line]
     assert "the context of 53 tokens is full: the model no longer reads the oldest 4 turns" in full[0]
+    assert "no longer reads the oldest 8 turns" in full[1]
     assert 1 < len(full) < 5  # down to half of the room, so that it is not full again at once
     assert len(conversation.messages) == 19
     kept = loaded.tokenizer.decode(conversation.read)

@@ -124,7 +124,8 @@ class Conversation:
                 f"answer of {reserve}; shorten it, or lower --max-new-tokens"
             )
         self.first += dropped
-        self.warn(f"the context of {room} tokens is full: the model no longer reads the oldest {dropped} turns")
+        unread = self.first - len(self.system)
+        self.warn(f"the context of {room} tokens is full: the model no longer reads the oldest {unread} turns")
         return ids
 
     def _write(self, prompt: list[int], limit: int, heard: "_Heard") -> list[int]:
