@@ -19,6 +19,7 @@ def test_generated_input_is_read_or_refused_in_one_line(server, world, tmp_path)
     assert not failed, "\n".join(failed)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__.rpartition(".")[2])
 def test_a_seed_gives_the_same_case_again(kind, world, tmp_path):
     def drawn(folder):

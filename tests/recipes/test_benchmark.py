@@ -145,6 +145,7 @@ def test_a_refused_first_work_leaves_the_folder_free(launch, write, tmp_path, mo
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_dead_arm_is_one_line_and_keeps_measured_times():
     work = Workload.model_validate(settings("mlm", tricks=False))
     with processes("mlm", work, CPU, seed=3) as (arms, facts):

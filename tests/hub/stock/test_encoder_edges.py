@@ -51,6 +51,7 @@ def test_distilbert_has_a_dropout_where_ours_has_none(dropout, stored, tmp_path)
     assert (config["model_type"], config["seq_classif_dropout"]) == ("distilbert", stored)
 
 
+@pytest.mark.long
 def test_a_model_without_padding_id_is_no_roberta(tmp_path):
     model = encoder(pad_token_id=None, type_vocab_size=1, layer_norm_eps=1e-5)
     with pytest.raises(UserError, match="pad_token_id=None has no counterpart in roberta"):
@@ -74,6 +75,7 @@ def test_the_bias_that_an_untied_head_reads_is_kept(kind):
     assert_close(from_stock(stock).eval()(ids).logits, stock(ids).logits, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_recurrent_model_is_told_that_no_family_fits(tmp_path):
     fields = {"mixer_type": "lstm", "position_embedding_type": "none"}
     ours.DeceroDecoderForCausalLM(ours.DeceroDecoderConfig(**SIZES, **fields)).save_pretrained(tmp_path / "ours")
