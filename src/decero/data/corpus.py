@@ -40,6 +40,7 @@ def load_corpus(
     number_rows: bool = False,
     say: Callable[[str], object] = lambda line: None,
     needs_train: bool = True,
+    setting: str = "data.files",
     words: bool = False,
     to_pairs: Callable[[DatasetDict], DatasetDict] | None = None,
     check: Callable[..., None] | None = None,
@@ -60,6 +61,7 @@ def load_corpus(
     number_rows: keep the numbers of rows that have others before them left out, see `source_rows`.
     say: called with a line for each split that `max_rows` cuts, where its size is known.
     needs_train: False leaves train out where there is another split, after rows were split off from it.
+    setting: the one that names the files, for messages.
     words: whether `text_column` may also hold lists of words.
     to_pairs: turns rows that hold no text, such as dialogues, into rows whose text is the column `source`.
     check, hashes, read: `check_text`, `text_hashes` and `read_files`, or what takes their place, as for pictures.
@@ -84,12 +86,12 @@ def load_corpus(
         corpus = rows_where(DatasetDict(counted), where)
     if not streaming or where:
         corpus = DatasetDict({split: _first_rows(rows, split, max_rows, say) for split, rows in corpus.items()})
-    setting = wanted[text_column]
+    text_setting = wanted[text_column]
     if to_pairs is not None:
         corpus, text_column = to_pairs(corpus), "source"
     return _complete(
-        corpus, text_column, validation_fraction, test_fraction, name or "data.files", number_rows, needs_train,
-        setting=setting, words=words, check=check, hashes=hashes,
+        corpus, text_column, validation_fraction, test_fraction, name or setting, number_rows, needs_train,
+        setting=text_setting, words=words, check=check, hashes=hashes, files=setting,
     )  # fmt: skip
 
 
@@ -161,11 +163,12 @@ def _complete(
     corpus: DatasetDict, text_column: str, validation_fraction: float, test_fraction: float, where: str,
     number_rows: bool = False, needs_train: bool = True, setting: str = "data.text_column", words: bool = False,
     check: Callable[..., None] | None = None, hashes: Callable[[Dataset, str], np.ndarray] = text_hashes,
+    files: str = "data.files",
 ) -> DatasetDict:  # fmt: skip
     """Keep the known splits, check that each has text, and split off the missing ones from train."""
     corpus = DatasetDict({split: corpus[split] for split in SPLITS if split in corpus})
     if "train" not in corpus and (needs_train or not corpus):
-        raise UserError(f"{where}: no train split; found {', '.join(corpus) or 'none'}; give data.files.train")
+        raise UserError(f"{where}: no train split; found {', '.join(corpus) or 'none'}; give {files}.train")
     for split, dataset in corpus.items():
         (check or check_text)(dataset, text_column, f"{where} ({split})", setting, words)
         if len(dataset) == 0:
@@ -175,7 +178,7 @@ def _complete(
     if wanted and "train" in corpus:
         if number_rows:
             corpus["train"] = numbered(corpus["train"])
-        corpus = hold_out(corpus, wanted, text_column, where, hashes)
+        corpus = hold_out(corpus, wanted, text_column, where, hashes, files)
     return corpus if needs_train else DatasetDict(without_train(corpus))
 
 
@@ -201,6 +204,7 @@ def read_parallel(
     test_fraction: float = 0.0,
     say: Callable[[str], object] = lambda line: None,
     needs_train: bool = True,
+    setting: str = "parallel",
 ) -> DatasetDict:
     """Load parallel text files, split -> [sources, targets]; line n of one file belongs to line n of the other.
 
@@ -210,7 +214,7 @@ def read_parallel(
     corpus = DatasetDict()
     for split, paths in files.items():
         if len(paths) != 2:
-            raise UserError(f"parallel.{split}: give two files, [sources, targets], not {len(paths)}")
+            raise UserError(f"{setting}.{split}: give two files, [sources, targets], not {len(paths)}")
         sides = [read_files(split, path, "line", form="txt") for path in paths]
         short, long = sorted((0, 1), key=lambda side: len(sides[side]))
         if len(sides[short]) < len(sides[long]):
@@ -221,7 +225,8 @@ def read_parallel(
         names = ("source", "target")
         columns = [side.rename_column("text", name) for side, name in zip(sides, names, strict=True)]
         corpus[split] = _first_rows(concatenate_datasets(columns, axis=1), split, max_rows, say)
-    return _complete(corpus, "source", validation_fraction, test_fraction, "parallel", needs_train=needs_train)
+    fractions = validation_fraction, test_fraction
+    return _complete(corpus, "source", *fractions, setting, needs_train=needs_train, files=setting)
 
 
 def check_column(dataset: Dataset, column: str, where: str, setting: str = "data.text_column") -> None:
@@ -248,9 +253,10 @@ def check_text(
 
 def hold_out(
     corpus: DatasetDict, wanted: dict[str, float], text_column: str, where: str,
-    hashes: Callable[[Dataset, str], np.ndarray] = text_hashes,
+    hashes: Callable[[Dataset, str], np.ndarray] = text_hashes, files: str = "data.files",
 ) -> DatasetDict:  # fmt: skip
     """Move a share of train into new splits. The hash of a text, as a number in [0, 1), decides its split."""
+    section = files.rpartition(".")[0]
     points = hashes(corpus["train"], text_column).astype(np.float64) / 2**64
     left, rows_of = np.ones(len(points), dtype=bool), {}
     for split, share in wanted.items():
@@ -262,10 +268,10 @@ def hold_out(
             if split == "train":
                 raise UserError(
                     f"{where}: none of {len(points)} rows is left for train, perhaps because all have equal texts; "
-                    f"lower data.{next(iter(wanted))}_fraction or give data.files.{next(iter(wanted))}"
+                    f"lower {section}.{next(iter(wanted))}_fraction or give {files}.{next(iter(wanted))}"
                 )
             raise UserError(
-                f"{where}: {len(points)} rows are too few to split off {split}; raise data.{split}_fraction or give "
-                f"data.files.{split}"
+                f"{where}: {len(points)} rows are too few to split off {split}; raise {section}.{split}_fraction or "
+                f"give {files}.{split}"
             )
     return DatasetDict(corpus | {split: corpus["train"].select(indices) for split, indices in rows_of.items()})

@@ -15,6 +15,7 @@ from decero.config.finetune_images import ImageRun
 from decero.config.sections import ModelSection
 from decero.config.training_run import TrainingRun
 from decero.data.warmup import LengthWarmup
+from decero.errors import UserError
 from decero.evaluation.examples import ExampleStatistics
 from decero.execution.adapters import add_adapter
 from decero.execution.build import build_model, tokenizer_for
@@ -120,6 +121,11 @@ class Task(ABC):
         wanted = splits or self.splits
         with main_first(run.accelerator):
             read = {split: parts for split, parts in self.corpus.splits.items() if split in (wanted or (split,))}
+            if self.config.eval_only and self.scored_on == "validation" and "validation" not in read:
+                raise UserError(
+                    "--eval-only: there is no validation split to score on; give data.files.validation or "
+                    "data.validation_fraction"
+                )
             rows = {split: self.tokenize(parts, split) for split, parts in read.items()}
         # `--eval-only` needs no train split; rows to score then serve where packing is tested.
         train = self.mix(rows.pop("train") if "train" in rows else next(iter(rows.values())))
@@ -130,13 +136,8 @@ class Task(ABC):
         if cut and run.progress:
             run.print(f"{cut:.1%} of the {kind} texts are longer than {self.length_settings} and are cut")
         data = TaskData(train, rows)
-        scores = self.scored_on == "validation"
-        if (
-            data.validation is None
-            and run.progress
-            and not run.eval_only
-            and (scores or run.training.eval_strategy != "no")
-        ):
+        scores, trains = self.scored_on == "validation", not self.config.eval_only
+        if data.validation is None and run.progress and trains and (scores or run.training.eval_strategy != "no"):
             lost = "nothing is evaluated during training" + (", and there are no final scores" if scores else "")
             run.print(f"no validation split: {lost}; validation_fraction=0.1 of the data holds rows out")
         if self.scored_on == "test":

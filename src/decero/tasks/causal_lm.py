@@ -83,7 +83,7 @@ class CausalLM(Task):
         return super().optimize(run, model, data)
 
     def read_corpus(self, strict: bool = True) -> Corpus:
-        return read_documents(self.config.data)
+        return read_documents(self.config.data, needs_train=not self.config.eval_only)
 
     def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
         data = self.config.data

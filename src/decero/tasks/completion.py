@@ -78,7 +78,8 @@ class Completion(TextToText):
     def load_data(self, run: Run, splits: tuple[str, ...] | None = None) -> TaskData:
         """As `TextToText`, and say which share of the tokens of dialogues is scored, and how many turns are dropped."""
         data = super().load_data(run, splits)
-        if any(task.messages_column for task in self.config.data.tasks.values()) and run.progress:
+        dialogues = any(task.messages_column for task in self.config.data.tasks.values())
+        if dialogues and run.progress and "train" in self.corpus.splits:
             run.print(scored_line(data.train))  # type: ignore[arg-type]
         return data
 

@@ -61,20 +61,19 @@ class ExtractiveSummaries(Task):
             check_text(dataset, data.summary_column, split, "data.summary_column")
             corpus[split] = dataset.select_columns(list(columns))
         if "train" in corpus:
-            corpus["train"] = corpus["train"].select(self._chosen(corpus["train"], columns, notes))
+            corpus["train"] = self._training_rows(corpus["train"], columns, notes)
         return Corpus({split: {"": texts} for split, texts in corpus.items()}, columns, LABELS, tuple(notes))
 
-    def _chosen(self, train: Dataset, columns: tuple[str, str], notes: list[str]) -> np.ndarray:
-        """The rows of train with a document and a summary, cut to the label budget."""
+    def _training_rows(self, train: Dataset, columns: tuple[str, str], notes: list[str]) -> Dataset:
         full, budget = rows_with_text(train, columns), self.config.data.max_train_rows
         if not len(full):
             raise UserError(
                 "train: no row has a document and a summary; check data.text_column and data.summary_column"
             )
-        if budget is None or budget >= len(full):
-            return full
-        notes += cut_note("train", budget, len(full), "data.max_train_rows")
-        return np.sort(np.random.default_rng(self.config.seed).permutation(full)[:budget])
+        if budget is not None and budget < len(full):
+            notes += cut_note("train", budget, len(full), "data.max_train_rows")
+            full = np.sort(np.random.default_rng(self.config.seed).permutation(full)[:budget])
+        return train.select(full)
 
     def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
         """A row a document: its tokens, and at the mark of each sentence whether the oracle chooses it."""
@@ -103,7 +102,7 @@ class ExtractiveSummaries(Task):
         Raises UserError where even the oracle does not beat the first words.
         """
         data = super().load_data(run, splits)
-        if run.eval_only:
+        if self.config.eval_only:  # the scores say what sentences can reach
             return data
         part, rows = ("validation", data.validation) if data.validation is not None else ("train", data.train)
         found = self.ceiling(rows.select(range(min(len(rows), CEILING_ROWS))))  # type: ignore[union-attr,arg-type]
@@ -122,13 +121,13 @@ class ExtractiveSummaries(Task):
     def ceiling(self, rows: Dataset) -> dict[str, dict[str, float]]:
         """The metrics of summaries without a model: the oracle, the first sentences, the first words.
 
-        The first words are as many as the median summary of train has, or of `rows` where there is no train.
+        The first words are as many as the median summary of train has; without train, that of `rows`.
         """
         summaries, documents = rows["summary"][:], rows["sentences"][:]
         most = self.config.objective.num_sentences
         train = self.corpus.splits.get("train")
-        known = train[""][self.config.data.summary_column] if train else summaries
-        size = max(1, int(np.median([len(summary.split()) for summary in known])))
+        usual = train[""][self.config.data.summary_column] if train else summaries
+        size = max(1, int(np.median([len(summary.split()) for summary in usual])))
         count = f"{most} sentence{'s' * (most > 1)}"
         chosen = zip(documents, rows["oracle"], strict=True)
         texts = {
@@ -194,8 +193,8 @@ class ExtractiveSummaries(Task):
             pd.DataFrame(table | {"sentences": choices, "oracle": rows["oracle"][:]}).to_parquet(
                 run.output / "outputs.parquet", index=False
             )
-        facts: dict[str, Any] = train_examples(self.corpus.splits) | {"split": split}
-        facts |= {"signatures": summary_signatures(), "without_a_model": self.ceiling(rows)}
+        facts: dict[str, Any] = train_examples(self.corpus.splits)
+        facts |= {"split": split, "signatures": summary_signatures(), "without_a_model": self.ceiling(rows)}
         return Scores(summary_metrics(written, summaries), facts)
 
     def scoring_pass(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> Any:

@@ -123,14 +123,13 @@ def ngram_bits(train: Sequence[str], test: Sequence[str]) -> np.ndarray:
 
 
 def scored_rows(run: Run, tokenizer: PreTrainedTokenizerBase) -> tuple[DatasetDict, Dataset]:
-    """The corpus of an evaluation, and the token rows of the split that is scored.
+    """The corpus of an evaluation, and the token rows of the split that is scored. Only baselines need train beside it.
 
     Raises UserError for a split that is not there.
     """
     config, data = run.config, run.config.data
     with main_first(run.accelerator):
-        needs_train = config.split == "train" or bool(getattr(config, "baselines", None))
-        corpus = load_corpus(**data.source(), needs_train=needs_train)
+        corpus = load_corpus(**data.source(), needs_train=bool(config.baselines) or config.split == "train")
         if config.split not in corpus:
             raise UserError(f"split: the corpus has no {config.split}, only {', '.join(corpus)}; name its files")
         rows = tokenize_text(

@@ -20,7 +20,7 @@ def load_pairs(
 ) -> Texts:
     """The pairs of every task, train cut to the label budget. Training pairs with an empty side are left out.
 
-    say: called with a line about rows that a setting leaves out. needs_train: see `load_corpus`.
+    say: called with a line about rows that a setting leaves out. needs_train: as for `load_corpus`.
 
     Raises UserError: what `load_corpus` refuses, a column that is missing or not text, no pair that is left.
     """
@@ -43,19 +43,20 @@ def _load(
     if task.parallel is not None:
         columns = {"source": "source", "target": "target"}
         fractions = task.validation_fraction, task.test_fraction
-        corpus = read_parallel(task.parallel, task.max_rows, *fractions, say_where, needs_train)
+        corpus = read_parallel(task.parallel, task.max_rows, *fractions, say_where, needs_train, f"{where}.parallel")
     elif (messages := task.messages_column) is not None:
         columns = {name: name for name in ("source", "target", "row")}
         corpus = load_corpus(
             **task.source(), text_column=messages, columns=_settings(where, {messages: "messages"} | more),
             to_pairs=lambda found: dialogue_pairs(found, messages, list(more), where), say=say_where,
-            needs_train=needs_train,
+            needs_train=needs_train, setting=f"{where}.files",
         )  # fmt: skip
     else:
         settings = _settings(where, columns | more)
         corpus = load_corpus(
-            **task.source(), text_column=task.source_column, columns=settings, say=say_where, needs_train=needs_train
-        )
+            **task.source(), text_column=task.source_column, columns=settings, say=say_where,
+            needs_train=needs_train, setting=f"{where}.files",
+        )  # fmt: skip
     columns = columns | more
     for split, dataset in corpus.items():
         for column, kind in columns.items():

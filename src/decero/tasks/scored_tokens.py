@@ -26,7 +26,7 @@ class ScoredTokens(Task):
     metrics = token_metrics = ("eval_loss", "eval_accuracy")
 
     def read_corpus(self, strict: bool = True) -> Corpus:
-        return read_documents(self.config.data)
+        return read_documents(self.config.data, needs_train=not self.config.eval_only)
 
     def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
         data = self.config.data
@@ -58,9 +58,9 @@ class ScoredTokens(Task):
         return predict_masked(run.accelerator, model, rows, self.reported_objective(model), size)
 
 
-def read_documents(data: UnlabelledData) -> Corpus:
-    """Text without labels; a stream of it with `data.streaming`."""
+def read_documents(data: UnlabelledData, needs_train: bool = True) -> Corpus:
+    """Text without labels; a stream of it with `data.streaming`, which always has train."""
     notes: list[str] = []
-    source = data.source() | ({} if data.streaming else {"say": notes.append})
+    source = data.source() | ({} if data.streaming else {"say": notes.append, "needs_train": needs_train})
     splits = {split: {"": texts} for split, texts in open_corpus(**source).items()}
     return Corpus(splits, (data.text_column,), notes=tuple(notes))

@@ -47,9 +47,8 @@ class TextToText(Task):
     def read_corpus(self, strict: bool = True) -> Corpus:
         splits: dict[str, dict[str, Dataset]] = {}
         notes: list[str] = []
-        for name, corpus in load_pairs(
-            self.config.data, self.config.seed, notes.append, needs_train=not self.config.eval_only
-        ).items():
+        train = not self.config.eval_only
+        for name, corpus in load_pairs(self.config.data, self.config.seed, notes.append, train).items():
             for split, dataset in corpus.items():
                 splits.setdefault(split, {})[name] = dataset
         answered = self.config.generation.validation_rows
@@ -167,7 +166,9 @@ class TextToText(Task):
             metric |= {f"{name}_{key}" if len(tasks) > 1 else key: value for key, value in found.items()}
         if run.is_main:
             write_outputs(run.output, self.corpus.splits[split], hypotheses)
-        facts: dict[str, Any] = {"train_examples": len(data.train), "split": split}  # type: ignore[arg-type]
+        trained = "train" in self.corpus.splits
+        facts: dict[str, Any] = {"train_examples": len(data.train)} if trained else {}  # type: ignore[arg-type]
+        facts["split"] = split
         columns = {name: task.group_column for name, task in self.config.data.tasks.items() if task.group_column}
         if columns:
             facts["groups"] = {
