@@ -1,7 +1,6 @@
 """Adapters inside stock and decero models: as peft used by hand, packed as before, and merged as they were."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     BertConfig,
+    BertForMaskedLM,
     GPT2Config,
     LlamaConfig,
     T5Config,
@@ -23,12 +23,13 @@ from decero.config.sections import ModelSection
 from decero.config.training_run import PeftSection
 from decero.errors import UserError
 from decero.execution.adapters import adapter_of, add_adapter, costs, save_whole
-from decero.execution.merging import BASE, attach
+from decero.execution.merging import BASE
 from decero.execution.model_folder import fingerprint_of, open_checkpoint
 from decero.execution.objective import language_model, only_projects
 from decero.execution.packed_forward import prove
 from decero.execution.pretrained import load_pretrained
 from decero.hub.merge import merge
+from decero.inference.loading import commands_of
 from decero.models import DeceroDecoderConfig, DeceroEncoderConfig, DeceroEncoderDecoderConfig
 
 CLASSIFY, WRITE, ANSWER = AutoModelForSequenceClassification, AutoModelForCausalLM, AutoModelForSeq2SeqLM
@@ -203,26 +204,6 @@ def test_a_new_pooler_is_trained_and_saved_whole(bases, tmp_path):
     assert logits(again).sub(wanted).abs().max() <= 1e-5
 
 
-def test_what_peft_saves_besides_an_adapter_is_named(bases, tmp_path):
-    """peft writes no config.json, so labels are lost; and it saves embeddings that were resized."""
-    folder = tmp_path / "masked"
-    shutil.copytree(bases["bert classifier"], folder)
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"architectures": ["BertForMaskedLM"]}))
-    model = get_peft_model(CLASSIFY.from_pretrained(folder), LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
-    model.save_pretrained(tmp_path / "classifier")
-    with pytest.raises(UserError, match=r"a head of its own \(ForSequenceClassification\), but without config.json"):
-        open_checkpoint(str(tmp_path / "classifier"))
-    shutil.copy(bases["bert classifier"] / "config.json", tmp_path / "classifier" / "config.json")
-    assert open_checkpoint(str(tmp_path / "classifier")).adapter
-    larger = WRITE.from_pretrained(bases["llama"])
-    larger.resize_token_embeddings(larger.config.vocab_size + 2)
-    model = get_peft_model(larger, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
-    model.save_pretrained(tmp_path / "writer", save_embedding_layers=True)
-    with pytest.raises(UserError, match=r"it holds embeddings of added tokens \(.*weight\), which"):
-        attach(WRITE.from_pretrained(bases["llama"]), tmp_path / "writer")
-
-
 def test_the_costs_count_what_is_trained(bases):
     model = adapted(bases, "bert classifier")
     full = CLASSIFY.from_pretrained(bases["bert classifier"])
@@ -303,6 +284,40 @@ def test_a_damaged_adapter_is_one_line(bases, tmp_path, harm, said):
     with pytest.raises(UserError, match=said):
         merge(folder, tmp_path / "merged", say=lambda line: None)
     assert not (tmp_path / "merged").exists()
+
+
+def test_an_adapter_of_peft_needs_the_labels_of_its_model(bases, tmp_path):
+    """peft saves no configuration; the one of its model names the class that the model had before."""
+    base, folder = tmp_path / "base", tmp_path / "adapter"
+    BertForMaskedLM.from_pretrained(bases["bert classifier"]).save_pretrained(base)
+    model = CLASSIFY.from_pretrained(base, num_labels=3, id2label={0: "bad", 1: "good", 2: "so so"})
+    lora = LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["query"], modules_to_save=["pooler"])
+    theirs = get_peft_model(model, lora)
+    theirs.save_pretrained(folder)
+    line = r"a new head \(SEQ_CLS\) needs a config.json with its labels; save model.config .* or merge it with peft"
+    with pytest.raises(UserError, match=line):
+        merge(folder, tmp_path / "merged", say=lambda line: None)
+    with pytest.raises(UserError, match=line):
+        commands_of(str(folder))
+    theirs.config.save_pretrained(folder)
+    assert json.loads((folder / "config.json").read_text())["architectures"] == ["BertForMaskedLM"]
+    assert commands_of(str(folder)) == ("classify",)
+    merge(folder, tmp_path / "merged", say=lambda line: None)
+    merged = CLASSIFY.from_pretrained(tmp_path / "merged")
+    assert merged.config.id2label[2] == "so so"
+    assert logits(merged).sub(logits(theirs)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_embeddings_in_an_adapter_are_named(bases, tmp_path, tied):
+    base, folder = tmp_path / "base", tmp_path / "adapter"
+    model = WRITE.from_pretrained(bases["gpt2"], tie_word_embeddings=tied)
+    model.save_pretrained(base)
+    model = WRITE.from_pretrained(base)
+    model.resize_token_embeddings(33)
+    get_peft_model(model, LoraConfig(r=2, target_modules=["c_attn"])).save_pretrained(folder)
+    with pytest.raises(UserError, match=r"holds embeddings of the model, perhaps for added tokens .* merge it with"):
+        merge(folder, tmp_path / "merged", say=lambda line: None)
 
 
 def test_a_fingerprint_tells_adapters_and_their_bases_apart(bases, tmp_path):

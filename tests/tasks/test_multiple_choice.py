@@ -231,7 +231,15 @@ def test_a_label_is_a_number_a_letter_or_a_text(labels, places, note):
 
 def test_texts_that_are_numbers_are_read_as_texts():
     rows = [{"q": "?", "choices": ["2", "1"], "label": label} for label in ("1", "2")]
-    assert choices(rows)[0]["labels"][:] == [1, 0]
+    found, notes = choices(rows)
+    assert found["labels"][:] == [1, 0]
+    assert notes == ["'label' is read as texts; as numbers from 1 it fits, too, and names other choices; write letters "
+                     "(A, B) if so"]  # fmt: skip
+    assert choices([row | {"choices": ["1", "2"]} for row in rows])[1] == [], "both ways name the same choices"
+    assert (
+        "read as numbers from 0; as numbers from 1 it fits"
+        in choices([row | {"choices": list("xyz")} for row in rows])[1][0]
+    )
 
 
 def test_an_empty_column_is_a_choice_less():

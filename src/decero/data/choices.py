@@ -38,9 +38,13 @@ def read_choices(
     if not labels:
         raise UserError(f"no split has labels in column {label!r}; name the column with data.label_column")
     pairs = [(row, value) for split in labels for row, value in zip(read[split], labels[split], strict=True)]
-    kind, place = _reading(pairs)
+    kind, place, other = _reading(pairs)
     if kind == "numbers from 1":
         say(f"{label!r} holds numbers from 1: no label is 0, and one is the number of choices")
+    if other:
+        say(
+            f"{label!r} is read as {kind}; as {other} it fits, too, and names other choices; write letters (A, B) if so"
+        )
     found = {}
     for split, values in labels.items():
         places = []
@@ -134,12 +138,20 @@ def _inside(row: Choices, place: int) -> int | None:
     return place if 0 <= place < len(row) and row[place] is not None else None
 
 
-def _reading(pairs: list[tuple[Choices, Any]]) -> tuple[str, Callable[[Choices, Any], int | None]]:
-    """Return how the labels are to be read, and its function: the first way that fits every row, or most rows."""
+def _reading(pairs: list[tuple[Choices, Any]]) -> tuple[str, Callable[[Choices, Any], int | None], str]:
+    """Return how the labels are to be read, and its function: the first way that fits every row, or most rows.
+
+    Then another way that fits every row and names other choices; "" for none.
+    """
     ways: dict[str, Callable[[Choices, Any], int | None]] = {
         "texts": _as_text, "letters": _as_letter, "numbers from 0": _as_number,
         "numbers from 1": lambda row, value: _as_number(row, value, first=1),
     }  # fmt: skip
     fits = {kind: sum(place(row, value) is not None for row, value in pairs) for kind, place in ways.items()}
     best = max(fits, key=lambda kind: fits[kind])
-    return best, ways[best]
+    others = [
+        kind for kind, place in ways.items()
+        if kind != best and fits[kind] == fits[best] == len(pairs)
+        and any(place(row, value) != ways[best](row, value) for row, value in pairs)
+    ]  # fmt: skip
+    return best, ways[best], (others or [""])[0]

@@ -17,8 +17,8 @@ from decero.execution.model_folder import ADAPTER, read_adapter
 
 PREFIX = "base_model.model."  # peft's files name tensors by their place in its wrapper
 BASE = "decero_base"  # in the header of the file: the hash of the weights that the adapter was trained on
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "lm_head.weight")
 RESTORE = "copy the adapter again, or train again"  # the fix of a damaged file
+MERGE = "copy the adapter again, or merge it with peft"  # the fix of a file of other authors
 KEPT = (  # the settings of adapter_config.json that say how an adapter computes
     "r", "lora_alpha", "target_modules", "exclude_modules", "modules_to_save", "fan_in_fan_out", "bias", "use_rslora",
     "use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "layers_pattern", "task_type",
@@ -72,6 +72,7 @@ def attach(model: PreTrainedModel, folder: Path) -> Any:
     with safe_open(path, framework="pt") as file:
         tensors: dict[str, Tensor] = {name.removeprefix(PREFIX): file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         wanted = (file.metadata() or {}).get(BASE)
+    mend, embeddings = RESTORE if wanted else MERGE, embedding_names(model)
     whole = [*(config.modules_to_save or ())]
     if wanted and wanted != base_hash(model, [n for n, _ in model.named_modules() if n.endswith(tuple(whole))]):
         raise UserError(
@@ -84,23 +85,30 @@ def attach(model: PreTrainedModel, folder: Path) -> Any:
     except ValueError as error:
         raise UserError(f"{folder}: it does not fit {type(model).__name__}: {error}") from None
     own = peft.get_peft_model_state_dict(tuner.model, save_embedding_layers=False)
-    if added := [name for name in sorted(tensors.keys() - own.keys()) if name.endswith(EMBEDDINGS)]:
-        raise UserError(
-            f"{path}: it holds embeddings of added tokens ({added[0]}), which decero does not read; merge it with peft"
-        )
     for name in sorted(own.keys() ^ tensors.keys()):
+        if name not in own and name.replace(".base_layer.", ".") in embeddings:
+            raise UserError(
+                f"{path}: it holds embeddings of the model, perhaps for added tokens ({PREFIX}{name}); decero reads "
+                "none from an adapter; merge it with peft"
+            )
         what = "is missing" if name in own else f"has no place in {type(model).__name__}"
-        raise UserError(f"{path}: tensor {PREFIX}{name} {what}; {RESTORE}")
+        raise UserError(f"{path}: tensor {PREFIX}{name} {what}; {mend}")
     for name, value in tensors.items():
         if value.shape != own[name].shape:
             raise UserError(
-                f"{path}: tensor {PREFIX}{name} has shape {[*value.shape]}, not {[*own[name].shape]}; {RESTORE}"
+                f"{path}: tensor {PREFIX}{name} has shape {[*value.shape]}, not {[*own[name].shape]}; {mend}"
             )
         if not value.isfinite().all():
-            raise UserError(f"{path}: tensor {PREFIX}{name} holds NaN or infinity; {RESTORE}")
+            raise UserError(f"{path}: tensor {PREFIX}{name} holds NaN or infinity; {mend}")
     with without_warnings():
         peft.set_peft_model_state_dict(tuner.model, tensors)
     return tuner
+
+
+def embedding_names(model: PreTrainedModel) -> set[str]:
+    """Return the names of the weights of a model's input and output embeddings."""
+    parts = [part for part in (model.get_input_embeddings(), model.get_output_embeddings()) if part is not None]
+    return {f"{name}.weight" for name, module in model.named_modules() if any(module is part for part in parts)}
 
 
 def merged(tuner: Any) -> PreTrainedModel:

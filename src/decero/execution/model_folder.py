@@ -23,6 +23,10 @@ TOKENIZER = (
 )  # fmt: skip
 OTHERS = ("config.json", "generation_config.json", "LICENSE*", "NOTICE*")
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # of peft, for the model that adapter_config.json names
+TASK_HEADS = {  # task_type of an adapter -> end of the name of its model's class, for heads that most models lack
+    "SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification",
+    "QUESTION_ANS": "ForQuestionAnswering",
+}  # fmt: skip
 CODE = ("*.py",)  # only if config.json has an auto_map
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
@@ -80,12 +84,6 @@ def open_checkpoint(
     return Checkpoint(name, folder, code)
 
 
-HEADS = {  # task_type of peft -> the end of the class
-    "SEQ_CLS": "ForSequenceClassification", "TOKEN_CLS": "ForTokenClassification",
-    "QUESTION_ANS": "ForQuestionAnswering",
-}  # fmt: skip
-
-
 def _open_adapter(name: str, folder: Path, trust_remote_code: bool, weights: bool) -> Checkpoint:
     """Find the model that an adapter belongs to. An adapter without a config.json has that of its model."""
     if trust_remote_code:
@@ -100,12 +98,13 @@ def _open_adapter(name: str, folder: Path, trust_remote_code: bool, weights: boo
         raise UserError(f"{name}: an adapter for {base}, which is an adapter itself; run decero merge {base} OUT first")
     if weights:
         _read_header(folder, ADAPTER[1])
-    own = folder if kind_of(folder / "config.json") else found.folder
-    architectures, head = read_config(own).get("architectures") or [], HEADS.get(str(settings.get("task_type")))
-    if head and not any(str(each).endswith(head) for each in architectures):
+    has_own, task = kind_of(folder / "config.json"), str(settings.get("task_type"))
+    own = folder if has_own else found.folder
+    classes = read_config(own).get("architectures") or []
+    if not has_own and task in TASK_HEADS and not any(TASK_HEADS[task] in each for each in classes):
         raise UserError(
-            f"{name}: an adapter with a head of its own ({head}), but without config.json, which names its labels; "
-            "save the config.json of the adapted model beside it, or merge it with peft"
+            f"{folder}: an adapter of peft with a new head ({task}) needs a config.json with its labels; save "
+            "model.config of its model in this folder, or merge it with peft"
         )
     return Checkpoint(name, own, found.code, adapter=folder, base=found.folder)
 

@@ -16,7 +16,8 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from decero.errors import UserError, missing_package
 from decero.execution.merging import attach, merged
-from decero.execution.model_folder import Checkpoint, read_adapter, read_config, read_headers
+from decero.execution.model_folder import TASK_HEADS, Checkpoint, read_adapter, read_config, read_headers
+from decero.execution.transformers_internals import heads_of
 
 SHOWN = 4  # groups of tensors that a line names
 _NEW: WeakKeyDictionary[nn.Module, frozenset[str]] = WeakKeyDictionary()
@@ -48,8 +49,16 @@ def one_line(what: str, mend: str = "") -> Iterator[None]:
 
 
 def read_model_config(checkpoint: Checkpoint) -> Any:
-    """Return the configuration of a checkpoint. Errors are transformers' own."""
-    return AutoConfig.from_pretrained(str(checkpoint.folder), **checkpoint.code)
+    """Return the configuration of a checkpoint. Errors are transformers' own.
+
+    That of an adapter names the class that its task needs: peft leaves there the class of the model before.
+    """
+    config = AutoConfig.from_pretrained(str(checkpoint.folder), **checkpoint.code)
+    head = TASK_HEADS.get(str(read_adapter(checkpoint.adapter).get("task_type"))) if checkpoint.adapter else None
+    if head and head not in str(config.architectures):
+        found = heads_of(getattr(transformers, f"AutoModel{head}"), type(config))
+        config.architectures = [each.__name__ for each in found[:1]] or config.architectures
+    return config
 
 
 def load_pretrained(
@@ -111,9 +120,9 @@ def load_adapted(auto_class: Any, checkpoint: Checkpoint, **options: Any) -> Any
         str(checkpoint.weights), config=config, use_safetensors=True, output_loading_info=True, dtype="float32",
         ignore_mismatched_sizes=True, **checkpoint.code, **kernel,
     )  # fmt: skip
-    brought = tuple(f"{name}." for name in read_adapter(checkpoint.adapter).get("modules_to_save") or ())
+    brought = tuple(f".{name}." for name in read_adapter(checkpoint.adapter).get("modules_to_save") or ())
     for name in [*sorted(report["missing_keys"]), *(each[0] for each in sorted(report["mismatched_keys"]))]:
-        if not brought or not name.startswith(brought):
+        if not any(part in f".{name}" for part in brought):
             raise UserError(f"{checkpoint.name}: tensor {name} is in neither the adapter nor its model")
     if model.can_generate() and (checkpoint.folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(str(checkpoint.folder))
