@@ -61,7 +61,7 @@ class Selection:
         broadcast_object_list(found)
         if found[0]:
             accelerator.print(f"{path}: the best weights are lost: {found[0]}; the best from here on is taken")
-            self.best, self.stale = {}, 0
+            self.best, self.stale = {}, self.stale if self.out_of_patience else 0  # a run that stopped goes no further
 
     def check_name(self, evaluate: Callable[..., dict[str, float]], model: nn.Module) -> None:
         """Raise UserError for an unknown metric before the first step: evaluate two of the `rows` of `evaluate`.

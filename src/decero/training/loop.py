@@ -159,10 +159,8 @@ def train(
                 since, tokens_before, loader.waited = time.perf_counter(), result.tokens, 0.0
             signal = interruption.anywhere()
             resumable = bool(new_best or planned or signal)
-            if not kept and (resumable or selection.out_of_patience):
+            if resumable or (selection.out_of_patience and not kept):
                 save(done, resumable)
-            elif new_best and accelerator.is_main_process:
-                selection.prune(done)  # of the one that was best before
             if signal and done < last:
                 interruption.end(signal, done, last)
             if selection.out_of_patience:
