@@ -14,8 +14,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # A worker a core, four at most; one that is done takes tests of another.
 PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help install lock quickstart test test-latest test-oldest test-long test-slow conformance gpu-check faults lint docs \
-	package clean
+.PHONY: help install lock quickstart test test-latest test-oldest test-long test-slow conformance gpu-check faults lint \
+	docs package clean
 
 help:
 	@echo "make quickstart   corpus in, verdict out: train a tokenizer, pretrain, compare (runs/quickstart/)"

@@ -100,7 +100,7 @@ def test_a_baseline_that_wins_leaves_no_model(plan):
     finish(plan, SCORES | {"words": [(0.99, None)] * 3})
     assert best_run(plan) is None
     assert models(plan) == []
-    assert push_lines(plan, None) == ["The best contender is a simple baseline, so there is no model to push."]
+    assert push_lines(plan, None) == ["The best contender is a simple baseline, which has no model to push."]
 
 
 def test_a_model_that_is_kept_for_another_reason_stays(plan):

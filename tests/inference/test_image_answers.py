@@ -69,7 +69,7 @@ def test_a_command_does_not_write_into_what_it_reads(tmp_path, inside, picture, 
     SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / "model")
     SegformerImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path / "model")
     words = "segment", tmp_path / "model", tmp_path / "photos", "--out"
-    assert "so next time it would read its own; give a folder beside it" in refused(
+    assert "whose pictures are all read, also those that are written there; give a folder outside of it" in refused(
         *words, tmp_path / "photos" / inside
     )
     assert [each.name for each in (tmp_path / "photos").iterdir()] == ["a.png"]

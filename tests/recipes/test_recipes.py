@@ -393,7 +393,7 @@ def check_kept_model(folder, record):
         assert record["advice"][-1].endswith(f"which validation prefers, was kept: decero push {best}/model NAME/MODEL")
         assert result(best)["compared"]["seeds"] == [0, 1]
     else:
-        assert record["advice"][-1] == "The best contender is a simple baseline, so there is no model to push."
+        assert record["advice"][-1] == "The best contender is a simple baseline, which has no model to push."
     assert not any("validation" in result(folder / f"runs/ours/labels-8/seed-{seed}") for seed in range(2))
 
 

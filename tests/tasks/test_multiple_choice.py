@@ -233,11 +233,11 @@ def test_texts_that_are_numbers_are_read_as_texts():
     rows = [{"q": "?", "choices": ["2", "1"], "label": label} for label in ("1", "2")]
     found, notes = choices(rows)
     assert found["labels"][:] == [1, 0]
-    assert notes == ["'label' is read as texts; as numbers from 1 it fits, too, and names other choices; write letters "
-                     "(A, B) if so"]  # fmt: skip
+    line = "is read as texts; numbers from 1 fit, too, but name other choices; write letters (A, B) if you mean those"
+    assert notes == [f"'label' {line}"]
     assert choices([row | {"choices": ["1", "2"]} for row in rows])[1] == [], "both ways name the same choices"
     assert (
-        "read as numbers from 0; as numbers from 1 it fits"
+        "read as numbers from 0; numbers from 1 fit, too"
         in choices([row | {"choices": list("xyz")} for row in rows])[1][0]
     )
 

@@ -95,6 +95,25 @@ def test_a_damaged_best_checkpoint_costs_no_step(fit, tmp_path, capsys):
     assert "step-00000002: the best weights are lost: " in capsys.readouterr().out
 
 
+def test_a_run_that_stopped_early_trains_no_further(fit, tmp_path):
+    """Also when its best checkpoint is damaged."""
+    losses = iter(range(9))
+    best = {"metric_for_best_model": "eval_loss", "save_steps": None, **OFTEN, "eval_steps": 1}
+    fit(evaluate=lambda model: {"loss": next(losses)}, early_stopping_patience=2, **best)
+    (tmp_path / "checkpoints" / "step-00000001" / "model.safetensors").unlink()
+    assert fit(evaluate=lambda model: {"loss": 9.0}, early_stopping_patience=2, resume=True, **best).step == 3
+
+
+def test_a_best_last_evaluation_is_not_repeated(fit, capsys):
+    """Its checkpoint names it, not the best one before, which is deleted."""
+    losses = iter((3.0, 2.0, 1.0))
+    best = {"metric_for_best_model": "eval_loss", "save_steps": 2, **OFTEN, "eval_steps": 2}
+    done = fit(evaluate=lambda model: {"loss": next(losses)}, **best)
+    again = fit(evaluate=lambda model: {"loss": next(losses)}, resume=True, **best)
+    assert again.best == done.best == {"eval_loss": 1.0, "step": 6}
+    assert "lost" not in capsys.readouterr().out
+
+
 def test_a_finished_training_does_no_step_again(fit, tmp_path, capsys):
     fit(save_steps=None)
     assert not list((tmp_path / "checkpoints" / "step-00000006").glob("optimizer*"))

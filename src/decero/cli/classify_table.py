@@ -4,7 +4,6 @@ import argparse
 import base64
 import csv
 import json
-import math
 import sys
 from datetime import date, time
 from pathlib import Path
@@ -27,6 +26,7 @@ from decero.evaluation.metrics import compute_metrics
 from decero.evaluation.per_class import per_class, text_table
 from decero.inference.loading import Loaded
 from decero.inference.text_classification import classify, names_of, threshold_of
+from decero.training.records import finite
 
 TABLES = ("csv", "tsv", "jsonl", "json", "ndjson", "parquet")
 WRITERS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -150,7 +150,7 @@ def _table(loaded: Loaded, rows: Dataset, answers: list[dict[str, float]]) -> pa
 
 
 def _write(table: pa.Table, out: Path) -> None:
-    """Write a table. Values stay as they are; in csv and tsv, lists and objects are JSON."""
+    """Write a table. Values stay as they are. Lists and objects are JSON in csv and tsv; NaN is null in JSON."""
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     if out.suffix == ".parquet":
@@ -168,25 +168,13 @@ def _write(table: pa.Table, out: Path) -> None:
 
 
 def _field(value: Any) -> Any:
-    return (
-        _json(value) if isinstance(value, list | dict) else _spelt(value) if isinstance(value, date | time) else value
-    )
+    if isinstance(value, list | dict):
+        return _json(value)
+    return _spelt(value) if isinstance(value, date | time) else value
 
 
 def _json(value: Any) -> str:
-    """Return JSON, which has no NaN and no infinity: null."""
-    try:
-        return json.dumps(value, ensure_ascii=False, default=_spelt, allow_nan=False)
-    except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, default=_spelt)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(finite(value), ensure_ascii=False, default=_spelt)
 
 
 def _spelt(value: Any) -> str:

@@ -155,8 +155,8 @@ def targets_of(paths: list[Path], arguments: argparse.Namespace) -> dict[Path, P
         return {}
     if Path(arguments.pictures).is_dir() and arguments.out.resolve().is_relative_to(Path(arguments.pictures).resolve()):
         raise UserError(
-            f"--out {arguments.out}: the command reads all pictures in {arguments.pictures}, so next time it would "
-            "read its own; give a folder beside it"
+            f"--out {arguments.out}: it lies in {arguments.pictures}, whose pictures are all read, also those that "
+            "are written there; give a folder outside of it"
         )
     base = Path(arguments.pictures) if Path(arguments.pictures).is_dir() else Path(arguments.pictures).parent
     found = {path: arguments.out / "_".join(path.relative_to(base).with_suffix("").parts) for path in paths}

@@ -82,7 +82,7 @@ def push_lines(plan: Plan, verdict: Verdict) -> list[str]:
         failed = not any(record_in(each.folder)["status"] == "ok" for each in plan.runs if each.candidate)
         if failed:
             return ["Every run of a model failed, so no model was kept."]
-        return ["The best contender is a simple baseline, so there is no model to push."]
+        return ["The best contender is a simple baseline, which has no model to push."]
     if not (run.folder / "model").is_dir():
         return []
     where = wording.where(run.contender, run.budget, verdict.unit)

@@ -67,8 +67,8 @@ def tokenize_continuations(
     each), `sizes` (their bytes), `labels` and `truncated`. prompt: a text with {context} and {question}; by default
     both, with a line break between. A row of more than `max_length` tokens loses the beginning of its prompt.
 
-    A choice is the rest of the whole text behind the tokens that all choices share with the prompt: tokenized alone, it
-    would begin in another way with tokenizers such as Llama 2's.
+    Prompt and choice are tokenized as one text. What the prompt and all these texts have in common is the prompt; the
+    rest is the choice. Tokenized alone, a choice would begin with other tokens, for example with Llama 2's tokenizer.
 
     Raises UserError for a choice that leaves no room for a prompt.
     """

@@ -42,9 +42,8 @@ def read_choices(
     if kind == "numbers from 1":
         say(f"{label!r} holds numbers from 1: no label is 0, and one is the number of choices")
     if other:
-        say(
-            f"{label!r} is read as {kind}; as {other} it fits, too, and names other choices; write letters (A, B) if so"
-        )
+        mend = "write letters (A, B) if you mean those"
+        say(f"{label!r} is read as {kind}; {other} fit, too, but name other choices; {mend}")
     found = {}
     for split, values in labels.items():
         places = []

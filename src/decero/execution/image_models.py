@@ -134,7 +134,7 @@ def _can_read(config: Any, size: tuple[int, int]) -> bool:
         with torch.device("meta"):
             model = AutoModel.from_config(copy.deepcopy(config)).eval()
             picture = torch.empty(1, _channels(config), *size)
-    except Exception:  # code of others, without its pin
+    except Exception:  # such as remote code that is not allowed to run
         return True
     try:
         with torch.no_grad():
@@ -160,7 +160,7 @@ def _form(size: tuple[int, int], saved: dict[str, Any], config: Any, source: str
     factor = saved.get("rescale_factor") or 1 / 255
     if saved.get("do_rescale") is False or not isinstance(factor, int | float) or abs(255 * factor - 1) > 1e-4:
         raise UserError(
-            f"{source}: {PROCESSOR}: pixels are not divided by 255; decero reads only models that want this"
+            f"{source}: {PROCESSOR}: its pixels are not divided by 255; decero divides them always; use another model"
         )
     if saved.get("do_flip_channel_order"):
         raise UserError(f"{source}: {PROCESSOR}: do_flip_channel_order is true; decero reads only RGB, not BGR")

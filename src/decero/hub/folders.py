@@ -63,7 +63,7 @@ def copy_tokenizer(source: Path, target: Path, continues: bool = False, ends: bo
     continues: whether the model continues texts; the tokenizer then fits a decoder (`fit_decoder`).
     ends: whether the stock class finds the end of a text by the padding token, as classifiers of decoders do.
     Returns what was checked, in words, None without a tokenizer. Raises UserError when it does
-    not load without custom code, or encodes differently after saving, and when it hides the end from such a class.
+    not load without custom code, encodes differently after saving, or ends texts with padding, for such a class.
     """
     if not any(any(source.glob(pattern)) for pattern in TOKENIZER if pattern not in PROCESSORS):
         return None

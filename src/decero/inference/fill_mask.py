@@ -86,8 +86,8 @@ def _fill(loaded: Loaded, texts, top_k, batch_tokens, too_long, warn, first_wind
 def _put(text: str, tokenizer: Any, token_id: int) -> str:
     """Fill the first hole, with spaces as the tokenizer has them.
 
-    A `##` token (WordPiece) joins the word before it. Where tokens that begin a word are marked, one without the mark
-    joins it, too, if the hole took the space before it.
+    A `##` token (WordPiece) joins the word before it. Other tokenizers mark the tokens that begin a word. A token
+    without this mark joins the word before it, if the mask token includes the space.
     """
     before, _, after = text.partition(tokenizer.mask_token)
     piece, token = tokenizer.convert_ids_to_tokens(token_id), str(tokenizer.decode([token_id]))

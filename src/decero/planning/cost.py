@@ -41,7 +41,8 @@ def flops(model: nn.Module, load: BatchSize, per_text: bool = False, teacher: nn
 
 def _flops(bare: Any, load: BatchSize, per_text: bool, forward_only: bool = False) -> float:
     config = bare.config
-    if config.is_encoder_decoder and not load.written_places and ".decoder." in " ".join(dict(bare.named_parameters())):
+    decodes = config.is_encoder_decoder and any(".decoder." in name for name, _ in bare.named_parameters())
+    if decodes and not load.written_places:  # a classifier, whose decoder reads the text again
         load = replace(load, written_places=load.places, written_pairs=load.pairs, crossed_pairs=load.pairs)
     checkpointed = [m for m in bare.modules() if getattr(m, "gradient_checkpointing", False)]
     twice = {id(p) for module in checkpointed for p in module.parameters()}

@@ -123,7 +123,7 @@ def ngram_bits(train: Sequence[str], test: Sequence[str]) -> np.ndarray:
 
 
 def scored_rows(run: Run, tokenizer: PreTrainedTokenizerBase) -> tuple[DatasetDict, Dataset]:
-    """The corpus of an evaluation, and the token rows of the split that is scored. Only baselines need train beside it.
+    """The corpus of an evaluation, and the token rows of the split that is scored. Train is read for baselines only.
 
     Raises UserError for a split that is not there.
     """

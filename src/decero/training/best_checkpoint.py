@@ -51,7 +51,8 @@ class Selection:
     def forget_damaged(self, accelerator: Accelerator) -> None:
         """Forget the best evaluation of a resumed run, and say so, if its checkpoint is damaged.
 
-        Rather now than at the end. The best of the evaluations from here on is then taken. All processes must call it.
+        The best of the evaluations from here on is then taken; a run that had stopped early trains no further. All
+        processes must call it.
         """
         if not self.best:
             return
@@ -61,7 +62,7 @@ class Selection:
         broadcast_object_list(found)
         if found[0]:
             accelerator.print(f"{path}: the best weights are lost: {found[0]}; the best from here on is taken")
-            self.best, self.stale = {}, self.stale if self.out_of_patience else 0  # a run that stopped goes no further
+            self.best, self.stale = {}, self.stale if self.out_of_patience else 0
 
     def check_name(self, evaluate: Callable[..., dict[str, float]], model: nn.Module) -> None:
         """Raise UserError for an unknown metric before the first step: evaluate two of the `rows` of `evaluate`.

@@ -118,14 +118,15 @@ def write_json(path: Path, record: dict[str, Any]) -> None:
     NaN and infinities, which JSON does not have, become null.
     """
     path.parent.mkdir(exist_ok=True)
-    write_whole(path, json.dumps(_finite(record), indent=1, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(finite(record), indent=1, allow_nan=False) + "\n")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return a value with None for NaN and infinity, also in lists and dictionaries."""
     if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
+        return {name: finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -153,9 +154,9 @@ def commit_of() -> str | None:
 
 
 def sample_of(dataset: Dataset | Stream) -> dict[str, Any]:
-    """Return what tells training rows from others: their number, and a hash of 64 of them; {} for a stream.
+    """Return the number of training rows and a hash of 64 of them; {} for a stream.
 
-    A step depends on all rows: with more of them, its rows and the learning rate would be others.
+    A run cannot go on with other rows: the order of the rows, the number of steps and the learning rate would change.
     """
     if not isinstance(dataset, Dataset):
         return {}
@@ -166,7 +167,7 @@ def sample_of(dataset: Dataset | Stream) -> dict[str, Any]:
 
 
 def check_rows(before: dict[str, Any] | None, now: dict[str, Any], output: Path) -> None:
-    """Raise UserError if the rows of a checkpoint are others than those of now. before: None for old checkpoints."""
+    """Raise UserError if a checkpoint was trained on other rows. before: its `sample_of`; None in old checkpoints."""
     if not before or before == now:
         return
     what = "the training data or the tokenizer has changed"

@@ -152,7 +152,7 @@ ROBERTA = Family(
 
 
 def dropout_of_head(ours: Any) -> float:
-    """DistilBERT's is a number; ours without one is that of hidden states."""
+    """Return the dropout before the head, a number for DistilBERT. Ours may be None: that of hidden states."""
     return ours.hidden_dropout_prob if ours.classifier_dropout is None else ours.classifier_dropout
 
 
