@@ -84,6 +84,7 @@ def answer_of(rows, context, no_answer, collate):
     return merged(readings)
 
 
+@pytest.mark.long
 @settings(max_examples=25)
 @given(st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from(GAPS)), min_size=1, max_size=30), st.data())
 @pytest.mark.parametrize("name", ["wordpiece", "byte_level_bpe", "unigram"])

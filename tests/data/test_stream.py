@@ -176,7 +176,9 @@ def test_a_stream_has_the_rows_of_the_tokenized_corpus(tmp_path, texts, tokenize
 def test_validation_of_a_stream_is_loaded_up_to_max_rows(tmp_path):
     write(tmp_path, "jsonl", files=1)
     files = {"train": str(tmp_path / "0.jsonl"), "validation": str(tmp_path / "0.jsonl")}
-    corpus = open_corpus(streaming=True, files=files, max_rows=3)
+    said = []
+    corpus = open_corpus(streaming=True, files=files, max_rows=3, say=said.append)
+    assert said == ["train: all rows of the stream; data.max_rows limits validation only"]
     assert corpus["validation"]["text"][:] == ["0", "1", "2"]
     assert len(corpus["train"].first(99)) == 11
     plain = open_corpus(files=files)

@@ -50,6 +50,7 @@ def plain_kneser_ney(train: bytes, order: int):
     return p
 
 
+@pytest.mark.long
 @settings(max_examples=60, deadline=None)
 @given(train=FEW, context=FEW, order=st.integers(1, 8))
 def test_the_256_probabilities_sum_to_one_and_none_is_zero(train, context, order):

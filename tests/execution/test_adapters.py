@@ -146,6 +146,7 @@ def test_inputs_are_kept_once_and_gradients_do_not_change(bases, name):
     assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MODELS)
 def test_a_saved_adapter_merges_into_the_same_outputs(bases, name, tmp_path):
     """Read by decero, merged in memory and on disk, and by peft's own class."""

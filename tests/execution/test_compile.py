@@ -86,6 +86,7 @@ def test_compiled_layers_train_alike_and_save_the_same_names(fit, traced, rows, 
     assert traced["unique_graphs"] <= 9, "evaluation adds its own graphs once"
 
 
+@pytest.mark.long
 def test_hooks_of_an_objective_act_on_compiled_layers(traced):
     """A classifier of packed texts unpacks the output of the last layer, differently for each batch."""
     sizes = {"vocab_size": 37, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}

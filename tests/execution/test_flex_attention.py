@@ -111,6 +111,7 @@ def loss_and_gradients(model, batch, backend):
     return loss.detach(), found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MODELS)
 def test_flex_on_packed_rows_gives_padded_loss_and_gradients(name, uncompiled):
     model = model_of(name)

@@ -77,6 +77,7 @@ def settings_gone_wrong(draw):
     return config
 
 
+@pytest.mark.long
 @fuzz(150)
 @given(config=settings_gone_wrong())
 def test_broken_settings_are_read_or_refused_in_one_line(config, tmp_path):

@@ -111,7 +111,9 @@ def kill_and_resume(server, kind, undisturbed, folder, kills, ranks=1):
         pytest.param(
             "finetune_seq2seq", ("while pruning", 6, 0), ("while a text file is written", 0), 1, marks=pytest.mark.slow
         ),
-        ("pretrain_mlm", ("after a gradient", 7, 1), ("while resuming: weights", 0), 2),
+        pytest.param(
+            "pretrain_mlm", ("after a gradient", 7, 1), ("while resuming: weights", 0), 2, marks=pytest.mark.long
+        ),
         pytest.param(
             "finetune_seq2seq",
             ("after a gradient", 7, 1),
@@ -303,6 +305,7 @@ HARMS = [  # tests/training/test_checkpoint.py finds each of them in the folder 
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "harm"), HARMS)
 def test_damage_to_the_newest_checkpoint_costs_only_its_steps(stopped, tmp_path, harm, name):
     kept, resume, expected = stopped

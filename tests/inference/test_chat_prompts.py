@@ -38,6 +38,7 @@ CHATS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("template", CHATS.values(), ids=CHATS)
 @pytest.mark.parametrize("text", ["banks", "  banks gained \n", "\n\nbanks\tgained\u00a0"])
 def test_chat_reads_the_ids_of_the_chat_template(template, text, checkpoint):

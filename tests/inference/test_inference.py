@@ -24,6 +24,7 @@ from decero.models import DeceroEncoderConfig
 TEXTS = ["banks gained", "", "the market rose sharply on monday after profit news from tokyo", "  ", "shares fell"]
 
 
+@pytest.mark.long
 @BOTH
 @pytest.mark.parametrize("command", WRITERS)
 def test_each_text_is_answered_as_alone_and_an_empty_one_empty(command, whose, checkpoint):
@@ -214,6 +215,7 @@ def test_outputs_that_are_not_finite_are_no_answers(kind, change, whose, checkpo
             list(answer(loaded, ["", "the [MASK] rose"], **options))
 
 
+@pytest.mark.long
 @BOTH
 @pytest.mark.parametrize("kind", COMMAND_OF)
 def test_no_command_answers_from_weights_that_are_not_there(kind, whose, checkpoint, tmp_path):

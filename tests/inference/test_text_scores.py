@@ -65,6 +65,7 @@ def brute_force(loaded, text, method):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_equal_a_brute_force_loop(family, folders):
     loaded = load(folders[family], "score")

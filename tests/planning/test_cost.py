@@ -76,6 +76,7 @@ def tokens_scored(batch):
     return int((batch["labels"] != -100).sum())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("config", "auto_class", "kind"),
     [

@@ -91,6 +91,7 @@ def test_an_adapter_is_scored_with_the_settings_that_trained_it(run, launch, cla
     assert again == metric
 
 
+@pytest.mark.long
 def test_the_doctor_reads_a_run_with_an_adapter(run, tmp_path):
     folder = run[0]
     found = list(examine(open_run(str(folder), "finetune_classification")))
@@ -121,6 +122,7 @@ def test_a_push_needs_a_base_that_others_have(run, tmp_path, capsys):
     assert call in printed
 
 
+@pytest.mark.long
 def test_a_comparison_shows_what_each_contender_trains(launch, classify, base, tmp_path):
     text = classify.read_text()
     files = text[text.index("data:") : text.index("optim:")]

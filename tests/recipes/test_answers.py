@@ -56,6 +56,7 @@ def result(folder):
     return json.loads((folder / "result.json").read_text())
 
 
+@pytest.mark.long
 def test_a_trained_model_is_scored_alone_as_it_was_trained(trained, launch, config, tmp_path):
     path = tmp_path / "alone.yaml"
     path.write_text(config.read_text().replace("max_length: 24, stride: 7, max_answer_length: 4", "max_length: 20"))
@@ -112,6 +113,7 @@ def test_the_saved_model_answers_as_the_run_scored(trained, config):
     assert [each.score for each in found] == pytest.approx(table["score"].tolist(), rel=1e-3)
 
 
+@pytest.mark.long
 def test_answers_do_not_depend_on_batches_or_packing(launch, config, tmp_path):
     made = {}  # without Adam, which makes steps of gradients that are zero but for rounding
     for size, packing in ((1, "off"), (7, "auto"), (64, "auto")):
@@ -153,6 +155,7 @@ def test_a_misplaced_answer_stops_the_run_before_it_writes(launch, config, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_contenders_are_compared_by_question(launch, config, tmp_path):
     settings = config.read_text().replace("output: OUTPUT", f"output: {tmp_path}/compare")
     model = next(line for line in settings.splitlines() if line.startswith("model:"))

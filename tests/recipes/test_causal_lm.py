@@ -201,6 +201,17 @@ def test_slices_of_repeated_bigrams_from_first_principles(bpe, pretrained, held_
     assert found["repeated_share"] == pytest.approx(len(nats[True]) / sum(map(len, nats.values())))
 
 
+def test_text_without_a_repeated_bigram_has_other_tokens(bpe, pretrained):
+    tokenizer, accelerator = AutoTokenizer.from_pretrained(bpe), Accelerator(cpu=True)
+    model = AutoModelForCausalLM.from_pretrained(pretrained / "model")
+    rows = tokenize_text(Dataset.from_dict({"text": ["profit"]}), tokenizer, max_length=17)
+    whole = text_likelihood(accelerator, model, rows, tokenizer, 7)
+    found = bigram_slices(accelerator, model, rows, tokenizer, 7, whole)
+    assert math.isnan(found["repeated_perplexity"])
+    assert found["repeated_share"] == 0
+    assert found["other_perplexity"] == pytest.approx(whole["perplexity"])
+
+
 def test_packed_training_equals_padded_training(launch, causal, pretrained, tmp_path):
     printed = launch("pretrain_causal_lm", causal, f"output={tmp_path}/run", "training.packing=off").stdout
     assert "packing: off" in printed
@@ -284,6 +295,7 @@ def tuned(launch, asked, tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_fine_tuning_learns_to_answer_and_to_stop(tuned):
     record = result(tuned)
     assert record["metric"]["exact_match"] > 0.9

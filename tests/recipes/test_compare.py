@@ -138,6 +138,7 @@ tracking: {{trackers: []}}
     return folder, write_config("decoders", text)
 
 
+@pytest.mark.long
 def test_decoders_of_any_tokenizer_compare_by_bits_a_byte(launch, decoders):
     folder, config = decoders
     done = launch("compare", config, f"output={folder}/run")

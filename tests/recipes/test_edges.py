@@ -44,6 +44,7 @@ def test_without_save_steps_no_checkpoint_is_left(undisturbed):
     assert left == {".places.json", "config.yaml", "metrics.jsonl", "model", "predictions.parquet", "result.json"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("place", "name", "error"),
     [
@@ -122,6 +123,7 @@ def hub(monkeypatch):
     return Hub
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", ["pretrain_mlm", "train_tokenizer"])
 @pytest.mark.parametrize("error", [UserError("the hub does not answer"), KeyboardInterrupt()])
 def test_finished_means_pushed(launch, write_config, mlm, hub, tmp_path, recipe, error):

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from tests.recipes.pictures import VIT, write_splits
 from tests.recipes.test_pictures_recipes import losses_of, resumed
+from transformers import AutoConfig, AutoModelForImageClassification
 
 from decero.tasks import MaskedImage
 
@@ -57,6 +58,25 @@ def test_stock_vits_write_the_patches_that_they_read(tmp_path, kind):
     task = MaskedImage(MaskedImage.Config.parse(settings, "x"))
     rows = task.tokenize(task.corpus.splits["train"], "train")[""]
     model = task.build_model()
+    objective = task.reported_objective(model)
+    batch = objective.collate([rows[number] | {"epoch": 0, "index": number} for number in range(3)])
+    assert objective.loss(model, batch).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [("vit", "decoder, vit.embeddings.mask_token"), ("decero_vision", "decoder, model.mask_token")],
+)
+def test_it_goes_on_from_a_classifier(tmp_path, kind, told, capsys):
+    """A classifier has no vector of hidden patches; it is new, as the decoder is."""
+    config = AutoConfig.for_model(kind, **{name: value for name, value in VIT.items() if name != "model_type"})
+    AutoModelForImageClassification.from_config(config).save_pretrained(tmp_path / "classifier")
+    settings = {"output": str(tmp_path / "run"), "model": {"name_or_path": str(tmp_path / "classifier")}}
+    settings |= {"data": {"files": write_splits(tmp_path)}, "training": {"max_train_steps": 1}}
+    task = MaskedImage(MaskedImage.Config.parse(settings, "x"))
+    rows = task.tokenize(task.corpus.splits["train"], "train")[""]
+    model = task.build_model()
+    assert f"new, with random weights: {told}" in capsys.readouterr().err
     objective = task.reported_objective(model)
     batch = objective.collate([rows[number] | {"epoch": 0, "index": number} for number in range(3)])
     assert objective.loss(model, batch).isfinite()

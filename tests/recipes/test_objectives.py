@@ -204,6 +204,7 @@ tracking: {{trackers: []}}
     return config, folder / "hybrid"
 
 
+@pytest.mark.long
 def test_a_hybrid_learns_both_and_reports_both(hybrid):
     _, folder = hybrid
     assert losses(folder)[-1] < losses(folder)[0] - 1

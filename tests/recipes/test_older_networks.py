@@ -119,6 +119,7 @@ def test_a_bilstm_learns_to_tag(launch, preset, trained_tokenizer, tmp_path):
     assert json.loads((tmp_path / "run" / "result.json").read_text())["metric"]["f1"] > 0.9
 
 
+@pytest.mark.long
 def test_lstms_with_attention_learn_to_translate(launch, translate, preset, tmp_path):
     words = f"model.config={preset('translator')}", "training.max_train_steps=40", "training.eval_steps=20"
     done = launch("finetune_seq2seq", translate, f"output={tmp_path}/run", *words, "generation.num_beams=2")

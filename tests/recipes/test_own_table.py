@@ -34,6 +34,7 @@ def as_text(rows, folder):
     return folder / "labelled.jsonl", [], []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [as_csv, pytest.param(as_text, marks=pytest.mark.slow)])
 def test_the_chain_of_the_guide_runs_on_own_files(launch, rows, architecture, tmp_path, make, monkeypatch):
     table, column, label = make(rows, tmp_path)

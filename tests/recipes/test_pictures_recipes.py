@@ -199,6 +199,7 @@ def test_segment_pictures_from_files_to_masks(launch, pictures, tmp_path, capsys
     assert re.search(r"train.parquet, row 1: the mask has the unknown id 2; ids are 0 to 1, or 255", done.stderr)
 
 
+@pytest.mark.long
 def test_detect_objects_from_files_to_boxes(launch, pictures, tmp_path, capsys):
     pytest.importorskip("pycocotools")
     config = pictures(DETR, max_train_steps=16)

@@ -19,6 +19,7 @@ def frozen(tokenizer):
     return masked_lm(MaskedLanguageModeling(tokenizer, frozen=True, seed=2))
 
 
+@pytest.mark.long
 def test_the_mean_loss_does_not_depend_on_the_batch_size(rows, frozen, tiny_model):
     model = tiny_model(dropout=0.3).train()  # evaluation must turn dropout off, and on again
     found = [mean_loss(Accelerator(cpu=True), model, rows, frozen, size) for size in (1, 7, 61, 500)]

@@ -50,6 +50,7 @@ def failing(error, at):
     return evaluate
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("save_steps", [None, 500])
 @pytest.mark.parametrize("best", [{}, {"metric_for_best_model": "eval_loss"}])
 def test_the_trained_weights_are_kept_before_evaluating(fit, tiny_model, tmp_path, best, save_steps):

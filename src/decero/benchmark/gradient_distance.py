@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from decero.benchmark.side_by_side import at_once, together
 from decero.benchmark.synthetic_runs import build_arm, cached_rows, fit, folder_of, kept, summary_of, task_of
-from decero.config.benchmark import Shape
 from decero.config.long_range import GradientsWork
-from decero.data.selective_copying import SelectiveCopying
 from decero.data.synthetic import collate_aligned
 from decero.training.runs import Run
 
@@ -47,23 +46,26 @@ def gradient_runs(run: Run, work: GradientsWork, tick: Callable[[str], Any]) -> 
 
     tick: called with a line after each. Returns the part of result.json of the experiment.
     """
-    task, arms = task_of("gradients", work), run.config.shapes(work)
-    found: dict[str, Any] = {}
-    for arm, shape in arms.items():
-        found[arm] = []
-        for seed in work.seeds:
-            found[arm].append(_one(run, work, task, arms, arm, shape, seed))  # type: ignore[arg-type]
-            tick(f"gradients, {arm}, seed {seed}: done")
+    arms = run.config.shapes(work)
+
+    def tell(record: dict[str, Any]) -> None:
+        tick(f"gradients, {record['arm']}, seed {record['seed']}: done")
+
+    pairs = [(arm, seed) for arm in arms for seed in work.seeds]
+    records = together(run, gradient_record, pairs, tell, at_once(run))
+    found = {arm: [record for record in records if record["arm"] == arm] for arm in arms}
     return {"arms": found, "distances": work.distances}
 
 
-def _one(
-    run: Run, work: GradientsWork, task: SelectiveCopying, arms: dict[str, Shape], arm: str, shape: Shape, seed: int
-) -> dict[str, Any]:
+def gradient_record(run: Run, arm: str, seed: int) -> dict[str, Any]:
+    """Return the record of an arm and a seed, which is kept in a file: gradients before and after training."""
+    work = run.config.gradients
+    task: Any = task_of("gradients", work)
+    arms = run.config.shapes(work)
     folder = folder_of(run, "gradients", arms, arm, seed, None)
 
     def make() -> dict[str, Any]:
-        model = build_arm(arm, shape, task.vocab_size, task.length, seed).to(run.accelerator.device)  # type: ignore[arg-type]
+        model = build_arm(arm, arms[arm], task.vocab_size, task.length, seed).to(run.accelerator.device)  # type: ignore[arg-type]
         test = cached_rows(task, "test", seed, work.rows)
         input_ids = collate_aligned(list(test))["input_ids"].to(run.accelerator.device)  # type: ignore[arg-type]
         before = measure_gradients(model, input_ids, seed)
@@ -75,4 +77,4 @@ def _one(
             result
         )
 
-    return kept(folder / "result.json", make)
+    return kept(folder / "result.json", make) | {"arm": arm}

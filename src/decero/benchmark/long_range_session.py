@@ -9,6 +9,7 @@ from decero.benchmark.claims import judge
 from decero.benchmark.gradient_distance import gradient_runs
 from decero.benchmark.length_speed import sequential_depth, speed_runs
 from decero.benchmark.long_range_page import draw, page, verdict_table
+from decero.benchmark.side_by_side import at_once
 from decero.benchmark.synthetic_runs import build_arm, scored_runs, task_of
 from decero.config.long_range import LongRange
 from decero.evaluation.figures import render
@@ -27,6 +28,8 @@ def describe_experiments(run: Run) -> list[str]:
             depth = sequential_depth(model, length)
             waits = "" if depth is None else f", sequential depth {depth:,} at {length} tokens"
             lines.append(f"{name}, {arm}: {sum(p.numel() for p in model.parameters()):,} parameters{waits}")
+    if (count := at_once(run)) > 1 and set(run.config.experiments()) != {"speed"}:
+        lines.append(f"trainings: {count} at a time, each in a process of its own")
     return lines
 
 
@@ -65,6 +68,7 @@ def do_experiments(run: Run) -> dict[str, Any]:
                 parts[name] = scored_runs(run, name, work, tick)
             bar.update(done + units[name] - bar.n)  # what was measured before
             files = (run.output / name).rglob("result.json")
+            # One after another; those that went on at the same time took less together.
             parts[name]["wall_time_s"] = sum(read_record(file.parent)["took_s"] for file in files)
     return parts
 

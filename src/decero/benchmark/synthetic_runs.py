@@ -13,6 +13,7 @@ import transformers
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from decero.benchmark.side_by_side import at_once, together
 from decero.config.benchmark import Shape
 from decero.config.long_range import Scored, Trained
 from decero.config.sections import OptimSection, TrainingSection
@@ -103,36 +104,44 @@ def scored_runs(run: Run, name: str, work: Scored, tick: Callable[[str], Any]) -
 
     tick: called with a line after each training. Returns the part of result.json of the experiment.
     """
+
+    def tell(record: dict[str, Any]) -> None:
+        what = f"{name}, {record['arm']}, rate {record['rate']:g}, seed {record['seed']}"
+        tick(f"{what}: validation accuracy {record['validation']['accuracy']:.1%}")
+
+    def train_all(runs: list[tuple[str, int, float]]) -> dict[str, list[dict[str, Any]]]:
+        records = together(run, scored_record, [(name, *each) for each in runs], tell, at_once(run))
+        return {arm: [record for record in records if record["arm"] == arm] for arm in arms}
+
     task, arms = task_of(name, work), run.config.shapes(work)
     first, *others = work.seeds
-    found: dict[str, Any] = {}
-    for arm, shape in arms.items():
-
-        def one(seed: int, rate: float, arm: str = arm, shape: Shape = shape) -> dict[str, Any]:
-            folder = folder_of(run, name, arms, arm, seed, rate)
-            record = kept(folder / "result.json", lambda: _one(run, folder, arm, shape, task, work, seed, rate))
-            accuracy = record["validation"]["accuracy"]
-            tick(f"{name}, {arm}, rate {rate:g}, seed {seed}: validation accuracy {accuracy:.1%}")
-            return record
-
-        trials = [one(first, rate) for rate in work.learning_rates]
-        best = max(trials, key=lambda trial: (trial["validation"]["accuracy"], -trial["validation"]["loss"]))
-        found[arm] = {"rate": best["rate"], "trials": trials, "runs": [best, *(one(s, best["rate"]) for s in others)]}
+    trials = train_all([(arm, first, rate) for arm in arms for rate in work.learning_rates])
+    best = {
+        arm: max(each, key=lambda trial: (trial["validation"]["accuracy"], -trial["validation"]["loss"]))
+        for arm, each in trials.items()
+    }
+    more = train_all([(arm, seed, best[arm]["rate"]) for arm in arms for seed in others])
+    found = {arm: {"rate": best[arm]["rate"], "trials": trials[arm], "runs": [best[arm], *more[arm]]} for arm in arms}
     test = cached_rows(task, "test", first, work.eval_rows)
     chance, guess = task.chance(test)
     return {"arms": found, "chance": chance, "guess": guess}
 
 
-def _one(
-    run: Run, folder: Path, arm: str, shape: Shape, task: SyntheticTask, work: Scored, seed: int, rate: float
-) -> dict[str, Any]:
-    rows = cached_rows(task, "train", seed, work.train_rows)
-    model = build_arm(arm, shape, task.vocab_size, task.length, seed)
-    result = fit(run, folder, model, rows, work, seed, rate)
-    record = {"seed": seed, "rate": rate} | summary_of(result)
-    for split in ("validation", "test"):
-        record[split] = score(run, result.model, cached_rows(task, split, seed, work.eval_rows), work.global_batch_size)
-    return record
+def scored_record(run: Run, name: str, arm: str, seed: int, rate: float) -> dict[str, Any]:
+    """Return the record of a training, which is kept in a file: accuracy on validation and test, and cost."""
+    work = run.config.experiments()[name]
+    task, arms = task_of(name, work), run.config.shapes(work)
+    folder = folder_of(run, name, arms, arm, seed, rate)
+
+    def make() -> dict[str, Any]:
+        rows = cached_rows(task, "train", seed, work.train_rows)
+        model = build_arm(arm, arms[arm], task.vocab_size, task.length, seed)
+        result = fit(run, folder, model, rows, work, seed, rate)
+        held_out = {split: cached_rows(task, split, seed, work.eval_rows) for split in ("validation", "test")}
+        scores = {split: score(run, result.model, rows, work.global_batch_size) for split, rows in held_out.items()}
+        return {"seed": seed, "rate": rate} | summary_of(result) | scores
+
+    return kept(folder / "result.json", make) | {"arm": arm}
 
 
 def summary_of(result: TrainResult) -> dict[str, Any]:

@@ -133,6 +133,8 @@ def open_corpus(
                 f"data.{split}_fraction: cannot split off rows from a stream; give data.files.{split}, or remove the "
                 "fraction"
             )
+    if rows is not None and (say := source.get("say")):
+        say("train: all rows of the stream; data.max_rows limits validation only")
     where, held_out = name or "data.files.train", {}
     names: tuple[str, ...] = ()
     if files is not None:

@@ -149,12 +149,16 @@ def say(line: str) -> None:
 def head_part(model: PreTrainedModel, name: str) -> str:
     """Return the part of the head that holds a tensor (classifier, bert.pooler), or "" outside the head.
 
-    The pooler of an encoder belongs to the head, because only classifiers have one.
+    The pooler of an encoder belongs to the head, because only classifiers have one. So does the vector of hidden
+    patches, because only masked image models have one.
     """
     first, _, rest = name.partition(".")
     base = model.base_model_prefix
     if hasattr(model, base):
-        return first if first != base else f"{base}.pooler" if rest.startswith("pooler.") else ""
+        if first != base:
+            return first
+        before, hidden, _ = name.partition("mask_token")
+        return f"{before}{hidden}" if hidden else f"{base}.pooler" if rest.startswith("pooler.") else ""
     output = model.get_output_embeddings()  # T5 has its stacks and its head side by side
     return first if output is not None and getattr(model, first, None) is output else ""
 

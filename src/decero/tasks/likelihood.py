@@ -79,7 +79,8 @@ def bigram_slices(
     collate = CausalLanguageModeling(tokenizer, score_ends=False)
     repeated = mean_loss(accelerator, model, rows, language_model(RepeatedBigrams(collate)), batch_size)
     tokens, hits = count_tokens(rows) - len(rows), int(repeated["scored"])
-    others = (whole["loss"] * tokens - repeated["loss"] * hits) / max(1, tokens - hits)
+    nats = repeated["loss"] * hits if hits else 0.0  # the mean of no token is NaN
+    others = (whole["loss"] * tokens - nats) / max(1, tokens - hits)
     return {
         "repeated_perplexity": math.exp(repeated["loss"]) if hits else math.nan,
         "other_perplexity": math.exp(others) if tokens > hits else math.nan,

@@ -10,6 +10,7 @@ from decero.errors import UserError
 from decero.hub.convert import export_model, import_model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("variant", "head", "family"),
     [

@@ -40,6 +40,7 @@ def test_each_generation_step_equals_one_full_forward(make_model, prompt, varian
     assert (out.past_key_values is None) is (cache == "uncached")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("form", "variant"),
     [

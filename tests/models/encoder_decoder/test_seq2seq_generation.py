@@ -19,6 +19,7 @@ def test_each_generation_step_equals_one_forward_of_the_target(make_model, batch
     assert (out.past_key_values is None) is (cache == "uncached")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("form", "variant"),
     [
