@@ -213,6 +213,7 @@ def test_two_processes_generate_like_one(launch, translate, tmp_path, two_proces
         ),
         (["training.early_stopping_patience=2"], "needs training.metric_for_best_model"),
         (["training.metric_for_best_model=eval_blue"], "unknown metric eval_blue; use one of"),
+        (["training.metric_for_best_model=eval_blue", "--dry-run"], "unknown metric eval_blue; use one of"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(launch, translate, tmp_path, words, line):

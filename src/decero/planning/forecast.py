@@ -33,6 +33,7 @@ from decero.planning.cost import (
     weight_bytes,
 )
 from decero.planning.probe import Evaluate, Probe, main_process_value, probe, sample_load, time_evaluation
+from decero.training.best_checkpoint import Selection
 from decero.training.data_loader import step_loader
 from decero.training.memory import peak_memory, release_freed_memory
 from decero.training.optimizer import build_optimizer, learning_rate_at
@@ -110,6 +111,8 @@ def forecast(
         held_out_steps = float(held_out_tokens) / load.tokens
         evaluation_s = end_s = held_out_steps * step_flops / 3 / rate
     elif main_process_value(accelerator, needed < free):
+        if evaluate is not None:
+            Selection(training, run.output).check_name(evaluate, model)
         measured = probe(run, model, objective, dataset, load)
         size = training.per_device_eval_batch_size
         evaluation_s = 0.0
