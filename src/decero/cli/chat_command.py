@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from decero.cli.text_commands import draws, loading_of, loads, one_line, positive
+from decero.cli.answer_lines import one_line
+from decero.cli.text_commands import draws, loading_of, loads, positive
 from decero.cli.text_lines import read_lines
 from decero.errors import UserError, did_you_mean
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 
-from decero.cli.text_commands import TO_LINE
+from decero.cli.answer_lines import TO_LINE
 from decero.data.corpus import check_text
 from decero.data.file_bytes import extension
 from decero.data.label_values import check_number, is_missing

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from decero.cli.text_commands import line_parser, one_line, to_json
+from decero.cli.answer_lines import one_line, to_json
+from decero.cli.text_commands import line_parser
 
 
 def add_extract(commands) -> None:

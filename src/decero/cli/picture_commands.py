@@ -10,7 +10,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from decero.cli import text_commands
-from decero.cli.text_commands import may_run_code, positive, to_json
+from decero.cli.answer_lines import to_json
+from decero.cli.text_commands import may_run_code, positive
 from decero.errors import UserError
 
 OF_TEXTS = (  # options of classify that pictures do not have

@@ -4,7 +4,8 @@ import argparse
 import sys
 from typing import Any
 
-from decero.cli.text_commands import line_parser, loading_of, to_json
+from decero.cli.answer_lines import to_json
+from decero.cli.text_commands import line_parser, loading_of
 from decero.cli.text_lines import read_lines
 
 METHODS = ("within_word_l2r", "original", "sentence_l2r")
