@@ -13,6 +13,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_score, r
 from transformers import AutoModelForSequenceClassification
 
 from decero.cli.main import main
+from decero.data.corpus import load_corpus
 from decero.data.tokenizer import train_tokenizer
 from decero.inference import classify
 from decero.models import DeceroEncoderConfig
@@ -92,6 +93,17 @@ def test_columns_of_the_user_keep_their_values(model, tmp_path, ending):
         found = pq.read_table(out).to_pylist()
         assert [found[0][name] for name in row] == list(row.values())
         assert found[1]["when"] == datetime.date(2024, 1, 2)
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_tabs_and_line_ends_in_a_field_are_read_back(model, tmp_path, ending):
+    given = pa.table({"text": ["two\nlines", "a\ttab", 'say "no"', "c\r\nd"], "note": ["", 'a "quote"', "plain", "x"]})
+    pq.write_table(given, tmp_path / "in.parquet")
+    out = tmp_path / f"out.{ending}"
+    main(["classify", model, f"{tmp_path}/in.parquet", "--column", "text", "--out", str(out)])
+    table = load_corpus(files={"test": str(out)}, needs_train=False)["test"]
+    assert table["text"][:] == given["text"].to_pylist()
+    assert [note or "" for note in table["note"]] == given["note"].to_pylist()
 
 
 def test_a_column_that_would_be_replaced_is_refused(model, reviews, tmp_path, capsys):

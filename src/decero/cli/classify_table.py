@@ -161,9 +161,13 @@ def _write(table: pa.Table, out: Path) -> None:
             if out.suffix == ".jsonl":
                 file.writelines(f"{_json(row)}\n" for row in rows)
             else:
-                writer = csv.writer(file, delimiter="\t" if out.suffix == ".tsv" else ",", lineterminator="\n")
-                writer.writerow(table.column_names)
-                writer.writerows([_field(value) for value in row.values()] for row in rows)
+                fields = [table.column_names, *([_field(value) for value in row.values()] for row in rows)]
+                tabs = out.suffix == ".tsv"
+                # In a tsv file a quoted field may hold a tab or a line end only where all names are quoted, too.
+                splits = tabs and any(isinstance(f, str) and set("\t\r\n") & set(f) for row in fields for f in row)
+                quoting = csv.QUOTE_ALL if splits else csv.QUOTE_MINIMAL
+                writer = csv.writer(file, delimiter="\t" if tabs else ",", lineterminator="\n", quoting=quoting)
+                writer.writerows(fields)
     partial.replace(out)
 
 
