@@ -145,6 +145,6 @@ def test_a_path_that_is_no_file_gives_one_line(tmp_path):
             tmp_path / "run.yaml" / "x": "no such file",
             tmp_path / ("n" * 300): "File name too long",
             "/dev/zero": "this is a device",
-            "a\0b": "null byte",
+            "a\0b": "cannot read this file",
         }.items():
             assert line in refusal(read_yaml, path)

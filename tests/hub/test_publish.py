@@ -175,7 +175,7 @@ def shard(folder, weight_map=None):
         (lambda f: (f / "config.json").write_text("{}"), "config.json: no model_type"),
         (lambda f: (f / "config.json").write_text("[1]"), "config.json: no model_type"),
         (
-            lambda f: (f / "config.json").write_text('{"a":' + "[" * 5000),
+            lambda f: (f / "config.json").write_text('{"a":' + "[" * 100_000),
             "config.json: invalid JSON: nested too deeply",
         ),
         (lambda f: change(f, model_type=[1]), r"model_type is \[1\], not a name"),
