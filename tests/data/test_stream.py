@@ -254,3 +254,17 @@ def test_a_changed_number_of_files_is_refused(tmp_path):
     (tmp_path / "9.txt").write_text("7")
     with pytest.raises(UserError, match=r"has 4 files, but had 3 when the run began; restore"):
         next(Stream(opened(pattern), cut, 4).steps(3, 7, None, steps[1].after))
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "txt"])
+def test_a_resumed_stream_that_is_shorter_says_so(tmp_path, kind):
+    pattern = write(tmp_path, kind)
+    steps = whole(Stream(opened(pattern), cut, 4), 1, 7)
+    for path in tmp_path.iterdir():
+        first = {"jsonl": '{"other": 1, "text": "1"}\n', "txt": "1"}
+        if kind == "parquet":
+            Dataset.from_dict({"text": ["1"], "other": ["1"]}).to_parquet(path)
+        else:
+            path.write_text(first[kind])
+    with pytest.raises(UserError, match="ends before the place where the run stopped; restore its files"):
+        next(Stream(opened(pattern), cut, 4).steps(3, 7, None, steps[-2].after))

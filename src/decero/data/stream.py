@@ -212,6 +212,11 @@ class Stream:
                     yield current, [texts[i] for i in order[text : text + TOGETHER]], [seed, epoch, window, 2, text]
                 window, first = window + 1, 0
             if window == first_window:
+                if place["open"]:
+                    raise UserError(
+                        f"{self.texts.where}: ends before the place where the run stopped; restore its files, or start "
+                        "another run"
+                    )
                 raise UserError(self._no_text())
             place = START | {"shards": state["shards"], "epoch": epoch + 1}
 
