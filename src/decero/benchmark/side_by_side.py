@@ -107,7 +107,7 @@ class Worker:
         return number, record
 
     def stop(self) -> None:
-        """End the process: it notices that nobody asks any more. A training saves a checkpoint first."""
+        """Close the pipe, so that the process ends. A running training saves a checkpoint first."""
         self.ours.close()
         if self.trains:
             self.child.terminate()
