@@ -61,19 +61,19 @@ def together(
         return alone
     waiting, records = deque(enumerate(arguments)), {}
     with _workers(run, make, count) as workers:
-        busy = {worker.ours: worker for worker in workers}
+        busy: dict[Any, Worker] = {worker.ours: worker for worker in workers}
         for worker in workers:
             worker.give(*waiting.popleft())
         while busy:
             for connection in wait(list(busy)):
-                worker = busy[connection]  # type: ignore[index]
+                worker = busy[connection]
                 number, record = worker.take()
                 records[number] = record
                 tell(record)
                 if waiting:
                     worker.give(*waiting.popleft())
                 else:
-                    del busy[connection]  # type: ignore[arg-type]
+                    del busy[connection]
     return [records[number] for number in range(len(arguments))]
 
 
@@ -82,7 +82,8 @@ class Worker:
 
     def __init__(self, run: Run, make: Make):
         self.ours, theirs = _PROCESSES.Pipe()
-        whole: Any = replace(run, accelerator=None)  # type: ignore[arg-type]
+        alone: Any = None  # an accelerator cannot be sent to a process, which makes its own
+        whole = replace(run, accelerator=alone)
         precision, threads = str(run.accelerator.mixed_precision), requested_threads() or 1
         self.child = _PROCESSES.Process(target=serve, args=(theirs, whole, make, precision, threads), daemon=True)
         self.child.start()

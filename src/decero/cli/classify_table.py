@@ -165,7 +165,7 @@ def _write(table: pa.Table, out: Path) -> None:
                 tabs = out.suffix == ".tsv"
                 # In a tsv file a quoted field may hold a tab or a line end only where all names are quoted, too.
                 splits = tabs and any(isinstance(f, str) and set("\t\r\n") & set(f) for row in fields for f in row)
-                quoting = csv.QUOTE_ALL if splits else csv.QUOTE_MINIMAL
+                quoting: Any = csv.QUOTE_ALL if splits else csv.QUOTE_MINIMAL
                 writer = csv.writer(file, delimiter="\t" if tabs else ",", lineterminator="\n", quoting=quoting)
                 writer.writerows(fields)
     partial.replace(out)
