@@ -49,6 +49,9 @@ def test_a_healthy_run_gives_exit_code_0_and_a_line_per_check(write, healthy_log
         (["{config}", "--jsno"], "unknown option --jsno; did you mean --json?"),
         (["{misspelt}"], "unknown setting optim.learning_ratee; did you mean optim.learning_rate?"),
         (["{gone}"], "no such file"),
+        (["{config}", "optim.learning_rte=1"], "unknown setting optim.learning_rte; did you mean optim.learning_rate?"),
+        (["{config}", "other.yaml"], "other.yaml is not a setting; write key=value"),
+        (["{run}", "seed=1"], "is a folder, whose settings are fixed; remove this, or give a configuration file"),
         (["{hostile}"], "this folder asks to run remote code (model.trust_remote_code)"),
     ],
 )
@@ -62,12 +65,25 @@ def test_unreadable_input_gives_one_line_and_exit_code_2(write, tmp_path, words,
     hostile.mkdir()
     asks = {"model": {"name_or_path": "a/model", "trust_remote_code": True, "revision": "main"}}
     (hostile / "config.yaml").write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | asks))
-    paths = {"hostile": hostile} | {"config": config, "misspelt": misspelt, "gone": gone, "empty": empty}
+    (run_folder := tmp_path / "old").mkdir()
+    (run_folder / "config.yaml").write_text(config.read_text())
+    paths = {"hostile": hostile, "run": run_folder}
+    paths |= {"config": config, "misspelt": misspelt, "gone": gone, "empty": empty}
     code, out, error = run([word.format(**paths) for word in words], capfd)
     assert code == 2
     assert out == ""
     assert said in error
     assert error.count("error: ") == 1
+
+
+def test_settings_of_a_config_can_be_changed(write, make, tmp_path, capfd):
+    config = write("pretrain_mlm", before=True)
+    twice = tmp_path / "twice.jsonl"
+    twice.write_text("".join(json.dumps(row) + "\n" for row in make.documents(20) * 2))
+    _, out, error = run([config, f"data.files.train={twice}", "training.max_train_steps=77", "--json"], capfd)
+    lines = {line["check"]: line for line in map(json.loads, out.splitlines())}
+    assert "of 40 texts" in lines["duplicates"]["what"], error
+    assert "of 77 steps" in lines["schedule"]["what"]
 
 
 @pytest.mark.long
@@ -87,6 +103,9 @@ def test_contenders_are_examined_and_shared_findings_said_once(write, house, tmp
     (bad,) = [line for line in lines if line["severity"] == "bad"]
     assert bad["where"] == "unfit"
     assert "vocab_size" in bad["what"]
+
+    _, changed, error = run([path, "--json", "label_budgets=[7]"], capfd)
+    assert "no repeats among 7 texts of train" in changed, error
 
     path.write_text(json.dumps(settings | {"contenders": {"words": {"baseline": "tfidf"}}, "reference": "words"}))
     assert "it compares baselines alone" in run([path], capfd)[2]

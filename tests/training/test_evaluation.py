@@ -11,6 +11,7 @@ from decero.data.collators import ClassificationCollator, MaskedLanguageModeling
 from decero.errors import UserError
 from decero.execution.objective import classification, masked_lm
 from decero.models import DeceroEncoderConfig
+from decero.training import evaluation
 from decero.training.evaluation import mean_loss, predict_logits, predict_masked
 
 
@@ -33,6 +34,15 @@ def test_out_of_memory_in_an_evaluation_is_one_line(rows, frozen, tiny_model):
     model.lm_head.register_forward_hook(lambda *_: torch.empty(2**60))
     with pytest.raises(UserError, match=r"out of memory in an evaluation; lower training\.per_device_eval_batch_size"):
         mean_loss(Accelerator(cpu=True), model, rows, frozen, 7)
+
+
+def test_a_bar_appears_for_an_evaluation_that_takes_long(rows, frozen, tiny_model, monkeypatch, capfd):
+    model = tiny_model()
+    mean_loss(Accelerator(cpu=True), model, rows, frozen, 7)
+    assert "evaluate" not in capfd.readouterr().err, "a short evaluation is silent"
+    monkeypatch.setattr(evaluation, "BAR_AFTER", 0)
+    mean_loss(Accelerator(cpu=True), model, rows, frozen, 7)
+    assert f"/{len(rows)} [" in capfd.readouterr().err.split("evaluate")[-1]
 
 
 def test_evaluation_does_not_change_the_random_state(rows, frozen, tiny_model):

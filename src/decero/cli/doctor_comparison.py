@@ -1,7 +1,7 @@
 """Examine the contenders of a comparison. Shared findings are printed once."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from decero.config.comparison import Compare
 from decero.config.yaml_files import read_yaml
 from decero.doctor.examination import examine
 from decero.doctor.findings import Finding, NotExaminedError
-from decero.doctor.inspected_run import asks_for_code, inspect
+from decero.doctor.inspected_run import asks_for_code, inspect, refused_change
 from decero.errors import UserError
 
 
@@ -25,7 +25,9 @@ def settings_of_comparison(where: str) -> Path | None:
         return None
 
 
-def diagnose_comparison(path: Path, folder: Path | None, recipe: str | None) -> Iterator[Finding]:
+def diagnose_comparison(
+    path: Path, folder: Path | None, recipe: str | None, changes: Sequence[str] = ()
+) -> Iterator[Finding]:
     """Yield the findings of all contenders that are models, each at its largest label budget and first seed.
 
     A finding of every contender comes first and once; others name their contender. folder: of a comparison that ran;
@@ -38,7 +40,9 @@ def diagnose_comparison(path: Path, folder: Path | None, recipe: str | None) -> 
             f"{path}: this folder asks to run remote code (trust_remote_code); if you trust it, give your own "
             "configuration file instead"
         )
-    comparison = Compare.load(str(path))
+    if folder and changes:
+        raise refused_change(str(folder), changes)
+    comparison = Compare.load(str(path), changes)
     plan = make_plan(comparison.model_copy(update={"output": str(folder)}) if folder else comparison)
     found = {name: list(examine(_inspected(plan, run, folder))) for name, run in _examined(plan).items()}
     if not found:

@@ -44,6 +44,9 @@ def _main(argv: list[str]) -> None:
         near = did_you_mean(argv[0], commands.choices) or f"; known: {', '.join(commands.choices)}"
         raise UserError(f"decero: unknown command {argv[0]}{near}")
     arguments, unknown = parser.parse_known_args(argv)
+    if hasattr(arguments, "changes"):  # argparse takes no positional words after an option
+        arguments.changes += [word for word in unknown if "=" in word and not word.startswith("-")]
+        unknown = [word for word in unknown if word not in arguments.changes]
     if unknown:
         flags = [flag for action in commands.choices[arguments.command]._actions for flag in action.option_strings]
         near = did_you_mean(unknown[0].partition("=")[0], flags)

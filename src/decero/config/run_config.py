@@ -115,12 +115,7 @@ class RunConfig(Section):
 
         A word replaces what contradicts it in the file: `data.files.train=x` removes `data.name`.
         """
-        settings, changed = read_yaml(path), set()
-        for word in overrides:
-            key, _, value = word.partition("=")
-            put(settings, key.split("."), yaml_value(word, value), word)
-            changed.add(key)
-        notes = displace(settings, sorted(changed))
+        settings, changed, notes = read_changed(path, overrides)
         config = cls.parse(settings, path, changed)
         config._call.notes = tuple(notes)
         return config
@@ -142,3 +137,16 @@ class RunConfig(Section):
         yaml = YAML()
         yaml.dump(self.model_dump(), stream)
         return "".join(f"# {note}\n" for note in self._call.notes) + stream.getvalue()
+
+
+def read_changed(path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], set[str], list[str]]:
+    """Read a YAML file and apply the `key.sub=value` words, without a schema.
+
+    Returns the settings, the changed keys, and a line for each setting of the file that a word removes.
+    """
+    settings, changed = read_yaml(path), set()
+    for word in overrides:
+        key, _, value = word.partition("=")
+        put(settings, key.split("."), yaml_value(word, value), word)
+        changed.add(key)
+    return settings, changed, displace(settings, sorted(changed))

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -56,14 +56,14 @@ CHECKS: tuple[tuple[str, Callable[[InspectedRun], Iterator[Finding]]], ...] = (
 )
 
 
-def diagnose(where: str, recipe: str | None = None) -> Iterator[Finding]:
+def diagnose(where: str, recipe: str | None = None, changes: Sequence[str] = ()) -> Iterator[Finding]:
     """Yield the findings of all checks of a run or a configuration file.
 
     A run whose settings cannot be read is a finding, too: then only its other files are checked.
     Raises UserError as `open_run` does: for a configuration file that its recipe refuses, and for what is no run.
     """
     try:
-        work = open_run(where, recipe)
+        work = open_run(where, recipe, changes)
     except UserError as error:
         if isinstance(error, NotExaminedError) or not os.path.isdir(where):
             raise

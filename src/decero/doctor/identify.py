@@ -1,6 +1,7 @@
 """Find out which recipe a configuration file is for."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
-from decero.config.run_config import RunConfig
+from decero.config.run_config import RunConfig, read_changed
 from decero.config.sections import ModelSection
-from decero.config.yaml_files import read_settings, read_yaml
+from decero.config.yaml_files import read_settings
 from decero.doctor.findings import NotExaminedError
 from decero.errors import UserError, did_you_mean
 from decero.execution.build import config_of
@@ -22,7 +23,7 @@ from decero.execution.transformers_internals import fills_holes
 from decero.tasks import TASKS
 
 
-def recipe_of(path: Path, requested: str | None = None) -> str:
+def recipe_of(path: Path, requested: str | None = None, changes: Sequence[str] = ()) -> str:
     """Return the name of the recipe that a configuration is for.
 
     The first rule that gives one recipe decides:
@@ -31,14 +32,14 @@ def recipe_of(path: Path, requested: str | None = None) -> str:
     3. The only recipe whose schema accepts the settings, as for config.yaml of a run.
     4. Of these, the one that trains this kind of model (encoder, decoder, encoder-decoder).
 
-    Raises UserError if no recipe or several recipes are left.
+    changes: `key.sub=value` words. Raises UserError if no recipe or several recipes are left.
     """
     if requested:
         if requested not in TASKS:
             near = did_you_mean(requested, TASKS) or f"; known: {', '.join(TASKS)}"
             raise NotExaminedError(f"--recipe: unknown training recipe {requested}{near}")
         return requested
-    settings = read_yaml(path)
+    settings, changed, _ = read_changed(str(path), changes)
     comments = "\n".join(line for line in read_settings(path).splitlines() if line.startswith("#"))
     named = set(re.findall(r"recipes/(\w+)\.py", comments)) & set(TASKS)
     if len(named) == 1:
@@ -47,7 +48,7 @@ def recipe_of(path: Path, requested: str | None = None) -> str:
     fits = [name for name, count in mistakes.items() if not count]
     if not fits:
         nearest = min(mistakes, key=lambda name: mistakes[name])
-        TASKS[nearest].Config.parse(settings, f"{path} (as {nearest})")  # raises UserError with the mistake
+        TASKS[nearest].Config.parse(settings, f"{path} (as {nearest})", changed)  # raises UserError with the mistake
     if len(fits) > 1:
         kind = _kind(TASKS[fits[0]].Config.parse(settings, str(path)).model)  # type: ignore[attr-defined]
         also = (

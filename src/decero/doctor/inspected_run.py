@@ -5,6 +5,8 @@ The parts are corpus, rows, objective, model and log.
 
 import math
 import os
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -219,12 +221,12 @@ def scored(batch: Batch) -> torch.Tensor:
     return labels if labels.is_floating_point() else labels[labels >= 0]
 
 
-def open_run(where: str, recipe: str | None = None) -> InspectedRun:
+def open_run(where: str, recipe: str | None = None, changes: Sequence[str] = ()) -> InspectedRun:
     """Read the folder of a run or a configuration file.
 
-    recipe: name of the recipe, if the settings fit several.
-    Raises UserError if `where` is neither of both, if no recipe accepts the settings, if a folder asks for remote code,
-    or if the corpus of a configuration file cannot be read.
+    recipe: name of the recipe, if the settings fit several. changes: `key.sub=value` words for a configuration file.
+    Raises UserError if `where` is neither of both, if there are changes to the settings of a folder, if no recipe
+    accepts the settings, if a folder asks for remote code, or if the corpus of a configuration file cannot be read.
     """
     path = Path(where)
     folder = path if os.path.isdir(path) else None
@@ -237,11 +239,22 @@ def open_run(where: str, recipe: str | None = None) -> InspectedRun:
             f"{path}: this folder asks to run remote code (model.trust_remote_code); if you trust it, give your own "
             "configuration file instead"
         )
-    kind = TASKS[recipe_of(path, recipe)]
-    work = inspect(kind, kind.Config.load(str(path)), folder)
+    if folder and changes:
+        raise refused_change(where, changes)
+    kind = TASKS[recipe_of(path, recipe, changes)]
+    config = kind.Config.load(str(path), changes)
+    sys.stderr.write("".join(f"{note}\n" for note in config.call.notes))
+    work = inspect(kind, config, folder)
     if folder is None:
         _ = work.corpus  # refuse now what the recipe would refuse
     return work
+
+
+def refused_change(where: str, changes: Sequence[str]) -> NotExaminedError:
+    """Return the error for `key.sub=value` words with a folder."""
+    return NotExaminedError(
+        f"{changes[0]}: {where} is a folder, whose settings are fixed; remove this, or give a configuration file"
+    )
 
 
 def inspect(kind: type[Task], config: Any, folder: Path | None) -> InspectedRun:

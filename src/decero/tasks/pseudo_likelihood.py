@@ -1,7 +1,7 @@
 """Measure a language model on texts and on minimal pairs, over all processes of a run."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from decero.execution.token_scores import check_causal
 from decero.execution.transformers_internals import heads_of
 from decero.inference.loading import choose_head
 from decero.inference.text_scores import passage_scores
+from decero.training.evaluation import late_bar
 from decero.training.runs import Run, main_first
 from decero.training.sharding import evaluating
 
@@ -36,10 +37,9 @@ def shared_scores(
     distinct = sorted(dict.fromkeys(passages), key=lambda passage: -len(passage.ids))
     own = distinct[accelerator.process_index :: accelerator.num_processes]
 
-    def batches(lengths: list[int]) -> list[list[int]]:
-        return [
-            list(range(begin, min(begin + batch_size, len(lengths)))) for begin in range(0, len(lengths), batch_size)
-        ]
+    def batches(lengths: list[int]) -> Iterable[list[int]]:
+        begins = late_bar(accelerator, iterable=range(0, len(lengths), batch_size), desc="score", unit="batch")
+        return (list(range(begin, min(begin + batch_size, len(lengths)))) for begin in begins)
 
     with evaluating(accelerator, model) as bare:
         found = passage_scores(bare, rows, own, batches)

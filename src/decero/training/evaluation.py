@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
 from datasets import Dataset
 from torch import nn
+from tqdm.auto import tqdm
 
 from decero.data.collators import IGNORED
 from decero.data.order import RowIndex, Rows
@@ -19,6 +20,13 @@ from decero.execution.packed_forward import logits_of
 from decero.training.sharding import evaluating
 
 T = TypeVar("T")
+BAR_AFTER = 5.0  # seconds
+
+
+def late_bar(accelerator: Accelerator, **shown: Any) -> tqdm:
+    """Return a progress bar of the first process that appears after BAR_AFTER seconds, and vanishes at the end."""
+    disable = accelerator.process_index != 0
+    return tqdm(**shown, delay=BAR_AFTER, leave=False, dynamic_ncols=True, disable=disable)
 
 
 def _batches(
@@ -27,10 +35,12 @@ def _batches(
     """Yield the examples of this process, longest first: little padding, and out-of-memory errors come early."""
     rows, lengths = Rows(dataset), objective.row_sizes(dataset).most
     order = np.argsort(-lengths, kind="stable")[accelerator.process_index :: accelerator.num_processes]
-    for start in range(0, len(order), batch_size):
-        indices = order[start : start + batch_size].tolist()
-        batch = objective.collate(rows.__getitems__([RowIndex(0, index) for index in indices]))
-        yield indices, send_to_device(batch, accelerator.device)
+    with late_bar(accelerator, total=len(order), desc="evaluate", unit="row") as bar:
+        for start in range(0, len(order), batch_size):
+            indices = order[start : start + batch_size].tolist()
+            batch = objective.collate(rows.__getitems__([RowIndex(0, index) for index in indices]))
+            yield indices, send_to_device(batch, accelerator.device)
+            bar.update(len(indices))
 
 
 @torch.no_grad()
