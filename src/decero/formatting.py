@@ -19,3 +19,11 @@ def count(number: int) -> str:
         if number >= size:
             return f"{number / size:.1f} {unit}"
     return str(number) if number else "–"
+
+
+def byte_size(size: float) -> str:
+    """Format bytes with three digits: `1.32 GB`, with powers of ten."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size / 1e3:.3g} kB"

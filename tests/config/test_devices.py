@@ -2,7 +2,7 @@
 
 import pytest
 
-from decero.config.devices import DEVICES, UTILISATION, find_device
+from decero.config.devices import DEVICES, find_device
 from decero.errors import UserError
 
 
@@ -28,5 +28,4 @@ def test_the_table_uses_the_stated_units():
         assert 1e12 < device.fp32 <= device.bf16 < 1e16
         assert 1e10 < device.memory < 1e12
         assert 1e11 < device.bandwidth < 1e13
-    assert DEVICES["h100"].flops("bf16") == UTILISATION * 989e12
-    assert DEVICES["h100"].flops("no") == UTILISATION * 494e12
+        assert 0.4 < device.reached < 0.8

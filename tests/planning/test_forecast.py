@@ -162,11 +162,12 @@ def test_a_known_device_is_forecast_from_its_data_sheet(foresee, capsys, monkeyp
     monkeypatch.setattr("decero.planning.forecast.probe", None)  # must not run anything
     found, device = foresee(device="l4", mixed_precision="bf16", num_processes=4), DEVICES["l4"]
     static = static_memory(tiny(0.0), OptimSection())
-    assert found.step_s == pytest.approx(found.flops / (4 * 0.4 * 121e12) + 2 * static.total / device.bandwidth)
+    share = 0.5 * tiny(0.0).config.hidden_size / (tiny(0.0).config.hidden_size + 700)
+    assert found.step_s == pytest.approx(found.flops / (4 * share * 121e12) + 2 * static.total / device.bandwidth)
     printed = capsys.readouterr().out
     assert "a device, fits 24 GB: weights " in printed
     assert "on 4 devices      sharded (FSDP2) weights, gradients and optimizer would take " in printed
-    assert "data sheet of L4 24 GB: time = FLOPs / (4 x 40% of its peak in bf16)" in printed.replace(
+    assert "data sheet of L4 24 GB: time = FLOPs / (4 x 2% of its peak in bf16)" in printed.replace(
         "\n" + " " * 18, " "
     )
 

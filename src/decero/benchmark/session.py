@@ -1,4 +1,4 @@
-"""Run a benchmark: a race, a profile, or workloads whose arms are timed. Write tables and figures."""
+"""Run a benchmark: a race, a profile, forecasts of scale, or timed workloads. Write tables and figures."""
 
 import json
 import sys
@@ -16,6 +16,7 @@ from decero.benchmark.measure import interleaved, matmul_peak, sheet_peak
 from decero.benchmark.operators import profile_works
 from decero.benchmark.process import memory_of, processes
 from decero.benchmark.racing import describe_race, hold_race
+from decero.benchmark.scale_table import scale_runs
 from decero.benchmark.summary import arm_table, bars, line_of, parameters_of, ratio_table, summarise
 from decero.benchmark.workloads import build_pair
 from decero.config.benchmark import Workload
@@ -32,7 +33,10 @@ def run_benchmark(run: Run) -> dict[str, Any] | None:
     `table` and `notes` are what is printed. A dry run prints what would be timed, and returns None.
     """
     config = run.config
-    if config.race is not None:
+    if config.scale:
+        config.forecasts()
+        kind = scale_runs
+    elif config.race is not None:
         describe_race(run)
         kind = hold_race
     else:

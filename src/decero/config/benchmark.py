@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from decero.config.model_numbers import check_model_numbers
 from decero.config.race import OURS, STOCK, ProfileSection, RaceSection
 from decero.config.run_config import RunConfig
+from decero.config.scale import ScaleRun
 from decero.config.sections import MOST_EXAMPLES, MOST_TOKENS, Section
+from decero.config.shape import Shape
 from decero.errors import UserError, did_you_mean
 
 Kind = Literal["mlm", "causal", "seq2seq", "classification", "decode"]
@@ -15,17 +16,6 @@ TrainingArm = Literal["stock fp32", "stock bf16", "tuned", "ours"]
 ArmName = Literal[TrainingArm, "uncached"]
 
 MOST_ROUNDS = 1_000_000
-
-
-class Shape(Section):
-    config: str = Field(description="YAML preset of a decero architecture (configs/model/); random weights")
-    overrides: dict[str, Any] = Field({}, description="fields of the model's configuration to change")
-
-    @field_validator("overrides")
-    @classmethod
-    def _possible(cls, overrides):
-        check_model_numbers(overrides, "overrides")
-        return overrides
 
 
 class RealTexts(Section):
@@ -92,6 +82,9 @@ class Benchmark(RunConfig):
 
     works: dict[str, Workload] = Field({}, description="name -> workload")
     race: RaceSection | None = Field(None, description="instead of works: run until the loss of a stock recipe")
+    scale: dict[str, ScaleRun] = Field(
+        {}, description="instead of works: name -> run on accelerators, whose time and memory are computed"
+    )
     profile: ProfileSection | None = Field(
         None, description="say where the time of a training step goes, instead of timing arms against each other"
     )
@@ -106,11 +99,11 @@ class Benchmark(RunConfig):
 
     @model_validator(mode="after")
     def _one_kind(self):
-        if bool(self.works) == (self.race is not None):
-            raise ValueError("give exactly one of works and race")
+        if sum((bool(self.works), self.race is not None, bool(self.scale))) != 1:
+            raise ValueError("give exactly one of works, race and scale")
         if self.profile is not None:
-            if self.race is not None:
-                raise ValueError("profile looks into the steps of works, not of a race; remove one")
+            if not self.works:
+                raise ValueError("profile looks into the steps of works, not of a race or of scale; remove one")
             if decoding := [name for name, work in self.works.items() if work.kind == "decode"]:
                 raise ValueError(f"profile looks into training steps; remove works.{decoding[0]}, which decodes")
         return self
@@ -119,6 +112,11 @@ class Benchmark(RunConfig):
         """Return the workloads to run. Raises UserError for an unknown name in `only`."""
         self._check_only(self.works, "workload")
         return {name: work for name, work in self.works.items() if self.only is None or name in self.only}
+
+    def forecasts(self) -> dict[str, ScaleRun]:
+        """Return the runs to compute. Raises UserError for an unknown name in `only`."""
+        self._check_only(self.scale, "run")
+        return {name: each for name, each in self.scale.items() if self.only is None or name in self.only}
 
     def racing(self) -> list[str]:
         """Return the names of the runs: stock, ours, and those in `only`. Raises UserError for an unknown name."""

@@ -9,9 +9,8 @@ from itertools import pairwise
 
 from decero.errors import UserError, did_you_mean
 
-UTILISATION = (
-    0.4  # share of the peak that training is assumed to reach; PaLM reached 0.46 (Chowdhery et al. 2022, table 3)
-)
+HALF = 700  # hidden_size at which training reaches half of an accelerator's `reached`; narrow matrices use it badly
+UNFITTED = 0.5  # `reached` of an accelerator without published runs
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,8 @@ class Device:
     """Describe one accelerator.
 
     bf16, fp32: dense peak FLOP/s of matrix products at that precision. fp32 means TF32, because runs enable it.
-    memory: bytes. bandwidth: bytes/s between memory and cores.
+    memory: bytes. bandwidth: bytes/s between memory and cores. reached: share of the peak that training of a very wide
+    model reaches, fitted to published runs (configs/benchmark/scale.yaml).
     """
 
     name: str
@@ -27,16 +27,21 @@ class Device:
     fp32: float
     memory: float
     bandwidth: float
+    reached: float = UNFITTED
 
-    def flops(self, precision: str) -> float:
-        """Return the expected FLOP/s at a `training.mixed_precision`: UTILISATION times the peak."""
-        return UTILISATION * (self.bf16 if precision == "bf16" else self.fp32)
+    def share(self, width: int) -> float:
+        """Return the share of the peak that a model of this hidden_size is expected to reach."""
+        return self.reached * width / (width + HALF)
+
+    def flops(self, precision: str, width: int) -> float:
+        """Return the expected FLOP/s at a `training.mixed_precision`: `share` times the peak."""
+        return self.share(width) * (self.bf16 if precision == "bf16" else self.fp32)
 
 
 DEVICES = {
-    "a100": Device("A100 SXM 80 GB", 312e12, 156e12, 80e9, 2.039e12),
-    "h100": Device("H100 SXM 80 GB", 989e12, 494e12, 80e9, 3.35e12),
-    "h200": Device("H200 SXM 141 GB", 989e12, 494e12, 141e9, 4.8e12),
+    "a100": Device("A100 SXM 80 GB", 312e12, 156e12, 80e9, 2.039e12, 0.7),
+    "h100": Device("H100 SXM 80 GB", 989e12, 494e12, 80e9, 3.35e12, 0.52),
+    "h200": Device("H200 SXM 141 GB", 989e12, 494e12, 141e9, 4.8e12, 0.52),
     "l4": Device("L4 24 GB", 121e12, 60e12, 24e9, 0.3e12),
     "t4": Device("T4 16 GB", 8.1e12, 8.1e12, 16e9, 0.32e12),  # its tensor cores support neither bf16 nor TF32
     "rtx4090": Device("RTX 4090 24 GB", 165.2e12, 82.6e12, 24e9, 1.008e12),

@@ -8,8 +8,10 @@ import torch
 from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from decero.config.devices import Device
 from decero.config.sections import OptimSection
 from decero.data.order import RowIndex, Rows
 from decero.data.sizes import BatchSize
@@ -117,6 +119,26 @@ class StaticMemory:
         return StaticMemory(self.weights / processes + whole, self.gradients / processes, self.optimizer / processes)
 
 
+def seconds_on(
+    device: Device, devices: int, precision: str, width: int, step_flops: float, static: StaticMemory, sharded: bool
+) -> float:
+    """Return the seconds of a step on accelerators: its products, and the optimizer that reads and writes all state.
+
+    width: hidden_size. static: of the whole model. Communication and the start of kernels are not included.
+    """
+    share = static.total / (devices if sharded else 1)
+    return step_flops / (devices * device.flops(precision, width)) + 2 * share / device.bandwidth
+
+
+def width_of(model: nn.Module) -> int:
+    """Return the width of a model's layers; the widest one's where they differ, as in a pyramid of pictures."""
+    config: Any = unwrap(model).config
+    for name in ("hidden_size", "d_model", "hidden_sizes", "embed_dim"):
+        if found := getattr(config, name, None):
+            return int(max(found) if isinstance(found, list | tuple) else found)
+    return max(p.shape[-1] for p in model.parameters() if p.dim() >= 2)
+
+
 def static_memory(model: nn.Module, optim: OptimSection) -> StaticMemory:
     """Calculate the static memory: trained weights have a gradient and the moments of their optimizer."""
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -154,6 +176,19 @@ def logits_bytes(model: nn.Module, load: BatchSize, chunk: int) -> float:
     """Return the bytes of logits and softmax in fp32 for one chunk of scored positions; 0 without a projection."""
     projection = model.get_output_embeddings()  # type: ignore[operator]
     return 0.0 if projection is None else 8.0 * min(load.scored, chunk) * projection.weight.shape[0]
+
+
+class FusedAttention(TorchFunctionMode):
+    """Drop nothing in sdpa inside, because with dropout the CPU's kernel saves all pairs of tokens.
+
+    The kernels of accelerators never do (Dao et al. 2022), so this is what an accelerator saves.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func is nn.functional.scaled_dot_product_attention and "dropout_p" in kwargs:
+            kwargs["dropout_p"] = 0.0
+        return func(*args, **kwargs)
 
 
 class SavedActivations:

@@ -2,6 +2,7 @@
 
 import os
 import textwrap
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import psutil
@@ -12,7 +13,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel
 
-from decero.config.devices import UTILISATION, Device
+from decero.config.devices import Device
 from decero.config.sections import TrainingSection
 from decero.data.order import RowIndex, Rows
 from decero.data.sizes import BatchSize
@@ -21,16 +22,19 @@ from decero.execution.adapters import adapter_of, is_computed
 from decero.execution.linear_cross_entropy import items_at_once
 from decero.execution.objective import Objective
 from decero.execution.transformers_internals import attention_of
-from decero.formatting import duration
+from decero.formatting import byte_size, duration
 from decero.planning.cost import (
     FORMULA,
+    FusedAttention,
     SavedActivations,
     StaticMemory,
     flops,
     logits_bytes,
     picture_flops,
+    seconds_on,
     static_memory,
     weight_bytes,
+    width_of,
 )
 from decero.planning.probe import Evaluate, Probe, main_process_value, probe, sample_load, time_evaluation
 from decero.training.best_checkpoint import Selection
@@ -88,7 +92,8 @@ def forecast(
         step_flops = flops(model, load, per_text, objective.teacher)
     devices = (device and training.num_processes) or accelerator.num_processes
     micro = micro_batch(load, training, devices)
-    activations = saved_activations(accelerator, model, objective, dataset, micro)
+    with FusedAttention() if device else nullcontext():
+        activations = saved_activations(accelerator, model, objective, dataset, micro)
     chunk = items_at_once(torch.device("cuda") if device else accelerator.device)
     logits = logits_bytes(model, micro, chunk)
     evaluation_count = evaluations(training, steps, per_epoch) if evaluate and held_out is not None else 0
@@ -105,11 +110,11 @@ def forecast(
     needed, free = per_device.total + activations + logits, _free_memory(accelerator)
     step_s = evaluation_s = end_s = None
     if device:
-        rate = devices * device.flops(training.mixed_precision)
-        step_s = step_flops / rate + 2 * static.total / (devices if sharded else 1) / device.bandwidth
+        width, precision = width_of(model), training.mixed_precision
+        step_s = seconds_on(device, devices, precision, width, step_flops, static, sharded)
         held_out_tokens = 0 if held_out is None else objective.row_sizes(held_out).mean.sum()
         held_out_steps = float(held_out_tokens) / load.tokens
-        evaluation_s = end_s = held_out_steps * step_flops / 3 / rate
+        evaluation_s = end_s = held_out_steps * step_flops / 3 / devices / device.flops(precision, width)
     elif main_process_value(accelerator, needed < free):
         if evaluate is not None:
             Selection(training, run.output).check_name(evaluate, model)
@@ -149,7 +154,9 @@ def forecast(
         "time": time,
         "found by": "counting: parameters, rows, tokens, steps, and the activations that a forward pass saves",
     }
-    sources = _sources(training, device, devices, measured, streamed)[pictures:]  # the first is the formula of text
+    sources = _sources(training, device, devices, measured, streamed, width_of(model))[
+        pictures:
+    ]  # the first is the formula of text
     lines |= {" " * n: line for n, line in enumerate(sources, start=1)}
     accelerator.print(config.to_yaml())
     if pictures:
@@ -255,32 +262,32 @@ def _memory_line(
         parts["process and temporary buffers"] = rest
     verdict = ""
     if device:
-        verdict = f", {'fits' if peak < device.memory else 'DOES NOT FIT'} {_size(device.memory)}"
+        verdict = f", {'fits' if peak < device.memory else 'DOES NOT FIT'} {byte_size(device.memory)}"
     elif not measured:
-        verdict = f", MORE THAN THE FREE {_size(free)}: lower training.per_device_batch_size"
-    details = ", ".join(f"{name} {_size(value)}" for name, value in parts.items() if value)
-    return f"{_size(peak)} a device{verdict}: {details}"
+        verdict = f", MORE THAN THE FREE {byte_size(free)}: lower training.per_device_batch_size"
+    details = ", ".join(f"{name} {byte_size(value)}" for name, value in parts.items() if value)
+    return f"{byte_size(peak)} a device{verdict}: {details}"
 
 
 def _sharding_line(static: StaticMemory, devices: int, sharded: bool) -> str:
     """Describe the memory that FSDP2 takes, or would take."""
     return (
         f"sharded (FSDP2) weights, gradients and optimizer {'take' if sharded else 'would take'} "
-        f"{_size(static.sharded(devices).total)} a device instead of {_size(static.total)}: 1/{devices} of them, plus "
-        "one full copy of the weights (to evaluate) or gradients (with several micro-batches)"
+        f"{byte_size(static.sharded(devices).total)} a device instead of {byte_size(static.total)}: 1/{devices} of "
+        "them, plus one full copy of the weights (to evaluate) or gradients (with several micro-batches)"
     )
 
 
 def _sources(
-    training: TrainingSection, device: Device | None, devices: int, measured: Probe | None, streamed: bool
+    training: TrainingSection, device: Device | None, devices: int, measured: Probe | None, streamed: bool, width: int
 ) -> list[str]:
     """Explain how the other numbers were found."""
     lines = [f"arithmetic: FLOPs = {FORMULA}", "arithmetic: gradients and optimizer from the weights"]
     precision = training.mixed_precision.replace("no", "fp32")
     if device:
         lines += [
-            f"data sheet of {device.name}: time = FLOPs / ({devices} x {UTILISATION:.0%} of its peak in {precision}) "
-            "+ 2 x weights, gradients and optimizer / bandwidth; evaluations are a third of the FLOPs",
+            f"data sheet of {device.name}: time = FLOPs / ({devices} x {device.share(width):.0%} of its peak in "
+            f"{precision}) + 2 x weights, gradients and optimizer / bandwidth; evaluations are a third of the FLOPs",
             "not included: communication, kernel launches (which dominate small models), reading, saving",
         ]
     elif measured:
@@ -291,10 +298,3 @@ def _sources(
             f"not included: saving, compiling{', most of the reading and tokenising of the stream' * streamed}",
         ]
     return lines
-
-
-def _size(size: float) -> str:
-    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size / 1e3:.3g} kB"
