@@ -138,6 +138,13 @@ def test_masks_hold_numbers_so_the_order_of_names_counts(write, task, tmp_path):
     numbers = task(SemanticSegmentation, source, files)
     assert numbers.corpus.label_names == ("0", "1"), "the checkpoint's names are not those of your ids"
     assert task(SemanticSegmentation, source, files, True).corpus.label_names == ("sky", "road", "car")
+    path = tmp_path / "segformer" / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_reduce_labels": True}))
+    scored = task(SemanticSegmentation, source, files, True).corpus.notes[-1]
+    assert "subtracts 1 from the ids of masks (do_reduce_labels)" in scored
+    assert scored.endswith("so 0 must be sky in your masks")
+    new = task(SemanticSegmentation, source, files, class_names=["road", "sky", "car"]).corpus.notes
+    assert not any("do_reduce_labels" in note for note in new), "a new head learns the ids of your masks"
     with pytest.raises(UserError, match=r"must mean what they mean to .*: 0 sky, 1 road, 2 car; write masks with thes"):
         _ = task(SemanticSegmentation, source, files, True, class_names=["road", "sky", "car"]).corpus
 

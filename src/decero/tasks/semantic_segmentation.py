@@ -22,6 +22,8 @@ from decero.data.labels import in_known_order
 from decero.errors import UserError
 from decero.evaluation.examples import ExampleStatistics
 from decero.evaluation.mean_iou import PIXEL_METRICS, by_class, pixel_counts, pixel_metrics, pixel_statistics
+from decero.execution.build import checkpoint_of
+from decero.execution.image_models import processor_settings
 from decero.execution.image_objective import PictureCollator, pixel_classes, pixel_logits
 from decero.execution.objective import Objective
 from decero.tasks.base import Corpus, Scores, TaskData
@@ -79,10 +81,20 @@ class SemanticSegmentation(PictureTask):
             notes.append(
                 f"{self.config.model.name_or_path}: the head is {'kept' if kept else 'new'}: {len(names)} classes{mend}"
             )
+        if self.known and self.keeps_head(names) and self._reduces_labels():
+            notes.append(
+                f"{self.config.model.name_or_path}: its processor subtracts 1 from the ids of masks (do_reduce_labels) "
+                f"and skips 0. decero takes ids as they are, so 0 must be {self.known[0]} in your masks"
+            )
         self.cut_train(corpus, "masks", notes)
         self._names = list(names)
         splits = {split: {"": rows} for split, rows in corpus.items()}
         return Corpus(splits, (data.image_column,), tuple(names), tuple(notes))
+
+    def _reduces_labels(self) -> bool:
+        """Whether masks of the checkpoint's own data have ids that are one higher than its classes, as in ADE20K."""
+        saved = processor_settings(checkpoint_of(self.config.model, weights=False))
+        return bool(saved.get("do_reduce_labels", saved.get("reduce_labels")))
 
     def keeps_head(self, names: Sequence[str]) -> bool:
         """Whether the head knows these classes under these ids: masks hold numbers, so their order counts."""
