@@ -52,8 +52,8 @@ def test_a_preset_that_is_advised_leaves_as_stock(shape):
         ),
         (
             "modern_encoder_decoder_tiny", "DeceroEncoderDecoder",
-            "this model leaves as remote code, because scale_attn_weights=True has no counterpart in t5, which has "
-            "False; configs/model/t5_gated_tiny.yaml can be exported as t5",
+            "this model leaves as remote code, because norm_type='layernorm' has no counterpart in t5, which has "
+            "'rmsnorm'; configs/model/t5_gated_tiny.yaml can be exported as t5",
         ),
         (
             "lstm_tiny", "DeceroDecoder",

@@ -57,7 +57,8 @@ def to_stock(ours: PreTrainedModel, family: str) -> PreTrainedModel:
     tensors = {name: tensor for name, tensor in stock.state_dict().items() if name not in computed}
     zeros = {n: torch.zeros_like(t) for n, t in tensors.items() if any(re.fullmatch(p, n) for p in absent)}
     wanted = {name: tensor for name, tensor in tensors.items() if name not in zeros}
-    _fill(stock, zeros | table.translate(ours.state_dict(), wanted, head, to_stock=True))
+    tensors_of_ours = table.fold_tensors(ours.config, ours.state_dict())
+    _fill(stock, zeros | table.translate(tensors_of_ours, wanted, head, to_stock=True))
     return stock.train(ours.training)
 
 

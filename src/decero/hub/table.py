@@ -19,6 +19,7 @@ from decero.errors import UserError
 from decero.execution.transformers_internals import StrictDataclassError
 from decero.hub.tensors import translate
 
+Tensors = Mapping[str, torch.Tensor]
 CARRIED = ("id2label", "label2id", "problem_type")
 # what a recipe wrote into the configuration, and decero's commands read
 KEPT_IF_THERE = ("reads_pairs", "decision_threshold", "mask_token_id", "question_answering", "tagging", "extractive",
@@ -104,6 +105,9 @@ class Family:
     formula: Callable[[Any], dict[str, torch.Tensor]] = (
         lambda stock: {}
     )  # tensors that stock models store and we compute
+    # The same model without scales that the family lacks: configuration of ours -> the same, and its tensors.
+    fold_config: Callable[[Any], Any] = lambda ours: ours
+    fold_tensors: Callable[[Any, Tensors], Tensors] = lambda ours, tensors: tensors
     loaders: Mapping[str, str] = field(default_factory=dict)  # head -> Auto class, where its name differs from ours
     also_loads: Mapping[str, str] = field(
         default_factory=dict
@@ -124,6 +128,7 @@ class Family:
 
     def stock_config(self, ours: PreTrainedConfig) -> Any:
         """Convert our configuration to a stock one, without checks."""
+        ours = self.fold_config(ours)
         stock = _carried(ours)
         for our_name, stock_name in _field_rows(self.fields):
             stock.setdefault(stock_name, getattr(ours, our_name))
@@ -144,6 +149,7 @@ class Family:
         """Raise UserError at a field that the family cannot express; return the lost ones that only act in training."""
         if head not in self.heads:
             raise UserError(f"{self.name} has no {self.ours}{head} (it has {', '.join(self.heads)})")
+        ours = self.fold_config(ours)
         if ours.mixer_type != "attention":
             raise UserError(f"mixer_type={ours.mixer_type!r} has no counterpart in {self.name}; use --to remote-code")
         names = [f.name for f in fields(ours) if f.name not in (*GENERIC, *self.by_tensors)]  # type: ignore[arg-type]

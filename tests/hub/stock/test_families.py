@@ -251,7 +251,8 @@ def test_a_stock_option_without_counterpart_is_refused_by_name(variant, head, op
         ("llama", "Model", "scale_embeddings", True, "False"),
         ("t5", "ForConditionalGeneration", "decoder_intermediate_size", 43, "41"),
         ("t5 1.1", "ForConditionalGeneration", "hidden_act", "gelu", "'gelu_new'"),
-        ("t5", "Model", "scale_attn_weights", True, "False"),
+        ("t5", "Model", "position_embedding_type", "rotary", "'relative'"),
+        ("t5", "ForConditionalGeneration", "scale_embeddings", True, "False"),  # its tied head has that scale already
         ("t5", "Model", "num_key_value_heads", 1, "3"),
         ("marian", "ForConditionalGeneration", "position_embedding_type", "sinusoidal", "'sinusoidal_halves'"),
         ("marian", "ForConditionalGeneration", "lm_head_bias", False, "True"),

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from decero.hub.families.common import BIASES, LAYER_NORM, NO_BIASES, POST_NORM, PRE_NORM, RMS_NORM, whole_heads
+from decero.hub.families.folding import fold_config, fold_tensors
 from decero.hub.table import Family, Head
 
 # T5: Raffel et al. 2020; version 1.1 has a gated MLP and an untied head ---------------------------------------------
@@ -98,6 +99,8 @@ T5 = Family(
     fixed={**T5_FIXED, "lm_head_bias": False},
     to_ours=t5_to_ours,
     to_stock=t5_to_stock,
+    fold_config=fold_config,
+    fold_tensors=fold_tensors,
     by_tensors=("tie_word_embeddings",),
     unread=T5_UNREAD,
     tensors="encoder.embed_tokens shared"
@@ -130,6 +133,8 @@ T5_ENCODER = Family(  # load it with AutoModelForTextEncoding; AutoModel would l
     fixed={**T5_FIXED, "type_vocab_size": 0, "pooling_layer": False},
     to_ours=t5_mlp_to_ours,
     to_stock=t5_mlp_to_stock,
+    fold_config=fold_config,
+    fold_tensors=fold_tensors,
     unread=T5_UNREAD + "num_decoder_layers",
     training="classifier_dropout",
     tensors="embed_tokens shared" + t5_stack("encoder", 1).replace("\n        encoder.", "\n        "),
