@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForMaskedLM
 
+PARALLEL = "--config_file", "configs/accelerate/cpu_2_processes.yaml", "--main_process_port", "0"
 SHARDED = "--config_file", "configs/accelerate/fsdp2_cpu_2_processes.yaml", "--main_process_port", "0"
 
 
@@ -38,6 +39,20 @@ def test_a_sharded_recipe_equals_one_process(launch, mlm, tmp_path):
         assert ours.shape == theirs.shape, name
     files = {path.name for path in (tmp_path / "two" / "checkpoints" / "step-00000050").iterdir()}
     assert {"model-0-of-2.safetensors", "model-1-of-2.safetensors"} < files
+
+
+@pytest.mark.slow
+def test_a_sharded_recipe_in_bf16_equals_data_parallel(launch, mlm, tmp_path):
+    """Both read the same micro-batches, so only the order of sums differs. One process has other micro-batches."""
+    words = "training.mixed_precision=bf16", "training.max_train_steps=20"
+    launchers = {"one": None, "two": PARALLEL, "shards": SHARDED}
+    for name, launcher in launchers.items():
+        printed = launch("pretrain_mlm", mlm, f"output={tmp_path}/{name}", *words, launcher=launcher).stdout
+        assert ("bf16, sharded (FSDP2)" in printed) is (name == "shards")
+    one, two, shards = (np.array(losses(tmp_path / name)) for name in launchers)
+    assert two[0] == shards[0]
+    assert np.abs(two - shards).max() <= 5e-3, "measured 7.8e-4: AdamW enlarges rounding"
+    assert np.abs(one - shards).max() <= 5e-3, "measured 7.3e-4"
 
 
 @pytest.mark.parametrize(
