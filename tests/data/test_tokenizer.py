@@ -16,7 +16,7 @@ from decero.data.tokenizer import (
     resolve_package_path,
     train_tokenizer,
 )
-from decero.data.words import splits_at_whitespace, word_starts
+from decero.data.words import splits_at_whitespace, word_starts, word_starts_by_id
 from decero.errors import UserError
 
 ALGORITHMS = ["wordpiece", "byte_level_bpe", "unigram"]
@@ -352,6 +352,31 @@ def test_pre_tokens_are_enough_if_they_split_at_whitespace(tokenizers_by_name, t
         encoded = tokenizer(texts).encodings
         for quick, careful in zip(word_starts(encoded, texts, True), word_starts(encoded, texts), strict=True):
             np.testing.assert_array_equal(quick, careful)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_ids_of_wordpiece_say_where_words_begin(family):
+    assert (word_starts_by_id(FAMILIES[family][0]()) is not None) is (family == "wordpiece")
+
+
+def test_ids_say_nothing_where_words_may_begin_with_the_prefix():
+    tokenizer = wordpiece_family()
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    assert splits_at_whitespace(tokenizer)
+    assert tokenizer.tokenize("##able") == ["##able"], "one word, and its id says that it continues another"
+    assert word_starts_by_id(tokenizer) is None
+
+
+@given(st.lists(st.text("ab1!é中'# \n\t\xa0\u3000", max_size=30), min_size=1, max_size=4))
+@settings(deadline=None)
+def test_ids_of_wordpiece_say_what_pre_tokens_say(tokenizers_by_name, texts):
+    starts = word_starts_by_id(tokenizers_by_name["wordpiece"])
+    backend = tokenizers_by_name["wordpiece"].backend_tokenizer
+    encoded = backend.encode_batch(texts, add_special_tokens=False)
+    quick = backend.encode_batch_fast(texts, add_special_tokens=False)
+    for one, other, careful in zip(encoded, quick, word_starts(encoded, texts), strict=True):
+        assert one.ids == other.ids
+        np.testing.assert_array_equal(starts[np.array(other.ids, dtype=int)], careful)
 
 
 @pytest.mark.parametrize("algorithm", ["wordpiece", "byte_level_bpe", "unigram"])

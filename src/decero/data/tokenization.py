@@ -17,7 +17,7 @@ from decero.data.corpus import check_text
 from decero.data.languages import end_token
 from decero.data.special_tokens import TEXT, encode_behind, special_tokens_around
 from decero.data.stream import Stream, Texts
-from decero.data.words import splits_at_whitespace, word_starts
+from decero.data.words import splits_at_whitespace, word_starts, word_starts_by_id
 from decero.errors import UserError
 
 SETTINGS = (  # of a tokenizer, besides those in its backend
@@ -48,7 +48,7 @@ def tokenize_documents(
     around = special_tokens_around(tokenizer) if special_tokens else ([], [])
     before, after = (np.array(ids, dtype=np.int32) for ids in around)
     room = max_length - len(before) - len(after)
-    by_pre_token = splits_at_whitespace(tokenizer)
+    by_id, by_pre_token = word_starts_by_id(tokenizer), splits_at_whitespace(tokenizer)
     backend = tokenizer.backend_tokenizer  # saves the time that transformers adds around it, a tenth and more
 
     def cut(documents):
@@ -56,12 +56,14 @@ def tokenize_documents(
         backend.no_truncation()
         backend.no_padding()
         backend.encode_special_tokens = True  # "<s>" in a page of HTML is text
-        encoded = backend.encode_batch(texts, add_special_tokens=False)
         columns: dict[str, list[np.ndarray]] = {"input_ids": [], "starts_word": []}
         if not texts:
             return columns
-        for whole, starts in zip(encoded, word_starts(encoded, texts, by_pre_token), strict=True):
-            ids = np.fromiter(whole.ids, dtype=np.int32, count=len(whole))
+        encode = backend.encode_batch if by_id is None else backend.encode_batch_fast
+        encoded = encode(texts, add_special_tokens=False)
+        every = [np.fromiter(whole.ids, dtype=np.int32, count=len(whole)) for whole in encoded]
+        of_each = word_starts(encoded, texts, by_pre_token) if by_id is None else [by_id[ids] for ids in every]
+        for ids, starts in zip(every, of_each, strict=True):
             for begin in range(0, len(ids) - 1, room):
                 starts[begin] = True
                 part = slice(begin, begin + room)

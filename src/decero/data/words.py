@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import chain, product
 
 import numpy as np
-from tokenizers import Encoding
+from tokenizers import Encoding, models
 from transformers import PreTrainedTokenizerBase
 
 # isspace() of every code point up to U+3000, the last whitespace character; one more entry for all later code points
@@ -55,3 +55,24 @@ def splits_at_whitespace(tokenizer: PreTrainedTokenizerBase) -> bool:
         if len(normal.split()) != 2 or any(re.search(r"\S\s", piece) for piece in pieces):
             return False
     return True
+
+
+def word_starts_by_id(tokenizer: PreTrainedTokenizerBase) -> np.ndarray | None:
+    """Return bool (vocabulary,): does a token of this id begin a word? None where the id alone does not say.
+
+    WordPiece says it: all other pieces of a word begin with `##`. Then the library need not find where tokens are in
+    the text, which takes a sixth of its time.
+    """
+    backend = tokenizer.backend_tokenizer
+    prefix = getattr(backend.model, "continuing_subword_prefix", None)
+    if not prefix or not isinstance(backend.model, models.WordPiece) or not splits_at_whitespace(tokenizer):
+        return None
+    text = backend.normalizer.normalize_str(f"{prefix}a") if backend.normalizer else f"{prefix}a"
+    if any(piece.startswith(prefix) for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)):
+        return None  # a word of the text may begin as the other pieces do
+    starts = np.ones(backend.get_vocab_size(), dtype=bool)
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    starts[
+        [number for token, number in backend.get_vocab().items() if token.startswith(prefix) and token not in added]
+    ] = False
+    return starts
