@@ -30,7 +30,8 @@ class EvaluateDrawings(RunConfig):
     )
     guidance: float | None = Field(
         None, ge=0, le=1000,
-        description="1 follows the class, more exaggerates it; when not set 2 for diffusion, 1 for image tokens",
+        description="strength of the class: above 1, drawings are more typical of it; when not set, 2 for diffusion, "
+        "1 for image tokens",
     )  # fmt: skip
     per_device_eval_batch_size: int = Field(
         64, ge=1, le=MOST_EXAMPLES, description="pictures per batch of the classifier; does not change the results"

@@ -25,7 +25,7 @@ class AugmentSection(Section):
         True, description="flip every other training picture left for right; false for digits, letters and signs"
     )
     padding: int = Field(
-        0, ge=0, le=MOST_PIXELS, description="move pictures at random by up to this many pixels; what appears is black"
+        0, ge=0, le=MOST_PIXELS, description="move pictures at random by up to this many pixels; the new edge is black"
     )
     min_scale: float | None = Field(
         None, gt=0, le=1, description="crop at random to at least this share of the area, and resize; null: no crop"

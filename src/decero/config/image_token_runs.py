@@ -64,7 +64,7 @@ class EvaluateImageTokens(RunConfig):
     model: str = Field(description="folder or hub name of a causal model that was trained on rows of tokenize_images")
     data: SourceSection
     max_pictures: int | None = Field(
-        None, ge=2, le=10**9, description="measure that many rows of test, drawn by lot; all when not set"
+        None, ge=2, le=10**9, description="measure this many rows of test, chosen at random; all when not set"
     )
     completed: int = Field(8, ge=1, le=64, description="pictures of test whose lower half is drawn anew")
     temperature: float = Field(1.0, gt=0, le=100, description="of drawn pixels; below 1 the likely ones are preferred")

@@ -60,7 +60,9 @@ class Scored(Trained):
 class RecallWork(Scored):
     vocab_size: int = Field(ge=20, le=MOST_TOKENS, description="ids; a half are keys, a half values")
     num_pairs: int = Field(ge=1, le=MOST_TOKENS, description="pairs of key and value in a row, each asked for once")
-    power: float = Field(0.01, gt=0, le=1, description="power law of the gaps before the questions; 1: any gap alike")
+    power: float = Field(
+        0.01, gt=0, le=1, description="power law of the gaps before the questions; with 1, all are equally likely"
+    )
 
     @model_validator(mode="after")
     def _room(self):

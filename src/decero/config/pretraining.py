@@ -190,7 +190,7 @@ class EvaluateCausalLM(RunConfig):
     )
     bigram_slices: bool = Field(
         False,
-        description="also give the perplexity of tokens that repeat two tokens of their row, which recall foresees, "
+        description="also give the perplexity of tokens that complete a pair seen earlier in the row, "
         "and of the others; reads the text twice",
     )
     per_device_eval_batch_size: int = Field(

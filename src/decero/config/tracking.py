@@ -36,7 +36,7 @@ class HubSection(Section):
     private: bool = Field(True, description="make a new repository private")
     license: str | None = Field(None, description="license of the model, such as apache-2.0, for its card")
     language: list[str] = Field(
-        [], description="codes of the languages that the model knows, such as [es]; of a card, es first writes Spanish"
+        [], description="codes of the model's languages, such as [es]; if es is first, the card is in Spanish"
     )
 
     @field_validator("repo_id")
