@@ -69,6 +69,19 @@ def test_a_preset_of_the_wrong_kind_is_refused_with_advice(tokenizer):
     )
 
 
+def test_a_preset_larger_than_the_memory_is_one_line(tokenizer):
+    sizes = {"hidden_size": 16384, "num_hidden_layers": 40, "num_attention_heads": 128, "intermediate_size": 65536}
+    section = ModelSection(config="configs/model/modern_decoder_base.yaml", overrides=sizes | {"vocab_size": 211})
+    with pytest.raises(UserError) as refused:
+        build_model(section, AutoModelForCausalLM, tokenizer, 64, 0)
+    said = str(refused.value)
+    layer = 4 * 16384**2 + 3 * 16384 * 65536 + 2 * 16384
+    billions = (40 * layer + 16384 + 211 * 16384) / 1e9
+    assert said.startswith(f"configs/model/modern_decoder_base.yaml: {billions:.1f} billion parameters need ")
+    assert "of memory are free; choose a smaller model" in said
+    assert "\n" not in said
+
+
 @pytest.mark.parametrize(("own", "revisions"), [(None, ["v2"]), ("another/one", [None, "v2"])])
 def test_a_pinned_checkpoint_uses_the_tokenizer_of_its_revision(own, revisions, tokenizer, monkeypatch):
     seen = []

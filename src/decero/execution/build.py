@@ -1,8 +1,10 @@
 """Build the model and the tokenizer of a run, from a checkpoint or from a preset with random weights."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
+import psutil
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -17,6 +19,7 @@ from decero.execution.positions import positions_of
 from decero.execution.pretrained import load_pretrained, mark_new, one_line, read_model_config, say
 from decero.execution.pretraining_objective import refuse_discriminator
 from decero.execution.transformers_internals import fills_holes, heads_of
+from decero.formatting import byte_size
 from decero.models import AUTO_CLASSES
 
 ALLOW_CODE = "set model.trust_remote_code=true and model.revision=COMMIT"
@@ -120,6 +123,7 @@ def build_model(
             check_shape(config, auto_class)
             check_fits_model(tokenizer, config.vocab_size, source)
             _check_ids(config, section.overrides, source)
+            check_room(auto_class, config, source)
             model = auto_class.from_config(config)  # type: ignore[attr-defined]
         else:
             model = _load(section, auto_class, tokenizer, new_head, overrides)
@@ -130,6 +134,19 @@ def build_model(
         )
     tokenizer.model_max_length = max(tokenizer.model_max_length, max_length)
     return model
+
+
+def check_room(auto_class: Any, config: PreTrainedConfig, source: str) -> None:
+    """Raise UserError when weights in fp32 need more memory than is free. They are counted without any memory."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        parameters = auto_class.from_config(copy.deepcopy(config)).num_parameters()
+    free = psutil.virtual_memory().available
+    if 4 * parameters > free:
+        raise UserError(
+            f"{source}: {parameters / 1e9:,.1f} billion parameters need {byte_size(4 * parameters)} in fp32, and "
+            f"{byte_size(free)} of memory are free; choose a smaller model (configs/benchmark/scale.yaml computes time "
+            "and memory of large ones)"
+        )
 
 
 def _load(

@@ -12,7 +12,7 @@ from decero.config.sections import ModelSection
 from decero.data.image_rows import Pixels
 from decero.data.images import Resampling
 from decero.errors import UserError
-from decero.execution.build import ALLOW_CODE, check_fields, check_shape, checkpoint_of, config_of, read_preset
+from decero.execution.build import ALLOW_CODE, check_fields, check_room, check_shape, checkpoint_of, config_of, read_preset
 from decero.execution.model_folder import Checkpoint, read_json_file
 from decero.execution.pretrained import load_pretrained, one_line, read_model_config
 
@@ -43,6 +43,7 @@ def build_image_model(
         if section.config is not None:
             config = read_preset(section.config, overrides)
             check_shape(config, auto_class)
+            check_room(auto_class, config, source)
             return auto_class.from_config(config)
         checkpoint = checkpoint_of(section)
         config = read_model_config(checkpoint)
