@@ -369,7 +369,7 @@ def test_a_mistake_in_a_recipe_is_one_line(settings):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"race": None}, "give exactly one of works and race"),
+        ({"race": None}, "give exactly one of works, race and scale"),
         ({"race": {"seeds": [1, 1]}}, "race.seeds: a value appears twice"),
         ({"race": {"candidates": {"ours": {}}}}, "race: ours cannot be the name of a candidate"),
         ({"race": {"candidates": {"a/b": {}}}}, "race: a/b cannot be the name of a candidate"),
