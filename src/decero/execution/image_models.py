@@ -12,7 +12,15 @@ from decero.config.sections import ModelSection
 from decero.data.image_rows import Pixels
 from decero.data.images import Resampling
 from decero.errors import UserError
-from decero.execution.build import ALLOW_CODE, check_fields, check_room, check_shape, checkpoint_of, config_of, read_preset
+from decero.execution.build import (
+    ALLOW_CODE,
+    check_fields,
+    check_room,
+    check_shape,
+    checkpoint_of,
+    config_of,
+    read_preset,
+)
 from decero.execution.model_folder import Checkpoint, read_json_file
 from decero.execution.pretrained import load_pretrained, one_line, read_model_config
 
