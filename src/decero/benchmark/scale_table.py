@@ -1,4 +1,4 @@
-"""Compute time and memory of runs on accelerators, and set them beside what was published.
+"""Compute time and memory of runs on accelerators, and compare them with published figures.
 
 Models are built on the meta device, which has no memory, so a model of any size can be computed on a laptop.
 """
@@ -103,10 +103,10 @@ def activations(name: str, work: ScaleRun, micro: BatchSize, seed: int) -> float
 def _saved(name: str, work: ScaleRun, layers: int, checkpointing: bool) -> float:
     """Return the bytes that a model of so many layers saves, per token that it reads."""
     config = _config(name, work)
-    heads = math.gcd(config.num_attention_heads, config.num_key_value_heads or 0)
+    heads = math.gcd(config.num_attention_heads, getattr(config, "num_key_value_heads", None) or 0)
     parts = max(n for n in range(1, heads + 1) if heads % n == 0 and (n == 1 or config.hidden_size // n >= NARROWEST))
     sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-    changes = {key: getattr(config, key) // parts for key in sizes if getattr(config, key)}
+    changes = {key: getattr(config, key) // parts for key in sizes if getattr(config, key, None)}
     ids = {"vocab_size": 1024, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     kinds = getattr(config, "layer_types", None)
     changes |= ids | {"num_hidden_layers": layers} | ({"layer_types": kinds[:layers]} if kinds else {})

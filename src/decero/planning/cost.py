@@ -179,7 +179,7 @@ def logits_bytes(model: nn.Module, load: BatchSize, chunk: int) -> float:
 
 
 class FusedAttention(TorchFunctionMode):
-    """Drop nothing in sdpa inside, because with dropout the CPU's kernel saves all pairs of tokens.
+    """Turn off the dropout of sdpa inside, because with it the kernel of a CPU saves all pairs of tokens.
 
     The kernels of accelerators never do (Dao et al. 2022), so this is what an accelerator saves.
     """

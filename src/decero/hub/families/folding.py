@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def fold_config(ours: Any) -> Any:
-    """Return the configuration of the same model in the manner of T5: no scale of attention, none of embeddings.
+    """Return the configuration of the same model as T5 has it: attention and embeddings are not scaled.
 
     A tied head of T5 divides by the root of the width instead (`scale_lm_head`), which undoes the scale of its weights.
     """
