@@ -95,7 +95,7 @@ def test_a_model_is_trained_from_the_wheel_alone(built, tmp_path):
     run = home / "runs" / "quickstart" / "pretrain"
     assert json.loads((run / "result.json").read_text())["steps"] == 3
     assert (run / "model" / "model.safetensors").is_file()
-    assert read_yaml(run / "config.yaml")["model"]["config"] == "configs/model/modern_encoder_tiny.yaml"
+    assert read_yaml(run / "config.yaml")["model"]["config"] == "configs/model/modernbert_tiny.yaml"
     assert sorted(path.name for path in home.iterdir()) == ["runs", "texts.txt"]
 
 

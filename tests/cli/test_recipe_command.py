@@ -96,4 +96,4 @@ def test_a_file_of_the_working_folder_goes_first(tmp_path):
     own.parent.mkdir(parents=True)
     own.write_text(shipped(QUICKSTART).read_text().replace("runs/quickstart/pretrain", "runs/own"))
     assert PretrainMLM.load(QUICKSTART).output == "runs/own"
-    assert Path(PretrainMLM.load(QUICKSTART).model.config) == Path("configs/model/modern_encoder_tiny.yaml")
+    assert Path(PretrainMLM.load(QUICKSTART).model.config) == Path("configs/model/modernbert_tiny.yaml")
