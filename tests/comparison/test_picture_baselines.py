@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tests.recipes.pictures import VIT, write_splits
 
+from decero.comparison.picture_baselines import majority
 from decero.comparison.simple_baselines import BASELINES
 from decero.tasks import TASKS
 
@@ -39,3 +40,12 @@ def test_a_baseline_scores_and_writes_its_answers(files, tmp_path, recipe, name,
     rows, score = task.example_statistics(tmp_path, main)
     assert len(rows) == 17
     assert score(np.sum(rows, axis=0)) == pytest.approx(record["metric"][main], abs=0.02)
+
+
+def test_the_class_of_most_pixels_is_one_that_is_scored(files, tmp_path):
+    (tmp_path / "vit.yaml").write_text(json.dumps(VIT))
+    kind = TASKS["finetune_semantic_segmentation"]
+    data = {"files": files, "ignored_id": 0}
+    settings = {"output": str(tmp_path), "model": {"config": "none"}, "data": data, "training": {"num_train_epochs": 3}}
+    record = majority(kind(kind.Config.parse(settings, "x")), None, "test")
+    assert record["metric"]["pixel_accuracy"] > 0.3

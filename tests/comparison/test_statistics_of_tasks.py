@@ -2,7 +2,9 @@
 
 import json
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -10,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from decero.data.tokenizer import tokenizer_fingerprint
 from decero.execution.objective import row_nats, token_loss
-from decero.tasks import MaskedLM
+from decero.tasks import MaskedLM, ObjectDetection, SemanticSegmentation, TokenClassification
 from decero.tasks.causal_lm import CausalLM
 from decero.tasks.likelihood import baseline_bits_per_byte, ngram_bits
 
@@ -78,3 +80,46 @@ def test_the_losses_of_rows_add_up_to_the_loss_of_the_batch(family):
     assert rows.sum() == pytest.approx(total.item(), rel=1e-5)
     assert rows[0] == pytest.approx(alone.item(), rel=1e-5)
     assert rows[2] == 0
+
+
+# --- contenders whose checkpoints have other ids, and more labels
+
+
+def stored(folder, theirs, **columns):
+    folder.mkdir()
+    pd.DataFrame(columns).to_parquet(folder / "predictions.parquet")
+    (folder / "result.json").write_text(json.dumps({"label_names": theirs}))
+    return folder
+
+
+def test_boxes_of_all_runs_have_the_ids_of_the_task(tmp_path):
+    task = SimpleNamespace(corpus=SimpleNamespace(label_names=["cat", "dog"]))
+    found = []
+    for names in (["cat", "dog"], ["person", "dog", "cat"]):
+        ids = [names.index(name) for name in ("dog", "cat", "dog")]
+        said = {"predicted_boxes": [[[0, 0, 4, 4], [5, 5, 9, 9]]], "scores": [[0.9, 0.4]]}
+        true = {"boxes": [[[0, 0, 4, 4], [5, 5, 9, 9], [1, 1, 3, 3]]], "classes": [ids]}
+        folder = stored(tmp_path / names[0], names, predicted_classes=[ids[:2]], **said, **true)
+        found.append(ObjectDetection.example_statistics(task, folder, "map_50"))
+    assert np.array_equal(found[0].rows, found[1].rows)
+    assert found[1].score_of_sum(found[1].rows.sum(axis=0)) == pytest.approx((51 / 101 + 1) / 2, abs=0.01)
+
+
+def test_pixels_of_classes_that_one_run_knows_are_one_column(tmp_path):
+    task = SimpleNamespace(class_names=["sky", "sea"])
+    same = stored(tmp_path / "same", ["sky", "sea"], right=[[3, 1]], said=[[4, 2]], true=[[3, 3]])
+    wider = stored(tmp_path / "wider", ["sea", "road", "sky"], right=[[1, 0, 3]], said=[[1, 1, 4]], true=[[3, 0, 3]])
+    rows = [SemanticSegmentation.example_statistics(task, folder, "mean_iou").rows for folder in (same, wider)]
+    assert rows[0].tolist() == [[3, 1, 0, 4, 2, 0, 3, 3, 0]]
+    assert rows[1].tolist() == [[3, 1, 0, 4, 1, 1, 3, 3, 0]]
+
+
+def test_entities_of_labels_that_one_run_knows_are_one_column(tmp_path):
+    task = SimpleNamespace(scheme="BIO", corpus=SimpleNamespace(label_names=["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]))
+    true = [[{"start": 0, "end": 3, "label": "PER"}]]
+    rows = []
+    for said in ("PER", "MISC"):
+        found = [[{"start": 0, "end": 3, "label": said}]]
+        folder = stored(tmp_path / said, ["O", f"B-{said}"], predicted_entities=found, entities=true)
+        rows.append(TokenClassification.example_statistics(task, folder, "f1_macro").rows.tolist())
+    assert rows == [[[0, 1, 0, 0, 1, 0, 0, 1, 0]], [[0, 0, 0, 0, 0, 1, 0, 1, 0]]]

@@ -11,6 +11,7 @@ from PIL import Image as Pillow
 
 from decero.data.augmentation import Augmentation, Window, cut_boxes, cut_pixels
 from decero.data.boxes import FORMATS, checked_boxes, from_corners, to_corners
+from decero.data.corpus import ROW, source_rows
 from decero.data.image_rows import Columns, Pixels, decode_rows
 from decero.data.images import find_images, open_image, to_mask, to_pixels
 from decero.errors import UserError
@@ -94,6 +95,8 @@ def test_rows_are_read_once_from_bytes_paths_and_features(tmp_path, monkeypatch)
     monkeypatch.setattr("decero.data.image_rows.open_image", None)  # the second time nothing is read
     assert decode_rows(rows[1], columns, pixels)[0]["pixels"] == GREY.tobytes()
     monkeypatch.undo()
+    numbered = Dataset.from_dict({"image": [png, png], ROW: [5, 2]})
+    assert list(source_rows(decode_rows(numbered, columns, pixels))) == [5, 2]
     with pytest.raises(UserError, match=r"t.parquet, row 1: there is no picture \(null\)"):
         decode_rows(Dataset.from_dict({"image": [png, None]}), columns, pixels, where="t.parquet")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Json, List
 
-from decero.data.labels import encode_labels, in_known_order, label_budget
+from decero.data.labels import encode_labels, in_known_order, label_budget, label_draw
 from decero.errors import UserError
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
@@ -109,6 +109,16 @@ def test_a_budget_keeps_shares_and_depends_on_the_seed_alone():
     assert list(chosen["id"]) == list(label_budget(train, 20, SINGLE, seed=3)["id"])
     assert list(chosen["id"]) != list(label_budget(train, 20, SINGLE, seed=4)["id"])
     assert len(label_budget(train, None, SINGLE, seed=3)) == 100
+
+
+@pytest.mark.parametrize("rare", [1, 15])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_budget_draws_a_row_of_each_class(rare, seed):
+    train = Dataset.from_dict({"labels": [0] * (995 - rare) + [1] * rare + [2] * 5})
+    drawn, rest = label_draw(train, 25, SINGLE, seed)
+    assert min(np.bincount(drawn["labels"], minlength=3)) >= 1
+    assert len(drawn) == 25
+    assert sorted([*drawn["labels"], *rest["labels"]]) == sorted(train["labels"])
 
 
 @pytest.mark.parametrize("budget", [2, 101])

@@ -10,6 +10,7 @@ import sklearn.metrics
 from decero.errors import UserError
 from decero.evaluation import HIGHER_IS_BETTER, MAIN_METRIC, METRICS, compute_metrics, example_scores, metrics, predict
 from decero.evaluation.examples import class_statistics
+from decero.evaluation.per_class import per_class
 
 N, LABELS = 101, 5
 
@@ -54,6 +55,19 @@ def test_macro_f1_is_the_mean_over_labels_that_occur():
     assert found == pytest.approx(sklearn.metrics.f1_score(references, predictions, average="macro"))
     rows, score = class_statistics("multi_label_classification", "f1_macro", *wider, wider[0].shape[1])
     assert score(rows.sum(axis=0)) == pytest.approx(found)
+
+
+@pytest.mark.parametrize("said", [0, 1])
+def test_one_label_is_no_class_and_its_absence(said):
+    references = np.array([[1]] + [[0]] * 19)
+    predictions = np.array([[said]] + [[said]] + [[0]] * 18)
+    found = compute_metrics("multi_label_classification", predictions, references)
+    expected = 2 / 3 * said  # one right of one and of two
+    assert (found["f1_micro"], found["f1_macro"]) == pytest.approx((expected, expected))
+    beside = [np.pad(each, ((0, 0), (0, 2))) for each in (predictions, references)]  # two labels that never occur
+    assert compute_metrics("multi_label_classification", *beside)["f1_macro"] == pytest.approx(expected)
+    scores = per_class("multi_label_classification", predictions, references, ["spam"])["per_class"]
+    assert scores == {"spam": pytest.approx({"precision": said / 2, "recall": said, "f1": expected, "support": 1})}
 
 
 def test_regression_metrics_are_those_of_sklearn_and_scipy():

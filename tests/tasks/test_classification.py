@@ -121,8 +121,9 @@ def test_numbers_are_the_ids_of_a_head_without_names(checkpoint, task):
 def test_a_comparison_numbers_all_runs_alike():
     theirs, names = ["c", "extra", "a"], ("a", "b", "c")
     assert renumbered(np.array([0, 2, 1]), theirs, names).tolist() == [2, 0, 3]
-    flags = renumbered(np.array([[1, 0, 1], [0, 1, 0]]), theirs, names)
-    assert flags.tolist() == [[1, 0, 1, 0], [0, 0, 0, 1]]
+    for kind in (np.int64, np.float64):  # labels come as floats from a file, predictions as integers
+        flags = renumbered(np.array([[1, 0, 1], [0, 1, 0]], dtype=kind), theirs, names)
+        assert flags.tolist() == [[1, 0, 1, 0], [0, 0, 0, 1]]
 
 
 @pytest.mark.parametrize("pairs", [True, False])

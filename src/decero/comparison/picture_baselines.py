@@ -100,13 +100,15 @@ def majority(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
     counts = np.zeros(256, dtype=np.int64)
     for mask in read["train"]["mask"]:
         counts += np.bincount(np.frombuffer(mask, dtype=np.uint8), minlength=256)
+    counts[ignored] = 0
     most = int(counts[:classes].argmax())
     masks = [np.frombuffer(each, dtype=np.uint8).reshape(pixels.size) for each in read[split]["mask"]]
     said = [np.full_like(mask, most) for mask in masks]
     counted = np.stack([pixel_counts(a, b, classes, ignored) for a, b in zip(said, masks, strict=True)])
     if folder:
         write_counts(folder, task.corpus.splits[split][""], counted, said)
-    return {"metric": pixel_metrics(counted.sum(axis=0)), "train_examples": len(read["train"]), "num_parameters": 1}
+    facts = {"label_names": list(task.class_names), "train_examples": len(read["train"]), "num_parameters": 1}
+    return {"metric": pixel_metrics(counted.sum(axis=0))} | facts
 
 
 def mean_box(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
@@ -123,8 +125,8 @@ def mean_box(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
     true = true_boxes(read[split])
     if folder:
         write_boxes(folder, task.corpus.splits[split][""], said, true)
-    metric = average_precision(said, true, classes)
-    return {"metric": metric, "train_examples": len(read["train"]), "num_parameters": 4 * len(present)}
+    facts = {"label_names": list(task.corpus.label_names), "train_examples": len(read["train"])}
+    return {"metric": average_precision(said, true, classes), "num_parameters": 4 * len(present)} | facts
 
 
 def _scored(task: Any, folder: Path | None, split: str, predictions: np.ndarray) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Simple baselines: what a model must beat to be worth its time."""
 
+import json
 import re
 import time
 from collections import Counter, defaultdict
@@ -59,6 +60,7 @@ def tfidf(task: Any, folder: Path | None, split: str) -> dict[str, Any]:
         threshold = choose_threshold(problem_type, logits("validation"), labels("validation"))
     has_threshold = task.config.objective.threshold != 0.5
     predictions = predict(problem_type, logits(split), threshold) if has_threshold else pipeline.predict(texts(split))
+    predictions = predictions.reshape(labels(split).shape)  # scikit-learn gives one label of several no column
     if folder:
         table = pd.DataFrame({"row": list(source_rows(corpus.splits[split][""]))})
         table["label"], table["prediction"] = labels(split).tolist(), predictions.tolist()
@@ -104,7 +106,10 @@ def _written(task: Any, folder: Path | None, split: str, answer: Callable[[str, 
     for name, pairs in parts.items():
         targets = task.corpus.splits["train"][name]["target"][:]
         words = int(np.median([len((target or "").split()) for target in targets]))
-        hypotheses[name] = [answer(source, words) for source in pairs["source"][:]]
+        sources = pairs["source"][:]
+        if task.config.data.tasks[name].messages_column:  # a dialogue as JSON: the last thing that was said
+            sources = [json.loads(source)[-1]["content"] for source in sources]
+        hypotheses[name] = [answer(source, words) for source in sources]
         found = score(task.config.generation, hypotheses[name], pairs["target"][:])
         metric |= {f"{name}_{key}" if len(task.config.data.tasks) > 1 else key: value for key, value in found.items()}
     if folder:

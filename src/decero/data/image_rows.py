@@ -140,8 +140,9 @@ def decode_rows(
 ) -> Dataset:
     """Return rows with `pixels`, uint8 (height, width, channels) as bytes, and what belongs to them.
 
-    `labels` of the corpus stay. With masks: `mask`, uint8 (height, width). With objects: `boxes` (x1, y1, x2, y2 as
-    shares of the picture, flat), `classes`; `width` and `height` are those of the picture as it was.
+    `labels` of the corpus and the numbers of its rows stay. With masks: `mask`, uint8 (height, width). With objects:
+    `boxes` (x1, y1, x2, y2 as shares of the picture, flat), `classes`; `width` and `height` are those of the picture
+    as it was.
 
     Raises UserError, one line with file and row, for what cannot be read or does not fit.
     """
@@ -152,7 +153,7 @@ def decode_rows(
     given = [name for name in ("labels", ROW) if name in rows.column_names]
     rows = rows.select_columns([*names, *given]).with_format(None)
     features = {"pixels": Value("binary"), "width": Value("int32"), "height": Value("int32")}
-    features |= {"labels": dataset.features["labels"]} if "labels" in given else {}
+    features |= {name: rows.features[name] for name in given}
     features |= {"mask": Value("binary")} if columns.mask else {}
     if columns.objects:
         features |= {"boxes": datasets.List(Value("float32")), "classes": datasets.List(Value("int32"))}
@@ -178,12 +179,12 @@ def decode_rows(
                 if unknown:
                     raise UserError(f"{name}: category {unknown[0]!r} is not in train; move a picture of it there")
                 out["classes"].append([columns.category_ids[each] for each in classes])
-            if "labels" in given:
-                out["labels"].append(batch["labels"][place])
+            for kept in given:
+                out[kept].append(batch[kept][place])
         return out
 
     known = columns if not columns.category_ids else (columns, sorted(map(str, columns.category_ids.items())))
-    key: tuple[Any, ...] = ("pictures 1", known, pixels.size, pixels.channels, pixels.resample, PIL.__version__)
+    key: tuple[Any, ...] = ("pictures 2", known, pixels.size, pixels.channels, pixels.resample, PIL.__version__)
     key += (_files_key(rows, names, columns.folder),)
     one = pixels.size[0] * pixels.size[1] * (pixels.channels + bool(columns.mask))
     at_once = max(1, min(256, MOST_BYTES // one))

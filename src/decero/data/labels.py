@@ -197,7 +197,7 @@ def _with_labels(corpus: DatasetDict, labels: dict[str, list], feature: Value | 
 
 
 def label_budget(train: Dataset, budget: int | None, problem_type: str, seed: int) -> Dataset:
-    """Draw `budget` examples of train; each class of a single-label task keeps its share.
+    """Draw `budget` examples of train; each class of a single-label task keeps its share, and has at least one.
 
     The draw depends only on (train, budget, seed). Raises UserError when the budget is above the number of examples or
     below one per class.
@@ -210,6 +210,7 @@ def label_draw(train: Dataset, budget: int | None, problem_type: str, seed: int)
     if budget is None or budget == len(train):
         return train, train.select([])
     labels = np.asarray(train["labels"]) if problem_type == "single_label_classification" else None
+    classes = labels
     sizes = [len(train)] if labels is None else np.unique(labels, return_counts=True)[1]
     least = len(sizes)
     if not least <= budget < len(train):
@@ -219,4 +220,16 @@ def label_draw(train: Dataset, budget: int | None, problem_type: str, seed: int)
     if labels is not None and (len(train) - budget < least or min(sizes) < 2):
         labels = None  # too few rows on one side to keep the shares
     keep, rest = train_test_split(np.arange(len(train)), train_size=budget, random_state=seed, stratify=labels)
+    if classes is not None:
+        _give_each_class_a_row(keep, rest, classes, seed)
     return train.select(sorted(keep.tolist())), train.select(sorted(rest.tolist()))
+
+
+def _give_each_class_a_row(keep: np.ndarray, rest: np.ndarray, labels: np.ndarray, seed: int) -> None:
+    """Exchange rows of the largest drawn class for one of each class that was not drawn, because it is rare."""
+    draw = np.random.default_rng(seed)
+    for missing in np.setdiff1d(labels, labels[keep]):
+        drawn, counts = np.unique(labels[keep], return_counts=True)
+        out = draw.choice(np.flatnonzero(labels[keep] == drawn[counts.argmax()]))
+        into = draw.choice(np.flatnonzero(labels[rest] == missing))
+        keep[out], rest[into] = rest[into], keep[out]

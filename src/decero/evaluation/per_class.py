@@ -18,6 +18,8 @@ def per_class(problem_type: str, predictions, references, names: Sequence[str]) 
         return {}
     predictions, references = np.asarray(predictions), np.asarray(references)
     ids = list(range(len(names)))
+    if problem_type == "multi_label_classification":  # with one column scikit-learn would score the class "absent"
+        predictions, references = (np.pad(each, ((0, 0), (0, 1))) for each in (predictions, references))
     scores = precision_recall_fscore_support(references, predictions, labels=ids, zero_division=0)
     found: dict[str, Any] = {
         "per_class": {

@@ -49,7 +49,15 @@ def renumbered(labels: np.ndarray, theirs: Sequence[str], names: Sequence[str]) 
         return places[labels]
     found = np.zeros((len(labels), len(names) + 1), dtype=labels.dtype)
     for place, column in zip(places, labels.T, strict=True):
-        found[:, place] |= column
+        found[:, place] = np.maximum(found[:, place], column)  # floats, as they come from the file
+    return found
+
+
+def in_columns_of(names: Sequence[str], counts_NKC: np.ndarray, theirs: Sequence[str]) -> np.ndarray:
+    """Order the last axis, one label each, as in `names`; those that only the run knows are added up in a last one."""
+    found = np.zeros((*counts_NKC.shape[:-1], len(names) + 1), dtype=counts_NKC.dtype)
+    for column, name in enumerate(theirs):
+        found[..., names.index(name) if name in names else len(names)] += counts_NKC[..., column]
     return found
 
 

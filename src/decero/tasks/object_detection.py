@@ -37,9 +37,10 @@ from decero.execution.image_objective import PictureCollator
 from decero.execution.objective import Objective
 from decero.inference.image_answers import read_boxes
 from decero.tasks.base import Corpus, Scores, TaskData
-from decero.tasks.label_predictions import check_same_labels
+from decero.tasks.label_predictions import check_same_labels, renumbered
 from decero.tasks.picture_task import PictureTask
 from decero.training.evaluation import mean_loss, predict_rows
+from decero.training.records import read_record
 from decero.training.runs import Run
 
 
@@ -209,8 +210,14 @@ class ObjectDetection(PictureTask):
 
     def example_statistics(self, folder: Path, metric: str) -> ExampleStatistics:
         table = pd.read_parquet(folder / "predictions.parquet")
-        said = _lists(table, "predicted_boxes", "predicted_classes", "scores")
-        return box_statistics(metric, said, _lists(table, "boxes", "classes"), self._count)
+        said, true = _lists(table, "predicted_boxes", "predicted_classes", "scores"), _lists(table, "boxes", "classes")
+        names = list(self.corpus.label_names)
+        theirs = read_record(folder).get("label_names", names)  # a run that keeps its head has its checkpoint's ids
+        said, true = (
+            [picture._replace(classes=renumbered(picture.classes, theirs, names)) for picture in pictures]
+            for pictures in (said, true)
+        )
+        return box_statistics(metric, said, true, len(names) + 1)
 
 
 def class_label(rows: Dataset, column: str, field: str) -> ClassLabel | None:

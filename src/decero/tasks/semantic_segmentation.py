@@ -27,9 +27,10 @@ from decero.execution.image_models import processor_settings
 from decero.execution.image_objective import PictureCollator, pixel_classes, pixel_logits
 from decero.execution.objective import Objective
 from decero.tasks.base import Corpus, Scores, TaskData
-from decero.tasks.label_predictions import check_same_labels
+from decero.tasks.label_predictions import check_same_labels, in_columns_of
 from decero.tasks.picture_task import PictureTask
 from decero.training.evaluation import mean_loss, predict_rows
+from decero.training.records import read_record
 from decero.training.runs import Run
 
 Answer = tuple[np.ndarray, np.ndarray]  # counts (3, classes), and the mask that was said (height, width)
@@ -200,8 +201,9 @@ class SemanticSegmentation(PictureTask):
 
     def example_statistics(self, folder: Path, metric: str) -> ExampleStatistics:
         table = pd.read_parquet(folder / "predictions.parquet")
-        counts = [np.stack([np.array(table[name].tolist()) for name in ("right", "said", "true")], axis=1)]
-        return pixel_statistics(metric, counts[0])
+        counts = np.stack([np.array(table[name].tolist()) for name in ("right", "said", "true")], axis=1)
+        theirs = read_record(folder).get("label_names", self.class_names)
+        return pixel_statistics(metric, in_columns_of(self.class_names, counts, theirs))
 
 
 def write_counts(output: Path, rows: Dataset, counts_N3C: np.ndarray, masks: list[np.ndarray]) -> None:

@@ -35,7 +35,7 @@ from decero.execution.objective import Objective
 from decero.execution.word_objective import token_classification, word_collator
 from decero.inference.extraction import Tagging, answer_of
 from decero.tasks.base import Corpus, Scores, Task, TaskData, cut_note
-from decero.tasks.label_predictions import check_same_labels
+from decero.tasks.label_predictions import check_same_labels, in_columns_of
 from decero.training.evaluation import predict_tokens
 from decero.training.runs import Run
 
@@ -223,7 +223,7 @@ class TokenClassification(Task):
             return word_statistics(table)
         # the labels of the task and not of this run: rows of two runs must have the same columns
         learnt = {name if self.scheme == "none" else split_tag(name)[1] for name in self.corpus.label_names} - {""}
-        return span_statistics(metric, counts_of(table, self.scheme, learnt)[0])
+        return span_statistics(metric, in_columns_of(sorted(learnt), *counts_of(table, self.scheme)))
 
 
 def words_of(row: dict[str, Any]) -> list[str]:

@@ -19,10 +19,11 @@ class MultiLabelClassification(evaluate.Metric):
     def _compute(self, predictions, references):
         predictions, references = numpy.asarray(predictions), numpy.asarray(references)
         right = predictions == references
-        occurs = (predictions | references).any(
-            axis=0
-        )  # macro F1 is the mean over labels that are present or predicted
-        macro = f1_score(references[:, occurs], predictions[:, occurs], average="macro") if occurs.any() else 0.0
+        # macro F1 is the mean over labels that are present or predicted
+        occur = numpy.flatnonzero((predictions | references).any(axis=0))
+        # with a second column scikit-learn never takes one label for two classes, of which "absent" is one
+        predictions, references = (numpy.pad(each, ((0, 0), (0, 1))) for each in (predictions, references))
+        macro = f1_score(references, predictions, average="macro", labels=occur) if len(occur) else 0.0
         return {
             "f1_micro": float(f1_score(references, predictions, average="micro", zero_division=0)),
             "f1_macro": float(macro),
