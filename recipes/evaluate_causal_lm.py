@@ -28,7 +28,9 @@ def main():
     check_causal(model, f"model: {config.model.config or config.model.name_or_path}")
     corpus, rows = scored_rows(opened, tokenizer)
     opened.print(
-        choose_attention(model, accelerator.device, config.mixed_precision, requested=config.model.attn_implementation)
+        choose_attention(
+            model, accelerator.device, opened.training.mixed_precision, requested=config.model.attn_implementation
+        )
     )
     model = accelerator.prepare_model(model, evaluation_mode=True)  # computes as it does in a run
     metric = text_likelihood(accelerator, model, rows, tokenizer, config.per_device_eval_batch_size)

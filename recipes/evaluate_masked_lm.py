@@ -27,7 +27,7 @@ def main():
     model = build_model(config.model, AutoModelForMaskedLM, tokenizer, length, config.seed, new_head=False)
     texts, rows = read_texts(run, config), MaskedRows(tokenizer, config.objective.name)
     kernel = config.model.attn_implementation
-    run.print(choose_attention(model, accelerator.device, config.mixed_precision, requested=kernel))
+    run.print(choose_attention(model, accelerator.device, run.training.mixed_precision, requested=kernel))
     model = accelerator.prepare_model(model, evaluation_mode=True)  # computes as it does in a run
     size = config.per_device_eval_batch_size
     metric, facts = masked_text_likelihood(accelerator, model, rows, texts, length, size, config.split)

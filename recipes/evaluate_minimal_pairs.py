@@ -33,7 +33,7 @@ def main():
     pad_with(tokenizer, model.config.pad_token_id)
     unigram = None if config.unigram is None else measuring.read_unigram(run, config.unigram)
     kernel = config.model.attn_implementation
-    run.print(choose_attention(model, accelerator.device, config.mixed_precision, requested=kernel))
+    run.print(choose_attention(model, accelerator.device, run.training.mixed_precision, requested=kernel))
     limit, size = positions_of(model), config.per_device_eval_batch_size
     model = accelerator.prepare_model(model, evaluation_mode=True)  # computes as it does in a run
     table = measuring.score_pairs(accelerator, model, rows, table, limit, size, config.split)

@@ -38,7 +38,7 @@ def main():
     names = probing.name_sets(asking, sets, config.names, limit)
     longest = probing.longest(asking, [*sets, *names.values()])
     kernel = config.model.attn_implementation
-    run.print(choose_attention(model, accelerator.device, config.mixed_precision, requested=kernel))
+    run.print(choose_attention(model, accelerator.device, run.training.mixed_precision, requested=kernel))
     randoms = [  # the controls first: a bias that they have, too, is none of the model
         probing.measure(accelerator, control, asking, sets, size)
         for control in random_models(run, config, head, tokenizer, longest)

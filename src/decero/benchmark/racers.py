@@ -27,7 +27,7 @@ from decero.tasks import TASKS, Task
 from decero.training.loop import train
 from decero.training.memory import keep_freed_memory
 from decero.training.metrics_log import read_metrics
-from decero.training.runs import Run, multiply_in_tf32
+from decero.training.runs import Run, multiply_in_tf32, settle_precision
 
 PATIENCE = 10  # seconds to wait for a run to leave
 _PROCESSES: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
@@ -84,6 +84,7 @@ def run_ours(race: RaceSection, name: str, seed: int, output: Path, ask: Ask) ->
             "logging_steps": every,
         }  # the judge computes the mean weights; these runs are not resumed
     )
+    settle_precision(training)
     accelerator = Accelerator(mixed_precision=training.mixed_precision)
     run = Run(accelerator, training, settings.optim, output, seed, progress=False, config=settings)
     data = task.load_data(run, ("train",))

@@ -107,12 +107,12 @@ def _fit(plan: Plan, run: PlannedRun, opened: Run) -> dict[str, Any]:
     if run.teacher and not (run.teacher / "model").is_dir():
         error = record_in(run.teacher).get("error", "its model is gone")
         raise UserError(f"its teacher {run.teacher} has no model: {error}")
-    on_main(accelerator, lambda: _write_settings(run))
     settings = run.config
     opened = replace(
         opened.with_settings(settings), output=run.folder, seed=settings.seed, resume=settings.resume, progress=False,
         tag=f"{run.name}/",
     )  # fmt: skip
+    on_main(accelerator, lambda: _write_settings(run))
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()  # one line per run is enough
     task = TASKS[recipe](settings)

@@ -34,7 +34,9 @@ class ScoredModel(RunConfig):
     per_device_eval_batch_size: int = Field(
         64, ge=1, le=MOST_EXAMPLES, description="rows per batch; does not change the results"
     )
-    mixed_precision: Literal["no", "bf16"] = Field("no", description="bf16 computes matrix products in bfloat16")
+    mixed_precision: Literal["no", "bf16", "auto"] = Field(
+        "no", description="bf16 computes matrix products in bfloat16; auto: where the device does so itself, else no"
+    )
 
 
 class EvaluateMaskedLM(ScoredModel):

@@ -226,10 +226,11 @@ class TrainingSection(Section):
         None,
         ge=1,
         le=MOST_BATCH_TOKENS,
-        description="instead of per_device_batch_size: most tokens per micro-batch, source and target, "
-        "including padding",
+        description="instead of per_device_batch_size: most tokens of a micro-batch with padding, source and target",
     )
-    mixed_precision: Literal["no", "bf16"] = Field("no", description="bf16 computes matrix products in bfloat16")
+    mixed_precision: Literal["no", "bf16", "auto"] = Field(
+        "no", description="bf16 computes matrix products in bfloat16; auto: where the device does so itself, else no"
+    )
     packing: Literal["auto", "on", "off"] = Field(
         "auto",
         description="put several texts in one row, kept apart; auto: if the result stays the same; on: error if not",

@@ -1,7 +1,6 @@
 """Choose the attention kernel of a run, for any model that uses transformers' attention interface."""
 
 import inspect
-import platform
 from contextlib import suppress
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from decero.execution.flex_attention import FLEX, LONG_ROW, trial, unsupported_feature
+from decero.execution.precision import cpu_computes_bf16
 from decero.execution.transformers_internals import attention_of, register_attention, supports
 
 UNAVAILABLE = (ValueError, ImportError, OSError, RuntimeError)
@@ -73,7 +73,8 @@ def choose_attention(
     """
     current = attention_of(model)
     requested = requested or (current if "flash" in current or "flex" in current else None)
-    warning = _bf16_warning() if device.type == "cpu" and precision == "bf16" else ""
+    emulated = device.type == "cpu" and precision == "bf16" and cpu_computes_bf16() is False
+    warning = "; this CPU emulates bf16, which is slower than fp32" if emulated else ""
     if requested is None:
         return _set_fastest(model, device, precision, row) + warning
     why = _set_requested(model, requested, device, precision, row)
@@ -144,15 +145,3 @@ def _set_kernel(model: PreTrainedModel, name: str) -> str | None:
     now = attention_of(model)
     is_set = now == name or (name.startswith("flash") and "flash" in now)  # the kernels package uses other names
     return None if is_set else "this model cannot change its attention"
-
-
-def _bf16_warning() -> str:
-    """Return a warning if the CPU emulates bf16 matrix products; empty if it does not, or if that is unknown."""
-    machine = platform.machine().lower()
-    if machine in ("x86_64", "amd64"):
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    elif machine in ("aarch64", "arm64") and hasattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported"):
-        native = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # not for x86: there it includes emulation
-    else:
-        return ""
-    return "" if native else "; this CPU emulates bf16, which is slower than fp32"

@@ -24,6 +24,7 @@ from decero.config.sections import OptimSection, TrainingSection
 from decero.errors import CLEANUPS, UserError, WriteError, did_you_mean, write_error
 from decero.execution.adapters import save_whole
 from decero.execution.denormals import denormals_as_zero
+from decero.execution.precision import best_precision
 from decero.execution.saving import whole_folder
 from decero.execution.threads import set_threads
 from decero.training.memory import keep_freed_memory, reset_peak_memory
@@ -84,7 +85,14 @@ class Run:
 
     def with_settings(self, config: Any) -> "Run":
         """Return the same run with the settings of `config`."""
+        settle_precision(config.training)
         return replace(self, config=config, training=config.training, optim=config.optim)
+
+
+def settle_precision(training: TrainingSection, device: Any = None) -> None:
+    """Replace `mixed_precision: auto` by what suits this machine, or the `device` of a forecast, which has bf16."""
+    if training.mixed_precision == "auto":
+        training.mixed_precision = "bf16" if device else best_precision()
 
 
 @contextmanager
@@ -105,6 +113,7 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Run:
     the folder holds another run.
     """
     training = training or getattr(config, "training", None) or TrainingSection(max_train_steps=1)
+    settle_precision(training, config.call.device)
     sharded = sharding_requested()
     check_launcher()
     accelerator = Accelerator(
