@@ -61,6 +61,13 @@ def test_activations_of_narrow_models_are_those_of_the_whole(checkpointing):
         assert found == pytest.approx(whole, rel=0.03)
 
 
+def test_a_stock_preset_is_computed_as_ours_of_the_same_shape():
+    stock, ours = (computed("it", run_of(name), 0) for name in ("stock_bert_tiny", "bert_base"))
+    assert stock["parameters"] == pytest.approx(ours["parameters"], rel=0.01)
+    assert stock["flops"] == pytest.approx(ours["flops"], rel=0.01)
+    assert stock["memory"] == pytest.approx(ours["memory"], rel=0.2)
+
+
 def test_an_accelerator_saves_no_pairs_of_tokens():
     """On a CPU, dropout of attention saves all of them."""
     q = torch.randn(1, 2, 64, 8, requires_grad=True)
