@@ -67,6 +67,7 @@ def test_rows_are_written_with_their_columns_and_answers(model, reviews, tmp_pat
     assert table["id"].tolist() == [f"0{n}" for n in range(len(TEXTS))], "written as it was read"
     expected = list(classify(model, TEXTS))
     assert table["prediction"].tolist() == [next(iter(answer)) for answer in expected]
+    assert list(table)[:4] == ["id", "review", "stars", "prediction"], "the order of the file"
     for name in NAMES:
         found = table[f"probability of {name}"].astype(float).tolist()
         assert found == pytest.approx([answer[name] for answer in expected], abs=1e-5)
@@ -104,6 +105,15 @@ def test_tabs_and_line_ends_in_a_field_are_read_back(model, tmp_path, ending):
     table = load_corpus(files={"test": str(out)}, needs_train=False)["test"]
     assert table["text"][:] == given["text"].to_pylist()
     assert [note or "" for note in table["note"]] == given["note"].to_pylist()
+
+
+def test_a_table_is_not_written_over_itself(model, reviews, capsys):
+    before = reviews.read_bytes()
+    with pytest.raises(SystemExit) as end:
+        main(["classify", model, str(reviews), "--column", "review", "--out", str(reviews)])
+    assert end.value.code == 2
+    assert "this is the table that is read; give another name" in capsys.readouterr().err
+    assert reviews.read_bytes() == before
 
 
 def test_a_column_that_would_be_replaced_is_refused(model, reviews, tmp_path, capsys):

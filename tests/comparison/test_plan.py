@@ -96,6 +96,7 @@ def test_every_task_can_be_compared(settings, task):
     [
         ("finetune_question_answering", {"label_budgets": [21]}, "21 exceeds the 20 questions of train"),
         ("finetune_question_answering", {"metric": "has_answers_f1"}, "did you mean has_answer_f1?"),
+        ("finetune_classification", {"label_budgets": [1000]}, "label_budgets: 1000 is outside"),
         ("pretrain_mml", {}, "task: unknown task pretrain_mml; did you mean pretrain_mlm?"),
         ("pretrain_mlm", {"label_budgets": [5]}, "label_budgets: pretrain_mlm uses text without labels"),
         ("pretrain_mlm", {"metric": "eval_los"}, "eval_los is not a metric of pretrain_mlm; did you mean eval_loss?"),

@@ -48,6 +48,36 @@ def test_two_rivals_on_the_command_line_are_an_error(file, words):
         FinetuneClassification.from_cli([file, *words])
 
 
+def test_a_checkpoint_replaces_a_preset_and_its_changes(file, tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text(
+        FILE.replace("name_or_path: some/model, revision: abc", "config: x, overrides: {a: 1}")
+    )
+    model = FinetuneClassification.from_cli([file, "model.name_or_path=mine"]).model
+    assert (model.name_or_path, model.config, model.overrides) == ("mine", None, {})
+    said = "model.name_or_path on the command line replaces model.config and model.overrides\n"
+    assert capsys.readouterr().err == said
+    model = FinetuneClassification.from_cli([file, "model.name_or_path=mine", "model.overrides.b=2"]).model
+    assert model.overrides == {"a": 1, "b": 2}, "overrides of the command line are meant for the checkpoint"
+
+
+def test_own_texts_are_not_scored_on_those_of_the_file(file, tmp_path, capsys):
+    files = "files: {train: t, validation: v, test: w}"
+    (tmp_path / "run.yaml").write_text(FILE.replace("name: bbc_news, config_name: x", files))
+    assert FinetuneClassification.from_cli([file, "data.files.train=a"]).data.files == {"train": "a"}
+    said = "data.files.train on the command line replaces data.files.validation and data.files.test\n"
+    assert capsys.readouterr().err == said
+    kept = FinetuneClassification.from_cli([file, "data.files.train=a", "data.files.test=b"]).data.files
+    assert kept == {"train": "a", "test": "b"}
+    assert FinetuneClassification.from_cli([file, "data.files.test=b"]).data.files == {
+        "train": "t",
+        "validation": "v",
+        "test": "b",
+    }
+    settings = {"data": {"tasks": {"swap": {"files": {"train": "a", "test": "b"}}}}}
+    displace(settings, ["data.tasks.swap.files.train"])
+    assert settings["data"]["tasks"]["swap"]["files"] == {"train": "a"}
+
+
 def test_a_value_inside_a_mapping_replaces_rivals_too():
     settings = {"data": {"name": "a", "files": {"train": "b"}}}
     assert displace(settings, ["data"]) == []  # the whole section came from the command line

@@ -189,6 +189,10 @@ def test_saved_settings_load_back_unchanged(file, tmp_path):
         ("tracking.project_name=../../evil", "tracking.project_name becomes a folder"),
         ("hub.repo_id=noowner", "'noowner' is no name of a repository"),
         ("optim.arguments={amsgrad: 2}", "optim.arguments.amsgrad is 2; give true, false or null"),
+        ("data.files={train:x.txt}", "command line: data.files.train:x.txt: a space is missing after train:"),
+        ("data.files=x.txt", "command line: data.files: name the split; did you mean data.files.train=x.txt?"),
+        ("data.text_column={text}", "what begins with { is a mapping; put the text in quotes: '{text}'"),
+        ("data.fils.train=x.txt", "command line: unknown setting data.fils; did you mean data.files?"),
     ],
 )
 def test_a_wrong_setting_gives_one_line(file, word, line):

@@ -234,7 +234,7 @@ def test_a_completion_that_is_cut_does_not_teach_to_stop(bpe, texts):
 
 def test_pairs_and_templates_that_cannot_be_used_are_refused(chatty):
     lengths = {"max_source_length": 99, "max_target_length": 9, "where": "help train"}
-    with pytest.raises(UserError, match=r"help train: a row has no text \(null\) in 'source' or 'target'"):
+    with pytest.raises(UserError, match=r"help train, row 1: no text \(null\) in 'source' or 'target'"):
         tokenize_prompts(pairs(["a", None], ["b", "c"]), chatty, **lengths)
     chatty.chat_template = "{{ raise_exception('one turn only') }}"
     with pytest.raises(UserError, match=r"its chat template fails \(one turn only\); set objective.chat_template=off"):

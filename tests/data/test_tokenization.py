@@ -1,6 +1,7 @@
 """Tokenization loses nothing, and its cache depends on all inputs."""
 
 import json
+import re
 from itertools import chain
 
 import pytest
@@ -8,6 +9,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from decero.data.corpus import ROW
 from decero.data.tokenization import count_tokens, tokenize_documents, tokenize_examples
 from decero.errors import UserError
 
@@ -125,7 +127,9 @@ def test_pairs_are_joined_as_the_tokenizer_joins_them(tokenizer):
 
 
 def test_a_missing_text_is_refused(tokenizer):
-    with pytest.raises(UserError, match=r"test: a row has no text \(null\) in 'text'"):
-        tokenize_examples(
-            Dataset.from_dict({"text": ["a", None], "labels": [0, 1]}), tokenizer, max_length=9, where="test"
-        )
+    data = Dataset.from_dict({"text": ["a", None, "b", None], "labels": [0, 1, 0, 1], ROW: [4, 6, 7, 9]})
+    for rows, said in ((range(4), "test, row 6: no text (null) in 'text' (and 1 more rows)"), ([0, 3], "test, row 9:")):
+        with pytest.raises(UserError, match=re.escape(said)):
+            tokenize_examples(data.select(rows), tokenizer, max_length=9, where="test")
+    kept = data.select([0, 2])  # the table below still has the rows without text
+    assert len(tokenize_examples(kept, tokenizer, max_length=9, where="test")) == 2

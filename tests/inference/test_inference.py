@@ -139,6 +139,18 @@ def test_only_the_mask_is_special_in_a_text_to_fill(checkpoint):
     assert found[1].text == next(fill(loaded, texts[1:], top_k=2)).text
 
 
+def test_only_ids_with_a_token_fill_a_hole(checkpoint):
+    """A model may have more rows than its tokenizer has entries."""
+
+    def widen(model):
+        model.resize_token_embeddings(131)
+        model.get_output_embeddings().bias.data[97:] = 99.0
+
+    (found,) = fill(checkpoint("masked", "stock", widen), ["the [MASK] rose"], top_k=500)
+    assert len(found.holes[0]) == 97
+    assert sum(p for _, p in found.holes[0]) == pytest.approx(1, abs=1e-5)
+
+
 def test_a_line_without_a_hole_gives_a_warning(checkpoint):
     said = []
     list(fill(checkpoint("masked", "ours"), ["", "shares fell"], warn=said.append))

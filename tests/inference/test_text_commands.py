@@ -1,7 +1,10 @@
 """Text commands: a line in, a line out. Once as real processes, else in this process."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import os
 import signal
 import subprocess
@@ -182,6 +185,18 @@ def test_a_line_that_is_not_utf8_is_an_error_with_its_number(tmp_path):
         list(lines)
 
 
+@pytest.mark.parametrize("module", [bz2, gzip, lzma])
+def test_a_compressed_file_is_read_as_recipes_do(module, tmp_path):
+    path = tmp_path / f"texts.txt.{ {bz2: 'bz2', gzip: 'gz', lzma: 'xz'}[module] }"
+    with module.open(path, "wt", encoding="utf-8") as file:
+        file.write("banks gained\nla ría\n")
+    lines, total = read_lines(str(path))
+    assert (list(lines), total) == (["banks gained", "la ría"], 2)
+    path.write_bytes(b"no archive")
+    with pytest.raises(UserError, match="cannot read this file"):
+        read_lines(str(path))
+
+
 def test_a_pipe_by_name_is_read_once():
     reads, writes = os.pipe()
     os.write(writes, "banks gained\nla ría\n".encode())
@@ -191,12 +206,15 @@ def test_a_pipe_by_name_is_read_once():
     os.close(reads)
 
 
-def test_an_argument_that_is_not_a_file_is_a_text(tmp_path):
+def test_an_argument_that_is_not_a_file_is_a_text(tmp_path, monkeypatch):
     (tmp_path / "texts.txt").touch()
     with pytest.raises(UserError, match=r"textss\.txt: no such file; did you mean .*texts\.txt"):
         read_lines(str(tmp_path / "textss.txt"))
     with pytest.raises(UserError, match="this is a folder; give a file with a text a line"):
         read_lines(str(tmp_path))
+    monkeypatch.chdir(tmp_path.parent)
+    with pytest.raises(UserError, match="this is a folder"):
+        read_lines(tmp_path.name)
     assert list(read_lines("It is in notes.txt now.")[0]) == ["It is in notes.txt now."]
     assert read_lines("a\0b")[1] == 1
     assert list(read_lines("x" * 10_000)[0]) == ["x" * 10_000]

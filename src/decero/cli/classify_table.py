@@ -5,6 +5,7 @@ import base64
 import csv
 import json
 import sys
+from collections.abc import Callable, Sequence
 from datetime import date, time
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ def classify_table(loaded: Loaded, arguments: argparse.Namespace) -> None:
     out = arguments.out
     if out is not None and out.suffix not in WRITERS:
         raise UserError(f"--out {out}: give a name that ends in {', '.join(WRITERS)}")
+    if out is not None and out.exists() and out.samefile(arguments.text):
+        raise UserError(f"--out {out}: this is the table that is read; give another name")
     wanted = {c: f"--{n}" for n in ("column", "pair-column", "label-column") if (c := _option(arguments, n))}
     if "--column" not in wanted.values():
         columns = read_files("train", arguments.text, "line").column_names
@@ -71,7 +74,8 @@ def classify_table(loaded: Loaded, arguments: argparse.Namespace) -> None:
             answers.append(answer)
             bar.update()
     if out is not None:
-        _write(_table(loaded, rows, answers), out)
+        order = read_files("train", arguments.text, "line").column_names
+        _write(_table(loaded, rows.select_columns(sorted(rows.column_names, key=_place_in(order))), answers), out)
         print(f"{out}: {len(rows):,} rows", file=sys.stderr)
     elif references is None:
         write = TO_LINE["classify"][arguments.jsonl]
@@ -83,6 +87,10 @@ def classify_table(loaded: Loaded, arguments: argparse.Namespace) -> None:
             print(f"warning: {(~read).sum():,} rows have no text, so they are not scored", file=sys.stderr)
         if read.any():
             _report(loaded, [answer for answer in answers if answer], references[read], arguments.jsonl)
+
+
+def _place_in(order: Sequence[str]) -> Callable[[str], int]:
+    return lambda name: order.index(name) if name in order else len(order)
 
 
 def _option(arguments: argparse.Namespace, name: str) -> str | None:

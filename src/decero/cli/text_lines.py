@@ -1,18 +1,23 @@
 """Read lines of text from an argument, a file, a named pipe or standard input."""
 
+import lzma
 import os
 import re
 import select
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import BinaryIO
 
+from decero.data.file_bytes import COMPRESSED, extension, reason
 from decero.errors import UserError, regular_file
 from decero.files import PIPE, kind_of
 
 PATIENCE = 30  # seconds
 # what looks like the name of a file, not like a text
-FILE_NAME = re.compile(r"\S+\.(txt|csv|tsv|jsonl?|ndjson|parquet|png|jpe?g|bmp|gif|webp|tiff?)", re.IGNORECASE)
+FILE_NAME = re.compile(
+    r"\S+\.(txt|csv|tsv|jsonl?|ndjson|parquet|png|jpe?g|bmp|gif|webp|tiff?)(\.gz|\.bz2|\.xz)?", re.IGNORECASE
+)
 
 
 def read_lines(text: str) -> tuple[Iterable[str], int | None]:
@@ -33,17 +38,18 @@ def read_lines(text: str) -> tuple[Iterable[str], int | None]:
     try:
         if kind == PIPE:  # can be read only once
             return _decoded(open_pipe(text), text), None
-        with open(text, "rb") as file:
+        opened = COMPRESSED.get(extension(Path(text))[1], open)
+        with opened(text, "rb") as file:
             total = sum(1 for _ in file)
-        return _decoded(open(text, "rb"), text), total
-    except OSError as error:
-        raise UserError(f"{text}: cannot read this file: {error.strerror}") from error
+        return _decoded(opened(text, "rb"), text), total
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        raise UserError(f"{text}: cannot read this file: {reason(error)}") from error
 
 
 def check_no_file(text: str, kind: str) -> None:
     """Raise UserError where a text is the name of a file that is not there, or of a folder with its path."""
-    if kind == "a folder" and os.sep in text:
-        raise UserError(f"{text}: this is a folder; give a file with a text a line, or a text")
+    if kind == "a folder":
+        raise UserError(f"{text}: this is a folder; give a file with a text a line; - reads texts from standard input")
     if not kind and FILE_NAME.fullmatch(text):
         regular_file(text)
 

@@ -266,7 +266,10 @@ def _check_data(comparison: Compare, task: Task) -> str:
         raise UserError("data.streaming: a comparison needs the whole corpus; set data.max_rows instead")
     for budget in comparison.label_budgets:
         config = configure(comparison, type(task), None, budget, comparison.seed, comparison.folder)
-        corpus = type(task)(config).read_corpus()
+        try:
+            corpus = type(task)(config).read_corpus()
+        except UserError as error:
+            raise UserError(str(error).replace("data.max_train_rows: ", "label_budgets: ")) from None
         parts = corpus.splits["train"]
         if task.budget_unit == "pairs" and budget is not None:
             for part, rows in parts.items():

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ValidationError
 from decero.config.command_line import OPTIONS
 from decero.errors import did_you_mean
 
+BRANCH = re.compile(r"str|int|float|bool|(list|dict|tuple|function|literal|constrained|union)\W.*")  # of a union
+
 
 def explain(cls: type[BaseModel], error: ValidationError, where: str, changed: set[str]) -> str:
     """Describe the first mistake in one line: file, key, nearest valid key, expected value.
@@ -26,6 +28,8 @@ def explain(cls: type[BaseModel], error: ValidationError, where: str, changed: s
             break  # the next key names a branch of a union, not a setting
         path.append(key)
         parent = section_of(field.annotation) if field else parent
+    while len(path) > 1 and BRANCH.fullmatch(path[-1]):
+        path.pop()
     name = ".".join(path)
     valid = list(_parent(cls, keys).model_fields)
     said = str(first["ctx"]["error"]) if first["type"] == "value_error" else ""
@@ -41,6 +45,14 @@ def explain(cls: type[BaseModel], error: ValidationError, where: str, changed: s
         return f"{where}: {said}{tail}"
     got = first["input"]
     expected = first["msg"][0].lower() + first["msg"][1:]
+    if got is None and (missing := re.search(r"\.(\w+):[^.]", f".{name}")):
+        return f"{where}: {name}: a space is missing after {missing[1]}:{tail}"
+    if isinstance(got, dict) and got and not any(got.values()) and "string" in expected:
+        return (
+            f"{where}: {name}: what begins with {{ is a mapping; put the text in quotes: '{{{', '.join(got)}}}'{tail}"
+        )
+    if isinstance(got, str) and "dictionary" in expected and path[-1] == "files":
+        return f"{where}: {name}: name the split; did you mean {name}.train={got}?{tail}"
     near = did_you_mean(str(got), _choices(cls, keys)) if isinstance(got, str) else ""
     return f"{where}: {name} is {got!r}, but {expected}{near}{tail}"
 
@@ -48,7 +60,12 @@ def explain(cls: type[BaseModel], error: ValidationError, where: str, changed: s
 def _is_about(key: str, name: str, said: str) -> bool:
     """Tell whether a mistake in the setting `name`, described by `said`, is about a key of the command line."""
     parts = [part for part in (key, key.rpartition(".")[0]) if "." in part]
-    return key == name or any(re.search(rf"\b{re.escape(part)}\b", said) for part in parts)
+    return (
+        key == name
+        or name.startswith(f"{key}.")
+        or key.startswith(f"{name}.")
+        or any(re.search(rf"\b{re.escape(part)}\b", said) for part in parts)
+    )
 
 
 def section_of(annotation: Any) -> type[BaseModel] | None:

@@ -10,7 +10,12 @@ RIVALS = (  # settings of one section of which exactly one may be given
     ("global_batch_size", "global_batch_tokens"),
     ("per_device_batch_size", "per_device_tokens"),
 )
-PARTS = {"name": ("config_name", "revision"), "name_or_path": ("revision", "trust_remote_code")}  # mean nothing alone
+PARTS = {  # mean nothing alone
+    "name": ("config_name", "revision"),
+    "name_or_path": ("revision", "trust_remote_code"),
+    "config": ("overrides",),
+}
+HELD_OUT = ("validation", "test")
 ENTRIES = ("contenders", "tasks", "files", "parallel", "tune")  # mappings with names that the user chooses
 
 
@@ -22,8 +27,8 @@ def rivals_of(name: str) -> set[str]:
 def displace(settings: dict[str, Any], changed: Iterable[str]) -> list[str]:
     """Remove from `settings` the rivals of the changed keys, unless they were changed, too. Return a line for each.
 
-    `data.files.train=x` on the command line removes `data.name` of the file. A null entry of a mapping, such as
-    `contenders.ours=null`, removes the entry.
+    `data.files.train=x` on the command line removes `data.name` of the file, and its files of other splits, which hold
+    other data. A null entry of a mapping, such as `contenders.ours=null`, removes the entry.
     """
     changed, lines = list(changed), []
     given = {".".join(key.split(".")[:depth]) for key in changed for depth in range(1, key.count(".") + 2)}
@@ -40,8 +45,17 @@ def displace(settings: dict[str, Any], changed: Iterable[str]) -> list[str]:
             for rival in sorted(rivals_of(name) & section.keys()):
                 place = f"{prefix}.{rival}".lstrip(".")
                 if section[rival] is not None and place not in given:
-                    for part in (rival, *PARTS.get(rival, ())):
-                        section.pop(part, None)
-                    lines.append(f"{'.'.join(path[: depth + 1])} on the command line replaces {place}")
+                    parts = [part for part in PARTS.get(rival, ()) if f"{prefix}.{part}".lstrip(".") not in given]
+                    lost = [part for part in parts if section.pop(part, None) and part == "overrides"]
+                    del section[rival]
+                    lost = [place, *(f"{prefix}.{part}".lstrip(".") for part in lost)]
+                    lines.append(f"{'.'.join(path[: depth + 1])} on the command line replaces {' and '.join(lost)}")
+            if path[depth : depth + 2] == ["files", "train"] and section[name].get("train"):
+                others = [split for split in HELD_OUT if section[name].get(split)]
+                places = [place for split in others if (place := f"{'.'.join(path[: depth + 1])}.{split}") not in given]
+                for place in places:
+                    del section[name][place.rpartition(".")[2]]
+                if places:
+                    lines.append(f"{'.'.join(path)} on the command line replaces {' and '.join(places)}")
             section = section[name]
     return lines

@@ -40,6 +40,17 @@ def rows_with_text(dataset: Dataset, columns: Sequence[str]) -> np.ndarray:
     return np.concatenate(found)
 
 
+def missing_rows(dataset: Dataset, columns: Sequence[str]) -> np.ndarray:
+    """Return the indices of rows that have null in one of the columns of texts."""
+    found, start = [np.empty(0, dtype=np.int64)], 0
+    if any(dataset.data.column(column).null_count for column in columns):  # known without reading the texts
+        for arrays in chunks(dataset, columns):
+            missing = np.any([texts.is_null().to_numpy(zero_copy_only=False) for texts in arrays], axis=0)
+            found.append(start + np.flatnonzero(missing))
+            start += len(missing)
+    return np.concatenate(found)
+
+
 def text_hashes(dataset: Dataset, column: str) -> np.ndarray:
     """Return (rows,) 64-bit hashes of the texts in UTF-8; a missing text (null) hashes as the word None."""
     missing, hashes = xxhash.xxh64_intdigest(b"None"), [np.empty(0, dtype=np.uint64)]

@@ -4,14 +4,14 @@ Data set scripts are not supported: `datasets` no longer runs them.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
 from decero.data.column_names import Wanted, missing_column
-from decero.data.columns import text_hashes
+from decero.data.columns import missing_rows, text_hashes
 from decero.data.embedded import EMBEDDED
 from decero.data.hub_rows import keep_rows, open_hub, read_hub
 from decero.data.row_filter import Where, rows_where
@@ -251,6 +251,15 @@ def check_text(
     if kind not in ("string", "large_string", "null"):
         what = "text or lists of texts" if words else "text"
         raise UserError(f"{where}: column {column!r} holds {kind}, not {what}  (setting: {setting})")
+
+
+def refuse_missing(dataset: Dataset, columns: Sequence[str], where: str) -> None:
+    """Raise UserError with the first row that has no text (null) in one of the columns."""
+    if len(rows := missing_rows(dataset, columns)):
+        more = f" (and {len(rows) - 1:,} more rows)" if len(rows) > 1 else ""
+        named = " or ".join(map(repr, columns))
+        place = source_rows(dataset)[int(rows[0])]
+        raise UserError(f"{where}, row {place}: no text (null) in {named}{more}; fill or drop it")
 
 
 def hold_out(

@@ -215,7 +215,7 @@ def label_draw(train: Dataset, budget: int | None, problem_type: str, seed: int)
     least = len(sizes)
     if not least <= budget < len(train):
         raise UserError(
-            f"data.max_train_rows: {budget} is outside {least} (one per class) to {len(train)} (all of train)"
+            f"data.max_train_rows: {budget} is outside {least} (one per class) to {len(train)} (all of train, or null)"
         )
     if labels is not None and (len(train) - budget < least or min(sizes) < 2):
         labels = None  # too few rows on one side to keep the shares

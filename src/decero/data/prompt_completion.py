@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from decero.data.causal import PLAIN, Causal
 from decero.data.chat_template import render_chat
 from decero.data.collators import IGNORED
-from decero.data.corpus import check_text
+from decero.data.corpus import check_text, refuse_missing
 from decero.data.pairs import Pair
 from decero.data.special_tokens import encode_framed, special_tokens_around
 from decero.data.tokenization import map_rows
@@ -64,14 +64,12 @@ def tokenize_prompts(
     """
     for column, setting in ((source_column, "source_column"), (target_column, "target_column")):
         check_text(dataset, column, where, setting)
+    refuse_missing(dataset, (source_column, target_column), where)
     encoder = _Chat(tokenizer) if chat else _Plain(tokenizer, separator)
 
     def tokenize(batch):
         rows: dict[str, list] = {"input_ids": [], "labels": [], "truncated": []}
         for source, target in zip(batch[source_column], batch[target_column], strict=True):
-            if source is None or target is None:
-                sides = f"{source_column!r} or {target_column!r}"
-                raise UserError(f"{where}: a row has no text (null) in {sides}; fill or drop it")
             prompt, cut = _fit(lambda text: encoder.prompt(prefix + text), source, tokenizer, max_source_length)
             completion = encoder.completion(prefix + source, target)
             rows["input_ids"].append(prompt)

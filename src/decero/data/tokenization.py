@@ -13,7 +13,7 @@ from datasets import Dataset, Features, Sequence, Value
 from transformers import PreTrainedTokenizerBase
 
 from decero.data.cached_map import cached_map
-from decero.data.corpus import check_text
+from decero.data.corpus import check_text, refuse_missing
 from decero.data.languages import end_token
 from decero.data.special_tokens import TEXT, encode_behind, special_tokens_around
 from decero.data.stream import Stream, Texts
@@ -111,14 +111,13 @@ def tokenize_examples(
     columns = [text_column] + ([text_pair_column] if text_pair_column else [])
     for column in columns:
         check_text(dataset, column, where, "data.text_column" if column == text_column else "data.text_pair_column")
+    refuse_missing(dataset, columns, where)
     names = [n for n in tokenizer.model_input_names if n != "attention_mask"]
     # A model needs a token to read, and GPT-2's tokenizer adds none to an empty text.
     empty = {n: [tokenizer.pad_token_id if n == "input_ids" else 0] for n in names}
 
     def tokenize(batch):
         texts = [batch[c] for c in columns]
-        if any(t is None for column in texts for t in column):
-            raise UserError(f"{where}: a row has no text (null) in {' or '.join(map(repr, columns))}; fill or drop it")
         encoded = tokenizer(*texts, truncation=True, max_length=max_length, **TEXT)
         full = [len(ids) == max_length for ids in encoded["input_ids"]]
         cut = [  # only a row of full length can have been cut, so only that is tokenized again
@@ -154,6 +153,7 @@ def tokenize_pairs(
     """
     for column, setting in ((source_column, "source_column"), (target_column, "target_column")):
         check_text(dataset, column, where, setting)
+    refuse_missing(dataset, (source_column, target_column), where)
     if end_token(tokenizer) is None:
         raise UserError(
             f"tokenizer {tokenizer.name_or_path}: it adds no end token, so a model would not learn to stop; "
@@ -162,10 +162,6 @@ def tokenize_pairs(
 
     def tokenize(batch):
         sides = batch[source_column], batch[target_column]
-        if any(text is None for side in sides for text in side):
-            raise UserError(
-                f"{where}: a row has no text (null) in {source_column!r} or {target_column!r}; fill or drop it"
-            )
         ids = encode_behind(tokenizer, prefix, sides[0], max_source_length)
         labels = tokenizer(text_target=sides[1], truncation=True, max_length=max_target_length, **TEXT)["input_ids"]
         # Only a side of full length can have been cut, so only that is tokenized again.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel
 
 from decero.data.permutation import holes_unseen
@@ -49,6 +50,7 @@ def fill(
 
 def _fill(loaded: Loaded, texts, top_k, batch_tokens, too_long, warn, first_window) -> Iterator[Filled]:
     tokenizer, mask = loaded.tokenizer, str(loaded.tokenizer.mask_token)
+    known = torch.tensor(sorted(tokenizer.get_vocab().values()))
 
     def read_out(model: PreTrainedModel, batch: Batch) -> list[list[list[tuple[int, float]]]]:
         hole_BL = batch["input_ids"] == tokenizer.mask_token_id
@@ -58,10 +60,11 @@ def _fill(loaded: Loaded, texts, top_k, batch_tokens, too_long, warn, first_wind
         if objective_of(model.config) == PERMUTATION:
             batch = holes_unseen(batch, hole_BL)
         logits_NV = scored_logits(model, batch, hole_BL)
-        best = logits_NV.softmax(dim=-1).topk(min(top_k, logits_NV.shape[-1]))
+        ids = known[known < logits_NV.shape[-1]].to(logits_NV.device)  # a model may have more rows than tokens
+        best = logits_NV[:, ids].softmax(dim=-1).topk(min(top_k, len(ids)))
         rows = hole_BL.nonzero()[:, 0].tolist()
-        for row, ids, probabilities in zip(rows, best.indices.tolist(), best.values.tolist(), strict=True):
-            found[row].append(list(zip(ids, probabilities, strict=True)))
+        for row, tokens, probabilities in zip(rows, ids[best.indices].tolist(), best.values.tolist(), strict=True):
+            found[row].append(list(zip(tokens, probabilities, strict=True)))
         return found
 
     def own_masks(text: str) -> str:

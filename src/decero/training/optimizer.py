@@ -214,7 +214,8 @@ def learning_rate_at(
         )
     if config.num_warmup_steps > max_train_steps:
         raise UserError(
-            f"optim.num_warmup_steps {config.num_warmup_steps} exceeds the {max_train_steps} steps of the run; lower it"
+            f"optim.num_warmup_steps {config.num_warmup_steps} exceeds the {max_train_steps} steps of the run; "
+            "lower it, or train longer"
         )
     scheduler = get_scheduler(
         SCHEDULES[config.schedule],
