@@ -1,11 +1,15 @@
 """The command decero doctor."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 
 from decero.cli.main import main
+from decero.config.pretraining import TrainTokenizer
+from decero.doctor.identify import NOT_EXAMINED
+from decero.tasks import TASKS
 
 EVALUATED = [{"step": 100, "eval_loss": 0.3}]
 
@@ -53,6 +57,8 @@ def test_a_healthy_run_gives_exit_code_0_and_a_line_per_check(write, healthy_log
         (["{config}", "other.yaml"], "other.yaml is not a setting; write key=value"),
         (["{run}", "seed=1"], "is a folder, whose settings are fixed; remove this, or give a configuration file"),
         (["{hostile}"], "this folder asks to run remote code (model.trust_remote_code)"),
+        (["{words}"], "config.yaml: this is for recipes/train_tokenizer.py; the doctor examines trainings"),
+        (["configs/evaluate/gpt_en.yaml"], "gpt_en.yaml: this is for recipes/evaluate_causal_lm.py"),
     ],
 )
 def test_unreadable_input_gives_one_line_and_exit_code_2(write, tmp_path, words, said, capfd):
@@ -67,7 +73,10 @@ def test_unreadable_input_gives_one_line_and_exit_code_2(write, tmp_path, words,
     (hostile / "config.yaml").write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | asks))
     (run_folder := tmp_path / "old").mkdir()
     (run_folder / "config.yaml").write_text(config.read_text())
-    paths = {"hostile": hostile, "run": run_folder}
+    (words_folder := tmp_path / "words").mkdir()
+    settings = TrainTokenizer.load("configs/tokenizer/quickstart.yaml").to_yaml()
+    (words_folder / "config.yaml").write_text(settings)
+    paths = {"hostile": hostile, "run": run_folder, "words": words_folder}
     paths |= {"config": config, "misspelt": misspelt, "gone": gone, "empty": empty}
     code, out, error = run([word.format(**paths) for word in words], capfd)
     assert code == 2
@@ -110,3 +119,8 @@ def test_contenders_are_examined_and_shared_findings_said_once(write, house, tmp
     path.write_text(json.dumps(settings | {"contenders": {"words": {"baseline": "tfidf"}}, "reference": "words"}))
     assert "it compares baselines alone" in run([path], capfd)[2]
     assert "--recipe: " in run([path, "--recipe", "finetune_classification"], capfd)[2]
+
+
+def test_the_doctor_knows_every_recipe():
+    recipes = {path.stem for path in Path("recipes").glob("*.py")}
+    assert recipes == set(TASKS) | set(NOT_EXAMINED) | {"compare"}

@@ -13,14 +13,29 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from decero.config.benchmark import Benchmark
+from decero.config.bias import ProbeBias
+from decero.config.drawings import EvaluateDrawings
+from decero.config.image_token_runs import EvaluateImageTokens, TokenizeImages
+from decero.config.language_scores import EvaluateMaskedLM, EvaluateMinimalPairs
+from decero.config.long_range import LongRange
+from decero.config.pretraining import EvaluateCausalLM, TrainTokenizer
 from decero.config.run_config import RunConfig, read_changed
 from decero.config.sections import ModelSection
+from decero.config.suite import EvaluateSuite
 from decero.config.yaml_files import read_settings
 from decero.doctor.findings import NotExaminedError
 from decero.errors import UserError, did_you_mean
 from decero.execution.build import config_of
 from decero.execution.transformers_internals import fills_holes
 from decero.tasks import TASKS
+
+NOT_EXAMINED: dict[str, type[RunConfig]] = {  # recipes that train no model, or many
+    "train_tokenizer": TrainTokenizer, "evaluate_causal_lm": EvaluateCausalLM, "evaluate_masked_lm": EvaluateMaskedLM,
+    "evaluate_minimal_pairs": EvaluateMinimalPairs, "probe_bias": ProbeBias, "evaluate_drawings": EvaluateDrawings,
+    "evaluate_image_tokens": EvaluateImageTokens, "tokenize_images": TokenizeImages, "evaluate_suite": EvaluateSuite,
+    "benchmark": Benchmark, "long_range": LongRange,
+}  # fmt: skip
 
 
 def recipe_of(path: Path, requested: str | None = None, changes: Sequence[str] = ()) -> str:
@@ -32,7 +47,8 @@ def recipe_of(path: Path, requested: str | None = None, changes: Sequence[str] =
     3. The only recipe whose schema accepts the settings, as for config.yaml of a run.
     4. Of these, the one that trains this kind of model (encoder, decoder, encoder-decoder).
 
-    changes: `key.sub=value` words. Raises UserError if no recipe or several recipes are left.
+    changes: `key.sub=value` words. Raises UserError if no recipe or several recipes are left, and NotExaminedError for
+    the settings of another recipe.
     """
     if requested:
         if requested not in TASKS:
@@ -41,12 +57,15 @@ def recipe_of(path: Path, requested: str | None = None, changes: Sequence[str] =
         return requested
     settings, changed, _ = read_changed(str(path), changes)
     comments = "\n".join(line for line in read_settings(path).splitlines() if line.startswith("#"))
-    named = set(re.findall(r"recipes/(\w+)\.py", comments)) & set(TASKS)
-    if len(named) == 1:
+    commands = set(re.findall(r"recipes/(\w+)\.py", comments))
+    if len(named := commands & set(TASKS)) == 1:
         return named.pop()
     mistakes = {name: _mistakes(task.Config, settings) for name, task in TASKS.items()}
     fits = [name for name, count in mistakes.items() if not count]
     if not fits:
+        for name, schema in NOT_EXAMINED.items():
+            if name in commands or not _mistakes(schema, settings):
+                raise NotExaminedError(f"{path}: this is for recipes/{name}.py; the doctor examines trainings")
         nearest = min(mistakes, key=lambda name: mistakes[name])
         TASKS[nearest].Config.parse(settings, f"{path} (as {nearest})", changed)  # raises UserError with the mistake
     if len(fits) > 1:
