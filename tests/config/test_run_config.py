@@ -232,6 +232,15 @@ def test_help_shows_every_setting_with_its_meaning(capsys):
     shown = capsys.readouterr().out
     for name in ("optim.learning_rate", "data.max_train_rows", "objective.problem_type", "hub.repo_id", "seed"):
         assert f"  {name}  (" in shown
+    assert "  data.where  (dict[str, str | int | list[str | int]] | null) = None" in shown
+    assert "FieldInfo" not in shown
+
+
+def test_a_setting_of_the_parts_names_their_place():
+    settings = {"output": "x", "model": {"config": "y"}, "training": {"max_train_steps": 1}, "tokenizer": {}}
+    settings |= {"data": {"tasks": {"swap": {"files": {"train": "z"}}}, "validation_fraction": 0.2}}
+    with pytest.raises(UserError, match=r"did you mean data\.tasks\.NAME\.validation_fraction\?"):
+        FinetuneSeq2Seq.parse(settings, "run.yaml")
 
 
 def test_every_setting_has_a_description():

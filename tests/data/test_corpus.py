@@ -91,6 +91,7 @@ def test_bbc_news_is_complete_deduplicated_and_split():
         (b"", {}, "x.txt: the file is empty"),
         (b"text\n", {"text_column": "txet"}, "there is no column 'txet'; did you mean text?"),
         (b"a\n\nb\n", {"validation_fraction": 1e-9}, "too few to split off validation"),
+        (b"a\na\n", {"validation_fraction": 1e-9, "sample_by": "line"}, "2 rows with 1 different texts are too few to"),
     ],
 )
 def test_an_invalid_text_file_is_reported_in_one_line(tmp_path, content, arguments, line):

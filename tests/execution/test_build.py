@@ -92,6 +92,14 @@ def test_a_pinned_checkpoint_uses_the_tokenizer_of_its_revision(own, revisions, 
     assert seen == revisions
 
 
+def test_a_tokenizer_that_is_gone_can_be_the_checkpoints_own(tmp_path):
+    said = (
+        r"tokenizer.name_or_path: .*/gone: no such folder; tokenizer.name_or_path=null takes the tokenizer of a/model"
+    )
+    with pytest.raises(UserError, match=said):
+        tokenizer_for(TokenizerSection(name_or_path=f"{tmp_path}/gone"), ModelSection(name_or_path="a/model"), needs=())
+
+
 def test_rows_may_be_as_long_as_the_positions_of_a_text(tokenizer):
     """RoBERTa has 514 position embeddings, 512 of them for a text."""
     tokenizer = copy.deepcopy(tokenizer)  # its model_max_length changes

@@ -3,7 +3,8 @@
 import re
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -38,6 +39,10 @@ def explain(cls: type[BaseModel], error: ValidationError, where: str, changed: s
     if first["type"] == "extra_forbidden":
         prefix = "".join(f"{k}." for k in keys[:-1])
         near = did_you_mean(keys[-1], valid, prefix) or f"; known settings: {', '.join(valid)}"
+        for field_name, field in _parent(cls, keys).model_fields.items():
+            entry = section_of(field.annotation)
+            if get_origin(field.annotation) is dict and entry and keys[-1] in entry.model_fields:
+                near = f"; did you mean {prefix}{field_name}.NAME.{keys[-1]}?"
         return f"{where}: unknown setting {name}{near}{tail}"
     if first["type"] == "missing":
         return f"{where}: {name} is missing; add it{tail}"
@@ -91,6 +96,18 @@ def _choices(cls: type[BaseModel], keys: list[str]) -> list[str]:
     ]
 
 
+def _kind(annotation: Any) -> str:
+    """Write a type as a reader of --help sees it: without bounds, which the messages give."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(parts[0])
+    if origin in (Union, UnionType, Literal):
+        return " | ".join(repr(part) if origin is Literal else _kind(part) for part in parts)
+    if origin is not None:
+        return f"{origin.__name__}[{', '.join(map(_kind, parts))}]"
+    return "null" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))
+
+
 def help_text(cls: type[BaseModel], prefix: str = "") -> str:
     """Return the text of --help: every setting with its type, default and meaning."""
     lines = []
@@ -106,8 +123,7 @@ def help_text(cls: type[BaseModel], prefix: str = "") -> str:
             is_map = not (isinstance(field.annotation, type) or type(None) in get_args(field.annotation))
             lines.append(help_text(section, f"{prefix}{name}.{'NAME.' if is_map else ''}"))
             continue
-        named = isinstance(field.annotation, type) and not get_args(field.annotation)
-        kind = field.annotation.__name__ if named else str(field.annotation).replace("typing.", "")  # type: ignore[union-attr]
+        kind = _kind(field.annotation)
         default = "required" if field.is_required() else f"= {field.default!r}"
         lines.append(f"  {prefix}{name}  ({kind}) {default}\n      {field.description or ''}")
     return "\n".join(lines)

@@ -67,8 +67,9 @@ class ChoiceSection(Section):
     @model_validator(mode="after")
     def _of_likelihood(self):
         if self.score == "head" and (self.prompt is not None or self.separator != " "):
-            name = "separator" if self.prompt is None else "prompt"
-            raise ValueError(f"objective.{name} needs objective.score=likelihood; remove it")
+            unset = "separator=' '" if self.prompt is None else "prompt=null"
+            name = unset.partition("=")[0]
+            raise ValueError(f"objective.{name} needs objective.score=likelihood; remove it, or set objective.{unset}")
         if self.prompt is not None and "{question}" not in self.prompt:
             raise ValueError("objective.prompt: write {question} where the question stands")
         return self

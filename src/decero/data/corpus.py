@@ -281,8 +281,10 @@ def hold_out(
                     f"{where}: none of {len(points)} rows is left for train, perhaps because all have equal texts; "
                     f"lower {section}.{next(iter(wanted))}_fraction or give {files}.{next(iter(wanted))}"
                 )
+            different = len(np.unique(points))
+            rows = f"{len(points)} rows" + (f" with {different} different texts" if different < len(points) else "")
             raise UserError(
-                f"{where}: {len(points)} rows are too few to split off {split}; raise {section}.{split}_fraction or "
-                f"give {files}.{split}"
+                f"{where}: {rows} are too few to split off {split}, because the text decides the split of a row; raise "
+                f"{section}.{split}_fraction or give {files}.{split}"
             )
     return DatasetDict(corpus | {split: corpus["train"].select(indices) for split, indices in rows_of.items()})

@@ -40,7 +40,13 @@ def tokenizer_for(
             "train one with recipes/train_tokenizer.py and set its folder"
         )
     pinned = {"revision": model.revision} if model.revision else {}
-    found = load_tokenizer(name, needs=needs, fast=fast, **(pinned if name == model.name_or_path else {}))
+    try:
+        found = load_tokenizer(name, needs=needs, fast=fast, **(pinned if name == model.name_or_path else {}))
+    except UserError as error:
+        if not tokenizer.name_or_path or not model.name_or_path:
+            raise
+        mend = f"tokenizer.name_or_path=null takes the tokenizer of {model.name_or_path}"
+        raise UserError(f"tokenizer.name_or_path: {error}; {mend}") from error
     if tokenizer.name_or_path and model.name_or_path:
         try:
             own = load_tokenizer(model.name_or_path, fast=False, **pinned).get_vocab()

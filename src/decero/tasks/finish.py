@@ -51,6 +51,7 @@ def show(run: Run, task: Task, record: dict[str, Any]) -> None:
     """Print the scores, and behind those of a new model what to do with it."""
     split = f"{record['split']} " if "split" in record else ""
     figures = ", ".join(f"{name} {value:.4f}" for name, value in record["metric"].items())
+    figures = figures or "no scores, because there is no validation split"
     scored = run.config.model.name_or_path if run.eval_only else run.output / "model"
     run.print(f"{scored}: {split}{figures}{task.remark}", *([] if run.eval_only else next_steps(task, run)))
 
