@@ -124,3 +124,11 @@ def test_contenders_are_examined_and_shared_findings_said_once(write, house, tmp
 def test_the_doctor_knows_every_recipe():
     recipes = {path.stem for path in Path("recipes").glob("*.py")}
     assert recipes == set(TASKS) | set(NOT_EXAMINED) | {"compare"}
+
+
+def test_a_warm_up_that_is_too_long_is_reported_once(write, capfd):
+    config = write("pretrain_mlm", before=True)
+    _, out, _ = run([config, "optim.num_warmup_steps=9999", "training.max_train_steps=3", "--json"], capfd)
+    bad = [each for each in map(json.loads, out.splitlines()) if each["severity"] == "bad"]
+    assert [each["check"] for each in bad] == ["schedule"]
+    assert "warm-up takes 9999 of 3 steps" in bad[0]["what"]

@@ -224,7 +224,9 @@ def updates(work: InspectedRun) -> Iterator[Finding]:
     model, optim = work.build(), work.config.optim
     zero = {name for name, p in model.named_parameters() if not p.detach().any()}
     optimizer = build_optimizer(model, optim)
-    rate_at = learning_rate_at(optimizer, optim, max(work.steps, FIRST))
+    last = max(work.steps, FIRST)
+    fits = {"num_warmup_steps": min(optim.num_warmup_steps, last)}  # the check of the schedule reports a longer one
+    rate_at = learning_rate_at(optimizer, optim.model_copy(update=fits), last)
     moved: dict[str, float] = {}
     ratios = []
     for step in range(FIRST):
