@@ -5,9 +5,10 @@ from itertools import chain
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from datasets import Dataset, Features, List, Value
 from hypothesis import given, settings
 
-from decero.data.order import BatchSplit, Rows, Schedule, epoch_order, shard_step
+from decero.data.order import BatchSplit, RowIndex, Rows, Schedule, epoch_order, shard_step
 
 counts = st.integers(1, 41)
 seeds = st.integers(0, 2**32)
@@ -102,3 +103,24 @@ def test_rows_come_in_the_requested_order_with_their_index():
     read = rows.__getitems__(places)
     assert [r["input_ids"] for r in read] == [[p.row] for p in places]
     assert [(r["epoch"], r["index"], r["dummy"]) for r in read] == [(1, p.row, False) for p in places]
+
+
+def test_lists_of_integers_are_arrays_of_the_row_alone():
+    lists = {"ids": [[1, 2, 3], [], None, [4], [5, 6]], "starts": [[True, False, True], [], [], [False], [True, True]]}
+    other = {"weights": [[0.5], [], [], [1.5], [2.5]], "text": list("abcde"), "ends": [True, False, True, False, True]}
+    features = Features({"ids": List(Value("int32")), "starts": List(Value("bool")), "weights": List(Value("float32"))})
+    features |= {"text": Value("string"), "ends": Value("bool")}
+    data = Dataset.from_dict(lists | other, features=features)
+    chosen = [4, 0, 2, 0, 1]
+    for dataset in (data, data.select(range(5)), data.select_columns(["ids", "starts"])):
+        rows = Rows(dataset).__getitems__([RowIndex(7, row) for row in chosen])
+        for row, number in zip(rows, chosen, strict=True):
+            assert all(row[name] == other[name][number] for name in dataset.column_names if name in other)
+            ids = lists["ids"][number]
+            assert row["ids"] is None if ids is None else row["ids"].tolist() == ids
+            assert row["starts"].dtype == bool
+            assert row["starts"].tolist() == lists["starts"][number]
+            assert (row["epoch"], row["index"], row["dummy"]) == (7, number, False)
+    assert Rows(data).__getitems__([]) == []
+    rows[1]["starts"][:] = False
+    assert rows[3]["starts"].tolist() == [True, False, True], "the same row again has values of its own"
