@@ -11,6 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from decero.data.tokenizer import tokenizer_fingerprint
+from decero.evaluation.mean_iou import pixel_metrics
 from decero.execution.objective import row_nats, token_loss
 from decero.tasks import MaskedLM, ObjectDetection, SemanticSegmentation, TokenClassification
 from decero.tasks.causal_lm import CausalLM
@@ -105,21 +106,30 @@ def test_boxes_of_all_runs_have_the_ids_of_the_task(tmp_path):
     assert found[1].score_of_sum(found[1].rows.sum(axis=0)) == pytest.approx((51 / 101 + 1) / 2, abs=0.01)
 
 
-def test_pixels_of_classes_that_one_run_knows_are_one_column(tmp_path):
+def test_pixels_of_classes_that_one_run_knows_have_columns(tmp_path):
     task = SimpleNamespace(class_names=["sky", "sea"])
     same = stored(tmp_path / "same", ["sky", "sea"], right=[[3, 1]], said=[[4, 2]], true=[[3, 3]])
     wider = stored(tmp_path / "wider", ["sea", "road", "sky"], right=[[1, 0, 3]], said=[[1, 1, 4]], true=[[3, 0, 3]])
-    rows = [SemanticSegmentation.example_statistics(task, folder, "mean_iou").rows for folder in (same, wider)]
-    assert rows[0].tolist() == [[3, 1, 0, 4, 2, 0, 3, 3, 0]]
-    assert rows[1].tolist() == [[3, 1, 0, 4, 1, 1, 3, 3, 0]]
+    statistics = [SemanticSegmentation.example_statistics(task, folder, "mean_iou") for folder in (same, wider)]
+    rows = [found.rows for found in statistics]
+    assert [each.reshape(3, -1)[:, :3].tolist() for each in rows] == [
+        [[3, 1, 0], [4, 2, 0], [3, 3, 0]], [[3, 1, 0], [4, 1, 1], [3, 3, 0]]
+    ]  # fmt: skip
+    assert rows[0].shape == rows[1].shape
+    own = pixel_metrics(np.array([[1, 0, 0, 3], [1, 1, 2, 4], [3, 0, 0, 3]]))
+    both = {"right": [[1, 0, 0, 3]], "said": [[1, 1, 2, 4]], "true": [[3, 0, 0, 3]]}
+    folder = stored(tmp_path / "two", ["sea", "road", "car", "sky"], **both)
+    found = SemanticSegmentation.example_statistics(task, folder, "mean_iou")
+    assert found.score_of_sum(found.rows.sum(axis=0)) == pytest.approx(own["mean_iou"]), "each is a class of its own"
 
 
-def test_entities_of_labels_that_one_run_knows_are_one_column(tmp_path):
+def test_entities_of_labels_that_one_run_knows_have_columns(tmp_path):
     task = SimpleNamespace(scheme="BIO", corpus=SimpleNamespace(label_names=["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]))
     true = [[{"start": 0, "end": 3, "label": "PER"}]]
     rows = []
     for said in ("PER", "MISC"):
         found = [[{"start": 0, "end": 3, "label": said}]]
         folder = stored(tmp_path / said, ["O", f"B-{said}"], predicted_entities=found, entities=true)
-        rows.append(TokenClassification.example_statistics(task, folder, "f1_macro").rows.tolist())
-    assert rows == [[[0, 1, 0, 0, 1, 0, 0, 1, 0]], [[0, 0, 0, 0, 0, 1, 0, 1, 0]]]
+        found = TokenClassification.example_statistics(task, folder, "f1_macro").rows
+        rows.append(found.reshape(3, -1)[:, :3].tolist())
+    assert rows == [[[0, 1, 0], [0, 1, 0], [0, 1, 0]], [[0, 0, 0], [0, 0, 1], [0, 1, 0]]]

@@ -57,7 +57,8 @@ def test_a_checkpoint_replaces_a_preset_and_its_changes(file, tmp_path, capsys):
     said = "model.name_or_path on the command line replaces model.config and model.overrides\n"
     assert capsys.readouterr().err == said
     model = FinetuneClassification.from_cli([file, "model.name_or_path=mine", "model.overrides.b=2"]).model
-    assert model.overrides == {"a": 1, "b": 2}, "overrides of the command line are meant for the checkpoint"
+    assert model.overrides == {"b": 2}, "overrides of the command line are meant for the checkpoint"
+    assert capsys.readouterr().err == said
 
 
 def test_own_texts_are_not_scored_on_those_of_the_file(file, tmp_path, capsys):
@@ -73,6 +74,7 @@ def test_own_texts_are_not_scored_on_those_of_the_file(file, tmp_path, capsys):
         "validation": "v",
         "test": "b",
     }
+    assert displace({"data": {"files": {"train": "a", "test": "b"}}}, ["data.files.train"], own_texts=False) == []
     settings = {"data": {"tasks": {"swap": {"files": {"train": "a", "test": "b"}}}}}
     displace(settings, ["data.tasks.swap.files.train"])
     assert settings["data"]["tasks"]["swap"]["files"] == {"train": "a"}

@@ -192,6 +192,7 @@ def test_saved_settings_load_back_unchanged(file, tmp_path):
         ("data.files={train:x.txt}", "command line: data.files.train:x.txt: a space is missing after train:"),
         ("data.files=x.txt", "command line: data.files: name the split; did you mean data.files.train=x.txt?"),
         ("data.text_column={text}", "what begins with { is a mapping; put the text in quotes: '{text}'"),
+        ("output={0}", "command line: output: what begins with { is a mapping; put the text in quotes: '{0}'"),
         ("data.fils.train=x.txt", "command line: unknown setting data.fils; did you mean data.files?"),
     ],
 )
@@ -215,6 +216,9 @@ def test_a_mistake_in_the_file_names_the_file(tmp_path):
     path.write_text(GOOD.replace("output: runs/x\n", ""))
     with pytest.raises(UserError, match=r"run\.yaml: output is missing"):
         Example.load(str(path))
+    path.write_text(GOOD.replace("max_train_steps", "num_train_epochs: 2, max_train_steps"))
+    with pytest.raises(UserError, match=r"run\.yaml: give exactly one of"):
+        Example.load(str(path), ["training.logging_steps=5"])
     path.write_text("a: [1\nb: 2")
     with pytest.raises(UserError, match=r"run\.yaml, line \d: cannot read this as YAML"):
         Example.load(str(path))

@@ -119,6 +119,7 @@ def test_lists_of_integers_are_arrays_of_the_row_alone():
             ids = lists["ids"][number]
             assert row["ids"] is None if ids is None else row["ids"].tolist() == ids
             assert row["starts"].dtype == bool
+            assert ids is None or row["ids"].dtype == np.int64
             assert row["starts"].tolist() == lists["starts"][number]
             assert (row["epoch"], row["index"], row["dummy"]) == (7, number, False)
     assert Rows(data).__getitems__([]) == []

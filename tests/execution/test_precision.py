@@ -6,7 +6,7 @@ import torch
 from decero.config.devices import DEVICES
 from decero.config.sections import TrainingSection
 from decero.execution import precision
-from decero.training.runs import settle_precision
+from decero.execution.precision import settle_precision
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "no"), (None, "no")])
@@ -30,8 +30,21 @@ def test_auto_follows_the_gpu_where_there_is_one(native, expected, monkeypatch):
 def test_auto_of_a_forecast_is_that_of_its_device(monkeypatch):
     monkeypatch.setattr(precision, "cpu_computes_bf16", lambda: False)
     training = TrainingSection(max_train_steps=1, mixed_precision="auto")
-    settle_precision(training, next(iter(DEVICES.values())))
+    settle_precision(training, DEVICES["h100"])
     assert training.mixed_precision == "bf16"
+    training = TrainingSection(max_train_steps=1, mixed_precision="auto")
+    settle_precision(training, DEVICES["t4"])
+    assert training.mixed_precision == "no", "its tensor cores have no bf16"
+
+
+def test_a_resumed_run_keeps_the_precision_that_it_chose(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "best_precision", lambda: "no")
+    recorded = tmp_path / "config.yaml"
+    for training, expected in (("{mixed_precision: bf16}", "bf16"), ("{mixed_precision: auto}", "no"), ("null", "no")):
+        recorded.write_text(f"training: {training}\n")
+        resumed = TrainingSection(max_train_steps=1, mixed_precision="auto")
+        settle_precision(resumed, recorded=recorded)
+        assert resumed.mixed_precision == expected
 
 
 @pytest.mark.parametrize("given", ["no", "bf16"])

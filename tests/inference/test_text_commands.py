@@ -192,9 +192,13 @@ def test_a_compressed_file_is_read_as_recipes_do(module, tmp_path):
         file.write("banks gained\nla ría\n")
     lines, total = read_lines(str(path))
     assert (list(lines), total) == (["banks gained", "la ría"], 2)
-    path.write_bytes(b"no archive")
-    with pytest.raises(UserError, match="cannot read this file"):
-        read_lines(str(path))
+    whole = bytearray(path.read_bytes())
+    for damaged in (b"no archive", bytes(whole[:20]), bytes(whole[:12] + b"\xff" * 9 + whole[21:])):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot read this file"):
+            read_lines(str(path))
+    with pytest.raises(UserError, match="no such file"):
+        read_lines("gone.txt.zst")
 
 
 def test_a_pipe_by_name_is_read_once():

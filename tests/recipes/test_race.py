@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -256,7 +257,7 @@ def test_the_stock_loop_is_the_loop_of_the_example(tiny_model):
     rows = Dataset.from_dict({"input_ids": [[number + 5] * 7 for number in range(6)]})
 
     def collate(examples):
-        ids = torch.tensor([row["input_ids"] for row in examples])
+        ids = torch.tensor(np.stack([row["input_ids"] for row in examples]))
         return {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
 
     recipe = StockRecipe(

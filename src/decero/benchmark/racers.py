@@ -22,12 +22,13 @@ from decero.data.corpus import load_corpus
 from decero.errors import UserError, run_script
 from decero.execution.adapters import costs
 from decero.execution.build import build_model
+from decero.execution.precision import settle_precision
 from decero.files import remove_folder
 from decero.tasks import TASKS, Task
 from decero.training.loop import train
 from decero.training.memory import keep_freed_memory
 from decero.training.metrics_log import read_metrics
-from decero.training.runs import Run, multiply_in_tf32, settle_precision
+from decero.training.runs import Run, multiply_in_tf32
 
 PATIENCE = 10  # seconds to wait for a run to leave
 _PROCESSES: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
@@ -76,6 +77,7 @@ def run_ours(race: RaceSection, name: str, seed: int, output: Path, ask: Ask) ->
     """
     task = task_of(race, name, seed, str(output))
     settings: Any = task.config
+    settle_precision(settings.training)
     average, every = settings.training.average_last or 1, settings.training.eval_steps
     training = settings.training.model_copy(
         update={
@@ -84,7 +86,6 @@ def run_ours(race: RaceSection, name: str, seed: int, output: Path, ask: Ask) ->
             "logging_steps": every,
         }  # the judge computes the mean weights; these runs are not resumed
     )
-    settle_precision(training)
     accelerator = Accelerator(mixed_precision=training.mixed_precision)
     run = Run(accelerator, training, settings.optim, output, seed, progress=False, config=settings)
     data = task.load_data(run, ("train",))

@@ -1,6 +1,5 @@
 """Read lines of text from an argument, a file, a named pipe or standard input."""
 
-import lzma
 import os
 import re
 import select
@@ -9,14 +8,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from decero.data.file_bytes import COMPRESSED, extension, reason
+from decero.data.file_bytes import COMPRESSED, DAMAGED, extension, reason
 from decero.errors import UserError, regular_file
 from decero.files import PIPE, kind_of
 
 PATIENCE = 30  # seconds
 # what looks like the name of a file, not like a text
 FILE_NAME = re.compile(
-    r"\S+\.(txt|csv|tsv|jsonl?|ndjson|parquet|png|jpe?g|bmp|gif|webp|tiff?)(\.gz|\.bz2|\.xz)?", re.IGNORECASE
+    r"\S+\.(txt|csv|tsv|jsonl?|ndjson|parquet|png|jpe?g|bmp|gif|webp|tiff?)(\.gz|\.bz2|\.xz|\.zst)?", re.IGNORECASE
 )
 
 
@@ -42,7 +41,7 @@ def read_lines(text: str) -> tuple[Iterable[str], int | None]:
         with opened(text, "rb") as file:
             total = sum(1 for _ in file)
         return _decoded(opened(text, "rb"), text), total
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except DAMAGED as error:
         raise UserError(f"{text}: cannot read this file: {reason(error)}") from error
 
 

@@ -13,6 +13,7 @@ MOST_REPEATS = 100
 class EvaluateDrawings(RunConfig):
     options = ("--resume",)
     publishes = "a measurement trains no model"
+    own_texts = False
 
     model: str = Field(description="folder or hub name of the model that draws")
     classifier: str = Field(

@@ -34,9 +34,14 @@ def explain(cls: type[BaseModel], error: ValidationError, where: str, changed: s
     name = ".".join(path)
     valid = list(_parent(cls, keys).model_fields)
     said = str(first["ctx"]["error"]) if first["type"] == "value_error" else ""
-    where = "command line" if any(_is_about(key, name, said) for key in changed) else where
+    unknown = first["type"] == "extra_forbidden"
+    where = (
+        "command line"
+        if any(_is_about(key, name, said) or (unknown and key.startswith(f"{name}.")) for key in changed)
+        else where
+    )
     tail = f"  (and {more} more; all settings: --help)" if more else "  (all settings: --help)"
-    if first["type"] == "extra_forbidden":
+    if unknown:
         prefix = "".join(f"{k}." for k in keys[:-1])
         near = did_you_mean(keys[-1], valid, prefix) or f"; known settings: {', '.join(valid)}"
         for field_name, field in _parent(cls, keys).model_fields.items():
@@ -53,9 +58,8 @@ def explain(cls: type[BaseModel], error: ValidationError, where: str, changed: s
     if got is None and (missing := re.search(r"\.(\w+):[^.]", f".{name}")):
         return f"{where}: {name}: a space is missing after {missing[1]}:{tail}"
     if isinstance(got, dict) and got and not any(got.values()) and "string" in expected:
-        return (
-            f"{where}: {name}: what begins with {{ is a mapping; put the text in quotes: '{{{', '.join(got)}}}'{tail}"
-        )
+        text = ", ".join(map(str, got))
+        return f"{where}: {name}: what begins with {{ is a mapping; put the text in quotes: '{{{text}}}'{tail}"
     if isinstance(got, str) and "dictionary" in expected and path[-1] == "files":
         return f"{where}: {name}: name the split; did you mean {name}.train={got}?{tail}"
     near = did_you_mean(str(got), _choices(cls, keys)) if isinstance(got, str) else ""
@@ -66,10 +70,7 @@ def _is_about(key: str, name: str, said: str) -> bool:
     """Tell whether a mistake in the setting `name`, described by `said`, is about a key of the command line."""
     parts = [part for part in (key, key.rpartition(".")[0]) if "." in part]
     return (
-        key == name
-        or name.startswith(f"{key}.")
-        or key.startswith(f"{name}.")
-        or any(re.search(rf"\b{re.escape(part)}\b", said) for part in parts)
+        key == name or name.startswith(f"{key}.") or any(re.search(rf"\b{re.escape(part)}\b", said) for part in parts)
     )
 
 

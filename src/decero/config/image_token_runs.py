@@ -60,6 +60,7 @@ class TokenizeImages(RunConfig):
 class EvaluateImageTokens(RunConfig):
     options = ("--resume",)
     publishes = "a measurement trains no model"
+    own_texts = False
 
     model: str = Field(description="folder or hub name of a causal model that was trained on rows of tokenize_images")
     data: SourceSection

@@ -28,6 +28,7 @@ class PseudoLikelihoodSection(Section):
 class ScoredModel(RunConfig):
     options = ("--resume",)
     publishes = "a measurement trains no model"
+    own_texts = False
 
     model: ModelSection
     tokenizer: TokenizerSection = TokenizerSection()

@@ -180,6 +180,7 @@ class ScoredText(DataSection):
 class EvaluateCausalLM(RunConfig):
     options = ("--resume",)
     publishes = "a measurement trains no model"
+    own_texts = False
 
     model: ModelSection
     tokenizer: TokenizerSection = TokenizerSection()

@@ -24,11 +24,12 @@ def rivals_of(name: str) -> set[str]:
     return {rival for group in RIVALS if name in group for rival in group} - {name}
 
 
-def displace(settings: dict[str, Any], changed: Iterable[str]) -> list[str]:
+def displace(settings: dict[str, Any], changed: Iterable[str], own_texts: bool = True) -> list[str]:
     """Remove from `settings` the rivals of the changed keys, unless they were changed, too. Return a line for each.
 
     `data.files.train=x` on the command line removes `data.name` of the file, and its files of other splits, which hold
     other data. A null entry of a mapping, such as `contenders.ours=null`, removes the entry.
+    own_texts: False where the splits are for different uses, as in a measurement; then the other files stay.
     """
     changed, lines = list(changed), []
     given = {".".join(key.split(".")[:depth]) for key in changed for depth in range(1, key.count(".") + 2)}
@@ -45,12 +46,12 @@ def displace(settings: dict[str, Any], changed: Iterable[str]) -> list[str]:
             for rival in sorted(rivals_of(name) & section.keys()):
                 place = f"{prefix}.{rival}".lstrip(".")
                 if section[rival] is not None and place not in given:
-                    parts = [part for part in PARTS.get(rival, ()) if f"{prefix}.{part}".lstrip(".") not in given]
-                    lost = [part for part in parts if section.pop(part, None) and part == "overrides"]
+                    lost = [place]
+                    for part in PARTS.get(rival, ()):
+                        lost += _without(section, part, f"{prefix}.{part}".lstrip("."), given)
                     del section[rival]
-                    lost = [place, *(f"{prefix}.{part}".lstrip(".") for part in lost)]
                     lines.append(f"{'.'.join(path[: depth + 1])} on the command line replaces {' and '.join(lost)}")
-            if path[depth : depth + 2] == ["files", "train"] and section[name].get("train"):
+            if own_texts and path[depth : depth + 2] == ["files", "train"] and section[name].get("train"):
                 others = [split for split in HELD_OUT if section[name].get(split)]
                 places = [place for split in others if (place := f"{'.'.join(path[: depth + 1])}.{split}") not in given]
                 for place in places:
@@ -59,3 +60,14 @@ def displace(settings: dict[str, Any], changed: Iterable[str]) -> list[str]:
                     lines.append(f"{'.'.join(path)} on the command line replaces {' and '.join(places)}")
             section = section[name]
     return lines
+
+
+def _without(section: dict[str, Any], part: str, place: str, given: set[str]) -> list[str]:
+    """Remove a part of a rival, but not what the command line gives. Return its place if it had entries."""
+    value = section.get(part)
+    kept = {key: each for key, each in value.items() if f"{place}.{key}" in given} if isinstance(value, dict) else None
+    if place not in given or kept is not None:
+        section.pop(part, None)
+    if kept:
+        section[part] = kept
+    return [place] if isinstance(value, dict) and len(value) > len(kept or ()) else []

@@ -33,6 +33,7 @@ class RunConfig(Section):
 
     options: ClassVar[tuple[str, ...]] = ("--dry-run", "--resume")
     may_grow: ClassVar[tuple[str, ...]] = ()  # sections that --resume may add names to
+    own_texts: ClassVar[bool] = True  # data.files.train on the command line replaces the other splits of the file
     publishes: ClassVar[str | None] = None  # why hub.repo_id is refused; None: the recipe pushes its model
 
     output: str = Field(description="folder that the run writes to")
@@ -115,7 +116,7 @@ class RunConfig(Section):
 
         A word replaces what contradicts it in the file: `data.files.train=x` removes `data.name`.
         """
-        settings, changed, notes = read_changed(path, overrides)
+        settings, changed, notes = read_changed(path, overrides, cls.own_texts)
         config = cls.parse(settings, path, changed)
         config._call.notes = tuple(notes)
         return config
@@ -139,7 +140,9 @@ class RunConfig(Section):
         return "".join(f"# {note}\n" for note in self._call.notes) + stream.getvalue()
 
 
-def read_changed(path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], set[str], list[str]]:
+def read_changed(
+    path: str, overrides: Sequence[str], own_texts: bool = True
+) -> tuple[dict[str, Any], set[str], list[str]]:
     """Read a YAML file and apply the `key.sub=value` words, without a schema.
 
     Returns the settings, the changed keys, and a line for each setting of the file that a word removes.
@@ -149,4 +152,4 @@ def read_changed(path: str, overrides: Sequence[str]) -> tuple[dict[str, Any], s
         key, _, value = word.partition("=")
         put(settings, key.split("."), yaml_value(word, value), word)
         changed.add(key)
-    return settings, changed, displace(settings, sorted(changed))
+    return settings, changed, displace(settings, sorted(changed), own_texts)

@@ -28,7 +28,7 @@ class PromptCompletion(Causal):
     def pair(self, row: dict) -> Pair:
         prompt, completion = (np.asarray(row[name], dtype=np.int64) for name in ("input_ids", "labels"))
         labels = np.concatenate([np.full(len(prompt) - 1, IGNORED), completion])
-        borders = row.get("scored") or ()
+        borders = row["scored"] if row.get("scored") is not None else ()
         for begin, end in zip(borders[::2], borders[1::2], strict=True):
             labels[begin - 1 : end - 1] = prompt[begin:end]
         return np.concatenate([prompt, completion[:-1]]), labels

@@ -1,10 +1,15 @@
-"""Find out whether this machine computes bf16 matrix products itself."""
+"""Find out whether this machine computes bf16 matrix products itself, and choose the precision of a run."""
 
 import os
 import platform
+from pathlib import Path
 from typing import Literal
 
 import torch
+
+from decero.config.devices import Device
+from decero.config.sections import TrainingSection
+from decero.config.yaml_files import read_yaml
 
 
 def cpu_computes_bf16() -> bool | None:
@@ -28,3 +33,19 @@ def best_precision() -> Literal["no", "bf16"]:
         if (other := torch.accelerator.current_accelerator(check_available=True)) is not None:
             return "bf16" if other.type == "xpu" else "no"
     return "bf16" if cpu_computes_bf16() else "no"
+
+
+def settle_precision(training: TrainingSection, device: Device | None = None, recorded: Path | None = None) -> None:
+    """Replace `mixed_precision: auto` by what a resumed run has recorded, or by what suits the device.
+
+    device: the one of a forecast; None for this machine. recorded: config.yaml of the run, if it is resumed.
+    """
+    if training.mixed_precision != "auto":
+        return
+    before = read_yaml(recorded).get("training") if recorded and recorded.is_file() else None
+    if isinstance(before, dict) and before.get("mixed_precision") in ("no", "bf16"):
+        training.mixed_precision = before["mixed_precision"]
+    elif device:
+        training.mixed_precision = "bf16" if device.bf16 > device.fp32 else "no"
+    else:
+        training.mixed_precision = best_precision()

@@ -14,6 +14,8 @@ from decero.evaluation.examples import ExampleStatistics, class_statistics
 from decero.evaluation.per_class import per_class
 from decero.training.records import read_record
 
+OTHERS = 200  # columns; those that no run fills are dropped before runs are compared
+
 
 def check_threshold(threshold: float | str, problem_type: str, names: Sequence[str], splits: Sequence[str]) -> None:
     """Raise UserError for a threshold that the labels do not have, or that cannot be chosen on validation alone."""
@@ -54,10 +56,15 @@ def renumbered(labels: np.ndarray, theirs: Sequence[str], names: Sequence[str]) 
 
 
 def in_columns_of(names: Sequence[str], counts_NKC: np.ndarray, theirs: Sequence[str]) -> np.ndarray:
-    """Order the last axis, one label each, as in `names`; those that only the run knows are added up in a last one."""
-    found = np.zeros((*counts_NKC.shape[:-1], len(names) + 1), dtype=counts_NKC.dtype)
+    """Order the last axis, one label each, as in `names`, and append OTHERS columns for labels that only the run knows.
+
+    No example is of such a label, so runs may have other ones there. More than OTHERS of them share the last column.
+    """
+    found = np.zeros((*counts_NKC.shape[:-1], len(names) + OTHERS), dtype=counts_NKC.dtype)
+    others = [name for name in theirs if name not in names]
     for column, name in enumerate(theirs):
-        found[..., names.index(name) if name in names else len(names)] += counts_NKC[..., column]
+        place = names.index(name) if name in names else len(names) + min(others.index(name), OTHERS - 1)
+        found[..., place] += counts_NKC[..., column]
     return found
 
 

@@ -24,7 +24,7 @@ from decero.config.sections import OptimSection, TrainingSection
 from decero.errors import CLEANUPS, UserError, WriteError, did_you_mean, write_error
 from decero.execution.adapters import save_whole
 from decero.execution.denormals import denormals_as_zero
-from decero.execution.precision import best_precision
+from decero.execution.precision import settle_precision
 from decero.execution.saving import whole_folder
 from decero.execution.threads import set_threads
 from decero.training.memory import keep_freed_memory, reset_peak_memory
@@ -85,14 +85,9 @@ class Run:
 
     def with_settings(self, config: Any) -> "Run":
         """Return the same run with the settings of `config`."""
-        settle_precision(config.training)
+        if config.training.mixed_precision == "auto":
+            config.training.mixed_precision = self.training.mixed_precision
         return replace(self, config=config, training=config.training, optim=config.optim)
-
-
-def settle_precision(training: TrainingSection, device: Any = None) -> None:
-    """Replace `mixed_precision: auto` by what suits this machine, or the `device` of a forecast, which has bf16."""
-    if training.mixed_precision == "auto":
-        training.mixed_precision = "bf16" if device else best_precision()
 
 
 @contextmanager
@@ -113,7 +108,7 @@ def start(config: RunConfig, training: TrainingSection | None = None) -> Run:
     the folder holds another run.
     """
     training = training or getattr(config, "training", None) or TrainingSection(max_train_steps=1)
-    settle_precision(training, config.call.device)
+    settle_precision(training, config.call.device, Path(config.output, "config.yaml") if config.resume else None)
     sharded = sharding_requested()
     check_launcher()
     accelerator = Accelerator(
