@@ -47,7 +47,7 @@ def classify_table(loaded: Loaded, arguments: argparse.Namespace) -> None:
     out = arguments.out
     if out is not None and out.suffix not in WRITERS:
         raise UserError(f"--out {out}: give a name that ends in {', '.join(WRITERS)}")
-    if out is not None and out.exists() and out.samefile(arguments.text):
+    if out is not None and out.exists() and Path(arguments.text).exists() and out.samefile(arguments.text):
         raise UserError(f"--out {out}: this is the table that is read; give another name")
     wanted = {c: f"--{n}" for n in ("column", "pair-column", "label-column") if (c := _option(arguments, n))}
     if "--column" not in wanted.values():
