@@ -169,6 +169,24 @@ def test_boxes_and_masks_follow_their_picture(row, flip, padding, scale):
         assert abs(np.array([x1, y1, x2, y2]) - [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]).max() <= 2
 
 
+@settings(max_examples=60)
+@given(st.integers(0, 10_000), st.sampled_from([(40, 60), (31, 200), (96, 96)]), st.sampled_from([0.3, 0.9, 1.0]))
+def test_crops_keep_their_share_and_their_shape(row, size, least):
+    window = Augmentation(min_scale=least).window(size, 0, row)
+    height, width = size
+    assert window.height * window.width >= least * height * width - 0.5 * (height + width)  # rounded to pixels
+    shape = (window.width / window.height) / (width / height)
+    assert 3 / 4 - 0.06 <= shape <= 4 / 3 + 0.09
+
+
+def test_16_bits_that_would_be_black_are_refused():
+    for values, kind in ((GREY.astype(np.uint16), "PNG"), (GREY.astype(np.uint16) * 16, "PNG"), (GREY, "TIFF")):
+        dark = Pillow.fromarray(values)
+        with pytest.raises(UserError, match="it would be nearly black; save it with 8 bits a channel"):
+            read(stored(dark.convert("I") if kind == "TIFF" else dark, kind))
+    assert (read(stored(Pillow.fromarray(np.zeros((7, 11), np.uint16)))) == 0).all()
+
+
 def test_a_box_that_is_cut_away_is_dropped():
     found, stay = cut_boxes(np.array([[0.0, 0.0, 0.2, 0.2], [0.5, 0.5, 1.0, 1.0]]), (10, 10), Window(5, 5, 5, 5, False))
     assert stay.tolist() == [False, True]

@@ -10,7 +10,14 @@ from torch.testing import assert_close
 from transformers import AutoImageProcessor, AutoModel, AutoModelForObjectDetection, DetrImageProcessorPil
 
 from decero.models import DeceroDetectionConfig, DeceroDetectionForObjectDetection, DeceroDetectionModel
-from decero.models.detection_parts import FrozenBatchNorm2d, denoising_mask, sine_positions
+from decero.models.detection_parts import (
+    FrozenBatchNorm2d,
+    box_prior,
+    coordinate_positions,
+    denoising_mask,
+    places,
+    tiled_boxes,
+)
 
 RESNET = {"model_type": "resnet", "embedding_size": 5, "hidden_sizes": [5, 7], "depths": [1, 1], "num_channels": 2}
 RESNET |= {"layer_type": "basic", "out_features": ["stage2"]}
@@ -81,7 +88,7 @@ def test_a_frozen_norm_is_a_batch_norm_in_evaluation():
 def test_positions_equal_a_loop_of_the_formula():
     seen = torch.ones(2, 3, 5).bool()
     seen[1, :, 3:] = False
-    places = sine_positions(seen, 12)
+    found = coordinate_positions(places(seen), 12)
     for picture, row, column in ((0, 0, 0), (0, 2, 4), (1, 1, 2)):
         shares = ((row + 1) / 3, (column + 1) / (5, 3)[picture])
         waves = []
@@ -89,7 +96,63 @@ def test_positions_equal_a_loop_of_the_formula():
             for i in range(6):
                 angle = 2 * math.pi * share / 10000 ** ((i - i % 2) / 6)
                 waves.append(math.cos(angle) if i % 2 else math.sin(angle))
-        assert_close(places[picture, row * 5 + column], torch.tensor(waves), atol=1e-5, rtol=0)
+        assert_close(found[picture, row * 5 + column], torch.tensor(waves), atol=1e-5, rtol=0)
+    centres = places(seen, centred=True)
+    assert_close(centres[0, 1 * 5 + 4], torch.tensor([1.5 / 3, 4.5 / 5]), atol=1e-5, rtol=0)
+    assert_close(centres[1, 2 * 5 + 0], torch.tensor([2.5 / 3, 0.5 / 3]), atol=1e-5, rtol=0)
+    cooler = coordinate_positions(torch.tensor([0.3]), 24, 20)
+    assert_close(cooler[4], torch.tensor(2 * math.pi * 0.3 / 20 ** (4 / 12)).sin(), atol=1e-5, rtol=0)
+
+
+def test_a_prior_is_the_gaussian_of_its_box():
+    box, grid = [0.7, 0.2, 0.4, 0.02], places(torch.ones(1, 5, 7).bool(), centred=True)
+    found = box_prior(torch.tensor([[box]]), grid)
+    for row in range(5):
+        for column in range(7):
+            x, y = (column + 0.5) / 7, (row + 0.5) / 5
+            expected = -((x - 0.7) ** 2) / (2 * 0.2**2) - (y - 0.2) ** 2 / (2 * 0.025**2)  # at least 0.05 high
+            assert_close(found[0, 0, row * 7 + column].item(), expected, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+def test_a_prior_makes_queries_differ_from_the_start(images, backend):
+    seen = torch.ones(2, 20, 28).long()
+    seen[1, :, 12:] = 0
+    spread = []
+    for prior in (False, True):
+        torch.manual_seed(0)
+        model = DeceroDetectionForObjectDetection(
+            DeceroDetectionConfig(**BASE, stem="patch", anchor_prior=prior)
+        ).eval()
+        model.set_attn_implementation(backend)
+        changed = images.clone()
+        changed[1, :, :, 12:] = 9.0  # padding
+        out = model(images, seen, **NOISED)
+        same_answers(model(changed, seen, **NOISED), out, atol=1e-5, rtol=1e-5)
+        spread.append(out.last_hidden_state[0, :7].std(0).mean().item())
+    assert spread[1] > 10 * spread[0]
+    model.set_attn_implementation("flex_attention")
+    with (
+        pytest.raises(ValueError, match="flex_attention does not support anchor_prior; use sdpa or eager"),
+        torch.no_grad(),
+    ):
+        model(images)
+
+
+def test_anchors_cover_the_image_and_learn_either_way(images):
+    boxes = tiled_boxes(12)
+    assert_close(boxes[:, 2:].prod(-1).sum().item(), 1.0)
+    quarters = {(x > 0.5, y > 0.5) for x, y in boxes[:, :2].tolist()}
+    assert len(quarters) == 4
+    assert len(torch.unique(boxes.round(decimals=2), dim=0)) == 12
+    for auxiliary in (True, False):
+        model = DeceroDetectionForObjectDetection(DeceroDetectionConfig(**BASE, auxiliary_loss=auxiliary))
+        anchors = model.model.decoder.anchors.weight
+        assert_close(anchors.sigmoid(), tiled_boxes(7))
+        out = model(images, labels=LABELS)
+        assert_close(out.pred_boxes[1], tiled_boxes(7))  # corrections begin with 0
+        out.loss.backward()
+        assert anchors.grad.norm() > 0.1
 
 
 @pytest.mark.parametrize("backend", ["eager", "sdpa"])
@@ -171,6 +234,9 @@ def test_any_size_is_read_and_wrong_inputs_are_named(make_model, images):
         ({"patch_size": 6}, "patch_size 6 must be positive, and a power of 2 for stem conv"),
         ({"hidden_size": 9, "num_attention_heads": 3}, "hidden_size 9 must be even"),
         ({"num_queries": 0}, "num_queries 0 must be at least 1"),
+        ({"queries": "learned", "anchor_prior": True}, "anchor_prior needs a box a query; set queries: anchors"),
+        ({"position_temperature": 1}, "position_temperature 1 must be greater than 1; DAB-DETR has 20"),
+        ({"stem": "patch", "stem_depth": 2}, "stem_depth 2 must be at least 1, and is 1 without stem: conv"),
     ):
         with pytest.raises(StrictDataclassError, match=line):
             DeceroDetectionConfig(**{**BASE, **fields})

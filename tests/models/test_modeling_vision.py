@@ -124,6 +124,10 @@ def test_each_stem_makes_one_token_a_patch(make_model, images, stem):
     assert make_model(stem=stem, pooling="mean")(images).last_hidden_state.shape == (3, 6, 33)
     assert make_model(stem=stem)(images).last_hidden_state.shape == (3, 7, 33)
     assert make_model(stem=stem, **DISTILLED)(images).last_hidden_state.shape == (3, 8, 33)
+    if stem == "conv":
+        deeper = make_model(stem=stem, stem_depth=3)
+        assert [sum(p.dim() == 4 for p in each.stem.parameters()) for each in (make_model(stem=stem), deeper)] == [3, 7]
+        assert deeper(images).last_hidden_state.shape == (3, 7, 33)
 
 
 def test_the_sinusoidal_grid_equals_a_loop_of_the_formula():

@@ -86,7 +86,7 @@ PRESETS = {
     "t5_v1_1_small": (SEQ2SEQ, 76_961_152, 60_511_616),
     "vaswani2017_base": (SEQ2SEQ, 63_045_632, 63_045_632),
     "detr_small": (hf.AutoModelForObjectDetection, 11_846_583, 11_845_812),
-    "detr_tiny": (hf.AutoModelForObjectDetection, 1_582_807, 1_582_420),
+    "detr_tiny": (hf.AutoModelForObjectDetection, 1_776_807, 1_776_420),
     "deit_small": (hf.AutoModelForImageClassification, 21_667_972, 21_666_432),
     "setr_tiny": (hf.AutoModelForSemanticSegmentation, 1_466_274, 1_318_304),
     "vit_base": (hf.AutoModelForImageClassification, 85_800_194, 85_798_656),

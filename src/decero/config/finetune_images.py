@@ -94,7 +94,7 @@ class BoxDenoisingSection(Section):
 
 
 class DetectionSection(Section):
-    class_weight: float = Field(1.0, ge=0, le=1e6, description="weight of the cross-entropy of classes")
+    class_weight: float = Field(1.0, ge=0, le=1e6, description="weight of classes in loss and matching")
     box_weight: float = Field(5.0, ge=0, le=1e6, description="weight of the L1 distance of boxes")
     giou_weight: float = Field(2.0, ge=0, le=1e6, description="weight of 1 - generalized IoU of boxes")
     no_object_weight: float = Field(

@@ -25,7 +25,8 @@ class Augmentation:
     """Draw a window for a training picture, and cut pixels, masks and boxes by it.
 
     horizontal_flip: flip every other picture. padding: pixels around the picture (black) that the window may reach.
-    min_scale: resize a window of random size; it has at least this share of the area.
+    min_scale: resize a window of random size. It has at least this share of the area, and keeps the picture's shape
+    within 3/4 and 4/3.
 
     Sources: padded crops, He et al. 2016, section 4.2; random resized crops, Szegedy et al. 2015.
     """
@@ -43,7 +44,8 @@ class Augmentation:
         if self.min_scale is not None:
             area = height * width * (self.min_scale + (1 - self.min_scale) * places[0])
             low, high = np.log(ASPECT[0]), np.log(ASPECT[1])
-            aspect = float(np.exp(low + (high - low) * places[1]))
+            aspect = float(np.exp(low + (high - low) * places[1])) * width / height  # beside the picture's own shape
+            aspect = float(np.clip(aspect, area / height**2, width**2 / area))  # a window that fits keeps its area
             cut_height = int(np.clip(round((area / aspect) ** 0.5), 1, height))
             cut_width = int(np.clip(round((area * aspect) ** 0.5), 1, width))
         else:

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 from decero.errors import UserError, root_line
 
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+DARK = 4096  # a 16-bit picture whose values stay below: 8 or 12 bits were stored in 16
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 Resampling = Image.Resampling
 
@@ -49,12 +50,18 @@ def open_image(value: Any, where: str, folder: Path | None = None) -> Image.Imag
 def pixels_of(image: Image.Image, channels: int, where: str) -> Image.Image:
     """Return a picture with 1 (grey) or 3 (RGB) channels of 8 bits; what is transparent becomes white.
 
-    16-bit greys keep their upper 8 bits. Raises UserError for numbers that are no greys, such as a float TIFF.
+    16-bit greys keep their upper 8 bits. Raises UserError for numbers that are no greys, such as a float TIFF, and for
+    fewer bits in 16, which would be nearly black.
     """
     if image.mode in SIXTEEN_BITS or image.mode == "I":
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65_535:
             raise UserError(f"{where}: the picture has values of 32 bits; save it with 8 or 16 bits a channel")
+        if 0 < values.max() < DARK:
+            raise UserError(
+                f"{where}: the picture has 16 bits, but its largest value is {values.max():,}, so it would be nearly "
+                "black; save it with 8 bits a channel, or multiply its values so that they reach 65,535"
+            )
         image = Image.fromarray((values >> 8).astype(np.uint8))
     elif image.mode == "F":
         raise UserError(f"{where}: the picture has float values; save it with 8 or 16 bits a channel")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -40,7 +40,10 @@ class LoadedPictures:
         arrays: list[np.ndarray] = []
         for number, picture in enumerate(pictures, start=1):
             where = str(picture) if isinstance(picture, str | Path) else f"picture {number}"
-            image = picture if isinstance(picture, Image.Image) else open_image(_value(picture), where)
+            if isinstance(picture, Image.Image):
+                image = ImageOps.exif_transpose(picture)
+            else:
+                image = open_image(_value(picture), where)
             images.append(image)
             pixels = self.pixels
             arrays.append(to_pixels(image, pixels.size, pixels.channels, where, pixels.resample))

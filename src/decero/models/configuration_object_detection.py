@@ -16,12 +16,18 @@ class DeceroDetectionConfig(StackConfig):
         stem: how pixels become tokens: `conv`, convolutions of stride 2, each with group norm; `patch`, one matrix; or
             `backbone`, the last feature map of a model of transformers.
         patch_size: pixels of a side that one token stands for, with `conv` and `patch`; `conv` needs a power of 2.
+        stem_depth: convolutions at each size of the stem `conv`: the first halves, the others keep the size.
         backbone_config: configuration of the backbone, such as {model_type: resnet, ...}. Its batch norms are frozen,
             its other weights are trained.
         num_hidden_layers, decoder_layers: layers of encoder and decoder; None: the same number.
         num_queries: the most objects that the model finds in an image.
         queries: `learned`, a trained position a query (Carion et al. 2020), or `anchors`, a trained box a query, which
             each layer corrects (DAB-DETR: Liu et al. 2022). Only `anchors` can learn from denoising queries.
+        anchor_prior: a query looks around its box from the first step: the scores of cross-attention get a Gaussian of
+            the box, with half of its width and height as standard deviations (Gao et al. 2021, section 3.2). Needs
+            `anchors`.
+        position_temperature: base of the sinusoidal positions of places and boxes. DETR has 10,000, DAB-DETR 20: all
+            numbers are shares of an image, so with 10,000 most features hardly change from place to place.
         carry_norm: hand the normalised state of a decoder layer to the next one, and normalise the last state twice,
             as the stock DETR does with its `auxiliary_loss`.
         auxiliary_loss: also return classes and boxes of every decoder layer before the last, for their losses.
@@ -35,12 +41,15 @@ class DeceroDetectionConfig(StackConfig):
     position_embedding_type = "none"  # of the stacks: sinusoidal positions are added in each layer
 
     stem: Literal["conv", "patch", "backbone"] = "conv"
+    stem_depth: int = 1
     patch_size: int = 8
     num_channels: int = 3
     backbone_config: dict | PreTrainedConfig | None = None
     decoder_layers: int | None = None
     num_queries: int = 100
     queries: Literal["learned", "anchors"] = "anchors"
+    anchor_prior: bool = False
+    position_temperature: float | int = 10_000
     carry_norm: bool = False
     auxiliary_loss: bool = True
     class_cost: float | int = 1
@@ -70,9 +79,17 @@ class DeceroDetectionConfig(StackConfig):
             raise ValueError(f"stem is {self.stem}, with {given}; stem backbone and backbone_config go together")
         if self.patch_size < 1 or (self.stem == "conv" and self.patch_size & (self.patch_size - 1)):
             raise ValueError(f"patch_size {self.patch_size} must be positive, and a power of 2 for stem conv")
+        if self.stem_depth < 1 or (self.stem_depth > 1 and self.stem != "conv"):
+            raise ValueError(f"stem_depth {self.stem_depth} must be at least 1, and is 1 without stem: conv")
 
     def validate_queries(self):
         """Raise ValueError for no queries, and for a width that two coordinates cannot share."""
+        if self.anchor_prior and self.queries != "anchors":
+            raise ValueError("anchor_prior needs a box a query; set queries: anchors, or anchor_prior: false")
+        if self.position_temperature <= 1:
+            raise ValueError(
+                f"position_temperature {self.position_temperature} must be greater than 1; DAB-DETR has 20"
+            )
         if self.num_queries < 1:
             raise ValueError(f"num_queries {self.num_queries} must be at least 1")
         if self.hidden_size % 2:

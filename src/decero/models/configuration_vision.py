@@ -47,6 +47,7 @@ class DeceroVisionConfig(BackboneConfigMixin, PictureConfig):
     Args:
         stem: how pixels become patch embeddings: `patch`, one matrix (ViT), or `conv`, convolutions of stride 2, each
             with group norm (Xiao et al. 2021). `conv` learns faster from few images; patch_size is then a power of 2.
+        stem_depth: convolutions at each size of the stem `conv`: the first halves, the others keep the size.
         pooling: what a classifier reads: `cls`, a class token before the patches (ViT), or `mean`, the mean of the
             patches, without a class token (Beyer et al. 2022).
         distillation_token: put a second token behind the class token (DeiT: Touvron et al. 2021, section 4).
@@ -64,6 +65,7 @@ class DeceroVisionConfig(BackboneConfigMixin, PictureConfig):
     model_type = "decero_vision"
 
     stem: Literal["patch", "conv"] = "patch"
+    stem_depth: int = 1
     pooling: Literal["cls", "mean"] = "cls"
     distillation_token: bool = False
     distillation_head: bool = False
@@ -89,6 +91,8 @@ class DeceroVisionConfig(BackboneConfigMixin, PictureConfig):
         halving = "stem conv" if self.stem == "conv" else "decode_head pup" if self.decode_head == "pup" else None
         if halving and patch & (patch - 1):
             raise ValueError(f"{halving} works in steps of 2, but patch_size {patch} is not a power of 2; change one")
+        if self.stem_depth < 1 or (self.stem_depth > 1 and self.stem != "conv"):
+            raise ValueError(f"stem_depth {self.stem_depth} must be at least 1, and is 1 without stem: conv")
 
     def validate_distillation(self):
         """Raise ValueError for a distillation token without class token, or its head without the token."""

@@ -1,18 +1,51 @@
-"""Define the parts of a detector: a backbone as stem, positions of a map and of boxes, who sees whom.
+"""Define the parts of a detector: outputs, a backbone as stem, positions of a map and of boxes, who sees whom.
 
 Dimensions: B batch, C channels, h and w height and width of a map, M its places, Q queries, G groups of denoising
 queries, T objects, L all queries, D model.
 """
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoBackbone
+from transformers.modeling_outputs import BaseModelOutputWithCrossAttentions
+from transformers.models.detr.modeling_detr import DetrModelOutput, DetrObjectDetectionOutput
 
 from .embeddings import sinusoidal_positions
+
+
+@dataclass
+class DecodedQueries(BaseModelOutputWithCrossAttentions):
+    """Add the states (layers, batch, queries, model) and boxes (layers, batch, queries, 4) of all layers."""
+
+    intermediate_hidden_states: torch.Tensor | None = None
+    intermediate_boxes: torch.Tensor | None = None
+
+
+@dataclass
+class DeceroDetectionModelOutput(DetrModelOutput):
+    """Add the boxes of all layers of the decoder, (layers, batch, queries, 4)."""
+
+    intermediate_boxes: torch.Tensor | None = None
+
+
+@dataclass
+class DeceroObjectDetectionOutput(DetrObjectDetectionOutput):
+    """Add classes and boxes of the denoising queries, one dict a layer, the last layer first."""
+
+    denoising_outputs: list[dict] | None = None
+
+
+class AnchorBoxes(nn.Embedding):
+    """Hold a trained box a query: centre and size before the sigmoid. They start spread over the image."""
+
+
+class Corrections(nn.Linear):
+    """Say how a layer changes the boxes that it gets. At first nothing."""
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -44,29 +77,71 @@ class BackboneStem(nn.Module):
         return self.projection(self.backbone(pixel_values_BCYX).feature_maps[-1])
 
 
-def sine_positions(seen_Bhw, hidden_size):
-    """Return positions of a map, (batch, places, model): half for the row, half for the column (appendix A.4).
+def places(seen_Bhw, centred=False):
+    """Return where the places of a map are, as shares of the image: (batch, places, 2), row and column.
 
-    seen_Bhw: True for places of the image, False for padding. The last place of an image has the position 2 pi.
+    seen_Bhw: True for places of the image, False for padding. A place is where its cell ends, as in DETR (the last one
+    is at 1); centred: at the centre of its cell, as boxes count.
     """
     shares = []
     for axis in (1, 2):
         place_Bhw = seen_Bhw.cumsum(axis, dtype=torch.float32)
-        shares.append(place_Bhw / (place_Bhw.narrow(axis, -1, 1) + 1e-6))
-    return coordinate_positions(torch.stack(shares, dim=-1), hidden_size).flatten(1, 2)
+        shares.append((place_Bhw - 0.5 * centred) / (place_Bhw.narrow(axis, -1, 1) + 1e-6))
+    return torch.stack(shares, dim=-1).flatten(1, 2)
 
 
-def coordinate_positions(shares, hidden_size):
-    """Return sines and cosines of numbers in [0, 1], `hidden_size / 2` for each, side by side."""
-    return sinusoidal_positions(shares * 2 * math.pi, hidden_size // 2).flatten(-2)
+def coordinate_positions(shares, hidden_size, temperature=10_000):
+    """Return sines and cosines of numbers in [0, 1], `hidden_size / 2` for each, side by side (appendix A.4).
+
+    A share of 1 has the position 2 pi.
+    """
+    return sinusoidal_positions(shares * 2 * math.pi, hidden_size // 2, temperature).flatten(-2)
+
+
+def box_prior(boxes_BQ4, places_BM2):
+    """Return a Gaussian of each box at each place, as a logarithm: (batch, queries, places), 0 at the centre.
+
+    Half of the width and of the height are its standard deviations, as in SMCA (Gao et al. 2021, eq. 1, with a size per
+    axis). boxes_BQ4: centre and size as shares of the image. places_BM2: row and column.
+    """
+    x, y, width, height = boxes_BQ4[:, :, None].unbind(-1)
+    least = 0.05  # a box that vanishes still sees its surroundings
+    rows_B1M, columns_B1M = places_BM2[:, None].unbind(-1)
+    across = (columns_B1M - x) / (0.5 * width.clamp(min=least))
+    down = (rows_B1M - y) / (0.5 * height.clamp(min=least))
+    return -0.5 * (across**2 + down**2)
+
+
+def prior_mask(anchors_BQ4, places_BM2, seen_BM, dtype):
+    """Return what the prior adds to the scores of cross-attention: (batch, 1, queries, places).
+
+    anchors_BQ4: boxes before the sigmoid. seen_BM: None, or False for padding. Without a gradient: boxes learn from
+    their own losses.
+    """
+    prior_BQM = box_prior(anchors_BQ4.detach().float().sigmoid(), places_BM2)
+    if seen_BM is not None:
+        prior_BQM = prior_BQM.masked_fill(~seen_BM[:, None], torch.finfo(dtype).min)
+    return prior_BQM.to(dtype).unsqueeze(1)
+
+
+def tiled_boxes(number):
+    """Return boxes that cover an image evenly, (number, 4): centre and size as shares of it.
+
+    The centres are the R2 sequence (Roberts 2018), which is even for any number. Together the boxes have its area.
+    """
+    n = torch.arange(number, dtype=torch.float64)
+    golden = 1.32471795724474602596  # g of the plane: g^3 = g + 1
+    centres_N2 = torch.stack((0.5 + n / golden, 0.5 + n / golden**2), dim=-1) % 1
+    return torch.cat((centres_N2, torch.full((number, 2), number**-0.5, dtype=torch.float64)), dim=-1).float()
 
 
 class Perceptron(nn.Module):
     """Apply linear layers with ReLU between them."""
 
-    def __init__(self, *sizes):
+    def __init__(self, *sizes, last=nn.Linear):
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(sizes))
+        *first, (inputs, outputs) = pairwise(sizes)
+        self.layers = nn.ModuleList([*(nn.Linear(*each) for each in first), last(inputs, outputs)])
 
     def forward(self, x):
         for layer in self.layers[:-1]:

@@ -4,14 +4,12 @@ Dimensions: B batch, C channels, Y and X height and width in pixels, h and w the
 (h x w), Q queries, G groups of denoising queries, T objects, D model, V labels.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithCrossAttentions
-from transformers.models.detr.modeling_detr import DetrModelOutput, DetrObjectDetectionOutput
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -19,32 +17,23 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import CrossAttention, SelfAttention
 from .configuration_object_detection import DeceroDetectionConfig
-from .detection_parts import BackboneStem, Perceptron, coordinate_positions, denoising_mask, sine_positions
+from .detection_parts import (
+    AnchorBoxes,
+    BackboneStem,
+    Corrections,
+    DeceroDetectionModelOutput,
+    DeceroObjectDetectionOutput,
+    DecodedQueries,
+    Perceptron,
+    coordinate_positions,
+    denoising_mask,
+    places,
+    prior_mask,
+    tiled_boxes,
+)
 from .layers import DecoderLayer, EncoderLayer, build_norm
 from .modeling_stack import DeceroPreTrainedModel, DeceroStack
 from .patches import STEMS
-
-
-@dataclass
-class DecodedQueries(BaseModelOutputWithCrossAttentions):
-    """Add the states (layers, batch, queries, model) and boxes (layers, batch, queries, 4) of all layers."""
-
-    intermediate_hidden_states: torch.Tensor | None = None
-    intermediate_boxes: torch.Tensor | None = None
-
-
-@dataclass
-class DeceroDetectionModelOutput(DetrModelOutput):
-    """Add the boxes of all layers of the decoder, (layers, batch, queries, 4)."""
-
-    intermediate_boxes: torch.Tensor | None = None
-
-
-@dataclass
-class DeceroObjectDetectionOutput(DetrObjectDetectionOutput):
-    """Add classes and boxes of the denoising queries, one dict a layer, the last layer first."""
-
-    denoising_outputs: list[dict] | None = None
 
 
 class QueryLayer(DecoderLayer):
@@ -67,6 +56,16 @@ class DeceroDetectionPreTrainedModel(DeceroPreTrainedModel):
         "attentions": OutputRecorder(SelfAttention, index=1),
         "cross_attentions": OutputRecorder(CrossAttention, index=1),
     }
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        """Start anchors as boxes that cover the image, and their corrections at 0 (Zhu et al. 2021, appendix A.4)."""
+        super()._init_weights(module)
+        if isinstance(module, AnchorBoxes):
+            init.copy_(module.weight, tiled_boxes(len(module.weight)).logit(eps=1e-4))
+        if isinstance(module, Corrections):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
 
 
 class DeceroDetectionEncoder(DeceroDetectionPreTrainedModel, DeceroStack):
@@ -101,7 +100,8 @@ class DeceroDetectionDecoder(DeceroDetectionPreTrainedModel, DeceroStack):
     def __init__(self, config):
         super().__init__(config, QueryLayer, config.decoder_layers)
         self.norm = build_norm(config)  # the heads read normalised states, whatever the layers do
-        self.bbox_predictor = Perceptron(*[config.hidden_size] * 3, 4)
+        last = Corrections if config.queries == "anchors" else nn.Linear
+        self.bbox_predictor = Perceptron(*[config.hidden_size] * 3, 4, last=last)
         self.post_init()
 
     def add_embeddings(self, config):
@@ -109,15 +109,15 @@ class DeceroDetectionDecoder(DeceroDetectionPreTrainedModel, DeceroStack):
         if config.queries == "learned":
             self.query_positions = nn.Embedding(Q, D)
             return
-        self.anchors = nn.Embedding(Q, 4)  # centre and size before the sigmoid
-        self.anchors.initializer_gain = 1.5 / config.initializer_range  # spread over the image
+        self.anchors = AnchorBoxes(Q, 4)
         self.embed_classes = nn.Embedding(config.num_labels + 1, D)  # the last: a class that is not known yet
         self.embed_anchors = Perceptron(2 * D, D, D)
 
     def positions_of(self, anchors_BQ4):
         """Return the positions of queries (batch, queries, model), from their boxes before the sigmoid."""
         x, y, width, height = anchors_BQ4.float().sigmoid().unbind(-1)
-        waves_BQD = coordinate_positions(torch.stack((y, x, height, width), dim=-1), self.config.hidden_size)
+        shares_BQ4, temperature = torch.stack((y, x, height, width), dim=-1), self.config.position_temperature
+        waves_BQD = coordinate_positions(shares_BQ4, self.config.hidden_size, temperature)
         return self.embed_anchors(waves_BQD.to(self.anchors.weight.dtype))
 
     def start(self, batch, classes_BGT=None, boxes_BGT4=None):
@@ -145,15 +145,18 @@ class DeceroDetectionDecoder(DeceroDetectionPreTrainedModel, DeceroStack):
     @capture_outputs
     def forward(
         self, memory_BMD, memory_positions_BMD, memory_seen_BM=None, denoising_classes=None, denoising_boxes=None,
-        **kwargs: Unpack[TransformersKwargs],
+        places_BM2=None, **kwargs: Unpack[TransformersKwargs],
     ) -> DecodedQueries:  # fmt: skip
         """Return states and boxes of every layer. A layer corrects the boxes that it gets (anchors), or says new ones.
 
         memory_BMD, memory_positions_BMD: (batch, places, model). memory_seen_BM: None, or True for places to read.
+        places_BM2: row and column of the places as shares of the image, for `anchor_prior`.
         """
         hidden_BQD, anchors_BQ4, mask = self.start(len(memory_BMD), denoising_classes, denoising_boxes)
         hidden_BQD = hidden_BQD.to(memory_BMD.dtype)
-        memory_mask = None
+        memory_mask, backend = None, self.config._attn_implementation
+        if self.config.anchor_prior and backend not in ("eager", "sdpa"):
+            raise ValueError(f"{backend} does not support anchor_prior; use sdpa or eager")
         if memory_seen_BM is not None:
             memory_mask = create_bidirectional_mask(
                 config=self.config, inputs_embeds=hidden_BQD, attention_mask=memory_seen_BM,
@@ -162,6 +165,8 @@ class DeceroDetectionDecoder(DeceroDetectionPreTrainedModel, DeceroStack):
         states, boxes = [], []
         for layer in self.layers:
             positions_BQD = self.query_positions.weight if anchors_BQ4 is None else self.positions_of(anchors_BQ4)
+            if self.config.anchor_prior:
+                memory_mask = prior_mask(anchors_BQ4, places_BM2, memory_seen_BM, hidden_BQD.dtype)
             hidden_BQD = layer(
                 hidden_BQD, mask, None, memory_BMD, memory_mask, positions_BLD=positions_BQD.to(hidden_BQD.dtype),
                 memory_positions_BMD=memory_positions_BMD, **kwargs,
@@ -173,7 +178,8 @@ class DeceroDetectionDecoder(DeceroDetectionPreTrainedModel, DeceroStack):
             logits_BQ4 = self.bbox_predictor(state_BQD)
             if anchors_BQ4 is not None:
                 logits_BQ4 = logits_BQ4 + anchors_BQ4
-                anchors_BQ4 = logits_BQ4.detach()  # each layer is judged by its own correction
+                # Each layer is judged by its own correction, if it is judged at all.
+                anchors_BQ4 = logits_BQ4.detach() if self.config.auxiliary_loss else logits_BQ4
             states.append(state_BQD)
             boxes.append(logits_BQ4.sigmoid())
         return DecodedQueries(
@@ -197,7 +203,7 @@ class DeceroDetectionModel(DeceroDetectionPreTrainedModel):
         channels, expected, side = pixel_values_BCYX.shape[1], self.config.num_channels, self.config.patch_size
         if channels != expected:
             raise ValueError(f"images have {channels} channels, but num_channels is {expected}; convert the images")
-        if self.config.stem == "patch":  # black to the right and below fills the last patches
+        if self.config.stem == "patch":  # zeros to the right and below fill the last patches
             Y, X = pixel_values_BCYX.shape[2:]
             pixel_values_BCYX = F.pad(pixel_values_BCYX, (0, -X % side, 0, -Y % side))
         return self.stem(pixel_values_BCYX.to(self.dtype))
@@ -220,10 +226,12 @@ class DeceroDetectionModel(DeceroDetectionPreTrainedModel):
             seen_Bhw = F.interpolate(pixel_mask[None].float(), size=size)[0].bool()
             seen_BM = seen_Bhw.flatten(1)
             mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden_BMD, attention_mask=seen_BM)
-        positions_BMD = sine_positions(seen_Bhw, self.config.hidden_size).to(hidden_BMD.dtype)
+        places_BM2 = places(seen_Bhw, centred=self.config.queries == "anchors")
+        waves_BMD = coordinate_positions(places_BM2, self.config.hidden_size, self.config.position_temperature)
+        positions_BMD = waves_BMD.to(hidden_BMD.dtype)
         encoded = self.encoder(hidden_BMD, positions_BMD, mask, **kwargs)
         decoded = self.decoder(
-            encoded.last_hidden_state, positions_BMD, seen_BM, denoising_classes, denoising_boxes, **kwargs
+            encoded.last_hidden_state, positions_BMD, seen_BM, denoising_classes, denoising_boxes, places_BM2, **kwargs
         )
         return DeceroDetectionModelOutput(
             last_hidden_state=decoded.last_hidden_state,

@@ -51,13 +51,17 @@ class ConvBlock(nn.Sequential):
 class ConvStem(nn.Sequential):
     """Halve an image by 3 x 3 convolutions until a patch is one place: Xiao et al. 2021, section 4.
 
-    The width doubles each time up to `hidden_size`. The paper has batch norm.
+    The width doubles each time up to `hidden_size`. After each halving, `stem_depth - 1` convolutions keep the size.
+    The paper has batch norm, and a depth of 1.
     """
 
     def __init__(self, config):
         D, halvings = config.hidden_size, config.patch_size.bit_length() - 1
         widths = [config.num_channels, *(max(1, D >> left) for left in reversed(range(halvings)))]
-        blocks = [ConvBlock(wide, wider, 3, stride=2) for wide, wider in pairwise(widths)]
+        blocks = []
+        for wide, wider in pairwise(widths):
+            blocks += [ConvBlock(wide, wider, 3, stride=2)]
+            blocks += [ConvBlock(wider, wider, 3) for _ in range(config.stem_depth - 1)]
         super().__init__(*blocks, nn.Conv2d(widths[-1], D, 1))
 
 
