@@ -44,13 +44,13 @@ def main():
     systems = measuring.pair_systems(table, unigram, controls)
     contrasts = measuring.pair_contrasts(table)
     groups = {name: accuracy_by(table[name].tolist(), systems, contrasts) for name in ("phenomenon", "paradigm")}
-    whole = accuracy_by(["all"] * len(table), systems, contrasts)
+    whole = accuracy_by(["all pairs"] * len(table), systems, contrasts)["all pairs"]
     on_main(accelerator, lambda: table.to_parquet(run.output / "predictions.parquet", index=False))
-    metric = {name: whole["all"][name][0] for name in ("accuracy", "accuracy_per_token")}
-    record = {"split": config.split, "metric": metric, "kind": rows.kind, "whole": whole["all"]}
+    metric = {name: whole[name][0] for name in ("accuracy", "accuracy_per_token")}
+    record = {"split": config.split, "metric": metric, "kind": rows.kind, "whole": whole}
     record |= {"phenomena": groups["phenomenon"], "paradigms": groups["paradigm"]}
     write_result(run.output, accelerator, record | {"num_parameters": model.num_parameters()})
-    run.print("", *pair_table(groups["phenomenon"] | whole), "", f"{config.output}: scores are {rows.kind}")
+    run.print("", *pair_table(groups["phenomenon"], whole), "", f"{config.output}: scores are {rows.kind}")
     accelerator.end_training()
 
 

@@ -51,6 +51,9 @@ def test_a_copy_holds_every_config_that_its_files_name(tmp_path, capsys):
             launcher = path.parent.name == "accelerate"
             for named in [] if launcher else re.findall(r"(?<![\w/.-])configs/[\w/.-]+\.yaml", path.read_text()):
                 assert (tmp_path / name / named).is_file() or not shipped(named).is_file(), f"{path}: {named}"
+            if path.suffix == ".yaml" and path.parent.name not in ("model", "accelerate"):
+                for recipe in re.findall(r"^#.*?\b(recipes/\w+\.py)", path.read_text(), flags=re.M):
+                    assert (tmp_path / name / recipe).is_file(), f"{path}: {recipe}"
     assert "run it: cd train_tokenizer && python recipes/train_tokenizer.py configs/tok" in capsys.readouterr().out
     main(["recipe", "--copy=pretrain_mlm", "pretrain_mlm"])  # again, and the option first: nothing to write
 

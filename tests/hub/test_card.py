@@ -95,6 +95,17 @@ def test_a_model_of_image_tokens_writes_no_texts(tokenizer, tmp_path):
     assert ModelCard(model_card("me/tiny", config, None, None)).data.pipeline_tag == "text-generation"
 
 
+def test_a_permutation_model_does_not_promise_to_fill():
+    config = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
+    assert ModelCard(model_card("me/tiny", config, None, None, mask="[MASK]")).data.pipeline_tag == "fill-mask"
+    config |= {"pretraining_objective": "permutation_lm"}
+    said = ModelCard(model_card("me/tiny", config, None, None, mask="[MASK]", languages=["en"]))
+    assert said.data.pipeline_tag is None
+    assert said.data.to_dict().get("widget") is None
+    assert "Only `decero fill` fills holes with it" in said.text
+    assert "AutoModelForMaskedLM" in said.text
+
+
 @pytest.mark.parametrize("kind", ["stock", "decero", "remote code", "tokenizer"])
 def test_the_way_to_load_it_that_the_card_shows_works(model_folder, tokenizer, tmp_path, kind):
     """Run the card's Python code, with the folder instead of the repository name."""

@@ -117,7 +117,11 @@ def test_it_is_scored_and_continued_with_the_generator_beside(launch, rtd, detec
     said = launch("pretrain_rtd", rtd, f"output={tmp_path}/more", *model, *SHORT, "training.metric_for_best_model=null")
     assert "random weights" not in said.stderr
     assert "are replaced" not in said.stderr
+    assert "generator_size" not in said.stderr
     assert losses(tmp_path / "more")[0] < losses(detected)[0] - 3
+    scored = "objective.generator_size=0.25", f"output={tmp_path}/other", "--eval-only"
+    said = launch("pretrain_rtd", rtd, *model, *scored).stderr
+    assert "objective.generator_size has no effect" in said
     shutil.copytree(detected / "model", tmp_path / "alone" / "model")
     why = launch(
         "pretrain_rtd", rtd, f"output={tmp_path}/x", f"model={{name_or_path: {tmp_path}/alone/model}}", "tokenizer={}",
@@ -155,8 +159,17 @@ def test_a_discriminator_scores_minimal_pairs(launch, write_config, detected, tm
     masked = write_config(
         "masked", f"output: {tmp_path}/x\nmodel: {{name_or_path: {detected}/model}}\ndata: {{files: FILES}}\n"
     )
-    said = launch("evaluate_masked_lm", masked, expect=2).stderr
-    assert "gives no probabilities of tokens; use its generator" in said.strip().splitlines()[-1]
+    rows = [{"sentence": "[he] runs", "first": "he", "second": "she", "label": "x"}]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bias = write_config(
+        "bias", f"output: {tmp_path}/x\nmodel: {{name_or_path: {detected}/model}}\n"
+        f"sets: {{s: {{format: crows_pairs, data: {{files: {{test: {tmp_path}/pairs.jsonl}}}}, "
+        "columns: {text: sentence, more: first, less: second, category: label}}}\n"
+        "unigram: {files: FILES}\n"
+    )  # fmt: skip
+    for recipe, config in (("evaluate_masked_lm", masked), ("probe_bias", bias)):
+        said = launch(recipe, config, expect=2).stderr
+        assert "gives no probabilities of tokens; use its generator" in said.strip().splitlines()[-1]
 
 
 @pytest.mark.slow

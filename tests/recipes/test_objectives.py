@@ -21,7 +21,7 @@ from transformers import (
 
 from decero.config.pretraining import PretrainPLM
 from decero.errors import UserError
-from decero.inference import fill, generate
+from decero.inference import fill, generate, score
 from decero.inference.loading import load
 from decero.tasks import PermutationLM
 from decero.training.runs import Run
@@ -234,6 +234,30 @@ def test_one_checkpoint_fills_and_generates(hybrid):
     with torch.no_grad():
         assert not torch.allclose(filler(other).logits[0, hole], filler(**inputs).logits[0, hole])
         assert torch.allclose(writer(other).logits[0, hole], writer(**inputs).logits[0, hole])
+
+
+def test_a_hybrid_is_measured_as_a_masked_model_too(hybrid, launch, write_config, tmp_path):
+    _, folder = hybrid
+    masked = write_config(
+        "masked", f"output: {tmp_path}/x\nmodel: {{name_or_path: {folder}/model}}\ndata: {{files: FILES, max_length: 61}}\n"
+        "objective: {name: original}\n"
+    )  # fmt: skip
+    launch("evaluate_masked_lm", masked)
+    assert metric(tmp_path / "x")["pseudo_perplexity"] > 1
+    text = "the bank raised its rate"
+    (pseudo,), (causal,) = (
+        score(folder / "model", [text], pseudo_likelihood="original"),
+        score(folder / "model", [text]),
+    )
+    assert (pseudo.kind, causal.kind) == ("pseudo_log_likelihood", "log_likelihood")
+    tokenizer, filler = (auto.from_pretrained(folder / "model") for auto in (AutoTokenizer, AutoModelForMaskedLM))
+    ids, total = tokenizer(text, return_tensors="pt")["input_ids"], 0.0
+    for place in (ids[0] >= len(tokenizer.all_special_ids)).nonzero()[:, 0].tolist():
+        hidden = ids.clone()
+        hidden[0, place] = tokenizer.mask_token_id
+        with torch.no_grad():
+            total += float(filler(hidden).logits[0, place].log_softmax(-1)[ids[0, place]])
+    assert pseudo.total == pytest.approx(total, abs=1e-4)
 
 
 def test_a_plain_decoder_still_refuses_to_fill(hybrid, launch, tmp_path):

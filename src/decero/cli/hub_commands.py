@@ -81,13 +81,15 @@ def add_export(commands) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
+    from decero.data.packages import resolve_package_path
     from decero.errors import UserError, did_you_mean
     from decero.hub.convert import export_model
     from decero.hub.engines import ENGINES, export_engine
     from decero.hub.families import FAMILIES
 
+    model = resolve_package_path(arguments.model)
     if arguments.to in ENGINES:
-        export_engine(arguments.model, arguments.out, arguments.to, arguments.quantization)
+        export_engine(model, arguments.out, arguments.to, arguments.quantization)
         return
     names = ["auto", "remote-code", *dict.fromkeys(family.name for family in FAMILIES), *ENGINES]
     if arguments.to not in names:
@@ -95,7 +97,7 @@ def _export(arguments: argparse.Namespace) -> None:
         raise UserError(f"--to {arguments.to}: no such family or engine{near} (known: {', '.join(names)})")
     if arguments.quantization is not None:
         raise UserError(f"--quantization is for an engine, not for --to {arguments.to}; see decero export --help")
-    export_model(arguments.model, arguments.out, arguments.to)
+    export_model(model, arguments.out, arguments.to)
 
 
 def add_merge(commands) -> None:

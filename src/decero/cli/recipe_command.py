@@ -66,7 +66,7 @@ def _list_configs(recipe: Path) -> None:
     for name in own:
         first = (home / name).read_text(encoding="utf-8").partition("\n")[0]
         print(f"{name!s:<{width}}  {first.removeprefix('#').strip()}")
-    print(f"\nrun one:  decero recipe {recipe.stem} {own[0]} [key.sub=value ...]")
+    print(f"\nrun one:  decero recipe {recipe.stem} {easiest(own)} [key.sub=value ...]")
     print(f"settings: decero recipe {recipe.stem} --help")
     print(f"copy all: decero recipe {recipe.stem} --copy FOLDER")
 
@@ -90,7 +90,7 @@ def is_of_run(name: Path) -> bool:
 
 
 def _copy(recipe: Path, folder: Path) -> None:
-    """Copy a recipe, the configurations that name it, those that these name, and those of accelerate's launcher.
+    """Copy a recipe, the configurations that name it, those that these name, their recipes, and the launcher's files.
 
     They lie in the folder as in the repository, so every command of the documentation works there.
 
@@ -99,7 +99,8 @@ def _copy(recipe: Path, folder: Path) -> None:
     home = shipped("configs").parent
     own = configs_of(recipe)
     launchers = (path.relative_to(home) for path in (home / "configs" / "accelerate").glob("*.yaml"))
-    names = [Path("recipes", recipe.name), *sorted({*with_named(home, own), *launchers})]
+    named = with_named(home, [Path("recipes", recipe.name), *own])
+    names = sorted({*named, *launchers}, key=lambda name: (name.parts[0] != "recipes", name))
     texts = {folder / name: (home / name).read_bytes() for name in names}
     new = []
     for path, content in texts.items():
@@ -119,17 +120,28 @@ def _copy(recipe: Path, folder: Path) -> None:
         raise
     for name in names:
         print(folder / name)
-    print(f"\nrun it: cd {folder} && python {names[0]} {next(filter(is_of_run, own))}")
+    print(f"\nrun it: cd {folder} && python recipes/{recipe.name} {easiest(own)}")
+
+
+def easiest(names: list[Path]) -> Path:
+    """Return the configuration to run first: that of the quickstart, whose data come with a package, else any."""
+    own = list(filter(is_of_run, names))
+    return next((name for name in own if name.stem.endswith("quickstart")), own[0])
 
 
 def with_named(home: Path, names: list[Path]) -> list[Path]:
-    """Return configurations, and those that they name, directly or not. home: the folder of configs/."""
+    """Return files, and the configurations and recipes that they name, directly or not. home: the folder of configs/.
+
+    The comments of a model name recipes as examples, so these are not followed.
+    """
     found, left = [], list(names)
     while left:
         name = left.pop()
         found.append(name)
         text = (home / name).read_text(encoding="utf-8")
-        for each in map(Path, re.findall(r"(?<![\w/.-])configs/[\w/.-]+\.yaml", text)):
+        named = re.findall(r"(?<![\w/.-])configs/[\w/.-]+\.yaml", text)
+        named += re.findall(r"\brecipes/\w+\.py\b", text) if name.parts[0] == "configs" and is_of_run(name) else []
+        for each in map(Path, named):
             if each not in (*found, *left) and (home / each).is_file():
                 left.append(each)
     return found

@@ -36,7 +36,7 @@ def start_id(tokenizer: PreTrainedTokenizerBase, token: str | None = None) -> in
         special = ", ".join(tokenizer.all_special_tokens)
         near = did_you_mean(token, tokenizer.all_special_tokens)
         raise UserError(
-            f"data.start_token: unknown token {token} in tokenizer {tokenizer.name_or_path}"
+            f"start token: unknown token {token} in tokenizer {tokenizer.name_or_path}"
             f"{near or f'; its special tokens: {special}'}"
         )
     return vocabulary[token]

@@ -60,11 +60,11 @@ def contrast_of(good: Sequence[str], bad: Sequence[str]) -> Hashable:
     return frozenset(only) or (tuple(good), tuple(bad))
 
 
-def pair_table(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Write the result of `accuracy_by` as a Markdown table in points of 100, a line a group."""
+def pair_table(groups: Mapping[str, Mapping[str, Any]], whole: Mapping[str, Any] | None = None) -> list[str]:
+    """Write the result of `accuracy_by` as a Markdown table in points of 100, a line a group, and one for all pairs."""
     systems = [name for name in next(iter(groups.values())) if name != "pairs"]
     lines = [f"| | pairs | {' | '.join(SHORT[name] for name in systems)} |", "|:--|--:|" + "--:|" * len(systems)]
-    for group, found in groups.items():
+    for group, found in [*groups.items(), *([("all", whole)] if whole else [])]:
         cells = []
         for name in systems:
             value, low, high = (100 * each for each in found[name])

@@ -17,7 +17,7 @@ from decero.errors import UserError, did_you_mean
 from decero.execution.model_folder import Checkpoint, open_checkpoint
 from decero.execution.positions import positions_of
 from decero.execution.pretrained import load_pretrained, mark_new, one_line, read_model_config, say
-from decero.execution.pretraining_objective import refuse_discriminator
+from decero.execution.pretraining_objective import HYBRID, objective_of, refuse_discriminator
 from decero.execution.transformers_internals import fills_holes, heads_of
 from decero.formatting import byte_size
 from decero.models import AUTO_CLASSES
@@ -166,7 +166,8 @@ def _load(
     check_fields(config, section.overrides, source)
     if auto_class is AutoModelForMaskedLM and not new_head:
         refuse_discriminator(source, config.architectures)
-    if auto_class.__name__ not in (getattr(config, "auto_map", None) or {}):  # type: ignore[attr-defined]
+    measured = not new_head and objective_of(config) == HYBRID  # such a decoder also fills holes
+    if not measured and auto_class.__name__ not in (getattr(config, "auto_map", None) or {}):  # type: ignore[attr-defined]
         check_shape(config, auto_class)
     own = config.get_text_config().vocab_size
     wanted = overrides.pop("vocab_size", None) or max(own, _end_of_added_tokens(tokenizer, own))

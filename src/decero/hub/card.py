@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from decero.config.hub_names import check_languages, check_license
 from decero.config.yaml_files import check_events, read_yaml
 from decero.errors import UserError
+from decero.execution.pretraining_objective import FIELD, PERMUTATION
 from decero.hub.bias_section import bias_lines
 from decero.hub.card_metadata import (
     MOST_LETTERS,
@@ -119,6 +120,8 @@ def model_card(
     if config and auto_class == "AutoModel" and kind == auto_class and "image_size" in config:
         kind = "picture vectors"
     kind = "image tokens" if draws else kind
+    if config and config.get(FIELD) == PERMUTATION and kind == "AutoModelForMaskedLM":
+        kind = PERMUTATION
     tag = task_of(kind, settings)
     rows = list(_measured(result.get("metric") or {}))
     split = result.get("split") or ("validation" if rows and rows[0][0].startswith("eval_") else None)

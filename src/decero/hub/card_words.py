@@ -182,6 +182,10 @@ WORDS: dict[str, tuple[str, str]] = {
         "Drawing pictures like those it was trained on, pixel after pixel (`decero draw`).",
         "Dibujar imágenes como las de su entrenamiento, píxel a píxel (`decero draw`).",
     ),
+    "permutation_lm": (
+        "Being fine-tuned. Only `decero fill` fills holes with it: it never saw a mask token in a text.",
+        "Ser ajustado. Solo `decero fill` rellena huecos con él: nunca vio un token de máscara en un texto.",
+    ),
     # an example for the hub's page, by pipeline tag
     "fill-mask": ("Paris is the {mask} of France.", "París es la {mask} de Francia."),
     "text-generation": ("Once upon a time", "Érase una vez"),

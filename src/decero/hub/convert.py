@@ -192,7 +192,8 @@ def load_ours(folder: Path) -> PreTrainedModel:
     raw = read_config(folder)
     names = [c.__name__ for classes in decero.models.AUTO_CLASSES.values() for c in classes.values()]
     if not raw["model_type"].startswith("decero_"):
-        raise UserError(f"{folder}: holds a {raw['model_type']}, not a decero model")
+        mend = f"it is a stock model already; to change it, `decero import {folder} OUT` first"
+        raise UserError(f"{folder}: holds a {raw['model_type']}, not a decero model; {mend}")
     name = (raw.get("architectures") or [None])[0]
     if name not in names:
         raise UserError(f"{folder}/config.json: unknown architecture {name}; known: {', '.join(names)}")

@@ -13,7 +13,7 @@ from torch import nn
 from decero.data.likelihood_rows import CausalRows, LikelihoodRows, MaskedRows, Method, ScoredPassage
 from decero.data.permutation import holes_unseen
 from decero.errors import UserError
-from decero.execution.pretraining_objective import PERMUTATION, objective_of
+from decero.execution.pretraining_objective import HYBRID, PERMUTATION, objective_of
 from decero.execution.token_scores import check_causal, token_log_probabilities
 from decero.execution.weight_layout import prepacked_weights
 from decero.inference.chunking import FIRST_WINDOW, Warn, windows
@@ -50,12 +50,14 @@ def score(
 ) -> Iterator[TextScore]:  # fmt: skip
     """Score each text, in order. An empty text has no tokens, and is warned of.
 
-    pseudo_likelihood: of a masked model, see `MaskedRows`; within_word_l2r when not given. start_token: of a causal
-    model, see `CausalRows`. A text that is longer than the model's limit is read in passages, with a warning.
+    pseudo_likelihood: of a masked or hybrid model, see `MaskedRows`; within_word_l2r when not given. start_token: of a
+    causal model, see `CausalRows`. A text that is longer than the model's limit is read in passages, with a warning.
 
     Raises UserError as `load` does, for an option of the other kind of model, and for a model that computes NaN.
     """
     loaded = load(model, "score")
+    if pseudo_likelihood and objective_of(loaded.model.config) == HYBRID:  # it has both heads
+        loaded = load(loaded.name, "fill")
     causal = loaded.model.can_generate()
     wrong = "pseudo_likelihood" if causal and pseudo_likelihood else "start_token" if start_token and not causal else ""
     if wrong:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoModelForPreTraining, PreTrainedTokenizerBase
 
 from decero.config.bias import BiasSet, ProbeBias
 from decero.config.sections import ModelSection
@@ -20,6 +20,7 @@ from decero.data.swaps import neutral_names
 from decero.data.words import word_starts
 from decero.errors import UserError
 from decero.execution.build import checkpoint_of
+from decero.execution.pretraining_objective import DISCRIMINATORS, refuse_discriminator
 from decero.execution.token_scores import check_causal
 from decero.tasks.pseudo_likelihood import shared_scores
 from decero.training.runs import Run, main_first
@@ -57,6 +58,8 @@ class Asking:
     @classmethod
     def of(cls, config: ProbeBias, head: Any, tokenizer: PreTrainedTokenizerBase) -> "Asking":
         """Raises UserError for a setting of the other kind of model, and a tokenizer that lacks a special token."""
+        if head is AutoModelForPreTraining:
+            refuse_discriminator(str(config.model.name_or_path), DISCRIMINATORS)
         causal = head is AutoModelForCausalLM
         if causal and config.objective is not None:
             raise UserError("objective: a causal model has its likelihood, without masks; remove it")

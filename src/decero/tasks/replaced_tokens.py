@@ -71,6 +71,8 @@ class ReplacedTokenDetection(ScoredTokens):
         if found is None and self.config.eval_only:
             raise UserError(f"objective.generator: {section.name_or_path} is scored with its generator; set its folder")
         if found is None:
+            if section.name_or_path:
+                say(f"no generator beside {section.name_or_path}: a new one with random weights")
             made = generator_config(discriminator.config, settings.generator_size)
             kernel = {"attn_implementation": attention_of(discriminator)}
             return AutoModelForMaskedLM.from_config(made, **kernel)
@@ -89,6 +91,9 @@ class ReplacedTokenDetection(ScoredTokens):
             chosen, AutoModelForMaskedLM, self.tokenizer, self.max_length, self.config.seed,
             new_head=not self.config.eval_only,
         )  # fmt: skip
+        width = generator_config(discriminator.config, settings.generator_size).hidden_size
+        if generator.config.hidden_size != width:
+            say(f"objective.generator_size has no effect: {found} has a width of {generator.config.hidden_size}")
         wanted = embeddings_of(discriminator)
         if not all(p.equal(wanted[name]) for name, p in embeddings_of(generator).items() if name in wanted):
             say(f"{found}: its embeddings are replaced by those of the discriminator")
@@ -118,7 +123,10 @@ class ReplacedTokenDetection(ScoredTokens):
         return predict_rows(run.accelerator, model, rows, self.reported_objective(model), size, read_out)
 
     def evaluate(self, run: Run, model: nn.Module, rows: Dataset, data: TaskData) -> dict[str, float]:
-        """`loss` as in training; of the discriminator loss, accuracy, f1 (of replaced tokens); of the generator two."""
+        """Return `loss`, that of training as the mean over all tokens, and what each model reaches.
+
+        Of the discriminator loss, accuracy and f1 (of replaced tokens); of the generator loss and accuracy.
+        """
         found = self._detected(run, model, rows)
         return self._figures(found, detection_table(found))
 

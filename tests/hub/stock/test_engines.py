@@ -98,22 +98,37 @@ def refused(source, out, to, said, quantization=None):
 def stand_in(monkeypatch):
     """An engine that is the stock model itself, changed by a function: what is around the engines costs no time."""
 
-    def make(change=lambda name, tensor: tensor, write=None):
+    def make(change=lambda name, tensor: tensor, write=lambda ids: ids, of=(None, "int8")):
+        """of: which weights the functions change."""
+        converted = []
+
         def run(folder, model, tokenizer):
+            wrong = converted[-1] in of
+
             def outputs(batch):
-                return {name: change(name, model(**batch)[name]) for name in ("logits",)}
+                found = model(**batch)
+                return {name: change(name, found[name]) if wrong else found[name] for name in ("logits",)}
 
             def greedy(prompt, new):
                 found = engine_check.greedy_tokens(model, prompt, new)
-                return found if write is None else write(found)
+                return write(found) if wrong else found
 
             return Running(outputs, greedy if model.can_generate() else None)
 
         engine = ENGINES["ctranslate2"]
-        fields = vars(engine) | {"packages": (), "run": run, "convert": lambda model, tokenizer, folder, how: None}
+        fields = vars(engine) | {"packages": (), "run": run, "convert": lambda *given: converted.append(given[-1])}
         monkeypatch.setitem(ENGINES, "ctranslate2", type(engine)(**fields))
 
     return make
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_onnx_refuses_positions_that_change_with_length(kind, engine_source, tmp_path):
+    needs("onnx")
+    rope = {"rope_type": kind, "factor": 2.0, "rope_theta": 1e4, "original_max_position_embeddings": 8}
+    rope |= {"short_factor": [1.0] * 7, "long_factor": [2.0] * 7} if kind == "longrope" else {}
+    source = engine_source("llama", "ForCausalLM", ours=False, rope_parameters=rope)
+    refused(source, tmp_path / "out", "onnx", f"onnx cannot hold rope_type '{kind}', whose angles depend on the length")
 
 
 @pytest.mark.slow
@@ -295,9 +310,11 @@ def test_a_wrong_engine_leaves_nothing_behind(change, said, engine_source, stand
 
 def test_int8_may_differ_but_not_be_another_model(engine_source, stand_in, tmp_path):
     source = engine_source("gpt2", "ForCausalLM", ours=False)
-    stand_in(change=lambda name, tensor: tensor.flip(-1))
+    stand_in(change=lambda name, tensor: tensor.flip(-1), of=["int8"])
     refused(source, tmp_path / "out", "ctranslate2", "int8: outputs differ by .* export without", "int8")
-    stand_in(change=lambda name, tensor: tensor * 1.01, write=lambda ids: ids[::-1])
+    stand_in(change=lambda name, tensor: tensor * 1.01)  # int8 would hide it
+    refused(source, tmp_path / "out", "ctranslate2", "in GPT2LMHeadModel differ by .* nothing was written", "int8")
+    stand_in(change=lambda name, tensor: tensor * 1.01, write=lambda ids: ids[::-1], of=["int8"])
     said = []
     export_engine(source, tmp_path / "out", "ctranslate2", "int8", said.append)
     assert "root mean square 1.0%" in said[0]

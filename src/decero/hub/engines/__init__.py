@@ -16,7 +16,7 @@ from decero.execution.pretrained import one_line
 from decero.files import check_folder
 from decero.hub.card import model_card, read_run
 from decero.hub.convert import check_report, export_model, load_ours, quiet
-from decero.hub.engines.engine import Engine
+from decero.hub.engines.engine import Engine, Running
 from decero.hub.engines.engine_card import with_engine
 from decero.hub.engines.engine_check import check_engine, measure
 from decero.hub.engines.to_ctranslate2 import CTRANSLATE2
@@ -54,13 +54,14 @@ def export_engine(
     with claimed(out) as partial, TemporaryDirectory() as scratch, quiet():
         stock = _stock_folder(folder, source, engine, Path(scratch) / "stock", say)
         model, tokenizer = _load(stock, source, engine)
-        with one_line(f"{source}: {engine.name} cannot convert it"):
-            engine.convert(model, tokenizer, partial, quantization)
+        if quantization:  # a wrong model hides behind the differences of int8, so fp32 is checked first
+            whole = Path(scratch) / "fp32"
+            whole.mkdir()
+            check_engine(model, _converted(model, tokenizer, whole, source, engine), engine, None)
+        running = _converted(model, tokenizer, partial, source, engine, quantization)
         if engine.keeps_tokenizer:
             copy_tokenizer(stock, partial)
         copy_legal(Path(folder), partial)
-        with one_line(f"{source}: {engine.name} cannot read what it wrote"):
-            running = engine.run(partial, model, tokenizer)
         checks = check_engine(model, running, engine, quantization)
         for line in checks:
             say(line)
@@ -79,6 +80,16 @@ def export_engine(
     say(f"{slow:,.0f} tokens a second {measured.what}, now {fast:,.0f}")
     say(f"{out}: {type(model).__name__} for {engine.name}{f', {quantization}' if quantization else ''}; see {README}")
     return Path(out)
+
+
+def _converted(
+    model: Any, tokenizer: Any, folder: Path, source: Path | str, engine: Engine, quantization: str | None = None
+) -> Running:
+    """Write a model for an engine, and open it there. Raises UserError, one line, if the engine cannot do either."""
+    with one_line(f"{source}: {engine.name} cannot convert it"):
+        engine.convert(model, tokenizer, folder, quantization)
+    with one_line(f"{source}: {engine.name} cannot read what it wrote"):
+        return engine.run(folder, model, tokenizer)
 
 
 def check_installed(engine: Engine) -> None:

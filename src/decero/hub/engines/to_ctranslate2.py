@@ -127,8 +127,7 @@ def usage(name: str, model: Any) -> str:
         )
     if model.can_generate():
         return (
-            f'{start}\ngenerator = ctranslate2.Generator("{name}")\n{load}'
-            'tokens = tokenizer.convert_ids_to_tokens(tokenizer("...", add_special_tokens=False)["input_ids"])\n'
+            f'{start}\ngenerator = ctranslate2.Generator("{name}")\n{load}{tokens}'
             "ids = generator.generate_batch([tokens], max_length=64)[0].sequences_ids[0]\ntext = tokenizer.decode(ids)"
         )
     kind = type(model).__name__

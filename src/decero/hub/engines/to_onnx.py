@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from decero.errors import UserError
 from decero.execution.transformers_internals import attention_of
 from decero.hub.engines.engine import HEADS_OF_ENCODERS, Engine, Running
 from decero.hub.verification import OUTPUTS, random_batch
@@ -14,6 +15,7 @@ from decero.hub.verification import OUTPUTS, random_batch
 FILE = "model.onnx"
 LARGEST = 2**31 - 2**20  # bytes; a larger model has its weights in a second file
 GENERATING = ("ForConditionalGeneration",)
+BY_LENGTH = ("dynamic", "longrope")  # kinds of rotary positions that change with the length of a text
 
 
 class _Named(nn.Module):
@@ -35,6 +37,9 @@ def convert(model: Any, tokenizer: Any, folder: Path, quantization: str | None) 
     The attention is the eager one: T5's does not export otherwise (its sdpa kernel gives strides that the exporter
     refuses), and all are plain matrix products in ONNX anyhow.
     """
+    rope = (getattr(model.config, "rope_parameters", None) or {}).get("rope_type", "default")
+    if rope in BY_LENGTH:
+        raise UserError(f"onnx cannot hold rope_type {rope!r}, whose angles depend on the length of a text")
     model.config.save_pretrained(folder)
     batch = {name: tensor.repeat(2, *[1] * (tensor.dim() - 1)) for name, tensor in random_batch(model).items()}
     batch.pop("decoder_attention_mask", None)  # a dimension of 1 in the example would be 1 for ever
