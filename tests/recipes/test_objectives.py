@@ -239,8 +239,8 @@ def test_one_checkpoint_fills_and_generates(hybrid):
 def test_a_hybrid_is_measured_as_a_masked_model_too(hybrid, launch, write_config, tmp_path):
     _, folder = hybrid
     masked = write_config(
-        "masked", f"output: {tmp_path}/x\nmodel: {{name_or_path: {folder}/model}}\ndata: {{files: FILES, max_length: 61}}\n"
-        "objective: {name: original}\n"
+        "masked", f"output: {tmp_path}/x\nmodel: {{name_or_path: {folder}/model}}\nobjective: {{name: original}}\n"
+        "data: {files: FILES, max_length: 61}\n"
     )  # fmt: skip
     launch("evaluate_masked_lm", masked)
     assert metric(tmp_path / "x")["pseudo_perplexity"] > 1

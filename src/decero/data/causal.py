@@ -24,10 +24,10 @@ from decero.errors import UserError, did_you_mean
 PLAIN: dict[str, Any] = {"add_special_tokens": False} | TEXT  # tokenizer arguments for a text and nothing else
 
 
-def start_id(tokenizer: PreTrainedTokenizerBase, token: str | None = None) -> int:
+def start_id(tokenizer: PreTrainedTokenizerBase, token: str | None = None, where: str = "data.start_token") -> int:
     """Return the id of the start token: `token`, else the tokenizer's bos, else its eos.
 
-    Raises UserError when the tokenizer has no such token.
+    where: the setting that names it, for messages. Raises UserError when the tokenizer has no such token.
     """
     if token is None:
         return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
@@ -36,7 +36,7 @@ def start_id(tokenizer: PreTrainedTokenizerBase, token: str | None = None) -> in
         special = ", ".join(tokenizer.all_special_tokens)
         near = did_you_mean(token, tokenizer.all_special_tokens)
         raise UserError(
-            f"start token: unknown token {token} in tokenizer {tokenizer.name_or_path}"
+            f"{where}: unknown token {token} in tokenizer {tokenizer.name_or_path}"
             f"{near or f'; its special tokens: {special}'}"
         )
     return vocabulary[token]

@@ -134,7 +134,7 @@ class CausalRows(LikelihoodRows):
     causal, kind = True, "log_likelihood"
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, start_token: str | None = None):
-        start = start_id(tokenizer, start_token)
+        start = start_id(tokenizer, start_token, "start_token")
         if start is None:
             raise UserError(f"tokenizer {tokenizer.name_or_path}: no bos_token and no eos_token; give a start token")
         super().__init__(tokenizer, [start], [])
