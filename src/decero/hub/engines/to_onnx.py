@@ -39,7 +39,8 @@ def convert(model: Any, tokenizer: Any, folder: Path, quantization: str | None) 
     """
     rope = (getattr(model.config, "rope_parameters", None) or {}).get("rope_type", "default")
     if rope in BY_LENGTH:
-        raise UserError(f"onnx cannot hold rope_type {rope!r}, whose angles depend on the length of a text")
+        why = f"onnx cannot hold rope_type {rope!r}, whose angles depend on the length of a text"
+        raise UserError(f"{why}; run the stock model in transformers")
     model.config.save_pretrained(folder)
     batch = {name: tensor.repeat(2, *[1] * (tensor.dim() - 1)) for name, tensor in random_batch(model).items()}
     batch.pop("decoder_attention_mask", None)  # a dimension of 1 in the example would be 1 for ever
