@@ -180,6 +180,16 @@ def test_dropout_of_the_matmul_kernel_keeps_the_mean():
     torch.testing.assert_close(many.mean(dim=0, keepdim=True), expected, rtol=0, atol=0.02)
 
 
+def test_the_matmul_kernel_adds_a_mask_of_any_type():
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 3, 5, 7).unbind()
+    mask = torch.randn(2, 1, 5, 5).masked_fill(torch.eye(5).bool(), float("-inf"))
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2)
+    for dtype, atol in ((torch.float32, 1e-6), (torch.bfloat16, 3e-2)):
+        found, _ = matmul_attention(torch.nn.Identity(), *(x.to(dtype) for x in (q, k, v, mask)))
+        assert_close(found.float(), expected, atol=atol, rtol=0)
+
+
 @pytest.mark.parametrize("backend", ["sdpa", "eager", "matmul"])
 @pytest.mark.parametrize("name", TOKENS)
 def test_packed_loss_and_gradients_equal_the_padded_ones(name, backend):

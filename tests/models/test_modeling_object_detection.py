@@ -9,6 +9,7 @@ from safetensors import safe_open
 from torch.testing import assert_close
 from transformers import AutoImageProcessor, AutoModel, AutoModelForObjectDetection, DetrImageProcessorPil
 
+import decero.execution.attention_kernels  # noqa: F401  registers "matmul"
 from decero.models import DeceroDetectionConfig, DeceroDetectionForObjectDetection, DeceroDetectionModel
 from decero.models.detection_parts import (
     FrozenBatchNorm2d,
@@ -114,7 +115,7 @@ def test_a_prior_is_the_gaussian_of_its_box():
             assert_close(found[0, 0, row * 7 + column].item(), expected, atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.parametrize("backend", ["eager", "sdpa"])
+@pytest.mark.parametrize("backend", ["eager", "sdpa", "matmul"])
 def test_a_prior_makes_queries_differ_from_the_start(images, backend):
     seen = torch.ones(2, 20, 28).long()
     seen[1, :, 12:] = 0

@@ -39,7 +39,7 @@ def matmul_attention(
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         scores_BHLM = scores_BHLM.masked_fill(~attention_mask, torch.finfo(torch.float32).min)
     elif attention_mask is not None:
-        scores_BHLM = scores_BHLM + attention_mask.clamp(min=torch.finfo(torch.float32).min)
+        scores_BHLM = scores_BHLM + attention_mask.float().clamp(min=torch.finfo(torch.float32).min)
     weights_BHLM = scores_BHLM.softmax(dim=-1).to(v_BHMK.dtype)
     if dropout:
         weights_BHLM, scale = drop(weights_BHLM, dropout)

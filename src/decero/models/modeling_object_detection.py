@@ -155,7 +155,7 @@ class DeceroDetectionDecoder(DeceroDetectionPreTrainedModel, DeceroStack):
         hidden_BQD, anchors_BQ4, mask = self.start(len(memory_BMD), denoising_classes, denoising_boxes)
         hidden_BQD = hidden_BQD.to(memory_BMD.dtype)
         memory_mask, backend = None, self.config._attn_implementation
-        if self.config.anchor_prior and backend not in ("eager", "sdpa"):
+        if self.config.anchor_prior and ("flash" in backend or "flex" in backend):
             raise ValueError(f"{backend} does not support anchor_prior; use sdpa or eager")
         if memory_seen_BM is not None:
             memory_mask = create_bidirectional_mask(
