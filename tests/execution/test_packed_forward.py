@@ -9,7 +9,7 @@ from torch.testing import assert_close
 import decero.models as ours
 from decero.data.packing import Packed
 from decero.errors import UserError
-from decero.execution.attention_kernels import choose_attention, drop, matmul_attention
+from decero.execution.attention_kernels import choose_attention, matmul_attention
 from decero.execution.objective import Objective, classification, token_loss
 from decero.execution.optimize import pack_if_proven
 from decero.execution.packed_forward import logits_of, packed_logits, prove
@@ -149,26 +149,6 @@ def gradients(loss, model):
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     return found
-
-
-@pytest.mark.parametrize("p", [0.1, 0.3, 1.0])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_drop_zeroes_the_requested_share_and_follows_the_seed(p, dtype):
-    x = torch.ones(3, 101, 1009, dtype=dtype, requires_grad=True)  # not a multiple of four
-    torch.manual_seed(5)
-    y, scale = drop(x, p)
-    share = float((y == 0).float().mean())
-    assert share == pytest.approx(p, abs=0.003)
-    assert scale * (1 - share) == pytest.approx(1, abs=0.01) or p == 1
-    assert y.dtype == dtype
-    rows = (y == 0).float().mean(dim=2)
-    spread = (p * (1 - p) / 1009) ** 0.5  # of independent draws
-    assert float(rows.std()) == pytest.approx(spread, rel=0.2, abs=1e-3)
-    y.sum().backward()
-    torch.testing.assert_close(x.grad, (y != 0).to(dtype))
-    torch.manual_seed(5)
-    assert torch.equal(drop(x, p)[0], y)
-    assert not torch.equal(drop(x, p)[0], y) or p == 1
 
 
 def test_dropout_of_the_matmul_kernel_keeps_the_mean():

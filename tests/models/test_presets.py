@@ -90,6 +90,7 @@ PRESETS = {
     "deit_small": (hf.AutoModelForImageClassification, 21_667_972, 21_666_432),
     "setr_tiny": (hf.AutoModelForSemanticSegmentation, 1_466_274, 1_318_304),
     "vit_base": (hf.AutoModelForImageClassification, 85_800_194, 85_798_656),
+    "vit_conv_tiny": (hf.AutoModelForImageClassification, 877_506, 877_248),
     "vit_small": (hf.AutoModelForImageClassification, 21_666_434, 21_665_664),
     "vit_tiny": (hf.AutoModelForImageClassification, 1_198_850, 1_198_592),
 }

@@ -71,6 +71,16 @@ def gather_positions(x, selected_BS, dim):
     return torch.take_along_dim(x, index, dim)
 
 
+def cast_once(x):
+    """Cast `x` to the type of autocast, if it is on.
+
+    Several projections read the output of a norm, which is fp32. Autocast would make a copy for each, and one for each
+    gradient.
+    """
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 def add(x_BLD, positions_BLD):
     """Add positions to hidden states, if there are any."""
     return x_BLD if positions_BLD is None else x_BLD + positions_BLD
@@ -125,6 +135,7 @@ class MultiHeadAttention(nn.Module):
         (Carion et al. 2020, appendix A.4). The keys of self-attention have the positions of the queries.
         Returns the output (batch, length, model) and, with eager attention, the weights (batch, heads, length, memory).
         """
+        hidden_BLD = cast_once(hidden_BLD)
         if memory_BMD is None:
             memory_BMD, memory_positions_BMD = hidden_BLD, positions_BLD
         k_BGMK, v_BGMK = self.keys_values(memory_BMD, memory_positions_BMD, rotary, past_key_values)

@@ -26,6 +26,8 @@ class DeceroDetectionConfig(StackConfig):
         anchor_prior: a query looks around its box from the first step: the scores of cross-attention get a Gaussian of
             the box, with half of its width and height as standard deviations (Gao et al. 2021, section 3.2). Needs
             `anchors`.
+        value_positions: the values of cross-attention have positions, too, not its keys alone; and the head of boxes
+            reads the position of the box that it corrects. So a layer can tell how far the object is from the box.
         position_temperature: base of the sinusoidal positions of places and boxes. DETR has 10,000, DAB-DETR 20: all
             numbers are shares of an image, so with 10,000 most features hardly change from place to place.
         carry_norm: hand the normalised state of a decoder layer to the next one, and normalise the last state twice,
@@ -49,6 +51,7 @@ class DeceroDetectionConfig(StackConfig):
     num_queries: int = 100
     queries: Literal["learned", "anchors"] = "anchors"
     anchor_prior: bool = False
+    value_positions: bool = False
     position_temperature: float | int = 10_000
     carry_norm: bool = False
     auxiliary_loss: bool = True

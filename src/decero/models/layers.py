@@ -9,7 +9,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .attention import CrossAttention, gather_positions
+from .attention import CrossAttention, cast_once, gather_positions
 from .compatibility import self_attention_cache, takes_either_name
 from .mixers import MIXERS
 
@@ -61,6 +61,7 @@ class GatedMLP(MLP):
         self.gate_proj = nn.Linear(config.hidden_size, width or config.intermediate_size, bias=config.mlp_bias)
 
     def forward(self, x_BLD):
+        x_BLD = cast_once(x_BLD)
         return self.down_proj(self.dropout(self.act(self.gate_proj(x_BLD)) * self.up_proj(x_BLD)))
 
 
