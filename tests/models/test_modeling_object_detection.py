@@ -140,6 +140,39 @@ def test_a_prior_makes_queries_differ_from_the_start(images, backend):
         model(images)
 
 
+@pytest.mark.parametrize("backend", ["eager", "sdpa", "matmul"])
+def test_heads_learn_where_to_look_beside_a_box(images, backend):
+    torch.manual_seed(0)
+    config = DeceroDetectionConfig(**BASE, stem="patch", anchor_prior=True, box_bias=True)
+    model = DeceroDetectionForObjectDetection(config).eval()
+    model.set_attn_implementation(backend)
+    bias = model.model.decoder.box_biases[1]
+    boxes, grid = torch.rand(2, 3, 4), places(torch.ones(2, 5, 7).bool(), centred=True).unflatten(1, (5, 7))
+    assert not bias(boxes, grid).any()  # at first
+    seen, without = torch.ones(2, 20, 28).long(), model(images).logits
+    for weight in bias.parameters():
+        torch.nn.init.normal_(weight, std=1.0)
+    found = bias(boxes, grid)
+    assert found.shape == (2, 2, 3, 35)
+    for row, column, query in [(0, 0, 0), (4, 6, 2), (2, 5, 1)]:
+        x, y, width, height = boxes[1, query].tolist()
+        expected = 0
+        for perceptron, place, sides in [
+            (bias.across, (column + 0.5) / 7, (x - width / 2, x + width / 2)),
+            (bias.down, (row + 0.5) / 5, (y - height / 2, y + height / 2)),
+        ]:
+            apart = [math.copysign(math.log1p(8 * abs(place - side)), place - side) for side in sides]
+            expected = expected + perceptron(torch.tensor(apart))
+        assert_close(found[1, :, query, row * 7 + column], expected, atol=1e-5, rtol=1e-5)
+    assert (model(images).logits - without).abs().max() > 1e-3
+    seen[1, :, 12:] = 0
+    changed = images.clone()
+    changed[1, :, :, 12:] = 9.0  # padding
+    same_answers(model(changed, seen), model(images, seen), atol=1e-5, rtol=1e-5)
+    model(images, labels=LABELS).loss.backward()
+    assert all(weight.grad.abs().max() > 0 for weight in bias.parameters() if weight.ndim > 1)
+
+
 @pytest.mark.parametrize("queries", ["learned", "anchors"])
 def test_values_and_boxes_read_positions_if_asked(queries):
     torch.manual_seed(0)
@@ -256,6 +289,7 @@ def test_any_size_is_read_and_wrong_inputs_are_named(make_model, images):
         ({"hidden_size": 9, "num_attention_heads": 3}, "hidden_size 9 must be even"),
         ({"num_queries": 0}, "num_queries 0 must be at least 1"),
         ({"queries": "learned", "anchor_prior": True}, "anchor_prior needs a box a query; set queries: anchors"),
+        ({"box_bias": True}, "box_bias needs anchor_prior: true"),
         ({"position_temperature": 1}, "position_temperature 1 must be greater than 1; DAB-DETR has 20"),
         ({"stem": "patch", "stem_depth": 2}, "stem_depth 2 must be at least 1, and is 1 without stem: conv"),
     ):

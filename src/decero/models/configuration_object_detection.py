@@ -26,6 +26,8 @@ class DeceroDetectionConfig(StackConfig):
         anchor_prior: a query looks around its box from the first step: the scores of cross-attention get a Gaussian of
             the box, with half of its width and height as standard deviations (Gao et al. 2021, section 3.2). Needs
             `anchors`.
+        box_bias: each head learns at which distances from the sides of its box a query looks (Plain DETR: Lin et al.
+            2023, section 4.1). Needs `anchor_prior`.
         value_positions: the values of cross-attention have positions, too, not its keys alone; and the head of boxes
             reads the position of the box that it corrects. So a layer can tell how far the object is from the box.
         position_temperature: base of the sinusoidal positions of places and boxes. DETR has 10,000, DAB-DETR 20: all
@@ -51,6 +53,7 @@ class DeceroDetectionConfig(StackConfig):
     num_queries: int = 100
     queries: Literal["learned", "anchors"] = "anchors"
     anchor_prior: bool = False
+    box_bias: bool = False
     value_positions: bool = False
     position_temperature: float | int = 10_000
     carry_norm: bool = False
@@ -89,6 +92,8 @@ class DeceroDetectionConfig(StackConfig):
         """Raise ValueError for no queries, and for a width that two coordinates cannot share."""
         if self.anchor_prior and self.queries != "anchors":
             raise ValueError("anchor_prior needs a box a query; set queries: anchors, or anchor_prior: false")
+        if self.box_bias and not self.anchor_prior:
+            raise ValueError("box_bias needs anchor_prior: true")
         if self.position_temperature <= 1:
             raise ValueError(
                 f"position_temperature {self.position_temperature} must be greater than 1; DAB-DETR has 20"

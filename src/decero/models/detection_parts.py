@@ -112,16 +112,47 @@ def box_prior(boxes_BQ4, places_BM2):
     return -0.5 * (across**2 + down**2)
 
 
-def prior_mask(anchors_BQ4, places_BM2, seen_BM, dtype):
-    """Return what the prior adds to the scores of cross-attention: (batch, 1, queries, places).
+class BoxBias(nn.Module):
+    """Score each place by its distances to the four sides of a box, for each head: Lin et al. 2023, section 4.1.
 
-    anchors_BQ4: boxes before the sigmoid. seen_BM: None, or False for padding. Without a gradient: boxes learn from
-    their own losses.
+    One perceptron reads how far a column is from left and right, another how far a row is from top and bottom, as
+    logarithms (Swin v2: Liu et al. 2022, eq. 4). At first all scores are 0.
     """
-    prior_BQM = box_prior(anchors_BQ4.detach().float().sigmoid(), places_BM2)
+
+    def __init__(self, config):
+        super().__init__()
+        sizes = 2, config.hidden_size, config.num_attention_heads
+        self.across, self.down = (Perceptron(*sizes, last=Corrections) for _ in range(2))
+        for each in (self.across, self.down):
+            each.layers[0].initializer_gain = 8  # it reads two small numbers
+
+    def forward(self, boxes_BQ4, places_Bhw2):
+        """Return scores (batch, heads, queries, places). boxes_BQ4: centre and size as shares of the image."""
+        centre_BQ2, half_BQ2 = boxes_BQ4[..., :2], boxes_BQ4[..., 2:] / 2
+        sides_BQ22 = torch.stack((centre_BQ2 - half_BQ2, centre_BQ2 + half_BQ2), dim=-1)
+        across_BHQw = self.scores(self.across, places_Bhw2[:, 0, :, 1], sides_BQ22[:, :, 0])
+        down_BHQh = self.scores(self.down, places_Bhw2[:, :, 0, 0], sides_BQ22[:, :, 1])
+        return (down_BHQh[..., None] + across_BHQw[..., None, :]).flatten(3)
+
+    @staticmethod
+    def scores(perceptron, shares_Bn, sides_BQ2):
+        apart_BQn2 = shares_Bn[:, None, :, None] - sides_BQ2[:, :, None]
+        return perceptron(apart_BQn2.sign() * (8 * apart_BQn2.abs()).log1p()).permute(0, 3, 1, 2)
+
+
+def prior_mask(anchors_BQ4, places_Bhw2, seen_BM, dtype, bias=None):
+    """Return what is added to the scores of cross-attention: (batch, 1 or heads, queries, places).
+
+    anchors_BQ4: boxes before the sigmoid, without a gradient: they learn from their own losses. places_Bhw2: row and
+    column. seen_BM: None, or False for padding. bias: a `BoxBias`.
+    """
+    boxes_BQ4 = anchors_BQ4.detach().float().sigmoid()
+    scores_BHQM = box_prior(boxes_BQ4, places_Bhw2.flatten(1, 2))[:, None]
+    if bias is not None:
+        scores_BHQM = scores_BHQM + bias(boxes_BQ4, places_Bhw2)
     if seen_BM is not None:
-        prior_BQM = prior_BQM.masked_fill(~seen_BM[:, None], torch.finfo(dtype).min)
-    return prior_BQM.to(dtype).unsqueeze(1)
+        scores_BHQM = scores_BHQM.masked_fill(~seen_BM[:, None, None], torch.finfo(dtype).min)
+    return scores_BHQM.to(dtype)
 
 
 def tiled_boxes(number):

@@ -20,6 +20,7 @@ from .configuration_object_detection import DeceroDetectionConfig
 from .detection_parts import (
     AnchorBoxes,
     BackboneStem,
+    BoxBias,
     Corrections,
     DeceroDetectionModelOutput,
     DeceroObjectDetectionOutput,
@@ -112,6 +113,8 @@ class DeceroDetectionDecoder(DeceroDetectionPreTrainedModel, DeceroStack):
         self.anchors = AnchorBoxes(Q, 4)
         self.embed_classes = nn.Embedding(config.num_labels + 1, D)  # the last: a class that is not known yet
         self.embed_anchors = Perceptron(2 * D, D, D)
+        if config.box_bias:
+            self.box_biases = nn.ModuleList(BoxBias(config) for _ in range(config.decoder_layers))
 
     def positions_of(self, anchors_BQ4):
         """Return the positions of queries (batch, queries, model), from their boxes before the sigmoid."""
@@ -145,12 +148,12 @@ class DeceroDetectionDecoder(DeceroDetectionPreTrainedModel, DeceroStack):
     @capture_outputs
     def forward(
         self, memory_BMD, memory_positions_BMD, memory_seen_BM=None, denoising_classes=None, denoising_boxes=None,
-        places_BM2=None, **kwargs: Unpack[TransformersKwargs],
+        places_Bhw2=None, **kwargs: Unpack[TransformersKwargs],
     ) -> DecodedQueries:  # fmt: skip
         """Return states and boxes of every layer. A layer corrects the boxes that it gets (anchors), or says new ones.
 
         memory_BMD, memory_positions_BMD: (batch, places, model). memory_seen_BM: None, or True for places to read.
-        places_BM2: row and column of the places as shares of the image, for `anchor_prior`.
+        places_Bhw2: row and column of the places as shares of the image, for `anchor_prior`.
         """
         hidden_BQD, anchors_BQ4, mask = self.start(len(memory_BMD), denoising_classes, denoising_boxes)
         hidden_BQD = hidden_BQD.to(memory_BMD.dtype)
@@ -165,10 +168,11 @@ class DeceroDetectionDecoder(DeceroDetectionPreTrainedModel, DeceroStack):
         if self.config.value_positions:
             memory_BMD, memory_positions_BMD = memory_BMD + memory_positions_BMD, None
         states, boxes = [], []
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
             positions_BQD = self.query_positions.weight if anchors_BQ4 is None else self.positions_of(anchors_BQ4)
             if self.config.anchor_prior:
-                memory_mask = prior_mask(anchors_BQ4, places_BM2, memory_seen_BM, hidden_BQD.dtype)
+                bias = self.box_biases[number] if self.config.box_bias else None
+                memory_mask = prior_mask(anchors_BQ4, places_Bhw2, memory_seen_BM, hidden_BQD.dtype, bias)
             hidden_BQD = layer(
                 hidden_BQD, mask, None, memory_BMD, memory_mask, positions_BLD=positions_BQD.to(hidden_BQD.dtype),
                 memory_positions_BMD=memory_positions_BMD, **kwargs,
@@ -234,8 +238,9 @@ class DeceroDetectionModel(DeceroDetectionPreTrainedModel):
         positions_BMD = waves_BMD.to(hidden_BMD.dtype)
         encoded = self.encoder(hidden_BMD, positions_BMD, mask, **kwargs)
         decoded = self.decoder(
-            encoded.last_hidden_state, positions_BMD, seen_BM, denoising_classes, denoising_boxes, places_BM2, **kwargs
-        )
+            encoded.last_hidden_state, positions_BMD, seen_BM, denoising_classes, denoising_boxes,
+            places_BM2.unflatten(1, size), **kwargs,
+        )  # fmt: skip
         return DeceroDetectionModelOutput(
             last_hidden_state=decoded.last_hidden_state,
             intermediate_hidden_states=decoded.intermediate_hidden_states,
