@@ -100,7 +100,7 @@ def test_a_model_is_trained_from_the_wheel_alone(built, tmp_path):
 
 
 NOTEBOOK = ROOT / "notebooks" / "first_model.ipynb"
-FEW = {"STEPS = 900": "STEPS = 20", "LABELS = 200": "LABELS = 48", "EPOCHS = 8": "EPOCHS = 2"}
+FEW = {"STEPS = 2000": "STEPS = 20", "LABELS = 200": "LABELS = 48", "EPOCHS = 8": "EPOCHS = 2"}
 
 
 def test_the_notebook_has_no_outputs_and_names_what_exists():
