@@ -173,6 +173,46 @@ def test_heads_learn_where_to_look_beside_a_box(images, backend):
     assert all(weight.grad.abs().max() > 0 for weight in bias.parameters() if weight.ndim > 1)
 
 
+def test_the_likeliest_places_become_queries(images):
+    torch.manual_seed(0)
+    config = DeceroDetectionConfig(**BASE | {"num_queries": 4}, stem="patch", proposals=True)
+    model = DeceroDetectionForObjectDetection(config).eval()
+    for weight in model.model.proposals.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    seen = torch.ones(2, 20, 28).long()
+    seen[1, :, 12:] = 0  # columns of the map from the fourth on
+    out = model(images, seen, output_hidden_states=True)
+    first = out.auxiliary_outputs[0]
+    assert first["logits"].shape == (2, 35, 6)
+    assert [each["logits"].shape[1] for each in out.auxiliary_outputs] == [35, 4, 4]
+    assert (first["logits"][1].unflatten(0, (5, 7))[:, 3:].argmax(-1) == 5).all()  # padding holds nothing
+    shares = first["logits"].softmax(-1)
+    decoder, classes = model.model.decoder, model.model.decoder.embed_classes.weight
+    for row in range(2):
+        best = sorted(range(35), key=lambda place: -shares[row, place, :-1].max().item())[:4]
+        states, anchors = decoder.first_queries(
+            2, (first["logits"], first["pred_boxes"].logit())
+        )  # the same as the model's
+        assert_close(anchors[row].sigmoid(), first["pred_boxes"][row, best], atol=1e-5, rtol=1e-5)
+        assert_close(states[row], torch.stack([shares[row, place] @ classes for place in best]), atol=1e-5, rtol=1e-5)
+    same_answers(model(images, seen, **NOISED), out, atol=1e-5, rtol=1e-5)
+    small = model(images[:, :, :4, :8])
+    assert small.logits.shape[1] == 2  # a small image has fewer places than queries
+
+
+def test_proposals_begin_around_their_place_and_learn(images):
+    config = DeceroDetectionConfig(**BASE, stem="patch", proposals=True)
+    model = DeceroDetectionForObjectDetection(config)
+    out = model(images, labels=LABELS)
+    box = out.auxiliary_outputs[0]["pred_boxes"][0, 1 * 7 + 4]
+    assert_close(box, torch.tensor([4.5 / 7, 1.5 / 5, 0.25, 0.25]), atol=1e-4, rtol=0)
+    without = DeceroDetectionForObjectDetection(DeceroDetectionConfig(**BASE, stem="patch"))(images, labels=LABELS)
+    assert out.loss > without.loss * 1.1  # one layer more
+    out.loss.backward()
+    assert model.model.proposals.classifier.weight.grad.norm() > 0
+    assert model.model.proposals.bbox_predictor.layers[-1].weight.grad.norm() > 0
+
+
 @pytest.mark.parametrize("queries", ["learned", "anchors"])
 def test_values_and_boxes_read_positions_if_asked(queries):
     torch.manual_seed(0)
@@ -290,6 +330,8 @@ def test_any_size_is_read_and_wrong_inputs_are_named(make_model, images):
         ({"num_queries": 0}, "num_queries 0 must be at least 1"),
         ({"queries": "learned", "anchor_prior": True}, "anchor_prior needs a box a query; set queries: anchors"),
         ({"box_bias": True}, "box_bias needs anchor_prior: true"),
+        ({"proposals": True, "auxiliary_loss": False}, "proposals need queries: anchors and auxiliary_loss: true"),
+        ({"proposals": True, "queries": "learned"}, "proposals need queries: anchors and auxiliary_loss: true"),
         ({"position_temperature": 1}, "position_temperature 1 must be greater than 1; DAB-DETR has 20"),
         ({"stem": "patch", "stem_depth": 2}, "stem_depth 2 must be at least 1, and is 1 without stem: conv"),
     ):

@@ -28,6 +28,9 @@ class DeceroDetectionConfig(StackConfig):
             `anchors`.
         box_bias: each head learns at which distances from the sides of its box a query looks (Plain DETR: Lin et al.
             2023, section 4.1). Needs `anchor_prior`.
+        proposals: each place of the map proposes an object, and the queries are the likeliest proposals, not trained
+            boxes (Zhu et al. 2021, appendix A.4). Proposals learn from an auxiliary loss. Needs `anchors` and
+            `auxiliary_loss`.
         value_positions: the values of cross-attention have positions, too, not its keys alone; and the head of boxes
             reads the position of the box that it corrects. So a layer can tell how far the object is from the box.
         position_temperature: base of the sinusoidal positions of places and boxes. DETR has 10,000, DAB-DETR 20: all
@@ -54,6 +57,7 @@ class DeceroDetectionConfig(StackConfig):
     queries: Literal["learned", "anchors"] = "anchors"
     anchor_prior: bool = False
     box_bias: bool = False
+    proposals: bool = False
     value_positions: bool = False
     position_temperature: float | int = 10_000
     carry_norm: bool = False
@@ -92,6 +96,8 @@ class DeceroDetectionConfig(StackConfig):
         """Raise ValueError for no queries, and for a width that two coordinates cannot share."""
         if self.anchor_prior and self.queries != "anchors":
             raise ValueError("anchor_prior needs a box a query; set queries: anchors, or anchor_prior: false")
+        if self.proposals and not (self.queries == "anchors" and self.auxiliary_loss):
+            raise ValueError("proposals need queries: anchors and auxiliary_loss: true")
         if self.box_bias and not self.anchor_prior:
             raise ValueError("box_bias needs anchor_prior: true")
         if self.position_temperature <= 1:

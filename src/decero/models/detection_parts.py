@@ -28,9 +28,14 @@ class DecodedQueries(BaseModelOutputWithCrossAttentions):
 
 @dataclass
 class DeceroDetectionModelOutput(DetrModelOutput):
-    """Add the boxes of all layers of the decoder, (layers, batch, queries, 4)."""
+    """Add the boxes of all layers of the decoder, (layers, batch, queries, 4).
+
+    With proposals also their logits (batch, places, labels + 1) and boxes (batch, places, 4).
+    """
 
     intermediate_boxes: torch.Tensor | None = None
+    proposal_logits: torch.Tensor | None = None
+    proposal_boxes: torch.Tensor | None = None
 
 
 @dataclass
@@ -153,6 +158,32 @@ def prior_mask(anchors_BQ4, places_Bhw2, seen_BM, dtype, bias=None):
     if seen_BM is not None:
         scores_BHQM = scores_BHQM.masked_fill(~seen_BM[:, None, None], torch.finfo(dtype).min)
     return scores_BHQM.to(dtype)
+
+
+class Proposals(nn.Module):
+    """Say for each place which object is there, if any, and its box: two stages, Zhu et al. 2021, appendix A.4.
+
+    A box begins around its place, with a quarter of the image's height and width.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        D = config.hidden_size
+        self.classifier = nn.Linear(D, config.num_labels + 1)
+        self.bbox_predictor = Perceptron(D, D, D, 4, last=Corrections)
+
+    def forward(self, memory_BMD, places_BM2, seen_BM=None):
+        """Return logits (batch, places, labels + 1), the last for no object, and boxes before the sigmoid.
+
+        places_BM2: row and column as shares of the image. Places of padding (False in `seen_BM`) hold no object.
+        """
+        logits_BMV = self.classifier(memory_BMD)
+        if seen_BM is not None:
+            nothing_V = torch.full_like(logits_BMV[0, 0], -1e4)
+            nothing_V[-1] = 0
+            logits_BMV = torch.where(seen_BM[..., None], logits_BMV, nothing_V)
+        around_BM4 = torch.cat((places_BM2.flip(-1), torch.full_like(places_BM2, 0.25)), dim=-1).logit(eps=1e-4)
+        return logits_BMV, around_BM4 + self.bbox_predictor(memory_BMD)
 
 
 def tiled_boxes(number):
