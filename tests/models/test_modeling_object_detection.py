@@ -213,26 +213,6 @@ def test_proposals_begin_around_their_place_and_learn(images):
     assert model.model.proposals.bbox_predictor.layers[-1].weight.grad.norm() > 0
 
 
-@pytest.mark.parametrize("queries", ["learned", "anchors"])
-def test_values_and_boxes_read_positions_if_asked(queries):
-    torch.manual_seed(0)
-    memory, one, other = torch.randn(3, 2, 11, 26).unbind()
-    for value_positions in (False, True):
-        config = DeceroDetectionConfig(**BASE | {"decoder_layers": 1}, queries=queries, value_positions=value_positions)
-        decoder = DeceroDetectionModel(config).eval().decoder
-        for weight in decoder.bbox_predictor.parameters():
-            torch.nn.init.normal_(weight, std=0.3)
-        decoder.layers[0].cross_attn.q_proj.weight.data.zero_()  # attention is uniform, wherever the places are
-        found, moved = decoder(memory, one), decoder(memory, other)
-        near = torch.allclose(found.last_hidden_state, moved.last_hidden_state, atol=1e-5)
-        assert near != value_positions
-        if queries == "anchors":
-            anchors = decoder.anchors.weight.expand(2, -1, -1)
-            position = decoder.positions_of(anchors) if value_positions else 0
-            logits = decoder.bbox_predictor(found.last_hidden_state + position) + anchors
-            assert_close(found.intermediate_boxes[0], logits.sigmoid())
-
-
 def test_anchors_cover_the_image_and_learn_either_way(images):
     boxes = tiled_boxes(12)
     assert_close(boxes[:, 2:].prod(-1).sum().item(), 1.0)

@@ -31,8 +31,6 @@ class DeceroDetectionConfig(StackConfig):
         proposals: each place of the map proposes an object, and the queries are the likeliest proposals, not trained
             boxes (Zhu et al. 2021, appendix A.4). Proposals learn from an auxiliary loss. Needs `anchors` and
             `auxiliary_loss`.
-        value_positions: the values of cross-attention have positions, too, not its keys alone; and the head of boxes
-            reads the position of the box that it corrects. So a layer can tell how far the object is from the box.
         position_temperature: base of the sinusoidal positions of places and boxes. DETR has 10,000, DAB-DETR 20: all
             numbers are shares of an image, so with 10,000 most features hardly change from place to place.
         carry_norm: hand the normalised state of a decoder layer to the next one, and normalise the last state twice,
@@ -58,7 +56,6 @@ class DeceroDetectionConfig(StackConfig):
     anchor_prior: bool = False
     box_bias: bool = False
     proposals: bool = False
-    value_positions: bool = False
     position_temperature: float | int = 10_000
     carry_norm: bool = False
     auxiliary_loss: bool = True

@@ -175,8 +175,6 @@ class DeceroDetectionDecoder(DeceroDetectionPreTrainedModel, DeceroStack):
                 config=self.config, inputs_embeds=hidden_BQD, attention_mask=memory_seen_BM,
                 encoder_hidden_states=memory_BMD,
             )  # fmt: skip
-        if self.config.value_positions:
-            memory_BMD, memory_positions_BMD = memory_BMD + memory_positions_BMD, None
         states, boxes = [], []
         for number, layer in enumerate(self.layers):
             positions_BQD = self.query_positions.weight if anchors_BQ4 is None else self.positions_of(anchors_BQ4)
@@ -191,8 +189,7 @@ class DeceroDetectionDecoder(DeceroDetectionPreTrainedModel, DeceroStack):
             if self.config.carry_norm:
                 hidden_BQD = state_BQD
                 state_BQD = self.norm(state_BQD) if layer is self.layers[-1] else state_BQD
-            read_BQD = state_BQD + positions_BQD if self.config.value_positions else state_BQD
-            logits_BQ4 = self.bbox_predictor(read_BQD)
+            logits_BQ4 = self.bbox_predictor(state_BQD)
             if anchors_BQ4 is not None:
                 logits_BQ4 = logits_BQ4 + anchors_BQ4
                 # Each layer is judged by its own correction, if it is judged at all.
