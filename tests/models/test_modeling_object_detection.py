@@ -11,14 +11,8 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForObjectDetect
 
 import decero.execution.attention_kernels  # noqa: F401  registers "matmul"
 from decero.models import DeceroDetectionConfig, DeceroDetectionForObjectDetection, DeceroDetectionModel
-from decero.models.detection_parts import (
-    FrozenBatchNorm2d,
-    box_prior,
-    coordinate_positions,
-    denoising_mask,
-    places,
-    tiled_boxes,
-)
+from decero.models.detection_parts import FrozenBatchNorm2d, coordinate_positions, places
+from decero.models.detection_queries import box_prior, denoising_mask, tiled_boxes
 
 RESNET = {"model_type": "resnet", "embedding_size": 5, "hidden_sizes": [5, 7], "depths": [1, 1], "num_channels": 2}
 RESNET |= {"layer_type": "basic", "out_features": ["stage2"]}

@@ -16,17 +16,8 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .attention import CrossAttention, SelfAttention
 from .configuration_object_detection import DeceroDetectionConfig
-from .detection_parts import (
-    AnchorBoxes,
-    BoxBias,
-    Corrections,
-    DecodedQueries,
-    Perceptron,
-    coordinate_positions,
-    denoising_mask,
-    prior_mask,
-    tiled_boxes,
-)
+from .detection_parts import Corrections, DecodedQueries, Perceptron, coordinate_positions
+from .detection_queries import AnchorBoxes, BoxBias, denoising_mask, prior_mask, tiled_boxes
 from .layers import DecoderLayer, EncoderLayer, build_norm
 from .modeling_stack import DeceroPreTrainedModel, DeceroStack
 
@@ -104,7 +95,8 @@ class DeceroDetectionDecoder(DeceroDetectionPreTrainedModel, DeceroStack):
         if config.queries == "learned":
             self.query_positions = nn.Embedding(Q, D)
             return
-        self.anchors = None if config.proposals else AnchorBoxes(Q, 4)
+        if not config.proposals:
+            self.anchors = AnchorBoxes(Q, 4)
         self.embed_classes = nn.Embedding(config.num_labels + 1, D)  # the last: a class that is not known yet
         self.embed_anchors = Perceptron(2 * D, D, D)
         if config.box_bias:

@@ -16,10 +16,10 @@ from .detection_parts import (
     BackboneStem,
     DeceroDetectionModelOutput,
     DeceroObjectDetectionOutput,
-    Proposals,
     coordinate_positions,
     places,
 )
+from .detection_queries import Proposals
 from .modeling_detection_stacks import DeceroDetectionDecoder, DeceroDetectionEncoder, DeceroDetectionPreTrainedModel
 from .patches import STEMS
 
