@@ -61,11 +61,12 @@ def test_a_new_head_depends_on_the_seed_and_spares_the_rest(kind, config):
 
 def test_a_new_head_of_a_detector_has_a_row_for_no_object():
     fields = {"hidden_size": 34, "num_attention_heads": 2, "num_queries": 7, "num_hidden_layers": 1}
-    model = DeceroDetectionForObjectDetection(DeceroDetectionConfig(**fields, num_labels=3))
+    model = DeceroDetectionForObjectDetection(DeceroDetectionConfig(**fields, num_labels=3, proposals=True))
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     redraw_head(model, 1)
     changed = [name for name, weight in model.named_parameters() if not torch.equal(before[name], weight)]
-    assert {name.split(".")[-2] for name in changed} == {"class_labels_classifier", "embed_classes"}
+    drawn = {"class_labels_classifier.weight", "embed_classes.weight", "classifier.weight"}  # the last: of proposals
+    assert {".".join(name.split(".")[-2:]) for name in changed if "bias" not in name} == drawn
 
 
 @pytest.mark.parametrize("own", [None, 5, 0])

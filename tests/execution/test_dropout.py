@@ -47,6 +47,9 @@ class Twice(nn.Dropout):
 def test_only_plain_dropout_is_replaced():
     model = nn.Sequential(nn.Dropout(0.3), Twice(0.3), nn.Sequential(nn.Dropout(0.2, inplace=True), nn.Dropout(0.7)))
     model[2].eval()
+    seen = []
+    model[0].register_forward_hook(lambda *_: seen.append(1))
+    model.again = model[0]
     draw_fewer_bits(model)
     assert [type(each) for each in (model[0], model[1], *model[2])] == [
         SixteenBitDropout, Twice, nn.Dropout, SixteenBitDropout,
@@ -55,8 +58,16 @@ def test_only_plain_dropout_is_replaced():
     assert (model[0].training, model[2][1].training) == (True, False)
     x = torch.randn(11, 13)
     assert torch.equal(model[2][1](x), x)
-    assert (model[0](x) == 0).float().mean() == pytest.approx(0.3, abs=0.1)
+    assert (model.again(x) == 0).float().mean() == pytest.approx(0.3, abs=0.1)
+    assert seen == [1]
     assert copy.deepcopy(model).state_dict() == {}
+
+
+def test_dropout_does_not_break_a_compiled_graph():
+    torch.compiler.reset()
+    module = SixteenBitDropout(0.3).train()
+    y = torch.compile(module, fullgraph=True, backend="aot_eager")(torch.ones(31, 37))
+    assert (y == 0).float().mean() == pytest.approx(0.3, abs=0.05)
 
 
 def test_a_stock_model_keeps_its_names_and_answers():

@@ -194,6 +194,28 @@ def test_the_likeliest_places_become_queries(images):
     assert small.logits.shape[1] == 2  # a small image has fewer places than queries
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_detector_runs_in_other_types(images, dtype):
+    config = DeceroDetectionConfig(**BASE, stem="patch", anchor_prior=True, box_bias=True, proposals=True)
+    model = DeceroDetectionForObjectDetection(config).eval()
+    expected = model(images)
+    found = model.to(dtype)(images.to(dtype), **NOISED)
+    assert found.logits.dtype == dtype
+    assert_close(found.pred_boxes.float(), expected.pred_boxes, atol=0.05, rtol=0)
+
+
+def test_no_object_is_matched_to_padding(images):
+    torch.manual_seed(0)
+    model = DeceroDetectionForObjectDetection(DeceroDetectionConfig(**BASE, stem="patch", proposals=True))
+    for weight in model.model.proposals.bbox_predictor.parameters():
+        torch.nn.init.normal_(weight, std=0.5)
+    seen = torch.ones(2, 20, 28).long()
+    seen[:, 12:] = 0
+    low = [{"class_labels": torch.tensor([0, 4]), "boxes": torch.tensor([[0.3, 0.97, 0.2, 0.06]]).repeat(2, 1)}] * 2
+    out = model(images, seen, labels=low)
+    assert out.loss_dict["loss_ce_proposals"] < 4
+
+
 def test_proposals_begin_around_their_place_and_learn(images):
     config = DeceroDetectionConfig(**BASE, stem="patch", proposals=True)
     model = DeceroDetectionForObjectDetection(config)
@@ -202,6 +224,9 @@ def test_proposals_begin_around_their_place_and_learn(images):
     assert_close(box, torch.tensor([4.5 / 7, 1.5 / 5, 0.25, 0.25]), atol=1e-4, rtol=0)
     without = DeceroDetectionForObjectDetection(DeceroDetectionConfig(**BASE, stem="patch"))(images, labels=LABELS)
     assert out.loss > without.loss * 1.1  # one layer more
+    weights = {"loss_ce": 1, "loss_bbox": 5, "loss_giou": 2}
+    total = sum(weights.get("_".join(name.split("_")[:2]), 0) * part for name, part in out.loss_dict.items())
+    assert_close(out.loss, total, atol=1e-4, rtol=1e-5)
     out.loss.backward()
     assert model.model.proposals.classifier.weight.grad.norm() > 0
     assert model.model.proposals.bbox_predictor.layers[-1].weight.grad.norm() > 0

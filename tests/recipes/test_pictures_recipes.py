@@ -110,13 +110,14 @@ def test_classify_pictures_from_files_to_answers(launch, pictures, tmp_path, cap
 SETR = {name: value for name, value in VIT.items() if name != "model_type"} | {"model_type": "decero_vision"}
 SETR |= {"decode_head": "naive", "decoder_hidden_size": 12}
 NOISE = "objective.denoising={groups: 2}"
+PROPOSE = "model.overrides={anchor_prior: true, box_bias: true, proposals: true}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "preset", "words", "data"), [
     ("finetune_image_classification", VIT, ["model.overrides.hidden_dropout_prob=0.0"], {}),
     ("finetune_object_detection", DETR, ["model.overrides.dropout=0.0"], {}),
-    ("finetune_object_detection", OURS, [NOISE], {}),
+    ("finetune_object_detection", OURS, [NOISE, PROPOSE], {}),
     ("finetune_semantic_segmentation", SETR, [], {"class_names": ["ground", "dark", "light"]}),
 ], ids=["classes", "objects", "denoising", "masks"])  # fmt: skip
 def test_two_processes_train_as_one(launch, pictures, tmp_path, two_processes, recipe, preset, words, data):
@@ -228,12 +229,13 @@ def test_detect_objects_from_files_to_boxes(launch, pictures, tmp_path, capsys):
 
 
 @pytest.mark.long
-def test_denoising_resumes_exactly(launch, pictures, tmp_path, capsys):
+@pytest.mark.parametrize("words", [[NOISE], [NOISE, PROPOSE]], ids=["anchors", "proposals"])
+def test_denoising_resumes_exactly(launch, pictures, tmp_path, capsys, words):
     pytest.importorskip("pycocotools")
     config = pictures(OURS, max_train_steps=16)
     output = tmp_path / "run"
-    launch("finetune_object_detection", config, f"output={output}", NOISE)
-    assert resumed(launch, "finetune_object_detection", config, output, NOISE)
+    launch("finetune_object_detection", config, f"output={output}", *words)
+    assert resumed(launch, "finetune_object_detection", config, output, *words)
     row_picture(1).save(tmp_path / "a.png")
     main(["detect", str(output / "model"), str(tmp_path / "a.png"), "--threshold", "0"])
     assert len(json.loads(capsys.readouterr().out)["objects"]) == 3
@@ -242,3 +244,11 @@ def test_denoising_resumes_exactly(launch, pictures, tmp_path, capsys):
 def test_stock_refuses_denoising(launch, pictures, tmp_path):
     done = launch("finetune_object_detection", pictures(DETR), f"output={tmp_path / 'x'}", NOISE, expect=2)
     assert re.search(r"objective.denoising: the queries of .* are no boxes; remove it, or start from", done.stderr)
+
+
+def test_proposals_need_auxiliary_losses(launch, pictures, tmp_path):
+    words = f"output={tmp_path / 'x'}", PROPOSE, "objective.auxiliary_loss=false"
+    done = launch("finetune_object_detection", pictures(OURS), *words, expect=2)
+    assert "proposals" in done.stderr
+    assert "auxiliary_loss" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -50,13 +50,13 @@ def label_fields(names: Sequence[str]) -> dict[str, Any]:
 def redraw_head(model: PreTrainedModel, seed: int) -> None:
     """Draw the weights that have a row for each label anew, as transformers does for a head of another size.
 
-    A detector has one more row, for "no object"; ours also embeds labels, for denoising.
+    A detector has one more row, for "no object"; ours also embeds labels, for denoising, and proposes objects.
     """
     random = torch.Generator().manual_seed(seed)
     base, rows = f"{model.base_model_prefix}.", model.config.num_labels or 0
     rows += hasattr(model, "class_labels_classifier")
     for name, weight in model.named_parameters():
-        inside = name.startswith(base) and not name.endswith("embed_classes.weight")
+        inside = name.startswith(base) and "embed_classes." not in name and "proposals.classifier." not in name
         if inside or weight.shape[:1] != (rows,):
             continue
         std = getattr(model.config, "initializer_range", 0.02) if weight.dim() > 1 else 0.0

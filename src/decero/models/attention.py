@@ -72,18 +72,19 @@ def gather_positions(x, selected_BS, dim):
 
 
 def cast_once(x):
-    """Cast `x` to the type of autocast, if it is on.
+    """Cast `x` to the type of autocast, if it is on. As autocast does, leave float64 alone.
 
     Several projections read the output of a norm, which is fp32. Autocast would make a copy for each, and one for each
     gradient.
     """
     kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    return x.to(torch.get_autocast_dtype(kind)) if on else x
 
 
 def add(x_BLD, positions_BLD):
     """Add positions to hidden states, if there are any."""
-    return x_BLD if positions_BLD is None else x_BLD + positions_BLD
+    return x_BLD if positions_BLD is None else x_BLD + positions_BLD.to(x_BLD.dtype)
 
 
 class MultiHeadAttention(nn.Module):
@@ -138,6 +139,7 @@ class MultiHeadAttention(nn.Module):
         hidden_BLD = cast_once(hidden_BLD)
         if memory_BMD is None:
             memory_BMD, memory_positions_BMD = hidden_BLD, positions_BLD
+        memory_BMD = cast_once(memory_BMD)
         k_BGMK, v_BGMK = self.keys_values(memory_BMD, memory_positions_BMD, rotary, past_key_values)
         hidden_BLD = add(hidden_BLD, positions_BLD)
         if selected_BS is not None:

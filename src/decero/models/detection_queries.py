@@ -65,7 +65,8 @@ class BoxBias(nn.Module):
     @staticmethod
     def scores(perceptron, shares_Bn, sides_BQ2):
         apart_BQn2 = shares_Bn[:, None, :, None] - sides_BQ2[:, :, None]
-        return perceptron(apart_BQn2.sign() * (8 * apart_BQn2.abs()).log1p()).permute(0, 3, 1, 2)
+        inputs_BQn2 = apart_BQn2.sign() * (8 * apart_BQn2.abs()).log1p()
+        return perceptron(inputs_BQn2.to(perceptron.layers[0].weight.dtype)).permute(0, 3, 1, 2)
 
 
 def prior_mask(anchors_BQ4, places_Bhw2, seen_BM, dtype, bias=None):
@@ -101,12 +102,15 @@ class Proposals(nn.Module):
         places_BM2: row and column as shares of the image. Places of padding (False in `seen_BM`) hold no object.
         """
         logits_BMV = self.classifier(memory_BMD)
+        around_BM4 = torch.cat((places_BM2.flip(-1), torch.full_like(places_BM2, 0.25)), dim=-1).logit(eps=1e-4)
+        boxes_BM4 = around_BM4 + self.bbox_predictor(memory_BMD)
         if seen_BM is not None:
-            nothing_V = torch.full_like(logits_BMV[0, 0], -1e4)
+            nothing_V = torch.full_like(logits_BMV[0, 0], -20.0)
             nothing_V[-1] = 0
             logits_BMV = torch.where(seen_BM[..., None], logits_BMV, nothing_V)
-        around_BM4 = torch.cat((places_BM2.flip(-1), torch.full_like(places_BM2, 0.25)), dim=-1).logit(eps=1e-4)
-        return logits_BMV, around_BM4 + self.bbox_predictor(memory_BMD)
+            corner_4 = torch.full_like(boxes_BM4[0, 0], -20.0)  # a box without area, far from most objects
+            boxes_BM4 = torch.where(seen_BM[..., None], boxes_BM4, corner_4)
+        return logits_BMV, boxes_BM4
 
 
 def denoising_mask(num_queries, real_BGT):

@@ -122,7 +122,8 @@ class DeceroDetectionDecoder(DeceroDetectionPreTrainedModel, DeceroStack):
         share_BMV = logits_BMV.float().softmax(dim=-1)
         likeliest_BM = share_BMV[..., :-1].amax(dim=-1)
         best_BQ1 = likeliest_BM.topk(min(self.config.num_queries, likeliest_BM.shape[1])).indices[..., None]
-        return share_BMV.take_along_dim(best_BQ1, 1) @ classes_VD, anchors_BM4.float().take_along_dim(best_BQ1, 1)
+        states_BQD = share_BMV.take_along_dim(best_BQ1, 1).to(classes_VD.dtype) @ classes_VD
+        return states_BQD, anchors_BM4.take_along_dim(best_BQ1, 1).to(classes_VD.dtype)
 
     def start(self, batch, classes_BGT=None, boxes_BGT4=None, proposed=None):
         """Return the first states, anchors and mask of all queries; the denoising ones come last.

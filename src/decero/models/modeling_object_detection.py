@@ -132,9 +132,10 @@ class DeceroDetectionForObjectDetection(DeceroDetectionPreTrainedModel):
             )  # fmt: skip
             if outputs.proposal_logits is not None:
                 said = found[0]["logits"], found[0]["pred_boxes"]
-                loss = loss + self.loss_function(
+                more, its_parts, _ = self.loss_function(
                     said[0], labels, self.device, said[1], self.config, said[0][None], said[1][None]
-                )[0]  # fmt: skip
+                )
+                loss, parts = loss + more, parts | {f"{name}_proposals": part for name, part in its_parts.items()}
         own = "intermediate_hidden_states", "intermediate_boxes", "proposal_logits", "proposal_boxes"
         names = [name for name in outputs if name not in own]
         return DeceroObjectDetectionOutput(

@@ -60,6 +60,11 @@ class ObjectDetection(PictureTask):
                 f"objective.denoising: the queries of {source} are no boxes; remove it, or start from "
                 "model.config=configs/model/detr_tiny.yaml"
             )
+        if not config.objective.auxiliary_loss and getattr(config_of(config.model), "proposals", False):
+            source = config.model.config or config.model.name_or_path
+            raise UserError(
+                f"objective.auxiliary_loss: proposals of {source} learn from auxiliary losses; set it to true"
+            )
 
     def usage(self, folder: Path) -> list[str]:
         return [f"decero detect {folder} PICTURE --out FOLDER"]
