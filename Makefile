@@ -86,7 +86,7 @@ test-oldest: OPTIONS := --resolution lowest-direct
 test-latest test-oldest: test-%: .venv-uv/installed
 	$(PYTHON) -m venv .venv-$*
 	.venv-uv/bin/uv pip install --quiet --upgrade --python .venv-$* --excludes <(echo torch) $(OPTIONS) \
-		--editable ".[quickstart,dev,peft]"
+		--editable ".[quickstart,dev,peft,explain,vision,demo]"
 	.venv-$*/bin/pip install --quiet "$(TORCH)"
 	.venv-$*/bin/python $(PYTEST) -m "not slow and not gpu"
 

@@ -4,7 +4,9 @@ import copy
 import re
 
 import pytest
+import transformers
 from datasets import Dataset, DatasetDict
+from packaging.version import Version
 from transformers import AddedToken
 
 from decero.data.chat_template import CHATML, use_chatml
@@ -86,6 +88,8 @@ def labelled(row, tokenizer):
 @pytest.mark.parametrize("untagged", [False, True])
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_scored_tokens_are_those_of_the_tags_as_in_trl(name, untagged, talker):
+    if name == "mistral" and Version(transformers.__version__) < Version("5.24"):
+        pytest.skip("transformers before 5.24 leaves tokens out of the mask of this template")
     tokenizer = talker(TEMPLATES[name])
     oracle = tokenizer.apply_chat_template(TALK, return_dict=True, return_assistant_tokens_mask=True)
     if untagged:

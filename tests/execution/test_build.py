@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -188,6 +190,7 @@ def test_a_folder_with_added_tokens_extends_the_own_tokenizer(saved, tokenizer_f
         tokenizer_for(TokenizerSection(name_or_path=str(tmp_path / "other")), section, needs=())
 
 
+@pytest.mark.skipif(Version(transformers.__version__) < Version("5.23"), reason="transformers 5.22 saves no such model")
 def test_a_negative_padding_id_of_a_checkpoint_means_none(saved):
     auto, section, tokenizer, _ = saved("llama", pad_token_id=-1)
     assert build_model(section, auto, tokenizer, 16, seed=0).config.pad_token_id == tokenizer.pad_token_id

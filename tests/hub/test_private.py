@@ -24,7 +24,7 @@ def test_flow_mappings_keep_their_keys_and_remain_yaml(before, after):
     assert without_paths(before) == after
     command = f"finetune.py /mnt/jane/c.yaml data.files={before} seed=1"
     assert without_paths(command) == f"finetune.py c.yaml data.files={after} seed=1"
-    assert YAML(typ="safe").load(after)
+    assert YAML(typ="safe", pure=True).load(after)
 
 
 @pytest.mark.parametrize(
