@@ -112,8 +112,8 @@ class DeceroDetectionDecoder(DeceroDetectionPreTrainedModel, DeceroStack):
     def first_queries(self, batch, proposed):
         """Return states and anchors of the queries that look for objects.
 
-        They begin as a class that is not known yet in a trained box, or as the likeliest proposals, in the way of
-        denoising queries: the mean of the classes by their probabilities, and a box.
+        Without proposals, a query begins with a trained box and the embedding of an unknown class. With them, it begins
+        with a likely box and the mean of the class embeddings, weighted by the probabilities of the proposal.
         """
         classes_VD = self.embed_classes.weight
         if proposed is None:
