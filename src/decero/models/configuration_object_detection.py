@@ -30,8 +30,8 @@ class DeceroDetectionConfig(StackConfig):
             2023, section 4.1). Needs `anchor_prior`.
         proposals: each place of the map proposes an object, and the queries are the likeliest proposals, not trained
             boxes (Zhu et al. 2021, appendix A.4). Proposals learn from an auxiliary loss. Needs `anchors` and
-            `auxiliary_loss`. A map with fewer places than `num_queries` gives fewer queries. If a padded picture has few
-            places, places of its padding become queries, too.
+            `auxiliary_loss`. A map with fewer places than `num_queries` gives fewer queries. If a padded picture has
+            few places, places of its padding become queries, too.
         position_temperature: base of the sinusoidal positions of places and boxes. DETR has 10,000, DAB-DETR 20: all
             numbers are shares of an image, so with 10,000 most features hardly change from place to place.
         carry_norm: hand the normalised state of a decoder layer to the next one, and normalise the last state twice,
