@@ -154,11 +154,13 @@ def test_augmentation_is_a_function_of_seed_epoch_and_row():
 
 
 @settings(max_examples=40)
-@given(st.integers(0, 10_000), st.booleans(), st.integers(0, 9), st.sampled_from([None, 0.4]))
-def test_boxes_and_masks_follow_their_picture(row, flip, padding, scale):
+@given(
+    st.integers(0, 10_000), st.booleans(), st.integers(0, 9), st.sampled_from([None, 0.4]), st.sampled_from([1.0, 3])
+)
+def test_boxes_and_masks_follow_their_picture(row, flip, padding, least, most):
     picture = np.zeros((40, 60, 1), np.uint8)
     picture[10:30, 20:44] = 200
-    window = Augmentation(flip, padding, scale, 1).window((40, 60), 0, row)
+    window = Augmentation(flip, padding, least, 1, most).window((40, 60), 0, row)
     cut = cut_pixels(picture, window)
     mask = cut_pixels(picture[..., 0] // 200, window, 255, smooth=False)
     assert ((cut[..., 0] > 100) == (mask == 1)).mean() > 0.97
@@ -177,6 +179,52 @@ def test_crops_keep_their_share_and_their_shape(row, size, least):
     assert window.height * window.width >= least * height * width - 0.5 * (height + width)  # rounded to pixels
     shape = (window.width / window.height) / (width / height)
     assert 3 / 4 - 0.06 <= shape <= 4 / 3 + 0.09
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10_000))
+def test_a_larger_window_shows_the_whole_picture_smaller(row):
+    window = Augmentation(max_scale=4).window((40, 60), 0, row)
+    area = window.height * window.width / (40 * 60)
+    assert 0.97 <= area <= 4.05
+    if window.height >= 40 and window.width >= 60:  # one side may be shorter when its shape changes
+        ys, xs = np.nonzero(cut_pixels(np.full((40, 60), 9, np.uint8), window, smooth=False))
+        assert abs((np.ptp(ys) + 1) * (np.ptp(xs) + 1) / (40 * 60) * area - 1) < 0.2
+    assert Augmentation(min_scale=0.3).window((40, 60), 0, row) == Augmentation(False, 0, 0.3).window((40, 60), 0, row)
+
+
+def test_colors_change_by_the_share_that_was_asked():
+    plain = np.full((5, 7, 3), 100, np.uint8)  # contrast and saturation leave one grey as it is: brightness is left
+    drawn = Augmentation(color_jitter=0.3, seed=2)
+    values = np.array([drawn.recolored(plain, 0, row) for row in range(200)])
+    assert (values == values[:, :1, :1, :1]).all()
+    assert 70 <= values.min() < 76
+    assert 124 < values.max() <= 130
+    colors = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    assert (drawn.recolored(colors, 1, 3) == drawn.recolored(colors, 1, 3)).all()
+    assert (drawn.recolored(colors, 1, 3) != drawn.recolored(colors, 2, 3)).any()
+    assert drawn.recolored(colors[..., :1], 0, 0).shape == (5, 7, 1)
+    assert Augmentation().recolored(colors, 0, 0) is colors
+
+
+def test_a_rectangle_is_erased_as_often_as_asked():
+    picture = np.full((31, 37, 3), 7, np.uint8)
+    drawn = Augmentation(erasing=0.6, seed=1)
+    changed = [(drawn.erased(picture, 0, row) != 7).any(axis=2) for row in range(300)]
+    shares = np.array([each.mean() for each in changed])
+    assert 0.53 < (shares > 0).mean() < 0.67
+    assert shares[shares > 0].min() > 0.01
+    assert 0.3 < shares.max() <= 0.42
+    masks = [drawn.erased(picture[..., 0], 0, row, 255) for row in range(300)]
+    assert all(((mask == 255) >= each).all() for mask, each in zip(masks, changed, strict=True))  # the same rectangle
+    assert set(np.unique(masks)) == {7, 255}
+    assert (picture == 7).all()
+
+
+def test_no_augmentation_is_false():
+    assert not Augmentation(seed=3)
+    for how in ({"padding": 1}, {"min_scale": 1.0}, {"max_scale": 2.0}, {"color_jitter": 0.1}, {"erasing": 0.1}):
+        assert Augmentation(**how)
 
 
 def test_16_bits_that_would_be_black_are_refused():

@@ -30,6 +30,19 @@ class AugmentSection(Section):
     min_scale: float | None = Field(
         None, gt=0, le=1, description="crop at random to at least this share of the area, and resize; null: no crop"
     )
+    max_scale: float = Field(
+        1.0, ge=1, le=16, description="show pictures smaller at random, on up to this many times their area; the rest "
+        "is black",
+    )  # fmt: skip
+    color_jitter: float = Field(
+        0.0, ge=0, le=1, description="change brightness, contrast and saturation at random, each by up to this share"
+    )
+    erasing: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="probability to erase a rectangle of a training picture; it has 2 to 40 % of the area",
+    )
 
 
 class ImageData(PictureSource):

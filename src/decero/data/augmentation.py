@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 ASPECT = 3 / 4, 4 / 3  # of a random resized crop, as in Szegedy et al. 2015
-FILL_MASK = 255  # what a padded place of a mask is; it is not scored
+ERASED_AREA, ERASED_ASPECT = (0.02, 0.4), (0.3, 1 / 0.3)  # as in Zhong et al. 2020, section 4.2
+WINDOW, COLORS, ERASED = 1, 4, 5  # the streams of random numbers; others belong to hidden patches and boxes
 
 
 class Window(NamedTuple):
@@ -22,37 +23,93 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Draw a window for a training picture, and cut pixels, masks and boxes by it.
+    """Draw a window for a training picture, other colors, and a rectangle that is erased.
 
     horizontal_flip: flip every other picture. padding: pixels around the picture (black) that the window may reach.
-    min_scale: resize a window of random size. It has at least this share of the area, and keeps the picture's shape
-    within 3/4 and 4/3.
+    min_scale, max_scale: resize a window of random size. Its area is between these shares of the picture's; a larger
+    one shows the picture smaller, with a black edge. Its shape is that of the picture within 3/4 and 4/3.
+    color_jitter: change brightness, contrast and saturation, each by up to this share. erasing: the probability to
+    erase a rectangle of 2 to 40 % of the area.
 
-    Sources: padded crops, He et al. 2016, section 4.2; random resized crops, Szegedy et al. 2015.
+    Sources: padded crops, He et al. 2016, section 4.2; random resized crops, Szegedy et al. 2015; larger windows, SSD
+    (Liu et al. 2016, section 3.6); colors, Howard 2013; erasing, Zhong et al. 2020.
     """
 
     horizontal_flip: bool = False
     padding: int = 0
     min_scale: float | None = None
     seed: int = 0
+    max_scale: float = 1.0
+    color_jitter: float = 0.0
+    erasing: float = 0.0
+
+    def __bool__(self) -> bool:
+        """Whether anything changes."""
+        sizes = self.min_scale is not None or self.max_scale > 1
+        return bool(self.horizontal_flip or self.padding or sizes or self.color_jitter or self.erasing)
+
+    def numbers(self, stream: int, epoch: int, index: int) -> np.random.Generator:
+        """The random numbers of row `index` in an epoch, for one use."""
+        return np.random.default_rng([self.seed, epoch, index, stream])
 
     def window(self, size: tuple[int, int], epoch: int, index: int) -> Window:
         """Draw the window of row `index` in an epoch. size: (height, width)."""
-        rng = np.random.default_rng([self.seed, epoch, index, 1])  # 1: another stream than that of masks
         height, width = size
-        flip, *places = rng.random(5)
-        if self.min_scale is not None:
-            area = height * width * (self.min_scale + (1 - self.min_scale) * places[0])
+        flip, *places = self.numbers(WINDOW, epoch, index).random(5)
+        cut_height, cut_width = height, width
+        if self.min_scale is not None or self.max_scale > 1:
+            least = 1.0 if self.min_scale is None else self.min_scale
+            area = height * width * (least + (self.max_scale - least) * places[0])
             low, high = np.log(ASPECT[0]), np.log(ASPECT[1])
             aspect = float(np.exp(low + (high - low) * places[1])) * width / height  # beside the picture's own shape
-            aspect = float(np.clip(aspect, area / height**2, width**2 / area))  # a window that fits keeps its area
-            cut_height = int(np.clip(round((area / aspect) ** 0.5), 1, height))
-            cut_width = int(np.clip(round((area * aspect) ** 0.5), 1, width))
-        else:
-            cut_height, cut_width = height, width
-        room_y, room_x = height + 2 * self.padding - cut_height, width + 2 * self.padding - cut_width
-        top, left = int(places[2] * (room_y + 1)) - self.padding, int(places[3] * (room_x + 1)) - self.padding
+            if area <= height * width:  # a window that fits keeps its area
+                aspect = float(np.clip(aspect, area / height**2, width**2 / area))
+            cut_height, cut_width = max(1, round((area / aspect) ** 0.5)), max(1, round((area * aspect) ** 0.5))
+            if area <= height * width:
+                cut_height, cut_width = min(height, cut_height), min(width, cut_width)
+        top, left = (
+            int(place * (abs(room) + 1)) + min(room, 0) - self.padding
+            for place, room in (
+                (places[2], height + 2 * self.padding - cut_height),
+                (places[3], width + 2 * self.padding - cut_width),
+            )
+        )
         return Window(top, left, cut_height, cut_width, self.horizontal_flip and flip < 0.5)
+
+    def recolored(self, pixels: np.ndarray, epoch: int, index: int) -> np.ndarray:
+        """Return uint8 pixels (height, width, channels) with the colors of row `index`; grey ones stay grey."""
+        if not self.color_jitter:
+            return pixels
+        grey = pixels.shape[2] == 1
+        image = Image.fromarray(np.ascontiguousarray(pixels[:, :, 0] if grey else pixels))
+        for enhance, drawn in zip(
+            (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color),
+            self.numbers(COLORS, epoch, index).uniform(-1, 1, 3),
+            strict=True,
+        ):
+            image = enhance(image).enhance(1 + self.color_jitter * drawn)
+        found = np.asarray(image)
+        return found[:, :, None] if grey else found
+
+    def erased(self, pixels: np.ndarray, epoch: int, index: int, fill: int | None = None) -> np.ndarray:
+        """Return uint8 pixels with the rectangle of row `index` erased. fill: its value; None for random pixels."""
+        if not self.erasing:
+            return pixels
+        rng = self.numbers(ERASED, epoch, index)
+        drawn, *places = rng.random(5)
+        if drawn >= self.erasing:
+            return pixels
+        height, width = pixels.shape[:2]
+        area = height * width * (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * places[0])
+        low, high = np.log(ERASED_ASPECT[0]), np.log(ERASED_ASPECT[1])
+        aspect = float(np.exp(low + (high - low) * places[1]))
+        tall = int(np.clip(round((area * aspect) ** 0.5), 1, height))
+        wide = int(np.clip(round((area / aspect) ** 0.5), 1, width))
+        top, left = int(places[2] * (height - tall + 1)), int(places[3] * (width - wide + 1))
+        changed = pixels.copy()
+        place = changed[top : top + tall, left : left + wide]
+        place[...] = rng.integers(0, 256, place.shape, np.uint8) if fill is None else fill
+        return changed
 
 
 def cut_pixels(pixels: np.ndarray, window: Window, fill: int = 0, smooth: bool = True) -> np.ndarray:

@@ -39,16 +39,22 @@ class PictureCollator:
         {class_labels (boxes,), boxes (boxes, 4)}, centre and size as shares of the picture; with noise also
         noised_classes (groups, boxes) and noised_boxes (groups, boxes, 4).
         """
-        size = self.pixels.size
+        size, augment = self.pixels.size, self.augment
         pictures: list[np.ndarray] = []
         labels: list[Any] = []
         for row in rows:
             picture = np.frombuffer(row["pixels"], dtype=np.uint8).reshape(*size, self.pixels.channels)
-            window = self.augment.window(size, row["epoch"], row["index"]) if self.augment else None
-            pictures.append(cut_pixels(picture, window) if window else picture)
+            place = row["epoch"], row["index"]
+            window = augment.window(size, *place) if augment else None
+            if augment and window:
+                picture = augment.erased(augment.recolored(cut_pixels(picture, window), *place), *place)
+            pictures.append(picture)
             if "mask" in row:
                 mask = np.frombuffer(row["mask"], dtype=np.uint8).reshape(size)
-                labels.append(cut_pixels(mask, window, self.ignored, smooth=False) if window else mask)
+                if augment and window:
+                    mask = cut_pixels(mask, window, self.ignored, smooth=False)
+                    mask = augment.erased(mask, *place, self.ignored)
+                labels.append(mask)
             elif "boxes" in row:
                 boxes, classes = np.array(row["boxes"], dtype=np.float64).reshape(-1, 4), np.array(row["classes"])
                 if window:

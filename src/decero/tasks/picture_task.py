@@ -159,10 +159,7 @@ class PictureTask(Task):
     @property
     def augmentation(self) -> Augmentation | None:
         """How training pictures change at random; None for not at all."""
-        given = self.config.data.augment
-        if not given.horizontal_flip and not given.padding and given.min_scale is None:
-            return None
-        return Augmentation(given.horizontal_flip, given.padding, given.min_scale, self.config.seed)
+        return Augmentation(**self.config.data.augment.model_dump(), seed=self.config.seed) or None
 
     def collator(self, trains: bool) -> PictureCollator:
         """The collator; in training it changes pictures at random."""
