@@ -170,6 +170,17 @@ def test_rows_keep_their_numbers_where_others_are_left_out(languages):
         hold_out({"train": datasets.Dataset.from_dict({"text": ["a", "a"]})}, {"validation": 1.0}, "text", "x")
 
 
+def test_values_that_train_lacks_can_be_scored(languages, tmp_path):
+    rows = [{"text": f"new {n}", "lang": n % 2, "level": 7 + n} for n in range(4)]
+    features = datasets.load_dataset("parquet", data_files=languages)["test"].features
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "new.parquet")
+    files = languages | {"test": str(tmp_path / "new.parquet")}
+    scored = load_corpus(files=files, where={"level": [7, 9]}, needs_train=False, columns={})
+    assert {split: list(rows["text"]) for split, rows in scored.items()} == {"test": ["new 0", "new 2"]}
+    with pytest.raises(UserError, match="no row of train has level 7 or 9"):
+        load_corpus(files=files, where={"level": [7, 9]}, columns={})
+
+
 @pytest.mark.parametrize(
     ("where", "line"),
     [

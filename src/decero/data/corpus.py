@@ -82,6 +82,8 @@ def load_corpus(
         arriving = max_rows if streaming and not where else None  # all of them, where only some are kept
         corpus = read_hub(str(name), config_name, revision, streaming, arriving, wanted, columns is None)
     if where:
+        if not needs_train and "test" in corpus:
+            corpus = DatasetDict(without_train(corpus))  # train may lack the values that are scored
         counted = {split: numbered(rows) for split, rows in corpus.items()} if number_rows else corpus
         corpus = rows_where(DatasetDict(counted), where)
     if not streaming or where:
