@@ -102,7 +102,7 @@ def test_an_older_network_learns_to_classify(launch, write_config, preset, train
     config = write_config("classes", COMMON.format(**fields, more=""))
     done = launch("finetune_classification", config, f"output={tmp_path}/run")
     assert "packing: off" in done.stdout
-    assert json.loads((tmp_path / "run" / "result.json").read_text())["metric"]["accuracy"] > 0.9
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["metric"]["accuracy"] > 0.7  # 0.5 by chance
 
 
 @pytest.mark.slow  # test_words.py tags with Transformers
