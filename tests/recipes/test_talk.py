@@ -155,8 +155,8 @@ def test_bad_settings_of_dialogues_are_one_line(words, line, talk, launch, tmp_p
 
 @pytest.mark.slow
 def test_transformers_serves_the_exported_model(trained, tmp_path):
-    pytest.importorskip("fastapi")
-    pytest.importorskip("uvicorn")
+    for name in ("fastapi", "openai", "uvicorn"):  # of transformers[serving]
+        pytest.importorskip(name)
     main(["export", str(trained[0] / "model"), str(tmp_path / "stock")])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
