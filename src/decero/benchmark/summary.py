@@ -102,7 +102,8 @@ def arm_table(found: Mapping[str, Any], peaks: Mapping[str, float]) -> str:
             time, memory = measured["seconds"], measured["memory"]
             low, high = time["quartiles"]
             cells = [name, arm, f"{1e3 * time['median']:,.0f} ms [{1e3 * low:,.0f}, {1e3 * high:,.0f}]"]
-            cells += [f"{measured[f'{unit_of(result)}_per_s']:,.0f}", f"{measured['peak_fraction']:.0%}"]
+            rate = measured[f"{unit_of(result)}_per_s"]
+            cells += [f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}", f"{measured['peak_fraction']:.0%}"]
             cells += [f"{measured['mfu']:.1%}"] if mfu else []
             lines.append(table_row([*cells, "–" if memory is None else f"{_bytes(memory) / 2**20:,.0f} MiB"]))
     values = ", ".join(f"{peak / 1e9:,.0f} GFLOP/s in {kind}" for kind, peak in peaks.items())
