@@ -1,6 +1,7 @@
 """Build the training arms: stock transformers, tuned transformers, and decero (`ours`).
 
-Stock runs as in the examples of transformers. Tuned uses the same optimizations as `ours`.
+Stock runs as in the examples of transformers. Tuned uses the same optimizations as `ours`. `texts` are token rows, or
+pictures for the kind of that name.
 """
 
 import copy
@@ -16,16 +17,19 @@ from torch.profiler import record_function
 from transformers import PreTrainedModel
 
 from decero.benchmark.batches import Batch, Padded, as_stock_reads, make_batches, padded_batches
+from decero.benchmark.image_batches import example_batches, picture_collator, stored_pictures
 from decero.config.benchmark import TrainingArm, Workload
 from decero.config.sections import OptimSection
 from decero.errors import UserError
 from decero.execution.attention_kernels import choose_attention
+from decero.execution.image_objective import picture_classes
 from decero.execution.objective import Objective, classification, masked_lm
 from decero.execution.optimize import SHORTEST_ROW, compile_layers, pack_if_proven
 from decero.training.optimizer import build_optimizer
 
 ARMS: tuple[str, ...] = get_args(TrainingArm)
-# Defaults of the Trainer, for all arms: fused AdamW (adamw_torch_fused), no weight decay, gradients clipped at 1.
+# Defaults of the Trainer: fused AdamW (adamw_torch_fused), no weight decay, gradients clipped at 1. For all arms but
+# those of the example of pictures, which has no Trainer.
 OPTIM = OptimSection(name="adamw", learning_rate=5e-5, weight_decay=0.0, max_grad_norm=1.0)
 
 
@@ -35,7 +39,7 @@ class Arm:
 
     make: build the batches of a unit from token rows: collate, pad or pack, send to the device.
     mean_loss: (model, batch) -> mean loss over the scored items.
-    says: what was chosen automatically, and why.
+    says: what was chosen automatically, and why. max_grad_norm: to clip gradients at; None for no clipping.
     """
 
     model: PreTrainedModel
@@ -44,6 +48,7 @@ class Arm:
     bf16: bool
     optimizer: torch.optim.Optimizer
     says: list[str] = field(default_factory=list)
+    max_grad_norm: float | None = OPTIM.max_grad_norm
     batches: list[Batch] = field(init=False)
 
     def __post_init__(self):
@@ -58,8 +63,9 @@ class Arm:
         with torch.autocast(self.model.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             loss = self.mean_loss(self.model, batch)
         loss.backward()
-        with record_function("clipping gradients"):  # a name for `operators`, which costs nothing elsewhere
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), OPTIM.max_grad_norm or float("inf"))
+        if self.max_grad_norm is not None:
+            with record_function("clipping gradients"):  # a name for `operators`, which costs nothing elsewhere
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -81,7 +87,8 @@ def build_arms(
     precision: `bf16` or `no`, of tuned and ours.
 
     stock: the stock class with its own loss on padded batches. For bf16 it uses autocast and converts outputs to fp32,
-    as the Trainer does with accelerate.
+    as the Trainer does with accelerate. For pictures it reads each file anew, and has torch's AdamW without `fused` and
+    without clipping, as the example without Trainer.
     tuned, ours: the defaults of a decero run in bf16. `optimize` chooses attention kernel and packing. The loss covers
     only scored positions and is fused with the projection. Without `work.tricks`, ours runs like stock fp32.
     """
@@ -93,18 +100,25 @@ def build_arms(
         arms["ours"] = _tuned(work, ours, texts, device, seed, ours, precision)
     plain = [name for name in names if name.startswith("stock") or (name == "ours" and not work.tricks)]
     if plain:
+        reads = example_batches if work.kind == "pictures" else padded_batches
+        says = "pictures: decoded again for each step" if work.kind == "pictures" else f"padding: {work.padding}"
+        clip = None if work.kind == "pictures" else OPTIM.max_grad_norm
 
         def make() -> list[Batch]:
-            padded = padded_batches(work, texts, ours.config, seed)
+            padded = reads(work, texts, ours.config, seed)
             return [send_to_device(as_stock_reads(work, batch), device) for batch in padded]
 
-        optimizers = {name: build_optimizer(model, OPTIM) for name, model in (("stock", stock), ("ours", ours))}
+        optimizers = {name: _plain_optimizer(work, model) for name, model in (("stock", stock), ("ours", ours))}
         for name in plain:
             model, optimizer = (ours if name == "ours" else stock), optimizers[name.partition(" ")[0]]
-            arms[name] = Arm(
-                model, make, _as_the_trainer, name == "stock bf16", optimizer, [f"padding: {work.padding}"]
-            )
+            arms[name] = Arm(model, make, _as_the_trainer, name == "stock bf16", optimizer, [says], clip)
     return {name: arms[name] for name in ARMS if name in arms}
+
+
+def _plain_optimizer(work: Workload, model: PreTrainedModel) -> torch.optim.Optimizer:
+    if work.kind == "pictures":
+        return torch.optim.AdamW(model.parameters(), lr=OPTIM.learning_rate, weight_decay=OPTIM.weight_decay)
+    return build_optimizer(model, OPTIM)
 
 
 def _as_the_trainer(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -117,6 +131,8 @@ def _tuned(
     objective, says = tuned_objective(work, model, texts, device, seed, ours, precision)
     if work.compile:
         says.append(compile_layers(model))
+    if work.kind == "pictures":
+        texts = stored_pictures(texts, ours.config)
 
     def make() -> list[Batch]:
         return [send_to_device(batch, device) for batch in make_batches(work, texts, objective.collate)]
@@ -132,6 +148,11 @@ def tuned_objective(
     precision: str = "bf16",
 ) -> tuple[Objective, list[str]]:  # fmt: skip
     """Choose kernel and packing as a decero run in `precision` does; return the objective, and lines that say so."""
+    if (
+        work.kind == "pictures"
+    ):  # all rows have one length, so there is nothing to pack, and no vocabulary to project to
+        kernel = choose_attention(model, device, precision)
+        return picture_classes(picture_collator(ours.config, seed)), [kernel, "pictures: decoded once"]
     collate = Padded(work, ours.config, seed)
     if work.kind == "classification":
         objective = classification(collate, "single_label_classification")

@@ -1,4 +1,4 @@
-"""Build the texts and batches of a workload, and count tokens and FLOPs.
+"""Build the texts (or pictures) and batches of a workload, and count tokens and FLOPs.
 
 Dimensions: B batch, L length.
 """
@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from decero.benchmark.decoding import describe_decoding, skewed_lengths, sources_of
+from decero.benchmark.image_batches import describe_pictures, make_pictures
 from decero.config.benchmark import Workload
 from decero.data.collators import IGNORED
 from decero.data.corpus import load_corpus
@@ -29,12 +30,15 @@ SHORTEST = 4  # tokens of a text
 FORMULA = (
     "FLOPs are the minimum for the task, equal for all arms: 6 x parameters without embeddings x useful tokens, "
     "6 x vocabulary x width x scored tokens for the projection, and 12 x width x visible token pairs per attention. "
-    "Without training a third of this. Padding and unscored positions do not count."
+    "Without training a third of this. Padding and unscored positions do not count. Of pictures: 3 x what torch "
+    "counts in a forward pass of ours, whose last layer computes the class token only."
 )
 
 
 def make_texts(name: str, work: Workload, config: PreTrainedConfig, seed: int) -> Dataset:
-    """Make the token rows of a unit, from files or from random ids."""
+    """Make the token rows of a unit, from files or from random ids; or its pictures."""
+    if work.kind == "pictures":
+        return make_pictures(work, config, seed)
     count = work.batches * work.batch_size
     if work.texts is not None:
         return _read_texts(name, work, config, count, seed)
@@ -140,7 +144,9 @@ def as_stock_reads(work: Workload, batch: Batch) -> Batch:
 
 
 def describe(work: Workload, texts: Dataset, ours: PreTrainedModel, seed: int) -> dict[str, Any]:
-    """Count texts, useful tokens, fill of stock rows, scored tokens and FLOPs of a unit."""
+    """Count texts, useful tokens, fill of stock rows, scored tokens and FLOPs of a unit; or pictures and FLOPs."""
+    if work.kind == "pictures":
+        return describe_pictures(texts, ours, seed)
     if work.kind == "decode":
         return describe_decoding(work, sources_of(texts), ours, seed)
     batches = padded_batches(work, texts, ours.config, seed)

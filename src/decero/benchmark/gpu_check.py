@@ -57,7 +57,8 @@ def check(run: Run, tests: dict[str, Any] | None = None, **kernels: Any) -> dict
     attention = packed_kernels(device, **kernels)
     found, peaks = measure_works(run, works, describe_works(run, works))
     result = write_tables(run, works, found, peaks)
-    training = {name: work for name, work in works.items() if work.kind != "decode" and run.config.memory}
+    forecast = [name for name, work in works.items() if work.kind not in ("decode", "pictures")]  # texts in training
+    training = {name: works[name] for name in forecast if run.config.memory}
     memory = {name: predicted_memory(run, name, work) for name, work in training.items()}
     for name, predicted in memory.items():
         measured = found[name]["arms"]["ours"]["memory"]

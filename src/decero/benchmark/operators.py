@@ -28,7 +28,10 @@ PRODUCTS, ATTENTION, REST = "matrix products", "attention kernels", "Python and 
 EMBEDDINGS = "embeddings and their gradient"
 # Kind -> operators of torch, as the profiler names them; the first kind that has the name counts.
 KINDS: dict[str, tuple[str, ...]] = {
-    PRODUCTS: ("mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "dot", "mkldnn_linear", "mkldnn_convolution"),
+    PRODUCTS: (
+        "mm", "addmm", "bmm", "baddbmm", "addbmm", "mv", "dot", "mkldnn_linear", "mkldnn_convolution",
+        "convolution_backward",
+    ),
     ATTENTION: ("_scaled_dot_product", "_flash_attention", "_efficient_attention", "_cudnn_attention", "flex_"),
     "softmax": ("_softmax", "_safe_softmax", "_masked_softmax"),
     "loss": ("_log_softmax", "nll_loss", "_cross_entropy", "_LinearCrossEntropy", "exp_", "logsumexp", "scatter_"),

@@ -20,7 +20,7 @@ def peak_of_step(arm: Arm) -> dict[str, int]:
     gc.collect()
     state = [t for s in arm.optimizer.state.values() for t in s.values() if isinstance(t, torch.Tensor)]
     held = sum(t.numel() * t.element_size() for t in [*arm.model.parameters(), *arm.model.buffers(), *state])
-    largest = max(arm.batches, key=lambda batch: batch["input_ids"].numel())
+    largest = max(arm.batches, key=lambda batch: batch[arm.model.main_input_name].numel())
     if arm.model.device.type == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

@@ -11,6 +11,7 @@ from decero.config.benchmark import ArmName, Workload
 from decero.evaluation.figures import COLOURS, style
 from decero.evaluation.tables import escaped
 
+UNITS = {"tokens": "useful_tokens", "pictures": "pictures"}  # what a step reads -> the fact that counts it
 OTHERS: list[Any] = [arm for arm in get_args(ArmName) if arm != "ours"]
 LEGEND = (
     "How many times faster ours is: median and quartiles of the ratio over the rounds. ✓ or ✗: target reached or "
@@ -25,7 +26,7 @@ def summarise(
 
     facts: result of `describe`. peaks: measured FLOP/s per dtype. sheet: those of the data sheet, if known.
     """
-    arms = {}
+    arms, unit = {}, unit_of(facts)
     for arm, seconds in times.items():
         time = spread(seconds)
         fp32 = not work.bf16 if work.kind == "decode" else arm == "stock fp32" or not work.tricks
@@ -34,7 +35,7 @@ def summarise(
         arms[arm] = {
             "seconds": time,
             "rounds": list(seconds),
-            "tokens_per_s": facts["useful_tokens"] / time["median"],
+            f"{unit}_per_s": facts[UNITS[unit]] / time["median"],
             "peak_fraction": rate / peaks[dtype],
             "mfu": rate / sheet[dtype] if sheet else None,
             "memory": dict(memory[arm]) if arm in memory else None,
@@ -47,6 +48,11 @@ def summarise(
     if work.memory_at_most is not None and "stock fp32" in shares:
         reached["memory"] = shares["stock fp32"] <= work.memory_at_most
     return {**facts, "kind": work.kind, "arms": arms, "ratios": ratios, "memory_ratios": shares, "reached": reached}
+
+
+def unit_of(facts: Mapping[str, Any]) -> str:
+    """Return what a workload reads: tokens, or pictures."""
+    return next(unit for unit, fact in UNITS.items() if fact in facts)
 
 
 def _bytes(memory: Mapping[str, int]) -> int:
@@ -80,14 +86,24 @@ def ratio_table(found: Mapping[str, Any], works: Mapping[str, Workload]) -> str:
 def arm_table(found: Mapping[str, Any], peaks: Mapping[str, float]) -> str:
     """Return a Markdown table of times and memory: one row per workload and arm."""
     mfu = any(measured.get("mfu") for result in found.values() for measured in result["arms"].values())
-    columns = ["work", "arm", "time", "useful tokens/s", "of the matmul peak", *(["MFU"] if mfu else []), "peak memory"]
+    units = dict.fromkeys(UNITS[unit_of(result)].replace("_", " ") for result in found.values())
+    columns = [
+        "work",
+        "arm",
+        "time",
+        f"{' or '.join(units)}/s",
+        "of the matmul peak",
+        *(["MFU"] if mfu else []),
+        "peak memory",
+    ]
     lines = [table_row(columns), "|:--|:--|" + "--:|" * (len(columns) - 2)]
     for name, result in found.items():
         for arm, measured in result["arms"].items():
             time, memory = measured["seconds"], measured["memory"]
             low, high = time["quartiles"]
             cells = [name, arm, f"{1e3 * time['median']:,.0f} ms [{1e3 * low:,.0f}, {1e3 * high:,.0f}]"]
-            cells += [f"{measured['tokens_per_s']:,.0f}", f"{measured['peak_fraction']:.0%}"]
+            rate = measured[f"{unit_of(result)}_per_s"]
+            cells += [f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}", f"{measured['peak_fraction']:.0%}"]
             cells += [f"{measured['mfu']:.1%}"] if mfu else []
             lines.append(table_row([*cells, "–" if memory is None else f"{_bytes(memory) / 2**20:,.0f} MiB"]))
     values = ", ".join(f"{peak / 1e9:,.0f} GFLOP/s in {kind}" for kind, peak in peaks.items())
@@ -124,18 +140,22 @@ def bars(found: Mapping[str, Any]) -> Figure:
         axes.axvline(1, color="black", linewidth=1)
         axes.set_yticks(range(len(found)), [name.replace("$", r"\$") for name in found])
         axes.invert_yaxis()
-        axes.set_xlabel("speedup over the other arm, on the same texts")
+        axes.set_xlabel("speedup over the other arm, on the same data")
         figure.legend(loc="outside lower center", ncol=len(others))
     return figure
 
 
 def line_of(name: str, work: Workload, facts: Mapping[str, Any]) -> str:
-    """Describe a workload in one line: texts, tokens, FLOPs, rounds."""
-    return (
-        f"{name}: {facts['texts']:,} texts in {work.batches} {'step' if work.batches == 1 else 'steps'}, "
-        f"{facts['useful_tokens']:,} tokens (stock rows {facts['fill']:.0%} full), {facts['scored']:,} scored, "
-        f"{facts['flops'] / 1e12:.3g} TFLOP, {work.rounds} rounds"
-    )
+    """Describe a workload in one line: texts, tokens (or pictures), FLOPs, rounds."""
+    steps = f"{work.batches} {'step' if work.batches == 1 else 'steps'}"
+    if unit_of(facts) == "pictures":
+        read = f"{facts['pictures']:,} pictures in {steps}"
+    else:
+        read = (
+            f"{facts['texts']:,} texts in {steps}, {facts['useful_tokens']:,} tokens "
+            f"(stock rows {facts['fill']:.0%} full), {facts['scored']:,} scored"
+        )
+    return f"{name}: {read}, {facts['flops'] / 1e12:.3g} TFLOP, {work.rounds} rounds"
 
 
 def parameters_of(arm: str, model) -> str:

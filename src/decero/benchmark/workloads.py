@@ -5,12 +5,14 @@ from typing import Any
 import transformers
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
 )
 
+from decero.benchmark.image_batches import CLASSES
 from decero.config.benchmark import Workload
 from decero.errors import UserError
 from decero.execution.build import read_preset
@@ -23,6 +25,7 @@ AUTO_CLASSES: dict[str, Any] = {
     "causal": AutoModelForCausalLM,
     "seq2seq": AutoModelForSeq2SeqLM,
     "classification": AutoModelForSequenceClassification,
+    "pictures": AutoModelForImageClassification,
     "decode": AutoModelForSeq2SeqLM,
 }
 
@@ -35,8 +38,9 @@ def build_pair(name: str, work: Workload, seed: int) -> tuple[PreTrainedModel, P
     transformers.set_seed(seed)
     try:
         config = read_preset(work.model.config, work.model.overrides)
-        if work.kind == "classification":
-            config.num_labels, config.problem_type = 2, "single_label_classification"
+        if work.kind in ("classification", "pictures"):
+            config.num_labels = 2 if work.kind == "classification" else CLASSES
+            config.problem_type = "single_label_classification"
         ours = AUTO_CLASSES[work.kind].from_config(config)
     except (StrictDataclassError, ValueError, KeyError, ArithmeticError) as error:
         message = " ".join(str(error).split())
@@ -44,7 +48,7 @@ def build_pair(name: str, work: Workload, seed: int) -> tuple[PreTrainedModel, P
     except UserError as error:
         raise UserError(f"works.{name}: {error}") from error
     positions = positions_of(ours) or work.length
-    if config.position_embedding_type == "learned" and work.length > positions:
+    if work.kind != "pictures" and config.position_embedding_type == "learned" and work.length > positions:
         raise UserError(f"works.{name}: length {work.length} exceeds the {positions} positions of {work.model.config}")
     try:
         return ours, to_stock(ours, work.stock)

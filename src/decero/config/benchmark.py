@@ -1,4 +1,4 @@
-"""Define the settings of the benchmark: which model shapes to time, and on which texts."""
+"""Define the settings of the benchmark: which model shapes to time, and on which texts or pictures."""
 
 from typing import Annotated, Any, Literal, get_args
 
@@ -11,7 +11,7 @@ from decero.config.sections import MOST_EXAMPLES, MOST_TOKENS, Section
 from decero.config.shape import Shape
 from decero.errors import UserError, did_you_mean
 
-Kind = Literal["mlm", "causal", "seq2seq", "classification", "decode"]
+Kind = Literal["mlm", "causal", "seq2seq", "classification", "pictures", "decode"]
 TrainingArm = Literal["stock fp32", "stock bf16", "tuned", "ours"]
 ArmName = Literal[TrainingArm, "uncached"]
 
@@ -25,10 +25,14 @@ class RealTexts(Section):
 
 
 class Workload(Section):
-    kind: Kind = Field(description="task to time; seq2seq is span corruption, decode is greedy decoding")
+    kind: Kind = Field(
+        description="task to time; seq2seq is span corruption, pictures their classification, decode greedy decoding"
+    )
     model: Shape
-    stock: str = Field(description="family of stock transformers models that runs the same weights: bert, gpt2, t5 ...")
-    batch_size: int = Field(32, ge=1, le=MOST_EXAMPLES, description="texts per step")
+    stock: str = Field(
+        description="family of stock transformers models that runs the same weights: bert, gpt2, t5, vit ..."
+    )
+    batch_size: int = Field(32, ge=1, le=MOST_EXAMPLES, description="texts or pictures per step")
     batches: int = Field(
         1, ge=1, le=MOST_EXAMPLES, description="steps timed together as one measurement, like a short epoch"
     )
@@ -68,6 +72,12 @@ class Workload(Section):
     memory_at_most: float | None = Field(
         None, gt=0, le=1000, description="target: peak memory of `ours` as a share of stock fp32's, at most"
     )
+
+    @model_validator(mode="after")
+    def _drawn(self):
+        if self.kind == "pictures" and self.texts is not None:
+            raise ValueError("texts: the pictures of kind pictures are drawn at random; remove it")
+        return self
 
     def arms(self) -> tuple[ArmName, ...]:
         """Return the arms to time, in order."""
