@@ -47,6 +47,24 @@ def test_a_cheaper_contender_that_is_not_worse_is_named():
     )
 
 
+def test_a_contender_beaten_at_some_budgets_is_named():
+    runs = [r for b in (25, 100) for r in runs_of("big", b, 0.8, 0.81, 0.82) + runs_of("bad", b, 0.2, 0.2, 0.2)]
+    runs += runs_of("ours", 25, 0.5, 0.51, 0.52) + runs_of("ours", 100, 0.79, 0.8, 0.81)
+    runs += [r for b in (25, 100) for r in runs_of("equal", b, 0.79, 0.8, 0.81)]
+    (line,) = advice(runs)
+    assert "It is shown to be better than bad. It is shown to be better than ours only with 25 labels." in line
+    assert line.endswith("At no budget is it shown to be better than equal.")
+
+
+def test_budgets_of_one_of_two_winners_are_these_budgets():
+    runs = [r for b in (25, 100) for r in runs_of("a", b, 0.8, 0.81) + runs_of("b", b, 0.79, 0.8)]
+    runs += runs_of("a", None, 0.3, 0.3) + runs_of("b", None, 0.9, 0.9)
+    first, second = advice(runs, "a")
+    assert first.startswith("Ship a with 25 labels and 100 labels: ")
+    assert first.endswith("At none of these budgets is it shown to be better than b.")
+    assert second.endswith("It is shown to be better than a.")
+
+
 def test_the_advice_agrees_with_the_table_about_the_reference():
     """With another reference, p is adjusted for other comparisons."""
     runs = runs_of("ours", 9, 0.5, 0.5) + runs_of("big", 9, 0.8, 0.8) + runs_of("third", 9, 0.7, 0.7)

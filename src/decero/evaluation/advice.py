@@ -48,18 +48,22 @@ def _recommendation(verdict, against, budgets, several: bool) -> str:
     others = list(dict.fromkeys(c.other for c in compared))
     # the table compares with the reference of the comparison: its p values are adjusted for other comparisons than here
     said = {(verdict.reference, c.budget): c.winner for c in verdict.comparisons if c.other == name}
-    beaten = [
-        other
-        for other in others
-        if all(said.get((other, c.budget), c.winner) == name for c in compared if c.other == other)
-    ]
-    tied = [other for other in others if other not in beaten]
+    won: dict[str, list[int | None]] = {other: [] for other in others}
+    for c in compared:
+        if said.get((c.other, c.budget), c.winner) == name:
+            won[c.other].append(c.budget)
+    beaten = [other for other in others if len(won[other]) == sum(c.other == other for c in compared)]
+    never = [_beside(verdict, name, other) for other in others if not won[other]]
     text = f"Ship {name}{where}: it has the best {verdict.split} {wording.title(metric)}, {means}"
     if beaten:
         text += f". It is shown to be better than {_list(beaten)}"
-    if tied:
-        part = " at every budget" if len(budgets) > 1 else ""
-        text += f". It is not shown to be better{part} than {_list([_beside(verdict, name, other) for other in tied])}"
+    for other in others:
+        if won[other] and other not in beaten:
+            only = _list([wording.labels(b, verdict.unit) for b in won[other]])
+            text += f". It is shown to be better than {_beside(verdict, name, other)} only with {only}"
+    if never:
+        at_none = "At none of these budgets is it" if several else "At no budget is it"
+        text += f". {at_none if len(budgets) > 1 else 'It is not'} shown to be better than {_list(never)}"
     return f"{text}."
 
 
