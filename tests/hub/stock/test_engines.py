@@ -13,6 +13,7 @@ from decero.data.tokenizer import train_tokenizer
 from decero.errors import UserError
 from decero.hub.card import model_card
 from decero.hub.convert import export_model
+from decero.hub.engine_folders import engine_of
 from decero.hub.engines import ENGINES, engine_check, export_engine
 from decero.hub.engines.engine import Running
 from decero.hub.engines.engine_card import with_engine
@@ -137,6 +138,7 @@ def test_a_family_runs_equally_in_an_engine(engine, variant, head, engine_source
     needs(engine)
     said = []
     out = export_engine(engine_source(variant, head), tmp_path / "out", engine, None, said.append)
+    assert engine_of(out) == engine
     assert any(f" in {engine}: " in line or line.startswith("greedy search writes the same") for line in said)
     assert f"## In {engine}" in (out / "README.md").read_text()
     if "Generation" in head or "Causal" in head:
