@@ -7,11 +7,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from transformers import AutoConfig
 
 from decero.cli.main import COMMANDS, Parser
 from decero.config.yaml_files import read_yaml
 from decero.errors import UserError
-from decero.hub.engines import ENGINES
+from decero.hub.engines import ENGINES, family_in
 from decero.hub.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
@@ -106,6 +107,38 @@ def test_pages_show_every_command_and_every_family():
     table = (ROOT / "docs" / "guides" / "hub.md").read_text(encoding="utf-8")
     families = re.findall(r"^\| `(\w+)` \| yes \| yes \|$", table, flags=re.M)
     assert families == list(dict.fromkeys(family.name for family in FAMILIES))
+
+
+def engines_of_presets() -> dict[str, list[str]]:
+    """Preset of ours -> the engines that read it with one head at least."""
+    found = {}
+    for path in sorted((ROOT / "configs" / "model").glob("*.yaml")):
+        fields = read_yaml(path)
+        if fields["model_type"].startswith("decero_"):
+            config = AutoConfig.for_model(**fields)
+            found[path.stem] = [
+                name
+                for name, engine in ENGINES.items()
+                if any(family_in(engine, config, head)[0] for heads in engine.heads.values() for head in heads)
+            ]
+    return found
+
+
+def test_the_table_of_presets_and_engines_is_the_exports():
+    page = (ROOT / "docs" / "guides" / "export.md").read_text(encoding="utf-8")
+    _, title, _, *lines = page[page.index("\n| preset |") :].partition("\n\n")[0].splitlines()
+    columns = re.findall(r"`([\w-]+)`", title)
+    assert columns == list(ENGINES)
+    told = {}
+    for line in lines:
+        presets, *cells = line.strip("| ").split(" | ")
+        assert set(cells) <= {"yes", "–"}
+        for pattern in re.findall(r"`([\w*]+)`", presets):
+            names = [path.stem for path in (ROOT / "configs" / "model").glob(f"{pattern}.yaml")]
+            assert names, pattern
+            engines = [name for name, cell in zip(columns, cells, strict=True) if cell == "yes"]
+            told |= dict.fromkeys(names, engines)
+    assert told == {name: engines for name, engines in engines_of_presets().items() if engines}
 
 
 def test_the_readme_is_short():

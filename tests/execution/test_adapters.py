@@ -1,6 +1,8 @@
 """Adapters inside stock and decero models: as peft used by hand, packed as before, and merged as they were."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -68,6 +70,28 @@ def adapted(bases, name, section=PEFT):
     auto, base = MODELS[name][0], bases[name]
     model = load_pretrained(auto, open_checkpoint(str(base)), new_head=True)
     return add_adapter(model, section, ModelSection(name_or_path=str(base)), auto, seed=7)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("decero")])
+def test_peft_knows_the_layers_of_our_models(name):
+    auto, config = MODELS[name]
+    model = get_peft_model(auto.from_config(config), LoraConfig(r=3))
+    trained = {part.partition(".lora_")[0] for part, weight in model.named_parameters() if weight.requires_grad}
+    named = {part for part, _ in model.named_modules() if part.endswith((".q_proj", ".v_proj"))}
+    assert trained == named
+    assert len(named) == (12 if "encoder-decoder" in name else 4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["decero", "peft"])
+def test_peft_is_imported_before_or_after_decero_and_never_by_it(first):
+    table = "peft.utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING"
+    lines = {
+        "decero": "import sys, decero; assert not {'peft', 'transformers'} & set(sys.modules); import peft",
+        "peft": "import peft, decero",
+    }
+    code = f"{lines[first]}; assert {table}['decero_decoder'] == ['q_proj', 'v_proj']"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def disturb(model):

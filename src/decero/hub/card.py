@@ -127,7 +127,7 @@ def model_card(
     split = result.get("split") or ("validation" if rows and rows[0][0].startswith("eval_") else None)
     loads = loading(config)
     library = "peft" if adapts else "decero" if loads == "decero" else "transformers"
-    existing, text = _read(readme)
+    existing, text = read_card(readme)
     written_by_user = bool(text.strip()) and MARK not in text
     before = existing.get("language") or []
     before = [each for each in ([before] if isinstance(before, str) else before) if isinstance(each, str)]
@@ -236,8 +236,8 @@ def _leaves(files: Any) -> list[str]:
     return [leaf for item in items for leaf in _leaves(item)]
 
 
-def _read(readme: str | None) -> tuple[dict[str, Any], str]:
-    """Return the metadata and the text of a card."""
+def read_card(readme: str | None) -> tuple[dict[str, Any], str]:
+    """Return the metadata and the text of a card. Raises UserError for metadata that is no YAML."""
     if not readme or not readme.lstrip().startswith("---"):
         return {}, readme or ""
     try:
@@ -247,5 +247,5 @@ def _read(readme: str | None) -> tuple[dict[str, Any], str]:
     except UserError:
         raise
     except Exception as error:  # the YAML reader and the card raise many types
-        raise UserError(f"README.md: cannot read its metadata: {error}") from None
+        raise UserError(f"README.md: cannot read its metadata: {' '.join(str(error).split())}") from None
     return card.data.to_dict(), card.text

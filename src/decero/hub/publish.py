@@ -18,12 +18,19 @@ from decero.execution.model_folder import ADAPTER, CODE, OTHERS, PICKLES, TOKENI
 from decero.hub.bias_section import FILE, read_bias
 from decero.hub.card import loading, model_card, read_run
 from decero.hub.card_metadata import draws, mask_token
+from decero.hub.engine_folders import (
+    MOST_README_BYTES,
+    OF_ENGINES,
+    engine_files,
+    engine_named,
+    engine_of,
+    engine_readme,
+)
 from decero.hub.foreign_files import check_sendable, read_json, read_text
 
 T = TypeVar("T")
 
 SENT = (*WEIGHTS, *ADAPTER, *TOKENIZER, *OTHERS)
-MOST_README_BYTES = 1_000_000
 NEEDS_DECERO = (
     "note: others need the package decero to load it (pip install decero), as its card says; "
     "decero export {folder} OUT writes a model that they can load without it\n"
@@ -45,6 +52,7 @@ def push(
 
     Sends weights (only safetensors), configuration, tokenizer, remote code and, from the `model` folder of a run, its
     settings and record, as run/config.yaml and run/result.json; a record of bias probes as run/bias.json (`read_bias`).
+    The folder of an engine (`decero export --to onnx`) is sent whole, with the README.md that it has (`engine_files`).
     The same commit deletes weights in the repository that this model does not have. The folder is not changed. Pushing
     the same folder again makes no commit. Links are followed only to files that are sent anyway, and in the hub's cache
     (`check_sendable`).
@@ -59,11 +67,14 @@ def push(
     """
     folder = Path(folder)
     check_repo_id(repo_id)
-    model = model_files(folder)
-    config = read_config(folder) if "config.json" in model else None
+    engine = engine_of(folder)
+    model = engine_files(folder, engine) if engine else model_files(folder)
+    config = None
+    if "config.json" in model:
+        config = read_json(model["config.json"]) if engine else read_config(folder)
     result, settings = read_run(folder)
     base = read_adapter(folder)["base_model_name_or_path"] if ADAPTER[0] in model else None
-    bias = read_bias(folder, model)
+    bias = None if engine else read_bias(folder, model)
     files: dict[str, Path | bytes] = {**model, **run_files(result, settings)}
     if bias is not None:
         files[FILE] = (json.dumps(bias, indent=1, allow_nan=False) + "\n").encode()
@@ -77,8 +88,8 @@ def push(
             license=license, languages=languages, mask=mask_token(model), draws=draws(model),
         ).encode("utf-8", "replace")  # fmt: skip
 
-    files["README.md"] = card(readme)
-    note = NEEDS_DECERO.format(folder=folder) if loading(config) == "decero" else ""
+    files["README.md"] = engine_readme(file, license, languages) if engine else card(readme)
+    note = NEEDS_DECERO.format(folder=folder) if not engine and loading(config) == "decero" else ""
     if dry_run:
         _forecast(folder, repo_id, private, files)
         return print(note, end="")
@@ -89,16 +100,16 @@ def push(
 
     def attempt() -> str:
         """Push once. Reads the repository first, so a retry does not repeat what an earlier attempt did."""
-        remote = _find(hub, repo_id, config, replace)
+        remote = _find(hub, repo_id, _kind(config, engine), replace)
         if remote is None:
             hub.create_repo(repo_id, private=private, exist_ok=True)
             remote = hub.model_info(repo_id)
         names = {file.rfilename for file in remote.siblings or []}
         if readme is None and "README.md" in names:  # a user may have edited it on the hub
             files["README.md"] = card(_remote_text(hub, repo_id, "README.md", remote.sha))
-        stale = [
-            name for name in names - set(files) if "/" not in name and any(map(Path(name).match, (*WEIGHTS, *ADAPTER)))
-        ]
+        held = engine_named(names)
+        old = (*WEIGHTS, *ADAPTER, *(OF_ENGINES if held else ()), *(() if held == engine else ("config.json",)))
+        stale = [name for name in names - set(files) if "/" not in name and any(map(Path(name).match, old))]
         commit = hub.create_commit(
             repo_id,
             [CommitOperationAdd(name, content) for name, content in files.items()]
@@ -197,27 +208,31 @@ def check_repo_id(repo_id: str) -> None:
         raise UserError(f"{repo_id!r} is not a repository name: add the owner, as in YOUR_NAME/{repo_id}")
 
 
-def _find(hub: HfApi, repo_id: str, config: dict[str, Any] | None, replace: bool):
+def _find(hub: HfApi, repo_id: str, kind: str, replace: bool):
     """Return the repository's info, None if it does not exist. Raises UserError if it holds another kind of model."""
     try:
         remote = hub.model_info(repo_id)
     except RepositoryNotFoundError:
-        for kind in ("dataset", "space"):
-            if hub.repo_exists(repo_id, repo_type=kind):
-                raise UserError(f"{repo_id} is a {kind}, not a model; give another REPO_ID") from None
+        for other in ("dataset", "space"):
+            if hub.repo_exists(repo_id, repo_type=other):
+                raise UserError(f"{repo_id} is a {other}, not a model; give another REPO_ID") from None
         return None
-    if not replace and "config.json" in {file.rfilename for file in remote.siblings or []}:
-        remote_config = json.loads(_remote_text(hub, repo_id, "config.json", remote.sha))
-        if _kind(remote_config) != _kind(config):
+    names = {file.rfilename for file in remote.siblings or []}
+    engine, has_config = engine_named(names), "config.json" in names
+    if not replace and (engine or has_config):
+        config = json.loads(_remote_text(hub, repo_id, "config.json", remote.sha)) if has_config else None
+        if (held := _kind(config, engine)) != kind:
             raise UserError(
-                f"{repo_id} holds a {_kind(remote_config)}, and this is a {_kind(config)}; give another REPO_ID, "
-                "or --replace to overwrite it"
+                f"{repo_id} holds a {held}, and this is a {kind}; give another REPO_ID, or --replace to overwrite it"
             )
     return remote
 
 
-def _kind(config: Any) -> str:
-    """`bert (BertModel)`. The hub's own may hold anything."""
+def _kind(config: Any, engine: str | None = None) -> str:
+    """`bert (BertModel)`, `bert (BertModel) for onnx`. The hub's own may hold anything."""
+    if engine:  # CTranslate2's config.json names no type, and a GGUF file needs none
+        typed = engine != "gguf" and isinstance(config, dict) and config.get("model_type")
+        return f"{_kind(config) if typed else 'model'} for {engine}"
     if config is None:
         return "tokenizer"
     if not isinstance(config, dict):

@@ -13,10 +13,11 @@ from decero.data.tokenizer import train_tokenizer
 from decero.errors import UserError
 from decero.hub.card import model_card
 from decero.hub.convert import export_model
+from decero.hub.engine_folders import engine_of
 from decero.hub.engines import ENGINES, engine_check, export_engine
 from decero.hub.engines.engine import Running
 from decero.hub.engines.engine_card import with_engine
-from decero.hub.engines.to_gguf import pre_tokenizer_of
+from decero.hub.engines.to_gguf import check_tokens, pre_tokenizer_of
 from decero.hub.stock import from_stock
 
 # Options that the engines have; the sizes are still odd, and head sizes even where rotary positions need pairs.
@@ -137,6 +138,7 @@ def test_a_family_runs_equally_in_an_engine(engine, variant, head, engine_source
     needs(engine)
     said = []
     out = export_engine(engine_source(variant, head), tmp_path / "out", engine, None, said.append)
+    assert engine_of(out) == engine
     assert any(f" in {engine}: " in line or line.startswith("greedy search writes the same") for line in said)
     assert f"## In {engine}" in (out / "README.md").read_text()
     if "Generation" in head or "Causal" in head:
@@ -319,6 +321,31 @@ def test_int8_may_differ_but_not_be_another_model(engine_source, stand_in, tmp_p
     export_engine(source, tmp_path / "out", "ctranslate2", "int8", said.append)
     assert "root mean square 1.0%" in said[0]
     assert " tokens written by greedy search after 3 prompts are the original's" in said[1]
+
+
+def test_gguf_compares_the_number_of_tokens(byte_level):
+    def count(text):
+        return len(byte_level(text, add_special_tokens=False)["input_ids"])
+
+    bos = byte_level("a")["input_ids"][0]
+    check_tokens(lambda text: count(text) + 1, byte_level, bos, 999)
+    check_tokens(count, byte_level, None, 999)
+    check_tokens(lambda text: 0, byte_level, bos, 2)  # no room for any
+    for wrong, start in ((lambda text: count(text) + ("🙂" in text), None), (count, bos)):
+        with pytest.raises(
+            UserError, match=r"llama\.cpp cuts .* into \d+ tokens, and the tokenizer into \d+; "
+        ) as said:
+            check_tokens(wrong, byte_level, start, 999)
+        assert "\n" not in str(said.value)
+
+
+@pytest.mark.slow
+def test_gguf_refuses_a_file_that_cuts_texts_otherwise(engine_source, tmp_path, monkeypatch):
+    needs("gguf")
+    words = train_tokenizer(["a1234,567 1234,567"] * 9, algorithm="byte_level_bpe", vocab_size=281, model_max_length=64)
+    source = engine_source("llama", "ForCausalLM", ours=False, words=words, max_position_embeddings=64)
+    monkeypatch.setattr("decero.hub.engines.to_gguf.pre_tokenizer_of", lambda content: "smollm")  # cuts digits apart
+    refused(source, tmp_path / "out", "gguf", r"llama\.cpp cuts .*1,234\.5' into \d+ tokens, and the tokenizer into ")
 
 
 def test_gguf_knows_a_tokenizer_by_its_parts(byte_level, tokenizer):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from decero.errors import UserError
 from decero.execution.model_folder import find, read_config, read_headers
@@ -27,6 +27,7 @@ from decero.hub.families import FAMILIES
 from decero.hub.folders import claimed, copy_legal, copy_tokenizer
 from decero.hub.publish import run_files
 from decero.hub.stock import family_of_stock, head_of, shape_of
+from decero.hub.table import Family
 
 Say = Callable[[str], None]
 ENGINES = {engine.name: engine for engine in (CTRANSLATE2, ONNX, GGUF, SENTENCE_TRANSFORMERS)}
@@ -104,21 +105,28 @@ def _stock_folder(folder: Path, source: Path | str, engine: Engine, target: Path
     if not read_config(folder)["model_type"].startswith("decero_"):
         return folder
     ours = load_ours(folder)
-    reasons = []
+    family, reasons = family_in(engine, ours.config, head_of(ours))
+    if family is None:
+        why = "; ".join(reasons) or f"none of these has a {type(ours).__name__}"
+        raise UserError(f"{source}: {engine.name} reads {_readable(engine)}; {why}")
+    lines: list[str] = []
+    export_model(folder, target, family.name, lines.append)
+    for line in lines[:-1]:  # the last names the folder, which does not stay
+        say(f"{family.name}: {line}")
+    return target
+
+
+def family_in(engine: Engine, config: PreTrainedConfig, head: str) -> tuple[Family | None, list[str]]:
+    """Return the first stock family as which an engine reads a model of ours, or None, and why not each before it."""
+    reasons: list[str] = []
     for family in FAMILIES:
-        if family.ours == shape_of(ours) and head_of(ours) in engine.heads.get(family.name, ()):
+        if family.ours == shape_of(config) and head in engine.heads.get(family.name, ()):
             try:
-                family.check_export(ours.config, head_of(ours))
+                family.check_export(config, head)
+                return family, reasons
             except UserError as error:
                 reasons.append(str(error))
-                continue
-            lines: list[str] = []
-            export_model(folder, target, family.name, lines.append)
-            for line in lines[:-1]:  # the last names the folder, which does not stay
-                say(f"{family.name}: {line}")
-            return target
-    why = "; ".join(reasons) or f"none of these has a {type(ours).__name__}"
-    raise UserError(f"{source}: {engine.name} reads {_readable(engine)}; {why}")
+    return None, reasons
 
 
 def _load(folder: Path, source: Path | str, engine: Engine) -> tuple[PreTrainedModel, Any]:

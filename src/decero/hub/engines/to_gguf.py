@@ -5,6 +5,7 @@ parts decide: llama.cpp has counterparts of two kinds of byte-level BPE.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from torch import Tensor
 
 from decero.errors import UserError
 from decero.hub.engines.engine import Engine, Running
+from decero.hub.folders import LINES
 
 FILE = "model.gguf"
+TEXTS = (*filter(None, LINES), "  two  spaces,\n\na tab\t1,234.5", "it's we'LL ¿qué? 🙂", "x_y == 10 ** 6;")
 BLOCK = 32  # weights of a row that share a scale in Q8_0; a row of another length stays as it is
 
 
@@ -77,6 +80,12 @@ def run(folder: Path, model: Any, tokenizer: Any) -> Running:
     parameters.verbosity = 0
     server = xllamacpp.Server(parameters)
 
+    def count(text: str) -> int:
+        request = {"prompt": text, "max_tokens": 1, "temperature": 0.0, "cache_prompt": False}
+        return server.handle_completions(request)["usage"]["prompt_tokens"]
+
+    check_tokens(count, tokenizer, model.config.bos_token_id, parameters.n_ctx)
+
     def write(prompt: list[int], new: int) -> list[int]:
         request = {"prompt": prompt, "max_tokens": new, "temperature": 0.0, "cache_prompt": False}
         answer = server.handle_completions(request | {"return_tokens": True, "verbose": True})["__verbose"]
@@ -84,6 +93,21 @@ def run(folder: Path, model: Any, tokenizer: Any) -> Running:
         return answer["tokens"] + (end if answer["tokens"][-1:] != end else [])
 
     return Running(None, write)
+
+
+def check_tokens(count: Callable[[str], int], tokenizer: Any, bos: int | None, room: int) -> None:
+    """Raise UserError for a text that llama.cpp cuts into another number of tokens than the tokenizer does.
+
+    count: a text -> its tokens in llama.cpp, with the start token. room: tokens that fit; longer texts are left out.
+    """
+    for text in TEXTS:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        wanted = len(ids) + (bos is not None and tokenizer("a")["input_ids"][0] == bos)
+        if 0 < wanted < room and (found := count(text)) != wanted:
+            raise UserError(
+                f"gguf: llama.cpp cuts {text!r} into {found} tokens, and the tokenizer into {wanted}; train one with "
+                "tokenizer.algorithm=byte_level_bpe"
+            )
 
 
 def usage(name: str, model: Any) -> str:
