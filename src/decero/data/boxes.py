@@ -73,7 +73,7 @@ def check_pixels(pictures: Iterable[tuple[str, Any]]) -> None:
     first, whole = "", True
     for name, boxes in pictures:
         for number, box in enumerate(boxes or ()):
-            values = box if isinstance(box, Sequence | np.ndarray) else [None]
+            values: Any = box if isinstance(box, Sequence | np.ndarray) else [None]
             if not all(isinstance(v, int | float) and 0 <= v <= 1 for v in values):
                 return
             first = first or f"{name}, box {number} {_shown(box)}"
