@@ -1,5 +1,6 @@
 """The README, the Makefile, the bounds of pyproject.toml and the lock name versions: here they agree."""
 
+import ast
 import re
 import tomllib
 from importlib.metadata import requires
@@ -51,6 +52,17 @@ def test_the_lock_keeps_the_bounds(requirement):
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda r: r.name)
 def test_every_requirement_has_a_lower_bound(requirement):
     assert {specifier.operator for specifier in requirement.specifier} & {">=", "=="}
+
+
+def test_pictures_need_no_torchvision_timm_or_torchmetrics():
+    """docs/guides/pictures.md says so: neither the lock nor a requirement nor an import names them."""
+    spared = {"torchvision", "timm", "torchmetrics"}
+    assert not spared & {*LOCKED, *(canonicalize_name(requirement.name) for requirement in REQUIREMENTS)}
+    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "recipes").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not spared & {name.split(".")[0] for name in names}, f"{path}, line {node.lineno}"
 
 
 def test_every_locked_file_has_a_hash():

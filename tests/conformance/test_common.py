@@ -13,6 +13,9 @@ from decero.models import (
     DeceroDecoderForMaskedLM,
     DeceroDecoderForSequenceClassification,
     DeceroDecoderModel,
+    DeceroDetectionConfig,
+    DeceroDetectionForObjectDetection,
+    DeceroDetectionModel,
     DeceroEncoderConfig,
     DeceroEncoderDecoderConfig,
     DeceroEncoderDecoderForConditionalGeneration,
@@ -46,10 +49,11 @@ from decero.models import (
 pytestmark = pytest.mark.slow
 common = load_common()
 # The tests find models without a head by these names.
-BASES = ("Encoder", "Decoder", "EncoderDecoder", "Recurrent", "RecurrentSeq2Seq", "TextCNN", "Vision")
+BASES = ("Encoder", "Decoder", "EncoderDecoder", "Recurrent", "RecurrentSeq2Seq", "TextCNN", "Vision", "Detection")
 common.MODEL_MAPPING_NAMES.update({f"decero {base}": f"Decero{base}Model" for base in BASES})
 common.MODEL_FOR_BACKBONE_MAPPING_NAMES["decero"] = "DeceroVisionBackbone"
 
+PICTURED = ("decero_vision", "decero_detection")
 BATCH, LENGTH, VOCABULARY, WIDTH, LAYERS, HEADS = 3, 7, 41, 36, 2, 3
 IDS = {"eos_token_id": 2, "bos_token_id": 1}
 TEXT = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": LAYERS} | IDS
@@ -81,6 +85,10 @@ CASES = {
     "decoder": (DeceroDecoderConfig(**STACK), (*DECODERS, DeceroDecoderForMaskedLM)),
     "encoder-decoder": (DeceroEncoderDecoderConfig(**STACK), TRANSLATORS),
     "vision": (DeceroVisionConfig(**PICTURE), VISION),
+    "detection": (
+        DeceroDetectionConfig(**PICTURE | {"patch_size": 2, "num_queries": LENGTH}),
+        (DeceroDetectionModel, DeceroDetectionForObjectDetection),
+    ),
     "lstm language model": (
         DeceroRecurrentConfig(**TEXT),
         (DeceroRecurrentModel, DeceroRecurrentForCausalLM, DeceroRecurrentForSequenceClassification),
@@ -115,6 +123,8 @@ class Tester:
         self.config = config
         self.num_hidden_layers = config.num_hidden_layers
         config.num_labels = self.num_labels
+        if config.model_type == "decero_detection":
+            self.encoder_seq_length = (8 // config.patch_size) ** 2
         if config.model_type == "decero_vision":
             self.mask_length = (config.image_size // config.patch_size) ** 2
             self.seq_length = 1 + self.mask_length
@@ -125,7 +135,7 @@ class Tester:
 
     def prepare_config_and_inputs_for_common(self):
         draw = torch.Generator().manual_seed(0)
-        if self.config.model_type == "decero_vision":
+        if self.config.model_type in PICTURED:
             batch = {"pixel_values": torch.rand(BATCH, 3, 8, 8, generator=draw)}
         else:
             batch = {"input_ids": torch.randint(3, VOCABULARY, (BATCH, LENGTH), generator=draw)}
@@ -146,6 +156,7 @@ def labels_of(head, batch):
         "ForImageClassification": {"labels": rows},
         "ForMultipleChoice": {"labels": rows},
         "ForQuestionAnswering": {"start_positions": rows, "end_positions": rows},
+        "ForObjectDetection": {"labels": [{"class_labels": rows[:2], "boxes": torch.full((2, 4), 0.3)}] * BATCH},
         "ForSemanticSegmentation": {"labels": torch.zeros(BATCH, 8, 8, dtype=torch.long)},
         "ForMaskedImageModeling": {"bool_masked_pos": torch.arange(BATCH * 4).view(BATCH, 4) % 2 == 0},
         "ForPreTraining": {"labels": places},
@@ -167,6 +178,11 @@ class Common(common.ModelTesterMixin):
                 batch[name] = batch[name].unsqueeze(1).expand(-1, 2, -1).contiguous()
         return batch | (labels_of(model_class, batch) if return_labels else {})
 
+    def test_attention_outputs(self):
+        if isinstance(self.model_tester.config, DeceroDetectionConfig):
+            self.skipTest("counts the outputs of a decoder of text; tests/models/test_modeling_object_detection.py")
+        super().test_attention_outputs()
+
     def test_capture_outputs_decorator(self):
         if not self.has_attentions:
             self.skipTest("asks for attentions, which this model has not")
@@ -185,14 +201,22 @@ class Common(common.ModelTesterMixin):
         super().test_model_get_set_embeddings()
 
 
+@unittest.skip("gives tokens to an encoder-decoder, also to a detector; tests/models/test_modeling_object_detection.py")
+def with_tokens(self):
+    pass
+
+
 for name, (config, classes) in CASES.items():
     fields = {
         "all_model_classes": classes,
         "is_encoder_decoder": config.is_encoder_decoder,
-        "has_attentions": config.model_type in ("decero_vision",) or getattr(config, "mixer_type", "") == "attention",
-        "test_resize_embeddings": config.model_type != "decero_vision",
+        "has_attentions": config.model_type in PICTURED or getattr(config, "mixer_type", "") == "attention",
+        "test_resize_embeddings": config.model_type not in PICTURED,
         "setUp": lambda self, config=config: setattr(self, "model_tester", Tester(copy.deepcopy(config))),
     }
+    if config.model_type == "decero_detection":
+        kernels = [test for test in dir(Common) if test.startswith("test_eager_matches_sdpa")]
+        fields |= dict.fromkeys(kernels, with_tokens)
     title = "Test" + "".join(word.capitalize() for word in name.replace("-", " ").replace("_", " ").split())
     writes = (common.GenerationTesterMixin,) if any(head.can_generate() for head in classes) else ()
     globals()[title] = type(title, (Common, *writes, unittest.TestCase), fields)

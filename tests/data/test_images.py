@@ -43,6 +43,28 @@ def test_grey_palette_16_bits_and_exif_are_what_they_show():
     assert (read(turned)[..., 0] == GREY).all()
 
 
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_boxes_and_masks_fit_the_picture_turned_by_exif(orientation):
+    """A square at x 6 to 10, y 2 to 5 of the picture as it is shown; its file holds it turned."""
+    shown = np.full((7, 11), 40, np.uint8)
+    shown[2:5, 6:10] = 200
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    data = stored(Pillow.fromarray(np.rot90(shown, {3: 2, 6: 1}[orientation])), "PNG", exif=exif)
+    mask = np.uint8(shown == 200)
+    row = {"image": [data], "mask": [stored(Pillow.fromarray(mask))]}
+    row["objects"] = [{"bbox": [[6.0, 2.0, 4.0, 3.0]], "category": ["x"]}]
+    columns = Columns("image", mask="mask", known=2, objects="objects", category_ids={"x": 0})
+    found = decode_rows(Dataset.from_dict(row), columns, Pixels((7, 11), 1))[0]
+    assert (found["width"], found["height"]) == (11, 7)
+    assert np.allclose(found["boxes"], np.array([6, 2, 10, 5]) / [11, 7, 11, 7])
+    assert found["pixels"] == shown.tobytes()
+    assert found["mask"] == mask.tobytes()
+    row["mask"] = [stored(Pillow.fromarray(np.rot90(mask)))]
+    with pytest.raises(UserError, match="row 0: the mask has 7 x 11 pixels, its picture 11 x 7"):
+        decode_rows(Dataset.from_dict(row), columns, Pixels((7, 11), 1))
+
+
 def test_what_is_transparent_becomes_white():
     colours = np.zeros((7, 11, 4), np.uint8)
     colours[2, 3] = (10, 200, 30, 255)

@@ -45,7 +45,10 @@ def case(seed, most=6):
 
 
 def slow_precision(said, true, classes, threshold):
-    """The mean over classes of the mean of the best precision at a recall of at least 0, 0.01 ... 1."""
+    """The mean over classes of the mean of the best precision at a recall of at least 0, 0.01 ... 1.
+
+    Recalls are compared as COCO does, without tolerance: 7 of 10 are less than the recall 0.7000000000000001.
+    """
     found = []
     for kind in range(classes):
         objects = sum(int((each.classes == kind).sum()) for each in true)
@@ -68,20 +71,20 @@ def slow_precision(said, true, classes, threshold):
             taken.add((picture, place))
             flags.append(place is not None)
         points = [(sum(flags[:k]) / objects, sum(flags[:k]) / k) for k in range(1, len(flags) + 1)]
-        best = [max([p for r, p in points if r >= recall - 1e-12], default=0.0) for recall in np.linspace(0, 1, 101)]
+        best = [max([p for r, p in points if r >= recall], default=0.0) for recall in np.linspace(0, 1, 101)]
         found.append(np.mean(best))
     return float(np.mean(found)) if found else 0.0
 
 
-@pytest.mark.parametrize("seeds", [range(40), pytest.param(range(1000), marks=pytest.mark.slow)])
-def test_average_precision_is_that_of_a_slow_program(seeds):
+@pytest.mark.parametrize(("seeds", "of_map"), [(40, 20), pytest.param(1000, 1000, marks=pytest.mark.slow)])
+def test_average_precision_is_that_of_a_slow_program(seeds, of_map):
     differs = []
-    for seed in seeds:
+    for seed in range(seeds):
         said, true, classes = case(seed)
         found = average_precision(said, true, classes)
         for name, threshold in (("map_50", 0.5), ("map_75", 0.75)):
             differs.append(abs(found[name] - slow_precision(said, true, classes, threshold)))
-        if seed < 20:
+        if seed < of_map:
             wanted = np.mean([slow_precision(said, true, classes, t) for t in THRESHOLDS])
             differs.append(abs(found["map"] - wanted))
     assert max(differs) < 1e-9

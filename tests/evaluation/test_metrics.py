@@ -35,6 +35,27 @@ def test_single_label_metrics_are_those_of_sklearn():
     )
 
 
+@pytest.mark.slow
+def test_a_thousand_accuracies_are_those_of_numpy():
+    """From a single example to 300, of one class to seven, right by chance or nearly always."""
+    draw = np.random.default_rng(0)
+    for _ in range(1000):
+        size, classes = int(draw.integers(1, 301)), int(draw.integers(1, 8))
+        references, predictions = draw.integers(0, classes, (2, size))
+        predictions = np.where(draw.random(size) < draw.random(), references, predictions)
+        right = [
+            (
+                2 * np.sum((predictions == kind) & (references == kind)),
+                np.sum(predictions == kind) + np.sum(references == kind),
+            )
+            for kind in range(classes)
+        ]
+        found = compute_metrics("single_label_classification", predictions, references)
+        assert found["accuracy"] == pytest.approx(np.mean(predictions == references), abs=1e-12)
+        assert found["f1_macro"] == pytest.approx(np.mean([two / both for two, both in right if both]), abs=1e-12)
+        assert example_scores("single_label_classification", predictions, references).mean() == found["accuracy"]
+
+
 def test_multi_label_metrics_are_those_of_sklearn():
     predictions, references = sample("multi_label_classification")
     predictions[0] = references[0]  # otherwise no label set is right by chance

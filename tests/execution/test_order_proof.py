@@ -38,6 +38,10 @@ MODELS = {
     "ours, windows": lambda: encoder(**WINDOW),
     "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**STOCK)),
     "roberta": lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**STOCK)),
+    "electra": lambda: hf.ElectraForMaskedLM(hf.ElectraConfig(**STOCK, embedding_size=24)),
+    "distilbert": lambda: hf.DistilBertForMaskedLM(hf.DistilBertConfig(
+        vocab_size=V, dim=36, n_layers=2, n_heads=3, hidden_dim=41, max_position_embeddings=32, pad_token_id=1,
+        dropout=0.0, attention_dropout=0.0)),
     "modernbert": lambda: hf.ModernBertForMaskedLM(hf.ModernBertConfig(
         **S, max_position_embeddings=32, pad_token_id=1, local_attention=12, bos_token_id=0, eos_token_id=2,
         cls_token_id=0, sep_token_id=2)),

@@ -104,7 +104,7 @@ def test_no_token_sees_a_hole_of_a_permutation_model(method, folders):
             assert found.log_probabilities[number] == pytest.approx(float(logits.log_softmax(-1)[label]), abs=1e-4)
 
 
-@pytest.mark.parametrize("family", ["roberta", "gpt2"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_scores_do_not_depend_on_the_batch(family, folders):
     loaded = load(folders[family], "score")
     found = [[each.total for each in score(loaded, TEXTS * 2, batch_tokens=tokens)] for tokens in (1, 7 * 40, 64 * 40)]

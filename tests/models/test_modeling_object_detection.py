@@ -312,6 +312,20 @@ def test_padding_of_a_batch_is_not_read(make_model, images):
     assert not torch.allclose(model(changed).logits, model(images).logits, atol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "fields", [{}, {"anchor_prior": True, "box_bias": True, "proposals": True}], ids=["plain", "all"]
+)
+def test_eager_and_sdpa_give_the_same_answers(make_model, images, fields):
+    model, seen = make_model(**fields), torch.ones(2, 20, 28).long()
+    seen[1, :, 12:] = 0
+    answers = []
+    for kernel in ("eager", "sdpa"):
+        model.set_attn_implementation(kernel)
+        assert model.config._attn_implementation == kernel
+        answers.append(model(images, seen, **NOISED))
+    same_answers(*answers, atol=3e-5, rtol=1e-4)
+
+
 def test_any_size_is_read_and_wrong_inputs_are_named(make_model, images):
     model = make_model(stem="patch")
     assert model.model.read(images[:, :, :17, :26]).shape == (2, 26, 5, 7)

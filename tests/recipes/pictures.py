@@ -12,6 +12,7 @@ NAMES = ("dark", "light")
 
 VIT = {"model_type": "vit", "image_size": 16, "patch_size": 4, "hidden_size": 22, "num_hidden_layers": 1}
 VIT |= {"num_attention_heads": 2, "intermediate_size": 31, "initializer_range": 0.1}
+SETR = VIT | {"model_type": "decero_vision", "decode_head": "naive", "decoder_hidden_size": 12}
 SEGFORMER = {"model_type": "segformer", "num_encoder_blocks": 2, "depths": [1, 1], "sr_ratios": [1, 1]}
 SEGFORMER |= {"hidden_sizes": [16, 16], "patch_sizes": [3, 3], "strides": [2, 2], "num_attention_heads": [1, 1]}
 SEGFORMER |= {"mlp_ratios": [1, 1], "decoder_hidden_size": 16, "drop_path_rate": 0.0}

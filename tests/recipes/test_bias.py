@@ -108,6 +108,18 @@ def test_probes_go_from_rows_to_tables_picture_and_card(launch, config, models, 
     assert "other bias and safety were not measured" in " ".join(said.split())
 
 
+@pytest.mark.slow
+def test_two_processes_probe_as_one_does(launch, config, two_processes, tmp_path):
+    for name, launcher in (("one", None), ("two", two_processes)):
+        launch("probe_bias", config, f"output={tmp_path}/{name}", launcher=launcher)
+    one, two = (pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("one", "two"))
+    assert len(one) == 24 * 2 + 8 * 3
+    np.testing.assert_allclose(two["score"], one["score"], rtol=1e-5)
+    records = [result(tmp_path / name) for name in ("one", "two")]
+    assert [record["num_processes"] for record in records] == [1, 2]
+    assert records[1]["categories"] == records[0]["categories"]
+
+
 def test_a_causal_model_finds_what_its_words_alone_prefer(launch, config, models, tmp_path):
     words = [f"model.name_or_path={models}/causal/model", 'start_token="[CLS]"', "sets.pairs.categories=[planted]"]
     launch("probe_bias", config, f"output={tmp_path}/out", *words)

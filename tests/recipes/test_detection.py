@@ -198,11 +198,12 @@ def test_a_dry_run_and_a_budget_see_both_models(launch, rtd, detected, tmp_path)
 
 @pytest.mark.slow
 def test_resuming_a_stopped_run_gives_the_same_weights(launch, rtd, detected, tmp_path):
-    launch("pretrain_rtd", rtd, f"output={tmp_path}/a")
+    words = f"output={tmp_path}/a", "training.save_total_limit=9"
+    launch("pretrain_rtd", rtd, *words)
     for left in ("result.json", "model", "generator", "checkpoints/step-00000030"):
         path = tmp_path / "a" / left
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    launch("pretrain_rtd", rtd, f"output={tmp_path}/a", "--resume")
+    assert "at step 15 of 30" in launch("pretrain_rtd", rtd, *words, "--resume").stdout
     for part in ("model", "generator"):
         again = load_file(tmp_path / "a" / part / "model.safetensors")
         for name, tensor in load_file(detected / part / "model.safetensors").items():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 
 import numpy as np
 import pandas as pd
@@ -119,6 +120,46 @@ def test_random_weights_are_averaged_over_seeds(launch, config, models, tmp_path
     assert value == pytest.approx(np.mean(preferred))
     assert low <= value <= high
     assert "| accuracy | per token | random weights | unigram | fewer tokens |" in printed.stdout
+
+
+@pytest.mark.long
+def test_random_weights_come_out_at_50(launch, config, tmp_path):
+    """Both texts of a pair have the same tokens in another order, so nothing but weights can prefer one."""
+    draw, rows = random.Random(3), []
+    for _ in range(100):
+        words = draw.sample(WORDS, 5)
+        good, bad = draw.sample(words, 5), draw.sample(words, 5)
+        rows.append({"good": " ".join(good), "bad": " ".join(bad), "paradigm": "p", "phenomenon": "order"})
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows if row["good"] != row["bad"]))
+    seeds = f"control={{seeds: {list(range(16))}}}"
+    launch("evaluate_minimal_pairs", config, f"output={tmp_path}/out", f"data.files.test={tmp_path}/test.jsonl", seeds)
+    mean, low, high = result(tmp_path / "out")["whole"]["random_weights"]
+    assert 0 < abs(mean - 0.5) < 0.05, (mean, low, high)
+    assert low < 0.5 < high
+    assert high - low < 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["within_word_l2r", "original"])
+def test_two_processes_measure_masked_text_as_one(launch, write_config, models, two_processes, tmp_path, method):
+    settings = f"model: {{name_or_path: {models['masked']}}}\ndata: {{files: FILES, max_length: 11, max_rows: 5}}\n"
+    config = write_config("text", f"output: OUT\n{settings}objective: {{name: {method}}}\ntracking: {{trackers: []}}\n")
+    for name, launcher in (("one", None), ("two", two_processes)):
+        launch("evaluate_masked_lm", config, f"output={tmp_path}/{name}", launcher=launcher)
+    one, two = (result(tmp_path / name) for name in ("one", "two"))
+    assert [one["num_processes"], two["num_processes"]] == [1, 2]
+    assert two["metric"] == pytest.approx(one["metric"], rel=1e-6)
+
+
+def test_masked_text_does_not_depend_on_the_batch(launch, write_config, models, tmp_path):
+    settings = f"model: {{name_or_path: {models['masked']}}}\ndata: {{files: FILES, max_length: 11, max_rows: 5}}\n"
+    config = write_config("text", f"output: OUT\n{settings}tracking: {{trackers: []}}\n")
+    for size in (1, 7, 64):
+        words = f"output={tmp_path}/{size}", f"per_device_eval_batch_size={size}"
+        launch("evaluate_masked_lm", config, *words)
+    one, *others = (result(tmp_path / str(size))["metric"] for size in (1, 7, 64))
+    for other in others:
+        assert other == pytest.approx(one, rel=1e-6)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Permutation and hybrid language models as a user trains and uses them."""
+"""Permutation language models and continued pretraining, as a user runs them."""
 
 import json
 import math
@@ -10,18 +10,15 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
-    AutoModelForMaskedLM,
     AutoTokenizer,
     BertConfig,
     BertModel,
 )
 
 from decero.config.pretraining import PretrainPLM
-from decero.errors import UserError
-from decero.inference import fill, generate, score
+from decero.inference import fill
 from decero.inference.loading import load
 from decero.tasks import PermutationLM
 from decero.training.runs import Run
@@ -120,18 +117,15 @@ def test_a_warmup_cuts_the_text_to_its_own_length(plm, tmp_path):
 
 @pytest.mark.slow
 def test_resuming_and_padding_give_the_same_weights(launch, plm, permuted, tmp_path):
-    words = f"output={tmp_path}/a", "training.save_steps=8", "training.packing=off"
+    words = f"output={tmp_path}/a", "training.save_steps=8", "training.save_total_limit=9", "training.packing=off"
     launch("pretrain_plm", plm, *words)
     padded, packed = (load_file(folder / "model" / "model.safetensors") for folder in (tmp_path / "a", permuted))
     for name, tensor in packed.items():
         torch.testing.assert_close(padded[name], tensor, atol=2e-4, rtol=1e-3)
     (tmp_path / "a" / "result.json").unlink()
     shutil.rmtree(tmp_path / "a" / "model")
-    steps = sorted((tmp_path / "a" / "checkpoints").glob("*16*"))
-    assert steps
-    for folder in steps:
-        shutil.rmtree(folder)
-    launch("pretrain_plm", plm, *words, "--resume")
+    shutil.rmtree(tmp_path / "a" / "checkpoints" / "step-00000016")
+    assert "at step 8 of 16" in launch("pretrain_plm", plm, *words, "--resume").stdout
     for name, tensor in load_file(tmp_path / "a" / "model" / "model.safetensors").items():
         assert torch.equal(tensor, padded[name]), name
 
@@ -149,6 +143,14 @@ def test_continued_with_masks_the_mark_is_gone(launch, mlm, permuted, tmp_path):
     )  # fmt: skip
     config = json.loads((tmp_path / "mlm" / "model" / "config.json").read_text())
     assert config.get("pretraining_objective") is None
+
+
+def test_stock_xlnet_takes_two_steps(launch, plm, tmp_path):
+    few = "training.max_train_steps=2", "optim.num_warmup_steps=0", "training.eval_strategy=no"
+    launch("pretrain_plm", plm, f"output={tmp_path}/xlnet", f"model.config={preset(tmp_path, XLNET)}", *few)
+    assert losses(tmp_path / "xlnet") == pytest.approx([math.log(97)] * 2, abs=0.5)
+    assert metric(tmp_path / "xlnet")["eval_loss"] < losses(tmp_path / "xlnet")[0]
+    assert type(AutoModelForCausalLM.from_pretrained(tmp_path / "xlnet" / "model")).__name__ == "XLNetLMHeadModel"
 
 
 @pytest.mark.slow
@@ -172,118 +174,6 @@ def test_a_model_that_breaks_the_order_ends_in_one_line(launch, plm, tmp_path):
     said = launch("pretrain_plm", plm, f"output={tmp_path}/x", model, expect=2).stderr.strip().splitlines()[-1]
     why = "mpnet cannot learn from permuted orders: it does not take positions from position_ids; use a decero_encoder"
     assert f"{why}, bert, roberta, modernbert or xlnet" in said
-
-
-# --- hybrid
-
-
-@pytest.fixture(scope="module")
-def hybrid(launch, write_config, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    algorithm = "tokenizer: {algorithm: byte_level_bpe, vocab_size: 293}"
-    launch("train_tokenizer", write_config("bpe", f"output: {folder}/bpe\ndata: {{files: FILES}}\n{algorithm}\n"))
-    shape = preset(folder, "model_type: decero_decoder\nvocab_size: 307\nmax_position_embeddings: 61\nhidden_size: 22\n"
-                           "num_hidden_layers: 2\nnum_attention_heads: 1\nintermediate_size: 37\n")  # fmt: skip
-    config = write_config(
-        "hybrid",
-        f"""\
-output: {folder}/hybrid
-seed: 3
-model: {{config: {shape}}}
-tokenizer: {{name_or_path: {folder}/bpe/model}}
-data: {{files: FILES, max_length: 29}}
-objective: {{name: hybrid_lm, causal_fraction: 0.4, mlm_probability: 0.3}}
-optim: {{learning_rate: 1e-2, num_warmup_steps: 3}}
-training: {{max_train_steps: 40, global_batch_size: 13, per_device_batch_size: 5, logging_steps: 1}}
-tracking: {{trackers: []}}
-""",
-    )
-    said = launch("pretrain_causal_lm", config).stdout
-    assert "this model leaves as remote code, because none fills holes with a decoder's weights" in said
-    assert f"next: decero generate {folder}/hybrid/model FILE; decero fill {folder}/hybrid/model FILE" in said
-    return config, folder / "hybrid"
-
-
-@pytest.mark.long
-def test_a_hybrid_learns_both_and_reports_both(hybrid):
-    _, folder = hybrid
-    assert losses(folder)[-1] < losses(folder)[0] - 1
-    assert {"bits_per_byte", "loss", "masked_loss"} <= set(metric(folder))
-    assert metric(folder)["masked_loss"] < 5
-
-
-def test_one_checkpoint_fills_and_generates(hybrid):
-    _, folder = hybrid
-    text = "the bank raised its rate as <mask> fell"
-    (filled,) = fill(folder / "model", [text], top_k=5)
-    assert "<mask>" not in filled.text
-    (continued,) = generate(folder / "model", ["the bank"], max_new_tokens=5)
-    assert continued
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    filler, writer = (auto.from_pretrained(folder / "model") for auto in (AutoModelForMaskedLM, AutoModelForCausalLM))
-    inputs = tokenizer(text, return_tensors="pt")
-    hole = int((inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero())
-    with torch.no_grad():
-        best = filler(**inputs).logits[0, hole, : len(tokenizer)].softmax(dim=-1).topk(5)
-    assert [p for _, p in filled.holes[0]] == pytest.approx(best.values.tolist(), abs=1e-5)
-    weights = writer.state_dict()
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in filler.state_dict().items())
-    # What stands behind the hole matters to the filler, and not to the writer.
-    other = inputs["input_ids"].clone()
-    other[0, -1] = tokenizer.unk_token_id
-    with torch.no_grad():
-        assert not torch.allclose(filler(other).logits[0, hole], filler(**inputs).logits[0, hole])
-        assert torch.allclose(writer(other).logits[0, hole], writer(**inputs).logits[0, hole])
-
-
-def test_a_hybrid_is_measured_as_a_masked_model_too(hybrid, launch, write_config, tmp_path):
-    _, folder = hybrid
-    masked = write_config(
-        "masked", f"output: {tmp_path}/x\nmodel: {{name_or_path: {folder}/model}}\nobjective: {{name: original}}\n"
-        "data: {files: FILES, max_length: 61}\n"
-    )  # fmt: skip
-    launch("evaluate_masked_lm", masked)
-    assert metric(tmp_path / "x")["pseudo_perplexity"] > 1
-    text = "the bank raised its rate"
-    (pseudo,), (causal,) = (
-        score(folder / "model", [text], pseudo_likelihood="original"),
-        score(folder / "model", [text]),
-    )
-    assert (pseudo.kind, causal.kind) == ("pseudo_log_likelihood", "log_likelihood")
-    tokenizer, filler = (auto.from_pretrained(folder / "model") for auto in (AutoTokenizer, AutoModelForMaskedLM))
-    ids, total = tokenizer(text, return_tensors="pt")["input_ids"], 0.0
-    for place in (ids[0] >= len(tokenizer.all_special_ids)).nonzero()[:, 0].tolist():
-        hidden = ids.clone()
-        hidden[0, place] = tokenizer.mask_token_id
-        with torch.no_grad():
-            total += float(filler(hidden).logits[0, place].log_softmax(-1)[ids[0, place]])
-    assert pseudo.total == pytest.approx(total, abs=1e-4)
-
-
-def test_a_plain_decoder_still_refuses_to_fill(hybrid, launch, tmp_path):
-    config, _ = hybrid
-    launch("pretrain_causal_lm", config, f"output={tmp_path}/plain", "training.max_train_steps=1", "objective={}",
-           "optim.num_warmup_steps=0")  # fmt: skip
-    assert AutoConfig.from_pretrained(tmp_path / "plain" / "model").to_dict().get("pretraining_objective") is None
-    with pytest.raises(UserError, match="continues texts; use decero generate"):
-        load(tmp_path / "plain" / "model", "fill")
-
-
-@pytest.mark.parametrize(
-    ("words", "why"),
-    [
-        (["objective.name=causal_lm"], "causal_lm masks no tokens; remove causal_fraction and mlm_probability"),
-        (["objective.causal_fraction=1"], "objective.causal_fraction"),
-        (["model.config=configs/model/stock_gpt2_tiny.yaml"], "gpt2 has no class that fills holes"),
-        (["data.start_token=</s>"], "does not put </s> before a text"),
-        (["model.overrides.position_embedding_type=relative"], "relative positions know no later tokens"),
-    ],
-)
-def test_settings_of_a_hybrid_that_cannot_be(hybrid, launch, words, why, tmp_path):
-    config, _ = hybrid
-    said = launch("pretrain_causal_lm", config, f"output={tmp_path}/x", *words, expect=2).stderr
-    assert why in said.strip().splitlines()[-1]
-    assert not (tmp_path / "x" / "model").exists()
 
 
 # --- continued pretraining

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
-from tests.recipes.pictures import DETR, NAMES, OURS, SEGFORMER, VIT, row, write_splits
+from tests.recipes.pictures import DETR, NAMES, OURS, SEGFORMER, SETR, VIT, row, write_splits
 from transformers import pipeline
 
 from decero.cli.main import main
@@ -107,8 +107,6 @@ def test_classify_pictures_from_files_to_answers(launch, pictures, tmp_path, cap
     assert f"test accuracy {record['metric']['accuracy']:.4f}" in again.stdout
 
 
-SETR = {name: value for name, value in VIT.items() if name != "model_type"} | {"model_type": "decero_vision"}
-SETR |= {"decode_head": "naive", "decoder_hidden_size": 12}
 NOISE = "objective.denoising={groups: 2}"
 PROPOSE = "model.overrides={anchor_prior: true, box_bias: true, proposals: true}"
 
@@ -170,6 +168,13 @@ def test_pictures_are_compared_with_pixels_and_a_cnn(launch, pictures, tmp_path)
     assert (tmp_path / "compare" / "report.html").is_file()
 
 
+@pytest.mark.long
+def test_our_segmentation_model_resumes_exactly(launch, pictures, tmp_path):
+    config = pictures(SETR, {"class_names": ["ground", "dark", "light"]}, max_train_steps=16)
+    launch("finetune_semantic_segmentation", config, f"output={tmp_path / 'run'}")
+    assert resumed(launch, "finetune_semantic_segmentation", config, tmp_path / "run")
+
+
 def test_segment_pictures_from_files_to_masks(launch, pictures, tmp_path, capsys):
     names = ["ground", "dark", "light"]
     config = pictures(SEGFORMER, {"class_names": names}, max_train_steps=16)
@@ -226,6 +231,23 @@ def test_detect_objects_from_files_to_boxes(launch, pictures, tmp_path, capsys):
 
     done = launch("finetune_object_detection", config, f"output={tmp_path / 'x'}", "data.box_format=xyxy", expect=2)
     assert re.search(r"train.parquet, row \d+, box 0 \[.*\]: it has no size, .*set data.box_format", done.stderr)
+
+
+def test_our_detector_takes_three_steps_and_detects(launch, pictures, tmp_path, capsys):
+    pytest.importorskip("pycocotools")
+    config, output = pictures(OURS, max_train_steps=3), tmp_path / "run"
+    launch("finetune_object_detection", config, f"output={output}", NOISE)
+    losses = losses_of(output)
+    assert losses[-1] < losses[0]
+    record = json.loads((output / "result.json").read_text())
+    assert set(record["metric"]) == {"map", "map_50", "map_75"}
+    table = pd.read_parquet(output / "predictions.parquet")
+    assert [len(boxes) for boxes in table["predicted_boxes"]] == [3] * 17
+    row_picture(1).save(tmp_path / "a.png")
+    main(["detect", str(output / "model"), str(tmp_path / "a.png"), "--threshold", "0"])
+    found = json.loads(capsys.readouterr().out)["objects"]
+    assert [each["label"] in NAMES for each in found] == [True] * 3
+    assert all(0 <= value <= 16 for each in found for value in each["box"])
 
 
 @pytest.mark.long

@@ -220,12 +220,13 @@ def masked(trained_tokenizer, tmp_path_factory):
 
 def test_a_masked_student_resumes_exactly(launch, mlm, masked, tmp_path):
     words = mlm, f"objective.distill.teacher={masked(103)}", "training.max_train_steps=6", "training.save_steps=3"
+    words += ("training.save_total_limit=2",)
     launch("pretrain_mlm", *words, f"output={tmp_path}/whole")
     launch("pretrain_mlm", *words, f"output={tmp_path}/part")
     shutil.rmtree(tmp_path / "part" / "model")
     (tmp_path / "part" / "result.json").unlink()
     shutil.rmtree(tmp_path / "part" / "checkpoints" / "step-00000006")
-    launch("pretrain_mlm", *words, f"output={tmp_path}/part", "--resume")
+    assert "at step 3 of 6" in launch("pretrain_mlm", *words, f"output={tmp_path}/part", "--resume").stdout
     states = [
         AutoModelForMaskedLM.from_pretrained(tmp_path / name / "model").state_dict() for name in ("whole", "part")
     ]

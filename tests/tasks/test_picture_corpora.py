@@ -217,3 +217,50 @@ def test_a_label_budget_does_not_decide_the_classes(write, task, ours, tmp_path)
         built = task(SemanticSegmentation, source, files | {"test": files["train"]}, max_train_rows=1)
         built.config.seed = seed
         assert built.corpus.label_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("form", ["xywh", "cxcywh"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_boxes_as_shares_of_the_picture_are_refused(write, task, ours, split, form):
+    rows = {"train": boxes(["cat", "dog"]), "test": boxes(["dog", "cat"])}
+    for row in [row for part in rows.values() for row in part]:
+        row["objects"]["bbox"] = [[6, 6, 5, 5]]
+    rows[split][0]["objects"]["bbox"] = [[0.5, 0.25, 0.2, 0.5]]
+    rows[split][1]["objects"]["bbox"] = [[0.5, 0.5, 1, 1]]
+    files = {each: write(each, rows[each], range(2)) for each in rows}
+    built = task(ObjectDetection, ours, files, image_size=16, box_format=form)
+    said = r"rows.jsonl, row 0, box 0 \[0.5, 0.25, 0.2, 0.5\]: here all boxes lie in \[0, 1\], .*; multiply them by the"
+    with pytest.raises(UserError, match=said):
+        built.tokenize(built.corpus.splits[split], split)
+    other = {"train": "test", "test": "train"}[split]
+    assert built.tokenize(built.corpus.splits[other], other)[""]["width"][:] == [16, 16]
+
+
+@pytest.mark.parametrize("more", [[[0, 0, 1, 1]], [[0.5, 0, 0.5, 1], [0, 0, 1, 3]]], ids=["whole", "one larger"])
+def test_boxes_of_a_pixel_are_kept(write, task, ours, more):
+    rows = boxes(["cat", "dog"])
+    for row in rows:
+        row["objects"] = {"bbox": more, "category": ["cat"] * len(more)}
+    built = task(ObjectDetection, ours, {"train": write("train", rows, range(2))}, image_size=16, test_fraction=0)
+    found = built.tokenize(built.corpus.splits["train"], "train")[""]
+    assert [len(each) for each in found["classes"]] == [len(more)] * len(found)
+
+
+def test_folders_named_by_class_are_read(task, tmp_path):
+    """A mean gray of 40 is a cat, of 200 a dog, whatever the files are called."""
+    for name, gray in (("cat", 40), ("dog", 200)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(12):
+            picture = np.full((16, 16), gray + number, np.uint8)
+            Image.fromarray(picture).save(tmp_path / "photos" / name / f"{number}.png")
+    vit(tmp_path / "vit", ["cat", "dog"])
+    data = {"name": str(tmp_path / "photos"), "label_column": "label", "image_size": 16}
+    built = task(ImageClassification, {"name_or_path": str(tmp_path / "vit")}, None, **data)
+    assert built.corpus.label_names == ("cat", "dog")
+    seen = set()
+    for split, parts in built.corpus.splits.items():
+        for row in built.tokenize(parts, split)[""]:
+            bright = np.frombuffer(row["pixels"], np.uint8).mean()
+            assert row["labels"] == (bright > 100)
+            seen.add(bright)
+    assert len(seen) == 24

@@ -24,7 +24,8 @@ class BoxNoise:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return boxes (groups, objects, 4) and classes (groups, objects) for row `index` in an epoch.
 
-        boxes_T4: centre and size as shares of the picture, (objects, 4). Copies stay inside of the picture.
+        boxes_T4: centre and size as shares of the picture, (objects, 4). Centres of copies stay inside of the picture;
+        their sides may reach beyond it.
         """
         rng = np.random.default_rng([self.seed, epoch, index, 2])  # 2: another stream than that of the window
         shape = self.groups, len(boxes_T4)

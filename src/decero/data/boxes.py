@@ -1,6 +1,6 @@
 """Boxes of objects: three ways to write them, checked against their picture, and kept as shares of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,6 +62,27 @@ def checked_boxes(boxes: Any, form: str, size: tuple[int, int], where: str) -> n
             raise UserError(f"{name}: it is outside of its picture of {width} x {height} pixels; {mend}")
         found.append(inside / [width, height, width, height])
     return np.array(found, dtype=np.float64).reshape(-1, 4)
+
+
+def check_pixels(pictures: Iterable[tuple[str, Any]]) -> None:
+    """Raise UserError for boxes that are shares of their pictures: all numbers in [0, 1], and not all whole.
+
+    pictures: the name of each picture of a split in messages, and its boxes as they are written. It reads no further
+    than the first box that lies elsewhere. A split of whole numbers only may have boxes of one pixel.
+    """
+    first, whole = "", True
+    for name, boxes in pictures:
+        for number, box in enumerate(boxes or ()):
+            values: Any = box if isinstance(box, Sequence | np.ndarray) else [None]
+            if not all(isinstance(v, int | float) and 0 <= v <= 1 for v in values):
+                return
+            first = first or f"{name}, box {number} {_shown(box)}"
+            whole = whole and all(float(v).is_integer() for v in values)
+    if first and not whole:
+        raise UserError(
+            f"{first}: here all boxes lie in [0, 1], as shares of the picture, but boxes are in pixels; multiply them "
+            "by the width and height of their pictures  (setting: data.box_format)"
+        )
 
 
 def _shown(box: Any) -> str:

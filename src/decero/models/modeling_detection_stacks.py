@@ -38,7 +38,7 @@ class DeceroDetectionPreTrainedModel(DeceroPreTrainedModel):
     _input_embed_layer = "stem"
     _no_split_modules = ["EncoderLayer", "QueryLayer"]
     _can_record_outputs = {
-        "hidden_states": (EncoderLayer, QueryLayer),
+        "hidden_states": [EncoderLayer, QueryLayer],
         "attentions": OutputRecorder(SelfAttention, index=1),
         "cross_attentions": OutputRecorder(CrossAttention, index=1),
     }

@@ -4,7 +4,7 @@ The last column of `logits` must stand for no object. YOLOS and our detector hav
 each class have none, such as Conditional DETR, Deformable DETR and RT-DETR: they are refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from transformers import AutoModelForObjectDetection, PreTrainedModel
 from decero.config.finetune_images import FinetuneObjectDetection
 from decero.config.sections import ModelSection
 from decero.data.box_noise import BoxNoise
-from decero.data.boxes import Boxes
+from decero.data.boxes import Boxes, check_pixels
 from decero.data.corpus import check_column, source_rows, train_examples
 from decero.data.image_rows import Columns, objects_of
 from decero.data.labels import in_known_order, natural_order
@@ -129,6 +129,7 @@ class ObjectDetection(PictureTask):
         )  # fmt: skip
 
     def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
+        check_pixels(self._boxes_of(parts[""], split))
         rows = super().tokenize(parts, split)
         queries = getattr(config_of(self.config.model), "num_queries", None)
         most = max(map(len, rows[""]["classes"]), default=0)
@@ -138,6 +139,13 @@ class ObjectDetection(PictureTask):
                 f"model.overrides.num_queries={2 * most}"
             )
         return rows
+
+    def _boxes_of(self, rows: Dataset, split: str) -> Iterator[tuple[str, list]]:
+        """What messages call each picture of a split, and its boxes as they are written."""
+        columns, where = self.columns(split), self.place_of(split)
+        for number, row in zip(source_rows(rows), rows.select_columns([columns.objects]), strict=True):
+            name = f"{where}, row {number}"
+            yield name, objects_of(row[columns.objects], columns, name)[0]
 
     # --- model and objective
 

@@ -1,0 +1,165 @@
+"""Hybrid language models as a user trains and uses them: one checkpoint that generates and fills."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+from decero.errors import UserError
+from decero.inference import fill, generate, score
+from decero.inference.loading import load
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """Use one thread: such small matrices are slower on two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def losses(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [row["loss"] for row in lines if "loss" in row]
+
+
+def metric(folder):
+    return json.loads((folder / "result.json").read_text())["metric"]
+
+
+@pytest.fixture(scope="module")
+def hybrid(launch, write_config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    algorithm = "tokenizer: {algorithm: byte_level_bpe, vocab_size: 293}"
+    launch("train_tokenizer", write_config("bpe", f"output: {folder}/bpe\ndata: {{files: FILES}}\n{algorithm}\n"))
+    shape = folder / "preset.yaml"
+    shape.write_text("model_type: decero_decoder\nvocab_size: 307\nmax_position_embeddings: 61\nhidden_size: 22\n"
+                           "num_hidden_layers: 2\nnum_attention_heads: 1\nintermediate_size: 37\n")  # fmt: skip
+    config = write_config(
+        "hybrid",
+        f"""\
+output: {folder}/hybrid
+seed: 3
+model: {{config: {shape}}}
+tokenizer: {{name_or_path: {folder}/bpe/model}}
+data: {{files: FILES, max_length: 29}}
+objective: {{name: hybrid_lm, causal_fraction: 0.4, mlm_probability: 0.3}}
+optim: {{learning_rate: 1e-2, num_warmup_steps: 3}}
+training: {{max_train_steps: 40, global_batch_size: 13, per_device_batch_size: 5, logging_steps: 1}}
+tracking: {{trackers: []}}
+""",
+    )
+    said = launch("pretrain_causal_lm", config).stdout
+    assert "this model leaves as remote code, because none fills holes with a decoder's weights" in said
+    assert f"next: decero generate {folder}/hybrid/model FILE; decero fill {folder}/hybrid/model FILE" in said
+    return config, folder / "hybrid"
+
+
+@pytest.mark.long
+def test_a_hybrid_learns_both_and_reports_both(hybrid):
+    _, folder = hybrid
+    assert losses(folder)[-1] < losses(folder)[0] - 1
+    assert {"bits_per_byte", "loss", "masked_loss"} <= set(metric(folder))
+    assert metric(folder)["masked_loss"] < 5
+
+
+def test_one_checkpoint_fills_and_generates(hybrid):
+    _, folder = hybrid
+    text = "the bank raised its rate as <mask> fell"
+    (filled,) = fill(folder / "model", [text], top_k=5)
+    assert "<mask>" not in filled.text
+    (continued,) = generate(folder / "model", ["the bank"], max_new_tokens=5)
+    assert continued
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    filler, writer = (auto.from_pretrained(folder / "model") for auto in (AutoModelForMaskedLM, AutoModelForCausalLM))
+    inputs = tokenizer(text, return_tensors="pt")
+    hole = int((inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero())
+    with torch.no_grad():
+        best = filler(**inputs).logits[0, hole, : len(tokenizer)].softmax(dim=-1).topk(5)
+    assert [p for _, p in filled.holes[0]] == pytest.approx(best.values.tolist(), abs=1e-5)
+    weights = writer.state_dict()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in filler.state_dict().items())
+    # What stands behind the hole matters to the filler, and not to the writer.
+    other = inputs["input_ids"].clone()
+    other[0, -1] = tokenizer.unk_token_id
+    with torch.no_grad():
+        assert not torch.allclose(filler(other).logits[0, hole], filler(**inputs).logits[0, hole])
+        assert torch.allclose(writer(other).logits[0, hole], writer(**inputs).logits[0, hole])
+
+
+def test_a_hybrid_is_measured_as_a_masked_model_too(hybrid, launch, write_config, tmp_path):
+    _, folder = hybrid
+    masked = write_config(
+        "masked", f"output: {tmp_path}/x\nmodel: {{name_or_path: {folder}/model}}\nobjective: {{name: original}}\n"
+        "data: {files: FILES, max_length: 61}\n"
+    )  # fmt: skip
+    launch("evaluate_masked_lm", masked)
+    assert metric(tmp_path / "x")["pseudo_perplexity"] > 1
+    text = "the bank raised its rate"
+    (pseudo,), (causal,) = (
+        score(folder / "model", [text], pseudo_likelihood="original"),
+        score(folder / "model", [text]),
+    )
+    assert (pseudo.kind, causal.kind) == ("pseudo_log_likelihood", "log_likelihood")
+    tokenizer, filler = (auto.from_pretrained(folder / "model") for auto in (AutoTokenizer, AutoModelForMaskedLM))
+    ids, total = tokenizer(text, return_tensors="pt")["input_ids"], 0.0
+    for place in (ids[0] >= len(tokenizer.all_special_ids)).nonzero()[:, 0].tolist():
+        hidden = ids.clone()
+        hidden[0, place] = tokenizer.mask_token_id
+        with torch.no_grad():
+            total += float(filler(hidden).logits[0, place].log_softmax(-1)[ids[0, place]])
+    assert pseudo.total == pytest.approx(total, abs=1e-4)
+
+
+def test_a_plain_decoder_still_refuses_to_fill(hybrid, launch, tmp_path):
+    config, _ = hybrid
+    launch("pretrain_causal_lm", config, f"output={tmp_path}/plain", "training.max_train_steps=1", "objective={}",
+           "optim.num_warmup_steps=0")  # fmt: skip
+    assert AutoConfig.from_pretrained(tmp_path / "plain" / "model").to_dict().get("pretraining_objective") is None
+    with pytest.raises(UserError, match="continues texts; use decero generate"):
+        load(tmp_path / "plain" / "model", "fill")
+
+
+@pytest.mark.long
+def test_a_hybrid_run_resumes_exactly(hybrid, launch, tmp_path):
+    config, _ = hybrid
+    words = f"output={tmp_path}/a", "training.max_train_steps=9", "training.save_steps=5", "training.save_total_limit=9"
+    launch("pretrain_causal_lm", config, *words)
+    whole = load_file(tmp_path / "a" / "model" / "model.safetensors")
+    for folder in (tmp_path / "a" / "checkpoints").glob("*9"):
+        shutil.rmtree(folder)
+    shutil.rmtree(tmp_path / "a" / "model")
+    (tmp_path / "a" / "result.json").unlink()
+    said = launch("pretrain_causal_lm", config, *words, "--resume").stdout
+    assert "at step 5 of 9" in said
+    again = load_file(tmp_path / "a" / "model" / "model.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_hybrid(hybrid, launch, two_processes, tmp_path):
+    config, folder = hybrid
+    launch("pretrain_causal_lm", config, f"output={tmp_path}/two", launcher=two_processes)
+    assert losses(tmp_path / "two")[:20] == pytest.approx(losses(folder)[:20], abs=2e-4)
+    assert metric(tmp_path / "two") == pytest.approx(metric(folder), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["objective.name=causal_lm"], "causal_lm masks no tokens; remove causal_fraction and mlm_probability"),
+        (["objective.causal_fraction=1"], "objective.causal_fraction"),
+        (["model.config=configs/model/stock_gpt2_tiny.yaml"], "gpt2 has no class that fills holes"),
+        (["data.start_token=</s>"], "does not put </s> before a text"),
+        (["model.overrides.position_embedding_type=relative"], "relative positions know no later tokens"),
+    ],
+)
+def test_settings_of_a_hybrid_that_cannot_be(hybrid, launch, words, why, tmp_path):
+    config, _ = hybrid
+    said = launch("pretrain_causal_lm", config, f"output={tmp_path}/x", *words, expect=2).stderr
+    assert why in said.strip().splitlines()[-1]
+    assert not (tmp_path / "x" / "model").exists()
