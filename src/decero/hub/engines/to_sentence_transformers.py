@@ -49,7 +49,7 @@ def usage(name: str, model: Any) -> str:
 SENTENCE_TRANSFORMERS = Engine(
     name="sentence-transformers",
     packages=("sentence_transformers",),
-    heads=dict.fromkeys(("bert", "roberta", "distilbert", "electra", "modernbert"), HEADS_OF_ENCODERS),
+    heads=dict.fromkeys(("bert", "roberta", "distilbert", "electra", "modernbert", "eurobert"), HEADS_OF_ENCODERS),
     quantizations=(),
     weights=("*.safetensors",),
     convert=convert,
