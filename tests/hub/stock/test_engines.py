@@ -122,6 +122,14 @@ def test_onnx_refuses_positions_that_change_with_length(kind, engine_source, tmp
     refused(source, tmp_path / "out", "onnx", f"onnx cannot hold rope_type '{kind}', whose angles depend on the length")
 
 
+def test_onnx_looks_at_the_positions_of_all_layers(engine_source, tmp_path):
+    needs("onnx")
+    plain, scaled = {"rope_type": "default", "rope_theta": 5e2}, {"rope_type": "dynamic", "factor": 2.0}
+    rope = {"full_attention": scaled | {"rope_theta": 7e2}, "sliding_attention": plain}
+    source = engine_source("modernbert", "Model", ours=False, rope_parameters=rope)
+    refused(source, tmp_path / "out", "onnx", "onnx cannot hold rope_type 'dynamic', whose angles depend")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("engine", "variant", "head"), CELLS, ids=lambda each: each)
 def test_a_family_runs_equally_in_an_engine(engine, variant, head, engine_source, tmp_path):
@@ -278,6 +286,14 @@ def test_a_stand_in_passes_and_its_card_is_written(engine_source, stand_in, tmp_
     assert "| CPU threads: 1 | original | here |" in card
     assert "ctranslate2.Generator(" in card
     assert hf.AutoTokenizer.from_pretrained(tmp_path / "out", model_type="gpt2")
+
+
+def test_a_translator_without_an_end_token_is_compared(engine_source, stand_in, tmp_path):
+    stand_in()
+    source = engine_source("t5 1.1", "ForConditionalGeneration", ours=False, eos_token_id=None)
+    said = []
+    export_engine(source, tmp_path / "out", "ctranslate2", None, said.append)
+    assert said[0].startswith("largest difference of logits in ctranslate2: 0.0e+00")
 
 
 @pytest.mark.parametrize(
