@@ -73,7 +73,9 @@ def convert(model: Any, tokenizer: Any, folder: Path, quantization: str | None) 
     program.save(whole, external_data=size > LARGEST)
     # A scale for each column: one for a whole matrix cost a classifier 1.2 points (docs/experiments/engines.md).
     large = size / 4 > LARGEST
-    quantize_dynamic(whole, folder / FILE, per_channel=True, weight_type=QuantType.QInt8, use_external_data_format=large)
+    quantize_dynamic(
+        whole, folder / FILE, per_channel=True, weight_type=QuantType.QInt8, use_external_data_format=large
+    )
     for path in folder.glob("fp32.onnx*"):
         path.unlink()
 
