@@ -13,6 +13,8 @@ FOLDER = Path(__file__).parents[2] / "configs" / "model"
 HEADS = {
     "DeceroEncoder": hf.AutoModelForMaskedLM, "DeceroDecoder": hf.AutoModelForCausalLM,
     "DeceroEncoderDecoder": hf.AutoModelForSeq2SeqLM, "DeceroVision": hf.AutoModelForImageClassification,
+    "texts": hf.AutoModelForSequenceClassification, "words": hf.AutoModelForTokenClassification,
+    "regions": hf.AutoModelForSemanticSegmentation, "objects": hf.AutoModelForObjectDetection,
 }  # fmt: skip
 
 
@@ -65,6 +67,19 @@ def test_a_preset_that_is_advised_leaves_as_stock(shape):
             "this model leaves as remote code, because no stock class has its layers; "
             "configs/model/modern_decoder_tiny.yaml can be exported as stablelm",
         ),
+        ("eurobert_small", "words", "this model can be exported as eurobert"),
+        (
+            "gated_conv_tiny", "words",  # no advice to take stablelm, which has no such head
+            "this model leaves as remote code, because mixer_type='conv' has no counterpart in llama; "
+            "configs/model/modern_decoder_small.yaml can be exported as llama",
+        ),
+        ("vit_tiny", "regions", "this model leaves as remote code, because no stock class has its head"),
+        (
+            "detr_tiny", "objects",
+            "this model leaves as remote code, because norm_placement='pre' has no counterpart in detr, which has "
+            "'post'",
+        ),
+        ("textcnn_tiny", "texts", "this model leaves as remote code, because no stock class has its layers"),
     ],
 )  # fmt: skip
 def test_the_line_at_the_start_of_a_run(name, head, said):

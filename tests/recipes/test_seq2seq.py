@@ -78,6 +78,14 @@ def test_the_other_objectives_learn_too(launch, denoise, tmp_path, name):
     assert losses(tmp_path / "run")[-1] < losses(tmp_path / "run")[0] - 0.5
 
 
+def test_a_run_from_random_weights_says_how_it_leaves(launch, translate, pretrained, tmp_path):
+    said = "this model leaves as remote code, because attention_bias=True has no counterpart in t5"
+    words = translate, f"output={tmp_path}/run", "--dry-run"
+    assert said in launch("finetune_seq2seq", *words).stdout
+    checkpoint = f"model={{name_or_path: {pretrained}/model}}", "tokenizer={}"
+    assert "leaves as remote code" not in launch("finetune_seq2seq", *words, *checkpoint).stdout
+
+
 @pytest.mark.slow
 def test_a_pretrained_model_learns_to_translate(launch, translate, pretrained, tmp_path):
     words = f"model={{name_or_path: {pretrained}/model}}", "tokenizer={}", "training.max_train_steps=160"

@@ -53,14 +53,18 @@ def export_line(ours: PreTrainedModel) -> str | None:
     if not hasattr(decero.models, f"{shape}Config") or not ours.config.model_type.startswith("decero_"):
         return None
     family, reasons = find_family(ours)
+    head, like = head_of(ours), LIKE.get(shape, shape)
     if family is not None:
-        lost = [what for head, what in FINE_TUNED.items() if _has(shape, head) and find_family(ours, head)[0] is None]
+        others = {} if head in FINE_TUNED else FINE_TUNED  # a fine-tuned model has its head already
+        lost = [what for name, what in others.items() if _has(shape, name) and find_family(ours, name)[0] is None]
         with_code = f"; fine-tuned for {', '.join(lost)} it leaves as remote code" if lost else ""
         return f"this model can be exported as {family.name}{with_code}"
-    presets = STOCK_PRESETS.get(LIKE.get(shape, shape), [])
+    able = [family.name for family in FAMILIES if family.ours == like and head in family.heads]
+    presets = [preset for preset in STOCK_PRESETS.get(like, []) if preset[2] in able]
     width = getattr(ours.config, "hidden_size", 0)
     near = min(presets, key=lambda preset: abs(preset[0] - width), default=None)
-    why = reasons.get("") or (reasons.get(near[2]) if near else None) or "no stock class has its layers"
+    why = next((reasons[name] for name in ["", *([near[2]] if near else able)] if name in reasons), None)
+    why = why or ("no stock class has its head" if reasons and not able else "no stock class has its layers")
     advice = f"; configs/model/{near[1]}.yaml can be exported as {near[2]}" if near else ""
     return f"this model leaves as remote code, because {why.partition('; use')[0]}{advice}"
 

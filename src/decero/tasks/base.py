@@ -194,8 +194,9 @@ class Task(ABC):
         return self.training_objective
 
     def say_export(self, run: Run, model: Any) -> None:
-        """Say at the start of a pretraining run what `decero export` will make of the model."""
-        if run.progress and self.recipe.startswith("pretrain") and (line := export_line(self.kept(model))):
+        """Say at the start, in pretraining or from random weights, what `decero export` will make of the model."""
+        said = run.progress and (self.recipe.startswith("pretrain") or self.config.model.config is not None)
+        if said and (line := export_line(self.kept(model))):
             run.print(line)
 
     def kept(self, model: Any) -> PreTrainedModel:

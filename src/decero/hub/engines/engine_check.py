@@ -96,6 +96,8 @@ def _derived(model: Any, batch: dict[str, Tensor], outputs: dict[str, Any]) -> d
     """Return what engines give instead of the model's outputs."""
     if model.config.is_encoder_decoder:  # the next tokens, and the end token after the last
         end = model.config.eos_token_id
+        if end is None:  # CTranslate2, which gives these, refuses such a model
+            return {}
         following = batch["decoder_input_ids"].roll(-1, dims=1)
         lengths = batch["decoder_attention_mask"].sum(1)
         following[torch.arange(len(lengths)), lengths - 1] = end[0] if isinstance(end, list) else end

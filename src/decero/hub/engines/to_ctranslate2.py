@@ -31,10 +31,10 @@ def convert(model: Any, tokenizer: Any, folder: Path, quantization: str | None) 
     config, kind = model.config, model.config.model_type
     loaders = _loaders()
     head = None
-    if kind in ("bert", "roberta"):
+    if kind in ("bert", "roberta", "distilbert"):
         config.position_embedding_type = "absolute"  # transformers 5 has no other
         base, head = _encoder_and_head(model)
-        loader = loaders["encoder"]
+        loader = loaders["distilbert" if kind == "distilbert" else "encoder"]
     else:
         base, loader = model, loaders[kind]
     if kind == "marian":  # the loader is that of BART, which reads these
@@ -173,6 +173,8 @@ def _encoder_and_head(model: Any) -> tuple[Any, Any]:
         inner = getattr(model.classifier, "out_proj", None)
         head = model.classifier if inner is None else inner
         pooler = pooler if inner is None else SimpleNamespace(dense=model.classifier.dense)
+    if model.config.model_type == "distilbert":
+        return base, head
     return SimpleNamespace(
         config=model.config, embeddings=base.embeddings, encoder=base.encoder, pooler=pooler
     ), head  # fmt: skip
@@ -183,6 +185,8 @@ def _pooler(model: Any) -> Any:
 
 
 def _epsilon(config: Any) -> float:
+    if config.model_type == "distilbert":
+        return 1e-12  # its configuration does not say it
     names = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps")
     return next((getattr(config, name) for name in names if getattr(config, name, None) is not None), 1e-5)  # Marian's
 
@@ -248,6 +252,9 @@ def _loaders() -> dict[str, Any]:
             first = 0 if module.padding_idx is None else module.padding_idx + 1
             spec.encodings = module.weight[first:]
 
+    class DistilBert(stock.DistilBertLoader):
+        get_vocabulary = Named.get_vocabulary
+
     class T5(Named, stock.T5Loader):
         pass
 
@@ -260,7 +267,10 @@ def _loaders() -> dict[str, Any]:
     class Llama(Named, stock.LlamaLoader):
         pass
 
-    return {"encoder": Encoder(), "t5": T5(), "marian": Marian(), "gpt2": GPT2(), "llama": Llama()}
+    return {
+        "encoder": Encoder(), "distilbert": DistilBert(), "t5": T5(), "marian": Marian(), "gpt2": GPT2(),
+        "llama": Llama(),
+    }  # fmt: skip
 
 
 CTRANSLATE2 = Engine(
@@ -269,6 +279,7 @@ CTRANSLATE2 = Engine(
     heads={
         "bert": OF_ENCODERS,
         "roberta": OF_ENCODERS,
+        "distilbert": OF_ENCODERS,
         "t5": ("ForConditionalGeneration",),
         "marian": ("ForConditionalGeneration",),
         "gpt2": ("ForCausalLM",),

@@ -37,10 +37,11 @@ def convert(model: Any, tokenizer: Any, folder: Path, quantization: str | None) 
     The attention is the eager one: T5's does not export otherwise (its sdpa kernel gives strides that the exporter
     refuses), and all are plain matrix products in ONNX anyhow.
     """
-    rope = (getattr(model.config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if rope in BY_LENGTH:
-        why = f"onnx cannot hold rope_type {rope!r}, whose angles depend on the length of a text"
-        raise UserError(f"{why}; run the stock model in transformers")
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    for each in (rope, *rope.values()):  # ModernBERT has one for each kind of layer
+        if isinstance(each, dict) and (kind := each.get("rope_type")) in BY_LENGTH:
+            why = f"onnx cannot hold rope_type {kind!r}, whose angles depend on the length of a text"
+            raise UserError(f"{why}; run the stock model in transformers")
     model.config.save_pretrained(folder)
     batch = {name: tensor.repeat(2, *[1] * (tensor.dim() - 1)) for name, tensor in random_batch(model).items()}
     batch.pop("decoder_attention_mask", None)  # a dimension of 1 in the example would be 1 for ever
@@ -70,7 +71,11 @@ def convert(model: Any, tokenizer: Any, folder: Path, quantization: str | None) 
 
     whole = folder / "fp32.onnx"
     program.save(whole, external_data=size > LARGEST)
-    quantize_dynamic(whole, folder / FILE, weight_type=QuantType.QInt8, use_external_data_format=size / 4 > LARGEST)
+    # A scale for each column: one for a whole matrix cost a classifier 1.2 points (docs/experiments/engines.md).
+    large = size / 4 > LARGEST
+    quantize_dynamic(
+        whole, folder / FILE, per_channel=True, weight_type=QuantType.QInt8, use_external_data_format=large
+    )
     for path in folder.glob("fp32.onnx*"):
         path.unlink()
 
@@ -144,8 +149,10 @@ ONNX = Engine(
         "distilbert": HEADS_OF_ENCODERS,
         "electra": HEADS_OF_ENCODERS,
         "modernbert": HEADS_OF_ENCODERS,
+        "eurobert": HEADS_OF_ENCODERS,
         "gpt2": ("Model", "ForCausalLM"),
         "llama": ("Model", "ForCausalLM"),
+        "stablelm": ("Model", "ForCausalLM"),
         "t5": GENERATING,
         "marian": GENERATING,
     },

@@ -33,7 +33,8 @@ def run(folder: Path, model: Any, tokenizer: Any) -> Running:
 
     @torch.no_grad()
     def outputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {"sentence_embedding": whole(dict(batch))["sentence_embedding"]}
+        texts = {name: tensor.flatten(0, -2) for name, tensor in batch.items()}  # choices are texts, too
+        return {"sentence_embedding": whole(texts)["sentence_embedding"]}
 
     return Running(outputs)
 
@@ -49,7 +50,7 @@ def usage(name: str, model: Any) -> str:
 SENTENCE_TRANSFORMERS = Engine(
     name="sentence-transformers",
     packages=("sentence_transformers",),
-    heads=dict.fromkeys(("bert", "roberta", "distilbert", "electra", "modernbert"), HEADS_OF_ENCODERS),
+    heads=dict.fromkeys(("bert", "roberta", "distilbert", "electra", "modernbert", "eurobert"), HEADS_OF_ENCODERS),
     quantizations=(),
     weights=("*.safetensors",),
     convert=convert,
