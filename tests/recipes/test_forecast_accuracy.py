@@ -44,11 +44,11 @@ def pretrain(tmp_path_factory, launch):
 def forecast(printed):
     """Read bytes, seconds per step and seconds per evaluation from the printed lines."""
     printed = re.sub(r"\n {18}", " ", printed)
-    size, unit = re.search(r"^memory +([\d.]+) (.B) a device", printed, flags=re.M).groups()
+    size, of_size = re.search(r"^memory +([\d.]+) (.B) a device", printed, flags=re.M).groups()
     number, unit = re.search(r"steps of ([\d.e+]+) (m?s)", printed).groups()
     step_s = float(number) / (1000 if unit == "ms" else 1)
     evaluation, evaluation_unit = re.search(r"evaluations? of ([\d.]+) (s|min)", printed).groups()
-    factor = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[unit]
+    factor = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}[of_size]
     return float(size) * factor, step_s, float(evaluation) * {"s": 1, "min": 60}[evaluation_unit]
 
 
