@@ -133,7 +133,7 @@ def test_flops_are_those_of_a_step_of_ours():
     with FlopCounterMode(display=False) as counter:  # describe has chosen eager attention, which can be counted
         ours(**batch).loss.backward()
     assert found["pictures"] == 10
-    of_pictures = 10 * 12 * 2 * 75 * 22  # the gradient that nobody needs: patches of 5 x 5 x 3, a width of 22
+    of_pictures = 10 * 12 * 2 * 75 * 22  # no gradient of the pixels is computed: patches of 5 x 5 x 3, width 22
     assert found["flops"] == pytest.approx(2 * counter.get_total_flops() + of_pictures)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-MEMORY, TIME = 0.25, 0.25  # how far a forecast may be off; the aim for memory is 0.15 (docs/experiments/forecasts.md)
+MEMORY, TIME = 0.15, 0.25  # how far a forecast may be off
 SECONDS = 45  # of each real run, about
 SHAPES = {
     "modern_encoder_tiny": ["training.mixed_precision=bf16", "training.global_batch_size=16"],
@@ -52,7 +52,12 @@ def forecast(printed):
     return float(size) * factor, step_s, float(evaluation) * {"s": 1, "min": 60}[evaluation_unit]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+MISSED = pytest.mark.xfail(strict=False, reason="memory is 20 % too low in bf16: docs/experiments/forecasts.md")
+
+
+@pytest.mark.parametrize(
+    "shape", [pytest.param(shape, marks=MISSED if shape == "modern_encoder_tiny" else ()) for shape in SHAPES]
+)
 def test_forecasts_agree_with_measurements(shape, pretrain, launch, capsys):
     folder, config = pretrain
     words = [config, f"model.config=configs/model/{shape}.yaml", f"output={folder}/{shape}", *SHAPES[shape]]

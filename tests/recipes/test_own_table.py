@@ -41,7 +41,7 @@ def test_the_chain_of_the_guide_runs_on_own_files(launch, rows, architecture, tm
     texts = [f"data.files.train={tmp_path}/texts/*.txt" if make is as_text else f"data.files.train={table}", *column]
     labelled = [f"data.files.train={table}", *column, *label]
     launch(
-        "train_tokenizer", "configs/tokenizer/quickstart.yaml", *texts, f"output={tmp_path}/tokenizer",
+        "train_tokenizer", "configs/tokenizer/quickstart.yaml", *texts, *SPLIT[:2], f"output={tmp_path}/tokenizer",
         "tokenizer.vocab_size=90", "tokenizer.min_frequency=1", f"model.config={architecture}",
     )  # fmt: skip
     tokenizer = f"tokenizer.name_or_path={tmp_path}/tokenizer/model"

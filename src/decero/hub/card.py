@@ -237,7 +237,7 @@ def _leaves(files: Any) -> list[str]:
 
 
 def read_card(readme: str | None) -> tuple[dict[str, Any], str]:
-    """Return the metadata and the text of a card. Raises UserError for metadata that is no YAML."""
+    """Return the metadata and the text of a card. Raises UserError for metadata that is not YAML."""
     if not readme or not readme.lstrip().startswith("---"):
         return {}, readme or ""
     try:

@@ -1,6 +1,6 @@
 """Know the folder of an engine, as `decero export --to ENGINE` writes it, and list what a push sends of it.
 
-Nothing is loaded: the names of the files tell the engine, and the first bytes of model.bin that it is no pickle.
+Nothing is loaded. The names of the files tell the engine. The first bytes of model.bin show that it is not a pickle.
 """
 
 import os
