@@ -87,8 +87,8 @@ def build_arms(
     precision: `bf16` or `no`, of tuned and ours.
 
     stock: the stock class with its own loss on padded batches. For bf16 it uses autocast and converts outputs to fp32,
-    as the Trainer does with accelerate. For pictures it decodes each file in each step, and has torch's AdamW without `fused` and
-    without clipping, as the example without Trainer.
+    as the Trainer does with accelerate. For pictures it decodes each file in each step. It has torch's AdamW without
+    `fused` and without clipping, as the example without Trainer.
     tuned, ours: the defaults of a decero run in bf16. `optimize` chooses attention kernel and packing. The loss covers
     only scored positions and is fused with the projection. Without `work.tricks`, ours runs like stock fp32.
     """
