@@ -45,6 +45,13 @@ class AugmentSection(Section):
     )
 
 
+class ObjectAugmentSection(AugmentSection):
+    copy_paste: float = Field(
+        0.0, ge=0, le=1, description="probability to paste objects of another training picture, cut out along their "
+        "masks (data.mask_column)",
+    )  # fmt: skip
+
+
 class ImageData(PictureSource):
     image_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = Field(
         None,
@@ -65,6 +72,7 @@ class LabelledImages(ImageData, LabelledPictures):
 
 
 class MaskedImages(ImageData):
+    augment: ObjectAugmentSection = ObjectAugmentSection()
     mask_column: str = Field("mask", description="column of the masks: grey or palette pictures, one class id a pixel")
     class_names: list[str] | None = Field(
         None, min_length=2, description="names of the ids 0, 1, 2 ...; null: the ids of train, as numbers"
@@ -87,10 +95,24 @@ class BoxedImages(ImageData):
         description="how a box is written: xywh (left, top, width, height; as COCO), xyxy (two corners; as Pascal VOC)"
         " or cxcywh (centre, width, height)",
     )
+    augment: ObjectAugmentSection = ObjectAugmentSection()
+    mask_column: str | None = Field(
+        None, description="column of the masks that data.augment.copy_paste needs: 0 is the background; each class, or "
+        "each object, has its own id",
+    )  # fmt: skip
 
     @property
     def others(self) -> dict[str, str]:
-        return {self.objects_column: "data.objects_column"}
+        masks = {self.mask_column: "data.mask_column"} if self.mask_column else {}
+        return {self.objects_column: "data.objects_column"} | masks
+
+    @model_validator(mode="after")
+    def _objects_have_masks(self):
+        if self.augment.copy_paste and not self.mask_column:
+            raise ValueError(
+                "data.augment.copy_paste: it cuts objects out along their masks; set data.mask_column, or remove it"
+            )
+        return self
 
 
 class SmoothedSection(Section):

@@ -1,14 +1,15 @@
 """Change training pictures at random: a pure function of (seed, epoch, row), so that a resumed run draws the same."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
 ASPECT = 3 / 4, 4 / 3  # of a random resized crop, as in Szegedy et al. 2015
 ERASED_AREA, ERASED_ASPECT = (0.02, 0.4), (0.3, 1 / 0.3)  # as in Zhong et al. 2020, section 4.2
-WINDOW, COLORS, ERASED = 1, 4, 5  # the streams of random numbers; others belong to hidden patches and boxes
+WINDOW, COLORS, ERASED, PASTED, PASTED_WINDOW = 1, 4, 5, 6, 7  # the streams of random numbers
+# 2 and 3 belong to hidden patches, noise and boxes
 
 
 class Window(NamedTuple):
@@ -29,10 +30,10 @@ class Augmentation:
     min_scale, max_scale: resize a window of random size. Its area is between these shares of the picture's; a larger
     one shows the picture smaller, with a black edge. Its shape is that of the picture within 3/4 and 4/3.
     color_jitter: change brightness, contrast and saturation, each by up to this share. erasing: the probability to
-    erase a rectangle of 2 to 40 % of the area.
+    erase a rectangle of 2 to 40 % of the area. copy_paste: the probability to paste objects of another picture.
 
     Sources: padded crops, He et al. 2016, section 4.2; random resized crops, Szegedy et al. 2015; larger windows, SSD
-    (Liu et al. 2016, section 3.6); colors, Howard 2013; erasing, Zhong et al. 2020.
+    (Liu et al. 2016, section 3.6); colors, Howard 2013; erasing, Zhong et al. 2020; pasting, Ghiasi et al. 2021.
     """
 
     horizontal_flip: bool = False
@@ -42,20 +43,27 @@ class Augmentation:
     max_scale: float = 1.0
     color_jitter: float = 0.0
     erasing: float = 0.0
+    copy_paste: float = 0.0
 
     def __bool__(self) -> bool:
         """Whether anything changes."""
         sizes = self.min_scale is not None or self.max_scale > 1
-        return bool(self.horizontal_flip or self.padding or sizes or self.color_jitter or self.erasing)
+        places = self.horizontal_flip or self.padding or sizes
+        return bool(places or self.color_jitter or self.erasing or self.copy_paste)
 
     def numbers(self, stream: int, epoch: int, index: int) -> np.random.Generator:
         """The random numbers of row `index` in an epoch, for one use."""
         return np.random.default_rng([self.seed, epoch, index, stream])
 
-    def window(self, size: tuple[int, int], epoch: int, index: int) -> Window:
-        """Draw the window of row `index` in an epoch. size: (height, width)."""
+    def pastes(self, epoch: int, index: int) -> np.random.Generator | None:
+        """The random numbers of what is pasted into row `index` in an epoch; None for nothing."""
+        drawn = self.numbers(PASTED, epoch, index)
+        return drawn if drawn.random() < self.copy_paste else None
+
+    def window(self, size: tuple[int, int], epoch: int, index: int, stream: int = WINDOW) -> Window:
+        """Draw the window of row `index` in an epoch. size: (height, width). stream: which random numbers."""
         height, width = size
-        flip, *places = self.numbers(WINDOW, epoch, index).random(5)
+        flip, *places = self.numbers(stream, epoch, index).random(5)
         cut_height, cut_width = height, width
         if self.min_scale is not None or self.max_scale > 1:
             least = 1.0 if self.min_scale is None else self.min_scale
@@ -141,10 +149,15 @@ def cut_boxes(boxes_N4: np.ndarray, size: tuple[int, int], window: Window) -> tu
     moved = (boxes_N4 * scale - shift) / ends
     inside = moved.clip(0, 1)
     area, kept = _areas(moved), _areas(inside)
-    stay = kept >= 0.25 * area
+    stay = still_counts(kept, area)
     if window.flipped:
         inside = np.stack([1 - inside[:, 2], inside[:, 1], 1 - inside[:, 0], inside[:, 3]], axis=1)
     return inside[stay], stay
+
+
+def still_counts(seen: Any, whole: Any) -> Any:
+    """Whether an object counts of which only a part is still seen: at least a quarter."""
+    return seen >= 0.25 * whole
 
 
 def _areas(boxes_N4: np.ndarray) -> np.ndarray:

@@ -123,9 +123,10 @@ class ObjectDetection(PictureTask):
 
     def columns(self, split: str) -> Columns:
         data = self.config.data
+        mask = data.mask_column if split == "train" and data.augment.copy_paste else None
         return replace(
             super().columns(split), objects=data.objects_column, bbox=data.box_field, category=data.category_field,
-            box_format=data.box_format, category_ids=self._ids,
+            box_format=data.box_format, category_ids=self._ids, mask=mask or "",
         )  # fmt: skip
 
     def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
@@ -133,9 +134,11 @@ class ObjectDetection(PictureTask):
         rows = super().tokenize(parts, split)
         queries = getattr(config_of(self.config.model), "num_queries", None)
         most = max(map(len, rows[""]["classes"]), default=0)
-        if split == "train" and queries and most > queries:
+        pastes = self.config.data.augment.copy_paste > 0
+        if split == "train" and queries and most * (1 + pastes) > queries:
+            more = f", and data.augment.copy_paste may add {most}" if pastes else ""
             raise UserError(
-                f"train: a picture has {most} objects, and the model {queries} queries; set "
+                f"train: a picture has {most} objects{more}, and the model {queries} queries; set "
                 f"model.overrides.num_queries={2 * most}"
             )
         return rows

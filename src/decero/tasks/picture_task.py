@@ -126,7 +126,10 @@ class PictureTask(Task):
 
     def tokenize(self, parts: dict[str, Any], split: str) -> dict[str, Any]:
         """Read the pictures; the name is that of other tasks."""
-        return {"": self.decoded(parts[""], split, self.pixels)}
+        rows = self.decoded(parts[""], split, self.pixels)
+        if split == "train":
+            self._train_pictures = rows
+        return {"": rows}
 
     def decoded(self, rows: Dataset, split: str, pixels: Pixels) -> Dataset:
         """Rows of pixels in any form."""
@@ -163,7 +166,9 @@ class PictureTask(Task):
 
     def collator(self, trains: bool) -> PictureCollator:
         """The collator; in training it changes pictures at random."""
-        return PictureCollator(self.pixels, self.augmentation if trains else None)
+        augment = self.augmentation if trains else None
+        pastes = augment is not None and augment.copy_paste > 0
+        return PictureCollator(self.pixels, augment, scenes=self._train_pictures if pastes else None)
 
     def optimize(self, run: Run, model: PreTrainedModel, data: TaskData) -> Objective:
         """The objective after choosing the attention kernel."""
