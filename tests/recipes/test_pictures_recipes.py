@@ -108,6 +108,7 @@ def test_classify_pictures_from_files_to_answers(launch, pictures, tmp_path, cap
 
 
 NOISE = "objective.denoising={groups: 2}"
+PASTE = {"mask_column": "mask", "augment": {"copy_paste": 0.5}}
 PROPOSE = "model.overrides={anchor_prior: true, box_bias: true, proposals: true}"
 
 
@@ -115,8 +116,8 @@ PROPOSE = "model.overrides={anchor_prior: true, box_bias: true, proposals: true}
 @pytest.mark.parametrize(("recipe", "preset", "words", "data"), [
     ("finetune_image_classification", VIT, ["model.overrides.hidden_dropout_prob=0.0"], {}),
     ("finetune_object_detection", DETR, ["model.overrides.dropout=0.0"], {}),
-    ("finetune_object_detection", OURS, [NOISE, PROPOSE], {}),
-    ("finetune_semantic_segmentation", SETR, [], {"class_names": ["ground", "dark", "light"]}),
+    ("finetune_object_detection", OURS, [NOISE, PROPOSE], PASTE),
+    ("finetune_semantic_segmentation", SETR, [], PASTE | {"class_names": ["ground", "dark", "light"]}),
 ], ids=["classes", "objects", "denoising", "masks"])  # fmt: skip
 def test_two_processes_train_as_one(launch, pictures, tmp_path, two_processes, recipe, preset, words, data):
     words = ["training.max_train_steps=4", *words]
@@ -170,7 +171,7 @@ def test_pictures_are_compared_with_pixels_and_a_cnn(launch, pictures, tmp_path)
 
 @pytest.mark.long
 def test_our_segmentation_model_resumes_exactly(launch, pictures, tmp_path):
-    config = pictures(SETR, {"class_names": ["ground", "dark", "light"]}, max_train_steps=16)
+    config = pictures(SETR, PASTE | {"class_names": ["ground", "dark", "light"]}, max_train_steps=16)
     launch("finetune_semantic_segmentation", config, f"output={tmp_path / 'run'}")
     assert resumed(launch, "finetune_semantic_segmentation", config, tmp_path / "run")
 
@@ -254,7 +255,7 @@ def test_our_detector_takes_three_steps_and_detects(launch, pictures, tmp_path, 
 @pytest.mark.parametrize("words", [[NOISE], [NOISE, PROPOSE]], ids=["anchors", "proposals"])
 def test_denoising_resumes_exactly(launch, pictures, tmp_path, capsys, words):
     pytest.importorskip("pycocotools")
-    config = pictures(OURS, max_train_steps=16)
+    config = pictures(OURS, PASTE, max_train_steps=16)
     output = tmp_path / "run"
     launch("finetune_object_detection", config, f"output={output}", *words)
     assert resumed(launch, "finetune_object_detection", config, output, *words)
@@ -266,6 +267,15 @@ def test_denoising_resumes_exactly(launch, pictures, tmp_path, capsys, words):
 def test_stock_refuses_denoising(launch, pictures, tmp_path):
     done = launch("finetune_object_detection", pictures(DETR), f"output={tmp_path / 'x'}", NOISE, expect=2)
     assert re.search(r"objective.denoising: the queries of .* are no boxes; remove it, or start from", done.stderr)
+
+
+def test_pasted_objects_need_queries_too(launch, pictures, tmp_path):
+    words = f"output={tmp_path / 'x'}", "model.overrides.num_queries=1"
+    done = launch("finetune_object_detection", pictures(OURS, PASTE), *words, expect=2)
+    assert (
+        "train: a picture has 1 objects (and data.augment.copy_paste may add 1), and the model 1 queries; set "
+        "model.overrides.num_queries=2"
+    ) in done.stderr
 
 
 def test_proposals_need_auxiliary_losses(launch, pictures, tmp_path):

@@ -136,7 +136,7 @@ class ObjectDetection(PictureTask):
         most = max(map(len, rows[""]["classes"]), default=0)
         pastes = self.config.data.augment.copy_paste > 0
         if split == "train" and queries and most * (1 + pastes) > queries:
-            more = f", and data.augment.copy_paste may add {most}" if pastes else ""
+            more = f" (and data.augment.copy_paste may add {most})" if pastes else ""
             raise UserError(
                 f"train: a picture has {most} objects{more}, and the model {queries} queries; set "
                 f"model.overrides.num_queries={2 * most}"
