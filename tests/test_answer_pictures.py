@@ -3,6 +3,7 @@
 import importlib
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from decero.models import DeceroVisionConfig, DeceroVisionForMaskedImageModeling
 
 ROOT = Path(__file__).parents[1]
+LIMIT = 200_000  # bytes
 
 
 @pytest.fixture
@@ -105,3 +107,11 @@ def test_cells_are_the_best_and_the_worst_pictures(module, run):
     ]  # fmt: skip
     assert worst.axes[0].get_title() == "1 of 2 found, 1 other box"
     assert missed.axes[0].get_title() == "1 of 2 found, 0 other boxes"
+
+
+def test_pictures_of_answers_are_small_and_shown(module):
+    page = (ROOT / "docs" / "experiments" / "pictures.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^!\[.{20,}\]\(\.\./pictures/answers_(\w+)\.png\)$", page, flags=re.M)
+    assert sorted(shown) == sorted(module.PICTURES)
+    for name in shown:
+        assert (ROOT / "docs" / "pictures" / f"answers_{name}.png").stat().st_size < LIMIT
