@@ -24,6 +24,11 @@ def module(monkeypatch):
 
 
 @pytest.fixture
+def objects(module):
+    return importlib.import_module("object_answers")
+
+
+@pytest.fixture
 def run(tmp_path):
     """Return a function that writes a made run, its rows and its pictures, and returns both places."""
 
@@ -89,7 +94,7 @@ def boxes(row: int, said: list, scores: list[float], true: list) -> dict:
     return {"row": row, "boxes": true, "predicted_boxes": said, "scores": scores} | kinds
 
 
-def test_cells_are_the_best_and_the_worst_pictures(module, run):
+def test_cells_are_the_best_and_the_worst_pictures(objects, run):
     one, two, far = [0.0, 0.0, 9.0, 9.0], [20.0, 0.0, 29.0, 9.0], [40.0, 0.0, 49.0, 9.0]
     answers = [
         boxes(0, [one, two, far], [0.9, 0.9, 0.9], [one]),  # all found, two others
@@ -98,10 +103,10 @@ def test_cells_are_the_best_and_the_worst_pictures(module, run):
         boxes(3, [far, one], [0.9, 0.9], [one, two]),  # one of two found, one other
     ]
     table = pd.read_parquet(run(answers, (64, 48), [0] * 4)[0] / "predictions.parquet")
-    judged = [module.judge(row) for row in table.itertuples()]
+    judged = [objects.judge(row) for row in table.itertuples()]
     assert [each.f1 for each in judged] == pytest.approx([1 / 2, 2 / 3, 1, 1 / 2])
     assert [each.recall for each in judged] == [1, 0.5, 1, 0.5]
-    best, worst, missed = module.cells(*run(answers, (64, 48), [0] * 4)).subfigs
+    best, worst, missed = objects.cells(*run(answers, (64, 48), [0] * 4)).subfigs
     assert [axes.get_title() for axes in best.axes] == [
         "2 of 2 found, 0 other boxes", "1 of 2 found, 0 other boxes", "1 of 1 found, 2 other boxes",
     ]  # fmt: skip
