@@ -1,6 +1,7 @@
 """Draw good and bad answers of finished runs, for docs/experiments/pictures.md. That page has the commands of the runs.
 
-    python docs/make_answer_pictures.py [clothes] [reconstructions] [cells]
+    python docs/make_answer_pictures.py [clothes] [reconstructions] [boxes] [cells]
+    python docs/make_answer_pictures.py boxes=runs/ANOTHER
 
 Reads `data/` and `runs/`, and writes docs/pictures/answers_NAME.png.
 """
@@ -8,6 +9,7 @@ Reads `data/` and `runs/`, and writes docs/pictures/answers_NAME.png.
 import io
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -16,7 +18,7 @@ import pandas as pd
 import torch
 from make_pictures import DOCS, STYLE
 from matplotlib.figure import Figure
-from object_answers import DATA, RUNS, cells, show
+from object_answers import DATA, RUNS, boxes, cells, show
 from PIL import Image
 
 from decero.config.yaml_files import read_yaml
@@ -27,6 +29,7 @@ from decero.execution.masked_image_objective import MaskedPictures, pixel_distan
 from decero.models import DeceroVisionConfig, DeceroVisionForMaskedImageModeling
 
 HIDDEN = 63, 81, 181  # the color of hidden pixels
+COLORS = {"boxes": 256}  # of a PNG; the others have 64
 
 
 # --- clothes
@@ -105,10 +108,10 @@ def reconstructions(
     return figure
 
 
-PICTURES = {draw.__name__: draw for draw in (clothes, reconstructions, cells)}
+PICTURES = {draw.__name__: draw for draw in (clothes, reconstructions, boxes, cells)}
 
 
-def picture(draw: Callable[[], Figure], colors: int = 64) -> bytes:
+def picture(draw: Callable[[], Figure], colors: int) -> bytes:
     """Return a drawing as PNG with few colors, which keeps photographs small."""
     with matplotlib.rc_context(STYLE):
         drawn, file = io.BytesIO(), io.BytesIO()
@@ -120,5 +123,7 @@ def picture(draw: Callable[[], Figure], colors: int = 64) -> bytes:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or PICTURES:
-        (DOCS / "pictures" / f"answers_{name}.png").write_bytes(picture(PICTURES[name]))
+    for argument in sys.argv[1:] or PICTURES:
+        name, _, run = argument.partition("=")
+        draw = partial(PICTURES[name], Path(run)) if run else PICTURES[name]
+        (DOCS / "pictures" / f"answers_{name}.png").write_bytes(picture(draw, COLORS.get(name, 64)))

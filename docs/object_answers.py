@@ -1,5 +1,6 @@
 """Draw what finished runs find in photographs: the pictures of docs/make_answer_pictures.py with boxes."""
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,14 +9,15 @@ import pandas as pd
 from make_pictures import DOCS, ORANGE
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
 from decero.data.boxes import Boxes
 from decero.data.images import open_image
-from decero.evaluation.average_precision import right_boxes
+from decero.evaluation.average_precision import pairwise_iou, right_boxes
 
 DATA, RUNS = DOCS.parent / "data", DOCS.parent / "runs"
+SCENES = DATA / "stamps_scenes" / "test.parquet"
 SURE, IOU = 0.5, 0.5  # the probability from which a box is drawn, the IoU from which it is right
 TAGS = "", "white", "platelet"  # of the three classes of cells; red ones have none
 
@@ -26,6 +28,9 @@ def show(axes: Axes, picture: np.ndarray | Image.Image, title: str = "", smooth:
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     axes.set_title(title, fontsize=9)
+
+
+# --- boxes
 
 
 class Judged(NamedTuple):
@@ -44,6 +49,11 @@ class Judged(NamedTuple):
     def f1(self) -> float:
         return 2 * self.right.sum() / (len(self.said.classes) + len(self.true.classes))
 
+    @property
+    def counts(self) -> str:
+        other = (~self.right).sum()
+        return f"{self.right.sum()} of {len(self.true.classes)} found, {other} other box{'' if other == 1 else 'es'}"
+
 
 def judge(row: Any) -> Judged:
     """Match the boxes of a row of `predictions.parquet`."""
@@ -53,9 +63,73 @@ def judge(row: Any) -> Judged:
     return Judged(row.row, said, true, right_boxes(said, true, np.array([IOU]))[0])
 
 
-def outline(axes: Axes, box: np.ndarray, **style: Any) -> None:
+def outline(axes: Axes, box: np.ndarray, linewidth: float = 1.3, **style: Any) -> None:
     x1, y1, x2, y2 = box
-    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, linewidth=1.3, **style))
+    axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, linewidth=linewidth, **style))
+
+
+# --- drawings on photographs
+
+
+def read_scenes(run: Path, data: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[str]]:
+    """Return the answers for pictures whose drawings occur in train, all pictures, and the names of the classes."""
+    answers, source = pd.read_parquet(run / "predictions.parquet"), pd.read_parquet(data)
+    names = json.loads((run / "result.json").read_text(encoding="utf-8"))["label_names"]
+    return answers[source["seen_stamps"][answers["row"]].to_numpy()], source, names
+
+
+def corner(box: np.ndarray, letters: int, taken: np.ndarray, below: bool) -> np.ndarray:
+    """Return a place for a name at a corner of a box, where it covers least of the places that are taken.
+
+    The picture has 96 x 96 pixels and is drawn 190 dots wide. below: prefer the lower corners.
+    """
+    x1, y1, x2, y2 = box
+    size = np.array([3.1 * letters + 2, 7])  # of a name, in pixels
+    heights = [y1 - size[1], y1, y2 - size[1], y2]
+    starts = [(x, y) for y in (heights[::-1] if below else heights) for x in (x1, x2 - size[0])]
+    places = [np.concatenate([start, start + size]) for start in np.clip(starts, 0, 95 - size)]
+    return min(places, key=lambda place: pairwise_iou(place[None], taken).sum())
+
+
+def write_names(axes: Axes, each: Judged, names: list[str]) -> None:
+    """Write the classes of the boxes that were said and, where objects were missed, of the true ones."""
+    taken = np.zeros((0, 4))
+    kinds = [(each.said, ORANGE, False), (each.true, "white", True)]
+    for found, color, below in kinds if each.recall < 1 else kinds[:1]:
+        for box, kind in zip(found.boxes, found.classes, strict=True):
+            place = corner(box, len(names[kind]), taken, below)
+            taken = np.concatenate([taken, place[None]])
+            paper = {"facecolor": color, "edgecolor": "none", "pad": 1}
+            middle = (place[:2] + place[2:]) / 2
+            axes.text(*middle, names[kind], fontsize=7, ha="center", va="center", bbox=paper)
+
+
+def boxes(run: Path = RUNS / "scenes_detr", data: Path = SCENES) -> Figure:
+    answers, source, names = read_scenes(run, data)
+    large = sorted(map(judge, answers.itertuples()), key=lambda each: -len(each.true.classes))
+    groups = {
+        "best: highest F1": sorted(large, key=lambda each: -each.f1),
+        "worst: lowest F1": sorted(large, key=lambda each: each.f1),
+    }
+    figure = Figure(figsize=(8, 5.1), layout="constrained")
+    *parts, key = figure.subfigures(3, 1, height_ratios=(10, 10, 1))
+    for part, (name, group) in zip(parts, groups.items(), strict=True):
+        part.suptitle(name, fontweight="bold")
+        for axes, each in zip(part.subplots(1, 4), group, strict=False):
+            show(axes, open_image(source["image"][each.row], str(data)), each.counts, smooth=True)
+            for box in each.true.boxes:
+                outline(axes, box, color="white")
+                outline(axes, box, color="black", linestyle=":")
+            for box in each.said.boxes:
+                outline(axes, box, color=ORANGE, linewidth=2)
+            write_names(axes, each, names)
+    said = Patch(edgecolor=ORANGE, fill=False, linewidth=2, label="said")
+    true = Patch(edgecolor="black", fill=False, linewidth=1.3, linestyle=":", label="true")
+    key.legend(handles=[said, true], loc="center", ncols=2, frameon=False)
+    return figure
+
+
+# --- blood cells
 
 
 def cells(
@@ -74,11 +148,7 @@ def cells(
     for part, (name, group) in zip(figure.subfigures(3, 1), groups.items(), strict=True):
         part.suptitle(name, fontweight="bold")
         for axes, each in zip(part.subplots(1, 3), group, strict=False):
-            other = (~each.right).sum()
-            counts = (
-                f"{each.right.sum()} of {len(each.true.classes)} found, {other} other box{'' if other == 1 else 'es'}"
-            )
-            show(axes, open_image(pictures[each.row], str(data)), counts, smooth=True)
+            show(axes, open_image(pictures[each.row], str(data)), each.counts, smooth=True)
             for box in each.true.boxes:
                 outline(axes, box, color="black", linestyle=":")
             for box, kind in zip(each.said.boxes, each.said.classes, strict=True):

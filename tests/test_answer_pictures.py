@@ -30,16 +30,19 @@ def objects(module):
 
 @pytest.fixture
 def run(tmp_path):
-    """Return a function that writes a made run, its rows and its pictures, and returns both places."""
+    """Return a function that writes a made run, its rows and its pictures, and returns both places.
 
-    def write(predictions: list[dict], size: tuple[int, int], labels: list[int]) -> tuple[Path, Path]:
+    columns: more of the rows, beside the image and the label.
+    """
+
+    def write(predictions: list[dict], size: tuple[int, int], labels: list[int], **columns: list) -> tuple[Path, Path]:
         pd.DataFrame(predictions).to_parquet(tmp_path / "predictions.parquet")
         files = []
         for number in range(len(labels)):
             file = io.BytesIO()
             Image.new("L", size, 40 * number).save(file, format="png")
             files.append({"bytes": file.getvalue(), "path": None})
-        pd.DataFrame({"image": files, "label": labels}).to_parquet(tmp_path / "data.parquet")
+        pd.DataFrame({"image": files, "label": labels} | columns).to_parquet(tmp_path / "data.parquet")
         return tmp_path, tmp_path / "data.parquet"
 
     return write
@@ -112,6 +115,36 @@ def test_cells_are_the_best_and_the_worst_pictures(objects, run):
     ]  # fmt: skip
     assert worst.axes[0].get_title() == "1 of 2 found, 1 other box"
     assert missed.axes[0].get_title() == "1 of 2 found, 0 other boxes"
+
+
+def test_boxes_are_of_seen_drawings_most_objects_first(objects, run):
+    one, two, far = [0.0, 0.0, 9.0, 9.0], [20.0, 0.0, 29.0, 9.0], [40.0, 0.0, 49.0, 9.0]
+    answers = [
+        boxes(0, [one, two, far], [0.9] * 3, [one, two, far]),  # unseen
+        boxes(1, [one], [0.9], [one]),
+        boxes(2, [one, two], [0.9, 0.8], [one, two]),
+        boxes(3, [far], [0.9], [one]),
+        boxes(4, [far], [0.9], [one, two]),
+    ]
+    place, data = run(answers, (96, 96), [0] * 5, seen_stamps=[False, True, True, True, True])
+    (place / "result.json").write_text(json.dumps({"label_names": ["bird"]}))
+    best, worst, _ = objects.boxes(place, data).subfigs
+    titles = ["2 of 2 found, 0 other boxes", "1 of 1 found, 0 other boxes"]
+    assert [axes.get_title() for axes in best.axes[:2]] == titles
+    titles = ["0 of 2 found, 1 other box", "0 of 1 found, 1 other box"]
+    assert [axes.get_title() for axes in worst.axes[:2]] == titles
+    written = [[text.get_text() for text in part.axes[0].texts] for part in (best, worst)]
+    assert written == [["bird"] * 2, ["bird"] * 3]  # said; said and, since they were missed, true
+
+
+def test_names_of_boxes_take_free_corners(objects):
+    box, taken = np.array([30.0, 30, 60, 60]), np.zeros((0, 4))
+    for place in ([30, 23], [45.6, 23], [30, 30]):  # above on the left, above on the right, inside
+        found = objects.corner(box, 4, taken, below=False)
+        assert found[:2] == pytest.approx(place)
+        taken = np.concatenate([taken, found[None]])
+    assert objects.corner(box, 4, taken, below=True)[:2] == pytest.approx([30, 60])
+    assert objects.corner(box - 30, 4, taken, below=False)[:2] == pytest.approx([0, 0])  # stays in the picture
 
 
 def test_pictures_of_answers_are_small_and_shown(module):
