@@ -1,6 +1,6 @@
 """Draw good and bad answers of finished runs, for docs/experiments/pictures.md. That page has the commands of the runs.
 
-    python docs/make_answer_pictures.py [clothes] [reconstructions] [boxes] [cells]
+    python docs/make_answer_pictures.py [clothes] [reconstructions] [boxes] [masks] [cells]
     python docs/make_answer_pictures.py boxes=runs/ANOTHER
 
 Reads `data/` and `runs/`, and writes docs/pictures/answers_NAME.png.
@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from make_pictures import DOCS, STYLE
 from matplotlib.figure import Figure
-from object_answers import DATA, RUNS, boxes, cells, show
+from object_answers import DATA, RUNS, boxes, cells, masks, show
 from PIL import Image
 
 from decero.config.yaml_files import read_yaml
@@ -29,7 +29,7 @@ from decero.execution.masked_image_objective import MaskedPictures, pixel_distan
 from decero.models import DeceroVisionConfig, DeceroVisionForMaskedImageModeling
 
 HIDDEN = 63, 81, 181  # the color of hidden pixels
-COLORS = {"boxes": 256}  # of a PNG; the others have 64
+COLORS = {"boxes": 256, "masks": 256}  # of a PNG; the others have 64
 
 
 # --- clothes
@@ -108,7 +108,7 @@ def reconstructions(
     return figure
 
 
-PICTURES = {draw.__name__: draw for draw in (clothes, reconstructions, boxes, cells)}
+PICTURES = {draw.__name__: draw for draw in (clothes, reconstructions, boxes, masks, cells)}
 
 
 def picture(draw: Callable[[], Figure], colors: int) -> bytes:

@@ -1,5 +1,6 @@
-"""Draw what finished runs find in photographs: the pictures of docs/make_answer_pictures.py with boxes."""
+"""Draw what finished runs find in photographs: the pictures of docs/make_answer_pictures.py with boxes and masks."""
 
+import io
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 from make_pictures import DOCS, ORANGE
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
@@ -19,6 +21,10 @@ from decero.evaluation.average_precision import pairwise_iou, right_boxes
 DATA, RUNS = DOCS.parent / "data", DOCS.parent / "runs"
 SCENES = DATA / "stamps_scenes" / "test.parquet"
 SURE, IOU = 0.5, 0.5  # the probability from which a box is drawn, the IoU from which it is right
+# black for the background, then those of Petroff 2021 with white for a second grey: color-blind readers can tell them
+CLASSES = (
+    "black", "#3f90da", "#ffa90e", "#bd1f01", "white", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
 TAGS = "", "white", "platelet"  # of the three classes of cells; red ones have none
 
 
@@ -126,6 +132,36 @@ def boxes(run: Path = RUNS / "scenes_detr", data: Path = SCENES) -> Figure:
     said = Patch(edgecolor=ORANGE, fill=False, linewidth=2, label="said")
     true = Patch(edgecolor="black", fill=False, linewidth=1.3, linestyle=":", label="true")
     key.legend(handles=[said, true], loc="center", ncols=2, frameon=False)
+    return figure
+
+
+def right_share(row: Any) -> float:
+    """Return the share of right pixels, of those that are or were said to be of a drawing. Class 0 is background."""
+    return row.right[1:].sum() / (row.true.sum() - row.right[0])
+
+
+def masks(run: Path = RUNS / "setr_pup", data: Path = SCENES) -> Figure:
+    answers, source, names = read_scenes(run, data)
+    large = sorted(answers.itertuples(), key=lambda row: row.true[0])
+    groups = {
+        "best: most pixels right": sorted(large, key=right_share, reverse=True),
+        "worst: fewest pixels right": sorted(large, key=right_share),
+    }
+    colors = np.array([to_rgb(color) for color in CLASSES])
+    figure = Figure(figsize=(8, 6.2), layout="constrained")
+    grid, key = figure.subfigures(2, 1, height_ratios=(11, 1))
+    for part, (name, group) in zip(grid.subfigures(1, 2), groups.items(), strict=True):
+        part.suptitle(name, fontweight="bold")
+        panels = part.subplots(4, 3)
+        for line, row in zip(panels, group, strict=False):
+            line[0].set_ylabel(f"{100 * right_share(row):.0f} % right")
+            show(line[0], open_image(source["image"][row.row], str(data)), smooth=True)
+            for axes, mask in zip(line[1:], (row.prediction, source["mask"][row.row]["bytes"]), strict=True):
+                show(axes, colors[np.asarray(Image.open(io.BytesIO(mask)))])
+        for axes, kind in zip(panels[0], ("picture", "said", "true"), strict=True):
+            axes.set_title(kind, fontsize=9)
+    patches = [Patch(facecolor=color, edgecolor="grey", label=name) for name, color in zip(names, CLASSES, strict=True)]
+    key.legend(handles=patches, loc="center", ncols=6, frameon=False)
     return figure
 
 

@@ -147,6 +147,34 @@ def test_names_of_boxes_take_free_corners(objects):
     assert objects.corner(box - 30, 4, taken, below=False)[:2] == pytest.approx([0, 0])  # stays in the picture
 
 
+def png(mask: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(mask).save(file, format="png")
+    return file.getvalue()
+
+
+def test_masks_are_those_with_most_and_fewest_right_pixels(objects, run):
+    """Of 5 x 7 pixels, the first 6 are a bird; each answer says bird (1) or coin (2) in some pixels from the first."""
+    true, answers = np.zeros(35, dtype=np.uint8), []
+    true[:6] = 1
+    for row, (pixels, kind) in enumerate([(6, 1), (6, 1), (6, 2), (3, 1), (12, 1)]):
+        said = np.zeros_like(true)
+        said[:pixels] = kind
+        counts = {"right": said[said == true], "said": said, "true": true}
+        counts = {name: np.bincount(ids, minlength=3).tolist() for name, ids in counts.items()}
+        answers.append({"row": row, "prediction": png(said.reshape(5, 7))} | counts)
+    columns = {"seen_stamps": [False] + [True] * 4, "mask": [{"bytes": png(true.reshape(5, 7)), "path": None}] * 5}
+    place, data = run(answers, (7, 5), [0] * 5, **columns)
+    (place / "result.json").write_text(json.dumps({"label_names": list("abcdefghijk")}))
+    grid, _ = objects.masks(place, data).subfigs
+    best, worst = ([line.get_ylabel() for line in part.axes[::3]] for part in grid.subfigs)
+    assert best == ["100 % right", "50 % right", "50 % right", "0 % right"]
+    assert worst == best[::-1]
+    drawn = np.asarray(grid.subfigs[1].axes[1].images[0].get_array())  # what was said for the worst: a coin, orange
+    assert drawn[0, 0] * 255 == pytest.approx([0xFF, 0xA9, 0x0E])
+    assert drawn[-1, -1] == pytest.approx([0, 0, 0])
+
+
 def test_pictures_of_answers_are_small_and_shown(module):
     page = (ROOT / "docs" / "experiments" / "pictures.md").read_text(encoding="utf-8")
     shown = re.findall(r"^!\[.{20,}\]\(\.\./pictures/answers_(\w+)\.png\)$", page, flags=re.M)
