@@ -47,7 +47,7 @@ def open_image(value: Any, where: str, folder: Path | None = None) -> Image.Imag
         reason = root_line(error) or type(error).__name__
     else:
         if deep:
-            check_depth(256 * max(high for _, high in found.getextrema()[:3]), where)
+            check_depth(256 * int(np.asarray(found)[..., :3].max()), where)
         return found
     raise UserError(f"{where}: cannot read the picture: {reason}; replace it or remove the row")
 
