@@ -1,6 +1,8 @@
 """Pictures of every kind become the pixels that they show; what cannot be read is one line with file and row."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -83,6 +85,8 @@ def test_a_torn_missing_or_null_picture_is_one_line(tmp_path):
             open_image(data, "x.parquet, row 3")
         assert str(caught.value).startswith("x.parquet, row 3")
         assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="cannot read the picture: image file is truncated; replace it"):
+        open_image(whole[:60], "x.parquet, row 3")
     with pytest.raises(UserError, match="float values"):
         read(stored(Pillow.fromarray(GREY.astype(np.float32)), "TIFF"))
 
@@ -255,6 +259,23 @@ def test_16_bits_that_would_be_black_are_refused():
         with pytest.raises(UserError, match="it would be nearly black; save it with 8 bits a channel"):
             read(stored(dark.convert("I") if kind == "TIFF" else dark, kind))
     assert (read(stored(Pillow.fromarray(np.zeros((7, 11), np.uint16)))) == 0).all()
+
+
+def test_16_bits_of_color_that_would_be_black_are_refused():
+    """Pillow writes no such PNG, and reads only the upper 8 bits of one."""
+
+    def png(values_YXC):
+        height, width, _ = values_YXC.shape
+        head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values_YXC)
+        parts = (b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+        made = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
+        return b"\x89PNG\r\n\x1a\n" + b"".join(made)
+
+    values = np.random.default_rng(0).integers(0, 4096, (7, 11, 3))
+    with pytest.raises(UserError, match=r"row 3: the picture has 16 bits, .* it would be nearly black"):
+        open_image(png(values), "x.parquet, row 3")
+    assert (read(png(16 * values), 3) == values >> 4).all()
 
 
 def test_a_box_that_is_cut_away_is_dropped():

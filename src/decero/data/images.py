@@ -37,13 +37,18 @@ def open_image(value: Any, where: str, folder: Path | None = None) -> Image.Imag
     try:
         source = io.BytesIO(data) if data is not None else io.BytesIO(Path(str(path)).read_bytes())
         with Image.open(source) as image:
+            deep = re.search(r"RGB.?;16[BLN]", str(image.tile)) is not None  # Pillow reads the upper 8 of 16 bits
             image.load()
-            return ImageOps.exif_transpose(image)
+            found = ImageOps.exif_transpose(image)
     except OSError as error:
-        reason = error.strerror or root_line(error)
+        reason = error.strerror or str(error).partition("\n")[0] or root_line(error)  # its cause says less
         reason = re.sub(r"cannot identify image file <.*>", "this is no picture, or one of an unknown format", reason)
     except Exception as error:  # Pillow's readers raise all kinds for damaged files: SyntaxError, struct.error ...
         reason = root_line(error) or type(error).__name__
+    else:
+        if deep:
+            check_depth(256 * int(np.asarray(found)[..., :3].max()), where)
+        return found
     raise UserError(f"{where}: cannot read the picture: {reason}; replace it or remove the row")
 
 
@@ -57,11 +62,7 @@ def pixels_of(image: Image.Image, channels: int, where: str) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65_535:
             raise UserError(f"{where}: the picture has values of 32 bits; save it with 8 or 16 bits a channel")
-        if 0 < values.max() < DARK:
-            raise UserError(
-                f"{where}: the picture has 16 bits, but its largest value is {values.max():,}, so it would be nearly "
-                "black; save it with 8 bits a channel, or multiply its values so that they reach 65,535"
-            )
+        check_depth(values.max(), where)
         image = Image.fromarray((values >> 8).astype(np.uint8))
     elif image.mode == "F":
         raise UserError(f"{where}: the picture has float values; save it with 8 or 16 bits a channel")
@@ -70,6 +71,15 @@ def pixels_of(image: Image.Image, channels: int, where: str) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("L" if channels == 1 else "RGB")
+
+
+def check_depth(largest: int, where: str) -> None:
+    """Raise UserError where 8 or 12 bits were stored in 16: of these the upper 8 are kept."""
+    if 0 < largest < DARK:
+        raise UserError(
+            f"{where}: the picture has 16 bits, but all its values are below {DARK:,}, so it would be nearly black; "
+            "save it with 8 bits a channel, or multiply its values so that they reach 65,535"
+        )
 
 
 def to_pixels(
