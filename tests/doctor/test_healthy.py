@@ -93,6 +93,16 @@ def test_settings_that_fit_two_recipes_need_recipe(write):
         recipe_of(path, "pretrain_mln")
 
 
+def test_the_kind_of_model_identifies_the_recipe_of_pictures(write):
+    path = write("finetune_image_classification", before=True)
+    assert recipe_of(path) == "finetune_image_classification"
+    path.write_text(path.read_text().replace("/vit.yaml", "/decero_diffusion.yaml"))
+    assert recipe_of(path) == "pretrain_image_diffusion"
+    path.write_text(path.read_text().replace("/decero_diffusion.yaml", "/decoder.yaml"))
+    with pytest.raises(UserError, match=r"fits .*pretrain_image_diffusion, finetune_image_classification; choose one"):
+        recipe_of(path)
+
+
 @pytest.mark.parametrize("name", ["pretrain_seq2seq", "pretrain_causal_lm", "finetune_seq2seq", "finetune_causal_lm"])
 def test_the_kind_of_model_identifies_the_recipe(write, name):
     path = write(name, before=True)

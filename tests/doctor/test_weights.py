@@ -1,7 +1,10 @@
 """Models that cannot learn, dead or exploding layers, and wrong step sizes are found."""
 
+import json
+
 import pytest
 import torch
+from tests.recipes.pictures import OURS
 from transformers import AutoTokenizer
 
 from decero.doctor import weights
@@ -124,6 +127,15 @@ def test_units_that_never_fire_are_counted(trained, bias, severity):
     said = [f for f in found if f.where.endswith("layers.2.mlp.act") or f.severity == "ok"]
     assert [f.severity for f in said] == [severity], [f.line() for f in found]
     assert ("100.0 % of the units never fire" in said[0].what) == (severity == "bad")
+
+
+@pytest.mark.parametrize("more", [{}, {"anchor_prior": True, "box_bias": True, "proposals": True}], ids=str)
+def test_corrections_that_start_at_zero_are_healthy(write, more, tmp_path):
+    """What is behind a matrix of zeros has no gradient at first; a detector begins like this on purpose."""
+    (tmp_path / "ours.yaml").write_text(json.dumps(OURS | {"queries": "anchors"} | more))
+    folder = write("finetune_object_detection", model={"config": str(tmp_path / "ours.yaml")})
+    found = list(weights.layers(open_run(str(folder), "finetune_object_detection")))
+    assert not [f.line() for f in found if f.severity == "bad"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,14 @@ from decero.data.image_rows import Pixels
 from decero.errors import UserError
 from decero.explain.picture_record import from_patches, picture_views, record_picture
 from decero.inference.image_answers import LoadedPictures
-from decero.models import DeceroVisionConfig, DeceroVisionForImageClassification
+from decero.models import (
+    DeceroDetectionConfig,
+    DeceroDetectionForObjectDetection,
+    DeceroVisionConfig,
+    DeceroVisionForImageClassification,
+    DeceroVisionForMaskedImageModeling,
+    DeceroVisionForSemanticSegmentation,
+)
 
 SIZES = {"image_size": [8, 12], "patch_size": 4, "num_channels": 3, "hidden_size": 6, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 2, "intermediate_size": 5, "initializer_range": 0.5}
@@ -90,3 +97,51 @@ def test_the_command_writes_pages_and_pictures(load, picture, tmp_path, capsys):
         main([*words, "--png", str(tmp_path / "q.png"), "--layer", "0", "--head", "1"])
     assert ended.value.code == 2
     assert "--head has no effect on a picture; remove it" in capsys.readouterr().err
+
+
+def saved(model, folder):
+    model.save_pretrained(folder)
+    processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 8, "width": 12}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return str(folder)
+
+
+def refused(capsys, *words):
+    with pytest.raises(SystemExit) as ended:
+        main(["explain", *words])
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_only_a_classifier_of_whole_pictures_dreams(picture, tmp_path, capsys):
+    picture.save(tmp_path / "a.png")
+    boxes = DeceroDetectionConfig(patch_size=4, hidden_size=8, num_attention_heads=1, num_hidden_layers=1,
+                                  decoder_layers=1, intermediate_size=5, num_queries=3)  # fmt: skip
+    models = {
+        "masks": DeceroVisionForSemanticSegmentation(DeceroVisionConfig(**SIZES, decoder_hidden_size=4)),
+        "boxes": DeceroDetectionForObjectDetection(boxes),
+        "hidden": DeceroVisionForMaskedImageModeling(DeceroVisionConfig(**SIZES)),
+    }
+    for name, model in models.items():
+        folder = saved(model, tmp_path / name)
+        for goal in ([], ["--layer", "0"]):
+            words = "--view", "dream", *goal, "--png", str(tmp_path / "d.png")
+            said = refused(capsys, folder, str(tmp_path / "a.png"), *words)
+            assert "--view dream: " in said
+            assert "gives no classes of whole pictures" in said
+        main(["explain", folder, str(tmp_path / "a.png"), "--view", "rollout", "--png", str(tmp_path / f"{name}.png")])
+        assert (tmp_path / f"{name}.png").is_file()
+
+
+def test_other_commands_send_a_masked_image_model_to_explain(picture, tmp_path, capsys):
+    picture.save(tmp_path / "a.png")
+    folder = saved(DeceroVisionForMaskedImageModeling(DeceroVisionConfig(**SIZES)), tmp_path / "model")
+    with pytest.raises(SystemExit):
+        main(["classify", folder, str(tmp_path / "a.png")])
+    assert "fills in hidden patches of pictures; use decero explain" in capsys.readouterr().err
+
+
+def test_a_text_for_a_model_of_pictures_is_one_line(load, tmp_path, capsys):
+    folder = saved(load().model, tmp_path / "model")
+    said = refused(capsys, folder, "a text", "--out", str(tmp_path / "p.html"))
+    assert "this decero_vision model classifies pictures, and reads no texts; give a picture" in said

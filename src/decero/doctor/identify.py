@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -27,7 +28,7 @@ from decero.config.yaml_files import read_settings
 from decero.doctor.findings import NotExaminedError
 from decero.errors import UserError, did_you_mean
 from decero.execution.build import config_of
-from decero.execution.transformers_internals import fills_holes
+from decero.execution.transformers_internals import fills_holes, heads_of
 from decero.tasks import TASKS
 
 NOT_EXAMINED: dict[str, type[RunConfig]] = {  # recipes that train no model, or many
@@ -36,6 +37,11 @@ NOT_EXAMINED: dict[str, type[RunConfig]] = {  # recipes that train no model, or 
     "evaluate_image_tokens": EvaluateImageTokens, "tokenize_images": TokenizeImages, "evaluate_suite": EvaluateSuite,
     "benchmark": Benchmark, "long_range": LongRange,
 }  # fmt: skip
+
+DRAWS = "decero_diffusion"
+OF_PICTURES = tuple(
+    task.auto_class for task in TASKS.values() if not task.tokenizer_needs and task.auto_class is not AutoModel
+)
 
 
 def recipe_of(path: Path, requested: str | None = None, changes: Sequence[str] = ()) -> str:
@@ -69,13 +75,10 @@ def recipe_of(path: Path, requested: str | None = None, changes: Sequence[str] =
         nearest = min(mistakes, key=lambda name: mistakes[name])
         TASKS[nearest].Config.parse(settings, f"{path} (as {nearest})", changed)  # raises UserError with the mistake
     if len(fits) > 1:
-        kind = _kind(TASKS[fits[0]].Config.parse(settings, str(path)).model)  # type: ignore[attr-defined]
-        also = (
-            AutoModelForSequenceClassification if kind is AutoModelForMaskedLM else kind
-        )  # encoders are also trained as classifiers
-        fits = [name for name in fits if TASKS[name].auto_class in (kind, also)]
+        kinds = _kinds(TASKS[fits[0]].Config.parse(settings, str(path)).model)  # type: ignore[attr-defined]
+        fits = [name for name in fits if TASKS[name].auto_class in kinds] or fits
     if len(fits) != 1:
-        raise UserError(f"{path}: fits {', '.join(fits) or 'no recipe'}; choose one with --recipe NAME")
+        raise UserError(f"{path}: fits {', '.join(fits)}; choose one with --recipe NAME")
     return fits[0]
 
 
@@ -87,12 +90,18 @@ def _mistakes(schema: type[RunConfig], settings: dict[str, Any]) -> int:
     return 0
 
 
-def _kind(section: ModelSection) -> Any:
-    """Return the auto class that a model is pretrained with.
+def _kinds(section: ModelSection) -> tuple[Any, ...]:
+    """Return the auto classes that a model is trained with: for texts those of pretraining, for pictures all heads.
 
     Raises UserError if the configuration of the model cannot be read.
     """
     config = config_of(section)
+    if config.model_type == DRAWS:
+        return (AutoModel,)
+    if found := tuple(auto for auto in OF_PICTURES if heads_of(auto, type(config))):
+        return found
     if config.is_encoder_decoder:
-        return AutoModelForSeq2SeqLM
-    return AutoModelForMaskedLM if fills_holes(type(config)) else AutoModelForCausalLM
+        return (AutoModelForSeq2SeqLM,)
+    if fills_holes(type(config)):  # encoders are also trained as classifiers
+        return AutoModelForMaskedLM, AutoModelForSequenceClassification
+    return (AutoModelForCausalLM,)

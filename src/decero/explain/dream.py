@@ -74,7 +74,7 @@ def dream(loaded: LoadedPictures, picture: Image.Image, goal: Goal, steps: int =
     (Mahendran & Vedaldi 2015, section 3.2, with beta 2), so that single pixels have little effect. Weights do not
     change.
 
-    Raises UserError for an unknown class, and for a layer or head that is not there.
+    Raises UserError for an unknown class, for a layer or head that is not there, and for a model that is no classifier.
     """
     pixels, model = loaded.pixels, loaded.model
     start = to_pixels(picture, pixels.size, pixels.channels, "picture", pixels.resample)
@@ -119,8 +119,12 @@ def class_of(loaded: LoadedPictures, label: str | None, answers: np.ndarray) -> 
 
 @torch.no_grad()
 def probabilities_of(loaded: LoadedPictures, x_1CYX: Tensor) -> np.ndarray:
-    """Return the probability of each class."""
-    logits: Tensor = loaded.model(pixel_values=_normalized(loaded, x_1CYX)).logits
+    """Return the probability of each class. Raises UserError for a model without classes of whole pictures."""
+    logits = getattr(loaded.model(pixel_values=_normalized(loaded, x_1CYX)), "logits", None)
+    if logits is None or logits.dim() != 2:  # of pixels or boxes, or of masked patches
+        raise UserError(
+            f"--view dream: {loaded.name} gives no classes of whole pictures; take a classifier, or --view rollout"
+        )
     return logits[0].float().softmax(-1).cpu().numpy()
 
 

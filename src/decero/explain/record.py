@@ -23,7 +23,7 @@ from decero.explain.value_norms import value_norms
 SAME = 1e-6  # of the largest logit: the same model, recorded and not
 CLOSE = 1e-3  # of the largest logit: the attention that a model has, and eager attention
 ROWS = 1e-4  # of the sum of a row: float32, thousands of keys
-ANSWERS = ("logits", "prediction_logits", "start_logits", "last_hidden_state")
+ANSWERS = ("logits", "prediction_logits", "start_logits", "reconstruction", "last_hidden_state")
 
 
 def record(

@@ -67,7 +67,7 @@ def reads_pictures(name: str | Path, **loading: Any) -> str | None:
 
 
 def load_pictures(name: str | Path | LoadedPictures, command: str, **loading: Any) -> LoadedPictures:
-    """Load a model for `classify`, `segment` or `detect` onto the GPU if there is one.
+    """Load a model for `classify`, `segment`, `detect` or `explain` onto the GPU if there is one.
 
     loading: revision, trust_remote_code, code_revision. Raises UserError as `inference.load` does.
     """

@@ -11,6 +11,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageClassification,
+    AutoModelForMaskedImageModeling,
     AutoModelForMaskedLM,
     AutoModelForObjectDetection,
     AutoModelForQuestionAnswering,
@@ -65,6 +66,7 @@ PICTURES: dict[str, tuple[Any, str, str]] = {
     "ForImageClassificationWithTeacher": (AutoModelForImageClassification, "classify", "classifies pictures"),
     "ForSemanticSegmentation": (AutoModelForSemanticSegmentation, "segment", "classifies the pixels of pictures"),
     "ForObjectDetection": (AutoModelForObjectDetection, "detect", "finds objects in pictures"),
+    "ForMaskedImageModeling": (AutoModelForMaskedImageModeling, "explain", "fills in hidden patches of pictures"),
 }
 
 TOO_MANY_TOKENS = "fine-tune the model, which adds the rows, or remove the added tokens from its tokenizer"
@@ -124,6 +126,9 @@ def load(
         )
         config = read_model_config(checkpoint)
         heads = config.architectures or []
+        if command is None and (found := picture_head(heads)):
+            what = f"{found[2]}, and reads no texts; give a picture"
+            raise UserError(f"{name}: this {config.model_type} model {what}")
         auto_class = _own_class(config, heads) if command is None else choose_head(name, config, heads, command)
         dtype = torch.bfloat16 if bf16 else stored
         model: Any = load_pretrained(auto_class, checkpoint, new_head=False, dtype=dtype)

@@ -48,6 +48,8 @@ class DeceroObjectDetectionOutput(DetrObjectDetectionOutput):
 class Corrections(nn.Linear):
     """Say how a layer changes the boxes that it gets. At first nothing."""
 
+    starts_at_zero = True
+
 
 class FrozenBatchNorm2d(nn.Module):
     """Apply a batch norm with the statistics, weight and bias that it has: none of them changes."""
