@@ -24,7 +24,8 @@ def main():
     accelerator = run.accelerator
     if record := finished(config):
         return run.print(f"{config.output} is finished: {record['metric']}")
-    head, table = measuring.language_head(config.model), measuring.read_pairs(run, config)
+    head = measuring.language_head(config.model, masked=config.objective is not None)
+    table = measuring.read_pairs(run, config)
     if config.control:
         check_control(config.control, config.model, head)
     tokenizer = tokenizer_for(config.tokenizer, config.model, needs=())

@@ -26,7 +26,7 @@ def main():
     accelerator, size = run.accelerator, config.per_device_eval_batch_size
     if record := finished(config):
         return run.print(f"{config.output} is finished", *bias_table(record["categories"]))
-    head = language_head(config.model)
+    head = language_head(config.model, masked=config.objective is not None)
     check_control(config.control, config.model, head)
     tokenizer = tokenizer_for(config.tokenizer, config.model, needs=())
     asking = probing.Asking.of(config, head, tokenizer)

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -113,6 +114,29 @@ def test_a_hybrid_is_measured_as_a_masked_model_too(hybrid, launch, write_config
         with torch.no_grad():
             total += float(filler(hidden).logits[0, place].log_softmax(-1)[ids[0, place]])
     assert pseudo.total == pytest.approx(total, abs=1e-4)
+
+
+def test_pairs_of_a_hybrid_are_scored_in_either_mode(hybrid, launch, write_config, tmp_path):
+    _, folder = hybrid
+    lines = ["the bank raised its rate", "its rate raised the bank"]
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({"good": lines[0], "bad": lines[1]}))
+    (tmp_path / "probes.jsonl").write_text(json.dumps({"sent_more": lines[0], "sent_less": lines[1], "bias_type": "x"}))
+    shared = f"output: {tmp_path}/OUT\nmodel: {{name_or_path: {folder}/model}}\nunigram: {{files: FILES}}\n"
+    columns = "paradigm_column: null, phenomenon_column: null"
+    pairs = f"data: {{files: {{test: {tmp_path}/pairs.jsonl}}, {columns}}}\n"
+    probes = f"sets: {{s: {{format: crows_pairs, data: {{files: {{test: {tmp_path}/probes.jsonl}}}}}}}}\n"
+    config, bias = write_config("pairs", shared + pairs), write_config("bias", shared + probes)
+    for name, words in {"causal": [], "original": ["objective.name=original"]}.items():
+        launch("evaluate_minimal_pairs", config, f"output={tmp_path}/{name}", *words)
+        table = pd.read_parquet(tmp_path / name / "predictions.parquet")
+        found = [float(table[side][0]) for side in ("good_score", "bad_score")]
+        method = {} if name == "causal" else {"pseudo_likelihood": name}
+        expected = [each.total for each in score(folder / "model", lines, **method)]
+        assert found == pytest.approx(expected, rel=1e-5)
+    for words in ([], ["objective.name=original"]):
+        launch("probe_bias", bias, f"output={tmp_path}/bias{len(words)}", "control.seeds=[0, 1]", *words)
+    scores = [pd.read_parquet(tmp_path / f"bias{n}" / "predictions.parquet")["score"][0] for n in (0, 1)]
+    assert scores[0] != pytest.approx(scores[1], rel=1e-3)
 
 
 def test_a_plain_decoder_still_refuses_to_fill(hybrid, launch, tmp_path):

@@ -20,7 +20,7 @@ from decero.errors import UserError
 from decero.evaluation.pair_accuracy import UnigramModel, contrast_of, preferences
 from decero.evaluation.text_metrics import likelihood_figures
 from decero.execution.build import config_of
-from decero.execution.pretraining_objective import is_discriminator
+from decero.execution.pretraining_objective import HYBRID, is_discriminator, objective_of
 from decero.execution.token_scores import check_causal
 from decero.execution.transformers_internals import heads_of
 from decero.inference.loading import choose_head
@@ -79,16 +79,19 @@ def read_texts(run: Run, config: EvaluateMaskedLM) -> list[str]:
     return [text or "" for text in corpus[config.split][config.data.text_column]]
 
 
-def language_head(section: ModelSection) -> Any:
+def language_head(section: ModelSection, masked: bool = False) -> Any:
     """Return AutoModelForMaskedLM or AutoModelForCausalLM: the head of a checkpoint, or what a preset is made for.
 
-    AutoModelForPreTraining for a discriminator. Raises UserError for a model that has none of them.
+    AutoModelForPreTraining for a discriminator. masked: of a hybrid checkpoint, which has both, take the first.
+
+    Raises UserError for a model that has none of them.
     """
     config, source = config_of(section), str(section.config or section.name_or_path)
     if section.config is None and is_discriminator(config.architectures):
         return AutoModelForPreTraining
     if section.config is None:
-        return choose_head(source, config, config.architectures or [], "score")
+        command = "fill" if masked and objective_of(config) == HYBRID else "score"
+        return choose_head(source, config, config.architectures or [], command)
     if not config.is_encoder_decoder:
         for auto_class in (AutoModelForMaskedLM, AutoModelForCausalLM):
             if heads_of(auto_class, type(config)):
