@@ -41,7 +41,7 @@ def surest(table: pd.DataFrame, right: bool) -> pd.DataFrame:
     return chosen.loc[chosen["probabilities"].map(max).groupby(chosen["label"]).idxmax()]
 
 
-def clothes(run: Path = RUNS / "fm_conv14_0", data: Path = DATA / "fashion_mnist" / "test.parquet") -> Figure:
+def clothes(run: Path = RUNS / "fashion_mnist_vit", data: Path = DATA / "fashion_mnist" / "test.parquet") -> Figure:
     table, pictures = pd.read_parquet(run / "predictions.parquet"), pd.read_parquet(data)["image"]
     figure = Figure(figsize=(8, 7.4), layout="constrained")
     for part, right in zip(figure.subfigures(2, 1), (True, False), strict=True):
