@@ -7,10 +7,12 @@ import shutil
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
-from tests.recipes.pictures import DETR, NAMES, OURS, SEGFORMER, SETR, VIT, row, write_splits
+from tests.recipes.pictures import DETR, NAMES, OURS, SEGFORMER, SETR, VIT, png, row, write_splits
 from transformers import pipeline
 
 from decero.cli.main import main
@@ -144,6 +146,20 @@ def test_wrong_settings_of_pictures_are_one_line(launch, pictures, tmp_path, wor
     done = launch("finetune_image_classification", pictures(VIT), f"output={tmp_path / 'x'}", *words, expect=2)
     assert re.search(line, done.stderr)
     assert len(done.stderr.strip().splitlines()) <= 2
+
+
+@pytest.mark.parametrize("recipe", ["finetune_object_detection", "finetune_semantic_segmentation"])
+def test_a_split_without_answers_is_noted(launch, pictures, tmp_path, recipe):
+    rows = [row(number) for number in range(3)]
+    nothing = {"mask": png(np.full((16, 16), 255, np.uint8)), "objects": {"bbox": [], "category": []}}
+    blank = [each | nothing for each in rows]
+    schema = pa.Table.from_pylist(rows).schema
+    pq.write_table(pa.Table.from_pylist(blank, schema=schema), tmp_path / "blank.parquet")
+    config = pictures(*((OURS, {}) if "object" in recipe else (SETR, {"class_names": ["ground", "dark", "light"]})))
+    done = launch(recipe, config, f"output={tmp_path / 'x'}", f"data.files.test={tmp_path}/blank.parquet",
+                  "training.max_train_steps=1")  # fmt: skip
+    assert ("test: no picture has an object" in done.stdout) == ("object" in recipe)
+    assert ("test: no pixel is scored" in done.stdout) == ("segmentation" in recipe)
 
 
 def test_a_forecast_counts_pictures(launch, pictures, tmp_path):

@@ -141,6 +141,8 @@ class ObjectDetection(PictureTask):
                 f"train: a picture has {most} objects{more}, and the model {queries} queries; set "
                 f"model.overrides.num_queries={2 * most}"
             )
+        if split != "train" and not most:
+            self.add_note(f"{split}: no picture has an object, so average precision is 0 whatever the model finds")
         return rows
 
     def _boxes_of(self, rows: Dataset, split: str) -> Iterator[tuple[str, list]]:

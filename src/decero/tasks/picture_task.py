@@ -131,6 +131,10 @@ class PictureTask(Task):
             self._train_pictures = rows
         return {"": rows}
 
+    def add_note(self, note: str) -> None:
+        """Say this before training."""
+        self.corpus = self.corpus._replace(notes=(*self.corpus.notes, note))
+
     def decoded(self, rows: Dataset, split: str, pixels: Pixels) -> Dataset:
         """Rows of pixels in any form."""
         num_proc = self.config.data.num_proc

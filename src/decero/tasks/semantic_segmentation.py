@@ -130,18 +130,19 @@ class SemanticSegmentation(PictureTask):
         Raises UserError where train has pixels that are not scored, and all others have one id.
         """
         rows = super().tokenize(parts, split)
-        if split != "train":
-            return rows
         counts_C = np.zeros(256, dtype=np.int64)
         for mask in rows[""]["mask"]:
             counts_C += np.bincount(np.frombuffer(mask, dtype=np.uint8), minlength=256)
         skipped, counts_C[self.config.data.ignored_id] = counts_C[self.config.data.ignored_id], 0
+        if split != "train":
+            if not counts_C.any():
+                self.add_note(f"{split}: no pixel is scored (all have data.ignored_id), so mean IoU is 0 for any model")
+            return rows
         if skipped and len(found := np.flatnonzero(counts_C)) == 1:
             raise self._one_id(split, int(found[0]))
         lacking = [name for number, name in enumerate(self.class_names) if not counts_C[number]]
         if lacking:
-            note = f"train: no pixel is of the class {', '.join(lacking[:20])}: the model cannot learn it"
-            self.corpus = self.corpus._replace(notes=(*self.corpus.notes, note))
+            self.add_note(f"train: no pixel is of the class {', '.join(lacking[:20])}: the model cannot learn it")
         return rows
 
     def columns(self, split: str) -> Columns:
