@@ -252,7 +252,7 @@ def test_detect_objects_from_files_to_boxes(launch, pictures, tmp_path, capsys):
 
 def test_our_detector_takes_three_steps_and_detects(launch, pictures, tmp_path, capsys):
     pytest.importorskip("pycocotools")
-    config, output = pictures(OURS, max_train_steps=3), tmp_path / "run"
+    config, output = pictures(OURS, PASTE, max_train_steps=3), tmp_path / "run"
     launch("finetune_object_detection", config, f"output={output}", NOISE)
     losses = losses_of(output)
     assert losses[-1] < losses[0]
@@ -265,6 +265,9 @@ def test_our_detector_takes_three_steps_and_detects(launch, pictures, tmp_path, 
     found = json.loads(capsys.readouterr().out)["objects"]
     assert [each["label"] in NAMES for each in found] == [True] * 3
     assert all(0 <= value <= 16 for each in found for value in each["box"])
+    again = launch("finetune_object_detection", config, f"output={tmp_path / 'e'}", "model.config=null",
+                   f"model.name_or_path={output / 'model'}", "--eval-only")  # fmt: skip
+    assert f"test map {record['metric']['map']:.4f}" in again.stdout
 
 
 @pytest.mark.long

@@ -56,7 +56,7 @@ class Augmentation:
         return np.random.default_rng([self.seed, epoch, index, stream])
 
     def pastes(self, epoch: int, index: int) -> np.random.Generator | None:
-        """The random numbers of what is pasted into row `index` in an epoch; None for nothing."""
+        """Draw whether row `index` gets pasted objects in an epoch: the random numbers to choose them, or None."""
         drawn = self.numbers(PASTED, epoch, index)
         return drawn if drawn.random() < self.copy_paste else None
 
@@ -156,7 +156,7 @@ def cut_boxes(boxes_N4: np.ndarray, size: tuple[int, int], window: Window) -> tu
 
 
 def still_counts(seen: Any, whole: Any) -> Any:
-    """Whether an object counts of which only a part is still seen: at least a quarter."""
+    """Whether an object still counts: at least a quarter of it is seen."""
     return seen >= 0.25 * whole
 
 

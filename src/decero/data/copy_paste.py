@@ -34,7 +34,7 @@ def cut_scene(scene: Scene, window: Window, ignored: int) -> Scene:
 
 
 def paste(scene: Scene, other: Scene, drawn: np.random.Generator, ignored: int) -> Scene:
-    """Paste each object of `other` with a probability of one half, and at least one, over `scene`; both have masks.
+    """Paste objects of `other` over `scene`: each with probability one half, at least one. Both need masks.
 
     An object is a box with its pixels of the mask; without boxes, all pixels of one id. The background is never pasted.
     A box of `scene` that is partly covered shrinks to what is still seen; below a quarter of its pixels it is dropped.

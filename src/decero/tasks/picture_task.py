@@ -58,6 +58,7 @@ class PictureTask(Task):
     budget_unit = "pictures"
     scored_on = "test"
     head: ClassVar[str]
+    _train_pictures: Dataset | None = None  # without train there is nothing to paste from
 
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
         raise TypeError("pictures have no tokenizer")
