@@ -12,6 +12,7 @@ from transformers import (
     SegformerImageProcessorPil,
     ViTConfig,
     ViTForImageClassification,
+    ViTImageProcessorPil,
 )
 
 from decero.cli.main import main
@@ -84,3 +85,17 @@ def test_sigmoid_detectors_are_refused(picture, tmp_path):
     DetrImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "model")
     with pytest.raises(UserError, match='head has 2 columns for 2 classes, and none for "no object"; use a model'):
         list(detect(tmp_path / "model", [picture], threshold=0.0))
+
+
+def test_pictures_before_a_torn_one_are_answered(classifier, picture, tmp_path, capsys):
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(classifier)
+    (tmp_path / "photos").mkdir()
+    for name in "abd":
+        (tmp_path / "photos" / f"{name}.png").write_bytes(picture.read_bytes())
+    (tmp_path / "photos" / "c.png").write_bytes(picture.read_bytes()[:400])
+    with pytest.raises(SystemExit) as ended:
+        main(["classify", str(classifier), str(tmp_path / "photos")])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2
+    assert [line.split("\t")[0][-5:] for line in out.splitlines()] == ["a.png", "b.png"]
+    assert "c.png" in err.strip().splitlines()[-1]

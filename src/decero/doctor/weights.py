@@ -165,7 +165,8 @@ def layers(work: InspectedRun) -> Iterator[Finding]:
     found += [Finding("layers", "bad", "the layer does not change its input", f"{place}, {n}", mend) for n in idle]
     found += _dead(alive, place)
     low, high = (f(outputs.values(), default=0.0) for f in (min, max))
-    fine = f"{len(blocks)} layers, root mean square of outputs {low:.3g} to {high:.3g}, gradients finite and not zero"
+    layers = f"{len(blocks)} layer{'s' if len(blocks) != 1 else ''}"
+    fine = f"{layers}, root mean square of outputs {low:.3g} to {high:.3g}, gradients finite and not zero"
     yield from found or [Finding("layers", "ok", fine)]
 
 

@@ -35,23 +35,35 @@ class LoadedPictures:
     pixels: Pixels
 
     def batches(self, pictures: Iterable[Picture], size: int) -> Iterator[tuple[list[Image.Image], dict[str, Tensor]]]:
-        """Yield pictures and their `pixel_values`, (batch, channels, height, width), `size` at a time."""
+        """Yield pictures and their `pixel_values`, (batch, channels, height, width), `size` at a time.
+
+        Raises UserError for a picture that cannot be read, after those before it.
+        """
         images: list[Image.Image] = []
         arrays: list[np.ndarray] = []
         for number, picture in enumerate(pictures, start=1):
-            where = str(picture) if isinstance(picture, str | Path) else f"picture {number}"
-            if isinstance(picture, Image.Image):
-                image = ImageOps.exif_transpose(picture)
-            else:
-                image = open_image(_value(picture), where)
+            try:
+                image, array = self._read(picture, number)
+            except UserError:
+                if images:
+                    yield images, self._inputs(arrays)
+                raise
             images.append(image)
-            pixels = self.pixels
-            arrays.append(to_pixels(image, pixels.size, pixels.channels, where, pixels.resample))
+            arrays.append(array)
             if len(images) == size:
                 yield images, self._inputs(arrays)
                 images, arrays = [], []
         if images:
             yield images, self._inputs(arrays)
+
+    def _read(self, picture: Picture, number: int) -> tuple[Image.Image, np.ndarray]:
+        where = str(picture) if isinstance(picture, str | Path) else f"picture {number}"
+        if isinstance(picture, Image.Image):
+            image = ImageOps.exif_transpose(picture)
+        else:
+            image = open_image(_value(picture), where)
+        pixels = self.pixels
+        return image, to_pixels(image, pixels.size, pixels.channels, where, pixels.resample)
 
     def _inputs(self, arrays: list[np.ndarray]) -> dict[str, Tensor]:
         values = torch.from_numpy(self.pixels.normalized(np.stack(arrays)))

@@ -93,9 +93,10 @@ def check_topology(config: RunConfig, accelerator: Accelerator, training: Traini
 
 
 def topology_line(accelerator: Accelerator, training: TrainingSection, sharded: bool) -> str:
-    """Return a line such as `topology: 2 processes on cpu (multi_cpu, 1 threads each), fp32`."""
+    """Return a line such as `topology: 2 processes on cpu (multi_cpu, 1 thread each), fp32`."""
     processes, device = accelerator.num_processes, accelerator.device.type
-    each = f", {torch.get_num_threads()} threads each" if device == "cpu" else ""
+    threads = torch.get_num_threads()
+    each = f", {threads} thread{'s' if threads > 1 else ''} each" if device == "cpu" else ""
     kind = str(accelerator.distributed_type).removeprefix("DistributedType.").lower().replace("no", "not distributed")
     precision = training.mixed_precision.replace("no", "fp32") + (", sharded (FSDP2)" if sharded else "")
     return f"topology: {processes} process{'es' if processes > 1 else ''} on {device} ({kind}{each}), {precision}"
