@@ -140,9 +140,7 @@ def right_share(row: Any) -> float:
     return row.right[1:].sum() / (row.true.sum() - row.right[0])
 
 
-def masks(
-    run: Path = RUNS / "compare" / "stamps_masks_0" / "runs" / "PUP" / "labels-all" / "seed-0", data: Path = SCENES
-) -> Figure:
+def masks(run: Path = RUNS / "stamps_masks", data: Path = SCENES) -> Figure:
     answers, source, names = read_scenes(run, data)
     large = sorted(answers.itertuples(), key=lambda row: row.true[0])
     groups = {

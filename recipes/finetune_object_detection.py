@@ -1,6 +1,6 @@
 """Train a model to find objects in pictures, from random weights or from a checkpoint: ours, DETR ...
 
-accelerate launch recipes/finetune_object_detection.py configs/finetune/stamps_boxes.yaml [key.sub=value ...]
+accelerate launch recipes/finetune_object_detection.py configs/finetune/scenes_detr.yaml [key.sub=value ...]
 """
 
 from decero.config.finetune_images import FinetuneObjectDetection
