@@ -7,7 +7,14 @@ import pytest
 import torch
 from PIL import Image
 from torch.testing import assert_close
-from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
+from transformers import (
+    DetrConfig,
+    DetrForObjectDetection,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from decero.cli.main import main
 from decero.data.image_rows import Pixels
@@ -78,6 +85,25 @@ def test_what_cannot_be_shown_of_a_picture_is_one_line(load, picture):
     resnet = LoadedPictures("r", ResNetForImageClassification(config).eval(), Pixels((8, 12), 3))
     with pytest.raises(UserError, match="this resnet model has no patches to show"):
         record_picture(resnet, picture, "a.png")
+
+
+def test_the_places_of_a_backbone_are_shown():
+    torch.manual_seed(0)
+    backbone = {"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 4], "depths": [1, 1]}
+    backbone |= {"layer_type": "basic", "out_features": ["stage2"]}
+    config = DetrConfig(backbone_config=backbone, d_model=8, encoder_layers=2, decoder_layers=1, num_queries=3,
+                        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=5, decoder_ffn_dim=5)  # fmt: skip
+    loaded = LoadedPictures("d", DetrForObjectDetection(config).eval(), Pixels((10, 20), 3))
+    picture = Image.effect_noise((20, 10), 90).convert("RGB")
+    recording = record_picture(loaded, picture, "a.png")
+    found = recording.attentions["self"]
+    assert [piece.text for piece in found.keys] == ["0,0", "0,1", "0,2", "1,0", "1,1", "1,2"]  # stride 8, rounded up
+    _, inputs = next(loaded.batches([picture], 1))
+    loaded.model.set_attn_implementation("eager")
+    with torch.no_grad():
+        expected = loaded.model(**inputs, output_attentions=True).encoder_attentions
+    assert_close(torch.tensor(found.weights[1]), expected[1][0])
+    assert len(picture_views(loaded, recording, picture, ["attention", "rollout"], None, "en")) == 2
 
 
 def test_the_command_writes_pages_and_pictures(load, picture, tmp_path, capsys):

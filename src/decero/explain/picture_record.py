@@ -23,6 +23,7 @@ from decero.explain.views import Drawing, View
 from decero.inference.image_answers import LoadedPictures
 
 ACROSS = 4  # pictures in a row
+STRIDES = tuple(2**halvings for halvings in range(1, 7))  # of a backbone
 Overlay = tuple[str, np.ndarray]  # title, and weights (height, width) in patches
 
 
@@ -41,7 +42,7 @@ def record_picture(loaded: LoadedPictures, picture: Image.Image, path: str) -> R
         with unchanged(model), attending_with(model, "eager"):
             outputs = run(model, inputs, output_attentions=True)
         shown = by_kind(outputs).get("self")
-        height, width = grid_of(loaded)
+        height, width = grid_of(loaded, shown[0].shape[-1] if shown else 0)
         special = 0 if not shown else shown[0].shape[-1] - height * width
         if not shown or special < 0:
             raise UserError(f"this {model.config.model_type} model shows no attention from patch to patch")
@@ -55,13 +56,21 @@ def record_picture(loaded: LoadedPictures, picture: Image.Image, path: str) -> R
     return Recording(loaded.name, kind, path, None, {"self": attention}, notes=notes, picture=True)
 
 
-def grid_of(loaded: LoadedPictures) -> tuple[int, int]:
-    """Return height and width of a picture in patches. Raises UserError for a model without patches."""
-    size = getattr(loaded.model.config, "patch_size", None)
+def grid_of(loaded: LoadedPictures, places: int) -> tuple[int, int]:
+    """Return height and width of a picture in patches, or in places of the feature map that a backbone gives.
+
+    places: how many the encoder reads, special tokens included. A backbone halves the picture several times, and
+    rounds up. Raises UserError for a model without patches or such a map.
+    """
+    size, (height, width) = getattr(loaded.model.config, "patch_size", None), loaded.pixels.size
     sides = [size, size] if isinstance(size, int) else size
-    if not isinstance(sides, list | tuple) or len(sides) != 2:
-        raise UserError(f"{loaded.name}: this {loaded.model.config.model_type} model has no patches to show")
-    return loaded.pixels.size[0] // sides[0], loaded.pixels.size[1] // sides[1]
+    if isinstance(sides, list | tuple) and len(sides) == 2:
+        return height // sides[0], width // sides[1]
+    for stride in STRIDES:
+        grid = -(-height // stride), -(-width // stride)
+        if grid[0] * grid[1] == places:
+            return grid
+    raise UserError(f"{loaded.name}: this {loaded.model.config.model_type} model has no patches to show")
 
 
 def from_patches(matrix_LM: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
@@ -81,7 +90,8 @@ def picture_views(
 
     Raises UserError for another chapter, and for a layer that is not there.
     """
-    attention, grid, w = recording.attentions["self"], grid_of(loaded), phrases(language)
+    attention, w = recording.attentions["self"], phrases(language)
+    grid = grid_of(loaded, len(attention.keys))
     if layer is not None and layer >= attention.num_layers:
         last = attention.num_layers - 1
         raise UserError(f"--layer {layer}: there are {attention.num_layers} layers of self attention, from 0 to {last}")
