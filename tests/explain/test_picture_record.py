@@ -91,8 +91,9 @@ def test_the_places_of_a_backbone_are_shown():
     torch.manual_seed(0)
     backbone = {"model_type": "resnet", "embedding_size": 4, "hidden_sizes": [4, 4], "depths": [1, 1]}
     backbone |= {"layer_type": "basic", "out_features": ["stage2"]}
-    config = DetrConfig(backbone_config=backbone, d_model=8, encoder_layers=2, decoder_layers=1, num_queries=3,
-                        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=5, decoder_ffn_dim=5)  # fmt: skip
+    sizes = {"d_model": 8, "encoder_layers": 2, "decoder_layers": 1, "encoder_ffn_dim": 5, "decoder_ffn_dim": 5}
+    sizes |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "num_queries": 3}
+    config = DetrConfig(backbone_config=backbone, **sizes)
     loaded = LoadedPictures("d", DetrForObjectDetection(config).eval(), Pixels((10, 20), 3))
     picture = Image.effect_noise((20, 10), 90).convert("RGB")
     recording = record_picture(loaded, picture, "a.png")
