@@ -12,6 +12,8 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     T5Config,
+    XLNetConfig,
+    XLNetLMHeadModel,
     pipeline,
 )
 
@@ -128,6 +130,31 @@ def test_fill_gives_the_likeliest_tokens_of_each_hole(whose, checkpoint):
     first, second = (hole[0][0] for hole in found[0].holes)
     joined = f"the {first} rose after {second} news".replace(" ##", "")
     assert found[0].text == joined
+
+
+def test_xlnet_fills_holes_that_no_token_sees(checkpoint, tmp_path):
+    torch.manual_seed(0)
+    tokenizer = load(checkpoint("masked", "ours"), "fill").tokenizer
+    config = XLNetConfig(vocab_size=97, d_model=22, n_layer=2, n_head=2, d_inner=37, initializer_range=0.5)
+    XLNetLMHeadModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    texts = ["the [MASK] rose after <mask> news on monday", "shares fell", "[MASK] gained"]
+    found = list(fill(tmp_path, texts, top_k=97))
+    assert [len(each.holes) for each in found] == [2, 0, 1]
+    model = XLNetLMHeadModel.from_pretrained(tmp_path).eval()
+    for text, filled in zip(texts, found, strict=True):
+        ids_L = tokenizer(text.replace("<mask>", "[MASK]"), return_tensors="pt")["input_ids"]
+        holes = (ids_L[0] == tokenizer.mask_token_id).nonzero()[:, 0].tolist()
+        for hole, candidates in zip(holes, filled.holes, strict=True):
+            hidden_BLL, asked_BTL = torch.zeros(1, ids_L.shape[1], ids_L.shape[1]), torch.zeros(1, 1, ids_L.shape[1])
+            hidden_BLL[:, :, holes], asked_BTL[0, 0, hole] = 1, 1
+            other_BL = ids_L.clone()
+            other_BL[0, holes] = 7  # no token sees what stands there
+            with torch.no_grad():
+                logits = model(other_BL, perm_mask=hidden_BLL, target_mapping=asked_BTL).logits[0, 0]
+            expected = logits[: len(tokenizer)].softmax(dim=-1).topk(5)
+            assert [p for _, p in candidates[:5]] == pytest.approx(expected.values.tolist(), abs=1e-5)
+            assert [token for token, _ in candidates[:5]] == [tokenizer.decode([i]) for i in expected.indices]
 
 
 def test_only_the_mask_is_special_in_a_text_to_fill(checkpoint):

@@ -72,6 +72,19 @@ def holes_unseen(batch: dict[str, Tensor], hole_BL: Tensor) -> dict[str, Tensor]
     }
 
 
+def holes_mapped(batch: dict[str, Tensor], hole_BL: Tensor) -> dict[str, Tensor]:
+    """Ask `XLNetLMHeadModel` for the tokens at holes, which no token sees.
+
+    hole_BL: bool, where the holes are, at least one. Adds `perm_mask` (batch, length, length) and `target_mapping`
+    (batch, holes, length): the holes of a row from left to right, then zeros.
+    """
+    B, L = hole_BL.shape
+    mapping_BTL = torch.zeros(B, int(hole_BL.sum(dim=1).max()), L, device=hole_BL.device)
+    row_N, place_N = hole_BL.nonzero(as_tuple=True)
+    mapping_BTL[row_N, (hole_BL.cumsum(dim=1) - 1)[row_N, place_N], place_N] = 1
+    return batch | {"perm_mask": hole_BL[:, None].expand(B, L, L).float(), "target_mapping": mapping_BTL}
+
+
 def two_streams(rows: Sequence[tuple[np.ndarray, np.ndarray]], pad_id: int) -> dict[str, Tensor]:
     """Make the batch of `XLNetLMHeadModel` from texts and their targets, in the order of prediction.
 

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from decero.data.permutation import holes_unseen
+from decero.data.permutation import holes_mapped, holes_unseen
 from decero.errors import UserError
 from decero.execution.objective import scored_logits
+from decero.execution.order_proof import takes_target_mapping
+from decero.execution.packed_forward import logits_of
 from decero.execution.pretraining_objective import PERMUTATION, objective_of
 from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn
 from decero.inference.generation import silent
@@ -57,9 +60,7 @@ def _fill(loaded: Loaded, texts, top_k, batch_tokens, too_long, warn, first_wind
         found: list[list[list[tuple[int, float]]]] = [[] for _ in hole_BL]
         if not hole_BL.any():
             return found
-        if objective_of(model.config) == PERMUTATION:
-            batch = holes_unseen(batch, hole_BL)
-        logits_NV = scored_logits(model, batch, hole_BL)
+        logits_NV = _hole_logits(model, batch, hole_BL)
         ids = known[known < logits_NV.shape[-1]].to(logits_NV.device)  # a model may have more rows than tokens
         best = logits_NV[:, ids].softmax(dim=-1).topk(min(top_k, len(ids)))
         rows = hole_BL.nonzero()[:, 0].tolist()
@@ -84,6 +85,17 @@ def _fill(loaded: Loaded, texts, top_k, batch_tokens, too_long, warn, first_wind
         for hole in holes:
             text = _put(text, tokenizer, hole[0][0])
         yield Filled(text, [[(str(tokenizer.decode([i])), p) for i, p in hole] for hole in holes])
+
+
+def _hole_logits(model: PreTrainedModel, batch: Batch, hole_BL: Tensor) -> Tensor:
+    """Return the logits of the holes, row by row, (holes, vocabulary)."""
+    if takes_target_mapping(model.forward):  # XLNet: no other stream has learnt to predict
+        logits_BTV = logits_of(model, holes_mapped(batch, hole_BL))
+        asked_BT = torch.arange(logits_BTV.shape[1], device=hole_BL.device) < hole_BL.sum(dim=1, keepdim=True)
+        return logits_BTV[asked_BT].float()
+    if objective_of(model.config) == PERMUTATION:
+        batch = holes_unseen(batch, hole_BL)
+    return scored_logits(model, batch, hole_BL)
 
 
 def _put(text: str, tokenizer: Any, token_id: int) -> str:

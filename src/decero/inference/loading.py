@@ -29,6 +29,7 @@ from decero.data.tokenizer import check_fits_model
 from decero.errors import UserError
 from decero.execution.classification_head import pad_as
 from decero.execution.model_folder import open_checkpoint
+from decero.execution.order_proof import takes_target_mapping
 from decero.execution.positions import positions_of
 from decero.execution.pretrained import load_pretrained, one_line, read_model_config
 from decero.execution.pretraining_objective import HYBRID, objective_of, refuse_discriminator
@@ -208,6 +209,13 @@ def _no_command(name: str, config: Any, architectures: list[str]) -> str:
     )
 
 
+def _has_two_streams(architectures: list[str]) -> bool:
+    """Return whether a head is that of XLNet: it fills, too, and transformers lists it among those that continue."""
+    names = set(architectures) & _heads(*KINDS["continues texts"][:2])
+    heads = (getattr(transformers, name, None) for name in names)
+    return any(head is not None and takes_target_mapping(head.forward) for head in heads)
+
+
 def picture_head(architectures: Iterable[str]) -> tuple[Any, str, str] | None:
     """Return the entry of PICTURES for a checkpoint of these architectures; None for a model of texts."""
     return next((PICTURES[end] for name in architectures for end in PICTURES if str(name).endswith(end)), None)
@@ -237,6 +245,8 @@ def choose_head(name: str, config: Any, architectures: list[str], command: str) 
         raise UserError(f"{name}: this {config.model_type} model chooses sentences; use decero summarize")
     if command in ("fill", "score"):
         refuse_discriminator(name, architectures)
+    if command == "fill" and _has_two_streams(architectures):
+        return AutoModelForCausalLM
     if objective_of(config) == HYBRID and command in ("fill", "generate"):
         return AutoModelForMaskedLM if command == "fill" else AutoModelForCausalLM
     needed = {commands: auto for auto, _, commands in KINDS.values()}

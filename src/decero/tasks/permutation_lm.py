@@ -1,6 +1,5 @@
 """Permutation language modelling for encoders, and for XLNet itself (Yang et al. 2019)."""
 
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -68,6 +67,3 @@ class PermutationLM(ScoredTokens):
 
     def prepare_to_save(self, model: Any) -> None:
         mark_objective(model.config, PERMUTATION)
-
-    def usage(self, folder: Path) -> list[str]:
-        return [] if self.auto_class is AutoModelForCausalLM else super().usage(folder)
