@@ -89,7 +89,7 @@ def _fill(loaded: Loaded, texts, top_k, batch_tokens, too_long, warn, first_wind
 
 def _hole_logits(model: PreTrainedModel, batch: Batch, hole_BL: Tensor) -> Tensor:
     """Return the logits of the holes, row by row, (holes, vocabulary)."""
-    if takes_target_mapping(model.forward):  # XLNet: no other stream has learnt to predict
+    if takes_target_mapping(model.forward):  # XLNet: only the stream of queries has learnt to predict
         logits_BTV = logits_of(model, holes_mapped(batch, hole_BL))
         asked_BT = torch.arange(logits_BTV.shape[1], device=hole_BL.device) < hole_BL.sum(dim=1, keepdim=True)
         return logits_BTV[asked_BT].float()

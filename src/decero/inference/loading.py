@@ -131,6 +131,10 @@ def load(
             what = f"{found[2]}, and reads no texts; give a picture"
             raise UserError(f"{name}: this {config.model_type} model {what}")
         auto_class = _own_class(config, heads) if command is None else choose_head(name, config, heads, command)
+        if _has_two_streams(heads):  # its positions are in fp32
+            if bf16:
+                raise UserError(f"--bf16: {name}: this {config.model_type} model needs fp32 weights; remove the option")
+            stored = torch.float32
         dtype = torch.bfloat16 if bf16 else stored
         model: Any = load_pretrained(auto_class, checkpoint, new_head=False, dtype=dtype)
         model = model.to(device)
