@@ -14,10 +14,11 @@ from decero.demo.attention_tab import draw
 from decero.demo.chat_tab import Talk, can_chat
 from decero.demo.pages import build_app, require_gradio, serve
 from decero.demo.parts import bars, guarded
-from decero.demo.task_tabs import _marked, kinds_of
+from decero.demo.task_tabs import TITLES, _marked, kinds_of
 from decero.errors import UserError
 from decero.inference import load
 from decero.inference.loading import Loaded
+from decero.models import DeceroDecoderConfig, DeceroDecoderForCausalLM
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("gradio"), reason="gradio is not installed")
 
@@ -39,7 +40,11 @@ MODELS = {
     "generate": lambda: hf.GPT2LMHeadModel(
         hf.GPT2Config(vocab_size=97, n_embd=22, n_layer=2, n_head=2, n_positions=61, **IDS)
     ),
+    "hybrid": lambda: DeceroDecoderForCausalLM(
+        DeceroDecoderConfig(**SIZES | {"num_attention_heads": 1}, **IDS, pretraining_objective="hybrid_lm")
+    ),
 }
+TABS = {"hybrid": ["generate", "fill"]}  # of other models the key of MODELS
 
 
 @pytest.fixture(scope="module")
@@ -89,17 +94,18 @@ def test_a_checkpoint_gets_the_tab_of_its_task(loaded, kind):
     import gradio as gr
 
     model = loaded(kind)
-    assert kinds_of(model) == [kind]
+    assert kinds_of(model) == TABS.get(kind, [kind])
     app = build_app(model)
     tabs = [block.label for block in app.blocks.values() if isinstance(block, gr.Tab)]
-    assert tabs[1:] == ["Attention", "Sizes"]
+    assert tabs == [*map(TITLES.get, kinds_of(model)), "Attention", "Sizes"]
     assert {"Show the attention"} < set(handlers(app))
 
 
-def test_fill_shows_the_answer_of_the_command(loaded):
-    app, text = build_app(loaded("fill")), "the [MASK] rose"
+@pytest.mark.parametrize("kind", ["fill", "hybrid"])
+def test_fill_shows_the_answer_of_the_command(loaded, kind):
+    app, text = build_app(loaded(kind)), "the [MASK] rose"
     filled, holes, said = press(app, "Fill", text)
-    [expected] = inference.fill(loaded("fill"), [text])
+    [expected] = inference.fill(loaded(kind).name, [text])
     assert filled == expected.text
     assert said == ""
     for token, probability in expected.holes[0]:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 
 from decero.errors import UserError
 from decero.inference import fill, generate, score
-from decero.inference.loading import load
+from decero.inference.loading import commands_of, load
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -90,6 +90,17 @@ def test_one_checkpoint_fills_and_generates(hybrid):
     with torch.no_grad():
         assert not torch.allclose(filler(other).logits[0, hole], filler(**inputs).logits[0, hole])
         assert torch.allclose(writer(other).logits[0, hole], writer(**inputs).logits[0, hole])
+
+
+def test_either_head_of_a_loaded_hybrid_serves_both_commands(hybrid):
+    folder, text = hybrid[1] / "model", "the bank raised its rate as <mask> fell, <mask>"
+    assert commands_of(str(folder)) == ("generate", "score", "fill")
+    named = next(fill(folder, [text])), next(generate(folder, ["the bank"], max_new_tokens=5))
+    for command in ("fill", "generate"):
+        loaded = load(str(folder), command)
+        assert (next(fill(loaded, [text])), next(generate(loaded, ["the bank"], max_new_tokens=5))) == named
+        other = load(loaded, "generate" if command == "fill" else "fill")
+        assert other.model.lm_head is loaded.model.lm_head  # no second copy of the weights
 
 
 def test_a_hybrid_is_measured_as_a_masked_model_too(hybrid, launch, write_config, tmp_path):

@@ -1,5 +1,6 @@
 """Load a decero or stock checkpoint and check that its head fits the command."""
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -28,7 +30,7 @@ from decero.data.special_tokens import pad_with
 from decero.data.tokenizer import check_fits_model
 from decero.errors import UserError
 from decero.execution.classification_head import pad_as
-from decero.execution.model_folder import open_checkpoint
+from decero.execution.model_folder import Checkpoint, open_checkpoint
 from decero.execution.order_proof import takes_target_mapping
 from decero.execution.positions import positions_of
 from decero.execution.pretrained import load_pretrained, one_line, read_model_config
@@ -42,6 +44,8 @@ from decero.execution.transformers_internals import (
     MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
 from decero.models import AUTO_CLASSES
+
+FILLS = "fills holes in texts"
 
 # What a head does -> (Auto class, table of such heads in transformers, commands for it). The first match counts,
 # because transformers also lists BartForConditionalGeneration as a masked language model.
@@ -57,7 +61,7 @@ KINDS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
         AutoModelForQuestionAnswering, MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES, ("answer",),
     ),
     "continues texts": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, ("generate", "score")),
-    "fills holes in texts": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("fill", "score")),
+    FILLS: (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("fill", "score")),
     "labels words": (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, ("extract",)),
 }  # fmt: skip
 
@@ -70,16 +74,18 @@ PICTURES: dict[str, tuple[Any, str, str]] = {
     "ForMaskedImageModeling": (AutoModelForMaskedImageModeling, "explain", "fills in hidden patches of pictures"),
 }
 
+HOLES_PADDED = "right"  # side of the padding when a hybrid fills: positions count from the left of a row
 TOO_MANY_TOKENS = "fine-tune the model, which adds the rows, or remove the added tokens from its tokenizer"
 
 
 @dataclass
 class Loaded:
-    """Hold a model in evaluation mode, its tokenizer, and the name that the user gave."""
+    """Hold a model in evaluation mode, its tokenizer, the name that the user gave, and the folder behind it."""
 
     name: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    checkpoint: Checkpoint | None = None
     generation_checked: bool = False
 
     def positions(self) -> int | None:
@@ -112,8 +118,7 @@ def load(
     if isinstance(name, Loaded):
         if command is None:
             return name
-        choose_head(name.name, name.model.config, [type(name.model).__name__], command)
-        return name
+        return _with_head(name, choose_head(name.name, name.model.config, [type(name.model).__name__], command))
     name = str(name)
     if trust_remote_code and revision is None:
         raise UserError("--trust-remote-code needs --revision: give the commit whose code you trust")
@@ -148,10 +153,29 @@ def load(
     if command in ("classify", "extract") or model.config.pad_token_id is None:
         pad_as(model, tokenizer)
     if command == "fill" and objective_of(config) == HYBRID:
-        tokenizer.padding_side = "right"  # positions count from the left of a row; prompts are padded there
+        tokenizer.padding_side = HOLES_PADDED
     check_fits_model(tokenizer, model.get_input_embeddings().num_embeddings, name, TOO_MANY_TOKENS)
     model.register_forward_hook(_refuse_nan(name))
-    return Loaded(name, model.eval(), tokenizer)
+    return Loaded(name, model.eval(), tokenizer, checkpoint)
+
+
+def _with_head(loaded: Loaded, auto_class: Any) -> Loaded:
+    """Return a loaded model with the head of an Auto class. Only a hybrid has two heads; they share their weights."""
+    config = loaded.model.config
+    if objective_of(config) != HYBRID or loaded.model.can_generate() == (auto_class is AutoModelForCausalLM):
+        return loaded
+    place = loaded.checkpoint
+    with torch.device("meta"):
+        model = auto_class.from_config(config, **(place.code if place else {}))
+    for name, part in loaded.model.named_children():
+        setattr(model, name, part)
+    if model.can_generate() and place and (place.folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(str(place.folder))
+    model.register_forward_hook(_refuse_nan(loaded.name))
+    tokenizer = copy.deepcopy(loaded.tokenizer)
+    if not model.can_generate():
+        tokenizer.padding_side = HOLES_PADDED
+    return Loaded(loaded.name, model.eval(), tokenizer, place)
 
 
 def _refuse_nan(name: str) -> Callable[..., None]:
@@ -196,7 +220,8 @@ def commands_of(name: str | Loaded, **loading: Any) -> tuple[str, ...]:
     remote = getattr(config, "auto_map", None) or {}
     for auto_class, table, commands in KINDS.values():
         if set(architectures) & _heads(auto_class, table) or auto_class.__name__ in remote:
-            return commands
+            two = objective_of(config) == HYBRID or _has_two_streams(architectures)
+            return tuple(dict.fromkeys((*commands, *(KINDS[FILLS][2] if two else ()))))
     raise UserError(_no_command(name, config, architectures))
 
 

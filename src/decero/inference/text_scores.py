@@ -57,7 +57,7 @@ def score(
     """
     loaded = load(model, "score")
     if pseudo_likelihood and objective_of(loaded.model.config) == HYBRID:  # it has both heads
-        loaded = load(loaded.name, "fill")
+        loaded = load(loaded, "fill")
     causal = loaded.model.can_generate()
     wrong = "pseudo_likelihood" if causal and pseudo_likelihood else "start_token" if start_token and not causal else ""
     if wrong:
