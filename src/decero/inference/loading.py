@@ -45,8 +45,6 @@ from decero.execution.transformers_internals import (
 )
 from decero.models import AUTO_CLASSES
 
-FILLS = "fills holes in texts"
-
 # What a head does -> (Auto class, table of such heads in transformers, commands for it). The first match counts,
 # because transformers also lists BartForConditionalGeneration as a masked language model.
 KINDS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
@@ -61,7 +59,7 @@ KINDS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
         AutoModelForQuestionAnswering, MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES, ("answer",),
     ),
     "continues texts": (AutoModelForCausalLM, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, ("generate", "score")),
-    FILLS: (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("fill", "score")),
+    "fills holes in texts": (AutoModelForMaskedLM, MODEL_FOR_MASKED_LM_MAPPING_NAMES, ("fill", "score")),
     "labels words": (AutoModelForTokenClassification, MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, ("extract",)),
 }  # fmt: skip
 
@@ -220,8 +218,10 @@ def commands_of(name: str | Loaded, **loading: Any) -> tuple[str, ...]:
     remote = getattr(config, "auto_map", None) or {}
     for auto_class, table, commands in KINDS.values():
         if set(architectures) & _heads(auto_class, table) or auto_class.__name__ in remote:
-            two = objective_of(config) == HYBRID or _has_two_streams(architectures)
-            return tuple(dict.fromkeys((*commands, *(KINDS[FILLS][2] if two else ()))))
+            if _has_two_streams(architectures):  # both streams read later tokens, so there is no likelihood
+                return ("generate", "fill")
+            fills = objective_of(config) == HYBRID and "generate" in commands
+            return (*commands, "fill") if fills else commands
     raise UserError(_no_command(name, config, architectures))
 
 
