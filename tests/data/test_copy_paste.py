@@ -97,6 +97,18 @@ def test_nothing_is_pasted_where_there_is_no_object(boxes):
     assert paste(scene, empty, np.random.default_rng(0), 255) is scene
 
 
+def test_a_covered_box_without_pixels_of_its_own_is_dropped():
+    other = np.zeros((20, 20), np.uint8)
+    other[:15, :15] = 1
+    blank, boxes = np.zeros((20, 20, 3), np.uint8), np.array([[0.1, 0.1, 0.5, 0.5], [0.5, 0.1, 1.0, 0.5]])
+    scene = Scene(blank, np.zeros_like(other), boxes, np.array([0, 1]))
+    found = paste(
+        scene, Scene(blank, other, np.array([[0, 0, 0.75, 0.75]]), np.array([2])), np.random.default_rng(0), 255
+    )
+    assert found.classes.tolist() == [1, 2]  # half of the second is still seen
+    assert found.boxes.tolist() == [[0.75, 0.1, 1.0, 0.5], [0, 0, 0.75, 0.75]]
+
+
 @pytest.fixture(scope="module")
 def stored():
     rows = Dataset.from_list([{key: row(number)[key] for key in ("image", "mask", "objects")} for number in range(30)])

@@ -265,16 +265,19 @@ def test_16_bits_of_color_that_would_be_black_are_refused():
     """Pillow writes no such PNG, and reads only the upper 8 bits of one."""
 
     def png(values_YXC):
-        height, width, _ = values_YXC.shape
-        head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+        height, width, channels = values_YXC.shape
+        head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
         rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values_YXC)
         parts = (b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
         made = (struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
         return b"\x89PNG\r\n\x1a\n" + b"".join(made)
 
     values = np.random.default_rng(0).integers(0, 4096, (7, 11, 3))
-    with pytest.raises(UserError, match=r"row 3: the picture has 16 bits, .* it would be nearly black"):
-        open_image(png(values), "x.parquet, row 3")
+    opaque = np.full((7, 11, 1), 65_535)
+    for dark in (values, values >> 4):  # of 12 and of 8 bits
+        for shown in (dark, np.concatenate([dark, opaque], -1), np.concatenate([dark[..., :1], opaque], -1)):
+            with pytest.raises(UserError, match=r"row 3: the picture has 16 bits, .* it would be nearly black"):
+                open_image(png(shown), "x.parquet, row 3")
     assert (read(png(16 * values), 3) == values >> 4).all()
 
 

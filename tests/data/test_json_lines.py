@@ -77,6 +77,14 @@ def test_marks_blank_lines_and_arrays_are_read(tmp_path, content):
             '{"text": "a"}\n\n{"text": ["b"]}\n',
             "line 3: column 'text' holds a list or an object here, but elsewhere text",
         ),
+        (
+            '{"text": ["b", 1]}\n{"text": ["b"]}\n',
+            "line 1: column 'text' holds [\"b\", 1], but the column holds list<item: string>; give it one type",
+        ),
+        (
+            '{"text": [1]}\n{"text": [2]}\n{"text": ["b"]}\n',
+            "line 3: column 'text' holds a list or an object here, but elsewhere another list or object (",
+        ),
         ('{"text": "a"}\n{"text": "a", "text": "b"}\n', "line 2: the key 'text' is there twice"),
         ('{"text": "a"}\n{"text": "\\ud800"}\n', "line 2: column 'text' holds half a character"),
         (

@@ -18,7 +18,7 @@ from transformers import (
 
 from decero.config.command_line import Call
 from decero.config.drawings import EvaluateDrawings
-from decero.data.corpus import load_corpus
+from decero.data.corpus import ROW, load_corpus
 from decero.doctor.inspected_run import InspectedRun
 from decero.errors import UserError
 from decero.tasks import ImageClassification, ObjectDetection, SemanticSegmentation
@@ -185,6 +185,39 @@ def test_a_category_must_not_be_null(write, task, ours, split, flat):
     built = task(ObjectDetection, ours, {each: write(each, rows[each], range(2)) for each in rows}, image_size=16)
     with pytest.raises(UserError, match=r"row 1, box 1: it has no category .null.; write one, or remove the box"):
         built.tokenize(built.corpus.splits[split], split)
+
+
+def test_what_is_held_out_is_named_by_the_row_of_its_file(write, task, ours, tmp_path):
+    held_out, grays = {"validation_fraction": 0.4}, range(0, 240, 6)
+    files = {"train": write("boxes", boxes(["cat", "dog"] * 20), grays)}
+
+    def read(kind, files, split):
+        built = task(kind, ours, files, image_size=16, **held_out)
+        built.tokenize(built.corpus.splits[split], split)
+        return built.corpus.splits
+
+    kept = read(ObjectDetection, files, "train")
+    rows = {split: kept[split][""][ROW][:] for split in ("train", "validation")}
+    assert sorted(rows["train"] + rows["validation"]) == [*range(40)]
+    for split in rows:
+        number = rows[split][-1]
+        assert number > len(rows[split])  # so it is not the place of the row in its split
+        wrong = boxes(["cat", "dog"] * 20)
+        wrong[number]["objects"]["category"] = [None]
+        files = {"train": write("wrong", wrong, grays)}
+        with pytest.raises(UserError, match=rf"wrong/rows.jsonl, row {number}, box 0: it has no category .null."):
+            read(ObjectDetection, files, split)
+        masks = [{"image": f"{n}.png", "mask": "1.png" if n != number else "none.png"} for n in range(40)]
+        files = {"train": write("masks", masks, grays)}
+        with pytest.raises(UserError, match=rf"masks/rows.jsonl, row {number}, mask .*none.png.: cannot read the pic"):
+            read(SemanticSegmentation, files, split)
+
+
+def test_an_id_of_a_mask_that_is_too_large_is_named(write, task, ours, tmp_path):
+    files = write("masks", [{"image": f"{n}.png", "mask": f"{n}.png"} for n in range(3)], range(3))
+    Image.fromarray(np.full((16, 16), 300, np.uint16)).save(tmp_path / "masks" / "2.png")
+    with pytest.raises(UserError, match=r"rows.jsonl, row 2, mask: it has the id 300; ids are 0 to 255"):
+        _ = task(SemanticSegmentation, ours, {"train": files}, image_size=16).corpus
 
 
 def test_categories_may_be_numbers(write, task, ours):

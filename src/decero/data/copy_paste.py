@@ -38,6 +38,7 @@ def paste(scene: Scene, other: Scene, drawn: np.random.Generator, ignored: int) 
 
     An object is a box with its pixels of the mask; without boxes, all pixels of one id. The background is never pasted.
     A box of `scene` that is partly covered shrinks to what is still seen; below a quarter of its pixels it is dropped.
+    Where the mask has no pixels of its object, all of the box counts.
     """
     assert scene.mask is not None
     assert other.mask is not None
@@ -75,12 +76,18 @@ def object_pixels(mask_HW: np.ndarray, box: np.ndarray, ignored: int) -> np.ndar
     They have one id: the one whose pixels reach over most of the box. So a mask may have an id for each class, or one
     for each object.
     """
-    height, width = mask_HW.shape
-    left, top, right, bottom = np.round(box * [width, height, width, height]).astype(int)
-    inside = np.zeros_like(mask_HW, dtype=bool)
-    inside[top : max(bottom, top + 1), left : max(right, left + 1)] = True
+    inside = inside_box(mask_HW.shape, box)
     found = [inside & (mask_HW == each) for each in np.unique(mask_HW[inside]) if each not in (BACKGROUND, ignored)]
     return max(found, key=_size, default=np.zeros_like(inside))
+
+
+def inside_box(shape: tuple[int, ...], box: np.ndarray) -> np.ndarray:
+    """Return which pixels are in a box, bool (height, width); at least one."""
+    height, width = shape
+    left, top, right, bottom = np.round(box * [width, height, width, height]).astype(int)
+    inside = np.zeros(shape, dtype=bool)
+    inside[top : max(bottom, top + 1), left : max(right, left + 1)] = True
+    return inside
 
 
 def _size(pixels_HW: np.ndarray) -> tuple[int, int]:
@@ -101,6 +108,7 @@ def _still_seen(scene: Scene, covers_HW: np.ndarray, ignored: int) -> tuple[np.n
     height, width = covers_HW.shape
     boxes, stay = scene.boxes.copy(), np.ones(len(scene.boxes), dtype=bool)
     for number, pixels in enumerate(objects_of(scene, ignored)):
+        pixels = pixels if pixels.any() else inside_box(pixels.shape, scene.boxes[number])
         left = pixels & ~covers_HW
         if left.sum() == pixels.sum():
             continue

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from decero.data.boxes import checked_boxes
 from decero.data.cached_map import cached_map
-from decero.data.corpus import ROW, check_column
+from decero.data.corpus import ROW, check_column, source_rows
 from decero.data.images import Resampling, open_image, to_mask, to_pixels
 from decero.data.text_files import find_files, read_files
 from decero.errors import UserError
@@ -184,7 +184,7 @@ def decode_rows(
         return out
 
     known = columns if not columns.category_ids else (columns, sorted(map(str, columns.category_ids.items())))
-    key: tuple[Any, ...] = ("pictures 2", known, pixels.size, pixels.channels, pixels.resample, PIL.__version__)
+    key: tuple[Any, ...] = ("pictures 3", known, pixels.size, pixels.channels, pixels.resample, PIL.__version__)
     key += (_files_key(rows, names, columns.folder),)
     one = pixels.size[0] * pixels.size[1] * (pixels.channels + bool(columns.mask))
     at_once = max(1, min(256, MOST_BYTES // one))
@@ -237,7 +237,7 @@ def objects_of(value: Any, columns: Columns, where: str) -> tuple[list, list[Any
 def first_size(dataset: Dataset, column: str, where: str, folder: Path | None = None) -> tuple[int, int]:
     """Return (height, width) of the first picture."""
     value = undecoded(dataset.select_columns([column]), column).with_format(None)[0][column]
-    image = open_image(value, f"{where}, row 0", folder)
+    image = open_image(value, f"{where}, row {source_rows(dataset)[0]}", folder)
     return image.height, image.width
 
 

@@ -37,7 +37,7 @@ def open_image(value: Any, where: str, folder: Path | None = None) -> Image.Imag
     try:
         source = io.BytesIO(data) if data is not None else io.BytesIO(Path(str(path)).read_bytes())
         with Image.open(source) as image:
-            deep = re.search(r"RGB.?;16[BLN]", str(image.tile)) is not None  # Pillow reads the upper 8 of 16 bits
+            deep = re.search(r"(RGB.?|LA);16[BLN]", str(image.tile)) is not None  # Pillow reads the upper 8 of 16 bits
             image.load()
             found = ImageOps.exif_transpose(image)
     except OSError as error:
@@ -47,7 +47,7 @@ def open_image(value: Any, where: str, folder: Path | None = None) -> Image.Imag
         reason = root_line(error) or type(error).__name__
     else:
         if deep:
-            check_depth(256 * int(np.asarray(found)[..., :3].max()), where)
+            check_depth(max(1, 256 * int(np.asarray(found)[..., :3].max())), where)  # its 0 was 0 to 255
         return found
     raise UserError(f"{where}: cannot read the picture: {reason}; replace it or remove the row")
 

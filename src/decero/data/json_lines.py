@@ -122,13 +122,13 @@ class _Names:
 
 
 class _Column:
-    """The kinds of values in a column, with the first place of each."""
+    """The kinds of values in a column, with the first place of each, and of a value that no type of Arrow fits."""
 
     def __init__(self, name: str):
         self.name = name
         self.kinds: dict[type, str] = {}
         self.nested: list[pa.DataType] = []
-        self.fits = True
+        self.unfit = ""
 
     def add(self, path: Path, place: str, value: Any) -> None:
         if value is MISSING:
@@ -137,34 +137,34 @@ class _Column:
         if kind not in self.kinds:
             self.kinds[kind] = f"{path}, {place}"
         if kind is int and not -(2**63) <= value < 2**63:
-            self.fits = False
-        elif kind in (list, dict) and self.fits:
+            self.unfit = self.unfit or f"{path}, {place}"
+        elif kind in (list, dict) and not self.unfit:
             try:
                 found = pa.infer_type([value])
-                self.fits = _is_flat(found)
-                if self.fits and found not in self.nested:
+                self.unfit = "" if _is_flat(found) else f"{path}, {place}"
+                if not self.unfit and found not in self.nested:
                     fields = [pa.schema({"x": each}) for each in [*self.nested, found]]
                     self.nested = [pa.unify_schemas(fields, promote_options="permissive").field("x").type]
             except UNFIT:
-                self.fits = False
+                self.unfit = f"{path}, {place}"
 
     def type(self, wanted: bool) -> pa.DataType:
         kinds = {kind: place for kind, place in self.kinds.items() if kind is not type(None)}
         lists = [kind for kind in kinds if kind not in SCALARS]
-        if lists and (len(kinds) > 1 or not self.fits):
+        if lists and (len(kinds) > 1 or self.unfit):
             if not wanted:
                 return pa.string()
             other = next((kind for kind in kinds if kind not in lists), lists[-1])
             what = f"{SCALARS.get(other, 'another list or object')} ({kinds[other]})"
+            here = self.unfit if len(kinds) == 1 else kinds[lists[0]]
             raise UserError(
-                f"{kinds[lists[0]]}: column {self.name!r} holds a list or an object here, but elsewhere {what}; "
-                "give it one type"
+                f"{here}: column {self.name!r} holds a list or an object here, but elsewhere {what}; give it one type"
             )
         if lists:
             return self.nested[0] if self.nested else pa.string()
         if set(kinds) == {bool}:
             return pa.bool_()
-        if kinds and set(kinds) <= {int, float} and self.fits and not (wanted and float in kinds):
+        if kinds and set(kinds) <= {int, float} and not self.unfit and not (wanted and float in kinds):
             return pa.float64() if float in kinds else pa.int64()
         return pa.string()
 
@@ -199,7 +199,7 @@ def _table(path: Path, rows: list[Row], types: dict[str, pa.DataType], wanted: W
                                     "\\ud800 to \\udfff); correct it") from error  # fmt: skip
                 except UNFIT as error:
                     raise UserError(
-                        f"{path}, {place}: column {name!r} holds {json.dumps(value)[:80]}, but before it holds "
+                        f"{path}, {place}: column {name!r} holds {json.dumps(value)[:80]}, but the column holds "
                         f"{kind}; give it one type"
                     ) from error
             raise

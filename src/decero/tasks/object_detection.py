@@ -101,8 +101,9 @@ class ObjectDetection(PictureTask):
         place = replace(place, objects=data.objects_column, bbox=data.box_field, category=data.category_field)
         found: set[Any] = set()
         for split, rows in splits.items():
-            for number, row in enumerate(rows.select_columns([data.objects_column])):
-                found |= set(objects_of(row[data.objects_column], place, f"{split}, row {number}")[1])
+            where = self.place_of(split)
+            for number, row in zip(source_rows(rows), rows.select_columns([data.objects_column]), strict=True):
+                found |= set(objects_of(row[data.objects_column], place, f"{where}, row {number}")[1])
         if not found:
             raise UserError(f"{next(iter(splits))}: column {data.objects_column!r} holds no object; nothing to learn")
         return {each: self.name_of(each) for each in found}

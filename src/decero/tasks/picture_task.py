@@ -88,9 +88,10 @@ class PictureTask(Task):
         return picture_folder(self.config.data.files, split)
 
     def place_of(self, split: str) -> str:
-        """What messages call a split: its file, if it has one."""
-        files = (self.config.data.files or {}).get(split)
-        return files if isinstance(files, str) and Path(files).is_file() else split
+        """What messages call a split: its file, if it has one. A split without files is of train."""
+        files = self.config.data.files or {}
+        file = files.get(split, files.get("train"))
+        return file if isinstance(file, str) and Path(file).is_file() else split
 
     def load_pictures(self, notes: list[str]) -> DatasetDict:
         """Read the rows as they are, with their numbers."""

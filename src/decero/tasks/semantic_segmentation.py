@@ -105,16 +105,22 @@ class SemanticSegmentation(PictureTask):
     def _largest_id(self, rows: Dataset, split: str) -> int:
         """The largest id of the masks, without the one that is not scored."""
         data, most, skips = self.config.data, 0, False
-        for number, row in enumerate(undecoded(rows.select_columns([data.mask_column]), data.mask_column)):
+        masks = undecoded(rows.select_columns([data.mask_column]), data.mask_column)
+        for number, row in zip(source_rows(rows), masks, strict=True):
             where = f"{self.place_of(split)}, row {number}, mask"
             ids = np.asarray(open_image(row[data.mask_column], where, self.folder_of(split)))
             scored = ids[ids != data.ignored_id]
-            most = max(most, int(scored.max()) if scored.size else 0)
+            largest = int(scored.max()) if scored.size else 0
+            if largest > 255:
+                raise UserError(f"{where}: it has the id {largest}; ids are 0 to 255")
+            most = max(most, largest)
             skips |= scored.size < ids.size
         if most == 0 and skips:
             raise self._one_id(split, 0)
-        if not 1 <= most < 256:
-            raise UserError(f"{split}: the largest id of column {data.mask_column!r} is {most}; give ids from 0 to 254")
+        if most == 0:
+            raise UserError(
+                f"{split}: column {data.mask_column!r} has only the id 0; give objects another one, up to 254"
+            )
         return most
 
     def _one_id(self, split: str, number: int) -> UserError:
