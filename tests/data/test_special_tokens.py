@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from decero.data.prompt_completion import tokenize_prompts
-from decero.data.special_tokens import encode_behind, encode_framed, pad_with
+from decero.data.special_tokens import encode_behind, encode_framed, pad_with, special_tokens_around
 from decero.data.tokenization import tokenize_examples, tokenize_pairs
 from decero.data.tokenizer import load_tokenizer
 from decero.errors import UserError
@@ -109,6 +109,21 @@ def test_a_tokenizer_without_padding_gets_the_models(pad_token_id, token):
     tokenizer = without_padding()
     pad_with(tokenizer, pad_token_id)
     assert tokenizer.pad_token == token
+
+
+def test_a_tokenizer_of_another_alphabet_shows_its_frame():
+    backend = Tokenizer(
+        models.BPE({"[CLS]": 0, "[SEP]": 1, "γ": 2, "α": 3}, [])
+    )  # no unknown token: it drops the letter a
+    backend.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 0), ("[SEP]", 1)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, cls_token="[CLS]", sep_token="[SEP]")
+    assert tokenizer("a")["input_ids"] == [0, 1]
+    assert special_tokens_around(tokenizer) == ([0], [1])
+    nothing = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({}, [])))
+    with pytest.raises(UserError, match="it makes no token of any text; choose another"):
+        special_tokens_around(nothing)
 
 
 def test_padding_needs_some_token():

@@ -142,6 +142,8 @@ def test_xlnet_fills_holes_that_no_token_sees(checkpoint, tmp_path):
     found = list(fill(tmp_path, texts, top_k=97))
     assert [len(each.holes) for each in found] == [2, 0, 1]
     assert commands_of(str(tmp_path)) == ("generate", "fill")
+    with pytest.raises(UserError, match="XLNetLMHeadModel reads later tokens, so it gives no likelihood; use another"):
+        load(tmp_path, "score")
     with pytest.raises(UserError, match="this xlnet model needs fp32 weights; remove the option"):
         load(tmp_path, "fill", bf16=True)
     model = XLNetLMHeadModel.from_pretrained(tmp_path).eval()

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 from decero.cli.main import main
 from decero.data.tokenizer import train_tokenizer
 from decero.errors import UserError
-from decero.inference import load, score
+from decero.inference import fill, load, score
 
 TEXTS = ["the market rose", "banks-and shares fell on monday after", "ñu", "profit news from tokyo and london gained"]
 FIELDS = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 37}
@@ -179,3 +179,29 @@ def test_what_gives_no_likelihood_is_refused_in_one_line(folders, tmp_path, toke
     assert "start_token has no effect on a masked" in said(folders["bert"], "a", "--start-token", "[CLS]")
     with pytest.raises(UserError, match="unknown token <S>"):
         list(score(folders["gpt2"], ["a"], start_token="<S>"))
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "message"),
+    [
+        ("the cat", {}, "texts: this is one text; give a list of texts"),
+        (["the cat", None], {}, "line 2: None is no text; give a text, or leave it out"),
+        (["the cat", float("nan")], {}, "line 2: nan is no text"),
+        (["a\ud800b"], {}, "line 1: half a character"),
+        (["a"], {"pseudo_likelihood": "orignal"}, "'orignal' is none of .*; did you mean original?"),
+        (["a"], {"first_window": 0}, "first_window: 0 is too small; give 1 or more"),
+    ],
+)
+def test_what_is_no_list_of_texts_is_refused_in_one_line(folders, given, options, message):
+    with pytest.raises(UserError, match=message) as refused:
+        list(score(folders["bert"], given, **options))
+    assert "\n" not in str(refused.value)
+    if not options:
+        with pytest.raises(UserError, match=message):
+            list(fill(folders["bert"], given))
+
+
+def test_a_model_in_place_of_its_name_is_refused(folders):
+    model = AutoModelForMaskedLM.from_pretrained(folders["bert"])
+    with pytest.raises(UserError, match=r"^a BertForMaskedLM is no name; give a folder, a name on the hub"):
+        list(score(model, ["a"]))

@@ -96,10 +96,12 @@ def test_either_head_of_a_loaded_hybrid_serves_both_commands(hybrid):
     folder, text = hybrid[1] / "model", "the bank raised its rate as <mask> fell, <mask>"
     assert commands_of(str(folder)) == ("generate", "score", "fill")
     named = next(fill(folder, [text])), next(generate(folder, ["the bank"], max_new_tokens=5))
-    for command in ("fill", "generate"):
+    for command in ("fill", "generate", "score"):
         loaded = load(str(folder), command)
         assert (next(fill(loaded, [text])), next(generate(loaded, ["the bank"], max_new_tokens=5))) == named
-        other = load(loaded, "generate" if command == "fill" else "fill")
+        of_loaded, of_name = (next(score(model, ["the bank"])) for model in (loaded, folder))
+        assert (of_loaded.kind, of_loaded.total) == ("log_likelihood", pytest.approx(of_name.total))
+        other = load(loaded, "fill" if command != "fill" else "generate")
         assert other.model.lm_head is loaded.model.lm_head  # no second copy of the weights
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from decero.data.pairs import padded
 from decero.data.special_tokens import special_tokens_around
 from decero.data.word_rows import segment_ids
 from decero.data.words import word_starts
-from decero.errors import UserError
+from decero.errors import UserError, did_you_mean
 
 Method = Literal["within_word_l2r", "original", "sentence_l2r"]
 
@@ -186,6 +186,9 @@ class MaskedRows(LikelihoodRows):
     def __init__(self, tokenizer: PreTrainedTokenizerBase, method: Method = "within_word_l2r"):
         if tokenizer.mask_token_id is None:
             raise UserError(f"tokenizer {tokenizer.name_or_path}: it has no mask_token; choose another")
+        if method not in (known := get_args(Method)):
+            near = did_you_mean(method, known)
+            raise UserError(f"pseudo_likelihood: {method!r} is none of {', '.join(known)}{near}")
         super().__init__(tokenizer, *special_tokens_around(tokenizer))
         self.method = method
         self.kind = "log_likelihood" if method == "sentence_l2r" else "pseudo_log_likelihood"

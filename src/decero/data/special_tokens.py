@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from itertools import cycle
+from itertools import chain, cycle
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -56,11 +56,17 @@ def encode_behind(
 
 
 def special_tokens_around(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Return the ids that the tokenizer adds before and after a text."""
-    mask = tokenizer("a", return_special_tokens_mask=True)
-    ids, special = mask["input_ids"], mask["special_tokens_mask"]
-    begin = special.index(0)
-    return ids[:begin], ids[len(ids) - special[::-1].index(0) :]
+    """Return the ids that the tokenizer adds before and after a text.
+
+    Raises UserError for a tokenizer that makes no token of any text.
+    """
+    tokens = (tokenizer.decode([number]) for number in range(len(tokenizer)))
+    for text in chain(["a"], tokens):  # a tokenizer of another alphabet may drop the letter a
+        mask = tokenizer(text, return_special_tokens_mask=True)
+        ids, special = mask["input_ids"], mask["special_tokens_mask"]
+        if 0 in special:
+            return ids[: special.index(0)], ids[len(ids) - special[::-1].index(0) :]
+    raise UserError(f"tokenizer {tokenizer.name_or_path}: it makes no token of any text; choose another")
 
 
 def pad_with(tokenizer: PreTrainedTokenizerBase, pad_token_id: int | None) -> None:

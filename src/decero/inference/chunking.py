@@ -20,11 +20,29 @@ def windows(texts: Iterable[T], first: int = FIRST_WINDOW) -> Iterator[list[T]]:
     """Yield `first` texts, then lists that double in size.
 
     With `first` 1, every list has one text.
+
+    Raises UserError as `checked_texts`, and for a `first` below 1.
     """
-    texts, size = iter(texts), first
+    if first < 1:
+        raise UserError(f"first_window: {first} is too small; give 1 or more")
+    texts, size = checked_texts(texts), first
     while window := list(islice(texts, size)):
         yield window
         size = 1 if first == 1 else min(2 * size, max(first, LARGEST_WINDOW))
+
+
+def checked_texts(texts: Iterable[T]) -> Iterator[T]:
+    """Yield texts, or what else a command reads. Raises UserError for one text in place of several, and for no text."""
+    if isinstance(texts, str):
+        raise UserError("texts: this is one text; give a list of texts")
+    for line, text in enumerate(texts, start=1):
+        if text is None or isinstance(text, int | float):
+            raise UserError(f"line {line}: {text} is no text; give a text, or leave it out")
+        try:
+            str(text).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"line {line}: half a character (a lone surrogate, \\ud800 to \\udfff); fix it") from error
+        yield text
 
 
 def in_order(pieces_of: list[list[int]], done: Iterable[tuple[list[int], list[T]]]) -> Iterator[list[T]]:

@@ -15,7 +15,7 @@ from decero.execution.objective import scored_logits
 from decero.execution.order_proof import takes_target_mapping
 from decero.execution.packed_forward import logits_of
 from decero.execution.pretraining_objective import PERMUTATION, objective_of
-from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn
+from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn, checked_texts
 from decero.inference.generation import silent
 from decero.inference.loading import Loaded, load
 from decero.inference.scoring import TOKENS_PER_BATCH, Batch, scored
@@ -75,7 +75,9 @@ def _fill(loaded: Loaded, texts, top_k, batch_tokens, too_long, warn, first_wind
 
     reading = {"batch_tokens": batch_tokens, "too_long": too_long, "warn": warn, "first_window": first_window}
     reading["kept"] = (mask,)
-    for number, (parts, found) in enumerate(scored(loaded, map(own_masks, texts), read_out, **reading), start=1):
+    for number, (parts, found) in enumerate(
+        scored(loaded, map(own_masks, checked_texts(texts)), read_out, **reading), start=1
+    ):
         holes = [hole for part in found for hole in part]
         text = "".join(parts)
         if text.count(mask) != len(holes):

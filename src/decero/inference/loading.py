@@ -117,6 +117,8 @@ def load(
         if command is None:
             return name
         return _with_head(name, choose_head(name.name, name.model.config, [type(name.model).__name__], command))
+    if not isinstance(name, str | Path):
+        raise UserError(f"a {type(name).__name__} is no name; give a folder, a name on the hub, or what `load` returns")
     name = str(name)
     if trust_remote_code and revision is None:
         raise UserError("--trust-remote-code needs --revision: give the commit whose code you trust")
@@ -138,8 +140,7 @@ def load(
             if bf16:
                 raise UserError(f"--bf16: {name}: this {config.model_type} model needs fp32 weights; remove the option")
             stored = torch.float32
-        dtype = torch.bfloat16 if bf16 else stored
-        model: Any = load_pretrained(auto_class, checkpoint, new_head=False, dtype=dtype)
+        model: Any = load_pretrained(auto_class, checkpoint, new_head=False, dtype=torch.bfloat16 if bf16 else stored)
         model = model.to(device)
     with one_line(f"{name}: tokenizer"):
         tokenizer: Any = AutoTokenizer.from_pretrained(str(checkpoint.folder), **checkpoint.code)
@@ -276,7 +277,9 @@ def choose_head(name: str, config: Any, architectures: list[str], command: str) 
         refuse_discriminator(name, architectures)
     if command == "fill" and _has_two_streams(architectures):
         return AutoModelForCausalLM
-    if objective_of(config) == HYBRID and command in ("fill", "generate"):
+    if command == "score" and _has_two_streams(architectures):
+        raise UserError(f"{name}: {architectures[0]} reads later tokens, so it gives no likelihood; use another model")
+    if objective_of(config) == HYBRID and command in ("fill", "generate", "score"):
         return AutoModelForMaskedLM if command == "fill" else AutoModelForCausalLM
     needed = {commands: auto for auto, _, commands in KINDS.values()}
     wanted = next(auto for commands, auto in needed.items() if command in commands)
@@ -292,7 +295,6 @@ def choose_head(name: str, config: Any, architectures: list[str], command: str) 
             fits = " or ".join(f"decero {each}" for each in commands)
             raise UserError(f"{name}: this {config.model_type} model {what}; use {fits}")
     if command == "score":
-        head = ", ".join(architectures) or "no head"
-        problem = f"this {config.model_type} model ({head}) has no masked or causal head, so it gives no probabilities"
-        raise UserError(f"{name}: {problem}; use a checkpoint that has one")
+        head = f"this {config.model_type} model ({', '.join(architectures) or 'no head'})"
+        raise UserError(f"{name}: {head} has no masked or causal head, so it gives no probabilities; use one that has")
     raise UserError(_no_command(name, config, architectures))
