@@ -170,6 +170,8 @@ def test_rows_without_text_are_not_scored(model, reviews, tmp_path, capsys):
         (["--column", "reviw"], "there is no column 'reviw'; did you mean review?"),
         (["--column", "review", "--label-column", "id"], "row 0: label '00' is not one of the model's"),
         (["--column", "review", "--out", "x.txt"], "give a name that ends in .csv"),
+        (["--column", "review", "--pair"], "name the column of the second texts: --pair-column NAME"),
+        (["--column", "review", "--out", "/dev/null/x.csv"], "error: --out /dev/null/x.csv: "),
     ],
 )
 def test_what_cannot_be_answered_is_one_line(model, reviews, words, said, capsys):
@@ -177,6 +179,12 @@ def test_what_cannot_be_answered_is_one_line(model, reviews, words, said, capsys
         main(["classify", model, str(reviews), *words])
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_options_of_a_table_need_one(model, capsys):
+    with pytest.raises(SystemExit):
+        main(["classify", model, "hello", "--column", "review"])
+    assert "hello: there is no such file; --column, --pair-column, --label-column and --out" in capsys.readouterr().err
 
 
 def test_a_regression_writes_values_and_scores_them(make, reviews, tmp_path, capsys):

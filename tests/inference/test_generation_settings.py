@@ -9,7 +9,7 @@ from tests.inference.conftest import COMMAND_OF, WRITERS
 from transformers import T5Config
 
 from decero.errors import UserError
-from decero.inference import generate, generation, load
+from decero.inference import generate, generation, load, translate
 from decero.inference.decode import decode
 from decero.inference.generation import encode_prompt
 
@@ -124,3 +124,19 @@ def test_a_line_without_tokens_stops_no_other(checkpoint, monkeypatch):
     alone = [next(generate(loaded, [text], max_new_tokens=5)) for text in (texts[0], texts[2])]
     assert found == [alone[0], "", alone[1]]
     assert said == ["line 2: the tokenizer makes no token of it, so there is no answer"]
+
+
+def test_settings_that_have_no_effect_are_said_once(checkpoint):
+    loaded = load(checkpoint("causal", "stock"), "generate")
+    plain, beams = (list(generate(loaded, ["the market"], max_new_tokens=4, beams=beams)) for beams in (1, 2))
+    loaded.generation_checked, said = False, []
+    loaded.model.generation_config.penalty_alpha, loaded.model.generation_config.max_time = 0.6, 1e-9
+    assert list(generate(loaded, ["the market"], max_new_tokens=4, warn=said.append)) == plain
+    assert [line.partition(": ")[2] for line in said] == [
+        "generation_config.json: max_time, penalty_alpha has no effect here"
+    ]
+    assert list(generate(loaded, ["the market"], max_new_tokens=4, beams=2)) == beams
+    with pytest.raises(UserError, match="is loaded, so bf16, revision and code have no effect; remove them"):
+        load(loaded, "generate", bf16=True)
+    with pytest.raises(TypeError, match="translate has no chat"):
+        translate(loaded, ["the market"], chat=True)

@@ -137,6 +137,21 @@ def test_the_command_answers_from_a_file(folder, tmp_path, capsys):
     assert len(lines) == 2
 
 
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (["ab"], "line 1: ab is no pair of texts; give a pair of texts, or leave it out"),
+        ([{"question": "who", "context": "the cat"}], "is no pair of texts"),
+        ([("who", None)], "line 1: None is no text"),
+        ([("a", "b", "c")], "line 1: a pair has 2 texts, not 3"),
+        ([(" ", "the cat")], "question 1: it is empty; give a question"),
+    ],
+)
+def test_what_is_no_question_and_context_is_refused(folder, pairs, said):
+    with pytest.raises(UserError, match=said):
+        list(answer(folder(next(iter(CONFIGS))), pairs))
+
+
 def test_the_command_refuses_what_it_cannot_answer(folder, checkpoint, capsys):
     for words, line in (
         ([folder("bert"), "--question", " ", "text"], "--question: it is empty"),

@@ -93,3 +93,22 @@ def test_a_model_of_single_texts_warns_of_pairs(checkpoint):
     assert len(list(classify(checkpoint(num_labels=2, reads_pairs=False), PAIRS, warn=said.append))) == 3
     assert len(said) == 1
     assert said[0].endswith("was fine-tuned on single texts, not on pairs")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("abc", "texts: give a list of texts, not a str"),
+        ({"a": 1}, "texts: give a list of texts, not a dict"),
+        (None, "texts: give a list of texts, not a NoneType"),
+        ([{"text": "good", "text_pair": "bad"}], "line 1: {.* is no text; give a text, or leave it out"),
+        (["a", None], "line 2: None is no text"),
+        ([("a", None)], "line 1: None is no text"),
+        ([b"ab"], "line 1: b'ab' is no text"),
+        ([("\ud800", "a")], "line 1: half a character"),
+        (["a", ("b", "c")], "line 2: give only texts, or only pairs of texts"),
+    ],
+)
+def test_what_is_no_text_is_refused_in_one_line(checkpoint, given, said):
+    with pytest.raises(UserError, match=said):
+        list(classify(checkpoint(num_labels=2), given))

@@ -142,6 +142,15 @@ def test_every_option_is_passed_on(command, asked):
     assert asked["loading"] == {"revision": "abc", "trust_remote_code": True, "bf16": True}
 
 
+@pytest.mark.parametrize("command", FOUND)
+def test_an_option_may_stand_before_the_text(command, asked, file, capsys):
+    main([command, "a/model", *OPTIONS[command], file])
+    assert capsys.readouterr().out.splitlines() == PLAIN[command]
+    with pytest.raises(SystemExit):
+        main([command, "a/model", "-", "--batch-tokens", "99", file])
+    assert f"unknown argument {file}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

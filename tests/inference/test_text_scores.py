@@ -184,7 +184,7 @@ def test_what_gives_no_likelihood_is_refused_in_one_line(folders, tmp_path, toke
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
-        ("the cat", {}, "texts: this is one text; give a list of texts"),
+        ("the cat", {}, "texts: give a list of texts, not a str"),
         (["the cat", None], {}, "line 2: None is no text; give a text, or leave it out"),
         (["the cat", float("nan")], {}, "line 2: nan is no text"),
         (["a\ud800b"], {}, "line 1: half a character"),

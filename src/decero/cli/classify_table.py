@@ -45,10 +45,18 @@ def classify_table(loaded: Loaded, arguments: argparse.Namespace) -> None:
     ending of --out that is no table; a label that the model does not have.
     """
     out = arguments.out
+    if not Path(arguments.text).exists() and not set("*?[") & set(arguments.text):
+        need = "--column, --pair-column, --label-column and --out need a table"
+        raise UserError(f"{arguments.text}: there is no such file; {need}")
     if out is not None and out.suffix not in WRITERS:
         raise UserError(f"--out {out}: give a name that ends in {', '.join(WRITERS)}")
     if out is not None and out.exists() and Path(arguments.text).exists() and out.samefile(arguments.text):
         raise UserError(f"--out {out}: this is the table that is read; give another name")
+    if out is not None:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {out}: {error.strerror}: {error.filename}; give another name") from error
     wanted = {c: f"--{n}" for n in ("column", "pair-column", "label-column") if (c := _option(arguments, n))}
     if "--column" not in wanted.values():
         columns = read_files("train", arguments.text, "line").column_names
@@ -159,7 +167,6 @@ def _table(loaded: Loaded, rows: Dataset, answers: list[dict[str, float]]) -> pa
 
 def _write(table: pa.Table, out: Path) -> None:
     """Write a table. Values stay as they are. Lists and objects are JSON in csv and tsv; NaN is null in JSON."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(f".{out.name}.partial")
     if out.suffix == ".parquet":
         pq.write_table(table, partial)

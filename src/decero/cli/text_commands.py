@@ -172,6 +172,8 @@ def run_lines(arguments: argparse.Namespace) -> None:
 
         table_options = (arguments.column, arguments.pair_column, arguments.label_column, arguments.out)
         pairs = arguments.pair or inference.reads_pairs(loaded)  # lines with a tab, also in a .tsv
+        if any(table_options) and arguments.pair:
+            raise UserError("--pair is for lines; of a table, name the column of the second texts: --pair-column NAME")
         if any(table_options) or (is_table(arguments.text) and not pairs):
             return classify_table(loaded, arguments)
     lines: Iterable[Any]

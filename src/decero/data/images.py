@@ -25,10 +25,12 @@ def open_image(value: Any, where: str, folder: Path | None = None) -> Image.Imag
     Raises UserError, one line, for null, a file that is missing, no picture, torn, or too large to be safe.
     """
     data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, None)
-    if isinstance(value, str):
-        path = value
+    if isinstance(value, str | Path):
+        path = str(value)
     elif isinstance(value, bytes):
         data = value
+    elif value is not None and not isinstance(value, dict):
+        raise UserError(f"{where}: a {type(value).__name__} is no picture; give a path, or the bytes of its file")
     if data is None and not path:
         raise UserError(f"{where}: there is no picture (null); fill it or remove the row")
     if data is None:

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from decero.data.sentences import choose_sentences, mark_sentences, sentences_of
 from decero.errors import UserError
 from decero.execution.weight_layout import prepacked_weights
-from decero.inference.chunking import FIRST_WINDOW, Warn, windows
+from decero.inference.chunking import FIRST_WINDOW, Warn, checked_texts, windows
 from decero.inference.decode import quiet
 from decero.inference.decoding_plan import batches_by_length
 from decero.inference.loading import Loaded
@@ -43,7 +43,7 @@ def chosen_sentences(
         if value is not None:
             option = f"--{name.replace('_', '-')}"
             raise UserError(f"{loaded.name}: it chooses sentences and writes none; remove {option}")
-    return _stream(loaded, windows(texts, first_window), batch_tokens, warn)
+    return _stream(loaded, windows(checked_texts(texts), first_window), batch_tokens, warn)
 
 
 def _stream(loaded: Loaded, text_windows: Iterable[list[str]], batch_tokens: int, warn: Warn) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Group texts into windows and split long ones, so that answers come in order."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
@@ -21,28 +21,40 @@ def windows(texts: Iterable[T], first: int = FIRST_WINDOW) -> Iterator[list[T]]:
 
     With `first` 1, every list has one text.
 
-    Raises UserError as `checked_texts`, and for a `first` below 1.
+    Raises UserError for a `first` below 1.
     """
     if first < 1:
         raise UserError(f"first_window: {first} is too small; give 1 or more")
-    texts, size = checked_texts(texts), first
+    texts, size = iter(texts), first
     while window := list(islice(texts, size)):
         yield window
         size = 1 if first == 1 else min(2 * size, max(first, LARGEST_WINDOW))
 
 
-def checked_texts(texts: Iterable[T]) -> Iterator[T]:
-    """Yield texts, or what else a command reads. Raises UserError for one text in place of several, and for no text."""
-    if isinstance(texts, str):
-        raise UserError("texts: this is one text; give a list of texts")
+def checked_texts(texts: Iterable[Any], pairs: bool | None = False) -> Iterator[Any]:
+    """Yield texts, and pairs of texts as tuples. pairs: whether all are pairs; None: either is allowed.
+
+    Raises UserError for one text in place of several, and for what is no text or no pair.
+    """
+    if isinstance(texts, str | bytes | Mapping | Set) or not isinstance(texts, Iterable):
+        raise UserError(f"texts: give a list of texts, not a {type(texts).__name__}")
     for line, text in enumerate(texts, start=1):
-        if text is None or isinstance(text, int | float):
-            raise UserError(f"line {line}: {text} is no text; give a text, or leave it out")
-        try:
-            str(text).encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"line {line}: half a character (a lone surrogate, \\ud800 to \\udfff); fix it") from error
-        yield text
+        is_pair = isinstance(text, tuple | list)
+        wanted = "text" if not pairs else "pair of texts"
+        if pairs is not None and is_pair != pairs:
+            raise UserError(f"line {line}: {str(text)[:40]} is no {wanted}; give a {wanted}, or leave it out")
+        parts = text if is_pair else (text,)
+        if is_pair and len(parts) != 2:
+            raise UserError(f"line {line}: a pair has 2 texts, not {len(parts)}")
+        for part in parts:
+            if not isinstance(part, str):
+                raise UserError(f"line {line}: {str(part)[:40]} is no text; give a {wanted}, or leave it out")
+            try:
+                part.encode()
+            except UnicodeEncodeError as error:
+                problem = "half a character (a lone surrogate, \\ud800 to \\udfff)"
+                raise UserError(f"line {line}: {problem}; correct it") from error
+        yield tuple(text) if is_pair else text
 
 
 def in_order(pieces_of: list[list[int]], done: Iterable[tuple[list[int], list[T]]]) -> Iterator[list[T]]:

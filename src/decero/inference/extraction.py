@@ -14,7 +14,7 @@ from decero.data.word_rows import SPLITTERS, Bounds, Window, WordWindows, segmen
 from decero.errors import UserError
 from decero.execution.weight_layout import prepacked_weights
 from decero.execution.word_objective import WordCollator, word_collator
-from decero.inference.chunking import FIRST_WINDOW, Warn, in_order, windows
+from decero.inference.chunking import FIRST_WINDOW, Warn, checked_texts, in_order, windows
 from decero.inference.decode import quiet
 from decero.inference.decoding_plan import batches_by_length
 from decero.inference.generation import silent
@@ -99,7 +99,7 @@ def _extract(loaded: Loaded, tagging: Tagging, texts, batch_tokens, words, first
     names = as_bioes(names_of(loaded.model.config, loaded.model.config.num_labels or 0))
     collate, kinds = word_collator(loaded.model, loaded.tokenizer), segment_ids(loaded.tokenizer)
     with prepacked_weights(loaded.model):
-        for some in windows(texts, first_window):
+        for some in windows(checked_texts(texts), first_window):
             bounds_of = [split(text) for text in some]
             rows_of = list(cut(some, bounds_of))
             rows = [row for each in rows_of for row in each]

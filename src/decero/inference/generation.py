@@ -14,8 +14,8 @@ from decero.data.special_tokens import encode_behind, encode_framed
 from decero.errors import UserError
 from decero.execution.weight_layout import prepacked_weights
 from decero.inference.chosen_sentences import chosen_sentences, is_extractive
-from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn, in_order, pieces, windows
-from decero.inference.decode import TOKENS_PER_BATCH, decode_batches
+from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn, checked_texts, in_order, pieces, windows
+from decero.inference.decode import TOKENS_PER_BATCH, UNREAD, decode_batches
 from decero.inference.decoding_plan import MAX_NEW_TOKENS
 from decero.inference.generation_check import check_generation
 from decero.inference.loading import Loaded, load
@@ -46,6 +46,7 @@ def translate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) 
     Raises UserError as `load` does, if the checkpoint defines several prefixes and none is given, and as
     `find_direction` does.
     """
+    _refuse("translate", options, "chat")
     return _answer("translate", model, texts, **options)
 
 
@@ -55,6 +56,7 @@ def summarize(model: str | Path | Loaded, texts: Iterable[str], **options: Any) 
     Long texts are cut by default, as in training. With too_long=`split`, each part is summarized separately.
     A model that was trained to choose sentences chooses them (`chosen_sentences`).
     """
+    _refuse("summarize", options, "chat")
     loaded = load(model, "summarize")
     if is_extractive(loaded):
         return chosen_sentences(loaded, texts, **({"warn": silent} | options))
@@ -72,9 +74,13 @@ def generate(model: str | Path | Loaded, texts: Iterable[str], **options: Any) -
     If a text is too long, the model reads its end, because the continuation follows the end.
     Raises UserError as `translate` does, for chat without a chat template, and for a temperature or top_p out of range.
     """
-    if unknown := options.keys() & {"too_long", "source_lang", "target_lang"}:
-        raise TypeError(f"generate has no {', '.join(sorted(unknown))}; it always reads the end of a long text")
+    _refuse("generate", options, "too_long", "source_lang", "target_lang")
     return _answer("generate", model, texts, **options)
+
+
+def _refuse(command: str, options: dict[str, Any], *unknown: str) -> None:
+    if found := sorted(options.keys() & set(unknown)):
+        raise TypeError(f"{command} has no {', '.join(found)}")
 
 
 def _answer(
@@ -89,6 +95,8 @@ def _answer(
         loaded.generation_checked = True
         if problem := check_generation(loaded.model):
             warn(problem)
+        if unread := [name for name in UNREAD if getattr(loaded.model.generation_config, name, None)]:
+            warn(f"{loaded.name}: generation_config.json: {', '.join(unread)} has no effect here")
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": beams, "tokens_per_batch": batch_tokens}
     if command == "generate":
         read = _prompt_reader(loaded, prefix, chat, max_new_tokens, warn)
@@ -104,7 +112,7 @@ def _answer(
     if seed is not None and not sampling:
         raise UserError("seed has no effect without --temperature or --top-p; add one of them, or remove seed")
     stopped = silent if command == "generate" else warn  # a continuation has no natural end, so do not warn
-    return _stream(loaded, windows(texts, first_window), read, settings, stopped, sampling, seed or 0)
+    return _stream(loaded, windows(checked_texts(texts), first_window), read, settings, stopped, sampling, seed or 0)
 
 
 def _stream(

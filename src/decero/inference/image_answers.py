@@ -39,6 +39,8 @@ class LoadedPictures:
 
         Raises UserError for a picture that cannot be read, after those before it.
         """
+        if isinstance(pictures, Image.Image | str | Path | bytes) or not isinstance(pictures, Iterable):
+            raise UserError(f"pictures: give a list of pictures, not a {type(pictures).__name__}")
         images: list[Image.Image] = []
         arrays: list[np.ndarray] = []
         for number, picture in enumerate(pictures, start=1):
@@ -58,10 +60,7 @@ class LoadedPictures:
 
     def _read(self, picture: Picture, number: int) -> tuple[Image.Image, np.ndarray]:
         where = str(picture) if isinstance(picture, str | Path) else f"picture {number}"
-        if isinstance(picture, Image.Image):
-            image = ImageOps.exif_transpose(picture)
-        else:
-            image = open_image(_value(picture), where)
+        image = ImageOps.exif_transpose(picture) if isinstance(picture, Image.Image) else open_image(picture, where)
         pixels = self.pixels
         return image, to_pixels(image, pixels.size, pixels.channels, where, pixels.resample)
 
@@ -193,7 +192,3 @@ def _finite(loaded: LoadedPictures, logits: Tensor) -> Tensor:
     if not logits.isfinite().all():
         raise UserError(f"{loaded.name}: the model computes NaN or infinity, which is no answer; use another one")
     return logits
-
-
-def _value(picture: Any) -> Any:
-    return str(picture) if isinstance(picture, Path) else picture

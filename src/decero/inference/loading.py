@@ -114,9 +114,10 @@ def load(
     is missing or does not fit. The loaded model raises it for outputs that are not finite.
     """
     if isinstance(name, Loaded):
-        if command is None:
-            return name
-        return _with_head(name, choose_head(name.name, name.model.config, [type(name.model).__name__], command))
+        if revision or trust_remote_code or bf16 or code_revision:
+            raise UserError(f"{name.name} is loaded, so bf16, revision and code have no effect; remove them")
+        heads = [type(name.model).__name__]
+        return name if command is None else _with_head(name, choose_head(name.name, name.model.config, heads, command))
     if not isinstance(name, str | Path):
         raise UserError(f"a {type(name).__name__} is no name; give a folder, a name on the hub, or what `load` returns")
     name = str(name)
@@ -281,8 +282,7 @@ def choose_head(name: str, config: Any, architectures: list[str], command: str) 
         raise UserError(f"{name}: {architectures[0]} reads later tokens, so it gives no likelihood; use another model")
     if objective_of(config) == HYBRID and command in ("fill", "generate", "score"):
         return AutoModelForMaskedLM if command == "fill" else AutoModelForCausalLM
-    needed = {commands: auto for auto, _, commands in KINDS.values()}
-    wanted = next(auto for commands, auto in needed.items() if command in commands)
+    wanted = next(auto for auto, _, commands in KINDS.values() if command in commands)
     remote = getattr(config, "auto_map", None) or {}
     if wanted.__name__ in remote:
         return wanted

@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from decero.data.answer_windows import AnswerCollator, Window, Windows
+from decero.errors import UserError
 from decero.execution.answer_settings import settings_of
 from decero.execution.span_objective import no_answer_token, window_logits
 from decero.execution.weight_layout import prepacked_weights
+from decero.inference.chunking import checked_texts
 from decero.inference.decoding_plan import batches_by_length
 from decero.inference.loading import Loaded, load
 from decero.inference.scoring import TOKENS_PER_BATCH
@@ -154,7 +156,9 @@ def answer(
     segments = "token_type_ids" in loaded.tokenizer.model_input_names and reads_segments(loaded.model)
     collate = AnswerCollator(loaded.tokenizer, segments, no_answer_token(loaded.model, loaded.tokenizer))
     with prepacked_weights(loaded.model):
-        for number, (question, context) in enumerate(pairs, start=1):
+        for number, (question, context) in enumerate(checked_texts(pairs, pairs=True), start=1):
+            if not question.strip():
+                raise UserError(f"question {number}: it is empty; give a question")
             windows = cut([question], [context], [f"question {number}"])[0]
             n = max(n_best, N_BEST)
             reading = merged(_read(loaded, collate, windows, context, settings.max_answer_length, n, batch_tokens), n)

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from decero.errors import UserError
-from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn
+from decero.inference.chunking import FIRST_WINDOW, TooLong, Warn, checked_texts
 from decero.inference.generation import silent
 from decero.inference.loading import Loaded, load
 from decero.inference.scoring import TOKENS_PER_BATCH, Batch, scored
@@ -53,19 +53,20 @@ def threshold_of(config: Any) -> float:
 
 
 def _checked(loaded: Loaded, texts: Iterable[Any], warn: Warn) -> Iterator[Any]:
-    wants, warned = reads_pairs(loaded), False
-    for number, text in enumerate(texts, start=1):
-        is_pair = not isinstance(text, str)
+    wants, warned, first = reads_pairs(loaded), False, None
+    for number, text in enumerate(checked_texts(texts, pairs=None), start=1):
+        is_pair = isinstance(text, tuple)
+        first = is_pair if first is None else first
         if wants and not is_pair and text.strip():
             raise UserError(
                 f"{loaded.name}: it reads pairs of texts, and line {number} is a single one; give both texts"
             )
-        if is_pair and len(text) != 2:
-            raise UserError(f"line {number}: a pair has 2 texts, not {len(text)}")
+        if is_pair != first:
+            raise UserError(f"line {number}: give only texts, or only pairs of texts")
         if is_pair and wants is False and not warned:
             warned = True
             warn(f"{loaded.name} was fine-tuned on single texts, not on pairs")
-        yield tuple(text) if is_pair else text
+        yield text
 
 
 def _classify(loaded: Loaded, texts, batch_tokens, too_long, warn, first_window) -> Iterator[dict[str, float]]:

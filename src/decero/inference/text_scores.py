@@ -16,7 +16,7 @@ from decero.errors import UserError
 from decero.execution.pretraining_objective import HYBRID, PERMUTATION, objective_of
 from decero.execution.token_scores import check_causal, token_log_probabilities
 from decero.execution.weight_layout import prepacked_weights
-from decero.inference.chunking import FIRST_WINDOW, Warn, windows
+from decero.inference.chunking import FIRST_WINDOW, Warn, checked_texts, windows
 from decero.inference.decoding_plan import batches_by_length
 from decero.inference.generation import silent
 from decero.inference.loading import Loaded, load
@@ -73,7 +73,7 @@ def score(
 
 def _score(loaded: Loaded, rows: LikelihoodRows, texts, batch_tokens, warn, first_window) -> Iterator[TextScore]:
     number, limit = 0, loaded.positions()
-    for window in windows(texts, first_window):
+    for window in windows(checked_texts(texts), first_window):
         found = rows.cut(window, limit)
         for text in found:
             number += 1
