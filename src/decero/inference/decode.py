@@ -113,7 +113,7 @@ def decode_batches(
         model.train(was_training)
 
 
-# Settings of generation_config.json that could change the text, and that the loop does not read
+# Settings of generation_config.json that could change the text, and that the loop without beams does not read
 UNREAD = ("constraints", "dola_layers", "force_words_ids", "max_time", "penalty_alpha", "stop_strings")
 
 
@@ -127,8 +127,6 @@ def generation_config_of(
     config.temperature = config.top_k = config.top_p = None  # transformers warns about them without sampling
     config.max_length = None
     config.num_return_sequences = 1
-    for name in UNREAD:
-        setattr(config, name, None)
     # None of these changes an answer, but the loop needs a cache that grows, and a tensor of ids
     config.use_cache, config.cache_implementation, config.return_dict_in_generate = True, "dynamic", False
     if num_beams is not None:

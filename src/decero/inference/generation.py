@@ -95,8 +95,10 @@ def _answer(
         loaded.generation_checked = True
         if problem := check_generation(loaded.model):
             warn(problem)
-        if unread := [name for name in UNREAD if getattr(loaded.model.generation_config, name, None)]:
-            warn(f"{loaded.name}: generation_config.json: {', '.join(unread)} has no effect here")
+        own: Any = loaded.model.generation_config
+        unread = [name for name in UNREAD if getattr(own, name, None)]
+        if unread and (beams or own.num_beams or 1) == 1:
+            warn(f"{loaded.name}: generation_config.json: {', '.join(unread)} has no effect without beams")
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": beams, "tokens_per_batch": batch_tokens}
     if command == "generate":
         read = _prompt_reader(loaded, prefix, chat, max_new_tokens, warn)
