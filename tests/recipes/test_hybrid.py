@@ -7,7 +7,13 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 
 from decero.errors import UserError
 from decero.inference import fill, generate, score
@@ -103,6 +109,16 @@ def test_either_head_of_a_loaded_hybrid_serves_both_commands(hybrid):
         assert (of_loaded.kind, of_loaded.total) == ("log_likelihood", pytest.approx(of_name.total))
         other = load(loaded, "fill" if command != "fill" else "generate")
         assert other.model.lm_head is loaded.model.lm_head  # no second copy of the weights
+
+
+def test_a_classifier_made_of_a_hybrid_only_classifies(hybrid, tmp_path):
+    folder = hybrid[1] / "model"
+    AutoModelForSequenceClassification.from_pretrained(folder).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
+    assert commands_of(str(tmp_path)) == ("classify",)
+    for command in ("fill", "generate", "score"):
+        with pytest.raises(UserError, match="this decero_decoder model classifies texts; use decero classify"):
+            load(tmp_path, command)
 
 
 def test_a_hybrid_is_measured_as_a_masked_model_too(hybrid, launch, write_config, tmp_path):

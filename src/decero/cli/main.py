@@ -47,8 +47,9 @@ def _main(argv: list[str]) -> None:
     if hasattr(arguments, "changes"):  # argparse takes no positional words after an option
         arguments.changes += [word for word in unknown if "=" in word and not word.startswith("-")]
         unknown = [word for word in unknown if word not in arguments.changes]
-    if getattr(arguments, "text", "") == "-" not in argv and len(unknown) == 1 and not unknown[0].startswith("-"):
-        arguments.text = unknown.pop()  # for the same reason
+    is_text = "-" not in argv and len(unknown) == 1 and not unknown[0].startswith("-")
+    if is_text and getattr(arguments, "text", "") == "-":  # no text was found, for the same reason
+        arguments.text = unknown.pop()
     if unknown:
         flags = [flag for action in commands.choices[arguments.command]._actions for flag in action.option_strings]
         near = did_you_mean(unknown[0].partition("=")[0], flags)

@@ -280,7 +280,7 @@ def choose_head(name: str, config: Any, architectures: list[str], command: str) 
         return AutoModelForCausalLM
     if command == "score" and _has_two_streams(architectures):
         raise UserError(f"{name}: {architectures[0]} reads later tokens, so it gives no likelihood; use another model")
-    if objective_of(config) == HYBRID and command in ("fill", "generate", "score"):
+    if objective_of(config) == HYBRID and "LM" in str(architectures) and command in ("fill", "generate", "score"):
         return AutoModelForMaskedLM if command == "fill" else AutoModelForCausalLM
     wanted = next(auto for auto, _, commands in KINDS.values() if command in commands)
     remote = getattr(config, "auto_map", None) or {}
