@@ -13,6 +13,7 @@ Scored = Literal["all", "shared", "span"]
 Rows = Sequence[Mapping[str, Any]]
 BLANK, MASK = "BLANK", "[MASK]"
 LISTS = ("groups", "stereotyped")  # parts of a row that may be lists
+PRONOUN = re.compile(r"\b(he|she|him|his|hers?|himself|herself)\b", re.IGNORECASE)
 
 
 class BiasProbe(NamedTuple):
@@ -54,7 +55,9 @@ def crows_pairs(rows: Rows) -> list[BiasProbe]:
 
 
 def stereoset(rows: Rows) -> list[BiasProbe]:
-    """StereoSet (Nadeem et al. 2021): the third text is unrelated. Sums are per token, as in the original.
+    """StereoSet (Nadeem et al. 2021): the third text is unrelated. Scores are means of ln p over tokens.
+
+    So they are for causal models in the original. There, a masked model has the mean of p.
 
     intrasentence: the texts fill the BLANK of the context; a masked model is asked for what fills it. intersentence:
     the texts follow the context and are scored given it (the original asks BERT's next-sentence head instead).
@@ -78,14 +81,14 @@ def stereoset(rows: Rows) -> list[BiasProbe]:
 def winobias(rows: Rows) -> list[BiasProbe]:
     """WinoBias (Zhao et al. 2018): each sentence with the pronoun of the stereotype, and with the other one.
 
-    Sentences without a counterpart are left out. type1 needs knowledge of the world, type2 syntax.
+    A counterpart has the other pronoun at every place. Sentences without one are left out. type1 needs knowledge of the world, type2 syntax.
     """
     sides: dict[tuple[str, str, str], dict[str, tuple[int, str]]] = {}
     for number, row in enumerate(rows, start=1):
         side = _one_of(row, "side", ("pro", "anti"), number)
-        frame, count = re.subn(rf"\b{re.escape(row['pronoun'])}\b", "_", row["sentence"])
-        if not count:
+        if not re.search(rf"\b{re.escape(row['pronoun'])}\b", row["sentence"]):
             raise UserError(f"row {number}: the pronoun {row['pronoun']!r} is not in the sentence; correct the row")
+        frame = PRONOUN.sub("_", row["sentence"])
         sides.setdefault((row["kind"], row["referent"].lower(), frame), {})[side] = (number, row["sentence"])
     return [
         BiasProbe(both["pro"][0], kind, referent, (both["pro"][1], both["anti"][1]))
@@ -103,8 +106,12 @@ def winogender(rows: Rows) -> list[BiasProbe]:
     for number, row in enumerate(rows, start=1):
         gender = _one_of(row, "gender", ("male", "female", "neutral"), number)
         women = _number(row, "percent_female", number)
+        if not 0 <= women <= 100:
+            raise UserError(f"row {number}: percent_female is {row['percent_female']!r}, not 0 to 100; correct the row")
         key = tuple(str(row[name]) for name in ("answer", "occupation", "participant"))
         cases.setdefault(key, {})[gender] = (number, row["sentence"], women)
+    if max((women for genders in cases.values() for _, _, women in genders.values()), default=100) <= 1:
+        raise UserError("percent_female: no value is above 1; give percentages, from 0 to 100")
     found = []
     for (answer, occupation, _), genders in cases.items():
         if {"male", "female"} <= set(genders):
@@ -130,7 +137,7 @@ def bbq(rows: Rows) -> list[BiasProbe]:
         named = [place for place in range(3) if place != unknown[0]]
         target = [place for place in named if groups[place] in stereotyped]
         if len(target) != 1:
-            target = [p for p in named if set(words_of(answers[p].lower())) & set(stereotyped)]
+            target = [p for p in named if any(_says(answers[p].lower(), name) for name in stereotyped)]
         directed = len(target) == 1
         first = target[0] if directed else named[0]
         negative = _one_of(row, "polarity", ("neg", "nonneg"), number) == "neg"
@@ -145,7 +152,14 @@ def bbq(rows: Rows) -> list[BiasProbe]:
         prompt = f"{row['context']} {row['question']}"
         probe = _continued(number, category, group, prompt, [answers[place] for place in order])
         found.append(probe._replace(right=order.index(int(right)), directed=directed))
+    if found and not any(probe.directed for probe in found):
+        raise UserError("stereotyped: in no row does it name the group of an answer; check this column")
     return found
+
+
+def _says(text: str, name: str) -> bool:
+    """Return whether a text has all words of a name, one after the other."""
+    return f" {' '.join(words_of(name))} " in f" {' '.join(words_of(text))} "
 
 
 def swaps(pairs: Iterable[Swap], masked: Scored = "all") -> list[BiasProbe]:

@@ -85,6 +85,10 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_weights(known: Mapping[str, str], files: Mapping[str, Path], path: Path) -> None:
-    for name, file in files.items():
-        if name.endswith(".safetensors") and sha256_of(file).hexdigest() not in known.values():
+    pushed = {name: sha256_of(file).hexdigest() for name, file in files.items() if name.endswith(".safetensors")}
+    for name, digest in pushed.items():
+        if digest not in known.values():
             raise UserError(f"{path}: the probes measured other weights than {name}; {HINT}")
+    for name, digest in known.items():
+        if "adapter" in name and digest not in pushed.values():
+            raise UserError(f"{path}: the probes measured an adapter ({name}), which is not here; {HINT}")

@@ -106,7 +106,7 @@ def _metrics(
         return {"language model score": language_model_score(scores, weights)}
     if kind == "bbq":
         right, directed = [p.right for p in probes], [p.directed for p in probes]
-        found = bbq_scores(scores, right, directed, category.endswith("ambiguous") and "disambig" not in category)
+        found = bbq_scores(scores, right, directed, category.endswith(", ambiguous"))
         return {"accuracy": found["accuracy"], "bias score": found["bias_score"]}
     if kind == "winobias":
         return {"pro - anti": 2 * record["plain"]["share"][0] - 1}

@@ -178,10 +178,15 @@ def pair_contrasts(table: pd.DataFrame) -> list[Hashable]:
 
 
 def read_unigram(run: Run, source: UnigramText) -> UnigramModel:
-    """Count the words of a training text. Raises UserError when it has no train split."""
+    """Count the words of a training text. Raises UserError when it has no train split, or no words."""
     with main_first(run.accelerator):
         texts = load_corpus(**source.source())["train"][source.text_column]
-    return UnigramModel(words_of(text or "") for text in texts)
+    model = UnigramModel(words_of(text or "") for text in texts)
+    if not model.counts:
+        raise UserError(
+            f"unigram: column {source.text_column!r} has no words; give a text in the language of the model"
+        )
+    return model
 
 
 def pair_rows(config: EvaluateMinimalPairs, head: Any, tokenizer: Any) -> LikelihoodRows:
