@@ -68,6 +68,17 @@ def test_winobias_pairs_the_two_sides_of_a_sentence():
     assert (probe.category, probe.group, probe.row) == ("type1", "the nurse", 3)
 
 
+def test_a_winobias_sentence_may_have_two_pronouns():
+    pro = BIAS | {"sentence": "The mechanic called the nurse because he broke his leg.", "pronoun": "he"}
+    anti = pro | {
+        "sentence": "The mechanic called the nurse because she broke her leg.",
+        "pronoun": "she",
+        "side": "anti",
+    }
+    (probe,) = made("winobias", pro, anti)
+    assert probe.texts == (pro["sentence"], anti["sentence"])
+
+
 def test_winogender_puts_the_gender_of_the_majority_first():
     he = GENDER | {"sentence": GENDER["sentence"].replace("she", "he"), "gender": "male"}
     they = GENDER | {"sentence": "The nurse said that they were late.", "gender": "neutral"}
@@ -91,8 +102,11 @@ def test_the_group_of_a_bbq_answer_may_stand_in_its_words():
     (probe,) = made("bbq", BBQ | named | {"stereotyped": ["Thai"], "answer": 0})
     assert probe.texts[0].endswith("The Thai friend")
     assert probe.right == 1
-    (unclear,) = made("bbq", BBQ | named | {"stereotyped": ["French"]})
-    assert not unclear.directed
+    both = made("bbq", BBQ | named | {"stereotyped": ["French"]}, BBQ)
+    assert [probe.directed for probe in both] == [False, True]
+    two = {"ans2": "The Sri Lankan friend", "stereotyped": ["Indian", "Sri Lankan"]}
+    (probe,) = made("bbq", BBQ | named | two)
+    assert probe.texts[0].endswith("The Sri Lankan friend")
 
 
 def test_each_category_keeps_its_first_probes():
@@ -138,6 +152,10 @@ def test_neutral_names_differ_in_one_word(language):
         ("winobias", BIAS, {}, "no row gives a probe; is the format winobias?"),
         ("winobias", BIAS, {"side": "con"}, "side is 'con'"),
         ("winogender", GENDER, {"percent_female": "many"}, "percent_female is 'many', not a number"),
+        ("winogender", GENDER, {"percent_female": "nan"}, "percent_female is 'nan', not 0 to 100"),
+        ("winogender", GENDER, {"percent_female": 400}, "percent_female is 400, not 0 to 100"),
+        ("winogender", GENDER, {"percent_female": 0.9}, "no value is above 1; give percentages, from 0 to 100"),
+        ("bbq", BBQ, {"stereotyped": ["zzz"]}, "in no row does it name the group of an answer; check this column"),
         ("bbq", BBQ, {"answer": "3"}, "the answer is '3', not 0, 1 or 2"),
         ("bbq", BBQ, {"groups": "old"}, "groups is 'old', not a list of names"),
         ("bbq", BBQ, {"groups": ["old", "nonOld", "old"]}, "one of them unknown"),

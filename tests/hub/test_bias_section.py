@@ -61,6 +61,19 @@ def test_a_record_of_other_weights_is_refused(folder):
         read_bias(folder, files(folder))
 
 
+def test_the_record_of_an_adapter_is_not_that_of_its_base(folder):
+    path = folder.parent / "bias" / "result.json"
+    record = json.loads(path.read_text())
+    record["weights"]["adapter_model.safetensors"] = hashlib.sha256(b"adapter").hexdigest()
+    path.write_text(json.dumps(record))
+    with pytest.raises(
+        UserError, match=r"the probes measured an adapter .adapter_model.safetensors., which is not here"
+    ):
+        read_bias(folder, files(folder))
+    (folder / "adapter_model.safetensors").write_bytes(b"adapter")
+    assert read_bias(folder, files(folder) | {"adapter_model.safetensors": folder / "adapter_model.safetensors"})
+
+
 def test_a_link_to_probes_elsewhere_is_refused(folder, tmp_path):
     (folder.parent / "bias").rename(tmp_path / "elsewhere")
     (folder.parent / "bias").symlink_to(tmp_path / "elsewhere")

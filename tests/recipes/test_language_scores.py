@@ -253,6 +253,9 @@ def test_bad_pairs_and_models_are_one_line(launch, config, models, tmp_path):
         causal, "objective.name=original", 'start_token="[CLS]"'
     )
     assert "no bos_token and no eos_token; give a start token" in said(causal)
+    (tmp_path / "signs.jsonl").write_text('{"text": " "}\n')
+    words = said(f"unigram.files.train={tmp_path}/signs.jsonl")
+    assert "unigram: column 'text' has no words; give a text in the language of the model" in words
     AutoModelForCausalLM.from_config(BertConfig(**FIELDS)).save_pretrained(tmp_path / "ahead")
     AutoTokenizer.from_pretrained(models["masked"]).save_pretrained(tmp_path / "ahead")
     ahead = said(f"model.name_or_path={tmp_path}/ahead", "start_token='[CLS]'")

@@ -26,7 +26,7 @@ from decero.evaluation.bias_scores import toward
 from decero.evaluation.pair_accuracy import UnigramModel
 from decero.evaluation.statistics import ratio_interval, wilson
 from decero.tasks.bias_probes import Asking, differing_places, measure, name_sets, tokenize
-from decero.tasks.bias_records import entries, noise_floors
+from decero.tasks.bias_records import _metrics, entries, noise_floors
 
 LINE = "team won match late goal bank raised rate shares fell market feared she he nurse guard was near"
 WORDS = LINE.split(" ")
@@ -273,3 +273,13 @@ def test_a_setting_of_the_other_kind_of_model_is_refused(kind, settings, message
     assert isinstance(tokenizer, PreTrainedTokenizerFast)
     with pytest.raises(UserError, match=message):
         asking_of(kind, tokenizer, **settings)
+
+
+@pytest.mark.parametrize("name", ["Age", "Age (disambig file)"])
+def test_bbq_scales_ambiguous_contexts_whatever_their_name(name):
+    probes = [BiasProbe(n, name, "g", ("a", "b", "c"), right=2) for n in range(3)]
+    scores = np.array([[2.0, 1, 0], [2, 1, 0], [0, 1, 2]])
+    kinds = ("ambiguous", "disambiguated")
+    found = {kind: _metrics("bbq", f"{name}, {kind}", scores, probes, np.ones(3), {}) for kind in kinds}
+    assert found["disambiguated"] == {"accuracy": pytest.approx(1 / 3), "bias score": 1.0}
+    assert found["ambiguous"] == {"accuracy": pytest.approx(1 / 3), "bias score": pytest.approx(2 / 3)}

@@ -81,7 +81,8 @@ def stereoset(rows: Rows) -> list[BiasProbe]:
 def winobias(rows: Rows) -> list[BiasProbe]:
     """WinoBias (Zhao et al. 2018): each sentence with the pronoun of the stereotype, and with the other one.
 
-    A counterpart has the other pronoun at every place. Sentences without one are left out. type1 needs knowledge of the world, type2 syntax.
+    A counterpart has the other pronoun at every place. Sentences without one are left out. type1 needs knowledge of the
+    world, type2 syntax.
     """
     sides: dict[tuple[str, str, str], dict[str, tuple[int, str]]] = {}
     for number, row in enumerate(rows, start=1):
