@@ -110,6 +110,7 @@ def test_a_verdict_needs_its_controls():
     assert verdict(ABOVE, fine, 0.5, 1.0) == "toward the stereotype, below the noise floor"
     assert verdict(ABOVE, fine, 0.5, None) == "toward the stereotype"
     assert verdict(AROUND, fine, 0.5, 1.0) == "no difference shown"
+    assert verdict([0.62, 0.5000000000000001, 0.8], fine, 2.0, None) == "no difference shown"  # 0.5, but for rounding
     assert verdict(ABOVE, fine | {"unigram": BELOW}, 2.0, 1.0) == "no verdict: control failed (unigram)"
     both = {"random weights": ABOVE, "unigram": BELOW}
     assert verdict(AROUND, both, 0, 1.0) == "no verdict: control failed (random weights, unigram)"
