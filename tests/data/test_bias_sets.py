@@ -155,7 +155,12 @@ def test_neutral_names_differ_in_one_word(language):
         ("winogender", GENDER, {"percent_female": "nan"}, "percent_female is 'nan', not 0 to 100"),
         ("winogender", GENDER, {"percent_female": 400}, "percent_female is 400, not 0 to 100"),
         ("winogender", GENDER, {"percent_female": 0.9}, "no value is above 1; give percentages, from 0 to 100"),
-        ("bbq", BBQ, {"stereotyped": ["zzz"]}, "in no row does it name the group of an answer; check this column"),
+        (
+            "bbq",
+            BBQ,
+            {"stereotyped": ["zzz"]},
+            "stereotyped: no row names the group of one of its answers; check this column",
+        ),
         ("bbq", BBQ, {"answer": "3"}, "the answer is '3', not 0, 1 or 2"),
         ("bbq", BBQ, {"groups": "old"}, "groups is 'old', not a list of names"),
         ("bbq", BBQ, {"groups": ["old", "nonOld", "old"]}, "one of them unknown"),

@@ -133,7 +133,7 @@ def test_settings_that_have_no_effect_are_said_once(checkpoint):
     loaded.model.generation_config.penalty_alpha, loaded.model.generation_config.max_time = 0.6, 1e-9
     assert list(generate(loaded, ["the market"], max_new_tokens=4, warn=said.append)) == plain
     assert [line.partition(": ")[2] for line in said] == [
-        "generation_config.json: max_time, penalty_alpha has no effect without beams"
+        "generation_config.json: no effect without beams: max_time, penalty_alpha"
     ]
     with pytest.raises(UserError, match="is loaded, so bf16, revision and code have no effect; remove them"):
         load(loaded, "generate", bf16=True)

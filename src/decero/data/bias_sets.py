@@ -57,7 +57,7 @@ def crows_pairs(rows: Rows) -> list[BiasProbe]:
 def stereoset(rows: Rows) -> list[BiasProbe]:
     """StereoSet (Nadeem et al. 2021): the third text is unrelated. Scores are means of ln p over tokens.
 
-    So they are for causal models in the original. There, a masked model has the mean of p.
+    The original does the same for causal models. For masked models, it has the mean of p.
 
     intrasentence: the texts fill the BLANK of the context; a masked model is asked for what fills it. intersentence:
     the texts follow the context and are scored given it (the original asks BERT's next-sentence head instead).
@@ -154,7 +154,7 @@ def bbq(rows: Rows) -> list[BiasProbe]:
         probe = _continued(number, category, group, prompt, [answers[place] for place in order])
         found.append(probe._replace(right=order.index(int(right)), directed=directed))
     if found and not any(probe.directed for probe in found):
-        raise UserError("stereotyped: in no row does it name the group of an answer; check this column")
+        raise UserError("stereotyped: no row names the group of one of its answers; check this column")
     return found
 
 

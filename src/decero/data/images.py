@@ -49,7 +49,7 @@ def open_image(value: Any, where: str, folder: Path | None = None) -> Image.Imag
         reason = root_line(error) or type(error).__name__
     else:
         if deep:
-            check_depth(max(1, 256 * int(np.asarray(found)[..., :3].max())), where)  # its 0 was 0 to 255
+            check_depth(max(1, 256 * int(np.asarray(found)[..., :3].max())), where)  # a 0 may have been 255
         return found
     raise UserError(f"{where}: cannot read the picture: {reason}; replace it or remove the row")
 

@@ -122,7 +122,7 @@ class _Names:
 
 
 class _Column:
-    """The kinds of values in a column, with the first place of each, and of a value that no type of Arrow fits."""
+    """The kinds of values in a column, with the first place of each. unfit: where a value fits no type of Arrow."""
 
     def __init__(self, name: str):
         self.name = name

@@ -98,7 +98,7 @@ def _answer(
         own: Any = loaded.model.generation_config
         unread = [name for name in UNREAD if getattr(own, name, None)]
         if unread and (beams or own.num_beams or 1) == 1:
-            warn(f"{loaded.name}: generation_config.json: {', '.join(unread)} has no effect without beams")
+            warn(f"{loaded.name}: generation_config.json: no effect without beams: {', '.join(unread)}")
     settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": beams, "tokens_per_batch": batch_tokens}
     if command == "generate":
         read = _prompt_reader(loaded, prefix, chat, max_new_tokens, warn)
